@@ -1,0 +1,1 @@
+"""Experiments: one small file each, `get_config(arg) -> ConfigDict`; base.py holds every field."""

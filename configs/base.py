@@ -1,0 +1,107 @@
+"""Every configuration field once, with its unit. Variants import this and say only what differs.
+
+Read by `launch` alone, which hands plain values down; a layer never sees a config.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The 14B DreamZero shape on an empty mixture; every experiment starts from here."""
+    c = ConfigDict()
+    c.seed = 0  # root of every random draw: initialisation, noise, data order
+
+    c.model = ConfigDict()
+    c.model.family = "dreamzero"  # embedders, heads, visibility table and layout: world_model/families
+    c.model.dim = 5120  # D, residual width
+    c.model.ffn_dim = 13824  # hidden width of the MLP
+    c.model.num_heads = 40  # attention heads; dim must divide
+    c.model.num_layers = 40  # transformer blocks
+    c.model.freq_dim = 256  # width of the timestep sinusoid
+    c.model.latent_channels = 16  # channels of the video codec
+    c.model.concat_first_frame = True  # 14B: mask + first-frame latents joined on channels; 5B: False
+    c.model.text_dim = 4096  # width of the text features
+    c.model.text_length = 512  # text tokens; longer prompts are an error
+    c.model.image_dim = 1280  # width of the first frame's image features (CLIP); 0 = none
+    c.model.image_tokens = 257  # image feature tokens
+    c.model.action_dim = 32  # shared action slots
+    c.model.state_dim = 64  # proprioceptive slots
+    c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
+    c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
+    c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
+    c.model.attention = "blockwise"  # kernel: reference | blockwise
+
+    c.layout = ConfigDict()
+    c.layout.frames = 33  # raw video frames per window, T = 4k + 1
+    c.layout.height = 352  # pixels, after view tiling
+    c.layout.width = 640  # pixels, after view tiling
+    c.layout.frames_per_block = 2  # latent frames per autoregressive block
+    c.layout.actions_per_block = 24  # actions per block
+    c.layout.states_per_block = 1  # state tokens per block
+
+    c.encoders = ConfigDict()
+    c.encoders.video = "patch_pca"  # video codec: world_model/encoders
+    c.encoders.text = "hash"  # text encoder: world_model/encoders
+    c.encoders.fit_clips = 64  # windows used to fit a codec that is fitted on the data
+
+    c.noise = ConfigDict()
+    c.noise.schedule = "coupled"  # coupled | high_noise | decoupled (Flash)
+    c.noise.shift = 5.0  # sigma = shift s / (1 + (shift - 1) s)
+    c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
+    c.noise.video_beta = 1.0  # see video_alpha
+
+    c.loss = ConfigDict()
+    c.loss.video_weight = 1.0  # factor of the video loss
+    c.loss.action_weight = 1.0  # factor of the action loss
+    c.loss.action_average = "slots"  # slots: over all padded slots, as published | valid: over real dimensions
+
+    c.data = ConfigDict()
+    c.data.datasets = ConfigDict()  # name -> {source, path, weight, embodiment, ...}: configs/quickstart.py
+    c.data.statistics = ""  # JSON of normalisation statistics; empty: computed before step 0
+    c.data.holdout = 0.05  # fraction of episodes kept for evaluation, by hash of the episode id
+    c.data.workers = 0  # loader processes per host; the order of batches does not depend on it
+    c.data.prefetch = 4  # batches decoded ahead
+    c.data.max_bad_fraction = 0.001  # share of unreadable windows that is skipped (and named) before the run stops
+
+    c.train = ConfigDict()
+    c.train.steps = 100_000  # optimizer steps
+    c.train.global_batch_size = 128  # samples per optimizer step, over all hosts
+    c.train.accumulation = 1  # microbatches per optimizer step
+    c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
+    c.train.remat = "none"  # none | full | dots: what the backward pass recomputes (world_model/remat.py)
+    c.train.log_every = 10  # steps between log lines
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-5  # peak
+    c.optimizer.warmup_fraction = 0.05  # of train.steps, linear
+    c.optimizer.end_fraction = 0.0  # final learning rate as a fraction of the peak, cosine
+    c.optimizer.b1 = 0.95  # AdamW
+    c.optimizer.b2 = 0.999  # AdamW
+    c.optimizer.eps = 1e-8  # AdamW
+    c.optimizer.weight_decay = 1e-5  # decoupled
+    c.optimizer.no_decay = r"(bias|scale|modulation)$"  # parameters without weight decay, regular expression
+    c.optimizer.clip_norm = 1.0  # global gradient norm
+    c.optimizer.trainable = r".*"  # parameters that train, regular expression; the rest are frozen
+    c.optimizer.ema_decay = 0.0  # exponential moving average of the weights; 0 = off
+
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # replicas of the weights
+    c.mesh.fsdp = -1  # weight shards; -1 = all remaining devices
+    c.mesh.tensor = 1  # attention heads and MLP columns
+    c.mesh.context = 1  # sequence
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 1000  # steps between checkpoints
+    c.checkpoint.keep_last = 3  # newest checkpoints kept
+    c.checkpoint.keep_every = 0  # steps whose multiples are kept for ever; 0 = none
+
+    c.evaluate = ConfigDict()
+    c.evaluate.windows = 32  # held-out windows
+    c.evaluate.batch_size = 8  # windows per batch
+    c.evaluate.solver = "unipc"  # unipc | euler
+    c.evaluate.solver_steps = 16  # denoising steps per block
+    c.evaluate.guidance = 1.0  # classifier-free guidance of the video; 1 = off
+
+    c.log = ConfigDict()
+    c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)
+    return c

@@ -1,0 +1,1 @@
+"""Grain pipelines: sources -> episodes -> windows -> mixtures -> batches."""

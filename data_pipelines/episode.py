@@ -1,0 +1,37 @@
+"""What every source yields: an episode whose frames are decoded only when asked for."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+
+class BadEpisode(Exception):
+    """One unreadable or inconsistent episode: named, counted and skipped up to a limit by the loader."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One recording. Arrays are in the robot's units; frames are decoded by `read_frames` alone."""
+
+    dataset: str  # name in the mixture
+    index: int  # position in its source
+    length: int  # steps (frames of a video clip)
+    rate: float  # steps per second
+    instruction: str
+    state: np.ndarray | None  # float32 [length, state dims], None without
+    action: np.ndarray | None  # float32 [length, action dims], None for an action-free clip
+    read_frames: Callable[[np.ndarray], dict[str, np.ndarray]]  # step indices [n] -> view -> uint8 [n, H, W, 3]
+
+
+class Source(Protocol):
+    """A finite, indexable, picklable collection of episodes. Opening it reads metadata, never pixels."""
+
+    def lengths(self) -> np.ndarray:
+        """int64 [episodes]: steps of each episode."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Episode:
+        """Raises BadEpisode (with the file and the reason) where the recording cannot be used."""

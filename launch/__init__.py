@@ -1,0 +1,1 @@
+"""Commands: each a thin absl main over world_model and data_pipelines."""

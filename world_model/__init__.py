@@ -1,0 +1,1 @@
+"""Models, noise, samplers, sharding, state, checkpoints and weight conversion. Imports neither data nor launch."""

@@ -1,0 +1,1 @@
+"""Attention over the visibility table: one `attend` signature, interchangeable kernels."""

@@ -1,0 +1,107 @@
+"""The batch contract: the only thing that data pipelines and models share.
+
+Shape letters, fixed for the whole repository:
+    B samples   T raw video frames (4k + 1)   F latent frames (k + 1)   H, W pixels   h, w latent pixels
+    C channels  L tokens  D model width  N actions per window  S states per window
+All shapes are static; what is missing is masked, never dropped.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one window is cut into autoregressive blocks. Block 0 is the first latent frame alone."""
+
+    frames: int  # T
+    height: int  # pixels
+    width: int  # pixels
+    frames_per_block: int  # latent frames
+    actions_per_block: int
+    states_per_block: int
+
+    def __post_init__(self):
+        if self.frames < 1 or (self.frames - 1) % 4:
+            raise ValueError(f"layout.frames = {self.frames}: a window needs 4k + 1 raw frames; "
+                             f"the nearest is {max(1, (self.frames - 1) // 4 * 4 + 1)}")
+        latent = (self.frames - 1) // 4
+        if self.frames_per_block < 1 or latent % self.frames_per_block:
+            raise ValueError(
+                f"layout.frames = {self.frames} gives 1 + {latent} latent frames, which do not divide into blocks "
+                f"of layout.frames_per_block = {self.frames_per_block}")
+        if self.actions_per_block % (4 * self.frames_per_block):
+            raise ValueError(
+                f"layout.actions_per_block = {self.actions_per_block} must be a multiple of the "
+                f"{4 * self.frames_per_block} raw frames of a block (actions per raw frame is a whole number)")
+        if self.states_per_block and self.actions_per_block % self.states_per_block:
+            raise ValueError(f"layout.states_per_block = {self.states_per_block} must divide "
+                             f"layout.actions_per_block = {self.actions_per_block}")
+
+    @property
+    def latent_frames(self) -> int:
+        """F = 1 + num_blocks * frames_per_block."""
+        return (self.frames - 1) // 4 + 1
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks after the first frame."""
+        return (self.latent_frames - 1) // self.frames_per_block
+
+    @property
+    def num_actions(self) -> int:
+        """N."""
+        return self.num_blocks * self.actions_per_block
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return self.num_blocks * self.states_per_block
+
+    @property
+    def frame_stride(self) -> int:
+        """Control steps between two raw video frames of a window."""
+        return self.actions_per_block // (4 * self.frames_per_block)
+
+
+def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: int) -> dict[str, tuple]:
+    """name -> (shape without B, dtype) of everything a loader yields.
+
+    video          uint8 pixels of the tiled views
+    frame_mask     False on frames past the end of a short episode (they repeat its last frame)
+    text_ids       token ids of the prompt, 0 past text_length
+    state          normalised to [-1, 1], zero in unused slots; one per states_per_block at the block's start
+    actions        normalised to [-1, 1], zero where action_mask is False
+    action_mask    True on real dimensions of real steps; all False on a clip without actions
+    sample_index   position in the global stream, step * global_batch_size + row: the key of every noise draw
+    dataset_id, embodiment_id, episode_index, start: where the sample came from, to name it in errors
+    """
+    return {
+        "video": ((layout.frames, layout.height, layout.width, 3), np.uint8),
+        "frame_mask": ((layout.frames,), np.bool_),
+        "text_ids": ((text_length,), np.int32),
+        "text_length": ((), np.int32),
+        "state": ((layout.num_states, state_dim), np.float32),
+        "actions": ((layout.num_actions, action_dim), np.float32),
+        "action_mask": ((layout.num_actions, action_dim), np.bool_),
+        "embodiment_id": ((), np.int32),
+        "dataset_id": ((), np.int32),
+        "episode_index": ((), np.int32),
+        "start": ((), np.int32),
+        "sample_index": ((), np.uint32),
+    }
+
+
+def check_batch(batch: dict, spec: dict[str, tuple], batch_size: int) -> None:
+    """Raises ValueError naming the first field whose presence, shape or dtype is off."""
+    for name, (shape, dtype) in spec.items():
+        if name not in batch:
+            raise ValueError(f"batch has no field {name!r}; it has {sorted(batch)}")
+        found = batch[name]
+        if tuple(found.shape) != (batch_size, *shape) or found.dtype != dtype:
+            raise ValueError(f"batch[{name!r}]: expected {(batch_size, *shape)} {np.dtype(dtype).name}, "
+                             f"found {tuple(found.shape)} {found.dtype}")
+    extra = sorted(set(batch) - set(spec))
+    if extra:
+        raise ValueError(f"batch has fields outside the contract: {extra}")

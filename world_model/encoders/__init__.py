@@ -1,0 +1,1 @@
+"""Frozen encoders behind two small interfaces: video codec and text encoder."""

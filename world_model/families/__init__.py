@@ -1,0 +1,1 @@
+"""Model families: each is embedders and heads, a visibility table, a noise schedule and a layout."""

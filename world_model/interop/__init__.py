@@ -1,0 +1,1 @@
+"""Weights in and out: name tables as data, readers, writers and the PyTorch runtime."""
