@@ -1,0 +1,97 @@
+"""A token knows what it is: groups of tokens, cut into segments of one latent frame or one block.
+
+A `Group` is a role (clean or noisy) of a modality (video, action, state). A `Segment` is a run of consecutive
+tokens of one group that share block and frame, the smallest thing a visibility rule can tell apart. A sequence
+is a tuple of segments in the order in which their tokens stand.
+"""
+
+import dataclasses
+import enum
+
+from world_model.batch import Layout
+
+
+class Group(enum.StrEnum):
+    """Role and modality; the rows and columns of a visibility table."""
+
+    CLEAN_VIDEO = "clean video"
+    NOISY_VIDEO = "noisy video"
+    ACTION = "noisy action"
+    STATE = "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Tokens [start, start + length) of a sequence."""
+
+    group: Group
+    block: int  # autoregressive block; the first frame is block 0
+    frame: int  # latent frame; of the block's first frame where the group is not video
+    last_frame: int  # last latent frame of the block, for windows counted in frames
+    start: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last token."""
+        return self.start + self.length
+
+
+Sequence = tuple[Segment, ...]
+
+
+def block_of_frame(frame: int, frames_per_block: int) -> int:
+    """Block 0 is frame 0 alone; block i is frames 1 + (i - 1) n .. i n."""
+    return 0 if frame == 0 else 1 + (frame - 1) // frames_per_block
+
+
+def make_sequence(layout: Layout, tokens_per_frame: int, parts: list[tuple[Group, range]]) -> Sequence:
+    """The segments of `parts`: (group, blocks of it that are present), in order."""
+    segments, start = [], 0
+    for group, blocks in parts:
+        for block in blocks:
+            for frame, length in _block_pieces(layout, tokens_per_frame, group, block):
+                segments.append(Segment(group, block, frame, block * layout.frames_per_block, start, length))
+                start += length
+    return tuple(segments)
+
+
+def _block_pieces(layout: Layout, tokens_per_frame: int, group: Group, block: int):
+    """(frame, token count) of each segment of a block."""
+    first = 0 if block == 0 else 1 + (block - 1) * layout.frames_per_block
+    if group in (Group.CLEAN_VIDEO, Group.NOISY_VIDEO):
+        count = 1 if block == 0 else layout.frames_per_block
+        return [(first + i, tokens_per_frame) for i in range(count)]
+    length = layout.actions_per_block if group is Group.ACTION else layout.states_per_block
+    return [(first, length)] if block and length else []
+
+
+def length(sequence: Sequence) -> int:
+    """Number of tokens."""
+    return sequence[-1].stop if sequence else 0
+
+
+def token_ranges(sequence: Sequence, keep) -> tuple[tuple[int, int], ...]:
+    """Merged (start, stop) of the segments for which keep(segment) is true."""
+    return merge_ranges([(s.start, s.stop) for s in sequence if keep(s)])
+
+
+def merge_ranges(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Joins ranges that touch, keeping their order."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return tuple(merged)
+
+
+def restart(sequence: Sequence, keep) -> Sequence:
+    """The segments for which keep(segment) is true, renumbered to stand next to each other."""
+    kept, start = [], 0
+    for segment in sequence:
+        if keep(segment):
+            kept.append(dataclasses.replace(segment, start=start))
+            start += segment.length
+    return tuple(kept)

@@ -1,0 +1,138 @@
+"""Who sees whom: one table per training or inference form, and everything that is derived from it.
+
+A table maps (query group, key group) to a `Rule` on blocks; a pair that is not listed never sees. From the table
+come the dense mask (the oracle of the tests), the spans of the blockwise kernel, which tokens no output depends
+on, and the picture of the mask. Tables are data: a config names one, and training stages may differ.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+import numpy as np
+
+from world_model.tokens import Group, Segment, Sequence, merge_ranges
+
+CLEAN, NOISY, ACTION, STATE = Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE
+
+
+class Rule(enum.Enum):
+    """Which blocks of the keys a query sees."""
+
+    OWN = "own block"
+    EARLIER = "earlier blocks"
+    UP_TO_OWN = "earlier blocks and its own"
+    WINDOW = "its own and earlier blocks inside the window, and the first frame"
+
+
+Table = Mapping[tuple[Group, Group], Rule]
+
+# DreamZero's teacher-forced training (facts: section b). A noisy block and its actions see each other, their own
+# state, and the clean video of all earlier blocks; a state token sees its own block's state alone.
+_TEACHER_FORCED: Table = {
+    (CLEAN, CLEAN): Rule.WINDOW,
+    (NOISY, CLEAN): Rule.EARLIER, (NOISY, NOISY): Rule.OWN, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
+    (ACTION, CLEAN): Rule.EARLIER, (ACTION, NOISY): Rule.OWN, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
+    (STATE, STATE): Rule.OWN,
+}  # fmt: skip
+
+# The released weights' own cached inference lets a state token see what its block's actions see, although
+# training does not; kept for reproducing them (facts: section j6).
+_STATE_SEES_ALL: Table = _TEACHER_FORCED | {
+    (STATE, CLEAN): Rule.EARLIER, (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
+}  # fmt: skip
+
+# One copy of the video, no clean half: a block sees the noisy blocks before it.
+_NO_CLEAN_COPY: Table = {
+    (NOISY, NOISY): Rule.WINDOW, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
+    (ACTION, NOISY): Rule.WINDOW, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
+    (STATE, STATE): Rule.OWN,
+}  # fmt: skip
+
+TABLES: dict[str, Table] = {
+    "dreamzero": _TEACHER_FORCED,
+    "dreamzero_state_sees_all": _STATE_SEES_ALL,
+    "dreamzero_no_clean": _NO_CLEAN_COPY,
+}
+
+
+def get_table(name: str) -> Table:
+    """The table of that name. Raises ValueError listing the names there are."""
+    if name not in TABLES:
+        raise ValueError(f"no visibility table {name!r}; there are {sorted(TABLES)}")
+    return TABLES[name]
+
+
+def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> bool:
+    """Whether tokens of `query` attend to tokens of `key`. window_frames counts the block's own frames; 0 = all."""
+    rule = table.get((query.group, key.group))
+    if rule is None:
+        return False
+    if rule is Rule.OWN:
+        return query.block == key.block
+    if rule is Rule.EARLIER:
+        return key.block < query.block
+    if key.block > query.block:
+        return False
+    if rule is Rule.UP_TO_OWN or not window_frames or key.frame == 0:
+        return True
+    # The published window is counted in frames from the end of the query's block and may cut a block.
+    return key.frame >= query.last_frame + 1 - window_frames
+
+
+def dense_mask(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> np.ndarray:
+    """bool [Lq, Lk], True where the query token sees the key token."""
+    rows = [[sees(table, q, k, window_frames) for k in keys] for q in queries]
+    lengths_q, lengths_k = [s.length for s in queries], [s.length for s in keys]
+    return np.repeat(np.repeat(np.array(rows, bool), lengths_q, axis=0), lengths_k, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Query tokens that all see exactly the same key tokens; ranges are (start, stop)."""
+
+    queries: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+
+
+def make_spans(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> tuple[Span, ...]:
+    """The mask as few dense rectangles: no masked product is computed. Raises ValueError on a blind query."""
+    by_keys: dict[tuple[int, ...], list[Segment]] = {}
+    for q in queries:
+        seen = tuple(i for i, k in enumerate(keys) if sees(table, q, k, window_frames))
+        if not seen:
+            raise ValueError(f"{q.group} of block {q.block} sees no token: attention over nothing is undefined")
+        by_keys.setdefault(seen, []).append(q)
+    return tuple(
+        Span(merge_ranges([(q.start, q.stop) for q in group]),
+             merge_ranges([(keys[i].start, keys[i].stop) for i in seen]))
+        for seen, group in by_keys.items())
+
+
+def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames: int = 0) -> set[Segment]:
+    """Segments on which some output depends through any number of layers; the rest need not be computed.
+
+    In DreamZero's training the last clean block is seen by nobody: 2 of 18 frames of work for nothing.
+    """
+    reached = {s for s in sequence if s.group in outputs}
+    frontier = reached
+    while frontier:
+        frontier = {k for k in sequence if k not in reached
+                    and any(sees(table, q, k, window_frames) for q in frontier)}
+        reached = reached | frontier
+    return reached
+
+
+def draw(table: Table, sequence: Sequence, window_frames: int = 0, pixels: int = 512) -> np.ndarray:
+    """The mask as a uint8 [n, n, 3] picture: one cell a segment, coloured by the key's group, lines between groups."""
+    colours = {CLEAN: (86, 134, 197), NOISY: (222, 131, 68), ACTION: (92, 160, 91), STATE: (160, 96, 170)}
+    cell = max(4, pixels // max(1, len(sequence)))
+    image = np.full((cell * len(sequence), cell * len(sequence), 3), 245, np.uint8)
+    for i, q in enumerate(sequence):
+        for j, k in enumerate(sequence):
+            if sees(table, q, k, window_frames):
+                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = colours[k.group]
+    for i in range(1, len(sequence)):
+        if sequence[i].group is not sequence[i - 1].group:
+            image[i * cell - 1] = image[:, i * cell - 1] = 60
+    return image
