@@ -1,0 +1,203 @@
+"""The reference DreamZero's parameter names and layouts, and ours, as one table read in both directions.
+
+Source of their names: the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B).
+Theirs are PyTorch layouts ([out, in] linears, a Conv3d patch embedding, category matrices with a leading axis
+of one category); ours are [in, out] kernels, with the first L - 1 blocks stacked under `blocks.` and the last
+under `final_block.`. Self-attention's queries and keys are stored half-split for the rotary embedding
+(world_model/rotary.py), theirs interleaved, so their columns are permuted inside each head.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+
+def _patch_to_theirs(kernel):
+    """[4 C, D], rows (ph, pw, c) with c fastest -> Conv3d weight [D, C, 1, 2, 2]."""
+    rows, dim = kernel.shape
+    return kernel.reshape(2, 2, rows // 4, dim).transpose(3, 2, 0, 1)[:, :, None]
+
+
+def _patch_to_ours(weight):
+    """The inverse of _patch_to_theirs."""
+    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def _interleave(x, head_dim):
+    """Last axis of each head: (first half, second half) -> pairs (2i, 2i + 1)."""
+    return x.reshape(*x.shape[:-1], -1, 2, head_dim // 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+def _half_split(x, head_dim):
+    """The inverse of _interleave."""
+    return x.reshape(*x.shape[:-1], -1, head_dim // 2, 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How one tensor changes on the way: functions of (numpy or JAX array, head_dim)."""
+
+    to_theirs: Callable
+    to_ours: Callable
+
+
+SAME = Transform(lambda x, d: x, lambda x, d: x)
+TRANSPOSE = Transform(lambda x, d: x.T, lambda x, d: x.T)
+ONE_LEADING = Transform(lambda x, d: x[None], lambda x, d: x[0])
+PATCH = Transform(lambda x, d: _patch_to_theirs(x), lambda x, d: _patch_to_ours(x))
+ROTARY = Transform(_interleave, _half_split)
+ROTARY_TRANSPOSE = Transform(lambda x, d: _interleave(x, d).T, lambda x, d: _half_split(x.T, d))
+
+# kind of module -> (suffix of theirs, suffix of ours, transform) of each of its tensors
+KINDS = {
+    "linear": ((".weight", ".kernel", TRANSPOSE), (".bias", ".bias", SAME)),
+    "layer_norm": ((".weight", ".scale", SAME), (".bias", ".bias", SAME)),
+    "rms_norm": ((".weight", ".scale", SAME),),
+    "rotary_linear": ((".weight", ".kernel", ROTARY_TRANSPOSE), (".bias", ".bias", ROTARY)),
+    "rotary_norm": ((".weight", ".scale", ROTARY),),
+    "patch": ((".weight", ".kernel", PATCH), (".bias", ".bias", SAME)),
+    "category": ((".W", ".kernel", ONE_LEADING), (".b", ".bias", ONE_LEADING)),
+    "array": (("", "", ONE_LEADING),),
+}
+
+MODULES = (  # theirs, ours, kind
+    ("patch_embedding", "patch_embedding", "patch"),
+    ("text_embedding.0", "text_embedding.fc1", "linear"),
+    ("text_embedding.2", "text_embedding.fc2", "linear"),
+    ("time_embedding.0", "time_embedding.fc1", "linear"),
+    ("time_embedding.2", "time_embedding.fc2", "linear"),
+    ("time_projection.1", "time_projection", "linear"),
+    ("head.modulation", "head.modulation", "array"),
+    ("head.head", "head.proj", "linear"),
+    ("state_encoder.layer1", "state_encoder.fc1", "category"),
+    ("state_encoder.layer2", "state_encoder.fc2", "category"),
+    ("action_encoder.W1", "action_encoder.fc1", "category"),
+    ("action_encoder.W2", "action_encoder.fc2", "category"),
+    ("action_encoder.W3", "action_encoder.fc3", "category"),
+    ("action_decoder.layer1", "action_decoder.fc1", "category"),
+    ("action_decoder.layer2", "action_decoder.fc2", "category"),
+)
+IMAGE_MODULES = (  # only in models with an image context
+    ("img_emb.proj.0", "image_embedding.norm1", "layer_norm"),
+    ("img_emb.proj.1", "image_embedding.fc1", "linear"),
+    ("img_emb.proj.3", "image_embedding.fc2", "linear"),
+    ("img_emb.proj.4", "image_embedding.norm2", "layer_norm"),
+)
+BLOCK_MODULES = (  # theirs under blocks.{i}., ours under blocks. (stacked) or final_block.
+    ("modulation", "modulation", "array"),
+    *((f"self_attn.{p}", f"self_attn.{p}", "rotary_linear") for p in "qk"),
+    *((f"self_attn.{p}", f"self_attn.{p}", "linear") for p in "vo"),
+    ("self_attn.norm_q", "self_attn.q_norm", "rotary_norm"),
+    ("self_attn.norm_k", "self_attn.k_norm", "rotary_norm"),
+    ("norm3", "cross_norm", "layer_norm"),
+    *((f"cross_attn.{p}", f"cross_attn.{p}", "linear") for p in "qkvo"),
+    ("cross_attn.norm_q", "cross_attn.q_norm", "rms_norm"),
+    ("cross_attn.norm_k", "cross_attn.k_norm", "rms_norm"),
+    ("ffn.0", "mlp.fc1", "linear"),
+    ("ffn.2", "mlp.fc2", "linear"),
+)
+IMAGE_BLOCK_MODULES = (
+    ("cross_attn.k_img", "cross_attn.k_image", "linear"),
+    ("cross_attn.v_img", "cross_attn.v_image", "linear"),
+    ("cross_attn.norm_k_img", "cross_attn.k_image_norm", "rms_norm"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One of their tensors and where it lives in ours (`layer` is None where ours is not stacked)."""
+
+    theirs: str
+    ours: str
+    layer: int | None
+    transform: Transform
+
+
+def entries(num_layers: int, has_image: bool) -> Iterator[Entry]:
+    """Every tensor of a model of that size."""
+    for theirs, ours, kind in MODULES + (IMAGE_MODULES if has_image else ()):
+        yield from _module_entries(theirs, ours, kind, layer=None)
+    block = BLOCK_MODULES + (IMAGE_BLOCK_MODULES if has_image else ())
+    for i in range(num_layers):
+        home, layer = ("final_block", None) if i == num_layers - 1 else ("blocks", i)
+        for theirs, ours, kind in block:
+            yield from _module_entries(f"blocks.{i}.{theirs}", f"{home}.{ours}", kind, layer)
+
+
+def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Iterator[Entry]:
+    for their_suffix, our_suffix, transform in KINDS[kind]:
+        yield Entry(theirs + their_suffix, ours + our_suffix, layer, transform)
+
+
+def reference_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int
+                     ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Our abstract parameters -> the reference's name -> abstract tensor, without any data."""
+    return {entry.theirs: _their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes)}
+
+
+def _their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
+                 ) -> jax.ShapeDtypeStruct:
+    ours = shapes[entry.ours]
+    one = jax.ShapeDtypeStruct(ours.shape if entry.layer is None else ours.shape[1:], ours.dtype)
+    return jax.eval_shape(lambda x: entry.transform.to_theirs(x, head_dim), one)
+
+
+def to_reference(params: Mapping[str, np.ndarray], head_dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (reference name, numpy array in PyTorch layout), one tensor at a time.
+
+    Args:
+      params: our flat parameters, numpy or JAX arrays. Only the slice in flight is copied.
+      head_dim: width of an attention head.
+    Raises:
+      ValueError: listing our tensors that the table lacks and those it misses, before anything is yielded.
+    """
+    return (_read(params, entry, head_dim) for entry in _entries_of(params))
+
+
+def _read(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tuple[str, np.ndarray]:
+    ours = params[entry.ours]
+    one = np.asarray(ours if entry.layer is None else ours[entry.layer])
+    return entry.theirs, np.ascontiguousarray(entry.transform.to_theirs(one, head_dim))
+
+
+def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.ShapeDtypeStruct],
+                   head_dim: int) -> dict[str, np.ndarray]:
+    """Fills our parameters from the reference's tensors, read one at a time.
+
+    Args:
+      tensors: reference name -> array; a lazy mapping (safetensors_io.Weights) is read leaf by leaf.
+      shapes: our abstract parameters; they decide the number of layers, the image context and the dtypes.
+    Raises:
+      ValueError: names missing or unexpected on either side, or the first tensor whose shape does not fit.
+    """
+    table = _entries_of(shapes)
+    _same_names("the reference's tensors", [e.theirs for e in table], tensors)
+    params = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
+    for entry in table:
+        source = np.asarray(tensors[entry.theirs])
+        expected = _their_shape(shapes, entry, head_dim).shape
+        if source.shape != expected:
+            raise ValueError(f"{entry.theirs} (ours: {entry.ours}): expected shape {expected}, "
+                             f"found {source.shape}")
+        target = params[entry.ours] if entry.layer is None else params[entry.ours][entry.layer]
+        target[...] = entry.transform.to_ours(source, head_dim)
+    return params
+
+
+def _entries_of(ours: Mapping[str, object]) -> list[Entry]:
+    """The table for this set of our parameters; every one of them accounted for, none left over."""
+    depths = {name: x.shape[0] for name, x in ours.items() if name.startswith("blocks.")}
+    if len(set(depths.values())) > 1:
+        raise ValueError(f"our parameters: blocks. must be stacked equally deep, found {depths}")
+    has_image = any(name.startswith("image_embedding.") for name in ours)
+    table = list(entries(1 + max(depths.values(), default=0), has_image))
+    _same_names("our parameters", {e.ours for e in table}, ours)
+    return table
+
+
+def _same_names(what: str, expected, found) -> None:
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        raise ValueError(f"{what} do not fit the name table: missing {missing}, unexpected {unexpected}")

@@ -1,0 +1,142 @@
+"""Sharded safetensors directories: a streaming writer, an atomic commit and a strict lazy reader.
+
+Layout (the one PyTorch hubs use): model-00001-of-0000N.safetensors and model.safetensors.index.json with
+{"metadata": {"total_size": bytes}, "weight_map": {key: file}}.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+
+
+class WeightsError(ValueError):
+    """A weights directory is not what it should be; the message names file, key, expected and found."""
+
+
+@contextlib.contextmanager
+def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary directory beside `target` that becomes `target` only if the body succeeds.
+
+    Raises FileExistsError when `target` is there and not empty; nothing is ever overwritten.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} exists and is not empty; give another directory or remove it")
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes shards of at most `shard_bytes` (a larger tensor gets a shard of its own) and their index.
+
+    Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export.
+    """
+    shards, total = [], 0
+    for shard in _shards(tensors, shard_bytes):
+        name = f"model-{len(shards) + 1:05d}.safetensors"
+        save_file(shard, directory / name, metadata={"format": "pt"})
+        shards.append((name, list(shard)))
+        total += sum(x.nbytes for x in shard.values())
+    weight_map = {}
+    for i, (name, keys) in enumerate(shards):
+        final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / name).rename(directory / final)
+        weight_map.update(dict.fromkeys(keys, final))
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / INDEX).write_text(json.dumps(index, indent=1))
+
+
+def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
+    shard, size, seen = {}, 0, set()
+    for key, x in tensors:
+        if key in seen:
+            raise WeightsError(f"{key}: written twice")
+        if shard and size + x.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        seen.add(key)
+        shard[key] = np.ascontiguousarray(x)
+        size += x.nbytes
+    if shard:
+        yield shard
+
+
+class Weights(Mapping):
+    """Read-only key -> numpy array over a weights directory; a tensor is read when it is asked for.
+
+    Everything that headers can tell is checked at construction: shards present and whole, the index and the
+    shards' contents the same.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = Path(directory)
+        self._weight_map = self._index()
+        self._files = {name: self._open(name) for name in sorted(set(self._weight_map.values()))}
+        for name, file in self._files.items():
+            listed = {key for key, shard in self._weight_map.items() if shard == name}
+            _same_keys(self.directory / name, expected=listed, found=set(file.keys()))
+
+    def _index(self) -> dict[str, str]:
+        path = self.directory / INDEX
+        if not path.exists():
+            raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory")
+        try:
+            return json.loads(path.read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError) as e:
+            raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
+
+    def _open(self, name: str):
+        path = self.directory / name
+        if not path.exists():
+            keys = [key for key, shard in self._weight_map.items() if shard == name]
+            raise WeightsError(f"{path}: shard missing; {INDEX} expects {len(keys)} keys in it, "
+                               f"first {keys[0]}")
+        try:
+            return safe_open(path, framework="numpy")
+        except SafetensorError as e:
+            raise WeightsError(f"{path}: truncated or not safetensors "
+                               f"({path.stat().st_size} bytes found): {e}") from e
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._files[self._weight_map[key]].get_tensor(key)
+
+    def __iter__(self):
+        return iter(self._weight_map)
+
+    def __len__(self):
+        return len(self._weight_map)
+
+    def check(self, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        """Raises WeightsError unless keys, shapes and dtypes are exactly `expected`: key -> (shape, dtype).
+
+        `dtype` is safetensors' own spelling, such as "F32". Reads headers alone.
+        """
+        _same_keys(self.directory, expected=set(expected), found=set(self._weight_map))
+        for key, (shape, dtype) in expected.items():
+            view = self._files[self._weight_map[key]].get_slice(key)
+            found = tuple(view.get_shape()), view.get_dtype()
+            if found != (tuple(shape), dtype):
+                raise WeightsError(f"{self.directory / self._weight_map[key]}: {key}: expected {dtype} "
+                                   f"{tuple(shape)}, found {found[1]} {found[0]}")
+
+
+def _same_keys(where: Path, expected: set[str], found: set[str]) -> None:
+    if expected != found:
+        raise WeightsError(f"{where}: missing keys {sorted(expected - found)}, "
+                           f"unexpected keys {sorted(found - expected)}")
