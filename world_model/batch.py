@@ -31,10 +31,6 @@ class Layout:
             raise ValueError(
                 f"layout.frames = {self.frames} gives 1 + {latent} latent frames, which do not divide into blocks "
                 f"of layout.frames_per_block = {self.frames_per_block}")
-        if self.actions_per_block % (4 * self.frames_per_block):
-            raise ValueError(
-                f"layout.actions_per_block = {self.actions_per_block} must be a multiple of the "
-                f"{4 * self.frames_per_block} raw frames of a block (actions per raw frame is a whole number)")
         if self.states_per_block and self.actions_per_block % self.states_per_block:
             raise ValueError(f"layout.states_per_block = {self.states_per_block} must divide "
                              f"layout.actions_per_block = {self.actions_per_block}")
@@ -61,8 +57,13 @@ class Layout:
 
     @property
     def frame_stride(self) -> int:
-        """Control steps between two raw video frames of a window."""
-        return self.actions_per_block // (4 * self.frames_per_block)
+        """Control steps between two raw video frames of a window. Raises ValueError where it is no whole number."""
+        stride, rest = divmod(self.actions_per_block, 4 * self.frames_per_block)
+        if rest or not stride:
+            raise ValueError(
+                f"layout.actions_per_block = {self.actions_per_block} must be a multiple of the "
+                f"{4 * self.frames_per_block} raw frames of a block (actions per raw frame is a whole number)")
+        return stride
 
 
 def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: int) -> dict[str, tuple]:

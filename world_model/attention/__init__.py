@@ -1,1 +1,27 @@
-"""Attention over the visibility table: one `attend` signature, interchangeable kernels."""
+"""Attention over the visibility table: one signature, interchangeable kernels.
+
+`make_attend` turns a table and the segments of queries and keys into a function
+    attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d], key_valid bool [B, Lk] | None) -> [B, Lq, n, d]
+with softmax scale d ** -0.5. key_valid takes keys away per sample (padded frames, actions of a video-only clip);
+a query left with no key at all averages over what it may see, finite and without meaning: mask its loss.
+"""
+
+from collections.abc import Callable
+
+from world_model.attention import blockwise, reference
+from world_model.tokens import Sequence
+from world_model.visibility import Table
+
+Attend = Callable[..., "jax.Array"]  # noqa: F821
+
+KERNELS: dict[str, Callable[..., Attend]] = {
+    "reference": reference.make_attend,
+    "blockwise": blockwise.make_attend,
+}
+
+
+def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> Attend:
+    """The attend function of a kernel. Raises ValueError on an unknown kernel or a query that sees nothing."""
+    if kernel not in KERNELS:
+        raise ValueError(f"no attention kernel {kernel!r}; there are {sorted(KERNELS)}")
+    return KERNELS[kernel](table, queries, keys, window_frames)

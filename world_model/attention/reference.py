@@ -1,0 +1,25 @@
+"""Dense attention under a boolean mask: the oracle that every other kernel is tested against."""
+
+import jax
+import jax.numpy as jnp
+
+from world_model.tokens import Sequence
+from world_model.visibility import Table, dense_mask
+
+# Finite, so that a query without any valid key stays finite; exp(NEGATIVE - max) is exactly 0 otherwise.
+NEGATIVE = -1e30
+
+
+def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
+    """See `world_model.attention.make_attend`. Computes every product, visible or not."""
+    mask = dense_mask(table, queries, keys, window_frames)
+
+    def attend(q, k, v, key_valid=None):
+        logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        logits = jnp.where(mask, logits, 2 * NEGATIVE)
+        if key_valid is not None:
+            logits = jnp.where(jnp.logical_and(mask, ~key_valid[:, None, None, :]), NEGATIVE, logits)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+    return attend

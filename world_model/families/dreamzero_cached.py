@@ -1,0 +1,156 @@
+"""DreamZero block by block with cached keys and values: `prefill` writes clean video, `denoise` reads it.
+
+Both follow the family's visibility table, so that a cached rollout gives the same numbers as the training forward
+on the same tokens. Shapes are static and the block's index is traced: each function compiles once (prefill twice,
+for the single first frame and for a block).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from world_model import rotary, tokens, visibility
+from world_model.attention import make_attend
+from world_model.families.dreamzero import HEADS_READ, Cache, DreamZero, DreamZeroSpec, Velocity
+from world_model.tokens import Group
+from world_model.transformer import Rows, Stream
+
+
+class Context(NamedTuple):
+    """Cross-attention keys and values per block: computed once per prompt and first frame."""
+
+    blocks: tuple  # pairs (keys, values) [L - 1, B, Lc, n, d], text then image
+    final: tuple  # the last block's, without the leading axis
+
+
+def room_frames(spec: DreamZeroSpec) -> int:
+    """Latent frames that the cache holds: all that the last block may see."""
+    return spec.layout.latent_frames - spec.layout.frames_per_block
+
+
+def empty_cache(spec: DreamZeroSpec, batch: int, dtype=jnp.float32) -> Cache:
+    """A cache with nothing in it. What is valid is known from the block's index, so nothing else is stored."""
+    shape = (batch, room_frames(spec) * spec.tokens_per_frame, spec.num_heads, spec.head_dim)
+    zeros = lambda *s: jnp.zeros(s, dtype)
+    stacked = (spec.num_layers - 1, *shape)
+    return Cache((zeros(*stacked), zeros(*stacked)), (zeros(*shape), zeros(*shape)))
+
+
+def encode_context(model: DreamZero, text, image) -> Context:
+    """text [B, Lt, text_dim], image [B, Li, image_dim] or None."""
+    context = model.embed_context(text, image)
+    graph, stacked = nnx.split(model.blocks)
+    keys_values = lambda params: nnx.merge(graph, params).cross_attn.keys_values(*context)
+    return Context(jax.lax.map(keys_values, stacked), model.final_block.cross_attn.keys_values(*context))
+
+
+def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition, block) -> Cache:
+    """Writes the clean frames of `block` (int, traced or not). latents [B, 1 or frames_per_block, h, w, C]."""
+    spec, frames = model.spec, latents.shape[1]
+    first = first_frame(spec, block)
+    own = _own(spec, [Group.CLEAN_VIDEO], frames)
+    time = model.embed_time(jnp.zeros((latents.shape[0], 1)))
+    x = model.embed_video(latents, condition)
+    stream = _stream(model, own, Rows(((1, x.shape[1]),)), _video_rotary(spec, first, frames), reading=False)
+    valid = _cache_valid(spec, first, first + frames, windowed=True)
+    _, new = _run(model, x, model.modulation(time), context, stream, cache, valid)
+    write = lambda old, new, axis: jax.lax.dynamic_update_slice_in_dim(
+        old, new.astype(old.dtype), first * spec.tokens_per_frame, axis=axis)
+    return Cache(tuple(write(o, n, 2) for o, n in zip(cache.blocks, new.blocks, strict=True)),
+                 tuple(write(o, n, 1) for o, n in zip(cache.final, new.final, strict=True)))
+
+
+class Noisy(NamedTuple):
+    """One block to denoise."""
+
+    latents: jax.Array  # [B, frames_per_block, h, w, C]
+    video_timestep: jax.Array  # float32 [B, frames_per_block]
+    actions: jax.Array  # [B, actions_per_block, action_dim]
+    action_timestep: jax.Array  # float32 [B, actions_per_block]
+    state: jax.Array  # [B, states_per_block, state_dim]
+
+
+def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, condition, block) -> Velocity:
+    """Velocity of one block's video and actions given the cached clean video before it. block >= 1."""
+    spec, frames = model.spec, noisy.latents.shape[1]
+    first = first_frame(spec, block)
+    own = _own(spec, [Group.NOISY_VIDEO, Group.ACTION, Group.STATE], frames)
+    x = jnp.concatenate([model.embed_video(noisy.latents, condition),
+                         *model.embed_actions(noisy.actions, noisy.action_timestep, noisy.state)], axis=1)
+    count_a, count_s = noisy.actions.shape[1], noisy.state.shape[1]
+    state_timestep = noisy.action_timestep[:, ::count_a // count_s]
+    time = model.embed_time(jnp.concatenate([noisy.video_timestep, noisy.action_timestep, state_timestep], axis=1))
+    rows = Rows(((frames, spec.tokens_per_frame), (count_a, 1), (count_s, 1)))
+    table = jnp.concatenate([_video_rotary(spec, first, frames), _index_rotary(spec, (block - 1) * count_a, count_a),
+                             _index_rotary(spec, (block - 1) * count_s, count_s)], axis=1)
+    stream = _stream(model, own, rows, table, reading=True)
+    valid = _cache_valid(spec, first, first, windowed=False)
+    x, _ = _run(model, x, model.modulation(time), context, stream, cache, valid)
+    return model.read_heads(x, time, noisy.actions)
+
+
+def first_frame(spec: DreamZeroSpec, block):
+    """First latent frame of a block."""
+    return jnp.where(block == 0, 0, 1 + (block - 1) * spec.layout.frames_per_block)
+
+
+def _own(spec: DreamZeroSpec, groups: list[Group], frames: int) -> tokens.Sequence:
+    """Segments of the block at hand, labelled as the last block, so that every cached block is an earlier one."""
+    block = spec.layout.num_blocks
+    sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, range(block, block + 1)) for g in groups])
+    video = [s for s in sequence if s.group is groups[0]]
+    return tokens.restart(sequence, lambda s: s not in video[frames:])
+
+
+def _stream(model: DreamZero, own, rows: Rows, table, *, reading: bool) -> Stream:
+    spec = model.spec
+    cached = tokens.make_sequence(spec.layout, spec.tokens_per_frame,
+                                  [(Group.CLEAN_VIDEO, range(spec.layout.num_blocks))])
+    offset = tokens.length(cached)
+    keys = cached + tuple(dataclasses.replace(s, start=s.start + offset) for s in own)
+    visible = visibility.get_table(spec.rollout_visibility)
+    attend = lambda queries: make_attend(spec.attention, visible, queries, keys)
+    if not reading:
+        return Stream(rows, table, attend(own), None, 0, slice(0, 0), None)
+    read = tokens.restart(own, lambda s: s.group in HEADS_READ)
+    return Stream(rows, table, attend(own), Rows(rows.parts[:2]), 0, slice(0, tokens.length(read)), attend(read))
+
+
+def _run(model: DreamZero, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+    """All blocks over [cache, x]: (output tokens or None, this pass's own keys and values)."""
+    valid = jnp.concatenate([cache_valid, jnp.ones(x.shape[1], bool)])
+    valid = jnp.broadcast_to(valid, (x.shape[0], valid.size))
+    graph, stacked = nnx.split(model.blocks)
+
+    def step(x, layer):
+        params, kv, cached = layer
+        return nnx.merge(graph, params)(x, modulation, kv, stream, key_valid=valid, cache=cached)
+
+    x, own = jax.lax.scan(step, x, (stacked, context.blocks, cache.blocks))
+    out, final = model.final_block(x, modulation, context.final, stream, key_valid=valid, cache=cache.final,
+                                   only_output=True)
+    return out, Cache(own, final)
+
+
+def _cache_valid(spec: DreamZeroSpec, written, end, *, windowed: bool):
+    """bool [room]: frames before `written`; for clean queries also inside the window that ends at frame `end`."""
+    frame = jnp.arange(room_frames(spec))
+    valid = frame < written
+    if windowed and spec.window_frames:
+        valid &= (frame >= end - spec.window_frames) | (frame == 0)
+    return jnp.repeat(valid, spec.tokens_per_frame)
+
+
+def _video_rotary(spec: DreamZeroSpec, first, frames: int):
+    angles = rotary.video_angles(np.arange(spec.layout.latent_frames), *spec.grid, spec.head_dim)
+    return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary.table(angles)), first * spec.tokens_per_frame,
+                                        frames * spec.tokens_per_frame, axis=1)
+
+
+def _index_rotary(spec: DreamZeroSpec, first, count: int):
+    angles = rotary.index_angles(np.arange(count * spec.layout.num_blocks), spec.head_dim)
+    return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary.table(angles)), first, count, axis=1)

@@ -1,0 +1,181 @@
+"""The transformer block stack that every family shares: modulated self-attention, cross-attention, MLP.
+
+The first L - 1 blocks are stacked and scanned. The last stands apart, because its job is smaller: only tokens
+that an output head reads are queries; the clean copy and the states give it keys and values alone.
+
+Modulation depends on the timestep, not on the token, so it is computed once per timestep row and broadcast:
+`Rows` says how many tokens share each row.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from world_model.attention.blockwise import dense
+from world_model.rotary import rotate
+from world_model.sharding import constrain
+
+EPS = 1e-6
+xavier = nnx.initializers.xavier_uniform()
+
+
+def layer_norm(x):
+    """LayerNorm without affine parameters, statistics in float32."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axis=-1, keepdims=True)
+    return (y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPS)).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How timestep rows cover the tokens: in order, `count` rows of `tokens` tokens each."""
+
+    parts: tuple[tuple[int, int], ...]  # (count, tokens per row)
+
+    def expand(self, rows):
+        """[B, sum of counts, D] -> [B, L, D]."""
+        pieces, start = [], 0
+        for count, tokens in self.parts:
+            piece = rows[:, start:start + count, None]
+            piece = jnp.broadcast_to(piece, (rows.shape[0], count, tokens, rows.shape[-1]))
+            pieces.append(piece.reshape(rows.shape[0], count * tokens, rows.shape[-1]))
+            start += count
+        return jnp.concatenate(pieces, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What one forward pass is made of, besides weights and tokens. Static apart from the arrays in `rotary`."""
+
+    rows: Rows
+    rotary: jax.Array  # [2, L, d/2]
+    attend: Callable  # every token queries
+    output_rows: Rows | None  # rows of the tokens that the heads read; None: nothing is read
+    output_row_start: int
+    output_slice: slice  # the same tokens in the sequence
+    attend_output: Callable | None  # only those tokens query
+
+
+class RMSNorm(nnx.Module):
+    """RMS normalisation in float32, then scale, over the last axis (for q and k: the whole D, before the head split)."""
+
+    def __init__(self, dim: int):
+        self.scale = nnx.Param(jnp.ones(dim))
+
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPS)
+        return y.astype(x.dtype) * self.scale[...]
+
+
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier) -> nnx.Linear:
+    """A dense layer with kernel [inputs, outputs] and zero bias."""
+    return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
+
+
+class Mlp(nnx.Module):
+    """fc1, tanh-GELU, fc2."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs,
+                 activation=lambda x: jax.nn.gelu(x, approximate=True), init=xavier):
+        self.fc1 = linear(inputs, hidden, rngs, init)
+        self.fc2 = linear(hidden, outputs, rngs, init)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class SelfAttention(nnx.Module):
+    """Projections of self-attention; which tokens meet is the caller's."""
+
+    def __init__(self, dim: int, heads: int, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (linear(dim, dim, rngs) for _ in range(4))
+        self.q_norm, self.k_norm = RMSNorm(dim), RMSNorm(dim)
+
+    def split(self, x):
+        """[B, L, D] -> [B, L, n, d]."""
+        x = x.reshape(*x.shape[:-1], self.heads, -1)
+        return constrain(x, "batch", "attention_tokens", "heads", None)
+
+    def queries(self, x, rotary):
+        """[B, L, n, d], rotated."""
+        return rotate(self.split(self.q_norm(self.q(x))), rotary)
+
+    def keys_values(self, x, rotary):
+        """Rotated keys and values, [B, L, n, d] each."""
+        return rotate(self.split(self.k_norm(self.k(x))), rotary), self.split(self.v(x))
+
+    def output(self, x):
+        """[B, L, n, d] -> [B, L, D]."""
+        return self.o(x.reshape(*x.shape[:2], -1))
+
+
+class CrossAttention(nnx.Module):
+    """Attention to text and, apart with its own softmax, to image features; the results are added."""
+
+    def __init__(self, dim: int, heads: int, with_image: bool, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (linear(dim, dim, rngs) for _ in range(4))
+        self.q_norm, self.k_norm = RMSNorm(dim), RMSNorm(dim)
+        if with_image:
+            self.k_image, self.v_image = linear(dim, dim, rngs), linear(dim, dim, rngs)
+            self.k_image_norm = RMSNorm(dim)
+
+    def split(self, x):
+        """[B, L, D] -> [B, L, n, d]."""
+        return constrain(x.reshape(*x.shape[:-1], self.heads, -1), "batch", None, "cross_heads", None)
+
+    def keys_values(self, text, image):
+        """Pairs (keys, values) of text [B, Lt, D] and image [B, Li, D] or None; they do not depend on the tokens."""
+        pairs = [(self.split(self.k_norm(self.k(text))), self.split(self.v(text)))]
+        if image is not None:
+            pairs.append((self.split(self.k_image_norm(self.k_image(image))), self.split(self.v_image(image))))
+        return tuple(pairs)
+
+    def __call__(self, x, context):
+        q = self.q_norm(self.q(x))
+        q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "cross_heads", None)
+        out = sum(dense(q, k, v) for k, v in context)
+        return self.o(out.reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """One transformer block."""
+
+    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, rngs: nnx.Rngs):
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim)) * dim**-0.5)
+        self.self_attn = SelfAttention(dim, heads, rngs)
+        self.cross_norm = nnx.LayerNorm(dim, epsilon=EPS, use_fast_variance=False, rngs=rngs)
+        self.cross_attn = CrossAttention(dim, heads, with_image, rngs)
+        self.mlp = Mlp(dim, ffn_dim, dim, rngs)
+
+    def __call__(self, x, rows, context, stream: Stream, *, key_valid=None, cache=None, only_output=False):
+        """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this block's own (keys, values)).
+
+        cache: keys and values that stand before the block's own. only_output: just the tokens of the heads query.
+        """
+        modulation = self.modulation[...] + rows
+        shift, scale = (stream.rows.expand(modulation[:, :, i]) for i in (0, 1))
+        h = layer_norm(x) * (1 + scale) + shift
+        own = keys, values = self.self_attn.keys_values(h, stream.rotary)
+        if cache is not None:
+            keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
+        attend, query_rows, rotary = stream.attend, stream.rows, stream.rotary
+        if only_output:
+            if stream.output_rows is None:
+                return None, own
+            attend, query_rows = stream.attend_output, stream.output_rows
+            x, h, rotary = x[:, stream.output_slice], h[:, stream.output_slice], rotary[:, stream.output_slice]
+            count = sum(n for n, _ in query_rows.parts)
+            modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
+        gate, shift, scale, gate_mlp = (query_rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
+        attended = attend(self.self_attn.queries(h, rotary), keys, values, key_valid)
+        x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
+        x = x + self.cross_attn(self.cross_norm(x), context)
+        x = x + gate_mlp * self.mlp(layer_norm(x) * (1 + scale) + shift)
+        return constrain(x, "batch", "tokens", None), own
