@@ -31,6 +31,9 @@ class Source(Protocol):
     def lengths(self) -> np.ndarray:
         """int64 [episodes]: steps of each episode."""
 
+    def rates(self) -> np.ndarray:
+        """float64 [episodes]: steps per second of each episode."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Episode:
