@@ -100,7 +100,7 @@ class SelfAttention(nnx.Module):
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
         x = x.reshape(*x.shape[:-1], self.heads, -1)
-        return constrain(x, "batch", "attention_tokens", "heads", None)
+        return constrain(x, "batch", None, "attention_heads", None)
 
     def queries(self, x, rotary):
         """[B, L, n, d], rotated."""
@@ -128,7 +128,7 @@ class CrossAttention(nnx.Module):
 
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
-        return constrain(x.reshape(*x.shape[:-1], self.heads, -1), "batch", None, "cross_heads", None)
+        return constrain(x.reshape(*x.shape[:-1], self.heads, -1), "batch", None, "heads", None)
 
     def keys_values(self, text, image):
         """Pairs (keys, values) of text [B, Lt, D] and image [B, Li, D] or None; they do not depend on the tokens."""
@@ -139,7 +139,7 @@ class CrossAttention(nnx.Module):
 
     def __call__(self, x, context):
         q = self.q_norm(self.q(x))
-        q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "cross_heads", None)
+        q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
         out = sum(dense(q, k, v) for k, v in context)
         return self.o(out.reshape(x.shape))
 

@@ -1,0 +1,32 @@
+"""Logical axes of the block stack's parameters; world_model/sharding.py says where each axis lives."""
+
+import re
+
+# Name without the leading "blocks." or "final_block." -> logical axes; first match counts.
+_AXES: tuple[tuple[str, tuple], ...] = (
+    (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.kernel", ("embed", "heads")),
+    (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.bias", ("heads",)),
+    (r"(self|cross)_attn\.(q|k|k_image)_norm\.scale", ("heads",)),
+    (r"(self|cross)_attn\.o\.kernel", ("heads", "embed")),
+    (r"mlp\.fc1\.kernel", ("embed", "mlp")),
+    (r"mlp\.fc1\.bias", ("mlp",)),
+    (r"mlp\.fc2\.kernel", ("mlp", "embed")),
+    (r"time_projection\.kernel", ("embed", "time")),
+    (r"(patch_embedding|text_embedding\.fc[12]|time_embedding\.fc[12]|image_embedding\.fc2|state_encoder\.fc2"
+     r"|action_encoder\.fc[123])\.kernel", (None, "embed")),
+    (r"(head\.proj|action_decoder\.fc1)\.kernel", ("embed", None)),
+)  # fmt: skip
+
+
+def axes_of(params: dict) -> dict[str, tuple]:
+    """{name: logical axes} of {name: array or shape}; what no rule names (biases, norms, small heads) stays whole."""
+    return {name: _axes(name, len(p.shape)) for name, p in params.items()}
+
+
+def _axes(name: str, rank: int) -> tuple:
+    stacked = ("layers",) if name.startswith("blocks.") else ()
+    base = re.sub(r"^(blocks|final_block)\.", "", name)
+    for pattern, axes in _AXES:
+        if re.fullmatch(pattern, base):
+            return stacked + axes
+    return stacked + (None,) * (rank - len(stacked))

@@ -1,0 +1,176 @@
+"""Where every array lives: one table from logical axes to mesh axes, and what follows from it.
+
+The mesh has four axes: `data` (replicas), `fsdp` (weight shards, also batch shards), `tensor` (attention
+heads and MLP columns) and `context` (sequence). A family names the axes of its parameters, the model those of
+its activations (`constrain`); nobody writes a PartitionSpec elsewhere. XLA's partitioner (axis type Auto)
+does the rest.
+"""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+# Logical axis -> mesh axes. `batch` and `tokens` are of activations, the others of parameters.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "tokens": ("context",),
+    "embed": ("fsdp",),  # the residual width D of a weight
+    "heads": ("tensor",),  # columns of q, k, v; rows of o
+    "attention_heads": ("tensor", "context"),  # inside self-attention: every token, some of the heads (all-to-all)
+    "mlp": ("tensor",),  # hidden columns of the MLP
+    "layers": (),  # the scanned axis: sliced in every iteration, so never split
+    "time": (),  # the 6 D columns of the time projection: added to a residual that is not split over D
+}
+
+# Elements of a weight (4 MiB in float32) that may stay whole where D does not divide by fsdp; more is an
+# error.
+SMALL = 2**20
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, context: int = 1, devices=None) -> Mesh:
+    """The (data, fsdp, tensor, context) mesh over `devices` (default: all); one axis may be -1, the rest.
+
+    Raises ValueError where the axes do not multiply to the devices, naming the nearest mesh that does.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = _fill([data, fsdp, tensor, context], len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _fill(sizes: list[int], count: int) -> tuple[int, ...]:
+    free = [i for i, size in enumerate(sizes) if size == -1]
+    asked = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {asked}: sizes are positive, and at most one is -1 (all remaining devices)")
+    product = math.prod(size for size in sizes if size != -1)
+    if free and count % product == 0:
+        sizes[free[0]] = count // product
+    elif free or product != count:
+        near = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, _nearest(sizes, count)))
+        needs = f"a multiple of {product}" if free else str(product)
+        raise ValueError(f"mesh {asked} needs {needs} devices, there are {count}; nearest that works: {near}")
+    return tuple(sizes)
+
+
+def _nearest(sizes: list[int], count: int) -> tuple[int, ...]:
+    """The factorisation of `count` that changes the asked sizes least, by ratio; -1 costs nothing."""
+    divisors = [d for d in range(1, count + 1) if count % d == 0]
+    whole = [(count // math.prod(rest), *rest) for rest in itertools.product(divisors, repeat=3)
+             if count % math.prod(rest) == 0]
+    return min(whole, key=lambda found: sum(abs(math.log(f / s)) for f, s in zip(found, sizes) if s != -1))
+
+
+def check_run(mesh: Mesh, *, global_batch_size: int, accumulation: int, num_heads: int) -> None:
+    """Raises ValueError where a microbatch does not divide over the replicas, or heads over `tensor`."""
+    shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    least = accumulation * shards
+    if global_batch_size % least:
+        raise ValueError(
+            f"train.global_batch_size = {global_batch_size} does not divide into train.accumulation = "
+            f"{accumulation} microbatches over {shards} batch shards (mesh.data x mesh.fsdp); "
+            f"nearest: {max(1, round(global_batch_size / least)) * least}")
+    tensor = mesh.shape["tensor"]
+    if num_heads % tensor:
+        raise ValueError(f"model.num_heads = {num_heads} does not divide by mesh.tensor = {tensor}: a head is "
+                         f"never split; nearest: mesh.tensor = {math.gcd(num_heads, tensor)}")
+
+
+def shardings(axes: dict[str, tuple], shapes: dict[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
+    """{parameter: NamedSharding} from {parameter: logical axes} and {parameter: shape}.
+
+    Raises ValueError naming the parameter where the two disagree or a dimension does not divide.
+    """
+    if differing := sorted(axes.keys() ^ shapes.keys()):
+        where = "axes but no shape" if differing[0] in axes else "a shape but no axes"
+        raise ValueError(f"parameter {differing[0]} has {where}")
+    return {name: NamedSharding(mesh, _spec(name, axes[name], shapes[name], mesh)) for name in shapes}
+
+
+def _spec(name: str, logical: tuple, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    if len(logical) != len(shape):
+        raise ValueError(f"parameter {name}: {len(logical)} axes {logical} for shape {shape}")
+    entries = []
+    for axis, size in zip(logical, shape):
+        used = mesh_axes(axis)
+        ways = math.prod(mesh.shape[a] for a in used)
+        if size % ways:
+            if axis != "embed" or math.prod(shape) > SMALL:
+                raise ValueError(f"parameter {name} {shape}: its axis {axis!r} of {size} does not divide by "
+                                 f"{ways} = mesh axes {' x '.join(used)}")
+            used = ()
+        entries.append(used or None)
+    split = [axis for entry in entries if entry for axis in entry]
+    if len(set(split)) != len(split):
+        raise ValueError(f"parameter {name}: axes {logical} use a mesh axis twice: {entries}")
+    return PartitionSpec(*entries)
+
+
+def mesh_axes(logical: str | None) -> tuple[str, ...]:
+    """Mesh axes of a logical axis; () for None. Raises ValueError on a name outside the table."""
+    if logical is not None and logical not in RULES:
+        raise ValueError(f"unknown logical axis {logical!r}; there are {sorted(RULES)}")
+    return RULES[logical] if logical else ()
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pins an activation to the table's layout; does nothing outside `jax.set_mesh`.
+
+    The compiler pads a dimension that does not divide by its mesh axes (the number of tokens is rarely
+    round).
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(mesh_axes(axis) or None for axis in logical)))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over (data, fsdp), every other axis whole."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """(index, count): which share of the global batch this host loads. Hosts holding the same rows load the
+    same.
+
+    Raises ValueError where two hosts' rows overlap without being equal (no loader can feed that).
+    """
+    process = jax.process_index() if process is None else process
+    rows_of: dict[int, set[int]] = {}
+    count = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    for device, (rows,) in batch_sharding(mesh).devices_indices_map((count,)).items():
+        rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
+    shares = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
+    if sum(map(len, shares)) != count or len({len(share) for share in shares}) != 1:
+        raise ValueError(f"hosts hold overlapping or unequal batch shards: {shares}; choose mesh axes so that "
+                         "each host holds whole shards, or whole hosts share one")
+    return shares.index(tuple(sorted(rows_of[process]))), len(shares)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's rows -> global arrays over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def describe(params: dict, placed: dict[str, NamedSharding]) -> str:
+    """A table of arrays: name, shape, dtype, spec, bytes in all and on one device, and the totals."""
+    rows, total, local = [("array", "shape", "dtype", "spec", "MiB", "MiB/device")], 0, 0
+    for name, p in sorted(params.items()):
+        size = math.prod(p.shape) * p.dtype.itemsize
+        share = math.prod(placed[name].shard_shape(p.shape)) * p.dtype.itemsize
+        total, local = total + size, local + share
+        spec = ", ".join(e if isinstance(e, str) else "+".join(e or "-") for e in placed[name].spec)
+        rows.append((name, "x".join(map(str, p.shape)), p.dtype.name, spec, _mib(size), _mib(share)))
+    count = sum(math.prod(p.shape) for p in params.values())
+    rows.append((f"total of {count:,} elements", "", "", "", _mib(total), _mib(local)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.3f}"
