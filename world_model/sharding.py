@@ -21,7 +21,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "tokens": ("context",),
     "embed": ("fsdp",),  # the residual width D of a weight
     "heads": ("tensor",),  # columns of q, k, v; rows of o
-    "attention_heads": ("tensor", "context"),  # inside self-attention: every token, some of the heads (all-to-all)
+    "attention_heads": ("tensor", "context"),  # inside self-attention: all tokens, some heads (all-to-all)
     "mlp": ("tensor",),  # hidden columns of the MLP
     "layers": (),  # the scanned axis: sliced in every iteration, so never split
     "time": (),  # the 6 D columns of the time projection: added to a residual that is not split over D
@@ -76,8 +76,8 @@ def check_run(mesh: Mesh, *, global_batch_size: int, accumulation: int, num_head
             f"nearest: {max(1, round(global_batch_size / least)) * least}")
     tensor = mesh.shape["tensor"]
     if num_heads % tensor:
-        raise ValueError(f"model.num_heads = {num_heads} does not divide by mesh.tensor = {tensor}: a head is "
-                         f"never split; nearest: mesh.tensor = {math.gcd(num_heads, tensor)}")
+        raise ValueError(f"model.num_heads = {num_heads} does not divide by mesh.tensor = {tensor}: a head "
+                         f"is never split; nearest: mesh.tensor = {math.gcd(num_heads, tensor)}")
 
 
 def shardings(axes: dict[str, tuple], shapes: dict[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
@@ -146,8 +146,8 @@ def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
         rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
     shares = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
     if sum(map(len, shares)) != count or len({len(share) for share in shares}) != 1:
-        raise ValueError(f"hosts hold overlapping or unequal batch shards: {shares}; choose mesh axes so that "
-                         "each host holds whole shards, or whole hosts share one")
+        raise ValueError(f"hosts hold overlapping or unequal batch shards: {shares}; choose mesh axes so "
+                         "that each host holds whole shards, or whole hosts share one")
     return shares.index(tuple(sorted(rows_of[process]))), len(shares)
 
 

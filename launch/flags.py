@@ -1,0 +1,56 @@
+"""The flags that commands share, and errors about them in one line."""
+
+import difflib
+import runpy
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+
+def define_config() -> flags.FlagHolder:
+    """--config=FILE[:ARG], with --config.KEY=VALUE to override."""
+    return config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARG]", lock_config=True)
+
+
+def run(main) -> None:
+    """absl's app.run, with a wrong key or file of --config answered by the nearest right one."""
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    logging.set_verbosity(logging.WARNING)  # libraries; a command itself prints
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        if "config" in flags.FLAGS:
+            getattr(flags.FLAGS.config, "items", None)  # raises OSError for a file that failed to load
+        return rest
+    except (AttributeError, KeyError):
+        if not (problem := _unknown_key(argv)):
+            raise
+        sys.exit(problem)
+    except OSError as error:
+        sys.exit(f"--config: {error.__cause__ or error}")
+
+
+def _unknown_key(argv: list[str]) -> str | None:
+    """A sentence about the first --config.KEY that the file does not define; None if all are there."""
+    pairs = [arg.lstrip("-").partition("=") for arg in argv[1:]]
+    file = next((value for name, _, value in pairs if name == "config"), "")
+    path, _, arg = file.partition(":")
+    get_config = runpy.run_path(path)["get_config"]
+    known = keys(get_config(arg) if arg else get_config())
+    for name, _, _ in pairs:
+        key = name.removeprefix("config.")
+        if key != name and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            return f"--{name}: {path} has no such key; the nearest is --config.{near}"
+    return None
+
+
+def keys(config, prefix: str = "") -> list[str]:
+    """Dotted names of every leaf."""
+    found = []
+    for name, value in config.items():
+        found += keys(value, f"{prefix}{name}.") if hasattr(value, "items") else [prefix + name]
+    return found

@@ -1,0 +1,244 @@
+"""Trains a world-action model, or goes on where WORKDIR's newest checkpoint stands.
+
+    python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.train.steps=50]
+
+SIGTERM saves and exits with 0. A loss that is not finite, a full disk or a checkpoint that does not fit stop
+the run with one sentence and exit code 1; the last good checkpoint stays.
+"""
+
+import importlib.metadata
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from launch import flags as launch_flags
+from world_model import checkpoint, metrics, sharding, state
+from world_model.optimizer import make_optimizer
+from world_model.train_step import jit_train_step, make_train_step
+
+CONFIG = launch_flags.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
+
+
+def train(config, workdir: Path | str, build) -> None:
+    """The whole run. `build` makes model, data and objective: launch/build.py, or a test's stand-in.
+
+    Raises CheckpointError, NonFiniteLoss, ValueError or OSError with a sentence for the person who started
+    it.
+    """
+    workdir = Path(workdir)
+    with StopSignal() as stop:
+        # Mesh and model: whatever can be wrong in the config is found before any data is read.
+        mesh = sharding.make_mesh(**config.mesh)
+        sharding.check_run(mesh, global_batch_size=config.train.global_batch_size,
+                           accumulation=config.train.accumulation, num_heads=config.model.num_heads)
+        model = build.model(config)
+        key = jax.random.key(config.seed)
+        shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
+        placed = sharding.shardings(model.axes(), shapes, mesh)
+        optimizer = optimizer_of(config)
+
+        def make_state():
+            return state.create(model.init_params(key), optimizer, seed=config.seed,
+                                trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
+
+        target = state.abstract_state(make_state, placed)
+
+        # Data, then the state: the newest checkpoint's, or a fresh one.
+        workdir.mkdir(parents=True, exist_ok=True)
+        data = build.data(config, workdir)
+        checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
+                                             keep_every=config.checkpoint.keep_every)
+        resumed = find_resumable(checkpoints.directory, target, config, data)
+        start = 0 if resumed is None else resumed
+        if resumed is None:
+            frozen, current = build.frozen(config, data, workdir), state.init_state(make_state, target)
+        else:
+            frozen = checkpoint.read_frozen(checkpoints.directory, start)
+            current = checkpoint.restore(checkpoints.directory, start, target)
+        loader = data.loader(start, *sharding.host_share(mesh))
+        if resumed is not None:
+            loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
+        meta = make_meta(target, frozen, config, data)
+        introduce(config, workdir, mesh, current, placed, start)
+
+        # The step, and what the run says of itself.
+        step_fn = jit_train_step(make_train_step(
+            *build.objective(config, model, frozen), optimizer, accumulation=config.train.accumulation,
+            ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
+            compute_dtype=config.train.compute_dtype), target)
+        history = metrics.History()
+        clock = metrics.Clock(config.train.global_batch_size, model.flops_per_sample, mesh.size)
+        writer = metrics.Writer(workdir, start, config.log.tensorboard)
+
+        def report(step: int) -> None:
+            count, record = history.collect(step)
+            if count:
+                record |= clock.measure(count, config.train.steps - step)
+                writer.write(step, record)
+                say(metrics.progress(step, config.train.steps, record))
+
+        def save(step: int) -> None:
+            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=frozen)
+
+        try:
+            with jax.set_mesh(mesh):
+                saved = resumed
+                for step in range(start + 1, config.train.steps + 1):
+                    if stop.requested(step):
+                        break
+                    rows = clock.next_batch(loader)
+                    batch = sharding.put_batch(rows, mesh)
+                    if step == start + 1:
+                        step_fn = compile_step(step_fn, target, batch)
+                        clock.restart()
+                    current, measured = step_fn(current, batch)
+                    clock.started(measured)
+                    history.add(step, measured, samples_of(rows))
+                    checkpoints.check()
+                    if step % config.checkpoint.every == 0 or step == config.train.steps:
+                        report(step)  # before the save: a state with a bad loss is never written
+                        save(step)
+                        saved = step
+                    elif (step - 1) % config.train.log_every == 0:
+                        report(step - 1)  # it has ended, so that the devices go on with this one meanwhile
+                done = int(current["step"])
+                if saved != done:
+                    report(done)
+                    save(done)
+                say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
+        except metrics.NonFiniteLoss as error:
+            checkpoints.close()
+            good = checkpoint.steps(checkpoints.directory)
+            where = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
+            raise metrics.NonFiniteLoss(f"{error}; last good checkpoint: {where}") from None
+        finally:
+            loader.close()
+            writer.close()
+            checkpoints.close()
+
+
+def optimizer_of(config):
+    """The optimizer from config.optimizer and config.train.steps."""
+    names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay",
+             "no_decay", "clip_norm")
+    return make_optimizer(steps=config.train.steps, **{name: config.optimizer[name] for name in names})
+
+
+def make_meta(target: dict, frozen: dict, config, data) -> dict:
+    return checkpoint.make_meta(target, frozen, family=config.model.family, config=as_json(config),
+                                statistics=data.statistics, statistics_hash=data.statistics_hash,
+                                code_version=code_version())
+
+
+def find_resumable(directory: Path, target: dict, config, data) -> int | None:
+    """The newest whole checkpoint, None without one. Raises CheckpointError where it does not fit."""
+    there = checkpoint.steps(directory)
+    if not there:
+        return None
+    saved, now = checkpoint.read_json(directory, there[-1], "meta"), make_meta(target, {}, config, data)
+    checkpoint.check_resume(saved, now)
+    say(f"resuming from step {there[-1]} of {directory}")
+    for change in checkpoint.differences(saved["config"], now["config"]):
+        say(f"config changed: {change}")
+    return there[-1]
+
+
+def compile_step(step_fn, target: dict, batch: dict):
+    """Compiles ahead of the first call, to tell the time and the memory it takes."""
+    began = time.monotonic()
+    compiled = step_fn.lower(target, batch).compile()
+    memory = compiled.memory_analysis()
+    held, scratch = memory.argument_size_in_bytes / 2**20, memory.temp_size_in_bytes / 2**20
+    say(f"compiled in {time.monotonic() - began:.1f} s; per device {held:.0f} MiB of state and batch, "
+        f"{scratch:.0f} MiB of temporaries")
+    return compiled
+
+
+def introduce(config, workdir: Path, mesh, current: dict, placed: dict, start: int) -> None:
+    """Writes WORKDIR/config.json and prints what will run, and where every array lies."""
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(as_json(config), indent=1) + "\n")
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    say(sharding.describe(current["params"], placed))
+    say(f"{config.model.family}: dim {config.model.dim}, {config.model.num_layers} layers, "
+        f"{config.model.num_heads} heads; steps {start}..{config.train.steps} of "
+        f"{config.train.global_batch_size} samples in {config.train.compute_dtype}\n"
+        f"mesh {shape} on {mesh.size} x {mesh.devices.flat[0].device_kind}; workdir {workdir}")
+
+
+def samples_of(rows: dict):
+    """What names this host's samples, should the loss of the batch be bad."""
+    ids = {name: rows[name] for name in ("dataset_id", "episode_index", "start", "sample_index")}
+    return lambda: "; ".join(f"{name} {values.tolist()}" for name, values in ids.items())
+
+
+class StopSignal:
+    """SIGTERM asks the loop to save and end. All hosts must stop at the same step: several of them ask
+    jax."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def requested(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+            self.asked = multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
+
+
+def as_json(config) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json())
+
+
+def code_version() -> str:
+    """The release, and the commit where there is one."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
+                         capture_output=True, check=False)
+    try:
+        release = importlib.metadata.version("wamax")
+    except importlib.metadata.PackageNotFoundError:
+        release = "uninstalled"
+    return " ".join([release, git.stdout.strip()]).strip()
+
+
+def say(text: str) -> None:
+    """One process speaks."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def run(config, workdir: Path | str, build) -> int:
+    """`train` with the expected failures as one sentence and exit code 1."""
+    try:
+        train(config, workdir, build)
+    except (checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    from launch import build
+    if argv[1:] or not CONFIG.value or not WORKDIR.value:
+        sys.exit(__doc__)
+    return run(CONFIG.value, WORKDIR.value, build)
+
+
+if __name__ == "__main__":
+    launch_flags.run(main)

@@ -1,0 +1,197 @@
+"""A small family, its data and its objective behind the interface of launch/build.py; as a script it trains.
+
+    python tests/tiny_training.py --workdir=DIR --steps=20 --every=5 [--slow_save=1] [--nan_at=7]
+
+The model is a stack of attention and MLP blocks under a scan that denoises white noise, so that every logical
+axis of world_model/sharding.py is used.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from world_model import sharding
+from world_model.remat import remat
+
+LAYERS, DIM, FFN, TOKENS, CHANNELS, HEADS = 2, 32, 64, 8, 8, 4
+
+
+class Family:
+    """Attention and MLP blocks over TOKENS tokens."""
+
+    flops_per_sample = 3.0 * 2 * TOKENS * LAYERS * (4 * DIM * DIM + 2 * DIM * FFN)
+
+    def __init__(self, width: int = DIM, policy: str = "none"):
+        self.width, self.policy = width, policy
+
+    def shapes(self) -> dict:
+        d, n = self.width, LAYERS
+        return {"embed.kernel": (CHANNELS, d), "embed.bias": (d,), "head.kernel": (d, CHANNELS),
+                "blocks.q.kernel": (n, d, d), "blocks.k.kernel": (n, d, d), "blocks.v.kernel": (n, d, d),
+                "blocks.o.kernel": (n, d, d), "blocks.norm.scale": (n, d),
+                "blocks.fc1.kernel": (n, d, FFN), "blocks.fc1.bias": (n, FFN),
+                "blocks.fc2.kernel": (n, FFN, d)}
+
+    def axes(self) -> dict:
+        up, down = ("layers", "embed", "heads"), ("layers", "heads", "embed")
+        return {"embed.kernel": (None, "embed"), "embed.bias": ("embed",), "head.kernel": ("embed", None),
+                "blocks.q.kernel": up, "blocks.k.kernel": up, "blocks.v.kernel": up, "blocks.o.kernel": down,
+                "blocks.norm.scale": ("layers", "embed"), "blocks.fc1.kernel": ("layers", "embed", "mlp"),
+                "blocks.fc1.bias": ("layers", "mlp"), "blocks.fc2.kernel": ("layers", "mlp", "embed")}
+
+    def init_params(self, key) -> dict:
+        shapes = self.shapes()
+        keys = jax.random.split(key, len(shapes))
+        return {name: jnp.ones(shape) if name.endswith("scale") else 0.1 * jax.random.normal(k, shape)
+                for k, (name, shape) in zip(keys, shapes.items())}
+
+    def __call__(self, params: dict, x: jax.Array) -> jax.Array:
+        x = sharding.constrain(x @ params["embed.kernel"] + params["embed.bias"], "batch", "tokens", None)
+        blocks = {name[7:]: p for name, p in params.items() if name.startswith("blocks.")}
+        x, _ = jax.lax.scan(remat(block, self.policy), x, blocks)
+        return x @ params["head.kernel"]
+
+
+def block(x: jax.Array, p: dict):
+    h = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6) * p["norm.scale"]
+    q, k, v = ((h @ p[f"{n}.kernel"]).reshape(*h.shape[:2], HEADS, -1) for n in "qkv")
+    q = sharding.constrain(q, "batch", "tokens", "heads", None)
+    seen = jax.nn.softmax(jnp.einsum("blhd,bmhd->bhlm", q, k) / q.shape[-1] ** 0.5)
+    x = x + jnp.einsum("bhlm,bmhd->blhd", seen, v).reshape(h.shape) @ p["o.kernel"]
+    x = x + jax.nn.gelu(x @ p["fc1.kernel"] + p["fc1.bias"]) @ p["fc2.kernel"]
+    return sharding.constrain(x, "batch", "tokens", None), None
+
+
+def objective(family, scale: float = 1.0, nan_at: int = -1):
+    """Denoising loss, normalised by the number of valid tokens of the whole batch."""
+
+    def count_fn(batch):
+        return {"tokens": jnp.sum(batch["mask"])}
+
+    def loss_fn(params, batch, key, counts):
+        draw = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (TOKENS, CHANNELS)))
+        noise = draw(batch["sample_index"])
+        out = family(params, (batch["x"] + noise).astype(params["embed.kernel"].dtype))
+        error = jnp.square(out.astype(jnp.float32) - scale * batch["x"]).mean(-1) * batch["mask"]
+        low = batch["mask"] * (jnp.abs(noise).mean(-1) < 0.8)
+        metrics = {"video_loss": jnp.sum(error) / counts["tokens"], "action_loss": jnp.zeros(()),
+                   "low_noise/sum": jnp.sum(error * low), "low_noise/count": jnp.sum(low)}
+        bad = jnp.any(batch["sample_index"] // batch["mask"].shape[0] == nan_at) if nan_at >= 0 else False
+        return metrics["video_loss"] * jnp.where(bad, jnp.nan, 1.0), metrics
+
+    return loss_fn, count_fn
+
+
+def make_batch(step: int, rows: range, seed: int = 0) -> dict:
+    """Rows `rows` of global batch `step`: a function of (seed, step, row), as the loader's contract asks."""
+    draws = [np.random.default_rng((seed, step, row)) for row in rows]
+    ids = {"dataset_id": 0, "episode_index": step, "start": 0}
+    length = np.array([r.integers(3, TOKENS + 1) for r in draws])
+    return {"x": np.stack([r.normal(size=(TOKENS, CHANNELS)) for r in draws]).astype(np.float32),
+            "mask": (np.arange(TOKENS) < length[:, None]).astype(np.float32),
+            "sample_index": np.array([step * 1000 + row for row in rows], np.uint32),
+            **{name: np.full(len(rows), value, np.int32) for name, value in ids.items()}}
+
+
+class Loader:
+    def __init__(self, batch_size: int, start_step: int, index: int, count: int, log: Path | None = None):
+        self.step, self.log = start_step, log
+        self.rows = range(index * batch_size // count, (index + 1) * batch_size // count)
+
+    def __next__(self) -> dict:
+        batch = make_batch(self.step, self.rows)
+        self.step += 1
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(f"{self.step} {batch['sample_index'][0]} {batch['x'].sum():.9e}\n")
+        return batch
+
+    def state(self) -> dict:
+        return {"step": self.step}
+
+    def check_resume(self, saved: dict) -> None:
+        if saved["step"] != self.step:
+            raise ValueError(f"loader is at step {self.step}, the checkpoint's at {saved['step']}")
+
+    def close(self) -> None:
+        pass
+
+
+class Data:
+    def __init__(self, config, workdir, statistics=None):
+        self.config, self.workdir = config, Path(workdir)
+        self.statistics = statistics or {"toy": {"q01": [0.0, 1.0], "q99": [2.0, 3.0]}}
+        self.statistics_hash = f"{hash(str(self.statistics)) if statistics else 'aa'}"
+
+    def loader(self, start_step: int, process_index: int, process_count: int) -> Loader:
+        size = self.config.train.global_batch_size
+        return Loader(size, start_step, process_index, process_count, self.workdir / "batches.txt")
+
+
+class Build:
+    """What launch/build.py offers, over the tiny family."""
+
+    def __init__(self, width: int = DIM, statistics=None, nan_at: int = -1):
+        self.width, self.statistics, self.nan_at = width, statistics, nan_at
+
+    def model(self, config):
+        return Family(self.width, config.train.remat)
+
+    def data(self, config, workdir):
+        return Data(config, workdir, self.statistics)
+
+    def frozen(self, config, data, workdir):
+        return {"codec": {"scale": np.float32([0.5])}}
+
+    def objective(self, config, model, frozen):
+        return objective(model, float(frozen["codec"]["scale"][0]), self.nan_at)
+
+
+def config(steps: int = 12, every: int = 4, **mesh):
+    c = base.get_config()
+    c.model.family, c.model.dim, c.model.num_heads = "tiny", DIM, HEADS
+    c.train.steps, c.train.global_batch_size, c.train.log_every = steps, 8, 2
+    c.train.compute_dtype = "float32"
+    c.optimizer.learning_rate, c.optimizer.warmup_fraction, c.optimizer.ema_decay = 1e-2, 0.1, 0.9
+    c.checkpoint.every, c.checkpoint.keep_last = every, 2
+    c.mesh.update(mesh)
+    return c
+
+
+def slow_commits(seconds: float) -> None:
+    """Orbax waits before it gives a written checkpoint its final name, so that a test can kill it in
+    between."""
+    from orbax.checkpoint._src.path import atomicity
+    commit = atomicity.AtomicRenameTemporaryPath.finalize
+
+    async def slow(self):
+        await asyncio.sleep(seconds)
+        await commit(self)
+
+    atomicity.AtomicRenameTemporaryPath.finalize = slow
+
+
+if __name__ == "__main__":
+    from launch import train
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--nan_at", type=int, default=-1)
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds added to every batch")
+    parser.add_argument("--slow_save", type=float, default=0.0, help="seconds before a save's commit")
+    args = parser.parse_args()
+    if args.slow:
+        plain = Loader.__next__
+        Loader.__next__ = lambda self: (time.sleep(args.slow), plain(self))[1]
+    if args.slow_save:
+        slow_commits(args.slow_save)
+    sys.exit(train.run(config(args.steps, args.every, fsdp=1), args.workdir, Build(nan_at=args.nan_at)))

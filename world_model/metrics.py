@@ -1,0 +1,183 @@
+"""What a run says of itself: JSON lines in the workdir, a line on the terminal, TensorBoard where asked.
+
+Metric names that end in "/sum" and "/count" are a mean in two parts (a noise level that few samples hit):
+they are summed over the steps of a line and logged as their ratio, absent where nothing was counted. Others
+are averaged.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+
+# Dense bf16 peak of one jax device in FLOP/s, by a part of its device_kind (vendors' data sheets; a v7x chip
+# is two devices). The first match counts.
+PEAK_FLOPS = {
+    "v4": 275e12, "v5 lite": 197e12, "v5e": 197e12, "v5p": 459e12, "v5": 459e12, "v6 lite": 918e12,
+    "v6e": 918e12, "TPU7x": 2307e12 / 2, "v7x": 2307e12 / 2, "H100": 989e12, "H200": 989e12, "A100": 312e12,
+}
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or the gradient norm of a step is NaN or infinite."""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """FLOP/s of one device in bf16; None where it is not known (a CPU)."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part.lower() in device_kind.lower()), None)
+
+
+class History:
+    """Keeps the metrics of each step on the device until a line is due, then fetches them all at once.
+
+    Nothing blocks between lines, yet every single step is checked for a loss that is not finite.
+    """
+
+    def __init__(self):
+        self._pending: list[tuple[int, dict, Callable[[], str]]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array], samples: Callable[[], str]) -> None:
+        """`step` counts from 1; `samples` names the batch's samples, should it be needed."""
+        self._pending.append((step, metrics, samples))
+
+    def collect(self, step: int) -> tuple[int, dict[str, float]]:
+        """(how many, their record by `reduce`) of the steps up to `step` that were not collected before.
+
+        Waits until `step` has ended. Raises NonFiniteLoss naming the first bad step and its samples.
+        """
+        due = [entry for entry in self._pending if entry[0] <= step]
+        self._pending = [entry for entry in self._pending if entry[0] > step]
+        fetched = jax.device_get([metrics for _, metrics, _ in due])
+        for (number, _, samples), metrics in zip(due, fetched):
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise NonFiniteLoss(f"{name} is {metrics[name]} at step {number}, samples {samples()}")
+        return len(due), reduce(fetched)
+
+
+def reduce(steps: list[dict]) -> dict[str, float]:
+    """The metrics of several steps as one record: means, and ratios of "/sum" to "/count"."""
+    totals = {name: sum(float(step[name]) for step in steps) for name in (steps[0] if steps else {})}
+    record = {}
+    for name, total in totals.items():
+        if name.endswith("/sum") and name[:-4] + "/count" in totals:
+            if totals[name[:-4] + "/count"]:
+                record[name[:-4]] = total / totals[name[:-4] + "/count"]
+        elif not (name.endswith("/count") and name[:-6] + "/sum" in totals):
+            record[name] = total / len(steps)
+    return record
+
+
+class Clock:
+    """Speed, and the share of time in which the devices stood still because the next batch was not there.
+
+    Waiting in the loader while the devices still compute costs nothing and does not count: a thread notes
+    when each step ends, and only the time from then (or from asking, if later) until the batch arrives is
+    waiting.
+    """
+
+    def __init__(self, batch_size: int, flops_per_sample: float, devices: int, now=time.monotonic):
+        self._batch_size, self._flops, self._devices = batch_size, flops_per_sample, devices
+        self._now, self._pool, self._done = now, ThreadPoolExecutor(1), None
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts a new interval of measurement (a line was written; compilation has ended)."""
+        self._start, self._waited = self._now(), 0.0
+
+    def next_batch(self, loader) -> dict:
+        """next(loader), timed."""
+        asked = self._now()
+        batch = next(loader)
+        if self._done is None or self._done.done():
+            idle_since = asked if self._done is None else max(asked, self._done.result())
+            self._waited += max(0.0, self._now() - max(idle_since, self._start))
+        return batch
+
+    def started(self, metrics: dict[str, jax.Array]) -> None:
+        """Tells of a dispatched step; waits for the one before it, so that at most two are under way."""
+        before, self._done = self._done, self._pool.submit(self._ended, metrics["loss"])
+        if before:
+            before.result()
+
+    def _ended(self, array: jax.Array) -> float:
+        array.block_until_ready()
+        return self._now()
+
+    def measure(self, steps: int, steps_left: int) -> dict[str, float]:
+        """samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait and seconds
+        left, from the `steps` since the last call."""
+        seconds = max(self._now() - self._start, 1e-9)
+        rate = steps * self._batch_size / seconds
+        per_device = rate * self._flops / self._devices
+        record = {"samples_per_second": rate, "tflops_per_device": per_device / 1e12,
+                  "data_wait": self._waited / seconds, "seconds_left": steps_left * seconds / steps}
+        if peak := peak_flops(jax.devices()[0].device_kind):
+            record["mfu"] = per_device / peak
+        self.restart()
+        return record
+
+
+class Writer:
+    """One record a line into WORKDIR/metrics.jsonl, on process 0. Lines past `step` (of a run that was killed
+    after its last checkpoint) are dropped, so that the file is one clean history."""
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool = False):
+        self._file = self._board = None
+        if jax.process_index():
+            return
+        path = Path(workdir) / "metrics.jsonl"
+        if path.exists():
+            keep(path, step)
+        self._file = path.open("a")
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+            self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, record: dict[str, float]) -> None:
+        if not self._file:
+            return
+        self._file.write(json.dumps({"step": step, **record}) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in record.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        for sink in (self._file, self._board):
+            if sink:
+                sink.close()
+
+
+def keep(path: Path, step: int) -> None:
+    """Drops the lines past `step`, and a line cut short by a kill."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # only the last line can be cut, and it is past the last checkpoint
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(kept))
+    os.replace(fresh, path)
+
+
+def progress(step: int, steps: int, record: dict[str, float]) -> str:
+    """The terminal's line of one record."""
+    parts = [f"step {step}/{steps}"]
+    for name, label, form in (
+        ("video_loss", "video", "{:.4f}"), ("action_loss", "action", "{:.4f}"), ("loss", "loss", "{:.4f}"),
+        ("grad_norm", "grad", "{:.3f}"), ("samples_per_second", "samples/s", "{:.2f}"),
+        ("tflops_per_device", "TFLOP/s/device", "{:.3g}"), ("mfu", "MFU", "{:.1%}"),
+        ("data_wait", "data wait", "{:.1%}"),
+    ):
+        if name in record:
+            parts.append(f"{label} {form.format(record[name])}")
+    left = int(record.get("seconds_left", 0))
+    return "  ".join([*parts, f"left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"])
