@@ -1,0 +1,185 @@
+"""Batches for one host, in an order that worker processes, hosts and interruptions do not change.
+
+Rows of global batch s are positions s * G .. (s + 1) * G - 1 of the mixture's stream (G the global batch
+size); of H hosts each takes a contiguous share. A batch is put together inside one Grain element, so that
+threads and worker processes decode whole batches ahead without touching the order.
+"""
+
+import copy
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from data_pipelines.episode import BadEpisode
+from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
+from data_pipelines.samples import Dataset, SampleMaker, Tokenize
+from data_pipelines.slots import ACTION_DIM, STATE_DIM
+from data_pipelines.statistics import statistics_hash
+from world_model.batch import Layout, batch_spec, check_batch
+
+_REPLACEMENTS = 32  # windows tried in place of one unreadable window
+_ALWAYS_ALLOWED = 3  # unreadable windows that are skipped however short the run
+
+
+class BadWindow(NamedTuple):
+    """A draw that could not be used."""
+
+    dataset: str
+    episode: int
+    reason: str
+
+
+class HostBatch:
+    """G draws -> this host's rows, stacked, with the draws that had to be replaced."""
+
+    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice):
+        self.makers, self.seed, self.rows = makers, seed, rows
+
+    def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
+        bad: list[BadWindow] = []
+        samples = [self._sample(draw, bad) for draw in draws[self.rows]]
+        return {name: np.stack([s[name] for s in samples]) for name in samples[0]}, bad
+
+    def _sample(self, draw: Draw, bad: list[BadWindow]) -> dict[str, np.ndarray]:
+        """The drawn window or, where its recording is unreadable, the next readable one of a random sequence
+        that depends on (seed, position) alone: not a neighbour, which would mostly lie in the same
+        recording."""
+        maker, first = self.makers[draw.dataset], len(bad)
+        window = draw.window
+        for attempt in range(_REPLACEMENTS):
+            try:
+                return maker(window, draw.position)
+            except BadEpisode as error:
+                bad.append(BadWindow(maker.dataset.name, maker.windows[window][0], str(error)))
+                rng = np.random.default_rng([self.seed, draw.position, attempt])
+                window = int(rng.integers(len(maker.windows)))
+        reasons = "\n".join(f"  {b.reason}" for b in bad[first:])
+        raise ValueError(f"dataset {maker.dataset.name!r}: {_REPLACEMENTS} windows in a row are "
+                         f"unreadable:\n{reasons}")
+
+
+class Loader:
+    """Endless iterator over this host's batches, each as `world_model.batch.batch_spec` says.
+
+    Close it, or use it as a context manager: worker processes do not end by themselves. With workers > 0 a
+    script must be importable (`if __name__ == "__main__":`), because Grain spawns its processes.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *, seed: int,
+                 global_batch_size: int, start_step: int = 0, workers: int = 0, prefetch: int = 4,
+                 process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
+                 action_dim: int = ACTION_DIM, state_dim: int = STATE_DIM):
+        """Args:
+          tokenize: prompt -> (int32 [text_length], number of tokens); picklable where workers > 0.
+          start_step: first batch to yield.
+          workers: decoding processes; 0 decodes in threads of this process.
+          prefetch: batches decoded ahead, over all workers; 0 decodes on demand.
+          process_index, process_count: this host among all.
+          max_bad_fraction: share of this host's windows that may be unreadable before `__next__` raises.
+
+        Raises ValueError for an empty mixture, weights not positive, unusable statistics, or a batch that
+        does not divide among the hosts.
+        """
+        if global_batch_size < 1 or global_batch_size % process_count:
+            raise ValueError(f"train.global_batch_size = {global_batch_size} does not divide among "
+                             f"{process_count} hosts")
+        self._makers = [SampleMaker(dataset, i, layout, tokenize, action_dim=action_dim, state_dim=state_dim)
+                        for i, dataset in enumerate(datasets)]
+        windows = [maker.windows for maker in self._makers]
+        order = make_order(datasets, windows, seed)
+        self._datasets, self._global_batch_size, self._step = datasets, global_batch_size, start_step
+        self._rows = global_batch_size // process_count
+        self._max_bad_fraction = max_bad_fraction
+        self._bad: dict[str, dict] = {}
+        self._identity = {
+            "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
+            "mixture": describe_mixture(datasets, windows),
+            "statistics": statistics_hash({d.name: d.statistics for d in datasets}),
+        }
+        self._spec = functools.partial(batch_spec, layout, action_dim=action_dim, state_dim=state_dim)
+        rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
+        batches = (order.batch(global_batch_size, batch_fn=list)
+                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows)))
+        self._iterator = iter(_decode_ahead(batches, workers, prefetch))
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch, bad = next(self._iterator)
+        check_batch(batch, self._spec(text_length=batch["text_ids"].shape[-1]), self._rows)
+        self._step += 1
+        self._count_bad(bad)
+        return batch
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._iterator.close()
+
+    def state(self) -> dict:
+        """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each
+        dataset's draws so far, and the unreadable recordings that this host met."""
+        drawn = positions(self._datasets, self._step * self._global_batch_size)
+        return {"step": self._step, **self._identity, "positions": drawn, "bad": copy.deepcopy(self._bad)}
+
+    def check_resume(self, saved: dict) -> None:
+        """Raises ValueError naming the first difference where this loader would not continue the stream that
+        `saved` (from `state`) comes from; otherwise goes on counting its unreadable recordings."""
+        found = {"step": self._step, **self._identity}
+        difference = _first_difference({key: saved.get(key) for key in found}, found)
+        if difference:
+            raise ValueError(f"the data does not continue the checkpoint's: {difference}")
+        self._bad = copy.deepcopy(saved["bad"])
+
+    def _count_bad(self, bad: Sequence[BadWindow]) -> None:
+        for window in bad:
+            key = f"{window.dataset}/{window.episode}"
+            if key not in self._bad:
+                self._bad[key] = {"count": 0, "reason": window.reason}
+                logging.warning("skipped an unreadable recording: %s", window.reason)
+            self._bad[key]["count"] += 1
+        count, seen = sum(entry["count"] for entry in self._bad.values()), self._step * self._rows
+        allowed = max(_ALWAYS_ALLOWED, self._max_bad_fraction * seen) if self._max_bad_fraction else 0
+        if count > allowed:
+            recordings = "\n".join(f"  {key}, met {entry['count']} times: {entry['reason']}"
+                                   for key, entry in self._bad.items())
+            raise ValueError(f"{count} of {seen} windows are unreadable, more than data.max_bad_fraction = "
+                             f"{self._max_bad_fraction}:\n{recordings}")
+
+
+def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:
+    if not workers:
+        threads = min(prefetch, os.cpu_count() or 1)
+        return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    for name in flags.FLAGS:  # Grain reads its flags even where nobody parsed any, as in a notebook or a test
+        if name.startswith("grain_"):
+            flags.FLAGS[name].present = True
+    each = -(-prefetch // workers)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, each))
+    on_demand = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # the process itself is the thread
+    return batches.to_iter_dataset(on_demand).mp_prefetch(options)
+
+
+def _first_difference(saved, found, path: str = "data") -> str:
+    """One line on the first leaf in which two JSON values differ; empty where there is none."""
+    if isinstance(saved, dict) and isinstance(found, dict):
+        for key in sorted({*saved, *found}):
+            if key not in saved or key not in found:
+                return f"{path}.{key} is only in the {'checkpoint' if key in saved else 'new run'}"
+            difference = _first_difference(saved[key], found[key], f"{path}.{key}")
+            if difference:
+                return difference
+        return ""
+    return "" if saved == found else f"{path}: checkpoint {saved!r}, now {found!r}"

@@ -1,0 +1,173 @@
+"""From (dataset, window) to one row of the batch contract."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.embodiments import Embodiment
+from data_pipelines.episode import BadEpisode, Episode, Source
+from data_pipelines.normalisation import Scale, make_scale, to_relative
+from data_pipelines.slots import scatter, slot_mask
+from data_pipelines.views import VIEW_LAYOUTS
+from data_pipelines.windows import (
+    WindowIndex,
+    block_starts,
+    frame_steps,
+    state_steps,
+    window_span,
+)
+from world_model.batch import Layout
+
+Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_length], number of tokens)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """One part of the mixture."""
+
+    name: str
+    source: Source
+    embodiment: Embodiment
+    weight: float = 1.0  # share of the draws, relative to the other datasets
+    episodes: np.ndarray | None = None  # indices in the source, int64; None: all
+    window_stride: int = 1  # steps between window starts
+    statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
+
+
+def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
+    """The windows of a dataset, from metadata alone. Raises ValueError where it is empty or its recordings
+    run at another rate than the robot's actions (which, unlike video, cannot be resampled)."""
+    episodes = np.arange(len(dataset.source)) if dataset.episodes is None else np.asarray(dataset.episodes)
+    if not len(episodes):
+        raise ValueError(f"dataset {dataset.name!r} has no episodes")
+    rates = np.asarray(dataset.source.rates())[episodes]
+    off = np.flatnonzero(rates != dataset.embodiment.rate)
+    if dataset.embodiment.action and len(off):
+        raise ValueError(f"dataset {dataset.name!r}: episode {episodes[off[0]]} is recorded at "
+                         f"{rates[off[0]]:g} Hz, but embodiment {dataset.embodiment.name!r} acts at "
+                         f"{dataset.embodiment.rate:g} Hz")
+    lengths = np.asarray(dataset.source.lengths())[episodes]
+    spans = window_span(layout, rates / dataset.embodiment.rate)
+    return WindowIndex.build(episodes, lengths, spans, dataset.window_stride)
+
+
+def check_episode(episode: Episode, embodiment: Embodiment) -> None:
+    """Raises BadEpisode where state or action does not have the embodiment's dimensions or is not finite."""
+    if episode.length < 1:
+        raise BadEpisode(f"{episode.dataset} episode {episode.index} has no steps")
+    for part, found in (("state", episode.state), ("action", episode.action)):
+        dims = getattr(embodiment, part)
+        if not dims:
+            continue  # a recording may hold more than this embodiment uses
+        where = f"{episode.dataset} episode {episode.index}: {part}"
+        expected = (episode.length, len(dims))
+        shape = None if found is None else found.shape
+        if shape != expected:
+            raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
+                             f"({', '.join(d.name for d in dims)}), found {shape}")
+        for step, dim in np.argwhere(~np.isfinite(found)):
+            raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
+
+
+class SampleMaker:
+    """Cuts windows of one dataset. Picklable where source and tokenizer are."""
+
+    def __init__(self, dataset: Dataset, dataset_id: int, layout: Layout, tokenize: Tokenize, *,
+                 action_dim: int, state_dim: int):
+        self.dataset, self.dataset_id, self.layout, self.tokenize = dataset, dataset_id, layout, tokenize
+        self.windows = index_windows(dataset, layout)
+        self._sizes = {"state": state_dim, "action": action_dim}
+        self._scales = {part: self._scale(part) for part in self._sizes if getattr(dataset.embodiment, part)}
+
+    def _scale(self, part: str) -> Scale:
+        embodiment, statistics = self.dataset.embodiment, self.dataset.statistics
+        for dim in getattr(embodiment, part):
+            if dim.slot >= self._sizes[part]:
+                raise ValueError(f"embodiment {embodiment.name!r}: {part} {dim.name!r} lies in slot "
+                                 f"{dim.slot}, but model.{part}_dim = {self._sizes[part]}")
+        if statistics is None:
+            raise ValueError(f"dataset {self.dataset.name!r} has no statistics; embodiment "
+                             f"{embodiment.name!r} needs them")
+        if statistics["actions_per_block"] != self.layout.actions_per_block:
+            raise ValueError(f"statistics of dataset {self.dataset.name!r} are those of actions_per_block = "
+                             f"{statistics['actions_per_block']}, the layout has "
+                             f"{self.layout.actions_per_block}: relative actions have another range. "
+                             f"Compute the statistics again")
+        return make_scale(statistics, embodiment, part)
+
+    def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
+        """One row of `world_model.batch.batch_spec`; raises BadEpisode where the recording cannot be used."""
+        index, start = self.windows[window]
+        episode = self.dataset.source[index]
+        check_episode(episode, self.dataset.embodiment)
+        return {
+            **self._video(episode, start),
+            **self._text(episode),
+            "state": self._state(episode, start),
+            **self._actions(episode, start),
+            "embodiment_id": np.int32(self.dataset.embodiment.id),
+            "dataset_id": np.int32(self.dataset_id),
+            "episode_index": np.int32(index),
+            "start": np.int32(start),
+            "sample_index": np.uint32(sample_index % 2**32),
+        }
+
+    def _video(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
+        embodiment, layout = self.dataset.embodiment, self.layout
+        steps = frame_steps(layout, start, episode.rate / embodiment.rate)
+        unique, rows = np.unique(np.minimum(steps, episode.length - 1), return_inverse=True)
+        frames = episode.read_frames(unique)  # decodes these frames and no others
+        where = f"{episode.dataset} episode {episode.index}"
+        missing = [view for view in embodiment.views if view not in frames]
+        if missing:
+            raise BadEpisode(f"{where} has no view {missing}; it has {sorted(frames)}")
+        views = [frames[view] for view in embodiment.views]
+        for name, view in zip(embodiment.views, views):
+            if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(unique) or view.shape[3] != 3:
+                raise BadEpisode(f"{where} view {name!r}: expected uint8 [{len(unique)}, H, W, 3], found "
+                                 f"{view.dtype} {list(view.shape)}")
+        video = VIEW_LAYOUTS[embodiment.view_layout](views, layout.height, layout.width)
+        return {"video": video[rows], "frame_mask": steps < episode.length}
+
+    def _text(self, episode: Episode) -> dict[str, np.ndarray]:
+        prompt = self.dataset.embodiment.prompt.format(instruction=episode.instruction)
+        try:
+            ids, length = self.tokenize(prompt)
+        except ValueError as error:
+            raise ValueError(f"{episode.dataset} episode {episode.index}: {error}") from error
+        return {"text_ids": np.asarray(ids, np.int32), "text_length": np.int32(length)}
+
+    def _state(self, episode: Episode, start: int) -> np.ndarray:
+        shape = (self.layout.num_states, self._sizes["state"])
+        if "state" not in self._scales:
+            return np.zeros(shape, np.float32)
+        steps = np.minimum(state_steps(self.layout, start), episode.length - 1)
+        values = self._scales["state"].normalise(episode.state[steps])
+        return scatter(values, self.dataset.embodiment.state_slots, shape[1])
+
+    def _actions(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
+        shape = (self.layout.num_actions, self._sizes["action"])
+        if "action" not in self._scales:
+            return {"actions": np.zeros(shape, np.float32), "action_mask": np.zeros(shape, np.bool_)}
+        embodiment, slots = self.dataset.embodiment, self.dataset.embodiment.action_slots
+        starts = block_starts(self.layout, start)
+        relative, real = relative_actions(episode, starts, self.layout.actions_per_block, embodiment)
+        values = scatter(self._scales["action"].normalise(relative), slots, shape[1]).reshape(shape)
+        mask = real.reshape(-1, 1) & slot_mask(slots, shape[1])
+        return {"actions": np.where(mask, values, np.float32(0)), "action_mask": mask}
+
+
+def relative_actions(episode: Episode, starts: np.ndarray, block: int,
+                     embodiment: Embodiment) -> tuple[np.ndarray, np.ndarray]:
+    """Actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where
+    the embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
+
+    An action is real where the frame that it leads to was recorded. Statistics and training both come through
+    here.
+    """
+    last = episode.length - 1
+    steps = starts[:, None] + np.arange(block)
+    state = np.zeros((episode.length, 0)) if episode.state is None else episode.state
+    anchors = state[np.minimum(starts, last)][:, None]
+    return to_relative(episode.action[np.minimum(steps, last)], anchors, embodiment), steps < last

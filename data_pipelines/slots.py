@@ -1,0 +1,43 @@
+"""The action and state slots that all robots share.
+
+A robot's dimensions are scattered into fixed slots, so that a left arm is in the same place for every robot
+and a batch can mix robots. The published DROID order (7 joints, then the gripper) is slots 0 to 7.
+"""
+
+import numpy as np
+
+ACTION_SLOTS = {
+    "left_arm": range(0, 7),
+    "left_gripper": range(7, 8),
+    "right_arm": range(8, 15),
+    "right_gripper": range(15, 16),
+    "hands": range(16, 28),
+    "base": range(28, 31),
+    "spare": range(31, 32),
+}
+ACTION_DIM = 32
+
+STATE_SLOTS = {
+    "left_arm": range(0, 7),
+    "left_gripper": range(7, 8),
+    "right_arm": range(8, 15),
+    "right_gripper": range(15, 16),
+    "hands": range(16, 40),
+    "base": range(40, 47),
+    "spare": range(47, 64),
+}
+STATE_DIM = 64
+
+
+def scatter(values: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
+    """[..., dims] -> [..., size]: dimension i lands in slots[i], unused slots are zero."""
+    out = np.zeros((*values.shape[:-1], size), values.dtype)
+    out[..., slots] = values
+    return out
+
+
+def slot_mask(slots: np.ndarray, size: int) -> np.ndarray:
+    """bool [size]: True on the slots that a robot uses."""
+    mask = np.zeros(size, np.bool_)
+    mask[slots] = True
+    return mask

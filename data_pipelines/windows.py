@@ -1,0 +1,104 @@
+"""Which steps of an episode make a training window.
+
+A window is (episode, start). Everything here is index arithmetic on lengths: nothing is read or decoded.
+Action t is applied after frame t is seen and leads to frame t + 1; so the last recorded step has a frame, but
+no action that anything could be learnt from.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from world_model.batch import Layout
+
+
+def split_episodes(dataset: str, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """(training, held-out) episode indices, int64, by a stable hash of (dataset, index).
+
+    Growing a dataset moves no old episode to the other side, as long as `holdout` leaves at least one episode
+    to each. holdout = 0 holds nothing out; above 0 at least one episode is held out, and one is always left.
+    """
+    if not 0 <= holdout < 1:
+        raise ValueError(f"data.holdout = {holdout}: expected a fraction in [0, 1)")
+    everything = np.arange(count)
+    if holdout == 0:
+        return everything, everything[:0]
+    if count < 2:
+        raise ValueError(f"dataset {dataset!r} has {count} episodes: nothing can be held out; "
+                         f"set data.holdout = 0")
+    draw = np.array([_uniform(dataset, i) for i in range(count)])
+    held = draw < holdout
+    held[draw.argmin()] = True
+    held[draw.argmax()] = False
+    return everything[~held], everything[held]
+
+
+def _uniform(dataset: str, index: int) -> float:
+    digest = hashlib.sha256(f"{dataset}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowIndex:
+    """The windows of a dataset, numbered: window i -> (episode, start).
+
+    Starts are 0, stride, 2 stride, ... and, so that no step is left out, the last start that fits. An episode
+    shorter than a window gives one window, at 0.
+    """
+
+    episodes: np.ndarray  # int64 [E], indices in the source
+    last_start: np.ndarray  # int64 [E]
+    stride: int  # steps between starts
+    ends: np.ndarray  # int64 [E], cumulative number of windows
+
+    @classmethod
+    def build(cls, episodes: np.ndarray, lengths: np.ndarray, spans: np.ndarray,
+              stride: int) -> "WindowIndex":
+        """lengths: steps of each episode; spans: steps from a window's first frame to its last; all int64
+        [E]."""
+        if stride < 1:
+            raise ValueError(f"window_stride = {stride}: expected at least 1 step")
+        last_start = np.maximum(0, lengths - 1 - spans)
+        return cls(episodes, last_start, stride, np.cumsum(-(-last_start // stride) + 1))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, window: int) -> tuple[int, int]:
+        if not 0 <= window < len(self):
+            raise IndexError(f"window {window} of {len(self)}")
+        row = int(np.searchsorted(self.ends, window, side="right"))
+        before = int(self.ends[row - 1]) if row else 0
+        return int(self.episodes[row]), int(min((window - before) * self.stride, self.last_start[row]))
+
+    def starts(self, row: int) -> np.ndarray:
+        """int64 [windows of the row-th episode]."""
+        last = self.last_start[row]
+        return np.minimum(np.arange(-(-last // self.stride) + 1) * self.stride, last)
+
+
+def window_span(layout: Layout, rate_ratio: np.ndarray | float) -> np.ndarray:
+    """Recorded steps from the first frame of a window to its last; rate_ratio = recorded rate / control
+    rate."""
+    return _nearest((layout.frames - 1) * layout.frame_stride * np.asarray(rate_ratio))
+
+
+def frame_steps(layout: Layout, start: int, rate_ratio: float) -> np.ndarray:
+    """int64 [T]: recorded step of every raw frame, possibly past the episode's end."""
+    return start + _nearest(np.arange(layout.frames) * layout.frame_stride * rate_ratio)
+
+
+def block_starts(layout: Layout, start: int) -> np.ndarray:
+    """int64 [blocks]: step of each block's first action; what relative actions are relative to."""
+    return start + np.arange(layout.num_blocks) * layout.actions_per_block
+
+
+def state_steps(layout: Layout, start: int) -> np.ndarray:
+    """int64 [S]: states are evenly spread over their block, the first at its start."""
+    spacing = layout.actions_per_block // max(layout.states_per_block, 1)
+    return start + np.arange(layout.num_states) * spacing
+
+
+def _nearest(steps: np.ndarray) -> np.ndarray:
+    return np.floor(steps + 0.5).astype(np.int64)

@@ -1,0 +1,142 @@
+"""Robots as entries: slots, masks, views, relative actions; adding one touches nothing else."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from fake_source import LAYOUT, FakeSource, tokenize
+
+from data_pipelines import embodiments
+from data_pipelines.embodiments import Dimension, Embodiment, get_embodiment, register
+from data_pipelines.episode import Episode
+from data_pipelines.loader import Loader
+from data_pipelines.normalisation import to_absolute, to_relative, to_robot_units
+from data_pipelines.samples import Dataset
+from data_pipelines.slots import ACTION_SLOTS, STATE_SLOTS, scatter, slot_mask
+from data_pipelines.statistics import compute_statistics
+from data_pipelines.views import VIEW_LAYOUTS, resize
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(embodiments, "EMBODIMENTS", dict(embodiments.EMBODIMENTS))
+
+
+def droid() -> Embodiment:
+    """A two-camera arm in the published order: 7 joints relative to the state, then an absolute gripper."""
+    joints = [Dimension(f"joint_{i}", STATE_SLOTS["left_arm"][i]) for i in range(7)]
+    moves = [Dimension(f"joint_{i}", ACTION_SLOTS["left_arm"][i], relative_to=f"joint_{i}") for i in range(7)]
+    return Embodiment(
+        name="droid", id=17, views=("wrist", "outside"), view_layout="side_by_side", rate=15.0,
+        state=(*joints, Dimension("gripper", STATE_SLOTS["left_gripper"][0])),
+        action=(*moves, Dimension("gripper", ACTION_SLOTS["left_gripper"][0])),
+        prompt="Two views. {instruction}")
+
+
+class DroidSource(FakeSource):
+    """Random walks; two cameras of different sizes."""
+
+    def __getitem__(self, index: int) -> Episode:
+        rng, length = np.random.default_rng(index), self.lengths_[index]
+        state = rng.normal(size=(length, 8)).cumsum(0).astype(np.float32)
+        action = state + rng.normal(size=(length, 8)).astype(np.float32)
+
+        def read_frames(steps: np.ndarray) -> dict[str, np.ndarray]:
+            return {"outside": np.full((len(steps), 12, 16, 3), 200, np.uint8),
+                    "wrist": np.full((len(steps), 6, 4, 3), 100, np.uint8)}
+
+        return Episode("droid", index, length, 15.0, "go", state, action, read_frames)
+
+
+def long_tokenize(prompt: str) -> tuple[np.ndarray, int]:
+    return np.pad(np.array(list(prompt.encode()), np.int32), (0, 32 - len(prompt))), len(prompt)
+
+
+def test_one_entry_adds_a_robot(registry):
+    robot = register(droid())
+    dataset = Dataset("droid", DroidSource([60, 70], rate=15.0), get_embodiment("droid"))
+    dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
+    with Loader([dataset], LAYOUT, long_tokenize, seed=0, global_batch_size=4) as loader:
+        batch = next(loader)
+    assert batch["action_mask"][..., :8].all() and not batch["action_mask"][..., 8:].any()
+    assert batch["state"][..., :8].any() and not batch["state"][..., 8:].any()
+    assert (batch["embodiment_id"] == 17).all()
+    assert bytes(batch["text_ids"][0, :batch["text_length"][0]].astype(np.uint8)) == b"Two views. go"
+    # wrist left, outside right, as the embodiment orders them
+    assert (batch["video"][..., :4, :] == 100).all() and (batch["video"][..., 4:, :] == 200).all()
+    # back to the robot, block by block (what was clipped at q01 and q99 stays clipped)
+    index, start = int(batch["episode_index"][0]), int(batch["start"][0])
+    episode = dataset.source[index]
+    units = to_robot_units(batch["actions"][0, 16:], episode.state[start + 16], robot, dataset.statistics)
+    inside = np.abs(batch["actions"][0, 16:, :8]) < 1
+    expected = episode.action[start + 16:start + 32]
+    assert inside.mean() > 0.9
+    np.testing.assert_allclose(units[inside], expected[inside], atol=1e-5)
+
+
+def test_published_droid_order_is_slots_0_to_7():
+    np.testing.assert_array_equal(droid().action_slots, np.arange(8))
+    np.testing.assert_array_equal(droid().state_slots, np.arange(8))
+
+
+@pytest.mark.parametrize("slots, size", [(ACTION_SLOTS, 32), (STATE_SLOTS, 64)])
+def test_slots_cover_the_shared_layout_once(slots, size):
+    assert [i for part in slots.values() for i in part] == list(range(size))
+
+
+def test_scatter_and_mask():
+    slots = np.array([3, 0])
+    out = scatter(np.array([[1.0, 2.0], [3.0, 4.0]]), slots, 5)
+    np.testing.assert_array_equal(out, [[2, 0, 0, 1, 0], [4, 0, 0, 3, 0]])
+    np.testing.assert_array_equal(slot_mask(slots, 5), [True, False, False, True, False])
+
+
+def test_relative_action_round_trip():
+    rng = np.random.default_rng(0)
+    action, state = rng.normal(size=(5, 8)), rng.normal(size=(5, 8))
+    relative = to_relative(action, state, droid())
+    np.testing.assert_allclose(relative[:, :7], action[:, :7] - state[:, :7])
+    np.testing.assert_array_equal(relative[:, 7], action[:, 7])  # the gripper stays absolute
+    np.testing.assert_allclose(to_absolute(relative, state, droid()), action)
+
+
+@pytest.mark.parametrize("size, out", [((12, 16), (6, 8)), ((96, 96), (64, 64)), ((5, 7), (9, 11)), ((8, 8), (8, 4))])
+def test_resize_equals_jax_image(size, out):
+    frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    expected = jax.image.resize(frames.astype(np.float32), (2, *out, 3), "linear", antialias=True)
+    np.testing.assert_allclose(resize(frames, *out), expected, atol=0.51)
+
+
+def test_views_do_not_fit_the_layout():
+    frame = np.zeros((1, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="takes 1 view, found 2"):
+        VIEW_LAYOUTS["single"]([frame, frame], 4, 4)
+    with pytest.raises(ValueError, match="layout.width = 5 does not divide by 2 views"):
+        VIEW_LAYOUTS["side_by_side"]([frame, frame], 4, 5)
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(view_layout="singel"), "view_layout = 'singel' is unknown; did you mean 'single'"),
+    (dict(normalisation="z"), "normalisation = 'z' is unknown"),
+    (dict(rate=0.0), "needs rate > 0"),
+    (dict(prompt="no place"), "a prompt with '{instruction}'"),
+    (dict(state=(Dimension("a", 0), Dimension("b", 0)), action=()), r"state slot used twice: \[0\]"),
+    (dict(action=(Dimension("a", 0, relative_to="nowhere"),)), "relative_to = 'nowhere' is unknown"),
+])
+def test_entries_that_make_no_sense(changes, named):
+    with pytest.raises(ValueError, match=named):
+        dataclasses.replace(droid(), **changes)
+
+
+def test_names_and_ids_are_unique(registry):
+    register(droid())
+    with pytest.raises(ValueError, match=r"'other' \(id 17\) collides with 'droid'"):
+        register(dataclasses.replace(droid(), name="other"))
+    with pytest.raises(ValueError, match="'drod' is unknown; did you mean 'droid'"):
+        get_embodiment("drod")
+
+
+def test_tokenizer_of_the_fakes_refuses_long_prompts():
+    with pytest.raises(ValueError, match="9 tokens, text length is 8"):
+        tokenize("123456789")

@@ -1,0 +1,178 @@
+"""The loader: one order whatever workers, hosts and interruptions; unreadable recordings named and
+limited."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from fake_source import LAYOUT, FakeSource, clips, robots, tokenize
+
+from data_pipelines.loader import Loader
+from world_model.batch import Layout, batch_spec, check_batch
+
+MIX = dict(layout=LAYOUT, tokenize=tokenize, seed=3, global_batch_size=4)
+
+
+def make_loader(datasets=None, **changes) -> Loader:
+    return Loader([robots(weight=3), clips()] if datasets is None else datasets, **{**MIX, **changes})
+
+
+def take(loader: Loader, steps: int) -> list[dict]:
+    with loader:
+        return [next(loader) for _ in range(steps)]
+
+
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_batches_keep_the_contract_and_number_their_rows():
+    loader = make_loader()
+    for step, batch in enumerate(take(loader, 3)):
+        check_batch(batch, batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8), 4)
+        np.testing.assert_array_equal(batch["sample_index"], step * 4 + np.arange(4))
+        clip = batch["dataset_id"] == 1
+        assert clip.sum() == 1
+        assert not batch["action_mask"][clip].any() and not batch["actions"][clip].any()
+        assert (batch["embodiment_id"] == np.where(clip, 0, 7)).all()
+        # every number in a fake episode says where it came from
+        np.testing.assert_array_equal(batch["video"][:, 0, 0, 0, 0], batch["start"])
+        np.testing.assert_array_equal(batch["video"][:, 0, 0, 0, 1], batch["episode_index"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_do_not_change_batches(workers):
+    datasets = [robots(weight=3, lengths=(40, 60, 50, 30), unreadable=(2,)), clips()]
+    expected = take(make_loader(datasets, max_bad_fraction=1.0, prefetch=0), 5)
+    loader = make_loader(datasets, max_bad_fraction=1.0, workers=workers)
+    assert_same(take(loader, 5), expected)
+    assert loader.state()["bad"]["fake/2"]["count"] > 0  # counted in the worker, told here
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_every_window_once_per_epoch_over_all_hosts(hosts):
+    dataset = robots(lengths=(40, 50, 37, 10))  # 8 + 18 + 5 + 1 windows
+    loaders = [make_loader([dataset], process_index=h, process_count=hosts) for h in range(hosts)]
+    rows = [row for loader in loaders for batch in take(loader, 8)
+            for row in zip(batch["episode_index"].tolist(), batch["start"].tolist())]
+    everything = {(e, s) for e, n in enumerate((8, 18, 5, 1)) for s in range(n)}
+    assert len(rows) == 32 and set(rows) == everything
+
+
+def test_hosts_share_the_global_batch_in_order():
+    whole = take(make_loader(), 2)
+    shares = [take(make_loader(process_index=h, process_count=2), 2) for h in range(2)]
+    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*shares)]
+    assert_same(joined, whole)
+
+
+def test_resume_is_the_same_as_going_on():
+    loader = make_loader()
+    everything = take(loader, 6)
+    first = make_loader()
+    take(first, 2)
+    saved = json.loads(json.dumps(first.state()))
+    assert saved["step"] == 2 and saved["positions"] == {"fake": 6, "clips": 2}
+    resumed = make_loader(start_step=saved["step"])
+    resumed.check_resume(saved)
+    assert_same(take(resumed, 4), everything[2:])
+    assert resumed.state() == loader.state()
+
+
+def test_prefetched_batches_do_not_count_as_seen():
+    with make_loader(prefetch=8) as loader:
+        next(loader)
+        assert loader.state()["step"] == 1
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(seed=4), r"data\.seed: checkpoint 3, now 4"),
+    (dict(start_step=1), r"data\.step: checkpoint 0, now 1"),
+    (dict(global_batch_size=8), r"data\.global_batch_size"),
+    (dict(datasets=[robots(weight=2), clips()]), r"data\.mixture\.fake\.weight: checkpoint 3, now 2"),
+    (dict(datasets=[robots(weight=3)]), r"data\.mixture\.clips is only in the checkpoint"),
+    (dict(datasets=[robots(weight=3, lengths=(41, 60, 50)), clips()]), r"data\.mixture\.fake\.episodes_hash"),
+    (dict(layout=dataclasses.replace(LAYOUT, frames=33)), r"data\.layout\.frames: checkpoint 17, now 33"),
+])
+def test_resume_refuses_another_stream(changes, named):
+    saved = make_loader().state()
+    with pytest.raises(ValueError, match=named):
+        make_loader(**changes).check_resume(saved)
+
+
+def test_resume_refuses_other_statistics():
+    other = robots(weight=3)
+    other.statistics["action"]["q99"][0] += 1
+    with pytest.raises(ValueError, match=r"data\.statistics"):
+        make_loader([other, clips()]).check_resume(make_loader().state())
+
+
+def test_unreadable_recordings_are_replaced_counted_and_carried_over():
+    dataset = robots(lengths=(40, 40, 40, 40), unreadable=(1,))
+    loader = make_loader([dataset], max_bad_fraction=0.5)
+    batches = take(loader, 8)  # one epoch of 32 windows, 8 of them in the torn file
+    assert all(1 not in b["episode_index"] for b in batches)
+    np.testing.assert_array_equal(np.concatenate([b["sample_index"] for b in batches]), np.arange(32))
+    entry = loader.state()["bad"]["fake/1"]
+    assert entry["count"] >= 8 and "torn file" in entry["reason"]
+    resumed = make_loader([dataset], max_bad_fraction=0.5, start_step=8)
+    resumed.check_resume(loader.state())
+    assert resumed.state()["bad"] == loader.state()["bad"]
+
+
+def test_too_many_unreadable_recordings_stop_the_run_and_name_them():
+    dataset = robots(lengths=(40, 40, 40, 40), unreadable=(1, 2))
+    with pytest.raises(ValueError, match=r"max_bad_fraction = 0.001:\n(.*\n)?.*fake/[12], met \d+ times: .*torn file"):
+        take(make_loader([dataset]), 8)
+
+
+def test_a_dataset_without_one_readable_recording_is_fatal_at_once():
+    dataset = robots(lengths=(40, 40))
+    dataset.source.unreadable = (0, 1)
+    with pytest.raises(ValueError, match=r"dataset 'fake': 32 windows in a row are unreadable"):
+        take(make_loader([dataset], max_bad_fraction=1.0), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_long_prompt_is_an_error_not_bad_data(workers):
+    dataset = robots(embodiment=dataclasses.replace(robots().embodiment, prompt="please {instruction}"))
+    with pytest.raises(ValueError, match=r"fake episode \d: prompt 'please task \d'... has 13 tokens"):
+        take(make_loader([dataset], workers=workers), 1)
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(datasets=[]), "mixture is empty"),
+    (dict(datasets=[robots(), robots()]), "in the mixture twice"),
+    (dict(datasets=[robots(weight=0.0)]), "'fake': weight = 0.0"),
+    (dict(datasets=[robots(), clips(weight=-1.0)]), "'clips': weight = -1.0"),
+    (dict(datasets=[robots(), clips(weight=float("nan"))]), "'clips': weight = nan"),
+    (dict(global_batch_size=5, process_count=2), "5 does not divide among 2 hosts"),
+    (dict(datasets=[dataclasses.replace(robots(), statistics=None)]), "'fake' has no statistics"),
+    (dict(datasets=[dataclasses.replace(robots(), episodes=np.arange(0))]), "'fake' has no episodes"),
+    (dict(datasets=[dataclasses.replace(robots(), source=FakeSource([40, 40], rate=5.0))]),
+     "episode 0 is recorded at 5 Hz, but embodiment 'fake' acts at 10 Hz"),
+    (dict(action_dim=4), "'grip' lies in slot 7, but model.action_dim = 4"),
+    (dict(layout=dataclasses.replace(LAYOUT, actions_per_block=8)), "those of actions_per_block = 16"),
+])
+def test_what_cannot_be_loaded_is_named(changes, named):
+    with pytest.raises(ValueError, match=named):
+        make_loader(**changes)
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(frames=18), r"needs 4k \+ 1 raw frames; the nearest is 17"),
+    (dict(frames=21), r"1 \+ 5 latent frames, which do not divide into blocks"),
+])
+def test_windows_divide_into_blocks(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Layout(**{**dataclasses.asdict(LAYOUT), **changes})
+
+
+def test_actions_per_frame_must_be_whole():
+    with pytest.raises(ValueError, match="must be a multiple of the 8 raw frames"):
+        make_loader([clips()], layout=dataclasses.replace(LAYOUT, actions_per_block=12))

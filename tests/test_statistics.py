@@ -1,0 +1,125 @@
+"""Statistics against numpy on the raw arrays; scaling there and back; what cannot be normalised is named."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+from fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
+
+from data_pipelines.episode import Episode
+from data_pipelines.normalisation import Scale, make_scale
+from data_pipelines.samples import Dataset
+from data_pipelines.statistics import (
+    compute_statistics,
+    load_statistics,
+    save_statistics,
+    statistics_hash,
+)
+
+
+def by_hand(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(all states, all actions of distinct blocks, relative where declared), by plain loops."""
+    states, actions = [], []
+    for index in range(len(dataset.source)):
+        episode = dataset.source[index]
+        states.extend(episode.state)
+        last_start = max(0, episode.length - 33)  # 17 frames, 2 steps apart
+        for block in sorted({s + b for s in range(last_start + 1) for b in (0, 16)}):
+            for step in range(block, min(block + 16, episode.length - 1)):
+                action = episode.action[step].copy()
+                action[0] -= episode.state[block, 0]
+                actions.append(action)
+    return np.array(states), np.array(actions)
+
+
+def test_statistics_equal_numpy_on_the_raw_arrays():
+    dataset = robots(lengths=(40, 60, 20))
+    for part, values in zip(("state", "action"), by_hand(dataset)):
+        found = dataset.statistics[part]
+        assert found["count"] == len(values)
+        expected = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0),
+                    "q01": np.quantile(values, 0.01, axis=0), "q99": np.quantile(values, 0.99, axis=0)}
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=f"{part} {name}")
+
+
+def test_statistics_read_the_chosen_episodes_and_no_frame():
+    dataset = robots(lengths=(40, 60, 50))
+    assert dataset.source.asked == []
+    only = dataclasses.replace(dataset, episodes=np.array([0, 2]))
+    assert compute_statistics(only, LAYOUT)["state"]["count"] == 90
+
+
+def test_unusable_episodes_are_named():
+    statistics = robots(lengths=(40, 60, 50), unreadable=(1,)).statistics
+    assert statistics["episodes"] == 2 and "torn file" in statistics["skipped"]["1"]
+    with pytest.raises(ValueError, match=r"'fake': no state in 2 episodes; skipped: .*torn file"):
+        robots(lengths=(40, 60), unreadable=(0, 1))
+
+
+def test_clips_have_no_statistics():
+    statistics = compute_statistics(clips(), LAYOUT)
+    assert statistics["state"] is None and statistics["action"] is None
+
+
+def test_json_round_trip_keeps_the_hash(tmp_path):
+    statistics = {"fake": robots().statistics}
+    path = str(tmp_path / "statistics.json")
+    save_statistics(statistics, path)
+    assert load_statistics(path) == statistics
+    assert statistics_hash(load_statistics(path)) == statistics_hash(statistics)
+    other = copy.deepcopy(statistics)
+    other["fake"]["action"]["q01"][0] = np.nextafter(other["fake"]["action"]["q01"][0], 1)
+    assert statistics_hash(other) != statistics_hash(statistics)
+
+
+def test_scale_round_trip_and_clip():
+    scale = Scale(np.array([-1.0, 10.0, 5.0]), np.array([4.0, 2.0, 0.0]))
+    values = np.array([[-1.0, 12.0, 5.0], [1.0, 11.5, 5.0]])
+    normalised = scale.normalise(values)
+    np.testing.assert_allclose(normalised, [[-1, 1, 0], [0, 0.5, 0]])
+    np.testing.assert_allclose(scale.denormalise(normalised), values)
+    np.testing.assert_array_equal(scale.normalise(np.array([-9.0, 99.0, 7.0])), [-1, 1, 0])
+
+
+def test_quantiles_land_on_plus_and_minus_one():
+    statistics = robots().statistics
+    scale = make_scale(statistics, ROBOT, "action")
+    np.testing.assert_allclose(scale.normalise(np.array(statistics["action"]["q01"])), -1, atol=1e-6)
+    np.testing.assert_allclose(scale.normalise(np.array(statistics["action"]["q99"])), 1, atol=1e-6)
+    full = make_scale(statistics, dataclasses.replace(ROBOT, normalisation="min_max"), "action")
+    np.testing.assert_allclose(full.denormalise(np.ones(2)), statistics["action"]["max"])
+
+
+class StillSource(FakeSource):
+    """The second action dimension never moves."""
+
+    def __getitem__(self, index: int) -> Episode:
+        episode = super().__getitem__(index)
+        episode.action[:, 1] = 0.25
+        return episode
+
+
+def test_a_dimension_without_range_is_named_unless_declared_constant():
+    still = Dataset("still", StillSource([40, 60]), ROBOT)
+    with pytest.raises(ValueError, match=r"'still': action dimension 'grip' has no range: 0.25 to 0.25.*constant=True"):
+        compute_statistics(still, LAYOUT)
+    dims = (ROBOT.action[0], dataclasses.replace(ROBOT.action[1], constant=True))
+    robot = dataclasses.replace(ROBOT, action=dims)
+    scale = make_scale(compute_statistics(dataclasses.replace(still, embodiment=robot), LAYOUT), robot, "action")
+    normalised = scale.normalise(np.array([3.0, 0.25]))
+    assert normalised[1] == 0 and scale.denormalise(normalised)[1] == 0.25
+
+
+@pytest.mark.parametrize("break_it, named", [
+    (lambda s: s["action"].pop("q99"), "'fake': action has no 'q99'"),
+    (lambda s: s.pop("action"), "'fake': action has no 'q01'"),
+    (lambda s: s["action"]["q01"].pop(), r"'q01': expected 2 dimensions, found shape \(1,\)"),
+    (lambda s: s["action"]["q01"].__setitem__(1, float("nan")), "'q01' of dimension 'grip' is nan"),
+])
+def test_broken_statistics_are_named(break_it, named):
+    statistics = copy.deepcopy(robots().statistics)
+    break_it(statistics)
+    with pytest.raises(ValueError, match=named):
+        make_scale(statistics, ROBOT, "action")

@@ -1,0 +1,128 @@
+"""Windows: which steps, which of them are real, and that only they are decoded."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
+
+from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.normalisation import to_robot_units
+from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.windows import WindowIndex, split_episodes
+from world_model.batch import Layout
+
+
+def make_maker(dataset: Dataset, layout: Layout = LAYOUT) -> SampleMaker:
+    return SampleMaker(dataset, 0, layout, tokenize, action_dim=32, state_dim=64)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 40])
+def test_windows_cover_every_step(stride):
+    lengths, spans = np.array([1, 32, 33, 34, 80]), np.full(5, 32)
+    index = WindowIndex.build(np.array([4, 5, 6, 7, 9]), lengths, spans, stride)
+    found = [index[i] for i in range(len(index))]
+    assert len(set(found)) == len(found)
+    for row, (episode, length) in enumerate(zip((4, 5, 6, 7, 9), lengths)):
+        starts = [s for e, s in found if e == episode]
+        assert starts == index.starts(row).tolist()
+        assert starts[0] == 0 and max(starts) == max(0, length - 33)
+        if stride <= 33:
+            assert {s + i for s in starts for i in range(33)} >= set(range(length))
+    with pytest.raises(IndexError):
+        index[len(index)]
+
+
+def test_a_window_holds_the_steps_it_should():
+    maker = make_maker(robots(lengths=(40, 60)))
+    window = next(i for i in range(len(maker.windows)) if maker.windows[i] == (1, 5))
+    sample = maker(window, 0)
+    np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], 5 + 2 * np.arange(17))  # frame stride 2
+    assert sample["frame_mask"].all() and (sample["video"][..., 1] == 1).all()
+    # state tokens stand 8 steps apart: two per block of 16 actions
+    states = maker.dataset.statistics["state"]
+    low, high = states["q01"][0], states["q99"][0]
+    np.testing.assert_allclose(sample["state"][:, 0], 2 * (np.array([5, 13, 21, 29]) - low) / (high - low) - 1,
+                               atol=1e-6)
+    # action t leads from step t on, and block 1 is relative to the state at its own start, step 21
+    for block, anchor in ((slice(0, 16), 5), (slice(16, 32), 21)):
+        found = to_robot_units(sample["actions"][block], np.array([anchor, -1]), ROBOT, maker.dataset.statistics)
+        steps = anchor + np.arange(16)
+        inside = np.abs(sample["actions"][block, 0]) < 1
+        np.testing.assert_allclose(found[inside, 0], (steps + steps % 5)[inside], atol=1e-4)
+        np.testing.assert_allclose(found[:, 1], steps % 3, atol=1e-4)
+    assert sample["action_mask"][:, [0, 7]].all() and sample["action_mask"].sum() == 64
+
+
+@pytest.mark.parametrize("length", [1, 2, 20, 32])
+def test_short_episodes_are_padded_and_masked(length):
+    maker = make_maker(dataclasses.replace(robots(), source=FakeSource([length])))
+    assert len(maker.windows) == 1
+    sample = maker(0, 0)
+    steps = 2 * np.arange(17)
+    np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], np.minimum(steps, length - 1))
+    np.testing.assert_array_equal(sample["frame_mask"], steps < length)
+    # an action is real where the frame it leads to exists
+    real = np.arange(32) < length - 1
+    np.testing.assert_array_equal(sample["action_mask"][:, 7], real)
+    assert not sample["actions"][~real].any()
+    assert np.isfinite(sample["state"]).all()
+    assert maker.dataset.source.asked == [list(range(0, length - 1, 2)) + [length - 1]]  # each frame once, in order
+
+
+def test_clips_are_read_at_the_robots_pace():
+    maker = make_maker(clips(lengths=(90,), rate=25.0))
+    assert len(maker.windows) == 90 - 80  # 32 control steps at 10 Hz are 80 frames at 25 Hz
+    sample = maker(0, 0)
+    times = sample["video"][:, 0, 0, 0] / 25.0
+    np.testing.assert_allclose(times, 0.2 * np.arange(17), atol=0.5 / 25)
+    assert sample["frame_mask"].all() and not sample["action_mask"].any() and not sample["state"].any()
+
+
+def broken(**changes) -> Dataset:
+    class Broken(FakeSource):
+        def __getitem__(self, index: int) -> Episode:
+            episode = super().__getitem__(index)
+            return dataclasses.replace(episode, **{k: f(episode) for k, f in changes.items()})
+
+    return dataclasses.replace(robots(), source=Broken([50]))
+
+
+def not_a_number(episode: Episode) -> np.ndarray:
+    episode.action[17, 1] = np.nan
+    return episode.action
+
+
+@pytest.mark.parametrize("dataset, named", [
+    (broken(action=not_a_number), "fake episode 0: action 'grip' is nan at step 17"),
+    (broken(action=lambda e: e.action[:, :1]), r"should be \(50, 2\) \(dx, grip\), found \(50, 1\)"),
+    (broken(state=lambda e: None), r"state of embodiment 'fake' should be \(50, 2\) \(x, y\), found None"),
+    (broken(action=lambda e: e.action[:-1]), r"should be \(50, 2\) \(dx, grip\), found \(49, 2\)"),
+    (broken(length=lambda e: 0), "episode 0 has no steps"),
+    (broken(read_frames=lambda e: lambda steps: {"front": None}), r"no view \['image'\]; it has \['front'\]"),
+    (broken(read_frames=lambda e: lambda steps: {"image": np.zeros((3, 6, 8, 3), np.uint8)}),
+     r"expected uint8 \[17, H, W, 3\], found uint8 \[3, 6, 8, 3\]"),
+])
+def test_inconsistent_recordings_are_named(dataset, named):
+    with pytest.raises(BadEpisode, match=named):
+        make_maker(dataset)(0, 0)
+
+
+def test_video_of_a_robot_recording_can_be_used_alone():
+    sample = make_maker(Dataset("fake", FakeSource([50]), CLIPS))(0, 0)
+    assert not sample["action_mask"].any() and not sample["actions"].any()
+
+
+def test_split_is_stable_and_leaves_both_sides():
+    train, held = split_episodes("pusht", 1000, 0.1)
+    assert sorted([*train, *held]) == list(range(1000)) and 60 < len(held) < 140
+    more_train, more_held = split_episodes("pusht", 1500, 0.1)
+    assert set(held) <= set(more_held) and set(train) <= set(more_train)
+    assert set(split_episodes("other", 1000, 0.1)[1]) != set(held)
+    for count, holdout in ((2, 0.001), (2, 0.999), (30, 0.01)):
+        assert all(len(side) for side in split_episodes("pusht", count, holdout))
+    assert len(split_episodes("pusht", 5, 0.0)[1]) == 0
+    with pytest.raises(ValueError, match="'pusht' has 1 episodes: nothing can be held out"):
+        split_episodes("pusht", 1, 0.1)
+    with pytest.raises(ValueError, match=r"data.holdout = 1.0"):
+        split_episodes("pusht", 5, 1.0)
