@@ -8,7 +8,10 @@ threads and worker processes decode whole batches ahead without touching the ord
 import copy
 import dataclasses
 import functools
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -169,7 +172,17 @@ def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> gra
     each = -(-prefetch // workers)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, each))
     on_demand = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # the process itself is the thread
-    return batches.to_iter_dataset(on_demand).mp_prefetch(options)
+    return batches.to_iter_dataset(on_demand).mp_prefetch(options, _live_and_die_with_parent)
+
+
+def _live_and_die_with_parent(worker: int, workers: int) -> None:
+    """Signals sent to the whole process group are the parent's to handle (it saves, then closes the loader); a
+    parent that is killed outright cannot close anything, so its workers watch it."""
+    del worker, workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _first_difference(saved, found, path: str = "data") -> str:

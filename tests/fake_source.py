@@ -64,9 +64,9 @@ def tokenize(prompt: str) -> tuple[np.ndarray, int]:
     return np.pad(np.array(found, np.int32), (0, 8 - len(found))), len(found)
 
 
-def robots(lengths=(40, 60, 50), weight=1.0, name="fake", embodiment=ROBOT, layout=LAYOUT, **fields) -> Dataset:
+def robots(lengths=(40, 60, 50), weight=1.0, name="fake", embodiment=ROBOT, **fields) -> Dataset:
     dataset = Dataset(name, FakeSource(list(lengths), name, **fields), embodiment, weight)
-    return dataclasses.replace(dataset, statistics=compute_statistics(dataset, layout))
+    return dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
 
 
 def clips(lengths=(40, 60), weight=1.0, name="clips", **fields) -> Dataset:

@@ -101,7 +101,9 @@ def test_relative_action_round_trip():
     np.testing.assert_allclose(to_absolute(relative, state, droid()), action)
 
 
-@pytest.mark.parametrize("size, out", [((12, 16), (6, 8)), ((96, 96), (64, 64)), ((5, 7), (9, 11)), ((8, 8), (8, 4))])
+@pytest.mark.parametrize("size, out", [
+    ((12, 16), (6, 8)), ((96, 96), (64, 64)), ((5, 7), (9, 11)), ((8, 8), (8, 4)),
+])
 def test_resize_equals_jax_image(size, out):
     frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     expected = jax.image.resize(frames.astype(np.float32), (2, *out, 3), "linear", antialias=True)
@@ -112,7 +114,7 @@ def test_views_do_not_fit_the_layout():
     frame = np.zeros((1, 4, 4, 3), np.uint8)
     with pytest.raises(ValueError, match="takes 1 view, found 2"):
         VIEW_LAYOUTS["single"]([frame, frame], 4, 4)
-    with pytest.raises(ValueError, match="layout.width = 5 does not divide by 2 views"):
+    with pytest.raises(ValueError, match=r"layout\.width = 5 does not divide by 2 views"):
         VIEW_LAYOUTS["side_by_side"]([frame, frame], 4, 5)
 
 

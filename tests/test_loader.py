@@ -3,6 +3,10 @@ limited."""
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +56,33 @@ def test_worker_processes_do_not_change_batches(workers):
     loader = make_loader(datasets, max_bad_fraction=1.0, workers=workers)
     assert_same(take(loader, 5), expected)
     assert loader.state()["bad"]["fake/2"]["count"] > 0  # counted in the worker, told here
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_loader import make_loader
+
+if __name__ == "__main__":
+    loader = make_loader(workers=1)
+    next(loader)
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)  # as when a whole process group is told to stop
+    for _ in range(8):
+        next(loader)
+    print("still reading", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_outlive_sigterm_but_not_a_killed_parent(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(tests=os.path.dirname(__file__)))
+    root = os.path.dirname(os.path.dirname(__file__))
+    # returns when nobody holds its standard output any more, the worker included
+    done = subprocess.run([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root},
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL and "still reading" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
@@ -127,7 +158,8 @@ def test_unreadable_recordings_are_replaced_counted_and_carried_over():
 
 def test_too_many_unreadable_recordings_stop_the_run_and_name_them():
     dataset = robots(lengths=(40, 40, 40, 40), unreadable=(1, 2))
-    with pytest.raises(ValueError, match=r"max_bad_fraction = 0.001:\n(.*\n)?.*fake/[12], met \d+ times: .*torn file"):
+    named = r"max_bad_fraction = 0.001:\n(.*\n)?.*fake/[12], met \d+ times: .*torn file"
+    with pytest.raises(ValueError, match=named):
         take(make_loader([dataset]), 8)
 
 

@@ -103,11 +103,13 @@ class StillSource(FakeSource):
 
 def test_a_dimension_without_range_is_named_unless_declared_constant():
     still = Dataset("still", StillSource([40, 60]), ROBOT)
-    with pytest.raises(ValueError, match=r"'still': action dimension 'grip' has no range: 0.25 to 0.25.*constant=True"):
+    named = r"'still': action dimension 'grip' has no range: 0.25 to 0.25.*constant=True"
+    with pytest.raises(ValueError, match=named):
         compute_statistics(still, LAYOUT)
     dims = (ROBOT.action[0], dataclasses.replace(ROBOT.action[1], constant=True))
     robot = dataclasses.replace(ROBOT, action=dims)
-    scale = make_scale(compute_statistics(dataclasses.replace(still, embodiment=robot), LAYOUT), robot, "action")
+    still = dataclasses.replace(still, embodiment=robot)
+    scale = make_scale(compute_statistics(still, LAYOUT), robot, "action")
     normalised = scale.normalise(np.array([3.0, 0.25]))
     assert normalised[1] == 0 and scale.denormalise(normalised)[1] == 0.25
 

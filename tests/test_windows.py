@@ -40,14 +40,13 @@ def test_a_window_holds_the_steps_it_should():
     np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], 5 + 2 * np.arange(17))  # frame stride 2
     assert sample["frame_mask"].all() and (sample["video"][..., 1] == 1).all()
     # state tokens stand 8 steps apart: two per block of 16 actions
-    states = maker.dataset.statistics["state"]
-    low, high = states["q01"][0], states["q99"][0]
-    np.testing.assert_allclose(sample["state"][:, 0], 2 * (np.array([5, 13, 21, 29]) - low) / (high - low) - 1,
-                               atol=1e-6)
+    low, high = (maker.dataset.statistics["state"][q][0] for q in ("q01", "q99"))
+    expected = 2 * (np.array([5, 13, 21, 29]) - low) / (high - low) - 1
+    np.testing.assert_allclose(sample["state"][:, 0], expected, atol=1e-6)
     # action t leads from step t on, and block 1 is relative to the state at its own start, step 21
     for block, anchor in ((slice(0, 16), 5), (slice(16, 32), 21)):
-        found = to_robot_units(sample["actions"][block], np.array([anchor, -1]), ROBOT, maker.dataset.statistics)
-        steps = anchor + np.arange(16)
+        steps, state = anchor + np.arange(16), np.array([anchor, -1])
+        found = to_robot_units(sample["actions"][block], state, ROBOT, maker.dataset.statistics)
         inside = np.abs(sample["actions"][block, 0]) < 1
         np.testing.assert_allclose(found[inside, 0], (steps + steps % 5)[inside], atol=1e-4)
         np.testing.assert_allclose(found[:, 1], steps % 3, atol=1e-4)
@@ -67,7 +66,8 @@ def test_short_episodes_are_padded_and_masked(length):
     np.testing.assert_array_equal(sample["action_mask"][:, 7], real)
     assert not sample["actions"][~real].any()
     assert np.isfinite(sample["state"]).all()
-    assert maker.dataset.source.asked == [list(range(0, length - 1, 2)) + [length - 1]]  # each frame once, in order
+    # each frame is decoded once, in order, and no other
+    assert maker.dataset.source.asked == [[*range(0, length - 1, 2), length - 1]]
 
 
 def test_clips_are_read_at_the_robots_pace():
