@@ -176,8 +176,8 @@ def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> gra
 
 
 def _live_and_die_with_parent(worker: int, workers: int) -> None:
-    """Signals sent to the whole process group are the parent's to handle (it saves, then closes the loader); a
-    parent that is killed outright cannot close anything, so its workers watch it."""
+    """Signals sent to the whole process group are the parent's to handle (it saves, then closes the loader);
+    a parent that is killed outright cannot close anything, so its workers watch it."""
     del worker, workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
