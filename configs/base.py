@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     c.model.state_dim = 64  # proprioceptive slots
     c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
     c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
+    c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
     c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
     c.model.attention = "blockwise"  # kernel: reference | blockwise
 

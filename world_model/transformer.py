@@ -60,7 +60,7 @@ class Stream:
 
 
 class RMSNorm(nnx.Module):
-    """RMS normalisation in float32, then scale, over the last axis (for q and k: the whole D, before the head split)."""
+    """RMS normalisation in float32, then scale, over the last axis: for q and k the whole D, before the head split."""
 
     def __init__(self, dim: int):
         self.scale = nnx.Param(jnp.ones(dim))

@@ -179,7 +179,7 @@ class DreamZero(nnx.Module):
         return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
 
     def embed(self, inputs: Inputs, sequence: tokens.Sequence):
-        """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, key validity [B, L]."""
+        """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
         batch, spec = inputs.text.shape[0], self.spec
         frames = sum(s.group is Group.CLEAN_VIDEO for s in sequence)
         x, times, parts, valid = [], [], [], []
@@ -266,7 +266,8 @@ class DreamZero(nnx.Module):
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
         clean = 1 if start else 0
         last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
-        return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": clean, "output_slice": slice(start, stop)}
+        return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": clean,
+                "output_slice": slice(start, stop)}
 
     def run(self, x, modulation, context, stream: Stream, key_valid):
         """Every block; only the tokens that heads read come back."""

@@ -46,7 +46,7 @@ class ActionEncoder(nnx.Module):
         self.fc3 = linear(dim, dim, rngs, init)
 
     def __call__(self, actions, timestep):
-        """actions [B, N, action_dim], timestep float32 [B, N] -> [B, N, D]. Sine first, all in float32, as published."""
+        """actions [B, N, action_dim], timestep float32 [B, N] -> [B, N, D]. Sine first, in float32, as published."""
         x = self.fc1(actions)
         half = x.shape[-1] // 2
         angles = timestep[..., None].astype(jnp.float32) * jnp.exp(-jnp.log(1e4) / half * jnp.arange(half))

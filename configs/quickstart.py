@@ -1,0 +1,42 @@
+"""PushT at laptop scale: the main job, end to end, on the code paths of the 14B.
+
+    make quickstart                                                        # everything, into runs/quickstart
+    python -m launch.train --config=configs/quickstart.py --workdir=DIR    # the training alone
+    python -m launch.train --config=configs/quickstart.py:debug --workdir=DIR   # under a minute
+
+Data: 240 simulated PushT episodes (64 x 64, 10 Hz) and 64 action-free clips with other colours, recorded by
+`python -m launch.record_pusht --out=.cache/pusht`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+ARMS = ("", "debug")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`debug`: a tiny model for a few steps."""
+    if arg not in ARMS:
+        raise ValueError(f"configs/quickstart.py:{arg}: arms are {ARMS}")
+    c = base.get_config()
+    c.model.update(dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=64, text_length=16,
+                   image_dim=0, action_hidden_dim=128, window_blocks=2)
+    c.layout.update(frames=17, height=64, width=64, frames_per_block=2, actions_per_block=8)
+    c.data.datasets.pusht = ConfigDict({
+        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 3.0, "window_stride": 1})
+    c.data.datasets.clips = ConfigDict({
+        "source": "video_files", "path": ".cache/pusht/pusht_clips", "embodiment": "video_only", "weight": 1.0,
+        "window_stride": 1})
+    c.data.holdout = 0.1
+    c.loss.update(action_average="valid")
+    c.optimizer.update(learning_rate=1e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
+    c.train.update(steps=1000, global_batch_size=16, compute_dtype="float32", log_every=20)
+    c.checkpoint.update(every=250, keep_last=2)
+    c.evaluate.update(windows=64, batch_size=16, solver_steps=8)
+    if arg == "debug":
+        c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
+        c.train.update(steps=6, global_batch_size=4, log_every=2)
+        c.checkpoint.update(every=3)
+        c.evaluate.update(windows=4, batch_size=4, solver_steps=2)
+    return c

@@ -1,0 +1,171 @@
+"""From a config to objects: the one place where config keys become plain values."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipelines.embodiments import get_embodiment
+from data_pipelines.loader import Loader
+from data_pipelines.samples import Dataset
+from data_pipelines.sources import make_source
+from data_pipelines.statistics import compute_statistics, load_statistics, save_statistics, statistics_hash
+from data_pipelines.windows import split_episodes
+from world_model import checkpoint, encoders
+from world_model.batch import Layout
+from world_model.families import Family, make_family
+from world_model.objective import Objective
+
+
+def layout_of(config) -> Layout:
+    """Raises ValueError where frames, blocks and actions do not divide."""
+    return Layout(**config.layout)
+
+
+def video_codec(config) -> encoders.VideoCodec:
+    """The codec by name; its arrays come from `frozen`."""
+    return encoders.make_video_codec(config.encoders.video, channels=config.model.latent_channels)
+
+
+def text_encoder(config) -> encoders.TextEncoder:
+    """The text encoder by name."""
+    return encoders.make_text_encoder(config.encoders.text, text_length=config.model.text_length,
+                                      text_dim=config.model.text_dim)
+
+
+def model(config) -> Family:
+    """The model family at the config's sizes."""
+    layout, stride = layout_of(config), video_codec(config).spatial_stride
+    sizes = {key: value for key, value in config.model.items() if key != "family"}
+    return make_family(config.model.family, layout=layout, latent_height=layout.height // stride,
+                       latent_width=layout.width // stride, remat=config.train.remat, **sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The mixture, split into training and held-out episodes, and its statistics."""
+
+    config: ConfigDict
+    training: tuple[Dataset, ...]
+    heldout: tuple[Dataset, ...]
+    statistics: dict[str, dict]
+
+    @property
+    def statistics_hash(self) -> str:
+        """Of all datasets' statistics."""
+        return statistics_hash(self.statistics)
+
+    def loader(self, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> Loader:
+        """Training batches of one host from global batch `start_step` on."""
+        c = self.config
+        return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
+                            process_index=process_index, process_count=process_count)
+
+    def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
+        """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
+        labelled = tuple(d for d in self.heldout if d.embodiment.action)
+        if not labelled:
+            raise ValueError("no held-out episodes with actions: raise data.holdout or add an action-labelled dataset")
+        with self._loader(labelled, batch_size) as loader:
+            for _ in range(-(-windows // batch_size)):
+                yield next(loader)
+
+    def clips(self, count: int) -> np.ndarray:
+        """uint8 [count, T, H, W, 3]: training windows for fitting a codec."""
+        with self._loader(self.training, count) as loader:
+            return next(loader)["video"]
+
+    def _loader(self, datasets, batch_size: int, **options) -> Loader:
+        c = self.config
+        return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
+                      prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
+                      action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
+
+
+def data(config, workdir: Path, statistics: dict | None = None) -> Data:
+    """Opens the mixture. Statistics: given, or read from data.statistics, or from the workdir, or computed into it."""
+    layout, parts = layout_of(config), []
+    for name, entry in config.data.datasets.items():
+        options = {key: value for key, value in entry.items()
+                   if key not in ("source", "embodiment", "weight", "window_stride")}
+        source = make_source(entry.source, name, **options)
+        training, heldout = split_episodes(name, len(source), config.data.holdout)
+        dataset = Dataset(name, source, get_embodiment(entry.embodiment), weight=entry.weight, episodes=training,
+                          window_stride=entry.get("window_stride", 1))
+        parts.append((dataset, heldout))
+    found = statistics or _statistics(config, workdir, layout, [dataset for dataset, _ in parts])
+    if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
+        raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
+    known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
+    return Data(config, tuple(d for d, _ in known),
+                tuple(dataclasses.replace(d, episodes=heldout) for d, heldout in known if len(heldout)),
+                {d.name: found[d.name] for d, _ in known})
+
+
+def _statistics(config, workdir: Path, layout: Layout, datasets: list[Dataset]) -> dict[str, dict]:
+    if config.data.statistics:
+        return load_statistics(config.data.statistics)
+    statistics = {dataset.name: compute_statistics(dataset, layout) for dataset in datasets}
+    if jax.process_index() == 0:
+        save_statistics(statistics, Path(workdir) / "statistics.json")
+    return statistics
+
+
+def frozen(config, data: Data, workdir: Path) -> dict:
+    """The frozen encoders' arrays: fitted on training windows, or read from files."""
+    codec, text = video_codec(config), text_encoder(config)
+    return {"video": codec.init(functools.partial(data.clips, config.encoders.fit_clips)), "text": text.init()}
+
+
+def objective(config, family: Family, frozen: dict):
+    """(loss_fn, count_fn) for `train_step.make_train_step`."""
+    made = make_objective(config, family, frozen)
+    return made.loss, made.count
+
+
+def make_objective(config, family: Family, frozen: dict) -> Objective:
+    """The training objective with its encoders."""
+    noise, loss = config.noise, config.loss
+    return Objective(
+        family.module, video_codec(config), text_encoder(config), jax.tree.map(jnp.asarray, frozen),
+        schedule=noise.schedule, shift=noise.shift, video_alpha=noise.video_alpha, video_beta=noise.video_beta,
+        video_weight=loss.video_weight, action_weight=loss.action_weight, action_average=loss.action_average)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained model with all that evaluation and export need, from its workdir alone."""
+
+    config: ConfigDict
+    step: int
+    family: Family
+    params: dict  # the average where there is one
+    objective: Objective
+    statistics: dict
+    workdir: Path
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The mixture under the checkpoint's own statistics. Opened when asked for."""
+        return data(self.config, self.workdir, statistics=self.statistics)
+
+
+def restore(workdir: Path | str, step: int | None = None) -> Restored:
+    """The checkpoint of a step (default: the newest). Raises CheckpointError naming what does not fit."""
+    directory = Path(workdir) / "checkpoints"
+    step = checkpoint.locate(directory, step)
+    meta = checkpoint.read_json(directory, step, "meta")
+    config = ConfigDict(json.loads(json.dumps(meta["config"])))
+    family = model(config)
+    arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
+    kind = lambda prefix: {name.removeprefix(prefix): jnp.asarray(value) for name, value in arrays.items()
+                           if name.startswith(prefix)}
+    frozen = checkpoint.read_frozen(directory, step)
+    return Restored(config, step, family, kind("params.") | kind("ema."), make_objective(config, family, frozen),
+                    meta["statistics"], Path(workdir))
