@@ -81,7 +81,7 @@ def test_index_and_shard_disagree(directory):
 @pytest.mark.parametrize("change,message", [
     ({"layer9.weight": ((10, 10), "F32")}, r"missing keys \['layer9.weight'\]"),
     ({"layer1.weight": None}, r"unexpected keys \['layer1.weight'\]"),
-    ({"layer1.weight": ((10, 11), "F32")}, r"00001.*layer1.weight: expected F32 \(10, 11\), found F32 \(10, 1"),
+    ({"layer1.weight": ((10, 11), "F32")}, r"00001.*layer1.weight: expected F32 \(10, 11\), found"),
     ({"layer4.weight": ((10, 10), "BF16")}, r"00003.*layer4.weight: expected BF16 .*found F32"),
 ])
 def test_check_names_the_difference(directory, change, message):

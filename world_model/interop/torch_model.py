@@ -1,12 +1,11 @@
 """DreamZero's network in plain PyTorch, under the reference's parameter names (extra: torch).
 
-For running exported weights where there is no accelerator runtime but CUDA, and as a second opinion on the JAX
-model. Written for reading: dense masks, no fusion. Sources of the numbers: the released model's code, and the
-Wan 2.1 report for the video trunk. Shape letters as in world_model/batch.py; latents are channel-last.
+For running exported weights on GPUs behind a robot, and as a second opinion on the JAX model. Written for
+reading: dense masks, no fusion. What it must compute is held by tests/goldens. Shape letters as in
+world_model/batch.py; latents are channel-last.
 """
 
 import dataclasses
-import math
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +78,8 @@ class CrossAttention(SelfAttention):
         q = self.heads(self.norm_q(self.q(x)))
         out = attend(q, self.heads(self.norm_k(self.k(text))), self.heads(self.v(text)))
         if image is not None:
-            out = out + attend(q, self.heads(self.norm_k_img(self.k_img(image))), self.heads(self.v_img(image)))
+            keys, values = self.heads(self.norm_k_img(self.k_img(image))), self.heads(self.v_img(image))
+            out = out + attend(q, keys, values)
         return self.o(out)
 
 
@@ -114,7 +114,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tokens, context: tuple, mask: Tensor | None,
                 past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """time [B, M, 6, D] -> (x, this sequence's keys and values). `past` keys stand before the own ones."""
+        """time [B, M, 6, D] -> (x, this sequence's keys and values); `past` stands before the own ones."""
         modulation = (self.modulation + time).unbind(2)
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (m[:, tokens.rows] for m in modulation)
         q, k, v = own = self.self_attn.project(_norm(x) * (1 + scale) + shift, tokens.angles)
@@ -131,7 +131,8 @@ class CategoryLinear(nn.Module):
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
-        self.W, self.b = nn.Parameter(torch.empty(1, width_in, width_out)), nn.Parameter(torch.empty(1, width_out))
+        self.W = nn.Parameter(torch.empty(1, width_in, width_out))
+        self.b = nn.Parameter(torch.empty(1, width_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.W[0] + self.b[0]
@@ -157,7 +158,9 @@ class ActionEncoder(nn.Module):
 
     def forward(self, action: Tensor, timestep: Tensor) -> Tensor:
         half = self.W1.W.shape[-1] // 2
-        frequency = torch.exp(-torch.arange(half, device=action.device) * (math.log(1e4) / half))
+        # float32 as released: at t = 1000 another order of operations is another angle by 1e-4.
+        rate = timestep.new_tensor(1e4).log() / half
+        frequency = torch.exp(-torch.arange(half, device=action.device) * rate)
         angle = timestep[..., None] * frequency
         # Sine first here, cosine first in the timestep embedding below: as released.
         time = torch.cat([angle.sin(), angle.cos()], -1).to(action.dtype)
@@ -181,7 +184,8 @@ class DreamZero(nn.Module):
     """The parameters and the per-token computation; what stands in a sequence is torch_runtime's business."""
 
     def __init__(self, *, dim: int, ffn_dim: int, num_heads: int, num_layers: int, freq_dim: int, in_dim: int,
-                 out_dim: int, text_dim: int, image_dim: int, action_dim: int, state_dim: int, hidden_dim: int):
+                 out_dim: int, text_dim: int, image_dim: int, action_dim: int, state_dim: int,
+                 action_hidden_dim: int):
         super().__init__()
         self.freq_dim, self.out_dim, self.head_dim = freq_dim, out_dim, dim // num_heads
         self.patch_embedding = nn.Conv3d(in_dim, dim, (1, 2, 2), stride=(1, 2, 2))
@@ -190,12 +194,13 @@ class DreamZero(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if image_dim:
             self.img_emb = nn.ModuleDict({"proj": nn.Sequential(
-                nn.LayerNorm(image_dim), nn.Linear(image_dim, image_dim), nn.GELU(), nn.Linear(image_dim, dim),
-                nn.LayerNorm(dim))})
-        self.state_encoder = CategoryMLP(state_dim, hidden_dim, dim)
+                nn.LayerNorm(image_dim), nn.Linear(image_dim, image_dim), nn.GELU(),
+                nn.Linear(image_dim, dim), nn.LayerNorm(dim))})
+        self.state_encoder = CategoryMLP(state_dim, action_hidden_dim, dim)
         self.action_encoder = ActionEncoder(action_dim, dim)
-        self.action_decoder = CategoryMLP(dim, hidden_dim, action_dim)
-        self.blocks = nn.ModuleList(Block(dim, ffn_dim, num_heads, bool(image_dim)) for _ in range(num_layers))
+        self.action_decoder = CategoryMLP(dim, action_hidden_dim, action_dim)
+        blocks = (Block(dim, ffn_dim, num_heads, bool(image_dim)) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.head = Head(dim, out_dim)
 
     def context(self, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:

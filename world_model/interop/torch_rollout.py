@@ -1,0 +1,107 @@
+"""Whole rollouts in PyTorch: world_model/rollout.py's procedure over torch_runtime's sessions (extra: torch)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from world_model.interop.torch_runtime import Runtime, Session
+from world_model.solvers import Euler, UniPC, make_solver
+
+
+class Stepper:
+    """A solver's steps on tensors; remembers what a multi-step method needs. One per sample that is denoised."""
+
+    def __init__(self, solver: Euler | UniPC):
+        self.solver = solver
+        self.past: tuple[Tensor, ...] = ()
+
+    def step(self, i: int, velocity: Tensor, sample: Tensor) -> Tensor:
+        """Sample at sigmas[i] and its velocity -> sample at sigmas[i + 1]; i counts up from 0."""
+        sigmas = self.solver.sigmas
+        if isinstance(self.solver, Euler):
+            return sample + float(sigmas[i + 1] - sigmas[i]) * velocity
+        x0 = sample - float(sigmas[i]) * velocity
+        last, x0_1, x0_2 = self.past or (sample, torch.zeros_like(sample), torch.zeros_like(sample))
+        corrected = _weighted(self.solver.corrector[i], (last, x0_1, x0_2, x0))
+        self.past = corrected, x0, x0_1
+        return _weighted(self.solver.predictor[i], (corrected, x0, x0_1))
+
+
+def _weighted(weights, tensors) -> Tensor:
+    return sum(float(w) * x for w, x in zip(weights, tensors, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Denoises block after block; settings as in world_model/rollout.py."""
+
+    runtime: Runtime
+    solver: str = "unipc"
+    steps: int = 16
+    shift: float = 5.0
+    video_final_sigma: float = 0.0
+    guidance: float = 1.0  # v = u + guidance (c - u), on the video alone
+
+    @torch.no_grad()
+    def __call__(self, first_latents: Tensor, text: Tensor, state: Tensor, noise: Sequence[tuple[Tensor, Tensor]],
+                 condition: Tensor | None = None, image: Tensor | None = None,
+                 unconditional_text: Tensor | None = None, history: Tensor | None = None
+                 ) -> tuple[Tensor, Tensor]:
+        """-> latents [B, F, h, w, C] with the given first frame, actions [B, N, action_dim], normalised.
+
+        Args:
+          first_latents: [B, 1, h, w, C]; text [B, Lt, Dt]; state [B, S, P]; condition [B, F, h, w, 4 + C].
+          noise: per block, of its video and its actions.
+          unconditional_text: needed where guidance is not 1.
+          history: real latents [B, F, h, w, C] for the cache; without it, the rollout's own.
+        """
+        layout = self.runtime.layout
+        session = self.start(text, image, unconditional_text)
+        latents, actions = [first_latents], []
+        for block in range(len(noise) + 1):
+            frames = slice(0, 1) if block == 0 else slice(
+                1 + (block - 1) * layout.frames_per_block, 1 + block * layout.frames_per_block)
+            condition_now = None if condition is None else condition[:, frames]
+            if block:
+                states = state[:, (block - 1) * layout.states_per_block:block * layout.states_per_block]
+                denoised = self.denoise(session, *noise[block - 1], states, condition_now)
+                latents.append(denoised[0])
+                actions.append(denoised[1])
+            if block < len(noise):
+                clean = latents[-1] if history is None else history[:, frames]
+                session.prefill(self._both(clean), self._both(condition_now))
+        return torch.cat(latents, 1), torch.cat(actions, 1)
+
+    def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None) -> Session:
+        """A session for `denoise`. With guidance both branches are one batch, the conditional one first."""
+        if self.guidance != 1:
+            if unconditional_text is None:
+                raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
+            text = torch.cat([text, unconditional_text])
+        return self.runtime.start(text, self._both(image))
+
+    @torch.no_grad()
+    def denoise(self, session: Session, latents: Tensor, actions: Tensor, state: Tensor,
+                condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise of the session's next block -> its clean latents and actions."""
+        solvers = (make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
+                   make_solver(self.solver, self.steps, self.shift))
+        video_stepper, action_stepper = (Stepper(solver) for solver in solvers)
+        state, condition = self._both(state), self._both(condition)
+        for i in range(self.steps):
+            times = [x.new_full(x.shape[:2], float(solver.timesteps[i]))
+                     for x, solver in zip((latents, actions), solvers, strict=True)]
+            out = session.denoise(
+                noisy_latents=self._both(latents), video_timestep=self._both(times[0]), condition=condition,
+                noisy_actions=self._both(actions), action_timestep=self._both(times[1]), state=state)
+            video, action = out.video, out.action
+            if self.guidance != 1:
+                conditional, unconditional = video.chunk(2)
+                video, action = unconditional + self.guidance * (conditional - unconditional), action.chunk(2)[0]
+            latents, actions = video_stepper.step(i, video, latents), action_stepper.step(i, action, actions)
+        return latents, actions
+
+    def _both(self, x: Tensor | None) -> Tensor | None:
+        return x if x is None or self.guidance == 1 else torch.cat([x, x])
