@@ -53,7 +53,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._tidy()
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._janitor, self._closed = ThreadPoolExecutor(1), False
+        self._pool, self._pending = ThreadPoolExecutor(1), None
 
     def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict) -> None:
         """Starts writing; `meta` is what `make_meta` returns. Waits for an earlier save first."""
@@ -61,24 +61,34 @@ class Checkpoints:
                  "meta": ocp.args.JsonSave(meta)}
         if frozen:
             items["frozen"] = ocp.args.StandardSave(flatten(frozen))
-        with _explained(f"write step {step} to", self.directory):
+        with _explained("write", self.directory):
+            self._wait()
             self._manager.save(step, args=ocp.args.Composite(**items))
-        self._empty_trash()
+        self._pending = self._pool.submit(self._settle)
 
     def check(self) -> None:
         """Raises CheckpointError if a save has failed meanwhile. Costs microseconds: call it every step."""
-        with _explained("write to", self.directory):
-            self._manager.check_for_errors()
+        if self._pending and self._pending.done():
+            with _explained("write", self.directory):
+                self._wait()
 
     def close(self) -> None:
         """Waits for the last save; closing twice is fine. Raises CheckpointError if the save failed."""
-        if self._closed:
-            return
-        self._closed = True
-        with _explained("write to", self.directory):
+        with _explained("write", self.directory):
+            self._wait()
             self._manager.close()
-        self._empty_trash()
-        self._janitor.shutdown(wait=True)
+        self._pool.shutdown()
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def _settle(self) -> None:
+        self._manager.wait_until_finished()  # raises what went wrong; Orbax's own check_for_errors misses it
+        if jax.process_index() == 0:
+            for path in (self.directory / TRASH).glob("*"):
+                shutil.rmtree(path)
 
     def _tidy(self) -> None:
         for path in (self.directory / TRASH).glob("*"):
@@ -89,11 +99,6 @@ class Checkpoints:
                 logging.warning("%s is half written and not used; moved to %s", path, aside.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
-
-    def _empty_trash(self) -> None:
-        # Orbax renames old steps here; deleting terabytes is not the training loop's time.
-        for path in (self.directory / TRASH).glob("*") if jax.process_index() == 0 else ():
-            self._janitor.submit(shutil.rmtree, path, ignore_errors=True)
 
 
 @contextlib.contextmanager

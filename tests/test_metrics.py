@@ -1,0 +1,110 @@
+"""world_model/metrics.py: what is logged is what happened."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from world_model import metrics
+
+
+def scalars(**values):
+    return {"loss": 1.0, "grad_norm": 1.0} | values
+
+
+def test_a_record_averages_its_steps_and_divides_sums_by_counts():
+    steps = [{"loss": 1.0, "low/sum": 6.0, "low/count": 2.0, "high/sum": 0.0, "high/count": 0.0},
+             {"loss": 3.0, "low/sum": 0.0, "low/count": 1.0, "high/sum": 0.0, "high/count": 0.0}]
+    assert metrics.reduce(steps) == {"loss": 2.0, "low": 2.0}
+
+
+def test_collect_takes_each_step_once_and_leaves_the_later_ones():
+    history = metrics.History()
+    for step in (1, 2, 3):
+        history.add(step, scalars(loss=jnp.float32(step)), lambda: "")
+    assert history.collect(2) == (2, {"loss": 1.5, "grad_norm": 1.0})
+    assert history.collect(2) == (0, {})
+    assert history.collect(3)[1]["loss"] == 3.0
+
+
+@pytest.mark.parametrize("bad", [dict(loss=float("nan")), dict(loss=float("inf")), dict(grad_norm=float("nan"))])
+def test_the_first_bad_step_and_its_samples_are_named(bad):
+    history = metrics.History()
+    for step in (1, 2, 3):
+        history.add(step, scalars(**bad) if step > 1 else scalars(), lambda step=step: f"episode {step}")
+    name, value = next(iter(bad.items()))
+    with pytest.raises(metrics.NonFiniteLoss, match=f"{name} is {value} at step 2, samples episode 2"):
+        history.collect(3)
+
+
+class Scene:
+    """A clock that only moves when told, and a loader that takes `load` seconds."""
+
+    def __init__(self, load):
+        self.time, self.load = 0.0, load
+
+    def __next__(self):
+        self.time += self.load
+        return {}
+
+
+class Ended:
+    """A step's result that was ready at a known time."""
+
+    def __init__(self, at):
+        self.at, self.result, self.done = at, lambda: at, lambda: True
+
+
+@pytest.mark.parametrize("step_seconds, waited", [(0.0, 3.0), (2.0, 1.0), (3.0, 0.0)])
+def test_waiting_counts_only_while_the_devices_stand_still(step_seconds, waited):
+    scene = Scene(load=3.0)
+    clock = metrics.Clock(4, flops_per_sample=10e12, devices=2, now=lambda: scene.time)
+    clock._done = Ended(step_seconds)  # the step in flight ends while the loader works
+    clock.next_batch(scene)
+    record = clock.measure(steps=1, steps_left=5)
+    assert record["data_wait"] == pytest.approx(waited / 3.0)
+    assert record["samples_per_second"] == pytest.approx(4 / 3)
+    assert record["tflops_per_device"] == pytest.approx(4 / 3 * 10 / 2)
+    assert record["seconds_left"] == pytest.approx(15.0)
+    assert "mfu" not in record  # a CPU's peak is not known
+
+
+def test_a_step_in_flight_hides_the_wait():
+    scene = Scene(load=3.0)
+    clock = metrics.Clock(1, 1.0, 1, now=lambda: scene.time)
+    clock._done = type("Running", (), {"done": lambda self: False})()
+    clock.next_batch(scene)
+    assert clock.measure(1, 0)["data_wait"] == 0.0
+
+
+def test_peaks_of_known_devices():
+    for kind, peak in (("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("TPU v5p", 459e12),
+                       ("TPU v6 lite", 918e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12),
+                       ("cpu", None)):
+        assert metrics.peak_flops(kind) == peak, kind
+
+
+def test_the_history_on_disk_is_cut_at_the_resumed_step(tmp_path):
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3, 4)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
+    writer = metrics.Writer(tmp_path, step=2)
+    writer.write(3, {"loss": 0.5})
+    writer.close()
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert found == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    writer = metrics.Writer(tmp_path, step=0, tensorboard=True)
+    writer.write(1, {"loss": 0.5})
+    writer.close()
+    (event,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in event.read_bytes() and np.float32(0.5).tobytes() in event.read_bytes()
+
+
+def test_the_terminal_line_tells_what_is_known():
+    record = {"loss": 1.0, "video_loss": 0.25, "grad_norm": 2.0, "mfu": 0.41, "data_wait": 0.125, "seconds_left": 3725}
+    line = metrics.progress(10, 50, record)
+    assert line == "step 10/50  video 0.2500  loss 1.0000  grad 2.000  MFU 41.0%  data wait 12.5%  left 1:02:05"

@@ -1,0 +1,45 @@
+"""world_model/optimizer.py against optax's own chain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from world_model.optimizer import make_optimizer, update_ema
+
+VALUES = dict(learning_rate=1e-2, steps=20, warmup_fraction=0.2, end_fraction=0.1, b1=0.9, b2=0.99, eps=1e-8,
+              weight_decay=0.1, no_decay=r"bias$", clip_norm=0.5)
+PARAMS = {"a.kernel": jnp.linspace(-1, 1, 6).reshape(2, 3), "a.bias": jnp.ones(3)}
+
+
+def grads(step):
+    return {name: (1 + step) * jnp.sin(p + step) for name, p in PARAMS.items()}
+
+
+def test_steps_equal_optax_adamw():
+    ours = make_optimizer(**VALUES)
+    oracle = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(
+        ours.schedule, 0.9, 0.99, 1e-8, weight_decay=0.1, mask={"a.kernel": True, "a.bias": False}))
+    params = expected = PARAMS
+    opt, chain = ours.init(params), oracle.init(params)
+    for step in range(5):
+        params, opt, info = jax.jit(ours.update)(grads(step), opt, params)
+        change, chain = oracle.update(grads(step), chain, expected)
+        expected = optax.apply_updates(expected, change)
+        for name in PARAMS:
+            np.testing.assert_allclose(params[name], expected[name], rtol=2e-6)
+        np.testing.assert_allclose(info["grad_norm"], optax.global_norm(grads(step)), rtol=1e-6)
+    assert opt["count"] == 5 and set(opt) == {"count", "mu", "nu"}
+
+
+def test_rate_warms_up_and_falls_to_its_end():
+    rate = make_optimizer(**VALUES).schedule
+    assert [float(rate(step)) for step in (0, 4, 20)] == pytest.approx([0.0, 1e-2, 1e-3])
+    assert float(rate(2)) == pytest.approx(0.5e-2)
+    assert float(make_optimizer(**VALUES | {"warmup_fraction": 0.0}).schedule(0)) == pytest.approx(1e-2)
+
+
+def test_average_moves_towards_the_weights():
+    ema = update_ema({"w": jnp.float32(1.0)}, {"w": jnp.float32(3.0), "frozen": jnp.float32(9.0)}, 0.75)
+    assert ema == {"w": jnp.float32(1.5)}

@@ -1,0 +1,57 @@
+"""world_model/state.py: what the state holds and where it is born."""
+
+import jax
+import numpy as np
+import pytest
+
+from launch.train import optimizer_of
+from tests import tiny_training as tiny
+from world_model import sharding, state
+
+FAMILY = tiny.Family()
+
+
+def make(trainable=".*", ema=False):
+    return state.create(FAMILY.init_params(jax.random.key(0)), optimizer_of(tiny.config()), seed=7,
+                        trainable=trainable, ema=ema)
+
+
+def target(mesh, **options):
+    return state.abstract_state(lambda: make(**options), sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh))
+
+
+def test_the_same_values_are_born_on_every_mesh():
+    found = [state.init_state(lambda: make(ema=True), target(mesh, ema=True))
+             for mesh in (sharding.make_mesh(devices=jax.devices()[:1]), sharding.make_mesh(1, 4, 2, 1))]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    spread = found[1]["opt"]["mu"]["blocks.q.kernel"]
+    assert spread.sharding.shard_shape(spread.shape) == (2, 8, 16)  # [2, 32, 32] over fsdp 4 x tensor 2
+
+
+def test_only_the_trained_have_moments_and_an_average():
+    found = jax.eval_shape(lambda: make(trainable=r"^blocks\.(q|k)", ema=True))
+    trained = {"blocks.q.kernel", "blocks.k.kernel"}
+    assert found["opt"]["mu"].keys() == found["opt"]["nu"].keys() == found["ema"].keys() == trained
+    assert found["params"].keys() == FAMILY.shapes().keys()
+    with pytest.raises(ValueError, match=r"optimizer.trainable = 'lora' matches none of the 11 parameters, such as "):
+        make(trainable="lora")
+
+
+def test_the_average_starts_from_the_weights():
+    found = make(ema=True)
+    jax.tree.map(np.testing.assert_array_equal, found["ema"], found["params"])
+    assert "ema" not in make()
+
+
+def test_averaged_takes_the_average_where_there_is_one():
+    found = {"params": {"a": 1, "b": 2}, "ema": {"b": 3}}
+    assert state.averaged(found) == {"a": 1, "b": 3}
+    assert state.averaged({"params": {"a": 1}}) == {"a": 1}
+
+
+def test_flat_names_go_there_and_back():
+    found = make(ema=True)
+    flat = state.flatten(found)
+    assert {"params.head.kernel", "opt.mu.blocks.fc1.bias", "opt.count", "ema.embed.bias", "step", "key"} <= set(flat)
+    assert jax.tree.structure(state.unflatten(flat, found)) == jax.tree.structure(found)
+    assert state.unflatten(flat, found)["opt"]["nu"]["head.kernel"] is found["opt"]["nu"]["head.kernel"]

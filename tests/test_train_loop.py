@@ -1,0 +1,131 @@
+"""launch/train.py in this process: the loop, its ends, and what it refuses. test_resume.py kills it from outside."""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from launch import checkpoint as command
+from launch import flags, train
+from tests import tiny_training as tiny
+from world_model import checkpoint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Runs of equal sizes share their compiled step."""
+    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": 0}
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 6 steps with checkpoints at 4 and 6."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.train(tiny.config(steps=6, fsdp=8), workdir, tiny.Build())
+    return workdir
+
+
+def history(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_checkpoints_metrics_and_its_config(finished):
+    assert checkpoint.steps(finished / "checkpoints") == [4, 6]
+    records = history(finished)
+    assert [record["step"] for record in records] == [2, 4, 6]
+    assert {"loss", "video_loss", "action_loss", "low_noise", "grad_norm", "learning_rate", "param_norm",
+            "samples_per_second", "tflops_per_device", "data_wait", "seconds_left"} <= records[0].keys()
+    config = json.loads((finished / "config.json").read_text())
+    assert config["train"]["steps"] == 6
+    meta = checkpoint.read_json(finished / "checkpoints", 6, "meta")
+    assert meta["config"] == config and meta["statistics"]["toy"] and meta["family"] == "tiny" and meta["code_version"]
+    assert checkpoint.read_json(finished / "checkpoints", 6, "data") == {"step": 6}
+    assert checkpoint.read_frozen(finished / "checkpoints", 6)["codec"]["scale"] == np.float32([0.5])
+
+
+def test_a_finished_run_does_nothing_when_started_again(finished):
+    before = command.digest(finished)
+    train.train(tiny.config(steps=6, fsdp=8), finished, tiny.Build())
+    assert command.digest(finished) == before and len(history(finished)) == 3
+
+
+@pytest.mark.parametrize("config, build, sentence", [
+    (tiny.config(6), tiny.Build(width=64), "another model shape or structure: ema.blocks.fc1.kernel is"),
+    (tiny.config(6), tiny.Build(statistics={"toy": {"q01": [0.0, 1.0], "q99": [2.0, 9.0]}}), "toy.q99 is"),
+], ids=["width", "statistics"])
+def test_a_run_that_does_not_fit_the_checkpoint_is_refused(finished, capsys, config, build, sentence):
+    before = command.digest(finished)
+    assert train.run(config, finished, build) == 1
+    assert sentence in capsys.readouterr().err
+    assert command.digest(finished) == before
+
+
+def test_another_family_is_refused(finished, capsys):
+    config = tiny.config(6)
+    config.model.family = "lingbot_va"
+    assert train.run(config, finished, tiny.Build()) == 1
+    assert "another model family: 'tiny', this run's is 'lingbot_va'" in capsys.readouterr().err
+
+
+def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, monkeypatch, capsys):
+    plain = tiny.Loader.__next__
+
+    def terminated_at_3(loader):
+        if loader.step == 2:  # the third batch is being fetched
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(loader)
+
+    monkeypatch.setattr(tiny.Loader, "__next__", terminated_at_3)
+    config = tiny.config(steps=6, every=100, fsdp=8)
+    assert train.run(config, tmp_path, tiny.Build()) == 0
+    assert "stopped by SIGTERM at step 3, saved" in capsys.readouterr().out
+    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [record["step"] for record in history(tmp_path)] == [2, 3]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_samples(tmp_path, capsys):
+    config = tiny.config(steps=6, every=4, fsdp=8)
+    assert train.run(config, tmp_path, tiny.Build(nan_at=5)) == 1  # the sixth step
+    error = capsys.readouterr().err
+    assert "error: loss is nan at step 6" in error
+    assert "episode_index [5, 5, 5, 5, 5, 5, 5, 5]" in error and "sample_index [5000, 5001, " in error
+    assert f"last good checkpoint: step 4 in {tmp_path}" in error
+    assert checkpoint.steps(tmp_path / "checkpoints") == [4]
+    assert all(record["step"] < 6 for record in history(tmp_path))
+
+
+def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train.run(tiny.config(), tmp_path / "file" / "run", tiny.Build()) == 1
+    assert capsys.readouterr().err.startswith("error: [Errno 20] Not a directory")
+
+
+def test_sizes_that_do_not_fit_the_mesh_are_found_before_any_data_is_read(tmp_path):
+    config = tiny.config(fsdp=1, tensor=8)
+    with pytest.raises(ValueError, match=r"model.num_heads = 4 does not divide by mesh.tensor = 8"):
+        train.train(config, tmp_path, None)
+
+
+@pytest.mark.parametrize("typed, nearest", [
+    ("train.stesp", "train.steps"), ("trian.steps", "train.steps"), ("steps", "train.steps"),
+    ("mesh.tensr", "mesh.tensor"),
+])
+def test_an_unknown_key_names_the_nearest(typed, nearest, tmp_path, monkeypatch):
+    file = tmp_path / "toy.py"
+    file.write_text("from configs import base\ndef get_config(arg=None):\n    return base.get_config()\n")
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={file}:debug", f"--config.{typed}=3"])  # config_flags looks
+    with pytest.raises(SystemExit, match=f"^--config.{typed}: .*toy.py has no such key; the nearest is "
+                                         f"--config.{nearest}$"):
+        flags._parse(sys.argv)
