@@ -1,1 +1,63 @@
-"""Frozen encoders behind two small interfaces: video codec and text encoder."""
+"""Frozen encoders behind two small interfaces: video codec and text encoder.
+
+An encoder is a hashable description; its arrays are a plain dict that callers keep and pass back in.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from world_model.encoders.hash_text import HashText
+from world_model.encoders.patch_pca import PatchPca
+
+
+class VideoCodec(Protocol):
+    """A causal video autoencoder with the contract of Wan's: frame 0 is a latent, every four frames after it one.
+
+    Latents are normalised per channel. A latent depends on no later frame.
+    """
+
+    channels: int  # C
+    temporal_stride: int  # raw frames per latent frame after the first
+    spatial_stride: int  # pixels per latent pixel
+
+    def init(self, clips: Callable[[], np.ndarray]) -> dict:
+        """The arrays. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
+
+    def encode(self, params: dict, video: jax.Array) -> jax.Array:
+        """float [B, T, H, W, 3] in [-1, 1], T = 4k + 1 -> [B, F, h, w, C]. ValueError where sizes do not divide."""
+
+    def decode(self, params: dict, latents: jax.Array) -> jax.Array:
+        """[B, F, h, w, C] -> float [B, T, H, W, 3], clipped to [-1, 1]."""
+
+
+class TextEncoder(Protocol):
+    """Prompt -> token ids on the host, token ids -> features on the device."""
+
+    text_length: int  # tokens
+    text_dim: int  # width of the features
+
+    def init(self) -> dict:
+        """The arrays."""
+
+    def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
+        """(int32 [text_length], number of tokens). ValueError where the prompt has more than text_length."""
+
+    def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
+        """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], zero past each length."""
+
+
+def make_video_codec(name: str, *, channels: int) -> VideoCodec:
+    """Raises ValueError on an unknown name."""
+    if name == "patch_pca":
+        return PatchPca(channels)
+    raise ValueError(f"encoders.video = {name!r}: expected patch_pca")
+
+
+def make_text_encoder(name: str, *, text_length: int, text_dim: int) -> TextEncoder:
+    """Raises ValueError on an unknown name."""
+    if name == "hash":
+        return HashText(text_length, text_dim)
+    raise ValueError(f"encoders.text = {name!r}: expected hash")

@@ -1,0 +1,50 @@
+"""A text encoder without weights: every word is a fixed pseudo-random vector, a function of its spelling.
+
+It tells instructions apart, which is all a small experiment asks; it knows neither meaning nor word order.
+"""
+
+import dataclasses
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class HashText:
+    """Words and punctuation marks, lower-cased, hashed to ids in 1..2^31 - 1; 0 pads."""
+
+    text_length: int
+    text_dim: int
+
+    def init(self) -> dict:
+        """No arrays."""
+        return {}
+
+    def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
+        """(int32 [text_length], number of words). Raises ValueError where the prompt has more."""
+        words = re.findall(r"\w+|[^\w\s]", prompt.lower())
+        if len(words) > self.text_length:
+            raise ValueError(f"prompt {prompt[:40]!r}... has {len(words)} tokens, model.text_length = "
+                             f"{self.text_length}: shorten the prompt or raise the limit")
+        ids = np.zeros(self.text_length, np.int32)
+        ids[:len(words)] = [1 + zlib.crc32(word.encode()) % (2**31 - 1) for word in words]
+        return ids, len(words)
+
+    def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
+        """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], mean 0, variance 1 per feature;
+        zero past each length."""
+        column = jnp.arange(self.text_dim, dtype=jnp.uint32) * jnp.uint32(0x85EBCA77)
+        bits = _mix(jnp.asarray(ids, jnp.uint32)[..., None] * jnp.uint32(0x9E3779B1) + column)
+        uniform = (bits >> 8).astype(jnp.float32) * 2**-23 - 1  # [-1, 1)
+        real = jnp.arange(self.text_length) < jnp.asarray(length)[..., None]
+        return jnp.where(real[..., None], np.float32(3**0.5) * uniform, 0)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 with good avalanche (the public-domain "lowbias32"): the same in every JAX release."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
