@@ -71,7 +71,7 @@ def _arrays(directory: Path, step: int, names=None) -> Iterator[tuple[str, np.nd
 
 def _table(directory: Path, step: int) -> dict[str, list]:
     meta = checkpoint.read_json(directory, step, "meta")
-    return meta["arrays"] | {f"frozen.{name}": entry for name, entry in meta["frozen"].items()}
+    return meta["arrays"] | flatten({"frozen": meta["frozen"]})
 
 
 def _values(directory: Path, step: int) -> dict:

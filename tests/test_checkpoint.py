@@ -36,7 +36,7 @@ def current():
     return state.init_state(make, target(8, fsdp=4, tensor=2))
 
 
-FROZEN = {"codec": {"basis": np.arange(6, dtype=np.float32).reshape(2, 3), "mean": np.float32([4.0])}}
+FROZEN = {"codec": {"basis": np.arange(6, dtype=np.float32).reshape(2, 3), "mean": np.float32([4.0])}, "text": {}}
 
 
 def meta_of(arrays, **changes):

@@ -59,7 +59,7 @@ class Checkpoints:
         """Starts writing; `meta` is what `make_meta` returns. Waits for an earlier save first."""
         items = {"state": ocp.args.StandardSave(flatten(state)), "data": ocp.args.JsonSave(data),
                  "meta": ocp.args.JsonSave(meta)}
-        if frozen:
+        if flatten(frozen):
             items["frozen"] = ocp.args.StandardSave(flatten(frozen))
         with _explained("write", self.directory):
             self._wait()
@@ -165,7 +165,7 @@ def make_meta(state: dict, frozen: dict, *, family: str, config: dict, statistic
     """The JSON that says what a checkpoint is."""
     return {"schema": SCHEMA, "family": family, "config": config, "statistics": statistics,
             "statistics_hash": statistics_hash, "code_version": code_version, "arrays": table(state),
-            "frozen": table(frozen)}
+            "frozen": unflatten(table(frozen), frozen)}
 
 
 def check_resume(saved: dict, now: dict) -> None:
@@ -225,17 +225,10 @@ def read_arrays(
 
 
 def read_frozen(directory: Path | str, step: int) -> dict:
-    """The fitted encoders' arrays as a nested dict; {} where the run had none. Keys hold no dots."""
-    there = read_json(directory, step, "meta")["frozen"]
-    arrays = {name: np.empty(shape, dtype) for name, (dtype, shape) in there.items()}
-    nested: dict = {}
-    for name, array in (_read(Path(directory) / str(step) / "frozen", arrays) if arrays else {}).items():
-        *parents, leaf = name.split(".")
-        inner = nested
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[leaf] = array
-    return nested
+    """The fitted encoders' arrays, nested as they were saved; a part without arrays comes back as {}."""
+    kinds = read_json(directory, step, "meta")["frozen"]
+    wanted = {name: np.empty(shape, dtype) for name, (dtype, shape) in flatten(kinds).items()}
+    return unflatten(_read(Path(directory) / str(step) / "frozen", wanted) if wanted else {}, kinds)
 
 
 def _read(path: Path, flat: dict) -> dict:

@@ -133,22 +133,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def host_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+def host_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count): which share of the global batch this host loads. Hosts holding the same rows load the
     same.
 
     Raises ValueError where two hosts' rows overlap without being equal (no loader can feed that).
     """
-    process = jax.process_index() if process is None else process
-    rows_of: dict[int, set[int]] = {}
     count = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    held: dict[int, set[int]] = {}
     for device, (rows,) in batch_sharding(mesh).devices_indices_map((count,)).items():
-        rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
-    shares = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
-    if sum(map(len, shares)) != count or len({len(share) for share in shares}) != 1:
+        held.setdefault(device.process_index, set()).add(rows.start or 0)
+    return share_of(held, jax.process_index())
+
+
+def share_of(held: dict[int, set[int]], process: int) -> tuple[int, int]:
+    """`host_share` from {process: the batch shards its devices hold}."""
+    shares = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if sum(map(len, shares)) != len(set().union(*shares)) or len({len(share) for share in shares}) != 1:
         raise ValueError(f"hosts hold overlapping or unequal batch shards: {shares}; choose mesh axes so "
                          "that each host holds whole shards, or whole hosts share one")
-    return shares.index(tuple(sorted(rows_of[process]))), len(shares)
+    return shares.index(tuple(sorted(held[process]))), len(shares)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
