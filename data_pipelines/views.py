@@ -7,26 +7,31 @@ import numpy as np
 
 
 @functools.lru_cache(maxsize=64)
-def _resize_weights(size: int, out: int) -> np.ndarray:
-    """float32 [out, size]: triangle filter, widened by the scale when shrinking (antialiased bilinear)."""
+def _taps(size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle filter, widened by the scale when shrinking (antialiased bilinear): source index int64 and weight
+    float32, both [taps, out]."""
     scale = max(size / out, 1.0)
     centre = (np.arange(out) + 0.5) * size / out - 0.5
-    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(size) - centre[:, None]) / scale)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    index = np.floor(centre - scale).astype(np.int64) + 1 + np.arange(int(2 * scale) + 2)[:, None]
+    weight = np.maximum(0.0, 1.0 - np.abs(index - centre) / scale) * ((index >= 0) & (index < size))
+    return np.clip(index, 0, size - 1), (weight / weight.sum(0)).astype(np.float32)
+
+
+def _resize_axis(x: np.ndarray, out: int, axis: int) -> np.ndarray:
+    # a few gathers and not a matrix product: the threads of a BLAS would fight those that feed the accelerator
+    total = np.float32(0)
+    for index, weight in zip(*_taps(x.shape[axis], out)):
+        if weight.any():
+            total = total + np.take(x, index, axis) * np.expand_dims(weight, [i for i in range(x.ndim) if i != axis])
+    return total
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [n, H, W, 3] -> uint8 [n, height, width, 3], antialiased bilinear; the aspect ratio may
-    change."""
-    n, old_height, old_width, channels = frames.shape
-    if (old_height, old_width) == (height, width):
+    """uint8 [n, H, W, 3] -> uint8 [n, height, width, 3], antialiased bilinear; aspect ratios may change."""
+    if frames.shape[1:3] == (height, width):
         return frames
-    x = frames.reshape(n, old_height, -1).astype(np.float32)
-    x = np.matmul(_resize_weights(old_height, height), x)  # rows: [n, height, W * 3]
-    x = x.reshape(n, height, old_width, channels).swapaxes(1, 2).reshape(n, old_width, -1)
-    x = np.matmul(_resize_weights(old_width, width), x)  # columns: [n, width, height * 3]
-    x = x.reshape(n, width, height, channels).swapaxes(1, 2)
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    resized = _resize_axis(_resize_axis(frames, height, 1), width, 2)
+    return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
 def _single(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from fake_source import LAYOUT, FakeSource, tokenize
 
 from data_pipelines import embodiments
 from data_pipelines.embodiments import Dimension, Embodiment, get_embodiment, register
@@ -16,6 +15,7 @@ from data_pipelines.samples import Dataset
 from data_pipelines.slots import ACTION_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.views import VIEW_LAYOUTS, resize
+from tests.fake_source import LAYOUT, FakeSource, tokenize
 
 
 @pytest.fixture

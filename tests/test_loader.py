@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from fake_source import LAYOUT, FakeSource, clips, robots, tokenize
 
 from data_pipelines.loader import Loader
+from tests.fake_source import LAYOUT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch
 
 MIX = dict(layout=LAYOUT, tokenize=tokenize, seed=3, global_batch_size=4)
@@ -59,9 +59,8 @@ def test_worker_processes_do_not_change_batches(workers):
 
 
 KILLED = """
-import multiprocessing, os, signal, sys
-sys.path.insert(0, {tests!r})
-from test_loader import make_loader
+import multiprocessing, os, signal
+from tests.test_loader import make_loader
 
 if __name__ == "__main__":
     loader = make_loader(workers=1)
@@ -77,7 +76,7 @@ if __name__ == "__main__":
 
 def test_workers_outlive_sigterm_but_not_a_killed_parent(tmp_path):
     script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(tests=os.path.dirname(__file__)))
+    script.write_text(KILLED)
     root = os.path.dirname(os.path.dirname(__file__))
     # returns when nobody holds its standard output any more, the worker included
     done = subprocess.run([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root},

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fake_source import LAYOUT, clips, robots
 
 from data_pipelines.mixture import Interleave, describe_mixture, make_order, positions, realised_fractions
 from data_pipelines.samples import index_windows
+from tests.fake_source import LAYOUT, clips, robots
 
 WEIGHTS = [[1.0], [3.0, 1.0], [0.7, 0.2, 0.1], [1.0, 1e-3], [1 / 3, 0.5, 0.02, 0.11]]
 

@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
 
 from data_pipelines.episode import Episode
 from data_pipelines.normalisation import Scale, make_scale
@@ -16,6 +15,7 @@ from data_pipelines.statistics import (
     save_statistics,
     statistics_hash,
 )
+from tests.fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
 
 
 def by_hand(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
 
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.windows import WindowIndex, split_episodes
+from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout
 
 
