@@ -102,12 +102,12 @@ def train(config, workdir: Path | str, build) -> None:
                     clock.started(measured)
                     history.add(step, measured, samples_of(rows))
                     checkpoints.check()
+                    if (step - 1) % config.train.log_every == 0:
+                        report(step - 1)  # it has ended: the devices go on with this one meanwhile
                     if step % config.checkpoint.every == 0 or step == config.train.steps:
                         report(step)  # before the save: a state with a bad loss is never written
                         save(step)
                         saved = step
-                    elif (step - 1) % config.train.log_every == 0:
-                        report(step - 1)  # it has ended, so that the devices go on with this one meanwhile
                 done = int(current["step"])
                 if saved != done:
                     report(done)
@@ -162,12 +162,15 @@ def compile_step(step_fn, target: dict, batch: dict):
 
 
 def introduce(config, workdir: Path, mesh, current: dict, placed: dict, start: int) -> None:
-    """Writes WORKDIR/config.json and prints what will run, and where every array lies."""
+    """Writes WORKDIR/config.json and arrays.txt (where every parameter lies), and prints what will run."""
+    arrays = sharding.describe(current["params"], placed)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(as_json(config), indent=1) + "\n")
+        (workdir / "arrays.txt").write_text(arrays + "\n")
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    say(sharding.describe(current["params"], placed))
-    say(f"{config.model.family}: dim {config.model.dim}, {config.model.num_layers} layers, "
+    total, size, share = arrays.splitlines()[-1].rsplit(maxsplit=2)
+    say(f"parameters: {total.strip()}, {size} MiB, {share} MiB per device ({workdir / 'arrays.txt'})\n"
+        f"{config.model.family}: dim {config.model.dim}, {config.model.num_layers} layers, "
         f"{config.model.num_heads} heads; steps {start}..{config.train.steps} of "
         f"{config.train.global_batch_size} samples in {config.train.compute_dtype}\n"
         f"mesh {shape} on {mesh.size} x {mesh.devices.flat[0].device_kind}; workdir {workdir}")
