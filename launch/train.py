@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 
 from launch import flags as launch_flags
 from world_model import checkpoint, metrics, sharding, state
@@ -78,9 +79,8 @@ def train(config, workdir: Path | str, build) -> None:
         writer = metrics.Writer(workdir, start, config.log.tensorboard)
 
         def report(step: int) -> None:
-            count, record = history.collect(step)
-            if count:
-                record |= clock.measure(count, config.train.steps - step)
+            if record := history.collect(step):
+                record |= clock.measure(step, config.train.steps - step)
                 writer.write(step, record)
                 say(metrics.progress(step, config.train.steps, record))
 
@@ -99,7 +99,7 @@ def train(config, workdir: Path | str, build) -> None:
                         step_fn = compile_step(step_fn, target, batch)
                         clock.restart()
                     current, measured = step_fn(current, batch)
-                    clock.started(measured)
+                    clock.started(step, measured)
                     history.add(step, measured, samples_of(rows))
                     checkpoints.check()
                     if (step - 1) % config.train.log_every == 0:
@@ -183,23 +183,25 @@ def samples_of(rows: dict):
 
 
 class StopSignal:
-    """SIGTERM asks the loop to save and end. All hosts must stop at the same step: several of them ask
-    jax."""
+    """SIGTERM asks the loop to save and end. Several hosts must end at the same step: there jax's preemption service
+    hears the signal, on any of them, and agrees on one."""
 
     def __enter__(self):
         self.asked = False
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        if jax.process_count() == 1:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self._before)
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._before)
 
     def _ask(self, *_):
         self.asked = True
 
     def requested(self, step: int) -> bool:
+        """Whether to end before `step`."""
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
             self.asked = multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 

@@ -1,6 +1,7 @@
 """world_model/metrics.py: what is logged is what happened."""
 
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +24,9 @@ def test_collect_takes_each_step_once_and_leaves_the_later_ones():
     history = metrics.History()
     for step in (1, 2, 3):
         history.add(step, scalars(loss=jnp.float32(step)), lambda: "")
-    assert history.collect(2) == (2, {"loss": 1.5, "grad_norm": 1.0})
-    assert history.collect(2) == (0, {})
-    assert history.collect(3)[1]["loss"] == 3.0
+    assert history.collect(2) == {"loss": 1.5, "grad_norm": 1.0}
+    assert history.collect(2) == {}
+    assert history.collect(3)["loss"] == 3.0
 
 
 @pytest.mark.parametrize("bad", [dict(loss=float("nan")), dict(loss=float("inf")), dict(grad_norm=float("nan"))])
@@ -39,43 +40,44 @@ def test_the_first_bad_step_and_its_samples_are_named(bad):
 
 
 class Scene:
-    """A clock that only moves when told, and a loader that takes `load` seconds."""
+    """A time that moves only in the loader (`load` seconds a batch), and steps that take `compute` seconds."""
 
-    def __init__(self, load):
-        self.time, self.load = 0.0, load
+    def __init__(self, load, compute):
+        self.time, self.load, self.compute = 0.0, load, compute
+        self.clock = metrics.Clock(4, flops_per_sample=10e12, devices=2, now=lambda: self.time)
 
     def __next__(self):
         self.time += self.load
         return {}
 
+    def step(self, number):
+        self.clock.next_batch(self)
+        if number == 1:
+            self.clock.restart()
+        before = self.clock._running
+        end = max(self.time, before.result() if before else 0.0) + self.compute
+        ended = lambda: types.SimpleNamespace(done=lambda: self.time >= end, result=lambda: end)
+        self.clock._pool = types.SimpleNamespace(submit=lambda *_: ended())
+        self.time = max(self.time, before.result()) if before else self.time  # `started` waits for the step before
+        self.clock.started(number, {"loss": None})
 
-class Ended:
-    """A step's result that was ready at a known time."""
 
-    def __init__(self, at):
-        self.at, self.result, self.done = at, lambda: at, lambda: True
-
-
-@pytest.mark.parametrize("step_seconds, waited", [(0.0, 3.0), (2.0, 1.0), (3.0, 0.0)])
-def test_waiting_counts_only_while_the_devices_stand_still(step_seconds, waited):
-    scene = Scene(load=3.0)
-    clock = metrics.Clock(4, flops_per_sample=10e12, devices=2, now=lambda: scene.time)
-    clock._done = Ended(step_seconds)  # the step in flight ends while the loader works
-    clock.next_batch(scene)
-    record = clock.measure(steps=1, steps_left=5)
-    assert record["data_wait"] == pytest.approx(waited / 3.0)
-    assert record["samples_per_second"] == pytest.approx(4 / 3)
-    assert record["tflops_per_device"] == pytest.approx(4 / 3 * 10 / 2)
-    assert record["seconds_left"] == pytest.approx(15.0)
+@pytest.mark.parametrize("load, compute, share, rate", [
+    (3.0, 0.0, 1.0, 4 / 3),  # nothing to compute: all is waiting
+    (3.0, 2.0, 1 / 3, 4 / 3),  # two of three seconds are hidden behind the step before
+    (3.0, 3.0, 0.0, 4 / 3), (1.0, 2.0, 0.0, 4 / 2),
+])
+def test_waiting_counts_only_while_the_devices_stand_still(load, compute, share, rate):
+    scene = Scene(load, compute)
+    for number in (1, 2, 3, 4, 5):
+        scene.step(number)
+    scene.clock.measure(1, 0)
+    record = scene.clock.measure(4, steps_left=5)  # steps 2 to 4, while 5 is under way
+    assert record["samples_per_second"] == pytest.approx(rate)
+    assert record["data_wait"] == pytest.approx(share)
+    assert record["tflops_per_device"] == pytest.approx(rate * 10 / 2)
+    assert record["seconds_left"] == pytest.approx(5 * 4 / rate)
     assert "mfu" not in record  # a CPU's peak is not known
-
-
-def test_a_step_in_flight_hides_the_wait():
-    scene = Scene(load=3.0)
-    clock = metrics.Clock(1, 1.0, 1, now=lambda: scene.time)
-    clock._done = type("Running", (), {"done": lambda self: False})()
-    clock.next_batch(scene)
-    assert clock.measure(1, 0)["data_wait"] == 0.0
 
 
 def test_peaks_of_known_devices():

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -45,8 +45,8 @@ class History:
         """`step` counts from 1; `samples` names the batch's samples, should it be needed."""
         self._pending.append((step, metrics, samples))
 
-    def collect(self, step: int) -> tuple[int, dict[str, float]]:
-        """(how many, their record by `reduce`) of the steps up to `step` that were not collected before.
+    def collect(self, step: int) -> dict[str, float]:
+        """One record by `reduce` of the steps up to `step` that were not collected before; {} without any.
 
         Waits until `step` has ended. Raises NonFiniteLoss naming the first bad step and its samples.
         """
@@ -57,7 +57,7 @@ class History:
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(metrics[name]):
                     raise NonFiniteLoss(f"{name} is {metrics[name]} at step {number}, samples {samples()}")
-        return len(due), reduce(fetched)
+        return reduce(fetched)
 
 
 def reduce(steps: list[dict]) -> dict[str, float]:
@@ -76,32 +76,35 @@ def reduce(steps: list[dict]) -> dict[str, float]:
 class Clock:
     """Speed, and the share of time in which the devices stood still because the next batch was not there.
 
-    Waiting in the loader while the devices still compute costs nothing and does not count: a thread notes
-    when each step ends, and only the time from then (or from asking, if later) until the batch arrives is
-    waiting.
+    Waiting in the loader while the devices still compute costs nothing and does not count: a thread notes when each
+    step ends, and only the time from then (or from asking, if later) until the batch arrives is waiting.
     """
 
     def __init__(self, batch_size: int, flops_per_sample: float, devices: int, now=time.monotonic):
         self._batch_size, self._flops, self._devices = batch_size, flops_per_sample, devices
-        self._now, self._pool, self._done = now, ThreadPoolExecutor(1), None
+        self._now, self._pool = now, ThreadPoolExecutor(1)
+        self._steps: list[tuple[int, float, Future]] = []  # not yet measured: step, waited before it, its end
+        self._running: Future | None = None  # end of the newest step
         self.restart()
 
     def restart(self) -> None:
-        """Starts a new interval of measurement (a line was written; compilation has ended)."""
+        """Measures from now on (compilation has ended)."""
         self._start, self._waited = self._now(), 0.0
 
     def next_batch(self, loader) -> dict:
         """next(loader), timed."""
         asked = self._now()
         batch = next(loader)
-        if self._done is None or self._done.done():
-            idle_since = asked if self._done is None else max(asked, self._done.result())
-            self._waited += max(0.0, self._now() - max(idle_since, self._start))
+        if self._running is None:
+            self._waited = self._now() - asked
+        else:
+            self._waited = max(0.0, self._now() - max(asked, self._running.result())) if self._running.done() else 0.0
         return batch
 
-    def started(self, metrics: dict[str, jax.Array]) -> None:
+    def started(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Tells of a dispatched step; waits for the one before it, so that at most two are under way."""
-        before, self._done = self._done, self._pool.submit(self._ended, metrics["loss"])
+        before, self._running = self._running, self._pool.submit(self._ended, metrics["loss"])
+        self._steps.append((step, self._waited, self._running))
         if before:
             before.result()
 
@@ -109,17 +112,20 @@ class Clock:
         array.block_until_ready()
         return self._now()
 
-    def measure(self, steps: int, steps_left: int) -> dict[str, float]:
-        """samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait and seconds
-        left, from the `steps` since the last call."""
-        seconds = max(self._now() - self._start, 1e-9)
-        rate = steps * self._batch_size / seconds
+    def measure(self, step: int, steps_left: int) -> dict[str, float]:
+        """samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait and seconds left,
+        from the steps since the last call up to `step`, to the moment when it ended."""
+        due = [entry for entry in self._steps if entry[0] <= step]
+        self._steps = self._steps[len(due):]
+        before, self._start = self._start, due[-1][2].result()
+        seconds = max(self._start - before, 1e-9)
+        rate = len(due) * self._batch_size / seconds
         per_device = rate * self._flops / self._devices
         record = {"samples_per_second": rate, "tflops_per_device": per_device / 1e12,
-                  "data_wait": self._waited / seconds, "seconds_left": steps_left * seconds / steps}
+                  "data_wait": sum(waited for _, waited, _ in due) / seconds,
+                  "seconds_left": steps_left * seconds / len(due)}
         if peak := peak_flops(jax.devices()[0].device_kind):
             record["mfu"] = per_device / peak
-        self.restart()
         return record
 
 
