@@ -13,7 +13,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,11 +22,8 @@ from launch import flags as launch_flags
 from world_model import flow_matching, solvers
 from world_model.batch import Layout
 from world_model.families.dreamzero import DreamZeroSpec
+from world_model.interop.difference import Difference, difference, first_above
 from world_model.objective import frame_errors
-
-GOLDEN = flags.DEFINE_string("golden", None, "npz of reference numbers")
-TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")
-RUNTIME = flags.DEFINE_enum("runtime", "jax", ["jax", "torch"], "implementation to compare")
 
 GIVEN = re.compile(r"w/|in/|(cfg_json|noise_floor_json|grad_names|sched/mask8|sched/fm_weight_query)$"
                    r"|inf/block\d+_t$")  # what a golden tells rather than asks
@@ -129,9 +125,9 @@ def cached_inference(golden: Golden, face) -> Iterator[tuple[str, np.ndarray]]:
     """Prefill of clean blocks and one denoising forward of each, where state tokens see all, as released."""
     layout, given = golden.spec.layout, golden.given
     latents, noise = golden.video("latents"), golden.video("noise")
-    parts = golden.parts(clean=False, actions=False)
-    condition = parts["condition"]
     # The first frame sees itself alone: the form without a clean copy gives its output.
+    parts = golden.parts(clean=False, actions=True)
+    condition = parts["condition"]
     first = face.forward(parts | {"noisy_latents": latents, "video_timestep": 0 * parts["video_timestep"]})
     yield "inf/prefill0_video", _channels_first(first.video[:, :1])
 
@@ -191,15 +187,6 @@ SECTIONS = {"sched": schedules, "tf": teacher_forced, "tfv": video_only, "ntf": 
             "inf": cached_inference}
 
 
-class Difference(NamedTuple):
-    """The largest difference of one entry, and where it is."""
-
-    size: float  # inf where a number is missing (not finite)
-    index: tuple[int, ...]
-    expected: float
-    found: float
-
-
 def compare(golden: Golden, face) -> dict[str, Difference]:
     """entry -> difference, in the order of computation.
 
@@ -209,34 +196,12 @@ def compare(golden: Golden, face) -> dict[str, Difference]:
     for section, run in SECTIONS.items():
         if any(key.startswith(f"{section}/") for key in golden.expected):
             found = {key: x for key, x in run(golden, face) if key in golden.expected}
-            differences |= {key: difference(key, golden.expected[key], x) for key, x in found.items()}
+            differences |= {key: difference(key, golden.expected[key], x, bool(RELATIVE.match(key)))
+                            for key, x in found.items()}
     unknown = sorted(set(golden.expected) - set(differences))
     if unknown:
         raise ValueError(f"golden holds entries that this command does not know: {unknown}")
     return differences
-
-
-def difference(entry: str, expected: np.ndarray, found: np.ndarray) -> Difference:
-    """Largest absolute difference, relative where RELATIVE matches. Raises ValueError on another shape."""
-    expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
-    if expected.shape != found.shape:
-        raise ValueError(f"{entry}: expected shape {expected.shape}, found {found.shape}")
-    sizes = np.abs(found - expected)
-    if RELATIVE.match(entry):
-        sizes /= np.maximum(np.abs(expected), 1e-12)
-    sizes = np.where(np.isfinite(sizes), sizes, np.inf)
-    index = np.unravel_index(np.argmax(sizes), sizes.shape)
-    return Difference(float(sizes[index]), tuple(map(int, index)), float(expected[index]), float(found[index]))
-
-
-def first_above(differences: Mapping[str, Difference], tolerance: float) -> str | None:
-    """A sentence on the first entry above the tolerance, None if there is none."""
-    for entry, d in differences.items():
-        if d.size > tolerance:
-            above = sum(d.size > tolerance for d in differences.values())
-            return (f"first above {tolerance:g}: {entry} differs by {d.size:.3g} at {d.index}: expected "
-                    f"{d.expected:.7g}, found {d.found:.7g} ({above} of {len(differences)} entries are above)")
-    return None
 
 
 def make_face(runtime: str, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]):
@@ -250,17 +215,22 @@ def make_face(runtime: str, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarra
 
 def main(_) -> None:
     """The command."""
+    args = flags.FLAGS
+    jax.config.update("jax_disable_most_optimizations", True)  # small models: compiling is all the time it takes
     try:
-        golden = Golden(GOLDEN.value)
+        golden = Golden(args.golden)
         with jax.default_matmul_precision("highest"):
-            differences = compare(golden, make_face(RUNTIME.value, golden.spec, golden.weights))
+            differences = compare(golden, make_face(args.runtime, golden.spec, golden.weights))
     except (ValueError, OSError) as error:
-        sys.exit(f"--golden={GOLDEN.value}: {error}")
+        sys.exit(f"--golden={args.golden}: {error}")
     sizes = {entry: d.size for entry, d in differences.items()}
     print(json.dumps(sizes | {"max": max(sizes.values())}, indent=1))
-    sys.exit(first_above(differences, TOLERANCE.value))
+    sys.exit(first_above(differences, args.tolerance))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    flags.DEFINE_string("golden", None, "npz of reference numbers")
+    flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")
+    flags.DEFINE_enum("runtime", "jax", ["jax", "torch"], "implementation to compare")
     flags.mark_flag_as_required("golden")
     launch_flags.run(main)

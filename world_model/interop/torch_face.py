@@ -9,16 +9,9 @@ from world_model import solvers, visibility
 from world_model.families.dreamzero import DreamZeroSpec
 from world_model.flow_matching import noise_levels
 from world_model.interop import torch_runtime
+from world_model.interop.dreamzero_format import network_sizes
 from world_model.interop.jax_face import Losses, Output, Parts
 from world_model.interop.torch_rollout import Stepper
-
-
-def network_sizes(spec: DreamZeroSpec) -> dict[str, int]:
-    """The arguments of torch_model.DreamZero."""
-    same = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "text_dim", "image_dim", "action_dim",
-            "state_dim", "action_hidden_dim")
-    sizes = {name: getattr(spec, name) for name in same}
-    return sizes | {"in_dim": spec.input_channels, "out_dim": spec.latent_channels}
 
 
 class TorchFace:

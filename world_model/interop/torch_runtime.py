@@ -1,5 +1,6 @@
 """Runs DreamZero in plain PyTorch: forward over a window, and cached inference block by block.
 
+    runtime, settings = load("export", device="cuda")
     session = runtime.start(text, image)
     session.prefill(first_frame, condition)      # clean latents into the cache, block after block
     out = session.denoise(noisy_latents=..., ...)  # velocities of the next block
@@ -11,7 +12,9 @@ world_model/families/dreamzero.py Inputs.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +22,12 @@ from torch import Tensor
 
 from world_model import rotary
 from world_model.batch import Layout
+from world_model.interop.safetensors_io import Weights, WeightsError
 from world_model.interop.torch_model import DreamZero, Tokens, join
 from world_model.tokens import Group, Sequence, make_sequence, token_ranges
-from world_model.visibility import Table, dense_mask
+from world_model.visibility import Table, dense_mask, get_table
 
+PREFIX = "action_head.model."
 Context = tuple[Tensor, Tensor | None]  # text and image features, embedded
 
 
@@ -173,6 +178,24 @@ class Session:
                                     **parts)
 
 
+def load(directory: str | Path, device: str = "cpu") -> tuple[Runtime, dict]:
+    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends.
+
+    Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
+    """
+    config = Path(directory) / "config.json"
+    if not config.exists() or "wamax" not in (ours := json.loads(config.read_text())):
+        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
+    ours, weights = ours["wamax"], Weights(directory)
+    with torch.device("meta"):
+        expected = DreamZero(**ours["network"]).state_dict()
+    weights.check({PREFIX + name: (tuple(x.shape), "F32") for name, x in expected.items()})
+    network = load_network({name: weights[PREFIX + name] for name in expected}, ours["network"])
+    tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
+    runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
+    return runtime, ours["rollout"]
+
+
 def load_network(tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> DreamZero:
     """A network of `sizes` (DreamZero's arguments) with `tensors` under the reference's names, strictly.
 
@@ -180,6 +203,6 @@ def load_network(tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int]) ->
     """
     with torch.device("meta"):
         model = DreamZero(**sizes)
-    state = {name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}
+    state = {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

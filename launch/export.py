@@ -1,0 +1,189 @@
+"""Takes the weights away: a directory that PyTorch reads, checked against the JAX model before it appears.
+
+    python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000]
+
+OUT holds weights and config.json (world_model/interop/dreamzero_format.py), statistics.json and
+experiment_cfg/metadata.json with the normalisation, and parity.json: the largest difference of the JAX model and
+the PyTorch runtime after each transformer block and of every block's denoised latents and actions, float32. Above
+the tolerance the command exits 1, says where the two first differ, and leaves the directory as OUT.rejected.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipelines.embodiments import get_embodiment
+from launch import build
+from launch import flags as launch_flags
+from world_model.batch import Layout
+from world_model.checkpoint import CheckpointError
+from world_model.families.dreamzero import MASK_CHANNELS
+from world_model.interop import dreamzero_format, safetensors_io
+from world_model.interop.difference import Difference, difference, first_above
+from world_model.interop.jax_face import JaxFace, Output
+from world_model.rollout import Conditions, Rollout
+
+STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
+
+
+class ParityError(RuntimeError):
+    """The exported weights do not compute what the JAX model computes."""
+
+
+def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
+           shard_bytes: int = safetensors_io.SHARD_BYTES) -> dict:
+    """Writes `out` and returns its parity report.
+
+    Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
+    """
+    out, settings = Path(out), rollout_settings(restored.config)
+    rollout = Rollout(restored.family.module, **settings)
+    with safetensors_io.atomic_directory(out) as partial:
+        dreamzero_format.write(partial, restored.family.spec, restored.params, rollout=settings,
+                               shard_bytes=shard_bytes)
+        write_statistics(partial, restored)
+        inputs = fixed_inputs(rollout)
+        differences = compare(jax_outputs(rollout, restored.params, inputs), torch_outputs(partial, inputs))
+        problem = first_above(differences, tolerance)
+        report = {"step": restored.step, "tolerance": tolerance, "passed": problem is None, "problem": problem,
+                  "max": max(d.size for d in differences.values()),
+                  "entries": {entry: d.size for entry, d in differences.items()}}
+        (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
+        if problem:
+            rejected = out.with_name(f"{out.name}.rejected")
+            shutil.rmtree(rejected, ignore_errors=True)
+            os.replace(partial, rejected)
+            raise ParityError(f"{problem}; left as {rejected}")
+    return report
+
+
+def rollout_settings(config) -> dict:
+    """What torch_rollout.Rollout and rollout.Rollout take."""
+    return {"solver": config.evaluate.solver, "steps": config.evaluate.solver_steps, "shift": config.noise.shift,
+            "guidance": config.evaluate.guidance}
+
+
+class FixedInputs(NamedTuple):
+    """One sample of random numbers that never change."""
+
+    parts: dict  # of a training forward
+    conditions: Conditions  # of a rollout
+    keys: jax.Array
+    noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
+
+
+def fixed_inputs(rollout: Rollout) -> FixedInputs:
+    """At the sizes of the rollout's model."""
+    rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
+    normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
+    time = lambda count: rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
+    frames = layout.latent_frames, spec.latent_height, spec.latent_width
+    latent, text = (*frames, spec.latent_channels), normal(spec.text_length, spec.text_dim)
+    text[:, spec.text_length // 2:] = 0  # past the prompt
+    parts = {
+        "clean_latents": normal(*latent), "noisy_latents": normal(*latent), "text": text,
+        "video_timestep": time(layout.latent_frames), "action_timestep": time(layout.num_actions),
+        "noisy_actions": normal(layout.num_actions, spec.action_dim),
+        "state": rng.uniform(-1, 1, size=(1, layout.num_states, spec.state_dim)).astype(np.float32),
+        "condition": normal(*frames, MASK_CHANNELS + latent[-1]) if spec.concat_first_frame else None,
+        "image": normal(spec.image_tokens, spec.image_dim) if spec.image_dim else None}
+    conditions = Conditions(first_latents=parts["clean_latents"][:, :1], unconditional_text=np.zeros_like(text),
+                            **{name: parts[name] for name in ("text", "state", "condition", "image")})
+    keys = jax.random.split(jax.random.key(0), 1)
+    noise = [tuple(map(np.asarray, rollout.noise(keys, i + 1))) for i in range(layout.num_blocks)]
+    return FixedInputs(parts, conditions, keys, noise)
+
+
+def jax_outputs(rollout: Rollout, params: Mapping[str, jax.Array], inputs: FixedInputs) -> dict[str, np.ndarray]:
+    """entry -> array, in the order of computation: what `torch_outputs` should be."""
+    face = JaxFace(rollout.model.spec, params)
+    with jax.default_matmul_precision("highest"):
+        forward = face.forward(inputs.parts)
+        prediction = rollout(face.params, inputs.conditions, inputs.keys)
+    return _entries(rollout.model.spec.layout, forward, prediction.latents, prediction.actions)
+
+
+def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    """The same from an exported directory. Raises WeightsError where it does not load."""
+    import torch  # extra: torch
+
+    from world_model.interop import torch_rollout, torch_runtime
+    from world_model.interop.torch_face import TorchFace
+
+    tensor = lambda x: None if x is None else torch.from_numpy(np.array(x))
+    runtime, settings = torch_runtime.load(directory)
+    forward = TorchFace(runtime).forward(inputs.parts)
+    latents, actions = torch_rollout.Rollout(runtime, **settings)(
+        noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
+        **{name: tensor(x) for name, x in inputs.conditions._asdict().items()})
+    return _entries(runtime.layout, forward, latents, actions)
+
+
+def _entries(layout: Layout, forward: Output, latents, actions) -> dict[str, np.ndarray]:
+    entries = {f"forward/block{i}": hidden for i, hidden in enumerate(forward.hidden)}
+    entries |= {"forward/video": forward.video, "forward/action": forward.action}
+    n, m = layout.frames_per_block, layout.actions_per_block
+    for i in range(layout.num_blocks):
+        entries[f"rollout/block{i + 1}_latents"] = np.asarray(latents)[:, 1 + i * n:1 + (i + 1) * n]
+        entries[f"rollout/block{i + 1}_actions"] = np.asarray(actions)[:, i * m:(i + 1) * m]
+    return entries
+
+
+def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, Difference]:
+    """Entry by entry."""
+    return {entry: difference(entry, x, found[entry]) for entry, x in expected.items()}
+
+
+def write_statistics(directory: Path, restored: build.Restored) -> None:
+    """statistics.json as trained, and the same in the reference's form: experiment_cfg/metadata.json."""
+    (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
+    (directory / "experiment_cfg").mkdir()
+    stride = restored.family.spec.layout.frame_stride
+    metadata = {name: dataset_metadata(one, restored.config.layout, stride)
+                for name, one in restored.statistics.items()}
+    (directory / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+
+
+def dataset_metadata(statistics: dict, layout, frame_stride: int) -> dict:
+    """One dataset's entry of metadata.json; each dimension is a key of its own, with its slot beside it.
+
+    "resolution" is that of the canvas on which all views are tiled.
+    """
+    robot = get_embodiment(statistics["embodiment"])
+    found, modalities = {}, {"video": {
+        view: {"resolution": [layout.width, layout.height], "channels": 3, "fps": robot.rate / frame_stride}
+        for view in robot.views}}
+    for part, dimensions in (("state", robot.state), ("action", robot.action)):
+        values = statistics[part] or {}
+        found[part] = {d.name: {k: [values[k][i]] for k in STATISTICS} for i, d in enumerate(dimensions)}
+        modalities[part] = {d.name: {"absolute": getattr(d, "relative_to", None) is None, "rotation_type": None,
+                                     "shape": [1], "continuous": True, "slot": d.slot} for d in dimensions}
+    return {"embodiment_tag": robot.name, "statistics": found, "modalities": modalities}
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        report = export(build.restore(args.workdir, args.step), args.out, args.tolerance)
+    except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
+        sys.exit(f"export: {error}")
+    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"]}))
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    flags.DEFINE_string("workdir", None, "directory of the training run")
+    flags.DEFINE_enum("format", "dreamzero", ["dreamzero"], "whose names and layout")
+    flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
+    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")
+    flags.mark_flags_as_required(["workdir", "out"])
+    launch_flags.run(main)

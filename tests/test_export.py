@@ -1,0 +1,146 @@
+"""launch.export on a small model: what it writes, that PyTorch computes the same, and that errors are found."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from launch import build, export
+from world_model.interop import dreamzero_format, names
+from world_model.interop.safetensors_io import Weights, WeightsError
+from world_model.interop.torch_runtime import load
+
+SIX = {"max": [3.0, 4.0], "min": [0.0, 1.0], "mean": [1.0, 2.0], "std": [0.5, 0.6], "q01": [0.1, 1.1],
+       "q99": [2.9, 3.9]}
+STATISTICS = {"pusht": {"embodiment": "pusht", "dataset": "pusht", "state": {"count": 5, **SIX}, "action": SIX}}
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    """An untrained model with every parameter random."""
+    config = quickstart.get_config("debug")
+    config.model.num_layers, config.model.concat_first_frame, config.model.image_dim = 3, True, 12
+    config.model.image_tokens = 5
+    family, rng = build.model(config), np.random.default_rng(0)
+    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    params = {name: (0.2 * rng.normal(size=x.shape) + name.endswith("scale")).astype(np.float32)
+              for name, x in shapes.items()}
+    return build.Restored(config, 7, family, params, None, STATISTICS, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def exported(restored, tmp_path_factory):
+    """(directory, report, inputs, JAX outputs) of the command's work, compiled as cheaply as possible."""
+    out, seen, plain = tmp_path_factory.mktemp("out") / "export", [], export.jax_outputs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "jax_outputs", lambda rollout, params, inputs: seen.extend(
+            (inputs, plain(rollout, params, inputs))) or seen[1])
+        jax.config.update("jax_disable_most_optimizations", True)
+        report = export.export(restored, out, shard_bytes=60_000)
+        jax.config.update("jax_disable_most_optimizations", False)
+    return out, report, *seen
+
+
+def test_directory_is_complete(exported, restored):
+    out, report, *_ = exported
+    assert json.loads((out / "parity.json").read_text()) == report
+    assert report["passed"] and report["max"] < 2e-5 and report["step"] == 7
+    assert list(report["entries"]) == [
+        "forward/block0", "forward/block1", "forward/block2", "forward/video", "forward/action",
+        "rollout/block1_latents", "rollout/block1_actions", "rollout/block2_latents", "rollout/block2_actions"]
+    assert len(list(out.glob("*.safetensors"))) > 1
+    assert not list(out.parent.glob("*.partial*"))
+
+
+def test_weights_are_ours_under_the_reference_names(exported, restored):
+    weights = Weights(exported[0])
+    expected = dict(names.to_reference(restored.params, restored.family.spec.head_dim))
+    assert {f"action_head.model.{name}" for name in expected} == set(weights)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(weights[f"action_head.model.{name}"], x)
+
+
+def test_config_has_the_reference_keys(exported):
+    config = json.loads((exported[0] / "config.json").read_text())
+    assert config["model_type"] == "vla"
+    head = config["action_head_cfg"]["config"]
+    assert head["train_architecture"] == "full" and head["skip_component_loading"] is True
+    assert head["diffusion_model_cfg"]["model_type"] == "i2v"
+    assert head["diffusion_model_cfg"]["in_dim"] == 36 and head["diffusion_model_cfg"]["num_layers"] == 3
+    assert head["diffusion_model_cfg"]["frame_seqlen"] == 16 and head["num_frames"] == 17
+
+
+def test_statistics_go_along(exported):
+    out = exported[0]
+    assert json.loads((out / "statistics.json").read_text()) == STATISTICS
+    metadata = json.loads((out / "experiment_cfg" / "metadata.json").read_text())["pusht"]
+    assert metadata["statistics"]["action"]["target_y"]["q99"] == [3.9]
+    assert metadata["modalities"]["action"]["target_x"]["absolute"] is False
+    assert metadata["modalities"]["state"]["agent_x"] == {
+        "absolute": True, "rotation_type": None, "shape": [1], "continuous": True, "slot": 0}
+    assert metadata["modalities"]["video"]["image"]["fps"] == 10.0
+
+
+def tampered(restored, exported, directory, change):
+    """Differences of an export whose weights were changed on the way out."""
+    _, _, inputs, expected = exported
+    params = {name: np.array(x) for name, x in restored.params.items()}
+    change(params)
+    dreamzero_format.write(directory, restored.family.spec, params, rollout=export.rollout_settings(restored.config))
+    return export.compare(expected, export.torch_outputs(directory, inputs))
+
+
+def swap(p):
+    a, b = "blocks.cross_attn.k.kernel", "blocks.cross_attn.v.kernel"
+    p[a], p[b] = p[b], p[a]
+
+
+def transpose(p):
+    p["final_block.self_attn.v.kernel"] = p["final_block.self_attn.v.kernel"].T.copy()
+
+
+def nudge(p):
+    p["blocks.mlp.fc1.kernel"][1, 2, 3] += 0.1
+
+
+def one_action_weight(p):
+    p["action_decoder.fc2.kernel"][3, 5] += 0.1
+
+
+@pytest.mark.parametrize("change,where", [
+    (lambda p: None, None), (swap, "forward/block0"), (transpose, "forward/block2"), (nudge, "forward/block1"),
+    (one_action_weight, "forward/action")])
+def test_planted_errors_are_found_and_placed(restored, exported, tmp_path, change, where):
+    problem = export.first_above(tampered(restored, exported, tmp_path, change), 1e-4)
+    assert (problem is None) if where is None else problem.startswith(f"first above 0.0001: {where} differs by ")
+
+
+def test_a_rejected_export_never_takes_the_name(restored, exported, tmp_path, monkeypatch):
+    _, _, _, expected = exported
+    monkeypatch.setattr(export, "jax_outputs", lambda *_: {k: x + 1 for k, x in expected.items()})
+    for _ in range(2):  # again over the first one's remains
+        with pytest.raises(export.ParityError, match=r"first above 0.0001: forward/block0 .*export\.rejected"):
+            export.export(restored, tmp_path / "export")
+        assert [p.name for p in tmp_path.iterdir()] == ["export.rejected"]
+    report = json.loads((tmp_path / "export.rejected" / "parity.json").read_text())
+    assert report["passed"] is False and "forward/block0" in report["problem"]
+
+
+def test_an_existing_directory_is_kept(restored, exported):
+    with pytest.raises(FileExistsError, match="not empty"):
+        export.export(restored, exported[0])
+
+
+def test_loading_is_strict(restored, exported, tmp_path):
+    dreamzero_format.write(tmp_path, restored.family.spec, restored.params, rollout={})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["wamax"]["network"]["ffn_dim"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"blocks.0.ffn.0.weight: expected F32 \(65, 32\), found F32 \(64, 32\)"):
+        load(tmp_path)
+    config["wamax"]["network"]["image_dim"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"unexpected keys .*img_emb"):
+        load(tmp_path)

@@ -1,0 +1,122 @@
+"""launch.parity: the JAX model against the goldens, and errors planted where it must find them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from launch import parity
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture
+def golden():
+    return parity.Golden(GOLDENS / "dreamzero_i2v_tiny.npz")
+
+
+@pytest.fixture
+def quick_compiles():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def only(golden, *sections):
+    """The golden without the other sections, and without gradients."""
+    golden.expected = {key: x for key, x in golden.expected.items()
+                       if key.startswith(sections) and key not in ("tf/loss", "tf/grad_norm")
+                       and not key.endswith("_loss")}
+    return golden
+
+
+def test_jax_model_equals_every_section_of_a_golden(golden, quick_compiles):
+    differences = parity.compare(golden, parity.make_face("jax", golden.spec, golden.weights))
+    assert differences.keys() == golden.expected.keys()
+    assert parity.first_above(differences, 1e-5) is None
+
+
+def test_jax_model_without_first_frame_concatenation_equals_its_golden(quick_compiles):
+    golden = only(parity.Golden(GOLDENS / "dreamzero_ti2v_tiny.npz"), "tf/", "tfv/")
+    differences = parity.compare(golden, parity.make_face("jax", golden.spec, golden.weights))
+    assert {"tf/block0", "tf/block1", "tf/video", "tf/action", "tfv/sane_video"} <= differences.keys()
+    assert parity.first_above(differences, 1e-5) is None
+
+
+def planted(golden, change):
+    weights = {key: x.copy() for key, x in golden.weights.items()}
+    change(weights)
+    differences = parity.compare(only(golden, "tf/"), parity.make_face("torch", golden.spec, weights))
+    return parity.first_above(differences, 1e-4)
+
+
+def swap(weights):
+    a, b = "blocks.0.self_attn.k.weight", "blocks.0.self_attn.q.weight"
+    weights[a], weights[b] = weights[b], weights[a]
+
+
+def transpose(weights):
+    weights["blocks.1.cross_attn.o.weight"] = np.ascontiguousarray(weights["blocks.1.cross_attn.o.weight"].T)
+
+
+def nudge(weights):
+    weights["blocks.0.ffn.2.weight"][3, 5] += 0.05
+
+
+def spoil(weights):
+    weights["head.head.bias"][0] = np.nan
+
+
+@pytest.mark.parametrize("change,where", [
+    (None, None), (swap, "tf/block0"), (transpose, "tf/block1"), (nudge, "tf/block0"), (spoil, "tf/video")])
+def test_planted_errors_are_found_and_placed(golden, change, where):
+    problem = planted(golden, change or (lambda weights: None))
+    assert (problem is None) if where is None else problem.startswith(f"first above 0.0001: {where} differs by ")
+
+
+def test_only_what_the_file_holds_is_computed(golden):
+    class NoForward:
+        solve = None
+
+    only(golden, "sched/fm")
+    assert set(parity.compare(golden, NoForward())) == {
+        "sched/fm_sigmas", "sched/fm_timesteps", "sched/fm_linear_timesteps_weights", "sched/fm_weight_at_query"}
+
+
+@pytest.mark.parametrize("entry", ["tf/something", "new/video", "sched/heun8_traj"])
+def test_unknown_entries_are_an_error(golden, entry):
+    only(golden, "sched/fm", "tf/video")
+    golden.expected[entry] = np.zeros((2, 1))
+    face = parity.make_face("torch", golden.spec, golden.weights)
+    with pytest.raises(ValueError, match=f"does not know: .*{entry}"):
+        parity.compare(golden, face)
+
+
+def test_another_shape_is_an_error(golden):
+    only(golden, "tf/action")
+    golden.expected["tf/action"] = golden.expected["tf/action"][:1]
+    with pytest.raises(ValueError, match=r"tf/action: expected shape \(1, 8, 7\), found \(2, 8, 7\)"):
+        parity.compare(golden, parity.make_face("torch", golden.spec, golden.weights))
+
+
+def test_command(tmp_path, golden):
+    """Exit code 0 and one JSON object; above the tolerance the object all the same, and exit code 1."""
+    few = ("w/", "in/", "cfg_json", "sched/fm_", "tf/video")
+    with np.load(GOLDENS / "dreamzero_ti2v_tiny.npz") as file:
+        np.savez(tmp_path / "few.npz", **{key: file[key] for key in file.files if key.startswith(few)})
+    run = lambda *args: subprocess.run([sys.executable, "-m", "launch.parity", "--runtime=torch", *args],
+                                       capture_output=True, text=True)
+    good = run(f"--golden={tmp_path / 'few.npz'}")
+    assert good.returncode == 0, good.stderr
+    printed = json.loads(good.stdout)
+    assert "tf/video" in printed and printed["max"] == max(printed.values()) < 1e-5
+    strict = run(f"--golden={tmp_path / 'few.npz'}", "--tolerance=1e-9")
+    assert strict.returncode == 1
+    assert json.loads(strict.stdout) == printed
+    assert "first above 1e-09: sched/fm_sigmas differs by" in strict.stderr
+    missing = run(f"--golden={tmp_path / 'none.npz'}")
+    assert missing.returncode == 1 and "none.npz" in missing.stderr and "Traceback" not in missing.stderr

@@ -1,0 +1,111 @@
+"""The PyTorch runtime against the goldens, and the properties that they do not show."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from launch import parity
+from world_model import visibility
+from world_model.interop import torch_runtime
+from world_model.interop.torch_rollout import Rollout, Stepper
+from world_model.solvers import make_solver
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="module", params=["i2v", "ti2v"])
+def golden(request):
+    return parity.Golden(GOLDENS / f"dreamzero_{request.param}_tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def face(golden):
+    return parity.make_face("torch", golden.spec, golden.weights)
+
+
+def parts_of(golden, **which):
+    parts = {k: None if x is None else torch.from_numpy(np.array(x)) for k, x in golden.parts(**which).items()}
+    return parts.pop("text"), parts.pop("image"), parts
+
+
+def test_every_section_of_the_goldens(golden, face):
+    differences = parity.compare(golden, face)
+    assert parity.first_above(differences, 1e-5) is None
+    assert {entry.split("/")[0] for entry in differences} == {"sched", "tf", "tfv", "ntf", "inf"}
+
+
+@torch.no_grad()
+def test_cached_inference_equals_the_training_forward(golden, face):
+    """By default; the goldens' cached inference, in which states see everything, does not."""
+    text, image, parts = parts_of(golden, clean=True, actions=True)
+    runtime, layout = face.runtime, golden.spec.layout
+    whole = runtime.forward(runtime.model.context(text, image), **parts)
+    cut = lambda x, n, start, block: None if x is None else x[:, start + block * n:start + (block + 1) * n]
+    for table, same in (("dreamzero", True), ("dreamzero_state_sees_all", False)):
+        session = runtime.start(text, image, visibility.get_table(table))
+        condition = parts["condition"]
+        session.prefill(parts["clean_latents"][:, :1], cut(condition, 1, 0, 0))
+        for i in range(layout.num_blocks):
+            n = layout.frames_per_block
+            out = session.denoise(
+                noisy_latents=cut(parts["noisy_latents"], n, 1, i), condition=cut(condition, n, 1, i),
+                video_timestep=cut(parts["video_timestep"], n, 1, i),
+                noisy_actions=cut(parts["noisy_actions"], layout.actions_per_block, 0, i),
+                action_timestep=cut(parts["action_timestep"], layout.actions_per_block, 0, i),
+                state=cut(parts["state"], layout.states_per_block, 0, i))
+            expected = cut(whole.video, n, 1, i), cut(whole.action, layout.actions_per_block, 0, i)
+            gaps = [float((a - b).abs().max()) for a, b in zip((out.video, out.action), expected, strict=True)]
+            assert (max(gaps) < 1e-5) == same, (table, i, gaps)
+            session.prefill(cut(parts["clean_latents"], n, 1, i), cut(condition, n, 1, i))
+
+
+def test_incomplete_block_is_refused(golden, face):
+    text, image, parts = parts_of(golden, clean=True, actions=True)
+    parts = {k: None if x is None else x[:, :4] for k, x in parts.items()}
+    with pytest.raises(ValueError, match="4 latent frames from block 0 on are no whole number of blocks of 2"):
+        face.runtime.forward(face.runtime.model.context(text, image), **parts)
+
+
+def test_weights_are_loaded_strictly(golden):
+    swapped = dict(golden.weights)
+    swapped["blocks.0.norm4.weight"] = swapped.pop("blocks.0.norm3.weight")
+    with pytest.raises(RuntimeError, match=r"Missing key.*norm3.weight[\s\S]*Unexpected key.*norm4"):
+        parity.make_face("torch", golden.spec, swapped)
+    swapped = golden.weights | {"blocks.0.ffn.0.weight": golden.weights["blocks.0.ffn.0.weight"].T}
+    with pytest.raises(RuntimeError, match=r"size mismatch for blocks.0.ffn.0.weight"):
+        parity.make_face("torch", golden.spec, swapped)
+
+
+def test_a_directory_that_is_no_export(tmp_path):
+    with pytest.raises(torch_runtime.WeightsError, match=r"config\.json: expected the configuration"):
+        torch_runtime.load(tmp_path)
+
+
+def test_euler_steps_follow_the_velocity():
+    solver = make_solver("euler", 3)
+    stepper, x = Stepper(solver), torch.zeros(2)
+    for i in range(3):
+        x = stepper.step(i, torch.ones(2), x)
+    np.testing.assert_allclose(x, solver.sigmas[-1] - solver.sigmas[0], rtol=1e-6)
+
+
+def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, face):
+    text, image, parts = parts_of(golden, clean=True, actions=True)
+    layout, noise = golden.spec.layout, torch.Generator().manual_seed(0)
+    draw = lambda like, n: torch.randn(like.shape[0], n, *like.shape[2:], generator=noise)
+    noise = [(draw(parts["clean_latents"], layout.frames_per_block),
+              draw(parts["noisy_actions"], layout.actions_per_block))]
+    run = lambda guidance, text: Rollout(face.runtime, "euler", 1, guidance=guidance)(
+        parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image,
+        unconditional_text=torch.zeros_like(text))
+    video, actions = run(1.0, text)
+    plain, _ = run(1.0, torch.zeros_like(text))
+    guided, guided_actions = run(3.0, text)
+    torch.testing.assert_close(guided, plain + 3 * (video - plain), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(guided_actions, actions)
+    assert not torch.allclose(guided, video, atol=1e-3)
+    with pytest.raises(ValueError, match="guidance = 2 needs unconditional_text"):
+        dataclasses.replace(Rollout(face.runtime), guidance=2).start(text)

@@ -1,0 +1,38 @@
+"""The largest difference of two arrays, where it is, and a sentence about the first that is too large."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Difference(NamedTuple):
+    """Of one entry of a comparison."""
+
+    size: float  # inf where a number is not finite
+    index: tuple[int, ...]
+    expected: float
+    found: float
+
+
+def difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
+    """Largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
+    expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    if expected.shape != found.shape:
+        raise ValueError(f"{entry}: expected shape {expected.shape}, found {found.shape}")
+    sizes = np.abs(found - expected)
+    if relative:
+        sizes /= np.maximum(np.abs(expected), 1e-12)
+    sizes = np.where(np.isfinite(sizes), sizes, np.inf)
+    index = np.unravel_index(np.argmax(sizes), sizes.shape)
+    return Difference(float(sizes[index]), tuple(map(int, index)), float(expected[index]), float(found[index]))
+
+
+def first_above(differences: Mapping[str, Difference], tolerance: float) -> str | None:
+    """A sentence on the first entry above the tolerance, in the mapping's order; None if there is none."""
+    for entry, d in differences.items():
+        if d.size > tolerance:
+            above = sum(d.size > tolerance for d in differences.values())
+            return (f"first above {tolerance:g}: {entry} differs by {d.size:.3g} at {d.index}: expected "
+                    f"{d.expected:.7g}, found {d.found:.7g} ({above} of {len(differences)} entries are above)")
+    return None
