@@ -113,11 +113,11 @@ def train(config, workdir: Path | str, build) -> None:
                     report(done)
                     save(done)
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
-        except metrics.NonFiniteLoss as error:
+        except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()
             good = checkpoint.steps(checkpoints.directory)
             where = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
-            raise metrics.NonFiniteLoss(f"{error}; last good checkpoint: {where}") from None
+            raise type(error)(f"{error}; last good checkpoint: {where}") from error
         finally:
             loader.close()
             writer.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import jax
@@ -129,3 +130,16 @@ def test_an_unknown_key_names_the_nearest(typed, nearest, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match=f"^--config.{typed}: .*toy.py has no such key; the nearest is "
                                          f"--config.{nearest}$"):
         flags._parse(sys.argv)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path, capsys):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        assert train.run(tiny.config(steps=6, every=1, fsdp=8), tmp_path, tiny.Build()) == 1
+        error = capsys.readouterr().err
+        good = checkpoint.steps(tmp_path / "checkpoints")
+        assert good and "No space left on device" in error
+        assert error.strip().endswith(f"the last good checkpoint is step {good[-1]}")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -42,6 +42,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0):
         self.directory = Path(directory).absolute()
+        logging.get_absl_logger().addFilter(_not_raised)
         policies = [ocp.checkpoint_managers.LatestN(keep_last)]
         if keep_every:
             policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
@@ -99,6 +100,11 @@ class Checkpoints:
                 logging.warning("%s is half written and not used; moved to %s", path, aside.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
+
+
+def _not_raised(record) -> bool:
+    """Orbax logs a traceback in each thread that an error passes and then raises it; `_explained` tells it once."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager

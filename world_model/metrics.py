@@ -140,7 +140,7 @@ class Writer:
         path = Path(workdir) / "metrics.jsonl"
         if path.exists():
             keep(path, step)
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)  # unbuffered: a full disk is an error here, not at close
         if tensorboard:
             from tensorboardX import SummaryWriter
             self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
@@ -148,8 +148,7 @@ class Writer:
     def write(self, step: int, record: dict[str, float]) -> None:
         if not self._file:
             return
-        self._file.write(json.dumps({"step": step, **record}) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps({"step": step, **record}) + "\n").encode())
         if self._board:
             for name, value in record.items():
                 self._board.add_scalar(name, value, step)
