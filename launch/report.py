@@ -1,0 +1,191 @@
+"""The results of a run as a page that a person can look at, and as a summary for programs.
+
+    python -m launch.report --workdir=runs/quickstart [--step=1000]
+
+Needs WORKDIR's evaluation (`python -m launch.evaluate`). Writes WORKDIR/report/index.html, self-contained, and
+WORKDIR/report/summary.json. Numbers that only `make quickstart` measures (whole time, resume, export) are kept
+from an earlier summary.json, or null. Extra: report.
+"""
+
+import html
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from launch import build, figures, report_page
+from launch import flags as launch_flags
+from world_model import checkpoint, visibility
+
+MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
+MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
+MAXIMUM_EXPORT_DIFFERENCE = 1e-4
+MAXIMUM_SECONDS = 720
+MEASURED_OUTSIDE = ("seconds", "resume_bitwise", "export_max_abs_diff")
+
+
+def make_summary(evaluation: dict, metrics: list[dict], mixture: dict, *, seconds: float | None = None,
+                 resume_bitwise: bool | None = None, export_max_abs_diff: float | None = None) -> dict:
+    """summary.json. None stands for what was not measured. mixture: {dataset: {"asked", "realised"} fractions}."""
+    video, speeds = evaluation["video"], [m["samples_per_second"] for m in metrics if "samples_per_second" in m]
+    return {
+        "seconds": seconds, "steps": evaluation["step"],
+        "samples_per_second": float(np.median(speeds)) if speeds else None,
+        "video_psnr_db": video["video_psnr_db"], "copy_last_psnr_db": video["copy_last_psnr_db"],
+        "codec_psnr_db": video["codec_psnr_db"], "action_error_ratio": evaluation["action"]["error_ratio"],
+        "mixture": mixture, "resume_bitwise": resume_bitwise, "export_max_abs_diff": export_max_abs_diff}
+
+
+def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
+    """(what, reached, target, met) of each target; met is None where nothing was measured."""
+    ours, copy, ratio = summary["video_psnr_db"], summary["copy_last_psnr_db"], summary["action_error_ratio"]
+    gain = None if ours is None or copy is None else ours - copy
+    resumed, apart, seconds = summary["resume_bitwise"], summary["export_max_abs_diff"], summary["seconds"]
+    rows = [
+        ("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB", f"at least {MINIMUM_GAIN_DB:+.1f} dB",
+         lambda x: x >= MINIMUM_GAIN_DB),
+        ("Action error, over that of predicting the mean", ratio, "{:.3f}", f"at most {MAXIMUM_ACTION_RATIO}",
+         lambda x: x <= MAXIMUM_ACTION_RATIO),
+        ("Stopped and resumed equals uninterrupted", resumed, "{}", "bit for bit", lambda x: x is True),
+        ("Exported to PyTorch, largest difference", apart, "{:.1e}", f"at most {MAXIMUM_EXPORT_DIFFERENCE:.0e}",
+         lambda x: x <= MAXIMUM_EXPORT_DIFFERENCE),
+        ("Whole run", seconds, "{:.0f} s", f"at most {MAXIMUM_SECONDS} s", lambda x: x <= MAXIMUM_SECONDS)]
+    shown = lambda value, form: "not measured" if value is None else form.format(value)
+    return [(what, shown(value, form), target, None if value is None else bool(met(value)))
+            for what, value, form, target, met in rows]
+
+
+def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: dict, metrics: list[dict],
+                 mask_image: np.ndarray, mixture: dict) -> Path:
+    """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
+
+    evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask_image: uint8 [n, n, 3];
+    summary, mixture: as `make_summary` makes and takes.
+    """
+    out = Path(workdir) / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    verdicts = [met for *_, met in targets(summary) if met is not None]
+    lead = (f"Step {evaluation['step']}, {evaluation['windows']} held-out windows, "
+            f"{evaluation['solver']['solver']} with {evaluation['solver']['solver_steps']} steps. "
+            f"{sum(verdicts)} of {len(verdicts)} measured targets met.")
+    actions_per_block = len(evaluation["action"]["by_step"]["step"])
+    sections = [
+        _results(summary), _video(evaluation["video"], arrays),
+        report_page.section(
+            "Actions", report_page.text(
+                "Each block's actions are predicted at once, with the real video before the block. Normalised units: "
+                "-1 and 1 are the training data's 1% and 99% quantiles. Windows are spread evenly over the held-out "
+                "ones, not chosen. Repeating the last command is unknown in the first block."),
+            _plot(figures.actions(arrays, actions_per_block), "true and predicted actions of held-out windows"),
+            _plot(figures.action_errors(evaluation["action"]), "action error by horizon")),
+        report_page.section(
+            "Training", _plot(figures.losses(metrics), "training losses of video and action"),
+            report_page.text("On held-out windows, by noise level (mean square error of the velocity, unweighted):"),
+            _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
+        _inputs(mask_image, mixture)]
+    page = out / "index.html"
+    page.write_text(report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
+    (out / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return page
+
+
+def _results(summary: dict) -> str:
+    mark = {True: '<span class="met">met</span>', False: '<span class="missed">missed</span>', None: "&ndash;"}
+    rows = [[html.escape(what), reached, target, mark[met]] for what, reached, target, met in targets(summary)]
+    number = lambda value, unit: "not measured" if value is None else f"{value:.2f} {unit}"
+    return report_page.section(
+        "Results", report_page.table(["measure", "reached", "target", ""], rows),
+        f'<p class="note" style="margin-top: 10px">Video {number(summary["video_psnr_db"], "dB")}, copy of the first '
+        f'frame {number(summary["copy_last_psnr_db"], "dB")}, codec alone {number(summary["codec_psnr_db"], "dB")}; '
+        f'{number(summary["samples_per_second"], "training samples per second")}.</p>')
+
+
+def _video(video: dict, arrays: dict) -> str:
+    windows = len(arrays["frames_true"])
+    sets = min(2, windows)
+    return report_page.section(
+        "Video", report_page.text(
+            "From the first frame, the instruction and one measured state per block, everything else is rolled out: "
+            "the model sees its own video, never the real one. Prediction and held first frame are compared to "
+            "the real video after the same codec. Frames past an episode's end are pale."),
+        report_page.heads([*figures.VIDEO_COLUMNS.values()] * sets),
+        report_page.image(figures.video_panels(arrays, sets), "webp", "real, predicted and copied video", pixels=True),
+        _plot(figures.video_by_frame(video), "PSNR and SSIM by frame"))
+
+
+def _inputs(mask_image: np.ndarray, mixture: dict) -> str:
+    rows = [[html.escape(name), f"{part['asked']:.1%}", f"{part['realised']:.2%}", report_page.bar(part["realised"])]
+            for name, part in mixture.items()]
+    mask = ("<div>", report_page.legend({group.value: colour for group, colour in visibility.COLOURS.items()}),
+            report_page.image(figures.png(mask_image), "png", "attention mask", pixels=True, caption=(
+                "Who sees whom: queries from top to bottom, keys from left to right, one cell per latent frame or "
+                "per block's actions and states.")), "</div>")
+    return report_page.section(
+        "Mixture and mask", '<div class="two"><div>',
+        report_page.table(["dataset", "asked", "drawn", ""], rows), "</div>", *mask, "</div>")
+
+
+def _plot(svg: bytes, alt: str) -> str:
+    return report_page.image(svg, "svg+xml", alt)
+
+
+def draw_mask(restored: build.Restored) -> np.ndarray:
+    """uint8 [n, n, 3]: what the model's training forward lets see what."""
+    spec = restored.family.spec
+    sequence = restored.family.module.sequence(True, True)
+    return visibility.draw(visibility.get_table(spec.visibility), sequence, spec.window_frames)
+
+
+def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
+    """{dataset: {"asked", "realised"}} fractions, from the loader's state in a checkpoint."""
+    weights = {name: part["weight"] for name, part in data_state["mixture"].items()}
+    draws = data_state["positions"]
+    return {name: {"asked": weight / sum(weights.values()), "realised": draws[name] / max(1, sum(draws.values()))}
+            for name, weight in weights.items()}
+
+
+def read_metrics(workdir: Path | str) -> list[dict]:
+    """The records of WORKDIR/metrics.jsonl."""
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
+    """The report of what WORKDIR holds; `measured`: keywords of `make_summary`, kept from before where left out.
+
+    Raises FileNotFoundError without an evaluation, ValueError where it is of another step.
+    """
+    workdir, restored = Path(workdir), build.restore(workdir, step)
+    if not (workdir / "evaluation.json").exists():
+        raise FileNotFoundError(f"{workdir} has no evaluation: run python -m launch.evaluate --workdir={workdir} first")
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    if evaluation["step"] != restored.step:
+        raise ValueError(f"{workdir}/evaluation.json is of step {evaluation['step']}, the checkpoint of step "
+                         f"{restored.step}: run python -m launch.evaluate --workdir={workdir} --step={restored.step}")
+    with np.load(workdir / "evaluation.npz") as found:
+        arrays = dict(found)
+    earlier = workdir / "report" / "summary.json"
+    before = json.loads(earlier.read_text()) if earlier.exists() else {}
+    if before.get("steps") == restored.step:
+        measured = {key: before[key] for key in MEASURED_OUTSIDE} | measured
+    metrics = read_metrics(workdir)
+    mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
+    summary = make_summary(evaluation, metrics, mixture, **measured)
+    return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture)
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        print(report(args.workdir, args.step))
+    except (checkpoint.CheckpointError, ValueError, OSError) as error:
+        sys.exit(f"report: {error}")
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    flags.DEFINE_string("workdir", None, "directory of the training run, with its evaluation")
+    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.mark_flags_as_required(["workdir"])
+    launch_flags.run(main)

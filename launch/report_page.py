@@ -1,0 +1,84 @@
+"""HTML of a report: one self-contained page, images inside, nothing fetched from a network."""
+
+import base64
+import html
+
+CSS = """
+:root { --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --blue: #2563eb; --good: #15803d; --bad: #b91c1c; }
+* { box-sizing: border-box; }
+body { margin: 0; font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink);
+  background: #f8fafc; }
+main { max-width: 1060px; margin: 0 auto; padding: 32px 20px 64px; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 18px; margin: 0 0 6px; }
+p { margin: 0 0 12px; max-width: 78ch; }
+.lead, figcaption, .note { color: var(--soft); }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin-top: 18px; }
+figure { margin: 10px 0 0; }
+figure img { width: 100%; height: auto; display: block; }
+img.pixels { image-rendering: pixelated; }
+.heads { display: grid; font-size: 13px; font-weight: 600; text-align: center; }
+.two { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 4fr); gap: 26px; align-items: start; }
+@media (max-width: 760px) { .two { grid-template-columns: 1fr; } }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 7px 10px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-size: 12px; color: var(--soft); font-weight: 600; }
+td.number { white-space: nowrap; }
+.met { color: var(--good); font-weight: 600; }
+.missed { color: var(--bad); font-weight: 600; }
+.key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 12px; }
+.bar { background: #e5e7eb; border-radius: 3px; height: 9px; min-width: 90px; }
+.bar div { background: var(--blue); border-radius: 3px; height: 9px; }
+"""
+
+
+def page(title: str, lead: str, sections: list[str]) -> str:
+    """The whole document; title and lead are plain text."""
+    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+            f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
+            + "\n".join(sections) + "\n</main>\n</body>\n</html>\n")
+
+
+def section(title: str, *parts: str) -> str:
+    """A titled card of HTML parts."""
+    return f"<section>\n<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+
+
+def text(words: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(words)}</p>"
+
+
+def image(data: bytes, kind: str, alt: str, caption: str = "", pixels: bool = False) -> str:
+    """A figure. kind: svg+xml, png or webp; pixels: keep pixels square-edged when the browser scales."""
+    encoded = base64.b64encode(data).decode()
+    marked = ' class="pixels"' if pixels else ""
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img{marked} alt="{html.escape(alt)}" src="data:image/{kind};base64,{encoded}">{below}</figure>'
+
+
+def heads(labels: list[str]) -> str:
+    """Evenly spread headings over an image's columns."""
+    cells = "".join(f"<div>{html.escape(label)}</div>" for label in labels)
+    return f'<div class="heads" style="grid-template-columns: repeat({len(labels)}, 1fr)">{cells}</div>'
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of HTML cells."""
+    cells = lambda row, tag: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
+    body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{cells(head, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def bar(fraction: float) -> str:
+    """A horizontal bar, full at 1."""
+    return f'<div class="bar"><div style="width: {100 * min(max(fraction, 0), 1):.1f}%"></div></div>'
+
+
+def legend(colours: dict[str, tuple[int, int, int]]) -> str:
+    """Names beside squares of their colours."""
+    keys = "".join(f'<span class="key" style="background: rgb{colour}"></span>{html.escape(name)}'
+                   for name, colour in colours.items())
+    return f'<p class="note">{keys}</p>'

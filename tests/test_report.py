@@ -1,0 +1,123 @@
+"""The report on made-up results: self-contained, honest about what was missed or not measured."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch import report, report_page, scores
+
+RNG = np.random.default_rng(0)
+MIXTURE = {"pusht": {"asked": 0.75, "realised": 0.7512}, "clips <web>": {"asked": 0.25, "realised": 0.2488}}
+METRICS = [{"step": s, "video_loss": 1 / s, "action_loss": 2 / s, "samples_per_second": 40.0} for s in range(2, 40, 2)]
+
+
+def results(windows=3, frames=9, size=16):
+    """(evaluation, arrays) as launch/evaluate.py makes them: predictions off by 0.1, the copy by 0.2."""
+    mask = np.ones((windows, frames), bool)
+    mask[-1, 5:] = False
+    arrays = {"frame_mask": mask, "latent_mask": mask[:, ::4], "latent_range": np.full(windows, 4.0)}
+    for name, error in (("video", 0.01), ("copy_last", 0.04), ("codec", 0.001), ("video_raw", 0.01),
+                        ("copy_last_raw", 0.04)):
+        arrays[f"{name}_mse"] = np.full((windows, frames), error)
+        arrays[f"{name}_ssim"] = np.full((windows, frames), 1 - error)
+    for name in ("latent", "copy_last_latent"):
+        arrays[f"{name}_mse"] = np.full((windows, 1 + frames // 4), 0.1)
+    for name in ("raw", "true", "predicted", "copy_last"):
+        arrays[f"frames_{name}"] = RNG.integers(0, 256, (windows, frames, size, size, 3), np.uint8)
+    shape = (windows, 16, 5)
+    known = np.repeat(np.arange(16)[None] >= 8, windows, axis=0)
+    arrays["action_mask"] = np.zeros(shape, bool)
+    arrays["action_mask"][..., [0, 3]] = True
+    arrays["actions"] = RNG.uniform(-1, 1, shape)
+    arrays |= {"predicted_actions": arrays["actions"] + 0.1, "mean_actions": np.zeros(shape),
+               "repeated_actions": arrays["actions"] + 0.2, "repeated_known": known}
+    evaluation = {"step": 38, "windows": windows, "solver": {"solver": "unipc", "solver_steps": 4},
+                  "video": scores.video_scores(arrays), "action": scores.action_scores(arrays, 8),
+                  "loss": {"video_loss": 0.5, "action_loss": 0.4, "video_loss_sigma_0.00-0.50": 0.3,
+                           "video_loss_sigma_0.50-1.00": 0.6, "action_loss_sigma_0.50-1.00": 0.2}}
+    return evaluation, arrays
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(page text, summary as read back)."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny & small"
+    evaluation, arrays = results()
+    summary = report.make_summary(evaluation, METRICS, MIXTURE, seconds=800.0, resume_bitwise=True)
+    mask = np.zeros((8, 8, 3), np.uint8)
+    path = report.write_report(workdir, summary, evaluation, arrays, METRICS, mask, MIXTURE)
+    return path.read_text(), json.loads((workdir / "report" / "summary.json").read_text())
+
+
+def test_summary_has_the_agreed_keys(written):
+    _, summary = written
+    assert summary == {
+        "seconds": 800.0, "steps": 38, "samples_per_second": 40.0, "video_psnr_db": pytest.approx(26.0206),
+        "copy_last_psnr_db": pytest.approx(20.0), "codec_psnr_db": pytest.approx(36.0206),
+        "action_error_ratio": pytest.approx(summary["action_error_ratio"]), "mixture": MIXTURE,
+        "resume_bitwise": True, "export_max_abs_diff": None}
+
+
+def test_page_is_self_contained_and_well_formed(written):
+    page, _ = written
+
+    class Reader(HTMLParser):
+        open_tags: list = []  # noqa: RUF012
+        sources: list = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            self.sources += [value for name, value in attributes if name in ("src", "href")]
+            if tag not in ("meta", "img"):
+                self.open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open_tags == [] and len(reader.sources) == 7
+    assert all(source.startswith("data:image/") for source in reader.sources)
+    assert "url(" not in page and "<script" not in page
+    assert "tiny &amp; small" in page and "clips &lt;web&gt;" in page and "75.12%" in page
+
+
+def test_page_shows_met_missed_and_unmeasured(written):
+    page, _ = written
+    row = lambda start: re.search(rf"<tr><td>{start}.*?</tr>", page).group()
+    assert "+6.02 dB" in row("Rolled-out video") and "met</span>" in row("Rolled-out video")
+    assert "missed" in row("Whole run")
+    assert "not measured" in row("Exported") and "&ndash;" in row("Exported")
+    assert "3 of 4 measured targets met" in page
+
+
+def test_video_is_animated_with_all_frames_and_columns(written):
+    page, _ = written
+    data = base64.b64decode(re.search(r"data:image/webp;base64,([^\"]+)", page).group(1))
+    with Image.open(io.BytesIO(data)) as video:
+        assert video.n_frames == 9
+        assert video.width > 2 * 4 * 128 and video.height == 128 + 6  # two windows of four panels; the third is left
+
+
+def test_targets_at_their_limits():
+    base = {"video_psnr_db": 21.0, "copy_last_psnr_db": 20.0, "action_error_ratio": 0.5, "resume_bitwise": False,
+            "export_max_abs_diff": 1e-4, "seconds": None}
+    assert [met for *_, met in report.targets(base)] == [True, True, False, True, None]
+    worse = base | {"video_psnr_db": 20.9, "action_error_ratio": 0.51, "export_max_abs_diff": 2e-4, "seconds": 721}
+    assert [met for *_, met in report.targets(worse)] == [False, False, False, False, False]
+    assert report.targets(base | {"copy_last_psnr_db": None})[0][1] == "not measured"
+
+
+def test_mixture_from_the_loaders_state():
+    state = {"mixture": {"a": {"weight": 3.0}, "b": {"weight": 1.0}}, "positions": {"a": 74, "b": 26}}
+    found = report.realised_mixture(state)
+    assert found == {"a": {"asked": 0.75, "realised": 0.74}, "b": {"asked": 0.25, "realised": 0.26}}
+
+
+def test_bar_stays_inside():
+    assert "width: 100.0%" in report_page.bar(1.5) and "width: 0.0%" in report_page.bar(-1)
