@@ -123,15 +123,18 @@ def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames:
     return reached
 
 
+# Of the keys' groups in pictures of the mask.
+COLOURS = {CLEAN: (86, 134, 197), NOISY: (222, 131, 68), ACTION: (92, 160, 91), STATE: (160, 96, 170)}
+
+
 def draw(table: Table, sequence: Sequence, window_frames: int = 0, pixels: int = 512) -> np.ndarray:
     """The mask as a uint8 [n, n, 3] picture: one cell a segment, coloured by the key's group, lines between groups."""
-    colours = {CLEAN: (86, 134, 197), NOISY: (222, 131, 68), ACTION: (92, 160, 91), STATE: (160, 96, 170)}
     cell = max(4, pixels // max(1, len(sequence)))
     image = np.full((cell * len(sequence), cell * len(sequence), 3), 245, np.uint8)
     for i, q in enumerate(sequence):
         for j, k in enumerate(sequence):
             if sees(table, q, k, window_frames):
-                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = colours[k.group]
+                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = COLOURS[k.group]
     for i in range(1, len(sequence)):
         if sequence[i].group is not sequence[i - 1].group:
             image[i * cell - 1] = image[:, i * cell - 1] = 60
