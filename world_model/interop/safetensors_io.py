@@ -56,6 +56,7 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
     weight_map = {}
     for i, (name, keys) in enumerate(shards):
         final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / name).chmod(0o644)  # the package writes files that only their owner may read
         (directory / name).rename(directory / final)
         weight_map.update(dict.fromkeys(keys, final))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
