@@ -25,6 +25,7 @@ class Example(NamedTuple):
     latents: jax.Array  # [B, F, h, w, C]
     condition: jax.Array | None  # [B, F, h, w, 4 + C]
     text: jax.Array  # [B, Lt, text_dim]
+    image: jax.Array | None  # [B, Li, image_dim], features of the first frame
     frame_valid: jax.Array  # bool [B, F]
     actions: jax.Array  # [B, N, action_dim]; zeros where masked
     action_mask: jax.Array  # bool [B, N, action_dim]
@@ -55,6 +56,9 @@ class Objective:
     def encode(self, batch: dict) -> Example:
         """Frozen encoders and masks. A sample without any valid action loses its action slots and state here, so
         that nothing standing in them can reach a video output."""
+        if self.model.spec.image_dim:
+            raise ValueError(f"model.image_dim = {self.model.spec.image_dim}, but no encoder gives image features; "
+                             "set model.image_dim = 0")
         video = batch["video"].astype(jnp.float32) / 127.5 - 1
         first, later = batch["frame_mask"][:, :1], batch["frame_mask"][:, 1:]
         action_valid = batch["action_mask"].any(axis=-1)
@@ -63,6 +67,7 @@ class Objective:
             latents=self.codec.encode(self.frozen["video"], video),
             condition=self.condition(video) if self.model.spec.concat_first_frame else None,
             text=self.text_encoder.encode(self.frozen["text"], batch["text_ids"], batch["text_length"]),
+            image=None,
             frame_valid=jnp.concatenate([first, later.reshape(len(later), -1, 4).all(axis=-1)], axis=1),
             actions=jnp.where(batch["action_mask"], batch["actions"], 0),
             action_mask=batch["action_mask"],
@@ -108,8 +113,8 @@ class Objective:
         sigmas, timesteps, weights = (jnp.asarray(table) for table in levels)
         predicted = bind(self.model, params)(Inputs(
             noisy_latents=flow_matching.add_noise(example.latents, noise, sigmas[video_index]),
-            video_timestep=timesteps[video_index], text=example.text, clean_latents=example.latents,
-            condition=example.condition,
+            video_timestep=timesteps[video_index], text=example.text, image=example.image,
+            clean_latents=example.latents, condition=example.condition,
             noisy_actions=flow_matching.add_noise(example.actions, action_noise, sigmas[action_index]),
             action_timestep=timesteps[action_index], state=example.state, frame_valid=example.frame_valid,
             action_valid=example.action_valid))

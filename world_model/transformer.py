@@ -8,6 +8,7 @@ Modulation depends on the timestep, not on the token, so it is computed once per
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -38,12 +39,12 @@ class Rows:
     def expand(self, rows):
         """[B, sum of counts, D] -> [B, L, D]."""
         pieces, start = [], 0
-        for count, tokens in self.parts:
-            piece = rows[:, start:start + count, None]
-            piece = jnp.broadcast_to(piece, (rows.shape[0], count, tokens, rows.shape[-1]))
-            pieces.append(piece.reshape(rows.shape[0], count * tokens, rows.shape[-1]))
+        for tokens, parts in itertools.groupby(self.parts, key=lambda part: part[1]):
+            count = sum(c for c, _ in parts)
+            piece = rows[:, start:start + count]
+            pieces.append(piece if tokens == 1 else jnp.repeat(piece, tokens, axis=1))
             start += count
-        return jnp.concatenate(pieces, axis=1)
+        return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,23 +8,30 @@ import jax.numpy as jnp
 
 from world_model.attention.reference import NEGATIVE
 from world_model.tokens import Sequence
-from world_model.visibility import Table, make_spans
+from world_model.visibility import Span, Table, make_spans
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
-    """See `world_model.attention.make_attend`."""
-    spans = make_spans(table, queries, keys, window_frames)
+    """See `world_model.attention.make_attend`. Spans of the same shape are computed together, folded into the batch."""
+    same_shape: dict[tuple[int, int], list[Span]] = {}
+    for span in make_spans(table, queries, keys, window_frames):
+        same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
     def attend(q, k, v, key_valid=None):
         pieces = {}
-        for span in spans:
-            valid = None if key_valid is None else _take(key_valid, span.keys)
-            out = dense(_take(q, span.queries), _take(k, span.keys), _take(v, span.keys), valid)
-            for (start, stop), piece in zip(span.queries, _split(out, span.queries), strict=True):
-                pieces[start, stop] = piece
+        for spans in same_shape.values():
+            fold = lambda x, side, spans=spans: jnp.concatenate([_take(x, getattr(s, side)) for s in spans])
+            valid = None if key_valid is None else fold(key_valid, "keys")
+            out = dense(fold(q, "queries"), fold(k, "keys"), fold(v, "keys"), valid)
+            for span, part in zip(spans, jnp.split(out, len(spans)), strict=True):
+                pieces |= dict(zip(span.queries, _split(part, span.queries), strict=True))
         return jnp.concatenate([pieces[r] for r in sorted(pieces)], axis=1)
 
     return attend
+
+
+def _count(ranges) -> int:
+    return sum(stop - start for start, stop in ranges)
 
 
 def dense(q, k, v, key_valid=None):

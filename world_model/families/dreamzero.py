@@ -185,8 +185,8 @@ class DreamZero(nnx.Module):
         x, times, parts, valid = [], [], [], []
         if frames:
             x.append(self.embed_video(inputs.clean_latents[:, :frames], _first(inputs.condition, frames)))
-            times.append(jnp.zeros((batch, 1)))
-            parts.append((1, frames * spec.tokens_per_frame))
+            times.append(jnp.zeros((batch, frames)))
+            parts.append((frames, spec.tokens_per_frame))
             valid.append(self.token_valid(inputs.frame_valid, batch, frames))
         x.append(self.embed_video(inputs.noisy_latents, inputs.condition))
         times.append(inputs.video_timestep)
@@ -201,7 +201,8 @@ class DreamZero(nnx.Module):
             valid += [action_valid, action_valid[:, ::state_every]]
         everything_valid = inputs.frame_valid is None and inputs.action_valid is None
         key_valid = None if everything_valid else jnp.concatenate(valid, axis=1)
-        return jnp.concatenate(x, axis=1), self.embed_time(jnp.concatenate(times, axis=1)), Rows(tuple(parts)), key_valid
+        time = self.embed_time(jnp.concatenate(times, axis=1))
+        return jnp.concatenate(x, axis=1), time, Rows(tuple(parts)), key_valid
 
     def token_valid(self, frame_valid, batch: int, frames: int):
         """[B, F] -> [B, frames * tokens_per_frame]."""
@@ -266,7 +267,7 @@ class DreamZero(nnx.Module):
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
         clean = 1 if start else 0
         last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
-        return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": clean,
+        return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": sum(c for c, _ in rows.parts[:clean]),
                 "output_slice": slice(start, stop)}
 
     def run(self, x, modulation, context, stream: Stream, key_valid):

@@ -1,0 +1,56 @@
+"""Every kernel against the dense reference, forward and backward, with keys taken away per sample."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from world_model import tokens, visibility
+from world_model.attention import KERNELS, make_attend
+from world_model.batch import Layout
+from world_model.tokens import Group
+
+LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
+SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in Group])
+
+
+def arrays(seed=0, batch=3, heads=2, width=8):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shape = (batch, tokens.length(SEQUENCE), heads, width)
+    q, k, v, weight = (jax.random.normal(key, shape) for key in keys)
+    valid = np.ones(shape[:2], bool)
+    for s in SEQUENCE:
+        if s.group in (Group.ACTION, Group.STATE):
+            valid[0, s.start:s.stop] = False
+        elif s.block == 2:
+            valid[1, s.start:s.stop] = False
+    return (q, k, v), weight, jnp.asarray(valid)
+
+
+@pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
+@pytest.mark.parametrize("table", ["dreamzero", "dreamzero_state_sees_all"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_kernel_equals_reference(kernel, table, masked):
+    (q, k, v), weight, valid = arrays()
+    valid = valid if masked else None
+
+    def run(name):
+        attend = make_attend(name, visibility.get_table(table), SEQUENCE, SEQUENCE, window_frames=3)
+        value = lambda *qkv: (attend(*qkv, valid) * weight).sum()
+        return attend(q, k, v, valid), jax.grad(value, argnums=(0, 1, 2))(q, k, v)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(kernel), run("reference"))
+
+
+@pytest.mark.parametrize("kernel", sorted(KERNELS))
+def test_an_invalid_key_has_no_influence_at_all(kernel):
+    (q, k, v), _, valid = arrays()
+    attend = make_attend(kernel, visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
+    poisoned = jnp.where(valid[..., None, None], v, 1e6)
+    video = jnp.array([i for s in SEQUENCE if s.group is Group.NOISY_VIDEO for i in range(s.start, s.stop)])
+    np.testing.assert_array_equal(attend(q, k, v, valid)[0, video], attend(q, k, poisoned, valid)[0, video])
+
+
+def test_unknown_kernel_lists_the_names():
+    with pytest.raises(ValueError, match="blockwise"):
+        make_attend("flash", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
