@@ -115,6 +115,8 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        if self._iterator is None:
+            raise ValueError("the loader is closed")
         batch, bad = next(self._iterator)
         check_batch(batch, self._spec(text_length=batch["text_ids"].shape[-1]), self._rows)
         self._step += 1
@@ -128,8 +130,11 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends threads and worker processes."""
-        self._iterator.close()
+        """Ends threads and worker processes; may be called twice."""
+        # Grain's iterator is let go here, because at the interpreter's end it would print a traceback
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator.close()
 
     def state(self) -> dict:
         """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each

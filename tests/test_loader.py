@@ -120,6 +120,14 @@ def test_prefetched_batches_do_not_count_as_seen():
         assert loader.state()["step"] == 1
 
 
+def test_a_closed_loader_says_so():
+    loader = make_loader()
+    take(loader, 1)
+    loader.close()
+    with pytest.raises(ValueError, match="the loader is closed"):
+        next(loader)
+
+
 @pytest.mark.parametrize("changes, named", [
     (dict(seed=4), r"data\.seed: checkpoint 3, now 4"),
     (dict(start_step=1), r"data\.step: checkpoint 0, now 1"),
