@@ -112,6 +112,7 @@ def train(config, workdir: Path | str, build) -> None:
                 if saved != done:
                     report(done)
                     save(done)
+                checkpoints.close()  # what is said to be saved is saved
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
         except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()

@@ -79,6 +79,11 @@ def test_the_newest_stay_and_multiples_stay_for_ever(tmp_path, current):
     assert not list((there / checkpoint.TRASH).iterdir())
 
 
+def test_keeping_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint.keep_last = 0"):
+        checkpoint.Checkpoints(tmp_path, keep_last=0)
+
+
 def test_a_half_written_step_is_never_taken_for_a_whole_one(tmp_path, current):
     there = write(tmp_path, {"step": current["step"]}, 1, 2, 3)
     (there / "3" / "state" / checkpoint.COMMIT_MARK).unlink()

@@ -41,6 +41,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0):
+        if keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last = {keep_last}: at least the newest checkpoint is kept")
         self.directory = Path(directory).absolute()
         logging.get_absl_logger().addFilter(_not_raised)
         policies = [ocp.checkpoint_managers.LatestN(keep_last)]
