@@ -20,7 +20,7 @@ STEPS, EVERY = 12, 3
 def start(workdir, cache, *options):
     """A training process on one device; its compiled step comes from `cache` where it can."""
     cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-              "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0", "XLA_FLAGS": "", "PYTHONPATH": "."}
+              "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0", "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": "."}
     return subprocess.Popen(
         [sys.executable, "tests/tiny_training.py", f"--workdir={workdir}", f"--steps={STEPS}", f"--every={EVERY}",
          *options], cwd=Path(__file__).parents[1], env=os.environ | cached, stdout=subprocess.PIPE, text=True)

@@ -18,6 +18,9 @@ MESHES = {"fsdp 8": (1, 8, 1, 1), "fsdp 4 x tensor 2": (1, 4, 2, 1), "data 2 x f
           "fsdp 2 x tensor 2 x context 2": (1, 2, 2, 2)}
 
 
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiling is the time here
+
+
 def one_step(microbatches=1, **options):
     """(state before, state after, metrics) of one step on one device. The state is not donated."""
     optimizer = optimizer_of(tiny.config())
@@ -25,7 +28,7 @@ def one_step(microbatches=1, **options):
                           ema=options.get("ema_decay", 0) > 0)
     before["opt"]["count"] += 1  # past the first step, whose rate is 0
     step = make_train_step(*tiny.objective(FAMILY), optimizer, accumulation=microbatches, **options)
-    return before, *jax.jit(step)(before, BATCH)
+    return before, *jax.jit(step, compiler_options=QUICK)(before, BATCH)
 
 
 def grads_on(mesh, microbatches):
@@ -39,8 +42,8 @@ def grads_on(mesh, microbatches):
 
     placed = sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh)
     with jax.set_mesh(mesh):
-        return jax.jit(run, out_shardings=(None, placed))(jax.device_put(PARAMS, placed),
-                                                          sharding.put_batch(BATCH, mesh))
+        compiled = jax.jit(run, out_shardings=(None, placed), compiler_options=QUICK)
+        return compiled(jax.device_put(PARAMS, placed), sharding.put_batch(BATCH, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +113,13 @@ def test_the_key_of_a_step_is_a_function_of_seed_and_step():
 
 def test_the_compiled_step_reuses_the_buffers_of_its_state():
     optimizer, mesh = optimizer_of(tiny.config()), sharding.make_mesh(2, 2, 2, 1)
-    make = lambda: state.create(FAMILY.init_params(jax.random.key(0)), optimizer, seed=0, ema=True)
-    target = state.abstract_state(make, sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh))
+    make = lambda: state.create({"w": jnp.ones((4, 6))}, optimizer, seed=0, ema=True)
+    target = state.abstract_state(make, sharding.shardings({"w": ("embed", "heads")}, {"w": (4, 6)}, mesh))
     before = state.init_state(make, target)
-    step = jit_train_step(make_train_step(*tiny.objective(FAMILY), optimizer, ema_decay=0.9), target)
+    loss_fn = lambda params, batch, key, counts: (jnp.sum(batch["x"] @ params["w"]), {})
+    step = jit_train_step(make_train_step(loss_fn, lambda batch: {}, optimizer, ema_decay=0.9), target)
     with jax.set_mesh(mesh):
-        after, _ = step(before, sharding.put_batch(BATCH, mesh))
+        after, _ = step(before, sharding.put_batch({"x": np.ones((8, 4), np.float32)}, mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == state.state_shardings(target)
 
