@@ -12,26 +12,55 @@ from world_model.visibility import Span, Table, make_spans
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
-    """See `world_model.attention.make_attend`. Spans of the same shape are computed together, folded into the batch."""
+    """See `world_model.attention.make_attend`.
+
+    Queries, keys and values are cut into pieces once, and spans joined from pieces: the backward pass then adds
+    gradients piece by piece, where slices would pad each to full length. Spans of the same shape are computed
+    together, folded into the batch.
+    """
+    spans = make_spans(table, queries, keys, window_frames)
+    query_cuts, key_cuts = _cuts([s.queries for s in spans]), _cuts([s.keys for s in spans])
     same_shape: dict[tuple[int, int], list[Span]] = {}
-    for span in make_spans(table, queries, keys, window_frames):
+    for span in spans:
         same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
     def attend(q, k, v, key_valid=None):
-        pieces = {}
-        for spans in same_shape.values():
-            fold = lambda x, side, spans=spans: jnp.concatenate([_take(x, getattr(s, side)) for s in spans])
-            valid = None if key_valid is None else fold(key_valid, "keys")
-            out = dense(fold(q, "queries"), fold(k, "keys"), fold(v, "keys"), valid)
-            for span, part in zip(spans, jnp.split(out, len(spans)), strict=True):
-                pieces |= dict(zip(span.queries, _split(part, span.queries), strict=True))
-        return jnp.concatenate([pieces[r] for r in sorted(pieces)], axis=1)
+        q, k, v = _split(q, query_cuts), _split(k, key_cuts), _split(v, key_cuts)
+        valid = None if key_valid is None else _split(key_valid, key_cuts)
+        out = {}
+        for group in same_shape.values():
+            join = lambda pieces, side, group=group: jnp.concatenate(
+                [_join(pieces, getattr(span, side)) for span in group])
+            result = dense(join(q, "queries"), join(k, "keys"), join(v, "keys"),
+                           None if valid is None else join(valid, "keys"))
+            for span, part in zip(group, jnp.split(result, len(group)), strict=True):
+                inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
+                lengths = [stop - start for start, stop in inside]
+                out |= dict(zip(inside, jax.lax.split(part, lengths, axis=1), strict=True))
+        return jnp.concatenate([out[piece] for piece in sorted(out)], axis=1)
 
     return attend
 
 
 def _count(ranges) -> int:
     return sum(stop - start for start, stop in ranges)
+
+
+def _cuts(all_ranges) -> list[int]:
+    """Sorted bounds of the pieces of which every range is made."""
+    return sorted({bound for ranges in all_ranges for pair in ranges for bound in pair} | {0})
+
+
+def _split(x, cuts: list[int]) -> dict[tuple[int, int], jax.Array]:
+    """Pieces of axis 1 by (start, stop)."""
+    bounds = cuts if cuts[-1] == x.shape[1] else [*cuts, x.shape[1]]
+    pairs = list(zip(bounds[:-1], bounds[1:], strict=True))
+    return dict(zip(pairs, jax.lax.split(x, [stop - start for start, stop in pairs], axis=1), strict=True))
+
+
+def _join(pieces: dict, ranges) -> jax.Array:
+    found = [x for (start, stop), x in pieces.items() if any(a <= start and stop <= b for a, b in ranges)]
+    return found[0] if len(found) == 1 else jnp.concatenate(found, axis=1)
 
 
 def dense(q, k, v, key_valid=None):
@@ -43,18 +72,3 @@ def dense(q, k, v, key_valid=None):
         logits = jnp.where(key_valid[:, None, None, :], logits, NEGATIVE)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
-
-
-def _take(x, ranges):
-    pieces = [jax.lax.slice_in_dim(x, start, stop, axis=1) for start, stop in ranges]
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
-
-
-def _split(x, ranges):
-    if len(ranges) == 1:
-        return [x]
-    bounds, total = [], 0
-    for start, stop in ranges[:-1]:
-        total += stop - start
-        bounds.append(total)
-    return jnp.split(x, bounds, axis=1)
