@@ -1,0 +1,114 @@
+"""The main job from nothing to a report: record, train, kill, resume, evaluate, export, check, show.
+
+    python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
+
+The training process is killed (kill -9) once two checkpoints are whole. The second is put aside, the run resumes
+from the first, and when it comes past the same step again both are compared bit for bit.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from launch import build, evaluate, export, report
+from launch import checkpoint as checkpoint_command
+from launch import flags as launch_flags
+from world_model import checkpoint
+
+RECORDINGS = Path(".cache/pusht")  # where configs/quickstart.py looks for its data
+POLL_SECONDS = 0.2
+
+
+def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
+    """Everything, in order; returns the summary. Raises CalledProcessError where a command fails."""
+    began = time.monotonic()
+    stage = Stages()
+    stage("record PushT episodes and action-free clips")
+    command("launch.record_pusht", f"--out={RECORDINGS}")
+    stage("train, until the process is killed")
+    shutil.rmtree(workdir, ignore_errors=True)
+    train = [*config_args, f"--workdir={workdir}"]
+    aside = train_and_kill(train, workdir, config.checkpoint.every)
+    stage("resume, and train to the end")
+    command("launch.train", *train)
+    differences = checkpoint_command.diff(workdir, aside, 2 * config.checkpoint.every, 2 * config.checkpoint.every)
+    print("resumed run equals the killed one bit for bit" if not differences else "\n".join(differences[:10]))
+    stage("evaluate on held-out episodes")
+    restored = build.restore(workdir)
+    evaluation, arrays = evaluate.evaluate(restored)
+    evaluate.write(workdir, evaluation, arrays)
+    print(evaluate.describe(evaluation))
+    stage("export to PyTorch and compare")
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    parity = export.export(restored, workdir / "export")
+    stage("report")
+    page = report.report(workdir, seconds=round(time.monotonic() - began, 1), resume_bitwise=not differences,
+                         export_max_abs_diff=parity["max"])
+    stage(f"done: open {page}")
+    return json.loads((page.parent / "summary.json").read_text())
+
+
+class Stages:
+    """Headlines with the time since the start."""
+
+    def __init__(self):
+        self._began, self._count = time.monotonic(), itertools.count(1)
+
+    def __call__(self, what: str) -> None:
+        print(f"\n== {next(self._count)}. {what} ({time.monotonic() - self._began:.0f} s)", flush=True)
+
+
+def command(module: str, *args: str) -> None:
+    """Runs `python -m module args` to its end."""
+    subprocess.run([sys.executable, "-m", module, *args], check=True)
+
+
+def train_and_kill(args: list[str], workdir: Path, every: int) -> Path:
+    """Starts the training, kills it once the checkpoint of step 2 * every is whole, and puts that one aside."""
+    process = subprocess.Popen([sys.executable, "-m", "launch.train", *args])
+    directory = workdir / "checkpoints"
+    try:
+        while 2 * every not in (checkpoint.steps(directory) if directory.is_dir() else []):
+            if process.poll() is not None:
+                raise subprocess.CalledProcessError(process.returncode, "launch.train")
+            time.sleep(POLL_SECONDS)
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    print(f"killed with SIGKILL after step {2 * every}; going back to step {every}", flush=True)
+    aside = workdir / "killed"
+    (aside / "checkpoints").mkdir(parents=True)
+    for step in checkpoint.steps(directory):
+        if step > every:
+            shutil.move(directory / str(step), aside / "checkpoints" / str(step))
+    return aside
+
+
+def main(_) -> None:
+    """The command; its exit code says whether the machinery worked, the report how well the model does."""
+    args = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith("config")]
+    try:
+        summary = quickstart(flags.FLAGS.config, Path(flags.FLAGS.workdir), args)
+    except (checkpoint.CheckpointError, subprocess.CalledProcessError, ValueError, OSError) as error:
+        sys.exit(f"quickstart: {error}")
+    print(json.dumps(summary, indent=1))
+    if not summary["resume_bitwise"]:
+        sys.exit("quickstart: the resumed run differs from the killed one")
+    assert np.isfinite(summary["export_max_abs_diff"])
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    launch_flags.define_config()
+    flags.DEFINE_string("workdir", None, "directory of the run; emptied first")
+    flags.mark_flags_as_required(["config", "workdir"])
+    launch_flags.run(main)
