@@ -1,0 +1,110 @@
+"""Forward and backward of the training step at a fixed small shape; prints one JSON line.
+
+    python benchmarks/train_step.py [--repeats=20]
+
+float32, dim 256, 4 heads, 4 layers, ffn 1024, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, batch 2, 8 actions
+and 1 state per block, text 64 x 4096, image features 257 x 1280. Gradients of every parameter, none of any input.
+
+xla_gflop      XLA's cost analysis of the same program with the loop over layers unrolled, so that it counts in full;
+               includes element-wise work
+executed_gflop matrix products of the measured program itself, from its text, loop bodies times trip count
+minimum_gflop  matrix products that the result depends on; the convention is in world_model/flops.py
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from world_model import flops, functional
+from world_model.batch import Layout
+from world_model.families import make_family
+from world_model.families.dreamzero import Inputs
+
+BATCH = 2
+SIZES = dict(dim=256, ffn_dim=1024, num_heads=4, num_layers=4, freq_dim=256, latent_channels=16,
+             concat_first_frame=True, text_dim=4096, text_length=64, image_dim=1280, image_tokens=257, action_dim=32,
+             state_dim=64, action_hidden_dim=1024)
+LAYOUT = Layout(frames=33, height=64, width=96, frames_per_block=2, actions_per_block=8, states_per_block=1)
+
+
+def make_inputs(spec) -> tuple[Inputs, dict]:
+    """Random inputs with the masks of the batch contract, and targets."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=(BATCH, *shape)).astype(np.float32)
+    frames, actions = spec.layout.latent_frames, spec.layout.num_actions
+    video = (frames, spec.latent_height, spec.latent_width, spec.latent_channels)
+    inputs = Inputs(
+        noisy_latents=normal(*video), video_timestep=1000 * rng.random((BATCH, frames), np.float32),
+        text=normal(spec.text_length, spec.text_dim), clean_latents=normal(*video),
+        condition=normal(*video[:-1], 4 + spec.latent_channels), image=normal(spec.image_tokens, spec.image_dim),
+        noisy_actions=normal(actions, spec.action_dim), action_timestep=1000 * rng.random((BATCH, actions), np.float32),
+        state=normal(spec.layout.num_states, spec.state_dim), frame_valid=np.ones((BATCH, frames), bool),
+        action_valid=np.ones((BATCH, actions), bool))
+    return inputs, {"video": normal(*video), "action": normal(actions, spec.action_dim)}
+
+
+def loss_of(family):
+    """Mean square error of both velocities."""
+    def loss(params, inputs, targets):
+        out = functional.bind(family.module, params)(inputs)
+        return jnp.square(out.video - targets["video"]).mean() + jnp.square(out.action - targets["action"]).mean()
+
+    return loss
+
+
+def compile_step(family, arguments):
+    """(compiled value_and_grad, seconds to trace and lower, seconds to compile)."""
+    began = time.perf_counter()
+    lowered = jax.jit(jax.value_and_grad(loss_of(family))).lower(*arguments)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, traced - began, time.perf_counter() - traced
+
+
+def unrolled_flops(family, arguments) -> float:
+    """XLA's own count where no loop hides anything."""
+    scan = jax.lax.scan
+    jax.lax.scan = lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True})
+    try:
+        fresh = make_family("dreamzero", **{f: getattr(family.spec, f) for f in family.spec.__dataclass_fields__})
+        return compile_step(fresh, arguments)[0].cost_analysis()["flops"]
+    finally:
+        jax.lax.scan = scan
+
+
+def measure(repeats: int) -> dict:
+    """The JSON line."""
+    family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
+    inputs, targets = make_inputs(family.spec)
+    arguments = jax.device_put((family.init_params(jax.random.key(0)), inputs, targets))
+    compiled, trace_seconds, compile_seconds = compile_step(family, arguments)
+    times = []
+    for _ in range(repeats + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append(time.perf_counter() - began)
+    times = times[2:]
+    parts = {part: BATCH * count / 1e9 for part, count in flops.training_flops(family.spec).items()}
+    minimum = sum(parts.values())
+    return {
+        "median_seconds": statistics.median(times), "best_seconds": min(times), "repeats": repeats,
+        "trace_seconds": trace_seconds, "compile_seconds": compile_seconds,
+        "xla_gflop": unrolled_flops(family, arguments) / 1e9,
+        "executed_gflop": flops.executed_flops(compiled.as_text()) / 1e9,
+        "minimum_gflop": minimum, "minimum_parts_gflop": {part: round(count, 4) for part, count in parts.items()},
+        "gflop_per_second": minimum / statistics.median(times),
+        "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "load": os.getloadavg()[0],
+        "jax": jax.__version__}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=20)
+    print(json.dumps(measure(parser.parse_args().repeats)))

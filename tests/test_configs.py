@@ -1,0 +1,72 @@
+"""Configs: every key is commented, read by somebody and within the budget; a wrong key names the nearest."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import base
+from launch.flags import keys
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+
+
+def attributes_read() -> set[str]:
+    """Every name that some module of ours takes as an attribute, or asks for as an item or field by string."""
+    found = set()
+    for package in ("launch", "data_pipelines", "world_model"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    found.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.add(node.value)
+                elif isinstance(node, ast.Name):
+                    found.add(node.id)
+    return found
+
+
+def test_every_key_is_read():
+    read = attributes_read()
+    unread = [key for key in keys(base.get_config()) if key.split(".")[-1] not in read]
+    assert not unread
+
+
+def test_an_unread_key_would_be_seen():
+    assert "a_key_nobody_reads" not in attributes_read()
+
+
+def test_at_most_120_keys():
+    assert len(keys(base.get_config())) <= 120
+
+
+def test_every_key_has_a_comment():
+    lines = (ROOT / "configs/base.py").read_text().splitlines()
+    leaves = [line for line in lines if re.match(r"    c\.\w+(\.\w+)? = (?!ConfigDict\(\)$)", line)]
+    assert len(leaves) >= len(keys(base.get_config()))
+    assert not [line for line in leaves if "  # " not in line]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_add_no_key_but_datasets(name):
+    module = importlib.import_module(f"configs.{name}")
+    known = set(keys(base.get_config()))
+    for arm in getattr(module, "ARMS", ("",)):
+        found = set(keys(module.get_config(arm) if arm else module.get_config()))
+        assert {key for key in found - known if not key.startswith("data.datasets.")} == set()
+        assert module.__doc__
+
+
+@pytest.mark.parametrize("argument,nearest", [("--config.train.stepss=5", "config.train.steps"),
+                                              ("--config.chekpoint.every=5", "config.checkpoint.every")])
+def test_an_unknown_key_names_the_nearest(argument, nearest, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.train", "--config=configs/quickstart.py:debug", argument, f"--workdir={tmp_path}"],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert nearest in done.stderr and "Traceback" not in done.stderr
