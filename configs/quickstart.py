@@ -24,7 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
                    image_dim=0, action_hidden_dim=128, window_blocks=2)
     c.layout.update(frames=17, height=64, width=64, frames_per_block=2, actions_per_block=8)
     c.data.datasets.pusht = ConfigDict({
-        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 3.0, "window_stride": 1})
+        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 3.0, "window_stride": 1,
+        "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"})
     c.data.datasets.clips = ConfigDict({
         "source": "video_files", "path": ".cache/pusht/pusht_clips", "embodiment": "video_only", "weight": 1.0,
         "window_stride": 1})

@@ -92,7 +92,7 @@ def data(config, workdir: Path, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or from the workdir, or computed into it."""
     layout, parts = layout_of(config), []
     for name, entry in config.data.datasets.items():
-        options = {key: value for key, value in entry.items()
+        options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
         source = make_source(entry.source, name, **options)
         training, heldout = split_episodes(name, len(source), config.data.holdout)
