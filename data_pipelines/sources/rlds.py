@@ -4,15 +4,17 @@ Which field is what is said by arguments, so another dataset is other arguments,
 encoded until a window asks for them.
 """
 
+import collections
 import functools
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.episode import BadEpisode, Episode
 
-_CACHED_EPISODES = 16  # encoded episodes kept per process: windows of one episode often follow each other
+_CACHE_BYTES = 2**28  # encoded episodes kept per process: finding the fields of a record costs more than a window
 
 
 class RldsSource:
@@ -33,8 +35,8 @@ class RldsSource:
         self._lengths: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
-        """Open files stay behind; lengths travel to worker processes."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_steps")}
+        """Open files and the cache stay behind; lengths travel to worker processes."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_cache")}
 
     @functools.cached_property
     def _records(self):
@@ -51,8 +53,8 @@ class RldsSource:
         return builder.as_data_source(split=self.split, decoders={"steps": encoded})
 
     @functools.cached_property
-    def _steps(self):
-        return functools.lru_cache(_CACHED_EPISODES)(lambda index: list(self._records[index]["steps"]))
+    def _cache(self) -> "_EpisodeCache":
+        return _EpisodeCache()
 
     def lengths(self) -> np.ndarray:
         """int64 [episodes]. The first call reads every record once; pictures are not decoded."""
@@ -68,13 +70,41 @@ class RldsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Episode:
-        steps = self._steps(index)
+        return self._cache.get(index, self._read)
+
+    def _read(self, index: int) -> tuple[Episode, int]:
+        """The episode and the bytes of its encoded pictures."""
+        steps = list(self._records[index]["steps"])
         where = f"{self.path} split {self.split} episode {index}"
-        return Episode(
+        pictures = {view: [_field(step, field, where) for step in steps] for view, field in self.images.items()}
+        episode = Episode(
             dataset=self.name, index=index, length=len(steps), rate=self.rate,
             instruction=_text(_field(steps[0], self.instruction, where)) if steps else "",
             state=_numbers(steps, self.state, where), action=_numbers(steps, self.action, where),
-            read_frames=functools.partial(_read_frames, steps, self.images, where))
+            read_frames=functools.partial(_read_frames, pictures, self.images, where))
+        return episode, sum(len(picture) for view in pictures.values() for picture in view)
+
+
+class _EpisodeCache:
+    """The episodes used last, up to _CACHE_BYTES, shared by the threads of a process."""
+
+    def __init__(self):
+        self._kept: collections.OrderedDict[int, tuple[Episode, int]] = collections.OrderedDict()
+        self._bytes, self._lock = 0, threading.Lock()
+
+    def get(self, index: int, read) -> Episode:
+        with self._lock:
+            if index in self._kept:
+                self._kept.move_to_end(index)
+                return self._kept[index][0]
+        episode, size = read(index)  # outside the lock: threads read different episodes at once
+        with self._lock:
+            if index not in self._kept:
+                self._kept[index] = (episode, size)
+                self._bytes += size
+            while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+        return episode
 
 
 def _field(step: dict, field: str, where: str):
@@ -108,11 +138,11 @@ def _text(value) -> str:
     return value.decode("utf-8", errors="strict") if isinstance(value, bytes) else str(value)
 
 
-def _read_frames(steps: list[dict], images: dict[str, str], where: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+def _read_frames(pictures: dict[str, list[bytes]], images: dict[str, str], where: str,
+                 indices: np.ndarray) -> dict[str, np.ndarray]:
     """view -> uint8 [n, H, W, 3] of the asked steps alone."""
     distinct, back = np.unique(np.asarray(indices), return_inverse=True)
-    return {view: np.stack([_picture(_field(steps[i], field, where), f"{where} step {i} {field}")
-                            for i in distinct])[back]
+    return {view: np.stack([_picture(pictures[view][i], f"{where} step {i} {field}") for i in distinct])[back]
             for view, field in images.items()}
 
 

@@ -101,6 +101,7 @@ def _read_frames(file: Path, view: str, length: int, indices: np.ndarray) -> dic
     """The asked frames alone, uint8 [n, H, W, 3]: from the key frame before the first, up to the last."""
     wanted = np.unique(np.asarray(indices))
     found: dict[int, np.ndarray] = {}
+    convert = av.video.reformatter.VideoReformatter()  # one for all: setting it up costs more than a small frame
     with _opened(file) as container:
         stream = container.streams.video[0]
         first = stream.start_time or 0
@@ -109,7 +110,7 @@ def _read_frames(file: Path, view: str, length: int, indices: np.ndarray) -> dic
         for frame in container.decode(stream):
             index = number(frame.pts)
             if index in wanted:
-                found[index] = frame.to_ndarray(format="rgb24")
+                found[index] = convert.reformat(frame, format="rgb24").to_ndarray()
             if index >= wanted[-1]:
                 break
     if missing := sorted(set(wanted.tolist()) - found.keys()):
