@@ -98,7 +98,7 @@ class Loader:
         order = make_order(datasets, windows, seed)
         self._datasets, self._global_batch_size, self._step = datasets, global_batch_size, start_step
         self._rows = global_batch_size // process_count
-        self._max_bad_fraction = max_bad_fraction
+        self._workers, self._max_bad_fraction = workers, max_bad_fraction
         self._bad: dict[str, dict] = {}
         self._identity = {
             "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
@@ -118,6 +118,8 @@ class Loader:
         if self._iterator is None:
             raise ValueError("the loader is closed")
         batch, bad = next(self._iterator)
+        if self._workers:  # theirs lie in shared memory, which whoever keeps a batch would leak
+            batch = {name: np.array(value) for name, value in batch.items()}
         check_batch(batch, self._spec(text_length=batch["text_ids"].shape[-1]), self._rows)
         self._step += 1
         self._count_bad(bad)

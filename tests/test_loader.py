@@ -54,7 +54,9 @@ def test_worker_processes_do_not_change_batches(workers):
     datasets = [robots(weight=3, lengths=(40, 60, 50, 30), unreadable=(2,)), clips()]
     expected = take(make_loader(datasets, max_bad_fraction=1.0, prefetch=0), 5)
     loader = make_loader(datasets, max_bad_fraction=1.0, workers=workers)
-    assert_same(take(loader, 5), expected)
+    batches = take(loader, 5)
+    assert_same(batches, expected)
+    assert all(type(value) is np.ndarray for batch in batches for value in batch.values())
     assert loader.state()["bad"]["fake/2"]["count"] > 0  # counted in the worker, told here
 
 
