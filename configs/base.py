@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     c.loss = ConfigDict()
     c.loss.video_weight = 1.0  # factor of the video loss
     c.loss.action_weight = 1.0  # factor of the action loss
+    c.loss.weighting = "bell"  # by noise level: bell, around t = 500, as published | uniform
     c.loss.action_average = "slots"  # slots: over all padded slots, as published | valid: over real dimensions
 
     c.data = ConfigDict()

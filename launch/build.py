@@ -135,7 +135,8 @@ def make_objective(config, family: Family, frozen: dict) -> Objective:
     return Objective(
         family.module, video_codec(config), text_encoder(config), jax.tree.map(jnp.asarray, frozen),
         schedule=noise.schedule, shift=noise.shift, video_alpha=noise.video_alpha, video_beta=noise.video_beta,
-        video_weight=loss.video_weight, action_weight=loss.action_weight, action_average=loss.action_average)
+        video_weight=loss.video_weight, action_weight=loss.action_weight, weighting=loss.weighting,
+        action_average=loss.action_average)
 
 
 @dataclasses.dataclass(frozen=True)

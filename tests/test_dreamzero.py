@@ -12,8 +12,8 @@ import pytest
 from tests import goldens_io
 from world_model import functional, sharding
 from world_model.batch import Layout
-from world_model.families import make_family
 from world_model.families import dreamzero_cached as cached
+from world_model.families import make_family
 from world_model.families.dreamzero import DreamZero
 from world_model.interop import names
 from world_model.rollout import Conditions, Rollout

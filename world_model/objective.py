@@ -47,9 +47,12 @@ class Objective:
     video_beta: float = 1.0
     video_weight: float = 1.0
     action_weight: float = 1.0
+    weighting: str = "bell"  # bell | uniform
     action_average: str = "slots"  # slots | valid
 
     def __post_init__(self):
+        if self.weighting not in ("bell", "uniform"):
+            raise ValueError(f"loss.weighting = {self.weighting!r}: expected bell or uniform")
         if self.action_average not in ("slots", "valid"):
             raise ValueError(f"loss.action_average = {self.action_average!r}: expected slots or valid")
 
@@ -111,6 +114,8 @@ class Objective:
         """The loss of given noise: errors of both velocities, weighed by noise level."""
         levels = flow_matching.noise_levels(self.shift)
         sigmas, timesteps, weights = (jnp.asarray(table) for table in levels)
+        if self.weighting == "uniform":
+            weights = jnp.ones_like(weights)
         predicted = bind(self.model, params)(Inputs(
             noisy_latents=flow_matching.add_noise(example.latents, noise, sigmas[video_index]),
             video_timestep=timesteps[video_index], text=example.text, image=example.image,

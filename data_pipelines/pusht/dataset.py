@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.pusht.recording import Recording, random_palette, record
-from data_pipelines.pusht.simulator import RATE
+from data_pipelines.pusht.simulator import RATE, Palette
 
 EPISODES_DIR, CLIPS_DIR, RECIPE = "pusht_rlds", "pusht_clips", "recipe.json"
 _FORMAT = 1  # raise it when recordings of the same recipe change
@@ -57,9 +57,8 @@ def _record_all(seeds, image_size: int, workers: int, what: str, progress: Progr
 
 def _record_one(job: tuple) -> Recording:
     seed, image_size = job
-    if seed[1] == _CLIP_SEED:
-        return record(seed, image_size, random_palette(np.random.default_rng((*seed, 0))))
-    return record(seed, image_size)
+    clip = seed[1] == _CLIP_SEED
+    return record(seed, image_size, random_palette(np.random.default_rng((*seed, 0))) if clip else Palette())
 
 
 def _write_rlds(out: Path, image_size: int, recordings: Iterator[Recording]) -> None:

@@ -22,7 +22,7 @@ class Recording(NamedTuple):
     instruction: str
 
 
-def record(seed: tuple[int, ...], image_size: int, palette: Palette = Palette()) -> Recording:
+def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recording:
     """One episode, a function of its arguments: random poses, then the controller until the block is at the goal."""
     rng = np.random.default_rng(seed)
     simulator = Simulator(rng.uniform(60, 450, 2), np.append(rng.uniform(120, 390, 2), rng.uniform(-np.pi, np.pi)),

@@ -1,0 +1,101 @@
+"""The objective: draws that follow the sample, losses that add up, clips whose action slots cannot matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from world_model import encoders, functional, objective
+from world_model.batch import Layout, batch_spec, check_batch
+from world_model.families import make_family
+
+LAYOUT = Layout(frames=9, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
+SIZES = dict(layout=LAYOUT, latent_height=2, latent_width=2, dim=16, ffn_dim=32, num_heads=2, num_layers=2,
+             freq_dim=16, latent_channels=16, concat_first_frame=True, text_dim=8, text_length=4, image_dim=0,
+             image_tokens=0, action_dim=6, state_dim=4, action_hidden_dim=8)
+
+
+def make_batch(size: int, seed: int = 0) -> dict:
+    """Random robot samples; the last one a clip without actions, the first one with padded frames."""
+    rng, spec = np.random.default_rng(seed), batch_spec(LAYOUT, action_dim=6, state_dim=4, text_length=4)
+    batch = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in spec.items()}
+    batch["video"] = rng.integers(0, 256, batch["video"].shape, np.uint8)
+    batch["frame_mask"][:] = True
+    batch["frame_mask"][0, 6:] = False
+    batch["action_mask"][:-1, :, :3] = True
+    batch["actions"] = rng.uniform(-1, 1, batch["actions"].shape).astype(np.float32) * batch["action_mask"]
+    batch["state"] = rng.uniform(-1, 1, batch["state"].shape).astype(np.float32)
+    batch["text_ids"], batch["text_length"] = rng.integers(1, 9, (size, 4), np.int32), np.full(size, 3, np.int32)
+    batch["sample_index"] = np.arange(size, dtype=np.uint32)
+    check_batch(batch, spec, size)
+    return batch
+
+
+@pytest.fixture(scope="module")
+def made():
+    family = make_family("dreamzero", **SIZES)
+    params = family.init_params(jax.random.key(0))
+    params = {k: v + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), v.shape)
+              for i, (k, v) in enumerate(sorted(params.items()))}
+    codec = encoders.make_video_codec("patch_pca", channels=16)
+    text = encoders.make_text_encoder("hash", text_length=4, text_dim=8)
+    frozen = {"video": codec.init(lambda: make_batch(8, 1)["video"]), "text": text.init()}
+    return params, lambda **options: objective.Objective(family.module, codec, text, jax.tree.map(jnp.asarray, frozen),
+                                                         **options)
+
+
+def run(made, batch, counts=None, **options):
+    params, make = made
+    goal = make(**options)
+    return jax.jit(goal.loss)(params, batch, jax.random.key(3), counts or goal.count(batch))
+
+
+@pytest.mark.parametrize("average", ["slots", "valid"])
+def test_microbatches_in_any_order_add_up_to_the_whole(made, average):
+    batch = make_batch(4)
+    whole, metrics = run(made, batch, action_average=average)
+    counts = made[1](action_average=average).count(batch)
+    parts = [run(made, {k: v[rows] for k, v in batch.items()}, counts, action_average=average)
+             for rows in ([3, 1], [2, 0])]
+    np.testing.assert_allclose(sum(loss for loss, _ in parts), whole, rtol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(sum(m[name] for _, m in parts), value, rtol=1e-5, err_msg=name)
+
+
+def test_a_clip_trains_no_action_and_its_slots_do_not_matter(made):
+    batch = make_batch(2)
+    clip = {k: v[1:] for k, v in batch.items()}
+    loss, metrics = run(made, clip)
+    other = dict(clip, actions=np.full_like(clip["actions"], 9), state=np.full_like(clip["state"], np.nan))
+    assert float(metrics["action_loss"]) == 0 < float(metrics["video_loss"])
+    assert float(loss) == float(run(made, other)[0])
+
+
+def test_padded_frames_have_no_loss(made):
+    batch = {k: v[:1] for k, v in make_batch(2).items()}
+    other = dict(batch, video=batch["video"].copy())
+    other["video"][:, 6:] = 0
+    counts = made[1]().count(batch)
+    np.testing.assert_array_equal(made[1]().encode(batch).frame_valid, [[True, True, False]])
+    assert counts["frames"] == 2
+    assert float(run(made, batch)[1]["video_loss"]) == float(run(made, other)[1]["video_loss"])
+
+
+def test_weighting_and_average_are_known_words(made):
+    for options in (dict(weighting="flat"), dict(action_average="all")):
+        with pytest.raises(ValueError, match=r"expected"):
+            made[1](**options)
+    assert float(run(made, make_batch(2), weighting="uniform")[0]) != float(run(made, make_batch(2))[0])
+
+
+def test_parameters_of_another_structure_are_refused(made):
+    params, make = made
+    with pytest.raises(ValueError, match="missing .*time_projection.bias"):
+        functional.bind(make().model, {k: v for k, v in params.items() if k != "time_projection.bias"})
+
+
+def test_image_features_need_an_encoder(made):
+    family = make_family("dreamzero", **{**SIZES, "image_dim": 8, "image_tokens": 2})
+    _, make = made
+    with pytest.raises(ValueError, match="model.image_dim = 8"):
+        objective.Objective(family.module, make().codec, make().text_encoder, make().frozen).encode(make_batch(1))
