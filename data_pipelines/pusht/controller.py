@@ -79,17 +79,28 @@ def hull(block: np.ndarray):
 
 
 def path_around(obstacle, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Shortest path [n, 2] around a convex polygon: the shorter side of the rubber band about it and both ends."""
+    """Shortest path [n, 2] around a convex polygon: the shorter side of the rubber band about it and both ends.
+
+    A start inside the polygon first leaves it by the shortest way. A side that leaves the world is taken last.
+    """
     import shapely
 
+    if obstacle.contains(_point(start)):
+        rim = np.array(obstacle.exterior.interpolate(obstacle.exterior.project(_point(start))).coords[0])
+        out = start + (rim - start) * (1 + 1 / max(float(np.linalg.norm(rim - start)), 1e-9))
+        return np.concatenate([[start], path_around(obstacle, out, end)])
     if not shapely.LineString([start, end]).intersects(obstacle):
         return np.stack([start, end])
     ring = np.array(obstacle.union(shapely.MultiPoint([start, end])).convex_hull.exterior.coords)[:-1]
     first, last = (int(((ring - p) ** 2).sum(-1).argmin()) for p in (start, end))
     ring = np.roll(ring, -first, 0)
     last = (last - first) % len(ring)
-    ways = [ring[:last + 1], np.concatenate([ring[:1], ring[:last - 1:-1]])]
-    return min(ways, key=_length)
+    sides = [ring[:last + 1], np.concatenate([ring[:1], ring[:last - 1:-1]])]
+    return min(sides, key=lambda side: _length(side) + 10 * np.abs(side - _inside(side)).sum())
+
+
+def _inside(points: np.ndarray) -> np.ndarray:
+    return np.clip(points, MARGIN, WORLD - MARGIN)
 
 
 def _length(path: np.ndarray) -> float:
@@ -107,7 +118,10 @@ def _along(path: np.ndarray, distance: float) -> np.ndarray:
 
 
 class PushController:
-    """Targets for the agent of one episode. `act` is called once per step, with what can be seen."""
+    """Targets for the agent of one episode. `act` is called once per step, with what can be seen.
+
+    A leg (choose | approach | push | retreat) is kept until it is done; a block nudged on the way is a new choice.
+    """
 
     def __init__(self, goal: np.ndarray):
         self._goal = np.asarray(goal, float)
@@ -117,7 +131,7 @@ class PushController:
         """agent [2], block pose [3] -> absolute target position float64 [2], pixels, inside the world."""
         if self._leg == "retreat" and not hull(block).contains(_point(agent)):
             self._leg = "choose"
-        if self._leg == "choose":
+        if self._leg == "choose" or (self._leg == "approach" and np.abs(block - self._seen)[:2].max() > 6):
             self._choose(agent, block)
         if self._leg == "approach" and np.linalg.norm(agent - self._ready) < LOOKAHEAD / 2:
             self._leg, self._best = "push", np.inf
@@ -127,16 +141,16 @@ class PushController:
             travelled = float((agent - self._ready) @ self._heading)
             if travelled > self._distance or error > self._best + 1:
                 self._leg = "retreat"
-        return np.clip(self._target(agent, block), MARGIN, WORLD - MARGIN)
+        return _inside(self._target(agent))
 
-    def _target(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
+    def _target(self, agent: np.ndarray) -> np.ndarray:
         if self._leg == "retreat":
             return agent - LOOKAHEAD * self._heading
         if self._leg == "push":
             travelled = float((agent - self._ready) @ self._heading)
             return self._ready + (travelled + LOOKAHEAD) * self._heading
-        path = path_around(hull(block), agent, self._ready)
-        return _along(np.concatenate([path, [self._ready + 100 * self._heading]]), LOOKAHEAD)
+        path = path_around(self._obstacle, agent, self._ready)
+        return _along(np.concatenate([_inside(path), [self._ready + 100 * self._heading]]), LOOKAHEAD)
 
     def _choose(self, agent: np.ndarray, block: np.ndarray) -> None:
         """Sets the contact with the best predicted gain per pixel of way."""
@@ -149,10 +163,11 @@ class PushController:
         ready = np.array([_leave(obstacle, p, n) for p, n in zip(
             block[:2] + _rotate(np.full(len(POINTS), block[2]), POINTS), normals)])
         way = np.array([_length(path_around(obstacle, agent, r)) for r in ready])
-        inside = ((ready > MARGIN) & (ready < WORLD - MARGIN)).all(-1)
+        inside = (ready == _inside(ready)).all(-1)
         score = np.where(inside, gain / (way + STRIDE * reach + 60), -1.0)
         best = int(score.argmax())
         self._leg, self._ready, self._heading = "approach", ready[best], -normals[best]
+        self._obstacle, self._seen = obstacle, block
         gap = float((block[:2] + _rotate(block[2], POINTS[best]) - ready[best]) @ self._heading) - AGENT_RADIUS
         self._distance = gap + STRIDE * reach[best]
 
