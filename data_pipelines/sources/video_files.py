@@ -67,10 +67,17 @@ def _header(file: Path) -> tuple[int, float]:
     with _opened(file) as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
-        frames = stream.frames or (round(float(stream.duration * stream.time_base) * rate) if stream.duration else 0)
+        frames = stream.frames or round(_seconds(container, stream) * rate)
     if not frames or not rate:
         raise BadEpisode(f"{file}: the container tells {frames} frames at {rate} frames per second")
     return frames, rate
+
+
+def _seconds(container, stream) -> float:
+    """Duration; Matroska files tell that of the container alone."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
 
 
 class _opened:
