@@ -15,16 +15,19 @@ from launch import flags as launch_flags
 
 
 class Progress:
-    """One line every few seconds."""
+    """One line every few seconds, with the time left of what is being made."""
 
     def __init__(self, every: float = 5.0):
-        self._began, self._every, self._last = time.monotonic(), every, 0.0
+        self._every, self._last, self._what, self._began = every, 0.0, "", 0.0
 
-    def __call__(self, what: str, done: int, of: int) -> None:
+    def __call__(self, what: str, done: int, of: int, steps: int) -> None:
         now = time.monotonic()
-        if done == of or now - self._last > self._every:
+        if what != self._what:  # the first result comes when its makers have started up: time counts from here
+            self._what, self._began = what, now
+        elif done == of or now - self._last > self._every:
             self._last = now
-            print(f"{what} {done} of {of}, {now - self._began:.0f} s", flush=True)
+            left = (now - self._began) / (done - 1) * (of - done)
+            print(f"{what} {done} of {of}, {steps:,} steps, {left:.0f} s left", flush=True)
 
 
 def main(_) -> None:
@@ -35,9 +38,10 @@ def main(_) -> None:
     try:
         made = dataset.write(Path(args.out), episodes=args.episodes, clips=args.clips, seed=args.seed,
                              image_size=args.image_size, workers=args.workers, progress=Progress())
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
         sys.exit(f"record_pusht: {error}")
-    print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes and {args.clips} clips in {args.out}")
+    print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes in {args.out}/{dataset.EPISODES_DIR} "
+          f"and {args.clips} clips in {args.out}/{dataset.CLIPS_DIR}")
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ MARGIN = 24.0  # the agent keeps this far from the edge of the world
 
 
 def _contacts() -> tuple[np.ndarray, np.ndarray]:
-    """Contact points and outward normals in the block's frame, each [15, 2]."""
+    """Contact points and outward normals in the block's frame, each [14, 2]."""
     edges = [((0, -1), [(x, 0) for x in (-48, -24, 0, 24, 48)]),
              ((-1, 0), [(-BAR, 15), (-THICK / 2, 75), (-THICK / 2, 100)]),
              ((1, 0), [(BAR, 15), (THICK / 2, 75), (THICK / 2, 100)]),
-             ((0, 1), [(-40, THICK), (40, THICK), (0, STEM), (0, STEM)])]
+             ((0, 1), [(-40, THICK), (40, THICK), (0, STEM)])]
     pairs = [(point, normal) for normal, points in edges for point in points]
     return np.array([p for p, _ in pairs], float), np.array([n for _, n in pairs], float)
 
@@ -51,7 +51,7 @@ def pose_error(block: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def predict_push(block: np.ndarray, steps: int) -> np.ndarray:
-    """Block poses [steps + 1, 15, 3] while the agent pushes straight through each contact, STRIDE pixels a step."""
+    """Block poses [steps + 1, 14, 3] while the agent pushes straight through each contact, STRIDE pixels a step."""
     pose = np.repeat(np.asarray(block, float)[None], len(POINTS), 0)
     heading = -_rotate(pose[:, 2], NORMALS)
     touch = pose[:, :2] + _rotate(pose[:, 2], POINTS)  # the agent's rim, moving along the heading
@@ -76,6 +76,11 @@ def hull(block: np.ndarray):
 
     corners = block[:2] + _rotate(np.full(len(OUTLINE), block[2]), OUTLINE)
     return shapely.Polygon(corners).buffer(CLEARANCE, quad_segs=4)
+
+
+def keeps_clear(agent: np.ndarray, block: np.ndarray) -> bool:
+    """True where the agent is outside the grown hull."""
+    return not hull(block).contains(_point(agent))
 
 
 def path_around(obstacle, start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -107,16 +112,6 @@ def _length(path: np.ndarray) -> float:
     return float(np.linalg.norm(np.diff(path, axis=0), axis=-1).sum())
 
 
-def _along(path: np.ndarray, distance: float) -> np.ndarray:
-    """The point [2] at a distance from the start of a path [n, 2], or its end."""
-    for a, b in zip(path[:-1], path[1:]):
-        length = float(np.linalg.norm(b - a))
-        if distance <= length:
-            return a + (b - a) * (distance / max(length, 1e-9))
-        distance -= length
-    return path[-1]
-
-
 class PushController:
     """Targets for the agent of one episode. `act` is called once per step, with what can be seen.
 
@@ -129,7 +124,7 @@ class PushController:
 
     def act(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
         """agent [2], block pose [3] -> absolute target position float64 [2], pixels, inside the world."""
-        if self._leg == "retreat" and not hull(block).contains(_point(agent)):
+        if self._leg == "retreat" and keeps_clear(agent, block):
             self._leg = "choose"
         if self._leg == "choose" or (self._leg == "approach" and np.abs(block - self._seen)[:2].max() > 6):
             self._choose(agent, block)
@@ -149,11 +144,13 @@ class PushController:
         if self._leg == "push":
             travelled = float((agent - self._ready) @ self._heading)
             return self._ready + (travelled + LOOKAHEAD) * self._heading
-        path = path_around(self._obstacle, agent, self._ready)
-        return _along(np.concatenate([_inside(path), [self._ready + 100 * self._heading]]), LOOKAHEAD)
+        ahead = self._way.project(_point(agent)) + LOOKAHEAD
+        return np.array(self._way.interpolate(ahead).coords[0])
 
     def _choose(self, agent: np.ndarray, block: np.ndarray) -> None:
         """Sets the contact with the best predicted gain per pixel of way."""
+        import shapely
+
         poses = predict_push(block, steps=40)
         errors = pose_error(poses, self._goal)
         reach = errors.argmin(0)
@@ -162,12 +159,13 @@ class PushController:
         obstacle = hull(block)
         ready = np.array([_leave(obstacle, p, n) for p, n in zip(
             block[:2] + _rotate(np.full(len(POINTS), block[2]), POINTS), normals)])
-        way = np.array([_length(path_around(obstacle, agent, r)) for r in ready])
+        ways = [path_around(obstacle, agent, r) for r in ready]
         inside = (ready == _inside(ready)).all(-1)
-        score = np.where(inside, gain / (way + STRIDE * reach + 60), -1.0)
+        score = np.where(inside, gain / (np.array([_length(way) for way in ways]) + STRIDE * reach + 60), -1.0)
         best = int(score.argmax())
         self._leg, self._ready, self._heading = "approach", ready[best], -normals[best]
-        self._obstacle, self._seen = obstacle, block
+        self._way = shapely.LineString([*_inside(ways[best]), ready[best] + 100 * self._heading])
+        self._seen = block
         gap = float((block[:2] + _rotate(block[2], POINTS[best]) - ready[best]) @ self._heading) - AGENT_RADIUS
         self._distance = gap + STRIDE * reach[best]
 

@@ -5,9 +5,11 @@ and the same recipe is not recorded twice.
 """
 
 import concurrent.futures
+import io
 import json
+import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,52 +18,78 @@ from data_pipelines.pusht.recording import Recording, random_palette, record
 from data_pipelines.pusht.simulator import RATE, Palette
 
 EPISODES_DIR, CLIPS_DIR, RECIPE = "pusht_rlds", "pusht_clips", "recipe.json"
-_FORMAT = 1  # raise it when recordings of the same recipe change
-_CLIP_SEED = 1  # clips come from other seeds than episodes (0)
+_FORMAT = 2  # raise it when recordings of the same recipe change
+_EPISODE_SEED, _CLIP_SEED = 0, 1  # clips come from other seeds than episodes
 
-Progress = Callable[[str, int, int], None]  # (what, done, of)
+Progress = Callable[[str, int, int, int], None]  # (what, done, of, steps so far)
 
 
 def write(out: Path, *, episodes: int, clips: int, seed: int, image_size: int, workers: int = 2,
           progress: Progress = lambda *_: None) -> bool:
-    """Makes OUT/pusht_rlds and OUT/pusht_clips. False where OUT holds the same recipe already."""
+    """Makes OUT/pusht_rlds and OUT/pusht_clips. False where OUT holds the same recipe already.
+
+    A recording of another recipe is replaced. Raises FileExistsError where OUT holds anything else, ValueError where
+    image_size is odd (H.264 halves the colours).
+    """
+    if image_size % 2:
+        raise ValueError(f"image_size = {image_size}: video files need an even number of pixels")
     recipe = {"format": _FORMAT, "episodes": episodes, "clips": clips, "seed": seed, "image_size": image_size}
     if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) == recipe:
         return False
+    if foreign := sorted({p.name for p in out.glob("*")} - {EPISODES_DIR, CLIPS_DIR, RECIPE}):
+        raise FileExistsError(f"{out} holds {foreign[0]!r}, which is no PushT recording: choose another directory")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    seeds = [(seed, 0, i) for i in range(episodes)]
-    _write_rlds(partial / EPISODES_DIR, image_size, _record_all(seeds, image_size, workers, "episodes", progress))
-    seeds = [(seed, _CLIP_SEED, i) for i in range(clips)]
-    _write_clips(partial / CLIPS_DIR, _record_all(seeds, image_size, workers, "clips", progress))
+    jobs = [((seed, _EPISODE_SEED, i), image_size) for i in range(episodes)]
+    write_rlds(partial / EPISODES_DIR, image_size, _map(episode_steps, jobs, workers, "episodes", progress))
+    jobs = [((seed, _CLIP_SEED, i), image_size) for i in range(clips)]
+    _write_clips(partial / CLIPS_DIR, _map(_clip, jobs, workers, "clips", progress))
     (partial / RECIPE).write_text(json.dumps(recipe) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return True
 
 
-def _record_all(seeds, image_size: int, workers: int, what: str, progress: Progress) -> Iterator[Recording]:
-    """Recordings in the order of their seeds, however many processes make them."""
-    jobs = [(seed, image_size) for seed in seeds]
-    if workers < 2:
-        for done, job in enumerate(jobs):
-            yield _record_one(job)
-            progress(what, done + 1, len(jobs))
-        return
-    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
-        for done, recording in enumerate(pool.map(_record_one, jobs)):
-            yield recording
-            progress(what, done + 1, len(jobs))
+def _map(make: Callable, jobs: list[tuple], workers: int, what: str, progress: Progress) -> Iterator:
+    """Results of (steps, result) = make(seed, image_size) in the order of the jobs, however many processes work."""
+    # Spawned, not forked: the caller may hold the threads of TensorFlow and JAX.
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn) if workers > 1 else None
+    try:
+        total = 0
+        for done, (steps, result) in enumerate((pool.map if pool else map)(make, *zip(*jobs))):
+            yield result
+            total += steps
+            progress(what, done + 1, len(jobs), total)
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
 
 
-def _record_one(job: tuple) -> Recording:
-    seed, image_size = job
-    clip = seed[1] == _CLIP_SEED
-    return record(seed, image_size, random_palette(np.random.default_rng((*seed, 0))) if clip else Palette())
+def episode_steps(seed: tuple[int, ...], image_size: int) -> tuple[int, list[dict]]:
+    """(steps, RLDS steps with pictures as PNG) of one episode."""
+    recording = record(seed, image_size, Palette())
+    return len(recording.images), _steps(recording)
 
 
-def _write_rlds(out: Path, image_size: int, recordings: Iterator[Recording]) -> None:
+def _steps(recording: Recording) -> list[dict]:
+    last = len(recording.images) - 1
+    return [{"observation": {"image": _png(image), "state": state}, "action": action, "reward": reward,
+             "discount": float(not (recording.solved and t == last)),
+             "is_first": t == 0, "is_last": t == last, "is_terminal": recording.solved and t == last,
+             "language_instruction": recording.instruction}
+            for t, (image, state, action, reward) in enumerate(zip(*recording[:4], strict=True))]
+
+
+def _png(image: np.ndarray) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def write_rlds(out: Path, image_size: int, episodes: Iterable[list[dict]]) -> None:
+    """A TFDS dataset directory with split "train", from the steps of each episode."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -75,36 +103,37 @@ def _write_rlds(out: Path, image_size: int, recordings: Iterator[Recording]) -> 
         "language_instruction": tfds.features.Text()})})
     written = tfds.dataset_builders.store_as_tfds_dataset(
         name="pusht", version="1.0.0", features=features, file_format="array_record", disable_shuffling=True,
-        split_datasets={"train": ((i, {"steps": _steps(r)}) for i, r in enumerate(recordings))},
+        split_datasets={"train": ((i, {"steps": steps}) for i, steps in enumerate(episodes))},
         data_dir=out.with_name("tfds"))
     shutil.move(written.data_dir, out)  # TFDS nests name and version; the reader wants the dataset itself
     shutil.rmtree(out.with_name("tfds"))
 
 
-def _steps(recording: Recording) -> list[dict]:
-    last = len(recording.images) - 1
-    return [{"observation": {"image": image, "state": state}, "action": action, "reward": reward, "discount": 1.0,
-             "is_first": t == 0, "is_last": t == last, "is_terminal": False,
-             "language_instruction": recording.instruction}
-            for t, (image, state, action, reward) in enumerate(zip(*recording[:4], strict=True))]
+def _clip(seed: tuple[int, ...], image_size: int) -> tuple[int, tuple[bytes, str]]:
+    """(frames, (mp4, caption)) of one clip."""
+    palette, caption = random_palette(np.random.default_rng((*seed, 0)))
+    images = record(seed, image_size, palette).images
+    return len(images), (_mp4(images), caption)
 
 
-def _write_clips(out: Path, recordings: Iterator[Recording]) -> None:
-    out.mkdir()
-    captions = []
-    for i, recording in enumerate(recordings):
-        _write_mp4(out / f"clip_{i:04d}.mp4", recording.images)
-        captions.append(json.dumps({"file": f"clip_{i:04d}.mp4", "caption": "a disc pushes a T shaped block"}))
-    (out / "captions.jsonl").write_text("".join(line + "\n" for line in captions))
-
-
-def _write_mp4(file: Path, images: np.ndarray) -> None:
+def _mp4(images: np.ndarray) -> bytes:
     """H.264, one key frame every ten frames, so that a window is a short seek away."""
     import av
 
-    with av.open(str(file), "w") as container:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=int(RATE), options={"crf": "12", "g": "10", "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _write_clips(out: Path, clips: Iterable[tuple[bytes, str]]) -> None:
+    out.mkdir()
+    captions = []
+    for i, (mp4, caption) in enumerate(clips):
+        (out / f"clip_{i:04d}.mp4").write_bytes(mp4)
+        captions.append(json.dumps({"file": f"clip_{i:04d}.mp4", "caption": caption}))
+    (out / "captions.jsonl").write_text("".join(line + "\n" for line in captions))

@@ -32,6 +32,7 @@ class Simulator:
 
     def __init__(self, agent: np.ndarray, block: np.ndarray, palette: Palette = Palette()):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is only asked to fill surfaces
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         from gym_pusht.envs.pusht import PushTEnv
 
         self._env = PushTEnv(obs_type="state")
@@ -42,16 +43,7 @@ class Simulator:
         self._env.block.position = tuple(map(float, block[:2]))
         self._env.space.reindex_shapes_for_body(self._env.block)
         self._palette = palette
-        self._paint()
-
-    def _paint(self) -> None:
-        import pygame
-
-        env = self._env
-        for shape in env.space.shapes:
-            colour = {env.block: self._palette.block, env.agent: self._palette.agent}.get(
-                shape.body, self._palette.wall)
-            shape.color = pygame.Color(colour)
+        self._table = self._draw_table()
 
     @property
     def agent(self) -> np.ndarray:
@@ -76,14 +68,30 @@ class Simulator:
         """uint8 [size, size, 3]. Averages over areas: moving edges then change the pixels smoothly."""
         import cv2
 
+        cv2.setNumThreads(1)  # its threads cost more than such a small picture
         pixels = np.frombuffer(self._draw().get_view("0"), np.uint8).reshape(WORLD, WORLD, 4)  # BGRX
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[..., 2::-1])
 
     def _draw(self):
-        """The simulator's drawing, in this palette."""
+        """The simulator's drawing in this palette, without its marks of contacts: the table, then what moves on it."""
+        from gym_pusht.envs.pymunk_override import DrawOptions
+        from pygame import Color
+        from pymunk.space_debug_draw_options import SpaceDebugColor
+
+        env, surface = self._env, self._table.copy()
+        options, block, agent = DrawOptions(surface), *(
+            SpaceDebugColor(*Color(colour)) for colour in (self._palette.block, self._palette.agent))
+        options.draw_circle(env.agent.position, env.agent.angle, AGENT_RADIUS, agent, agent)
+        for shape in env.block.shapes:
+            options.draw_polygon([env.block.local_to_world(v) for v in shape.get_vertices()], 0, block, block)
+        return surface
+
+    def _draw_table(self):
+        """What stays: background, goal and walls."""
         import pygame
         from gym_pusht.envs.pymunk_override import DrawOptions
+        from pymunk.space_debug_draw_options import SpaceDebugColor
 
         env, surface = self._env, pygame.Surface((WORLD, WORLD), depth=32)
         surface.fill(pygame.Color(self._palette.background))
@@ -91,5 +99,7 @@ class Simulator:
         for shape in env.block.shapes:
             corners = [goal.local_to_world(corner) for corner in shape.get_vertices()]
             pygame.draw.polygon(surface, pygame.Color(self._palette.goal), np.round(corners).tolist())
-        env.space.debug_draw(DrawOptions(surface))
+        wall = SpaceDebugColor(*pygame.Color(self._palette.wall))
+        for shape in env.space.static_body.shapes:
+            DrawOptions(surface).draw_fat_segment(shape.a, shape.b, shape.radius, wall, wall)
         return surface
