@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg not in ARMS:
         raise ValueError(f"configs/quickstart.py:{arg}: arms are {ARMS}")
     c = base.get_config()
-    c.model.update(dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=64, text_length=16,
+    c.model.update(dim=128, ffn_dim=512, num_heads=4, num_layers=4, freq_dim=64, text_dim=64, text_length=16,
                    image_dim=0, action_hidden_dim=128, window_blocks=2)
     c.layout.update(frames=17, height=64, width=64, frames_per_block=2, actions_per_block=8)
     c.data.datasets.pusht = ConfigDict({
@@ -30,11 +30,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "source": "video_files", "path": ".cache/pusht/pusht_clips", "embodiment": "video_only", "weight": 1.0,
         "window_stride": 1})
     c.data.holdout = 0.1
-    c.loss.update(action_average="valid")
-    c.optimizer.update(learning_rate=1e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
-    c.train.update(steps=1000, global_batch_size=16, compute_dtype="float32", log_every=20)
-    c.checkpoint.update(every=250, keep_last=2)
-    c.evaluate.update(windows=64, batch_size=16, solver_steps=8)
+    c.encoders.fit_clips = 32
+    c.loss.update(action_average="valid", weighting="uniform")
+    c.optimizer.update(learning_rate=2e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
+    c.train.update(steps=700, global_batch_size=16, compute_dtype="float32", log_every=20)
+    c.checkpoint.update(every=100, keep_last=2, keep_every=200)
+    c.evaluate.update(windows=64, batch_size=16, solver_steps=4)
     if arg == "debug":
         c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
         c.train.update(steps=6, global_batch_size=4, log_every=2)

@@ -4,6 +4,7 @@ import difflib
 import runpy
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -20,6 +21,8 @@ def run(main) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     logging.set_verbosity(logging.WARNING)  # libraries; a command itself prints
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", ".cache/xla")  # a resumed run does not compile again
     try:
         rest = app.parse_flags_with_usage(argv)
         if "config" in flags.FLAGS:

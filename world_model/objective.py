@@ -79,8 +79,7 @@ class Objective:
 
     def condition(self, video):
         """[B, F, h, w, 4 + C]: 1 in the mask of frame 0, latents of the first frame followed by mid-grey frames."""
-        still = jnp.concatenate([video[:, :1], jnp.zeros_like(video[:, 1:])], axis=1)
-        latents = self.codec.encode(self.frozen["video"], still)
+        latents = self.codec.encode_first(self.frozen["video"], video[:, :1], video.shape[1])
         mask = jnp.zeros((*latents.shape[:-1], MASK_CHANNELS)).at[:, 0].set(1)
         return jnp.concatenate([mask, latents], axis=-1)
 

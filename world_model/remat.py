@@ -8,6 +8,9 @@ import jax
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # the block's input alone: least memory
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep outputs of weight products
+    # Keep every matrix product, attention's too: element-wise work alone is done again. The default: a loop stacks
+    # what it keeps, and on a CPU writing and reading that costs more than the work.
+    "products": jax.checkpoint_policies.dots_saveable,
 }
 
 

@@ -29,6 +29,9 @@ class VideoCodec(Protocol):
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1], T = 4k + 1 -> [B, F, h, w, C]. ValueError where sizes do not divide."""
 
+    def encode_first(self, params: dict, frame: jax.Array, frames: int) -> jax.Array:
+        """float [B, 1, H, W, 3] -> [B, F, h, w, C]: latents of the frame followed by mid-grey up to `frames` frames."""
+
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """[B, F, h, w, C] -> float [B, T, H, W, 3], clipped to [-1, 1]."""
 

@@ -37,10 +37,17 @@ class PatchPca:
         """float [B, T, H, W, 3] in [-1, 1] -> normalised latents float32 [B, F, h, w, C]. Raises ValueError where
         T is not 4k + 1 or a side not a multiple of 8."""
         _check(video.shape)
-        first = _matmul(_patches(video[:, :1], 1) - params["mean"], params["first_encoder"])
-        later = _matmul(_patches(video[:, 1:], TEMPORAL) - jnp.tile(params["mean"], TEMPORAL),
-                        params["later_encoder"])
+        mean, first, later = params["mean"], params["first_encoder"], params["later_encoder"]
+        # The mean is taken off the 16 projections, not off the 768 pixels that they come from.
+        first = _matmul(_patches(video[:, :1], 1), first) - _matmul(mean, first)
+        later = _matmul(_patches(video[:, 1:], TEMPORAL), later) - _matmul(jnp.tile(mean, TEMPORAL), later)
         return (jnp.concatenate([first, later], axis=1) - params["latent_mean"]) / params["latent_std"]
+
+    def encode_first(self, params: dict, frame: jax.Array, frames: int) -> jax.Array:
+        """See `VideoCodec`. No latent reaches into another here, so mid-grey is encoded once for all samples."""
+        grey = self.encode(params, jnp.zeros((1, frames, *frame.shape[2:])))[:, 1:]
+        grey = jnp.broadcast_to(grey, (len(frame), *grey.shape[1:]))
+        return jnp.concatenate([self.encode(params, frame), grey], axis=1)
 
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """Normalised latents [B, F, h, w, C] -> float32 [B, T, H, W, 3], clipped to [-1, 1]."""

@@ -51,7 +51,7 @@ class DreamZeroSpec:
     rollout_visibility: str = "dreamzero"
     window_blocks: int = 4
     attention: str = "blockwise"
-    remat: str = "none"
+    remat: str = "products"
 
     def __post_init__(self):
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:

@@ -6,7 +6,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from world_model.transformer import linear
+from world_model.transformer import linear, product
 
 
 def patchify(x, patch: int):
@@ -73,5 +73,5 @@ class ImageEmbedding(nnx.Module):
         y = y - y.mean(axis=-1, keepdims=True)
         y = (y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + 1e-5)).astype(x.dtype)
         kernel = self.norm1.scale[:, None] * self.fc1.kernel
-        y = y @ kernel + (self.norm1.bias @ self.fc1.kernel + self.fc1.bias)
+        y = product(y, kernel) + (self.norm1.bias @ self.fc1.kernel + self.fc1.bias)
         return self.norm2(self.fc2(jax.nn.gelu(y, approximate=False)))
