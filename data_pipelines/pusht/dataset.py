@@ -18,7 +18,7 @@ from data_pipelines.pusht.recording import Recording, random_palette, record
 from data_pipelines.pusht.simulator import RATE, Palette
 
 EPISODES_DIR, CLIPS_DIR, RECIPE = "pusht_rlds", "pusht_clips", "recipe.json"
-_FORMAT = 2  # raise it when recordings of the same recipe change
+_FORMAT = 3  # raise it when recordings of the same recipe change
 _EPISODE_SEED, _CLIP_SEED = 0, 1  # clips come from other seeds than episodes
 
 Progress = Callable[[str, int, int, int], None]  # (what, done, of, steps so far)

@@ -83,7 +83,7 @@ class Simulator:
         options, block, agent = DrawOptions(surface), *(
             SpaceDebugColor(*Color(colour)) for colour in (self._palette.block, self._palette.agent))
         options.draw_circle(env.agent.position, env.agent.angle, AGENT_RADIUS, agent, agent)
-        for shape in env.block.shapes:
+        for shape in env._block_shapes:  # in the order they were made; body.shapes is a set
             options.draw_polygon([env.block.local_to_world(v) for v in shape.get_vertices()], 0, block, block)
         return surface
 
@@ -96,7 +96,7 @@ class Simulator:
         env, surface = self._env, pygame.Surface((WORLD, WORLD), depth=32)
         surface.fill(pygame.Color(self._palette.background))
         goal = env.get_goal_pose_body(env.goal_pose)
-        for shape in env.block.shapes:
+        for shape in env._block_shapes:
             corners = [goal.local_to_world(corner) for corner in shape.get_vertices()]
             pygame.draw.polygon(surface, pygame.Color(self._palette.goal), np.round(corners).tolist())
         wall = SpaceDebugColor(*pygame.Color(self._palette.wall))
