@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from configs import quickstart
+from data_pipelines.embodiments import get_embodiment
 from data_pipelines.pusht import dataset
 from launch import build, evaluate, export, report, train
 from launch import checkpoint as checkpoint_command
@@ -43,8 +44,9 @@ def test_batches_keep_the_contract(config, tmp_path):
         batch = next(loader)
     spec = batch_spec(build.layout_of(config), action_dim=32, state_dim=64, text_length=config.model.text_length)
     check_batch(batch, spec, 8)
-    assert not batch["action_mask"][batch["dataset_id"] == 1].any()
-    assert batch["action_mask"][batch["dataset_id"] == 0].any()
+    clip = batch["embodiment_id"] == get_embodiment("video_only").id
+    assert clip.sum() == 2 and not batch["action_mask"][clip].any()
+    assert batch["action_mask"][~clip].any(axis=(1, 2)).all()
 
 
 def test_resume_continues_bit_for_bit(config, workdir, tmp_path):

@@ -133,9 +133,13 @@ def test_an_unknown_key_names_the_nearest(typed, nearest, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path, capsys):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", tmp_path], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
+        assert train.run(tiny.config(steps=1, every=1, fsdp=8), tmp_path, tiny.Build()) == 0
+        left = os.statvfs(tmp_path)
+        (tmp_path / "filler").write_bytes(bytes(left.f_bavail * left.f_bsize - 150_000))  # no room for a checkpoint
+        capsys.readouterr()
         assert train.run(tiny.config(steps=6, every=1, fsdp=8), tmp_path, tiny.Build()) == 1
         error = capsys.readouterr().err
         good = checkpoint.steps(tmp_path / "checkpoints")

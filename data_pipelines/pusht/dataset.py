@@ -19,6 +19,9 @@ from data_pipelines.pusht.simulator import RATE, Palette
 
 EPISODES_DIR, CLIPS_DIR, RECIPE = "pusht_rlds", "pusht_clips", "recipe.json"
 _FORMAT = 3  # raise it when recordings of the same recipe change
+# A key frame every ten frames, so that a window is a short seek away. Constant quantiser: the look-ahead of constant
+# quality (mbtree) makes another file of the same frames now and then.
+_X264 = {"qp": "12", "g": "10", "threads": "1"}
 _EPISODE_SEED, _CLIP_SEED = 0, 1  # clips come from other seeds than episodes
 
 Progress = Callable[[str, int, int, int], None]  # (what, done, of, steps so far)
@@ -117,12 +120,12 @@ def _clip(seed: tuple[int, ...], image_size: int) -> tuple[int, tuple[bytes, str
 
 
 def _mp4(images: np.ndarray) -> bytes:
-    """H.264, one key frame every ten frames, so that a window is a short seek away."""
+    """H.264 in an mp4 container."""
     import av
 
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=int(RATE), options={"crf": "12", "g": "10", "threads": "1"})
+        stream = container.add_stream("libx264", rate=int(RATE), options=_X264)
         stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
