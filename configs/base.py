@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
     c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
     c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
+    c.model.qk_scale = 1.0  # initial scale of normalised q and k; above 1 attention starts sharper (small grids)
     c.model.attention = "blockwise"  # kernel: reference | blockwise
 
     c.layout = ConfigDict()

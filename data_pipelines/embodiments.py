@@ -94,12 +94,11 @@ def _check_known(what: str, name: str, known: Iterable[str]) -> None:
 _arm, _arm_state = ACTION_SLOTS["left_arm"], STATE_SLOTS["left_arm"]
 
 register(Embodiment(
-    # gym-pusht: a disc pushes a T on a 512 x 512 table; the action is a target position of the disc, in
-    # pixels
+    # gym-pusht: a disc pushes a T on a 512 x 512 table; the action is a target position of the disc, in pixels,
+    # absolute as in the published PushT datasets
     name="pusht", id=1, views=("image",), view_layout="single", rate=10.0,
     state=(Dimension("agent_x", _arm_state[0]), Dimension("agent_y", _arm_state[1])),
-    action=(Dimension("target_x", _arm[0], relative_to="agent_x"),
-            Dimension("target_y", _arm[1], relative_to="agent_y"))))
+    action=(Dimension("target_x", _arm[0]), Dimension("target_y", _arm[1]))))
 
 register(Embodiment(
     # clips without a robot, resampled to PushT's rate; for other mixtures dataclasses.replace(..., rate=...)

@@ -139,6 +139,12 @@ def make_objective(config, family: Family, frozen: dict) -> Objective:
         action_average=loss.action_average)
 
 
+def rollout_settings(config) -> dict:
+    """How to denoise: what `rollout.Rollout` takes beside the model, and `torch_rollout.Rollout` likewise."""
+    return {"solver": config.evaluate.solver, "steps": config.evaluate.solver_steps, "shift": config.noise.shift,
+            "guidance": config.evaluate.guidance}
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A trained model with all that evaluation and export need, from its workdir alone."""

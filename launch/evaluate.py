@@ -62,8 +62,7 @@ class Evaluator:
     def of(cls, restored: build.Restored) -> "Evaluator":
         """Computes in the dtype that was trained in."""
         c = restored.config
-        rollout = Rollout(restored.family.module, c.evaluate.solver, c.evaluate.solver_steps, c.noise.shift,
-                          guidance=c.evaluate.guidance)
+        rollout = Rollout(restored.family.module, **build.rollout_settings(c))
         return cls(restored, rollout, jax.tree.map(lambda p: p.astype(c.train.compute_dtype), restored.params))
 
     def windows(self, batch: dict, shown: int) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    out, settings = Path(out), rollout_settings(restored.config)
+    out, settings = Path(out), build.rollout_settings(restored.config)
     rollout = Rollout(restored.family.module, **settings)
     with safetensors_io.atomic_directory(out) as partial:
         dreamzero_format.write(partial, restored.family.spec, restored.params, rollout=settings,
@@ -63,12 +63,6 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
             os.replace(partial, rejected)
             raise ParityError(f"{problem}; left as {rejected}")
     return report
-
-
-def rollout_settings(config) -> dict:
-    """What torch_rollout.Rollout and rollout.Rollout take."""
-    return {"solver": config.evaluate.solver, "steps": config.evaluate.solver_steps, "shift": config.noise.shift,
-            "guidance": config.evaluate.guidance}
 
 
 class FixedInputs(NamedTuple):

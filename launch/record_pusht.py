@@ -47,7 +47,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "directory to write")
     flags.DEFINE_integer("episodes", 240, "episodes with actions", lower_bound=1)
-    flags.DEFINE_integer("clips", 64, "action-free clips", lower_bound=1)
+    flags.DEFINE_integer("clips", 40, "action-free clips", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of everything")
     flags.DEFINE_integer("image_size", 64, "pixels, height and width", lower_bound=16)
     flags.DEFINE_integer("workers", 2, "simulating processes", lower_bound=1)

@@ -35,6 +35,7 @@ def make_summary(evaluation: dict, metrics: list[dict], mixture: dict, *, second
         "samples_per_second": float(np.median(speeds)) if speeds else None,
         "video_psnr_db": video["video_psnr_db"], "copy_last_psnr_db": video["copy_last_psnr_db"],
         "codec_psnr_db": video["codec_psnr_db"], "action_error_ratio": evaluation["action"]["error_ratio"],
+        "repeat_last_ratio": evaluation["action"]["repeat_last_ratio"],
         "mixture": mixture, "resume_bitwise": resume_bitwise, "export_max_abs_diff": export_max_abs_diff}
 
 

@@ -88,7 +88,7 @@ def tampered(restored, exported, directory, change):
     _, _, inputs, expected = exported
     params = {name: np.array(x) for name, x in restored.params.items()}
     change(params)
-    dreamzero_format.write(directory, restored.family.spec, params, rollout=export.rollout_settings(restored.config))
+    dreamzero_format.write(directory, restored.family.spec, params, rollout=build.rollout_settings(restored.config))
     return export.compare(expected, export.torch_outputs(directory, inputs))
 
 

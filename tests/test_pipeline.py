@@ -1,13 +1,16 @@
-"""The main job at its smallest, on the commands' own code: record, train, resume."""
+"""The main job at its smallest, on the commands' own code: record, train, resume, evaluate, export, report, notebook."""
 
+import json
+import math
 import os
+from pathlib import Path
 
 import pytest
 
 from configs import quickstart
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.pusht import dataset
-from launch import build, train
+from launch import build, evaluate, export, report, train
 from launch import checkpoint as checkpoint_command
 from world_model.batch import batch_spec, check_batch
 
@@ -19,7 +22,7 @@ def config(tmp_path_factory):
     c = quickstart.get_config("debug")
     c.layout.update(frames=9, height=32, width=32, frames_per_block=1, actions_per_block=4)
     c.data.datasets.pusht.path, c.data.datasets.clips.path = (str(recorded / d) for d in ("pusht_rlds", "pusht_clips"))
-    c.data.holdout, c.encoders.fit_clips = 0.3, 4
+    c.data.holdout, c.encoders.fit_clips, c.data.datasets.pusht.weight = 0.3, 4, 3.0
     c.train.update(steps=4, global_batch_size=8, log_every=1)
     c.checkpoint.every = 2
     return c
@@ -49,3 +52,41 @@ def test_resume_continues_bit_for_bit(config, workdir, tmp_path):
     os.symlink(workdir / "checkpoints" / "2", half / "checkpoints" / "2")
     train.train(config, half, build)
     assert checkpoint_command.diff(workdir, half, 4, 4) == []
+
+
+@pytest.fixture(scope="module")
+def restored(workdir):
+    return build.restore(workdir)
+
+
+def test_evaluate_export_report(restored, workdir):
+    evaluation, arrays = evaluate.evaluate(restored, say=lambda *_: None)
+    evaluate.write(workdir, evaluation, arrays)
+    parity = export.export(restored, workdir / "export")
+    assert parity["passed"] and parity["max"] <= 1e-4
+    page = report.report(workdir, seconds=1.0, resume_bitwise=True, export_max_abs_diff=parity["max"])
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["resume_bitwise"] is True
+    for name in ("samples_per_second", "video_psnr_db", "copy_last_psnr_db", "codec_psnr_db", "action_error_ratio",
+                 "repeat_last_ratio"):
+        assert math.isfinite(summary[name]) and summary[name] > 0, name
+    shares = {name: part["realised"] for name, part in summary["mixture"].items()}
+    assert shares == {"clips": pytest.approx(0.25, abs=0.01), "pusht": pytest.approx(0.75, abs=0.01)}
+    text = page.read_text()
+    assert text.count("data:image/") >= 6 and "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_notebook_runs(workdir):
+    """The tutorial on this run; every figure that it promises is drawn."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    root = Path(__file__).parents[1]
+    notebook = nbformat.read(root / "notebooks" / "tutorial.ipynb", as_version=4)
+    os.environ["WAMAX_WORKDIR"] = str(workdir)
+    try:
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": root / "notebooks"}}).execute()
+    finally:
+        del os.environ["WAMAX_WORKDIR"]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4

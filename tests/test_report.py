@@ -60,7 +60,8 @@ def test_summary_has_the_agreed_keys(written):
     assert summary == {
         "seconds": 800.0, "steps": 38, "samples_per_second": 40.0, "video_psnr_db": pytest.approx(26.0206),
         "copy_last_psnr_db": pytest.approx(20.0), "codec_psnr_db": pytest.approx(36.0206),
-        "action_error_ratio": pytest.approx(summary["action_error_ratio"]), "mixture": MIXTURE,
+        "action_error_ratio": pytest.approx(summary["action_error_ratio"]),
+        "repeat_last_ratio": pytest.approx(summary["repeat_last_ratio"]), "mixture": MIXTURE,
         "resume_bitwise": True, "export_max_abs_diff": None}
 
 

@@ -1,18 +1,20 @@
 """Scores on arrays whose errors are known, and the baselines that need no model."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import get_embodiment
+from data_pipelines.embodiments import Dimension, get_embodiment
 from data_pipelines.samples import Dataset
 from data_pipelines.slots import scatter, slot_mask
 from launch import baselines, scores
 from world_model.batch import Layout
 
 LAYOUT = Layout(frames=17, height=16, width=16, frames_per_block=2, actions_per_block=8, states_per_block=1)
-ROBOT = get_embodiment("pusht")
+ROBOT = dataclasses.replace(get_embodiment("pusht"), action=(
+    Dimension("target_x", 0, relative_to="agent_x"), Dimension("target_y", 1, relative_to="agent_y")))
 STATISTICS = {"dataset": "pusht", "state": {"q01": [0, 0], "q99": [400, 400]},
               "action": {"q01": [-50, -100], "q99": [50, 100], "mean": [5.0, -20.0]}}
 DATASETS = (Dataset("pusht", None, ROBOT, statistics=STATISTICS),)

@@ -63,8 +63,8 @@ class Stream:
 class RMSNorm(nnx.Module):
     """RMS normalisation in float32, then scale, over the last axis: for q and k the whole D, before the head split."""
 
-    def __init__(self, dim: int):
-        self.scale = nnx.Param(jnp.ones(dim))
+    def __init__(self, dim: int, scale: float = 1.0):
+        self.scale = nnx.Param(jnp.full(dim, scale))
 
     def __call__(self, x):
         y = x.astype(jnp.float32)
@@ -112,10 +112,10 @@ class Mlp(nnx.Module):
 class SelfAttention(nnx.Module):
     """Projections of self-attention; which tokens meet is the caller's."""
 
-    def __init__(self, dim: int, heads: int, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs):
         self.heads = heads
         self.q, self.k, self.v, self.o = (linear(dim, dim, rngs) for _ in range(4))
-        self.q_norm, self.k_norm = RMSNorm(dim), RMSNorm(dim)
+        self.q_norm, self.k_norm = RMSNorm(dim, qk_scale), RMSNorm(dim, qk_scale)
 
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
@@ -167,9 +167,9 @@ class CrossAttention(nnx.Module):
 class Block(nnx.Module):
     """One transformer block."""
 
-    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, rngs: nnx.Rngs):
+    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, qk_scale: float, rngs: nnx.Rngs):
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim)) * dim**-0.5)
-        self.self_attn = SelfAttention(dim, heads, rngs)
+        self.self_attn = SelfAttention(dim, heads, qk_scale, rngs)
         self.cross_norm = nnx.LayerNorm(dim, epsilon=EPS, use_fast_variance=False, rngs=rngs)
         self.cross_attn = CrossAttention(dim, heads, with_image, rngs)
         self.mlp = Mlp(dim, ffn_dim, dim, rngs)

@@ -50,6 +50,7 @@ class DreamZeroSpec:
     visibility: str = "dreamzero"
     rollout_visibility: str = "dreamzero"
     window_blocks: int = 4
+    qk_scale: float = 1.0
     attention: str = "blockwise"
     remat: str = "products"
 
@@ -135,7 +136,7 @@ class DreamZero(nnx.Module):
         self.state_encoder = relu(spec.state_dim, spec.action_hidden_dim, dim, rngs)
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
-        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0)
+        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
         split = nnx.split_rngs(splits=spec.num_layers - 1)
         self.blocks = split(nnx.vmap(lambda r: make_block(rngs=r)))(rngs)
         self.final_block = make_block(rngs=rngs)
