@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.loss.update(action_average="valid", weighting="uniform")
     c.optimizer.update(learning_rate=3e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
     c.train.update(steps=1500, global_batch_size=8, compute_dtype="float32", log_every=25)
-    c.checkpoint.update(every=100, keep_last=2, keep_every=500)
+    c.checkpoint.update(every=100, keep_last=2, keep_every=200)
     c.evaluate.update(windows=64, batch_size=16, solver_steps=2)
     if arg == "debug":
         c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)

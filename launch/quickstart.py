@@ -30,6 +30,10 @@ POLL_SECONDS = 0.2
 
 def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     """Everything, in order; returns the summary. Raises CalledProcessError where a command fails."""
+    compared, kept = 2 * config.checkpoint.every, config.checkpoint.keep_every
+    if not kept or compared % kept:
+        raise ValueError(f"checkpoint.keep_every = {kept}: the runs are compared at step {compared} (twice "
+                         f"checkpoint.every) after the end, so keep_every must divide it")
     began = time.monotonic()
     stage = Stages()
     stage("record PushT episodes and action-free clips")
@@ -40,7 +44,7 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     aside = train_and_kill(train, workdir, config.checkpoint.every)
     stage("resume, and train to the end")
     command("launch.train", *train)
-    differences = checkpoint_command.diff(workdir, aside, 2 * config.checkpoint.every, 2 * config.checkpoint.every)
+    differences = checkpoint_command.diff(workdir, aside, compared, compared)
     print("resumed run equals the killed one bit for bit" if not differences else "\n".join(differences[:10]))
     stage("evaluate on held-out episodes")
     restored = build.restore(workdir)
