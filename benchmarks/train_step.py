@@ -25,6 +25,7 @@ from world_model import flops, functional
 from world_model.batch import Layout
 from world_model.families import make_family
 from world_model.families.dreamzero import Inputs
+from world_model.program import Program
 
 BATCH = 2
 SIZES = dict(dim=256, ffn_dim=1024, num_heads=4, num_layers=4, freq_dim=256, latent_channels=16,
@@ -96,7 +97,7 @@ def measure(repeats: int) -> dict:
         "median_seconds": statistics.median(times), "best_seconds": min(times), "repeats": repeats,
         "trace_seconds": trace_seconds, "compile_seconds": compile_seconds,
         "xla_gflop": unrolled_flops(family, arguments) / 1e9,
-        "executed_gflop": flops.executed_flops(compiled.as_text()) / 1e9,
+        "executed_gflop": Program(compiled.as_text()).executed_flops() / 1e9,
         "minimum_gflop": minimum, "minimum_parts_gflop": {part: round(count, 4) for part, count in parts.items()},
         "gflop_per_second": minimum / statistics.median(times),
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,

@@ -40,6 +40,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "debug":
         c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
         c.train.update(steps=6, global_batch_size=4, log_every=2)
-        c.checkpoint.update(every=3)
+        c.checkpoint.update(every=3, keep_every=6)
         c.evaluate.update(windows=4, batch_size=4, solver_steps=2)
     return c

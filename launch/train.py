@@ -19,9 +19,8 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from launch import flags as launch_flags
+from launch import train_parts
 from world_model import checkpoint, metrics, sharding, state
-from world_model.optimizer import make_optimizer
-from world_model.train_step import jit_train_step, make_train_step
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
@@ -36,20 +35,9 @@ def train(config, workdir: Path | str, build) -> None:
     workdir = Path(workdir)
     with StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
-        mesh = sharding.make_mesh(**config.mesh)
-        sharding.check_run(mesh, global_batch_size=config.train.global_batch_size,
-                           accumulation=config.train.accumulation, num_heads=config.model.num_heads)
+        mesh = train_parts.make_mesh(config)
         model = build.model(config)
-        key = jax.random.key(config.seed)
-        shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
-        placed = sharding.shardings(model.axes(), shapes, mesh)
-        optimizer = optimizer_of(config)
-
-        def make_state():
-            return state.create(model.init_params(key), optimizer, seed=config.seed,
-                                trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
-
-        target = state.abstract_state(make_state, placed)
+        make_state, target = train_parts.make_target(config, model, mesh)
 
         # Data, then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
@@ -67,13 +55,10 @@ def train(config, workdir: Path | str, build) -> None:
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
         meta = make_meta(target, frozen, config, data)
-        introduce(config, workdir, mesh, current, placed, start)
+        introduce(config, workdir, mesh, target, start)
 
         # The step, and what the run says of itself.
-        step_fn = jit_train_step(make_train_step(
-            *build.objective(config, model, frozen), optimizer, accumulation=config.train.accumulation,
-            ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
-            compute_dtype=config.train.compute_dtype), target)
+        step_fn = train_parts.make_step(config, build.objective(config, model, frozen), target)
         history = metrics.History()
         clock = metrics.Clock(config.train.global_batch_size, model.flops_per_sample, mesh.size)
         writer = metrics.Writer(workdir, start, config.log.tensorboard)
@@ -125,13 +110,6 @@ def train(config, workdir: Path | str, build) -> None:
             checkpoints.close()
 
 
-def optimizer_of(config):
-    """The optimizer from config.optimizer and config.train.steps."""
-    names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay",
-             "no_decay", "clip_norm")
-    return make_optimizer(steps=config.train.steps, **{name: config.optimizer[name] for name in names})
-
-
 def make_meta(target: dict, frozen: dict, config, data) -> dict:
     return checkpoint.make_meta(target, frozen, family=config.model.family, config=as_json(config),
                                 statistics=data.statistics, statistics_hash=data.statistics_hash,
@@ -162,9 +140,9 @@ def compile_step(step_fn, target: dict, batch: dict):
     return compiled
 
 
-def introduce(config, workdir: Path, mesh, current: dict, placed: dict, start: int) -> None:
+def introduce(config, workdir: Path, mesh, target: dict, start: int) -> None:
     """Writes WORKDIR/config.json and arrays.txt (where every parameter lies), and prints what will run."""
-    arrays = sharding.describe(current["params"], placed)
+    arrays = sharding.describe(target["params"], state.state_shardings(target["params"]))
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(as_json(config), indent=1) + "\n")
         (workdir / "arrays.txt").write_text(arrays + "\n")

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 
 from launch import checkpoint as command
-from launch.train import optimizer_of
+from launch.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model import checkpoint, sharding, state
 

@@ -122,7 +122,7 @@ def test_text_features():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"encoders.video = 'wan': expected patch_pca"):
+    with pytest.raises(ValueError, match=r"encoders.video = 'wan': expected one of patch_pca"):
         make_video_codec("wan", channels=16)
-    with pytest.raises(ValueError, match=r"encoders.text = 't5': expected hash"):
+    with pytest.raises(ValueError, match=r"encoders.text = 't5': expected one of hash"):
         make_text_encoder("t5", text_length=1, text_dim=1)

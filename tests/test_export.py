@@ -1,5 +1,6 @@
 """launch.export on a small model: what it writes, that PyTorch computes the same, and that errors are found."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from data_pipelines.embodiments import Dimension, get_embodiment
 from launch import build, export
 from world_model.interop import dreamzero_format, names
 from world_model.interop.safetensors_io import Weights, WeightsError
@@ -77,10 +79,18 @@ def test_statistics_go_along(exported):
     assert json.loads((out / "statistics.json").read_text()) == STATISTICS
     metadata = json.loads((out / "experiment_cfg" / "metadata.json").read_text())["pusht"]
     assert metadata["statistics"]["action"]["target_y"]["q99"] == [3.9]
-    assert metadata["modalities"]["action"]["target_x"]["absolute"] is False
+    assert metadata["modalities"]["action"]["target_x"]["absolute"] is True
     assert metadata["modalities"]["state"]["agent_x"] == {
         "absolute": True, "rotation_type": None, "shape": [1], "continuous": True, "slot": 0}
-    assert metadata["modalities"]["video"]["image"]["fps"] == 10.0
+    assert metadata["modalities"]["video"]["image"]["fps"] == 5.0
+
+
+def test_relative_actions_are_said_to_be_relative(restored, monkeypatch):
+    robot = dataclasses.replace(get_embodiment("pusht"), action=(
+        Dimension("target_x", 0, relative_to="agent_x"), Dimension("target_y", 1)))
+    monkeypatch.setattr(export, "get_embodiment", lambda name: robot)
+    said = export.dataset_metadata(STATISTICS["pusht"], restored.config.layout, 2)["modalities"]["action"]
+    assert [said[name]["absolute"] for name in ("target_x", "target_y")] == [False, True]
 
 
 def tampered(restored, exported, directory, change):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from world_model import encoders, functional, objective
-from world_model.batch import Layout, batch_spec, check_batch
+from world_model.batch import Layout, batch_spec, check_batch, encoded_batch_spec
 from world_model.families import make_family
 
 LAYOUT = Layout(frames=9, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
@@ -79,6 +79,27 @@ def test_padded_frames_have_no_loss(made):
     np.testing.assert_array_equal(made[1]().encode(batch).frame_valid, [[True, True, False]])
     assert counts["frames"] == 2
     assert float(run(made, batch)[1]["video_loss"]) == float(run(made, other)[1]["video_loss"])
+
+
+def test_stored_features_give_the_loss_of_encoding(made):
+    """The same batch with the encoders' outputs in place of pixels and tokens."""
+    batch, goal = make_batch(2), made[1]()
+    example = goal.encode(batch)
+    stored = {k: v for k, v in batch.items() if k not in ("video", "text_ids", "text_length")}
+    stored |= {"latents": example.latents, "first_latents": example.condition[..., 4:], "text_features": example.text}
+    spec = encoded_batch_spec(LAYOUT, action_dim=6, state_dim=4, text=(4, 8), latent=(2, 2, 16), image=None,
+                              concat_first_frame=True)
+    assert {name: v.shape[1:] for name, v in stored.items()} == {name: shape for name, (shape, _) in spec.items()}
+    np.testing.assert_allclose(run(made, stored)[0], run(made, batch)[0], rtol=1e-6)
+
+
+def test_precomputed_encoders_encode_nothing(made):
+    video = encoders.make_video_codec("wan22_latents", channels=48)
+    text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
+    goal = objective.Objective(made[1]().model, video, text, {"video": video.init(None), "text": text.init()})
+    assert video.spatial_stride == 16
+    with pytest.raises(ValueError, match="'text_features'|'latents'"):
+        goal.encode(make_batch(1))
 
 
 def test_weighting_and_average_are_known_words(made):

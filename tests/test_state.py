@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.train import optimizer_of
+from launch.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model import sharding, state
 

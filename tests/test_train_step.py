@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.train import optimizer_of
+from launch.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model import sharding, state
 from world_model.remat import remat

@@ -9,6 +9,7 @@ All shapes are static; what is missing is masked, never dropped.
 import dataclasses
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,24 @@ def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: 
         "start": ((), np.int32),
         "sample_index": ((), np.uint32),
     }
+
+
+def encoded_batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text: tuple[int, int], latent: tuple,
+                       image: tuple[int, int] | None, concat_first_frame: bool) -> dict[str, tuple]:
+    """`batch_spec` where the encoders' outputs are stored: pixels and tokens give way to bfloat16 features.
+
+    latents         normalised [F, h, w, C] = (F, *latent)
+    first_latents   the same of the first frame followed by mid-grey ones; with concat_first_frame alone
+    text_features   [text tokens, width] = text, zero past the prompt
+    image_features  [image tokens, width] = image, of the first frame
+    """
+    spec = batch_spec(layout, action_dim=action_dim, state_dim=state_dim, text_length=text[0])
+    for name in ("video", "text_ids", "text_length"):
+        del spec[name]
+    shapes = {"latents": (layout.latent_frames, *latent), "text_features": text}
+    shapes |= {"first_latents": shapes["latents"]} if concat_first_frame else {}
+    shapes |= {"image_features": image} if image else {}
+    return spec | {name: (shape, bfloat16) for name, shape in shapes.items()}
 
 
 def check_batch(batch: dict, spec: dict[str, tuple], batch_size: int) -> None:

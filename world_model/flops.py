@@ -1,11 +1,9 @@
-"""Counting the work: matrix products of one training sample, by part, and those a compiled program executes.
+"""Counting the work: matrix products of one training sample, by part.
 
 Convention, stated wherever a figure stands: 2 FLOP per multiply-add; matrix products alone; attention over visible
 pairs alone; backward = two products per forward product, but one where the input is frozen (no gradient with
 respect to data or encoder features); tokens that no output depends on do not count; no recomputation.
 """
-
-import re
 
 from world_model import tokens, visibility
 from world_model.families.dreamzero import HEADS_READ, PATCH, DreamZeroSpec
@@ -60,66 +58,3 @@ def visible_pairs(table, queries, keys, window_frames: int) -> int:
     """Number of (query token, key token) pairs that attend."""
     return sum(q.length * k.length for q in queries for k in keys
                if visibility.sees(table, q, k, window_frames))
-
-
-# --- what a compiled program executes -------------------------------------------------------------------------
-
-_SHAPE = re.compile(r"^\(?(?:\w+)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
-
-
-def executed_flops(hlo: str) -> float:
-    """FLOP of the matrix products in a compiled module's text (`compiled.as_text()`), loop bodies times trip count.
-
-    XLA's own cost analysis counts a loop's body once. Raises ValueError on a loop whose trip count is not known.
-    """
-    computations = _computations(hlo)
-    totals: dict[str, float] = {}
-
-    def total(name: str) -> float:
-        if name not in totals:
-            totals[name] = sum(_flops_of(line, shapes, total) for shapes, lines in [computations[name]]
-                               for line in lines)
-        return totals[name]
-
-    entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.M).group(1)
-    return total(entry)
-
-
-def _computations(hlo: str) -> dict[str, tuple[dict, list[str]]]:
-    """computation name -> ({instruction: shape}, instruction lines)."""
-    found, shapes, lines = {}, {}, []
-    for line in hlo.splitlines():
-        head = re.match(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$", line)
-        if head:
-            shapes, lines = {}, []
-            found[head.group(1)] = (shapes, lines)
-        elif match := _INSTRUCTION.match(line):
-            shapes[match.group(1)] = _dims(match.group(2))
-            lines.append(line)
-    return found
-
-
-def _dims(shape: str) -> tuple[int, ...]:
-    match = _SHAPE.match(shape)
-    return tuple(int(n) for n in match.group(1).split(",") if n) if match else ()
-
-
-def _flops_of(line: str, shapes: dict, total) -> float:
-    name, _, op, rest = _INSTRUCTION.match(line).groups()
-    if op == "dot":
-        left = re.match(r"(?:\w+\[[\d,]*\](?:\{[\d,]*\})? )?%?([\w.\-]+)", rest).group(1)
-        contracting = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest).group(1)
-        size = 2.0
-        for n in shapes[name]:
-            size *= n
-        for i in contracting.split(","):
-            size *= shapes[left][int(i)]
-        return size
-    if op == "while":
-        trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
-        if not trips:
-            raise ValueError(f"while loop {name} has no known trip count: its work cannot be counted")
-        return int(trips.group(1)) * total(re.search(r"body=%?([\w.\-]+)", rest).group(1))
-    called = re.findall(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", rest)
-    return sum(total(c) for c in called)

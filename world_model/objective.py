@@ -59,27 +59,39 @@ class Objective:
     def encode(self, batch: dict) -> Example:
         """Frozen encoders and masks. A sample without any valid action loses its action slots and state here, so
         that nothing standing in them can reach a video output."""
-        if self.model.spec.image_dim:
-            raise ValueError(f"model.image_dim = {self.model.spec.image_dim}, but no encoder gives image features; "
-                             "set model.image_dim = 0")
-        video = batch["video"].astype(jnp.float32) / 127.5 - 1
+        latents, condition, text, image = self.stored(batch) if "latents" in batch else self.features(batch)
         first, later = batch["frame_mask"][:, :1], batch["frame_mask"][:, 1:]
         action_valid = batch["action_mask"].any(axis=-1)
         has_action = action_valid.any(axis=-1)[:, None, None]
         return Example(
-            latents=self.codec.encode(self.frozen["video"], video),
-            condition=self.condition(video) if self.model.spec.concat_first_frame else None,
-            text=self.text_encoder.encode(self.frozen["text"], batch["text_ids"], batch["text_length"]),
-            image=None,
+            latents=latents, condition=condition, text=text, image=image,
             frame_valid=jnp.concatenate([first, later.reshape(len(later), -1, 4).all(axis=-1)], axis=1),
             actions=jnp.where(batch["action_mask"], batch["actions"], 0),
             action_mask=batch["action_mask"],
             action_valid=action_valid,
             state=jnp.where(has_action, batch["state"], 0))
 
-    def condition(self, video):
-        """[B, F, h, w, 4 + C]: 1 in the mask of frame 0, latents of the first frame followed by mid-grey frames."""
-        latents = self.codec.encode_first(self.frozen["video"], video[:, :1], video.shape[1])
+    def features(self, batch: dict):
+        """(latents, condition, text, image) by the frozen encoders."""
+        if self.model.spec.image_dim:
+            raise ValueError(f"model.image_dim = {self.model.spec.image_dim}, but no encoder gives image features; "
+                             "set model.image_dim = 0")
+        video = batch["video"].astype(jnp.float32) / 127.5 - 1
+        text = self.text_encoder.encode(self.frozen["text"], batch["text_ids"], batch["text_length"])
+        condition = None
+        if self.model.spec.concat_first_frame:
+            condition = self.condition(self.codec.encode_first(self.frozen["video"], video[:, :1], video.shape[1]))
+        return self.codec.encode(self.frozen["video"], video), condition, text, None
+
+    def stored(self, batch: dict):
+        """(latents, condition, text, image) as precomputed."""
+        field = lambda name: batch[name].astype(jnp.float32)
+        condition = self.condition(field("first_latents")) if self.model.spec.concat_first_frame else None
+        image = field("image_features") if self.model.spec.image_dim else None
+        return field("latents"), condition, field("text_features"), image
+
+    def condition(self, latents):
+        """[B, F, h, w, 4 + C]: 1 in the mask of frame 0, then latents of the first frame followed by mid-grey."""
         mask = jnp.zeros((*latents.shape[:-1], MASK_CHANNELS)).at[:, 0].set(1)
         return jnp.concatenate([mask, latents], axis=-1)
 

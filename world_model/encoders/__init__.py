@@ -11,6 +11,7 @@ import numpy as np
 
 from world_model.encoders.hash_text import HashText
 from world_model.encoders.patch_pca import PatchPca
+from world_model.encoders.precomputed import PrecomputedText, PrecomputedVideo
 
 
 class VideoCodec(Protocol):
@@ -54,13 +55,17 @@ class TextEncoder(Protocol):
 
 def make_video_codec(name: str, *, channels: int) -> VideoCodec:
     """Raises ValueError on an unknown name."""
-    if name == "patch_pca":
-        return PatchPca(channels)
-    raise ValueError(f"encoders.video = {name!r}: expected patch_pca")
+    made = {"patch_pca": lambda: PatchPca(channels),
+            "wan21_latents": lambda: PrecomputedVideo(channels, spatial_stride=8),
+            "wan22_latents": lambda: PrecomputedVideo(channels, spatial_stride=16)}
+    if name not in made:
+        raise ValueError(f"encoders.video = {name!r}: expected one of {', '.join(made)}")
+    return made[name]()
 
 
 def make_text_encoder(name: str, *, text_length: int, text_dim: int) -> TextEncoder:
     """Raises ValueError on an unknown name."""
-    if name == "hash":
-        return HashText(text_length, text_dim)
-    raise ValueError(f"encoders.text = {name!r}: expected hash")
+    made = {"hash": HashText, "features": PrecomputedText}
+    if name not in made:
+        raise ValueError(f"encoders.text = {name!r}: expected one of {', '.join(made)}")
+    return made[name](text_length, text_dim)

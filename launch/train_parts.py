@@ -1,0 +1,44 @@
+"""The train step and the state it changes, from a config: what a run executes and a plan compiles."""
+
+from collections.abc import Callable
+
+import jax
+
+from world_model import sharding, state
+from world_model.optimizer import Optimizer, make_optimizer
+from world_model.train_step import jit_train_step, make_train_step
+
+
+def optimizer_of(config) -> Optimizer:
+    """The optimizer from config.optimizer and config.train.steps."""
+    names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay",
+             "no_decay", "clip_norm")
+    return make_optimizer(steps=config.train.steps, **{name: config.optimizer[name] for name in names})
+
+
+def make_mesh(config, devices=None):
+    """The mesh of config.mesh. Raises ValueError where it, the batch or the heads do not fit the devices."""
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    sharding.check_run(mesh, global_batch_size=config.train.global_batch_size,
+                       accumulation=config.train.accumulation, num_heads=config.model.num_heads)
+    return mesh
+
+
+def make_target(config, model, mesh) -> tuple[Callable[[], dict], dict]:
+    """(function that makes the state at step 0, that state's shapes, dtypes and places)."""
+    key = jax.random.key(config.seed)
+    shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
+
+    def make_state() -> dict:
+        return state.create(model.init_params(key), optimizer_of(config), seed=config.seed,
+                            trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
+
+    return make_state, state.abstract_state(make_state, sharding.shardings(model.axes(), shapes, mesh))
+
+
+def make_step(config, objective: tuple[Callable, Callable], target: dict) -> Callable:
+    """The jitted step; objective: (loss_fn, count_fn)."""
+    return jit_train_step(make_train_step(
+        *objective, optimizer_of(config), accumulation=config.train.accumulation,
+        ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
+        compute_dtype=config.train.compute_dtype), target)

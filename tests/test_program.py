@@ -1,0 +1,74 @@
+"""Reading compiled programs: loops counted in full, collectives by kind, size and mesh axis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from world_model import sharding
+from world_model.program import Collective, Program
+
+
+def compiled(fn, *shapes, **options):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return Program(jax.jit(fn, **options).lower(*arguments).compile().as_text())
+
+
+def test_products_of_a_loop_count_as_often_as_it_runs():
+    def fn(x, w):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
+    assert compiled(fn, (8, 16), (5, 16, 16)).executed_flops() == 5 * 2 * 8 * 16 * 16
+
+
+def test_batched_products():
+    fn = lambda q, k: jnp.einsum("bqnd,bknd->bnqk", q, k)
+    assert compiled(fn, (2, 3, 4, 8), (2, 5, 4, 8)).executed_flops() == 2 * (2 * 4 * 3 * 5) * 8
+
+
+def test_a_loop_that_may_run_for_ever_is_refused():
+    with pytest.raises(ValueError, match="no known trip count"):
+        compiled(lambda x: jax.lax.while_loop(lambda x: (x < 9).all(), lambda x: x @ x, x), (4, 4)).executed_flops()
+
+
+def test_tpu_products_are_convolutions():
+    """As libtpu writes them: the kernel's output channels are no part of the sum."""
+    text = """
+%fused (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
+  %a = bf16[128,64]{1,0} parameter(0)
+  %b = bf16[64,32]{1,0} parameter(1)
+  ROOT %c = bf16[128,32]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
+  %a = bf16[128,64]{1,0} parameter(0)
+  %b = bf16[64,32]{1,0} parameter(1)
+  ROOT %f = bf16[128,32]{1,0} fusion(%a, %b), kind=kOutput, calls=%fused, backend_config={"estimated_cycles":"250"}
+}
+"""
+    assert Program(text).executed_flops() == 2 * 128 * 64 * 32
+    assert Program(text).estimated_cycles() == 250
+
+
+@pytest.mark.parametrize("axis,group,stride", [("data", 2, 4), ("fsdp", 2, 2), ("tensor", 2, 1)])
+def test_collectives_tell_their_axis_and_bytes(axis, group, stride):
+    """A sum over one mesh axis is one all-reduce: each device sends twice (n - 1) / n of the array."""
+    mesh = sharding.make_mesh(2, 2, 2, 1)
+    placed = NamedSharding(mesh, PartitionSpec(axis))
+    found = compiled(lambda x: x.sum(axis=0), (2, 640), in_shardings=placed,
+                     out_shardings=NamedSharding(mesh, PartitionSpec())).collective_bytes()
+    assert found == {Collective("all-reduce", group, stride, overlapped=False): 2 * (group - 1) / group * 640 * 4}
+
+
+def test_gathers_inside_loops():
+    mesh = sharding.make_mesh(1, 8, 1, 1)
+    placed, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((None, "fsdp"), ()))
+
+    def fn(x, w):
+        gather = lambda w: jax.lax.with_sharding_constraint(w, whole)
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ gather(w)), None), x, w)[0]
+
+    found = compiled(fn, (4, 16), (3, 16, 16), in_shardings=(whole, placed), out_shardings=whole).collective_bytes()
+    assert {c.kind for c in found} == {"all-gather"}
+    assert sum(found.values()) == 3 * 7 / 8 * 16 * 16 * 4
+    assert np.unique([c.group for c in found]) == [8]

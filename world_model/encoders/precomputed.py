@@ -1,0 +1,49 @@
+"""Encoders whose outputs come with the batch: nothing is encoded during training.
+
+Latents and features do not change between epochs; a run that stores them once needs no frozen encoder on its chips.
+The batch then holds `latents`, `first_latents`, `text_features` and `image_features` (world_model/batch.py).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecomputedVideo:
+    """`VideoCodec` of which only the geometry is known here."""
+
+    channels: int
+    spatial_stride: int
+    temporal_stride: int = 4
+
+    def init(self, clips: Callable[[], np.ndarray]) -> dict:
+        """No arrays."""
+        return {}
+
+    def encode(self, params: dict, video):
+        """Raises ValueError: there is nothing here to encode with."""
+        raise ValueError("encoders.video stands for precomputed latents: the batch must hold 'latents', not 'video'")
+
+    encode_first = decode = encode
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecomputedText:
+    """`TextEncoder` of which only the sizes are known here."""
+
+    text_length: int
+    text_dim: int
+
+    def init(self) -> dict:
+        """No arrays."""
+        return {}
+
+    def tokenize(self, prompt: str):
+        """Raises ValueError: there is nothing here to encode with."""
+        raise ValueError("encoders.text stands for precomputed features: the batch must hold 'text_features'")
+
+    def encode(self, params: dict, ids, length):
+        """Raises ValueError likewise."""
+        self.tokenize("")
