@@ -24,6 +24,7 @@ from launch.chips import CHIPS, Chip
 from world_model import flops, sharding
 from world_model.batch import encoded_batch_spec
 from world_model.program import Program
+from world_model.transformer import ATTENTION_SCOPE
 
 ICI_EFFICIENCY = 0.8  # of the published bandwidth that ring collectives reach
 MATMUL_EFFICIENCY = 0.75  # of the peak, where the compiler gives no cycle estimate
@@ -109,6 +110,8 @@ def work(family, config, target: dict, chip: Chip, chips: int, compiled) -> dict
     return {
         "parameters": parameters, "model_flops_per_sample": model, "model_flops_by_part": parts,
         "executed_flops_per_sample": executed,
+        "visible_attention_flops_per_sample": parts["self_attention"],
+        "executed_attention_flops_per_sample": program.executed_flops(ATTENTION_SCOPE) * devices / batch,
         "hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * chip.devices / GIB,
         "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * chip.devices / GIB,
         "hbm_peak_gib_per_chip": peak / GIB, "hbm_capacity_gib_per_chip": chip.hbm_gib,
@@ -146,6 +149,8 @@ def describe(p: dict) -> str:
         f"model FLOP per sample {si(model)} (products of visible tokens, 3 x forward); executed {si(executed)}, "
         f"ratio {executed / model:.3f}",
         *(f"  {name:30} {si(count)}" for name, count in parts),
+        f"self-attention executed {si(p['executed_attention_flops_per_sample'])}, visible "
+        f"{si(p['visible_attention_flops_per_sample'])}",
         f"HBM per chip: {p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
         f"({'fits' if fits else 'DOES NOT FIT'}): arguments {p['hbm_arguments_gib_per_chip']:.1f}, temporaries "
         f"{p['hbm_temporaries_gib_per_chip']:.1f}",

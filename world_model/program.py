@@ -27,12 +27,11 @@ class Instruction:
     op: str
     rest: str  # operands and attributes
     shapes: dict[str, str]  # of its computation: instruction -> shape
+    scope: str  # its op_name ("jit(step)/while/body/..."); an operand's or the fusion's where it has none
 
     def operand(self, index: int) -> str:
         """Shape of an operand."""
-        operands = re.split(r"\), |\)$", self.rest, maxsplit=1)[0]
-        name = re.findall(r"%([\w.\-]+)", operands)[index] if "%" in operands else operands.split(", ")[index]
-        return self.shapes[name.split(" ")[-1]]
+        return self.shapes[_operands(self.rest)[index]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +53,21 @@ class Program:
         for line in hlo.splitlines():
             head = re.match(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$", line)
             if head:
-                lines, shapes = [], {}
+                lines, shapes, scopes = [], {}, {}
                 self._computations[head.group(2)] = lines
                 if head.group(1):
                     self._entry = head.group(2)
             elif match := _INSTRUCTION.match(line):
-                shapes[match.group(1)] = match.group(2)
-                lines.append(Instruction(*match.groups(), shapes))
+                name, shape, _, rest = match.groups()
+                own = re.search(r'op_name="([^"]*)"', rest)
+                inherited = next((scopes[n] for n in _operands(rest) if scopes.get(n)), "")
+                shapes[name], scopes[name] = shape, own.group(1) if own else inherited
+                lines.append(Instruction(*match.groups(), shapes, scopes[name]))
+        callers = {called: i.scope for lines in self._computations.values() for i in lines if i.op == "fusion"
+                   for called in re.findall(r"calls=%?([\w.\-]+)", i.rest)}
+        for name, scope in callers.items():
+            self._computations[name] = [i if i.scope else dataclasses.replace(i, scope=scope)
+                                        for i in self._computations[name]]
 
     def total(self, count: Callable[[Instruction], collections.Counter], *, inside_fusions: bool = True):
         """The sum of `count` over all instructions, as often as each runs. Raises ValueError on a loop whose trip
@@ -79,9 +86,11 @@ class Program:
 
         return of(self._entry)
 
-    def executed_flops(self) -> float:
-        """FLOP of the matrix products (`dot`, and on TPU `convolution`)."""
-        return float(self.total(lambda i: collections.Counter({"flops": _flops(i)}))["flops"])
+    def executed_flops(self, scope: str = "") -> float:
+        """FLOP of the matrix products (`dot`, and on TPU `convolution`); scope: of those under that `named_scope`."""
+        inside = re.compile(rf"[/(]{scope}[/)]" if scope else "")
+        return float(self.total(lambda i: collections.Counter(
+            {"flops": _flops(i) if inside.search(i.scope) else 0.0}))["flops"])
 
     def collective_bytes(self) -> collections.Counter:
         """{Collective: bytes that one device sends}, by ring algorithms: (n - 1) / n of the whole for a gather or a
@@ -114,6 +123,12 @@ class Program:
         if root.op != "compare" or "direction=LT" not in root.rest or len(constants) != 1:
             raise ValueError(f"while loop {loop.name} has no known trip count: its work cannot be counted")
         return int(re.match(r"(\d+)", constants[0].rest).group(1))
+
+
+def _operands(rest: str) -> list[str]:
+    """Names of an instruction's operands."""
+    written = re.split(r"\), |\)$", rest, maxsplit=1)[0]
+    return re.findall(r"%([\w.\-]+)", written) or [part.split(" ")[-1] for part in written.split(", ")]
 
 
 def dims(shape: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from world_model.rotary import rotate
 from world_model.sharding import constrain
 
 EPS = 1e-6
+ATTENTION_SCOPE = "attend"  # by which a plan finds self-attention in a compiled program
 xavier = nnx.initializers.xavier_uniform()
 
 
@@ -194,7 +195,9 @@ class Block(nnx.Module):
             count = sum(n for n, _ in query_rows.parts)
             modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
         gate, shift, scale, gate_mlp = (query_rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
-        attended = attend(self.self_attn.queries(h, rotary), keys, values, key_valid)
+        queries = self.self_attn.queries(h, rotary)
+        with jax.named_scope(ATTENTION_SCOPE):
+            attended = attend(queries, keys, values, key_valid)
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
         x = x + self.cross_attn(self.cross_norm(x), context)
         x = x + gate_mlp * self.mlp(layer_norm(x) * (1 + scale) + shift)
