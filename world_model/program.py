@@ -175,8 +175,14 @@ def _collective(i: Instruction) -> collections.Counter:
     if kind not in COLLECTIVES:
         return collections.Counter()
     group, stride = _groups(i.rest)
-    arrays = [size(f"{kind_}[{numbers}]") for kind_, numbers in _SHAPE.findall(i.shape)]
-    whole = max(arrays) * (group if kind == "reduce-scatter" else 1)
+    arrays = [size(f"{dtype}[{numbers}]") for dtype, numbers in _SHAPE.findall(i.shape)]
+    whole = sum(arrays)  # several arrays may travel together
+    if i.op == "all-gather-start":
+        whole *= group / (group + 1)  # its result holds the operands too
+    elif i.op == "collective-permute-start":
+        whole = max(arrays)  # operand, result and two counters
+    elif kind == "reduce-scatter":
+        whole *= group
     share = 1 if kind == "collective-permute" else (group - 1) / group * (2 if kind == "all-reduce" else 1)
     return collections.Counter({Collective(kind, group, stride, i.op.endswith("-start")): whole * share})
 
