@@ -1,6 +1,6 @@
 """What a run costs on a slice of TPUs, before it is booked: the real train step, compiled ahead of time.
 
-    python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 [--slices=2] [--json]
+    python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 [--json]
 
 Needs libtpu (extra: tpu) and no TPU. Forward, backward and optimizer with donated state are compiled for the named
 slice; memory, executed FLOP and collectives are read from the compiled program. Step time is a bracket: all
@@ -35,9 +35,9 @@ class PlanError(ValueError):
     """What was asked for cannot be planned; says what would work."""
 
 
-def plan(config, topology: str, slices: int = 1) -> dict:
+def plan(config, topology: str) -> dict:
     """The JSON object. Raises PlanError or ValueError with a sentence for the person who asked."""
-    chip, devices = describe_topology(topology, slices)
+    chip, devices = describe_topology(topology)
     mesh, family = train_parts.make_mesh(config, devices), build.model(config)
     _, target = train_parts.make_target(config, family, mesh)
     step = train_parts.make_step(config, build.objective(config, family, {"video": {}, "text": {}}), target)
@@ -47,14 +47,14 @@ def plan(config, topology: str, slices: int = 1) -> dict:
         traced = time.perf_counter()
         compiled = lowered.compile()
     finished = time.perf_counter()
-    facts = {"topology": topology, "slices": slices, "chips": len(devices) // chip.devices,
+    facts = {"topology": topology, "chips": len(devices) // chip.devices,
              "mesh": dict(mesh.shape), "global_batch": config.train.global_batch_size,
              "remat": config.train.remat, "lower_seconds": traced - began, "compile_seconds": finished - traced}
     return facts | work(family, config, target, chip, facts["chips"], compiled)
 
 
-def describe_topology(topology: str, slices: int) -> tuple[Chip, list]:
-    """(chip, devices of the slices) of "v5p:4x4x4". Raises PlanError on names that mean nothing."""
+def describe_topology(topology: str) -> tuple[Chip, list]:
+    """(chip, devices) of "v5p:4x4x4". Raises PlanError on names that mean nothing."""
     generation = topology.partition(":")[0]
     if generation not in CHIPS:
         raise PlanError(f"--topology={topology}: {generation!r} is no chip; there are {', '.join(CHIPS)}, "
@@ -64,8 +64,7 @@ def describe_topology(topology: str, slices: int) -> tuple[Chip, list]:
                         ("TPU_ACCELERATOR_TYPE", "v5p-8")):
         os.environ.setdefault(name, value)
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology,
-                                             **({"num_slices": slices} if slices > 1 else {}))
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # libtpu raises what it likes
         if "not installed" in str(error):
             raise PlanError("libtpu, the TPU compiler, is missing: pip install 'wamax[tpu]'") from error
@@ -142,8 +141,7 @@ def describe(p: dict) -> str:
     kinds = sorted(p["collective_bytes_by_kind"].items(), key=lambda item: -item[1])
     cost = "no list price" if p["dollars"] is None else f"${p['dollars']:,.0f}"
     return "\n".join([
-        f"{p['topology']}, {p['slices']} slice(s), {p['chips']} chips; mesh {mesh}; global batch {p['global_batch']}; "
-        f"remat {p['remat']}",
+        f"{p['topology']}, {p['chips']} chips; mesh {mesh}; global batch {p['global_batch']}; remat {p['remat']}",
         f"{p['parameters']:,} parameters; traced in {p['lower_seconds']:.0f} s, "
         f"compiled in {p['compile_seconds']:.0f} s",
         f"model FLOP per sample {si(model)} (products of visible tokens, 3 x forward); executed {si(executed)}, "
@@ -170,7 +168,7 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     try:
-        found = plan(args.config, args.topology, args.slices)
+        found = plan(args.config, args.topology)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"plan: {error}")
     print(json.dumps(found) if args.json else describe(found))
@@ -179,7 +177,6 @@ def main(_) -> None:
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_config()
     flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4")
-    flags.DEFINE_integer("slices", 1, "slices joined by the data-centre network", lower_bound=1)
     flags.DEFINE_bool("json", False, "one JSON object instead of the report")
     flags.mark_flags_as_required(["config", "topology"])
     launch_flags.run(main)

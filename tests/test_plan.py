@@ -58,7 +58,7 @@ def test_the_real_configs_are_the_published_sizes(module):
 
 def test_unknown_chips_are_named():
     with pytest.raises(plan.PlanError, match="'v9' is no chip; there are v5e, v5p"):
-        plan.describe_topology("v9:2x2", 1)
+        plan.describe_topology("v9:2x2")
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
@@ -67,7 +67,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
     monkeypatch.setattr(plan.topologies, "get_topology_desc", missing)
     with pytest.raises(plan.PlanError, match=r"pip install 'wamax\[tpu\]'"):
-        plan.describe_topology("v5p:2x2x1", 1)
+        plan.describe_topology("v5p:2x2x1")
 
 
 def test_a_batch_that_does_not_divide_is_named(monkeypatch):
