@@ -20,6 +20,9 @@ class Group(enum.StrEnum):
     STATE = "state"
 
 
+CLEAN_GROUPS = frozenset({Group.CLEAN_VIDEO})
+
+
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """Tokens [start, start + length) of a sequence."""

@@ -3,12 +3,12 @@
 `make_attend` turns a table and the segments of queries and keys into a function
     attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d], key_valid bool [B, Lk] | None) -> [B, Lq, n, d]
 with softmax scale d ** -0.5. key_valid takes keys away per sample (padded frames, actions of a video-only clip);
-a query left with no key at all averages over what it may see, finite and without meaning: mask its loss.
+the output of a query left with no key at all is finite and without meaning: mask its loss.
 """
 
 from collections.abc import Callable
 
-from world_model.attention import blockwise, reference
+from world_model.attention import blockwise, reference, splash
 from world_model.tokens import Sequence
 from world_model.visibility import Table
 
@@ -17,6 +17,7 @@ Attend = Callable[..., "jax.Array"]  # noqa: F821
 KERNELS: dict[str, Callable[..., Attend]] = {
     "reference": reference.make_attend,
     "blockwise": blockwise.make_attend,
+    "splash": splash.make_attend,
 }
 
 
