@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     c.train.global_batch_size = 128  # samples per optimizer step, over all hosts
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
-    c.train.remat = "products"  # none | full | dots | products: recomputed in backward (world_model/remat.py)
+    c.train.remat = "products"  # auto | none | full | lean | dots | products: what is recomputed (world_model/remat.py)
     c.train.log_every = 10  # steps between log lines
 
     c.optimizer = ConfigDict()
@@ -88,10 +88,14 @@ def get_config() -> ConfigDict:
     c.optimizer.ema_decay = 0.0  # exponential moving average of the weights; 0 = off
 
     c.mesh = ConfigDict()
-    c.mesh.data = 1  # replicas of the weights
-    c.mesh.fsdp = -1  # weight shards; -1 = all remaining devices
+    c.mesh.data = 1  # replicas of the weights; 0 = chosen for the devices (launch/fit.py)
+    c.mesh.fsdp = -1  # weight shards; -1 = all remaining devices, 0 = chosen
     c.mesh.tensor = 1  # attention heads and MLP columns
-    c.mesh.context = 1  # sequence
+    c.mesh.context = 1  # sequence; 0 = chosen
+
+    c.hosts = ConfigDict()
+    c.hosts.connect_seconds = 300  # to wait for the other hosts at the start
+    c.hosts.heartbeat_seconds = 60  # of silence after which a host counts as dead and the others end
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps between checkpoints

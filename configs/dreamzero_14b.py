@@ -21,10 +21,13 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/dreamzero_14b.py:{arg}: arms are {ARMS}")
     c = base.get_config()
     c.encoders.update(video="wan21_latents", text="features")
-    c.train.update(remat="full")
+    c.model.attention = "splash"
+    c.mesh.update(data=0, fsdp=0, context=0)
+    c.train.update(remat="auto")
     if arg == "debug":
         c.model.update(dim=64, ffn_dim=128, num_heads=4, num_layers=3, freq_dim=32, text_dim=32, text_length=8,
                        image_dim=16, image_tokens=5, action_hidden_dim=32)
         c.layout.update(height=64, width=64)
-        c.train.update(global_batch_size=8)
+        c.model.attention = "blockwise"
+        c.train.update(global_batch_size=8, remat="full")
     return c

@@ -13,14 +13,21 @@ class Chip:
     clock: float  # cycles per second of the matrix units, derived: peak / FLOP per cycle
     devices: int  # that JAX shows per chip
     dollars_per_hour: float | None  # on demand, list price in us-central where there is one
+    kind: str  # `device_kind` in JAX
+    dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network
 
 
 # Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s; v5e:
 # 197, 16, 1600 Gbit/s). FLOP per cycle: v5e four and v5p eight units of 128 x 128 multiply-adds, v6e two and v7x four
 # of 256 x 256.
 CHIPS = {
-    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20),
-    "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20),
-    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70),
-    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None),
+    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9),
+    "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9),
+    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
+    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
 }
+
+
+def chip_of(device) -> str | None:
+    """The name of a device's chip; None where it is in no table."""
+    return next((name for name, chip in CHIPS.items() if chip.kind == device.device_kind), None)

@@ -8,6 +8,7 @@ the run with one sentence and exit code 1; the last good checkpoint stays.
 
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
+from launch import fit, hosts, train_parts
 from launch import flags as launch_flags
-from launch import train_parts
 from world_model import checkpoint, metrics, sharding, state
 
 CONFIG = launch_flags.define_config()
@@ -35,6 +36,7 @@ def train(config, workdir: Path | str, build) -> None:
     workdir = Path(workdir)
     with StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
+        config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
         model = build.model(config)
         make_state, target = train_parts.make_target(config, model, mesh)
@@ -208,12 +210,21 @@ def say(text: str) -> None:
 
 
 def run(config, workdir: Path | str, build) -> int:
-    """`train` with the expected failures as one sentence and exit code 1."""
+    """`train` on all hosts, with the expected failures as one sentence and exit code 1."""
     try:
+        hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
+        hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
         train(config, workdir, build)
-    except (checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError) as error:
+    except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: host {jax.process_index()} of {jax.process_count()} lost another one or the network: "
+              f"{str(error).splitlines()[0]}; the last committed checkpoint stays, start all hosts again",
+              file=sys.stderr, flush=True)
+        os._exit(1)  # leaving politely would wait for the dead
     return 0
 
 

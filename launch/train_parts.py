@@ -41,4 +41,5 @@ def make_step(config, objective: tuple[Callable, Callable], target: dict) -> Cal
     return jit_train_step(make_train_step(
         *objective, optimizer_of(config), accumulation=config.train.accumulation,
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
-        compute_dtype=config.train.compute_dtype), target)
+        compute_dtype=config.train.compute_dtype,
+        specs={name: p.sharding.spec for name, p in target["params"].items()}), target)

@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch import plan
+from launch import estimate, fit, plan
 from launch.chips import CHIPS
 
 PROMISED = {
@@ -42,8 +42,8 @@ def test_a_plan_counts_all_work(planned):
 
 
 def test_a_plan_can_be_read(planned):
-    text = plan.describe(planned)
-    assert "v5p:2x2x2" in text and "MFU" in text and "all-gather over 8" in text
+    text = estimate.describe(planned)
+    assert "v5p:2x2x2" in text and "MFU" in text and "all-gather over 8 of fsdp" in text
 
 
 @pytest.mark.parametrize("module", [dreamzero_14b, dreamzero_5b])
@@ -73,6 +73,50 @@ def test_a_missing_compiler_is_named(monkeypatch):
 def test_a_batch_that_does_not_divide_is_named(monkeypatch):
     config = dreamzero_14b.get_config("debug")
     config.train.global_batch_size = 12
+    config.mesh.update(data=1, fsdp=-1, context=1)
     monkeypatch.setattr(plan, "describe_topology", lambda *_: (CHIPS["v5p"], jax.devices()))
     with pytest.raises(ValueError, match="nearest: (8|16)"):
         plan.plan(config, "v5p:2x2x2")
+
+
+class Tpu:
+    """A device of which the memory is known."""
+
+    device_kind, platform = "TPU v5", "tpu"
+
+
+def test_the_mesh_is_chosen_for_the_devices():
+    config = dreamzero_14b.get_config()
+    config.train.global_batch_size = 128
+    assert fit.choose_mesh(config, 64) == {"data": 1, "fsdp": 64, "tensor": 1, "context": 1}
+    # Half a sample per device: two devices share its tokens.
+    assert fit.choose_mesh(config, 256) == {"data": 2, "fsdp": 64, "tensor": 1, "context": 2}
+    config.train.global_batch_size = 50
+    with pytest.raises(ValueError, match="no mesh divides train.global_batch_size = 50 .* over 64 devices; nearest"):
+        fit.choose_mesh(config, 64)
+
+
+@pytest.mark.parametrize("batch, remat", [(64, "dots"), (128, "lean"), (512, "full")])
+def test_more_samples_per_chip_keep_less(batch, remat):
+    config = dreamzero_14b.get_config()
+    config.train.global_batch_size = batch
+    config.mesh.update(fit.choose_mesh(config, 64))
+    spec = plan.build.model(config).spec
+    assert fit.choose_remat(config, Tpu, spec, 16_484_292_448) == remat
+
+
+def test_nothing_stays_open_on_a_cpu():
+    fitted = fit.fit(dreamzero_14b.get_config("debug"), plan.build.model)
+    assert 0 not in fitted.mesh.values() and fitted.train.remat == "full"
+
+
+def test_a_sweep_is_sorted_by_throughput_with_what_does_not_fit_last():
+    good = {"mesh": {"fsdp": 8}, "remat": "full", "hbm_capacity_gib_per_chip": 95.0, "mfu_overlapped": 0.5,
+            "mfu_serial": 0.4}
+    plans = [good | {"hbm_peak_gib_per_chip": 20.0, "samples_per_second_per_chip": 0.1},
+             good | {"hbm_peak_gib_per_chip": 99.0, "samples_per_second_per_chip": 0.3},
+             {"topology": "v5p:2x2x2", "context": 3, "remat": "full", "error": "no mesh divides"},
+             good | {"hbm_peak_gib_per_chip": 50.0, "samples_per_second_per_chip": 0.2}]
+    lines = estimate.table(plans).splitlines()
+    assert [line[:7] for line in lines[:3]] == ["0.20000", "0.10000", "0.30000"]
+    assert "4.0 TOO MUCH" in lines[2] and "no mesh divides" in lines[3]

@@ -72,3 +72,54 @@ def test_gathers_inside_loops():
     assert {c.kind for c in found} == {"all-gather"}
     assert sum(found.values()) == 3 * 7 / 8 * 16 * 16 * 4
     assert np.unique([c.group for c in found]) == [8]
+
+
+def test_tpu_collectives_count_once_however_they_are_written():
+    """A scatter is a fusion of an all-reduce and a slice; a gather beside products stands in three fusions."""
+    groups = "replica_groups={{0,1,2,3}}"
+    text = f"""
+%all-reduce-scatter (input: bf16[64,32]) -> bf16[16,32] {{
+  %input = bf16[64,32]{{1,0}} parameter(0)
+  %zero = s32[] constant(0)
+  %sum = bf16[64,32]{{1,0}} all-reduce(%input), channel_id=1, {groups}, to_apply=%add
+  ROOT %slice = bf16[16,32]{{1,0}} dynamic-slice(%sum, %zero, %zero), dynamic_slice_sizes={{16,32}}
+}}
+%fused_computation.1 (p: bf16[16,32]) -> bf16[64,32] {{
+  %p = bf16[16,32]{{1,0}} parameter(0)
+  ROOT %g = bf16[64,32]{{1,0}} all-gather(%p), channel_id=2, {groups}, dimensions={{0}}
+}}
+%async_collective_fusion.1 (p: bf16[16,32]) -> bf16[64,32] {{
+  %p = bf16[16,32]{{1,0}} parameter(0)
+  ROOT %g = bf16[64,32]{{1,0}} all-gather(%p), channel_id=2, {groups}, dimensions={{0}}
+}}
+%fused_computation.2 (p: bf16[16,32]) -> bf16[64,32] {{
+  %p = bf16[16,32]{{1,0}} parameter(0)
+  ROOT %g = bf16[64,32]{{1,0}} all-gather(%p), channel_id=2, {groups}, dimensions={{0}}
+}}
+ENTRY %main (a: bf16[64,32], w: bf16[16,32]) -> bf16[64,32] {{
+  %a = bf16[64,32]{{1,0}} parameter(0)
+  %w = bf16[16,32]{{1,0}} parameter(1)
+  %s = bf16[16,32]{{1,0}} fusion(%a), kind=kCustom, calls=%all-reduce-scatter
+  %async-collective-start.1 = bf16[64,32]{{1,0}} fusion(%w), kind=kCustom, calls=%fused_computation.1
+  %fusion.9 = bf16[64,32]{{1,0}} fusion(%w), kind=kOutput, calls=%async_collective_fusion.1
+  ROOT %async-collective-done.1 = bf16[64,32]{{1,0}} fusion(%w), kind=kCustom, calls=%fused_computation.2
+}}
+"""
+    share = 3 / 4 * 64 * 32 * 2
+    assert Program(text).collective_bytes() == {
+        Collective("reduce-scatter", 4, 1, overlapped=False): share,
+        Collective("all-gather", 4, 1, overlapped=True): share}
+
+
+def test_an_attention_kernel_counts_the_pairs_that_its_scope_names():
+    text = """
+ENTRY %main (t: s8[1,2,2], q: bf16[3,40,256,128]) -> bf16[3,40,256,128] {
+  %t = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[3,40,256,128]{3,2,1,0} parameter(1)
+  ROOT %k = bf16[3,40,256,128]{3,2,1,0} custom-call(%t, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/attend/pairs_5000/splash_mha_fwd_residuals/pallas_call"}
+}
+"""  # noqa: E501 as libtpu writes it
+    assert Program(text).kernel_flops() == 2 * 2 * 5000 * 128 * 40 * 3
+    assert Program(text).executed_flops("attend") == Program(text).kernel_flops()

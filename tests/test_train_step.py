@@ -9,7 +9,7 @@ from launch.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model import sharding, state
 from world_model.remat import remat
-from world_model.train_step import accumulate, jit_train_step, make_train_step, split
+from world_model.train_step import gradients, jit_train_step, make_train_step, split
 
 FAMILY = tiny.Family()
 PARAMS = jax.tree.map(np.asarray, FAMILY.init_params(jax.random.key(0)))
@@ -37,10 +37,11 @@ def grads_on(mesh, microbatches):
 
     def run(params, batch):
         counts, key = count_fn(batch), jax.random.key(5)
-        (loss, _), grads = accumulate(lambda p, b: loss_fn(p, b, key, counts), params, batch, microbatches)
+        (loss, _), grads = gradients(loss_fn, params, set(params), batch, key, counts, microbatches, specs)
         return loss, grads
 
     placed = sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh)
+    specs = {name: p.spec for name, p in placed.items()}
     with jax.set_mesh(mesh):
         compiled = jax.jit(run, out_shardings=(None, placed), compiler_options=QUICK)
         return compiled(jax.device_put(PARAMS, placed), sharding.put_batch(BATCH, mesh))
@@ -135,5 +136,5 @@ def test_remat_changes_no_gradient_and_keeps_less(policy):
 
 
 def test_an_unknown_policy_lists_the_names():
-    with pytest.raises(ValueError, match=r"train.remat = 'all' is no policy; there are none, full, dots"):
+    with pytest.raises(ValueError, match=r"train.remat = 'all' is no policy; there are none, full, lean, dots"):
         remat(lambda x: x, "all")

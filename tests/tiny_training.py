@@ -54,9 +54,16 @@ class Family:
                 for values, (name, shape) in zip(drawn, shapes.items())}
 
     def __call__(self, params: dict, x: jax.Array) -> jax.Array:
+        axes = self.axes()
+        whole = lambda name, p: p if name.startswith("blocks.") else sharding.gathered(p, axes[name], self.width)
+        params = {name: whole(name, p) for name, p in params.items()}
         x = sharding.constrain(x @ params["embed.kernel"] + params["embed.bias"], "batch", "tokens", None)
-        blocks = {name[7:]: p for name, p in params.items() if name.startswith("blocks.")}
-        x, _ = jax.lax.scan(remat(block, self.policy), x, blocks)
+        blocks = {name: p for name, p in params.items() if name.startswith("blocks.")}
+
+        def step(x, blocks):
+            return block(x, {name[7:]: sharding.gathered(p, axes[name][1:], self.width) for name, p in blocks.items()})
+
+        x, _ = jax.lax.scan(remat(step, self.policy), x, blocks)
         return x @ params["head.kernel"]
 
 
@@ -191,10 +198,15 @@ if __name__ == "__main__":
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--slow", type=float, default=0.0, help="seconds added to every batch")
     parser.add_argument("--slow_save", type=float, default=0.0, help="seconds before a save's commit")
+    parser.add_argument("--connect_seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.slow:
         plain = Loader.__next__
         Loader.__next__ = lambda self: (time.sleep(args.slow), plain(self))[1]
     if args.slow_save:
         slow_commits(args.slow_save)
-    sys.exit(train.run(config(args.steps, args.every, fsdp=1), args.workdir, Build()))
+    wanted = config(args.steps, args.every)
+    wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=10)
+    wanted.seed = args.seed
+    sys.exit(train.run(wanted, args.workdir, Build()))

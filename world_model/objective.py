@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from world_model import flow_matching
 from world_model.encoders import TextEncoder, VideoCodec
+from world_model.families import axes
 from world_model.families.dreamzero import MASK_CHANNELS, DreamZero, Inputs
 from world_model.functional import bind
 
@@ -127,7 +128,8 @@ class Objective:
         sigmas, timesteps, weights = (jnp.asarray(table) for table in levels)
         if self.weighting == "uniform":
             weights = jnp.ones_like(weights)
-        predicted = bind(self.model, params)(Inputs(
+        model = bind(self.model, axes.gathered(params, self.model.spec.dim))
+        predicted = model(Inputs(
             noisy_latents=flow_matching.add_noise(example.latents, noise, sigmas[video_index]),
             video_timestep=timesteps[video_index], text=example.text, image=example.image,
             clean_latents=example.latents, condition=example.condition,

@@ -15,6 +15,7 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32,
          "s64": 64, "u64": 64, "f64": 64}
+_VIEWS = ("bitcast", "get-tuple-element", "tuple", "reshape")  # of arrays that another instruction made
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -28,6 +29,7 @@ class Instruction:
     rest: str  # operands and attributes
     shapes: dict[str, str]  # of its computation: instruction -> shape
     scope: str  # its op_name ("jit(step)/while/body/..."); an operand's or the fusion's where it has none
+    overlapped: bool = False  # started by one instruction and awaited by another
 
     def operand(self, index: int) -> str:
         """Shape of an operand."""
@@ -50,7 +52,7 @@ class Program:
     def __init__(self, hlo: str):
         self._computations: dict[str, list[Instruction]] = {}
         lines: list[Instruction] = []
-        for line in hlo.splitlines():
+        for line in re.sub(r"kernel_metadata=\{\n.*\n\}", "", hlo).splitlines():
             head = re.match(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$", line)
             if head:
                 lines, shapes, scopes = [], {}, {}
@@ -63,11 +65,30 @@ class Program:
                 inherited = next((scopes[n] for n in _operands(rest) if scopes.get(n)), "")
                 shapes[name], scopes[name] = shape, own.group(1) if own else inherited
                 lines.append(Instruction(*match.groups(), shapes, scopes[name]))
+        for name, found in self._computations.items():
+            if name.startswith("all-reduce-scatter"):  # how a TPU program writes a scatter
+                found[:] = [dataclasses.replace(i, op="reduce-scatter", shape=found[-1].shape) if i.op == "all-reduce"
+                            else i for i in found]
+        self._mark_async_fusions()
         callers = {called: i.scope for lines in self._computations.values() for i in lines if i.op == "fusion"
                    for called in re.findall(r"calls=%?([\w.\-]+)", i.rest)}
         for name, scope in callers.items():
             self._computations[name] = [i if i.scope else dataclasses.replace(i, scope=scope)
                                         for i in self._computations[name]]
+
+    def _mark_async_fusions(self) -> None:
+        """A collective that runs beside products stands three times or more in a TPU program: in the fusion that starts
+        it, in every product that carries a step of it, and in the fusion that ends it. The first counts."""
+        for lines in list(self._computations.values()):
+            for i in lines:
+                called = re.search(r"calls=%?([\w.\-]+)", i.rest) if i.op == "fusion" else None
+                if not called:
+                    continue
+                inside = self._computations[called.group(1)]
+                if i.name.startswith("async-collective-start"):
+                    inside[:] = [dataclasses.replace(c, overlapped=True) for c in inside]
+                elif i.name.startswith("async-collective-done") or "async_collective_fusion" in called.group(1):
+                    inside[:] = [c for c in inside if c.op not in COLLECTIVES]
 
     def total(self, count: Callable[[Instruction], collections.Counter], *, inside_fusions: bool = True):
         """The sum of `count` over all instructions, as often as each runs. Raises ValueError on a loop whose trip
@@ -87,10 +108,22 @@ class Program:
         return of(self._entry)
 
     def executed_flops(self, scope: str = "") -> float:
-        """FLOP of the matrix products (`dot`, and on TPU `convolution`); scope: of those under that `named_scope`."""
+        """FLOP of the matrix products (`dot`, on TPU `convolution`, and those inside attention kernels); scope: of
+        those under that `named_scope`."""
         inside = re.compile(rf"[/(]{scope}[/)]" if scope else "")
         return float(self.total(lambda i: collections.Counter(
             {"flops": _flops(i) if inside.search(i.scope) else 0.0}))["flops"])
+
+    def kernel_flops(self) -> float:
+        """The part of `executed_flops` inside attention kernels."""
+        return float(self.total(lambda i: collections.Counter(
+            {"flops": kernel_flops(i) if i.op == "custom-call" else 0.0}))["flops"])
+
+    def largest_arrays(self, count: int) -> list[tuple[int, str, str]]:
+        """(bytes, shape, op_name) of the largest arrays that instructions make, one per shape and op_name."""
+        made = {(size(i.shape), re.sub(r"\{.*", "", i.shape), i.scope) for name, lines in self._computations.items()
+                if "fus" not in name for i in lines if not i.shape.startswith("(") and i.op not in _VIEWS}
+        return sorted(made, reverse=True)[:count]
 
     def collective_bytes(self) -> collections.Counter:
         """{Collective: bytes that one device sends}, by ring algorithms: (n - 1) / n of the whole for a gather or a
@@ -149,7 +182,24 @@ def _flops(i: Instruction) -> float:
         return 2.0 * math.prod(dims(i.shape)) * math.prod(left[int(axis)] for axis in contracting.split(",") if axis)
     if i.op == "convolution":
         return _convolution_flops(i)
+    if i.op == "custom-call":
+        return kernel_flops(i)
     return 0.0
+
+
+# Products over the tile pairs that an attention kernel computes: scores and output; going back, scores again and
+# four gradients, of which one kernel or two may make their shares.
+_KERNEL_PRODUCTS = {"fwd": 2, "dkv": 5}
+
+
+def kernel_flops(i: Instruction) -> float:
+    """Of a splash attention kernel; its scope says how many (query, key) pairs the tiles cover that it computes."""
+    pairs, kernel = re.search(r"pairs_(\d+)", i.scope), re.search(r"splash_mha_(\w+?)_", i.scope)
+    if not pairs or not kernel:
+        return 0.0
+    shapes = (i.operand(n) for n in range(len(_operands(i.rest))))
+    queries = next(dims(shape) for shape in shapes if shape.startswith(("bf16", "f32")))  # after the tables of tiles
+    return 2.0 * _KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * queries[-1]
 
 
 def _convolution_flops(i: Instruction) -> float:
@@ -184,7 +234,8 @@ def _collective(i: Instruction) -> collections.Counter:
     elif kind == "reduce-scatter":
         whole *= group
     share = 1 if kind == "collective-permute" else (group - 1) / group * (2 if kind == "all-reduce" else 1)
-    return collections.Counter({Collective(kind, group, stride, i.op.endswith("-start")): whole * share})
+    overlapped = i.overlapped or i.op.endswith("-start")
+    return collections.Counter({Collective(kind, group, stride, overlapped): whole * share})
 
 
 def _groups(rest: str) -> tuple[int, int]:

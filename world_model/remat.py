@@ -4,14 +4,27 @@ from collections.abc import Callable
 
 import jax
 
-# name -> jax.checkpoint policy: which values inside a block are kept for the backward pass.
+ATTENDED = "attended"  # output of self-attention (and its log-sum-exp, where a kernel gives one)
+MLP_OUTPUT = "mlp_output"
+
+_policies = jax.checkpoint_policies
+_attended = _policies.save_only_these_names(ATTENDED)
+
+# name -> jax.checkpoint policy: which values inside a block are kept for the backward pass. From least memory to
+# least work.
 POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,  # the block's input alone: least memory
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep outputs of weight products
+    "full": _policies.nothing_saveable,  # the block's input alone
+    # What costs most to make again per byte: attention, and the second product of the MLP.
+    "lean": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT),
+    # Outputs of all products with weights, and of attention: element-wise work and cross-attention are done again.
+    "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _attended),
     # Keep every matrix product, attention's too: element-wise work alone is done again. The default: a loop stacks
     # what it keeps, and on a CPU writing and reading that costs more than the work.
-    "products": jax.checkpoint_policies.dots_saveable,
+    "products": _policies.dots_saveable,
 }
+
+# policy -> (D-wide, MLP-wide) arrays kept per token and block, the block's input among them; for reckoning memory.
+KEPT = {"full": (1, 0), "lean": (3, 0), "dots": (9, 1)}
 
 
 def remat(fn: Callable, name: str) -> Callable:

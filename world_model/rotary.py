@@ -6,6 +6,7 @@ the columns of q and k once (world_model/interop/names.py), because a minor dime
 of every accelerator.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,6 +37,12 @@ def _angles(positions: np.ndarray, width: int) -> np.ndarray:
 def table(angles: np.ndarray) -> np.ndarray:
     """float32 [2, L, d/2]: cosines and sines."""
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+def constant(angles: np.ndarray):
+    """float32 [2, L, d/2] for a compiled program. Behind a barrier: the compiler would else write out the table once
+    per head, minutes of its time and hundreds of MiB of program."""
+    return jax.lax.optimization_barrier(jnp.asarray(table(angles)))
 
 
 def rotate(x, rotary):

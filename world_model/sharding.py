@@ -2,8 +2,9 @@
 
 The mesh has four axes: `data` (replicas), `fsdp` (weight shards, also batch shards), `tensor` (attention
 heads and MLP columns) and `context` (sequence). A family names the axes of its parameters, the model those of
-its activations (`constrain`); nobody writes a PartitionSpec elsewhere. XLA's partitioner (axis type Auto)
-does the rest.
+its activations (`constrain`); nobody writes a PartitionSpec elsewhere. In a training step `data`
+and `fsdp` are manual: each device works on its rows, gathers weights where it uses them and scatters their gradients
+(`gathered`). XLA's partitioner (axis type Auto) does the rest.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor", "context")
@@ -27,19 +29,32 @@ RULES: dict[str, tuple[str, ...]] = {
     "time": (),  # the 6 D columns of the time projection: added to a residual that is not split over D
 }
 
+# Slices whose chips stand in a torus of three dimensions (`device_kind`).
+TORUS_3D = ("TPU v4", "TPU v5", "TPU v5p", "TPU7x")
+
 # Elements of a weight (4 MiB in float32) that may stay whole where D does not divide by fsdp; more is an
 # error.
 SMALL = 2**20
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, context: int = 1, devices=None) -> Mesh:
-    """The (data, fsdp, tensor, context) mesh over `devices` (default: all); one axis may be -1, the rest.
+    """The (data, fsdp, tensor, context) mesh over `devices` (default: all); one axis may be -1, the rest. Several
+    slices stand along `data`, whose gradients alone then cross the data-centre network.
 
     Raises ValueError where the axes do not multiply to the devices, naming the nearest mesh that does.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _fill([data, fsdp, tensor, context], len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise ValueError(f"mesh.data = {sizes[0]} over {slices} slices: only `data` crosses between slices; "
+                         f"nearest: {max(1, round(sizes[0] / slices)) * slices}")
+    if slices > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
+    else:
+        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _fill(sizes: list[int], count: int) -> tuple[int, ...]:
@@ -123,9 +138,50 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     The compiler pads a dimension that does not divide by its mesh axes (the number of tokens is rarely
     round).
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(mesh_axes(axis) or None for axis in logical)))
+    spec = [tuple(a for a in mesh_axes(axis) if a not in mesh.manual_axes) or None for axis in logical]
+    if mesh.manual_axes and not any(spec):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def gathered(weight: jax.Array, logical: tuple, embed: int) -> jax.Array:
+    """A weight as products use it, whole over `fsdp`, inside `train_step`'s manual region; elsewhere the partitioner
+    does it. Transposed, the gather is the scatter that sums the weight's gradient over devices.
+
+    weight: this device's share, or the whole where D did not divide. embed: D.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "fsdp" not in mesh.manual_axes:
+        return weight
+    ways = mesh.shape["fsdp"]
+    for axis, name in enumerate(logical):
+        if name == "embed" and ways > 1 and weight.shape[axis] * ways == embed:
+            return gather(weight, axis, mesh)
+    return weight
+
+
+def gather(weight: jax.Array, axis: int, mesh) -> jax.Array:
+    """All-gather over `fsdp`, in as many stages as the network needs.
+
+    A torus of three dimensions has no scatter of its own: XLA makes an all-reduce of padded slices of one over the
+    whole, twice the bytes. Over a plane and then a line it is two real ones, and the bytes are the same as of one.
+    """
+    ways = mesh.shape["fsdp"]
+    stages = (ways // 4, 4) if mesh.abstract_device.device_kind in TORUS_3D and ways > 16 and ways % 4 == 0 else (ways,)
+    devices = np.arange(ways).reshape(stages)
+    for stage in reversed(range(len(stages))):
+        groups = np.moveaxis(devices, stage, -1).reshape(-1, stages[stage]).tolist()
+        weight = jax.lax.all_gather(weight, "fsdp", axis=axis, tiled=True, axis_index_groups=groups)
+    return weight
+
+
+def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
+    """The part of a spec that speaks of some mesh axes."""
+    kept = [tuple(a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a in axes) for entry in spec]
+    return PartitionSpec(*(entry or None for entry in kept))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

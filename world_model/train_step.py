@@ -7,21 +7,35 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from world_model import sharding
 from world_model.optimizer import Optimizer, update_ema
 from world_model.sharding import RULES, batch_sharding
 from world_model.state import state_shardings, subset, trained_names
+
+# On a torus of three dimensions XLA makes a gather an all-reduce of padded slices, twice the bytes, unless told so. The
+# others let gathers and scatters run beside the products.
+COMPILER_OPTIONS = {"tpu": {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
+}}
 
 
 def make_train_step(
     loss_fn: Callable, count_fn: Callable, optimizer: Optimizer, *, accumulation: int = 1,
     ema_decay: float = 0.0, trainable: str = ".*", compute_dtype: str = "float32",
+    specs: dict[str, PartitionSpec] | None = None,
 ) -> Callable:
     """(state, batch) -> (state, metrics).
 
     loss_fn(params, batch, key, counts) -> (loss, metrics): float32 scalars, normalised by `counts`, so that
-    those of microbatches add up to those of the whole batch. counts = count_fn(batch) is taken of the whole
-    batch; key is fold_in(state key, step). Metrics gain loss, grad_norm (before clipping), param_norm and
-    learning_rate.
+    those of microbatches and of devices add up to those of the whole batch. It gets this device's rows, and of
+    a parameter whose spec in `specs` names fsdp this device's share, to be `sharding.gathered`. counts =
+    count_fn(batch) is taken of the whole batch; key is fold_in(state key, step). Metrics gain loss, grad_norm
+    (before clipping), param_norm and learning_rate.
     """
 
     def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
@@ -31,10 +45,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         counts = count_fn(batch)
 
-        def loss_of(subset_, microbatch):
-            return loss_fn(weights | subset_, microbatch, key, counts)
-
-        (loss, metrics), grads = accumulate(loss_of, subset(weights, trained), batch, accumulation)
+        (loss, metrics), grads = gradients(loss_fn, weights, set(trained), batch, key, counts, accumulation, specs)
         new, opt, info = optimizer.update(grads, state["opt"], trained)
         state = state | {"params": state["params"] | new, "opt": opt, "step": state["step"] + 1}
         if "ema" in state:
@@ -42,6 +53,34 @@ def make_train_step(
         return state, metrics | info | {"loss": loss, "param_norm": optax.global_norm(trained)}
 
     return train_step
+
+
+def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, key, counts: dict,
+              accumulation: int = 1, specs: dict[str, PartitionSpec] | None = None):
+    """((loss, metrics), gradients of `trained`), summed over microbatches and devices.
+
+    `data` and `fsdp` are manual here: each device runs loss_fn on its rows, and what crosses the network is what
+    `sharding.gathered` and this function say, instead of what the partitioner thinks cheapest.
+    """
+    def on_rows(weights, batch, key, counts):
+        loss_of = lambda chosen, microbatch: loss_fn(weights | chosen, microbatch, key, counts)
+        return accumulate(loss_of, {name: weights[name] for name in weights if name in trained}, batch, accumulation)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return on_rows(weights, batch, key, counts)
+    rows = RULES["batch"]
+    shares = {name: sharding.only(rows, (specs or {}).get(name, PartitionSpec())) for name in weights}
+
+    def on_device(*args):
+        value, grads = on_rows(*args)
+        unsummed = lambda name: tuple(axis for axis in rows if axis not in jax.tree.leaves(tuple(shares[name])))
+        return jax.lax.psum(value, rows), {name: jax.lax.psum(g, unsummed(name)) for name, g in grads.items()}
+
+    return jax.shard_map(
+        on_device, in_specs=(shares, PartitionSpec(rows), PartitionSpec(), PartitionSpec()),
+        out_specs=(PartitionSpec(), {name: shares[name] for name in weights if name in trained}),
+        axis_names=set(rows), check_vma=False)(weights, batch, key, counts)
 
 
 def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
@@ -62,12 +101,9 @@ def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
 
 
 def split(x: jax.Array, microbatches: int) -> jax.Array:
-    """[B, ...] -> [microbatches, B / microbatches, ...]. Microbatch i takes rows i, i + microbatches, ...:
-    every device keeps the rows it has, where contiguous pieces would all move."""
-    x = x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(None, RULES["batch"]))
+    """[B, ...] -> [microbatches, B / microbatches, ...]. Microbatch i takes rows i, i + microbatches, ...: the same
+    ones on any number of devices."""
+    return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
 
 def jit_train_step(train_step: Callable, target: dict) -> Callable:
@@ -79,4 +115,5 @@ def jit_train_step(train_step: Callable, target: dict) -> Callable:
     placed = state_shardings(target)
     mesh = target["step"].sharding.mesh
     return jax.jit(train_step, donate_argnums=0, in_shardings=(placed, batch_sharding(mesh)),
-                   out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
+                   out_shardings=(placed, NamedSharding(mesh, PartitionSpec())),
+                   compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform))

@@ -14,8 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention.blockwise import dense
+from world_model.remat import ATTENDED, MLP_OUTPUT
 from world_model.rotary import rotate
 from world_model.sharding import constrain
 
@@ -80,7 +82,7 @@ def product(x, kernel):
     transpose a copy of x for it. On several devices both may be sharded, and merging them would gather.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
+    if any(mesh.shape[axis] > 1 for axis in mesh.axis_names if axis not in mesh.manual_axes):
         return x @ kernel
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
@@ -197,8 +199,8 @@ class Block(nnx.Module):
         gate, shift, scale, gate_mlp = (query_rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         queries = self.self_attn.queries(h, rotary)
         with jax.named_scope(ATTENTION_SCOPE):
-            attended = attend(queries, keys, values, key_valid)
+            attended = checkpoint_name(attend(queries, keys, values, key_valid), ATTENDED)
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
         x = x + self.cross_attn(self.cross_norm(x), context)
-        x = x + gate_mlp * self.mlp(layer_norm(x) * (1 + scale) + shift)
+        x = x + gate_mlp * checkpoint_name(self.mlp(layer_norm(x) * (1 + scale) + shift), MLP_OUTPUT)
         return constrain(x, "batch", "tokens", None), own

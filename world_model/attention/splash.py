@@ -16,10 +16,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
-from world_model.tokens import CLEAN_GROUPS, Sequence, length
+from world_model.remat import ATTENDED
+from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges
 from world_model.visibility import Table, sees
 
-ATTENDED = "attended"  # name of what a rematerialisation policy may keep: output and log-sum-exp
 LANES = 128  # a tile is a multiple of this
 LARGEST_TILE = 1024  # scores of a tile and their gradients must fit the vector memory
 TILE_OVERHEAD = 96  # tokens: what a tile costs beside its products, per side, in units of work
@@ -58,13 +58,15 @@ def _sharded(made):
         ids = kernel.SegmentIds(jnp.ones((len(q), q.shape[2]), jnp.int32), valid.astype(jnp.int32))
         return jax.vmap(made)(q, k, v, ids)
 
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return each
-    rows, heads = (sharding.mesh_axes(axis) for axis in ("batch", "attention_heads"))
+    rows, heads = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
+                   for axis in ("batch", "attention_heads"))
     whole = PartitionSpec(rows, heads)
     return lambda q, k, v, valid: jax.shard_map(
         each, in_specs=(whole, whole, whole, None if valid is None else PartitionSpec(rows)), out_specs=whole,
-        check_vma=False)(q, k, v, valid)
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(q, k, v, valid)
 
 
 def _block_sizes(tile: int) -> kernel.BlockSizes:
@@ -97,7 +99,7 @@ class Padded:
         """[B, L, n, d] -> [B, padded length, n, d], zeros for padding."""
         pieces = []
         for group in self.groups:
-            pieces += [x[:, s.start:s.stop] for s in group]
+            pieces += [x[:, start:stop] for start, stop in _ranges(group)]
             if padding := self.padding(group):
                 pieces.append(jnp.zeros((x.shape[0], padding, *x.shape[2:]), x.dtype))
         return jnp.concatenate(pieces, axis=1)
@@ -106,11 +108,15 @@ class Padded:
         """[B, padded length, n, d] -> [B, L, n, d]."""
         pieces, start = {}, 0
         for group in self.groups:
-            for s in group:
-                pieces[s.start] = x[:, start:start + s.length]
-                start += s.length
+            for first, last in _ranges(group):
+                pieces[first] = x[:, start:start + last - first]
+                start += last - first
             start += self.padding(group)
         return jnp.concatenate([pieces[start] for start in sorted(pieces)], axis=1)
+
+
+def _ranges(group: list) -> tuple[tuple[int, int], ...]:
+    return merge_ranges([(s.start, s.stop) for s in group])
 
 
 def _group(segment) -> tuple[bool, int]:
@@ -159,8 +165,8 @@ def _runs(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def choose_tile(queries: Sequence, keys: Sequence) -> int:
     """The tile side that costs least: padded tokens, plus an overhead for every tile."""
     def cost(tile: int) -> float:
-        padded = [sum(s.length for s in group) for sequence in (queries, keys) for group in Padded(sequence, tile).groups]
-        return sum(-(-n // tile) * (tile + TILE_OVERHEAD) for n in padded)
+        groups = itertools.chain(*(Padded(sequence, tile).groups for sequence in (queries, keys)))
+        return sum(-(-sum(s.length for s in group) // tile) * (tile + TILE_OVERHEAD) for group in groups)
 
     most = -(-max(length(queries), length(keys)) // LANES) * LANES
     return min(range(LANES, min(most, LARGEST_TILE) + 1, LANES), key=lambda tile: (cost(tile), -tile))

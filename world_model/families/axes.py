@@ -2,6 +2,8 @@
 
 import re
 
+from world_model import sharding
+
 # Name without the leading "blocks." or "final_block." -> logical axes; first match counts.
 _AXES: tuple[tuple[str, tuple], ...] = (
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.kernel", ("embed", "heads")),
@@ -21,6 +23,13 @@ _AXES: tuple[tuple[str, tuple], ...] = (
 def axes_of(params: dict) -> dict[str, tuple]:
     """{name: logical axes} of {name: array or shape}; what no rule names (biases, norms, small heads) stays whole."""
     return {name: _axes(name, len(p.shape)) for name, p in params.items()}
+
+
+def gathered(params: dict, embed: int) -> dict:
+    """{name: weight} with the weights of a block, or of all that stands outside the stack, whole over `fsdp`; stacked
+    ones stay as they are until their turn comes in the scan. embed: D."""
+    return {name: p if name.startswith("blocks.") else sharding.gathered(p, _axes(name, p.ndim), embed)
+            for name, p in params.items()}
 
 
 def _axes(name: str, rank: int) -> tuple:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import remat, rotary, tokens, visibility
+from world_model import functional, remat, rotary, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
+from world_model.families import axes
 from world_model.families.embedders import ActionEncoder, ImageEmbedding, patchify, time_sinusoid, unpatchify
 from world_model.tokens import Group
 from world_model.transformer import Block, Mlp, Rows, Stream, layer_norm, linear
@@ -159,7 +160,7 @@ class DreamZero(nnx.Module):
         attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
         read = tuple(s for s in sequence if s.group in HEADS_READ)
         stream = Stream(
-            rows=rows, rotary=jnp.asarray(self.rotary_table(sequence)), attend=attend(queries=sequence),
+            rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
             **self.reading(rows, sequence),
             attend_output=attend(queries=tokens.restart(read, lambda s: True)))
         modulation = self.modulation(time)
@@ -210,8 +211,8 @@ class DreamZero(nnx.Module):
         valid = _ones_if_none(frame_valid, batch, frames)[:, :frames]
         return jnp.repeat(valid, self.spec.tokens_per_frame, axis=1)
 
-    def rotary_table(self, sequence: tokens.Sequence) -> np.ndarray:
-        """float32 [2, L, d/2]. Clean and noisy copies stand at the same positions; actions and states count apart."""
+    def rotary_angles(self, sequence: tokens.Sequence) -> np.ndarray:
+        """float64 [L, d/2]. Clean and noisy copies stand at the same positions; actions and states count apart."""
         spec, layout = self.spec, self.spec.layout
         angles = []
         for s in sequence:
@@ -220,7 +221,7 @@ class DreamZero(nnx.Module):
             else:
                 each = layout.actions_per_block if s.group is Group.ACTION else layout.states_per_block
                 angles.append(rotary.index_angles((s.block - 1) * each + np.arange(each), spec.head_dim))
-        return rotary.table(np.concatenate(angles))
+        return np.concatenate(angles)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -273,14 +274,12 @@ class DreamZero(nnx.Module):
 
     def run(self, x, modulation, context, stream: Stream, key_valid):
         """Every block; only the tokens that heads read come back."""
-        graph, stacked = nnx.split(self.blocks)
-
         def step(x, params):
-            block = nnx.merge(graph, params)
+            block = functional.bind(self.blocks, axes.gathered(params, self.spec.dim))
             kv = block.cross_attn.keys_values(*context)
             return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
 
-        x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, stacked)
+        x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, functional.parameters(self.blocks))
         final = self.final_block
         return final(x, modulation, final.cross_attn.keys_values(*context), stream, key_valid=key_valid,
                      only_output=True)[0]

@@ -147,10 +147,10 @@ def _cache_valid(spec: DreamZeroSpec, written, end, *, windowed: bool):
 
 def _video_rotary(spec: DreamZeroSpec, first, frames: int):
     angles = rotary.video_angles(np.arange(spec.layout.latent_frames), *spec.grid, spec.head_dim)
-    return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary.table(angles)), first * spec.tokens_per_frame,
+    return jax.lax.dynamic_slice_in_dim(rotary.constant(angles), first * spec.tokens_per_frame,
                                         frames * spec.tokens_per_frame, axis=1)
 
 
 def _index_rotary(spec: DreamZeroSpec, first, count: int):
     angles = rotary.index_angles(np.arange(count * spec.layout.num_blocks), spec.head_dim)
-    return jax.lax.dynamic_slice_in_dim(jnp.asarray(rotary.table(angles)), first, count, axis=1)
+    return jax.lax.dynamic_slice_in_dim(rotary.constant(angles), first, count, axis=1)

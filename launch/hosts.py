@@ -1,0 +1,80 @@
+"""Many hosts as one run: joining by the environment, and agreeing before anything is computed.
+
+Cloud TPU, GKE and SLURM are known to `jax.distributed`. Anywhere else the three variables of `EXPLICIT` name the
+coordinator, as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0. A single host needs none.
+"""
+
+import importlib.metadata
+import json
+import os
+
+import jax
+from jax._src import distributed  # the key-value store of the coordinator has no public name
+from jax._src.clusters import ClusterEnv
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+class HostError(RuntimeError):
+    """The hosts cannot run together; says which and why."""
+
+
+def join(connect_seconds: int, heartbeat_seconds: int) -> None:
+    """Connects to the other hosts, if the environment names any; before any other use of JAX.
+
+    connect_seconds: how long to wait for the coordinator. heartbeat_seconds: silence after which a host counts as dead
+    and the others end. Raises HostError where the environment makes no sense or the coordinator does not answer.
+    """
+    given = [name for name in EXPLICIT if os.environ.get(name)]
+    if given and len(given) < len(EXPLICIT):
+        raise HostError(f"{', '.join(given)} set, {', '.join(n for n in EXPLICIT if n not in given)} not: "
+                        "all three name a coordinator, none means a single host or a known cluster")
+    known = any(env.is_env_present() for env in ClusterEnv._cluster_types if not env.opt_in_only_method)
+    if not given and not known:
+        return
+    explicit = {}
+    if given:
+        address, count, index = (os.environ[name] for name in EXPLICIT)
+        if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+            raise HostError(f"JAX_PROCESS_ID = {index}, JAX_NUM_PROCESSES = {count}: expected 0 <= id < number")
+        explicit = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+    try:
+        jax.distributed.initialize(**explicit, initialization_timeout=connect_seconds,
+                                   heartbeat_timeout_seconds=heartbeat_seconds)
+    except (RuntimeError, ValueError) as error:
+        raise HostError(f"no connection to the other hosts within {connect_seconds} s "
+                        f"({os.environ.get(EXPLICIT[0], 'coordinator as found by jax.distributed')}): "
+                        f"{str(error).splitlines()[0]}") from error
+
+
+def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -> None:
+    """Every host runs the same config with the same code and packages, or all raise HostError with a difference."""
+    if jax.process_count() == 1:
+        return
+    mine = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{f"config.{key}": value for key, value in _leaves(config)}}
+    client, milliseconds = distributed.global_state.client, timeout_seconds * 1000
+    client.key_value_set(f"wamax/facts/{jax.process_index()}", json.dumps(mine))
+    everyone = [json.loads(_wait_for(client, f"wamax/facts/{i}", milliseconds, i))
+                for i in range(jax.process_count())]
+    for index, theirs in enumerate(everyone):
+        for key in sorted(everyone[0].keys() | theirs.keys()):
+            if everyone[0].get(key) != theirs.get(key):
+                raise HostError(f"hosts differ: {key} is {everyone[0].get(key)!r} on host 0 and {theirs.get(key)!r} on "
+                                f"host {index}; start all with the same config and code")
+
+
+def _wait_for(client, key: str, milliseconds: int, host: int) -> str:
+    try:
+        return client.blocking_key_value_get(key, milliseconds)
+    except Exception as error:  # the runtime's own error types are not public
+        raise HostError(f"host {host} did not say what it runs within {milliseconds // 1000} s") from error
+
+
+def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """(dotted key, value) of every leaf."""
+    found = []
+    for key, value in config.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found

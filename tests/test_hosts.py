@@ -1,0 +1,133 @@
+"""Several processes as one run: the same losses, agreement, preemption, death of one, another number of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny_training as tiny
+from world_model import checkpoint
+
+STEPS, EVERY = 8, 4
+SMALL = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": "."}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(workdir, count, *options, each=lambda index: ()):
+    """`count` processes of one run; each(index): more options of one of them."""
+    def process(index):
+        joined = {} if count == 1 else {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                                        "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
+        return subprocess.Popen(
+            [sys.executable, "tests/tiny_training.py", f"--workdir={workdir}", f"--steps={STEPS}", f"--every={EVERY}",
+             *options, *each(index)],
+            cwd=Path(__file__).parents[1], env=os.environ | SMALL | joined, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True)
+
+    port = free_port()
+    return [process(index) for index in range(count)]
+
+
+def finish(processes, seconds=120):
+    """[(exit code, stdout, stderr)]; a process that does not end by itself fails the test."""
+    try:
+        out = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, out, strict=True)]
+
+
+def wait_for_step(workdir, step, processes):
+    """Until some process has asked for the batch of `step`."""
+    batches, end = workdir / "batches.txt", time.monotonic() + 120
+    while not (batches.exists() and any(line.startswith(f"{step} ") for line in batches.read_text().splitlines())):
+        assert time.monotonic() < end and all(p.poll() is None for p in processes), "the run did not get there"
+        time.sleep(0.05)
+
+
+def losses(workdir):
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {record["step"]: record["loss"] for record in records}
+
+
+def assert_same_losses(workdir, other):
+    mine, theirs = losses(workdir), losses(other)
+    assert mine.keys() == theirs.keys()
+    np.testing.assert_allclose(list(mine.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same run in one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    (code, _out, err), = finish(start(workdir, 1))
+    assert code == 0, err
+    return workdir
+
+
+def test_sigterm_on_one_of_two_saves_all_and_four_go_on_to_the_same_losses(alone, tmp_path):
+    two = start(tmp_path, 2, "--slow=0.5")
+    wait_for_step(tmp_path, 2, two)
+    two[1].send_signal(signal.SIGTERM)
+    for code, _out, err in finish(two):
+        assert code == 0, err
+    there = checkpoint.steps(tmp_path / "checkpoints")
+    assert there and there[-1] < STEPS
+    for code, _out, err in finish(start(tmp_path, 4)):
+        assert code == 0, err
+    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == STEPS
+    assert_same_losses(tmp_path, alone)
+    used = {tuple(map(int, line.split()[:2])) for line in (tmp_path / "batches.txt").read_text().splitlines()}
+    for step in range(STEPS):  # every host its own rows, and together all of them
+        rows = 4 if step < there[-1] else 2
+        assert {(step, step * 1000 + first) for first in range(0, 8, rows)} <= used
+
+
+def test_the_death_of_one_ends_the_other_and_a_restart_loses_nothing(alone, tmp_path):
+    two = start(tmp_path, 2, "--slow=0.5")
+    wait_for_step(tmp_path, EVERY + 2, two)  # a checkpoint is there
+    two[1].kill()
+    died = time.monotonic()
+    (code, _, err), _ = finish(two, 60)
+    assert code != 0 and time.monotonic() - died < 60
+    assert "error: host 0 of 2 lost another one" in err or "heartbeat" in err.lower(), err[-2000:]
+    for code, _out, err in finish(start(tmp_path, 2)):
+        assert code == 0, err
+    assert_same_losses(tmp_path, alone)
+
+
+def test_hosts_that_differ_all_stop_with_the_difference(tmp_path):
+    for code, _out, err in finish(start(tmp_path, 2, each=lambda index: (f"--seed={index}",))):
+        assert code == 1
+        assert "hosts differ: config.seed is 0 on host 0 and 1 on host 1" in err
+    assert not checkpoint.steps(tmp_path / "checkpoints")
+
+
+def test_a_coordinator_that_does_not_answer_is_named_in_bounded_time(tmp_path):
+    joined = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    process = subprocess.run(
+        [sys.executable, "tests/tiny_training.py", f"--workdir={tmp_path}", "--connect_seconds=3"], text=True,
+        cwd=Path(__file__).parents[1], env=os.environ | SMALL | joined, capture_output=True, timeout=60, check=False)
+    assert process.returncode != 0
+    assert joined["JAX_COORDINATOR_ADDRESS"] in process.stderr, process.stderr[-2000:]
+
+
+def test_half_an_environment_is_refused(monkeypatch):
+    from launch import hosts
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(hosts.HostError, match="JAX_NUM_PROCESSES set, JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID not"):
+        hosts.join(1, 1)
+    assert tiny.config().hosts.heartbeat_seconds > 0
