@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     c.train.global_batch_size = 128  # samples per optimizer step, over all hosts
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
-    c.train.remat = "products"  # auto | none | full | lean | dots | products: what is recomputed (world_model/remat.py)
+    c.train.remat = "products"  # auto | none | full | lean | wide | dots | products (world_model/remat.py)
     c.train.log_every = 10  # steps between log lines
 
     c.optimizer = ConfigDict()

@@ -177,3 +177,18 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def intervals(names: list[str], metrics: dict[str, list[dict | None]]) -> bytes:
+    """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap."""
+    with _figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
+        for axis, (metric, found) in zip(axes[0], metrics.items(), strict=True):
+            for row, values in enumerate(found):
+                if values is None:
+                    continue
+                axis.plot(values["values"], [row] * len(values["values"]), ".", color=OTHER)
+                axis.errorbar(values["mean"], row, xerr=values["half"], fmt="o", color=MODEL, capsize=3)
+            axis.set_title(metric)
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+    return buffer.getvalue()

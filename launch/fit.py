@@ -15,7 +15,7 @@ from world_model.remat import KEPT
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 ROOM = 0.8  # of the memory, for what can be foreseen; the rest is for what cannot
-WORKING_SET = 12  # D-wide arrays per token, of one block at work, beside what is kept
+WORKING_SET = 100  # D-wide arrays per token beside what is kept: blocks at work, as plans of the 14B showed
 
 
 def fit(config, make_family: Callable, devices=None) -> ConfigDict:

@@ -46,9 +46,13 @@ def _unknown_key(argv: list[str]) -> str | None:
     for name, _, _ in pairs:
         key = name.removeprefix("config.")
         if key != name and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            return f"--{name}: {path} has no such key; the nearest is --config.{near}"
+            return f"--{name}: {path} has no such key; the nearest is --config.{nearest(key, known)}"
     return None
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """The name that was probably meant."""
+    return difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
 
 
 def keys(config, prefix: str = "") -> list[str]:

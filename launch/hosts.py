@@ -7,6 +7,7 @@ coordinator, as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX
 import importlib.metadata
 import json
 import os
+import sys
 
 import jax
 from jax._src import distributed  # the key-value store of the coordinator has no public name
@@ -38,6 +39,9 @@ def join(connect_seconds: int, heartbeat_seconds: int) -> None:
         address, count, index = (os.environ[name] for name in EXPLICIT)
         if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
             raise HostError(f"JAX_PROCESS_ID = {index}, JAX_NUM_PROCESSES = {count}: expected 0 <= id < number")
+        # The runtime ends a process that gets no answer without asking Python: say beforehand what it waits for.
+        print(f"host {index} of {count} connects to {address}, for at most {connect_seconds} s", file=sys.stderr,
+              flush=True)
         explicit = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=connect_seconds,

@@ -21,8 +21,6 @@ from jax.experimental import topologies
 from launch import build, estimate, fit, train_parts
 from launch import flags as launch_flags
 from launch.chips import CHIPS, Chip
-from world_model import sharding
-from world_model.batch import encoded_batch_spec
 from world_model.remat import KEPT
 
 LIBTPU_NAMES = {"v7x": "tpu7x"}
@@ -41,7 +39,7 @@ def plan(config, topology: str, slices: int = 1) -> dict:
     step = train_parts.make_step(config, build.objective(config, family, {"video": {}, "text": {}}), target)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = step.lower(target, abstract_batch(config, family.spec, mesh))
+        lowered = step.lower(target, train_parts.abstract_batch(config, family.spec, mesh))
         traced = time.perf_counter()
         compiled = lowered.compile()
     finished = time.perf_counter()
@@ -90,18 +88,6 @@ def describe_topology(topology: str, slices: int = 1) -> tuple[Chip, list]:
         raise PlanError(f"--topology={topology}: the compiler knows no such slice: "
                         f"{str(error).splitlines()[0]}") from error
     return CHIPS[generation], list(found.devices)
-
-
-def abstract_batch(config, spec, mesh) -> dict:
-    """Shapes of one global batch of encoded samples, placed."""
-    layout, placed = build.layout_of(config), sharding.batch_sharding(mesh)
-    fields = encoded_batch_spec(
-        layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
-        latent=(spec.latent_height, spec.latent_width, spec.latent_channels),
-        image=(spec.image_tokens, spec.image_dim) if spec.image_dim else None,
-        concat_first_frame=spec.concat_first_frame)
-    return {name: jax.ShapeDtypeStruct((config.train.global_batch_size, *shape), dtype, sharding=placed)
-            for name, (shape, dtype) in fields.items()}
 
 
 def main(_) -> None:

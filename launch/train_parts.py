@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from world_model import sharding, state
+from world_model.batch import Layout, encoded_batch_spec
 from world_model.optimizer import Optimizer, make_optimizer
 from world_model.train_step import jit_train_step, make_train_step
 
@@ -43,3 +44,15 @@ def make_step(config, objective: tuple[Callable, Callable], target: dict) -> Cal
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
         compute_dtype=config.train.compute_dtype,
         specs={name: p.sharding.spec for name, p in target["params"].items()}), target)
+
+
+def abstract_batch(config, spec, mesh) -> dict:
+    """Shapes of one global batch of encoded samples, placed: what any config's objective takes."""
+    layout, placed = Layout(**config.layout), sharding.batch_sharding(mesh)
+    fields = encoded_batch_spec(
+        layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
+        latent=(spec.latent_height, spec.latent_width, spec.latent_channels),
+        image=(spec.image_tokens, spec.image_dim) if spec.image_dim else None,
+        concat_first_frame=spec.concat_first_frame)
+    return {name: jax.ShapeDtypeStruct((config.train.global_batch_size, *shape), dtype, sharding=placed)
+            for name, (shape, dtype) in fields.items()}

@@ -120,6 +120,6 @@ ENTRY %main (t: s8[1,2,2], q: bf16[3,40,256,128]) -> bf16[3,40,256,128] {
 "xprof_metadata":"{}"
 }}, metadata={op_name="jit(f)/attend/pairs_5000/splash_mha_fwd_residuals/pallas_call"}
 }
-"""  # noqa: E501 as libtpu writes it
+"""
     assert Program(text).kernel_flops() == 2 * 2 * 5000 * 128 * 40 * 3
     assert Program(text).executed_flops("attend") == Program(text).kernel_flops()

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import jax
 
-ATTENDED = "attended"  # output of self-attention (and its log-sum-exp, where a kernel gives one)
+ATTENDED = "attended"  # output of self-attention (and its log-sum-exp), as its kernel leaves it
 MLP_OUTPUT = "mlp_output"
+PROJECTED = "projected"  # outputs of the products to and from attention's width
 
 _policies = jax.checkpoint_policies
 _attended = _policies.save_only_these_names(ATTENDED)
@@ -16,6 +17,8 @@ POLICIES = {
     "full": _policies.nothing_saveable,  # the block's input alone
     # What costs most to make again per byte: attention, and the second product of the MLP.
     "lean": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT),
+    # And all that is D wide: the first product of the MLP and element-wise work are done again.
+    "wide": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT, PROJECTED),
     # Outputs of all products with weights, and of attention: element-wise work and cross-attention are done again.
     "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _attended),
     # Keep every matrix product, attention's too: element-wise work alone is done again. The default: a loop stacks
@@ -24,7 +27,7 @@ POLICIES = {
 }
 
 # policy -> (D-wide, MLP-wide) arrays kept per token and block, the block's input among them; for reckoning memory.
-KEPT = {"full": (1, 0), "lean": (3, 0), "dots": (9, 1)}
+KEPT = {"full": (1, 0), "lean": (3, 0), "wide": (9, 0), "dots": (9, 1)}
 
 
 def remat(fn: Callable, name: str) -> Callable:

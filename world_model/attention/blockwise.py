@@ -5,8 +5,10 @@ The path for CPU and GPU. A span is dense, so any fused kernel serves it (cuDNN 
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention.reference import NEGATIVE
+from world_model.remat import ATTENDED
 from world_model.tokens import Sequence
 from world_model.visibility import Span, Table, make_spans
 
@@ -37,7 +39,7 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
                 out |= dict(zip(inside, jax.lax.split(part, lengths, axis=1), strict=True))
-        return jnp.concatenate([out[piece] for piece in sorted(out)], axis=1)
+        return checkpoint_name(jnp.concatenate([out[piece] for piece in sorted(out)], axis=1), ATTENDED)
 
     return attend
 

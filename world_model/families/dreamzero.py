@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import functional, remat, rotary, tokens, visibility
+from world_model import functional, remat, rotary, sharding, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
 from world_model.families import axes
@@ -159,10 +159,12 @@ class DreamZero(nnx.Module):
         x, time, rows, key_valid = self.embed(inputs, sequence)
         attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
         read = tuple(s for s in sequence if s.group in HEADS_READ)
+        padding = 0 if with_hidden else sharding.token_padding(x.shape[1])
+        angles = np.pad(self.rotary_angles(sequence), ((0, padding), (0, 0)))
         stream = Stream(
-            rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
+            rows=rows.padded(padding), rotary=rotary.constant(angles), attend=attend(queries=sequence),
             **self.reading(rows, sequence),
-            attend_output=attend(queries=tokens.restart(read, lambda s: True)))
+            attend_output=attend(queries=tokens.restart(read, lambda s: True)), padding=padding)
         modulation = self.modulation(time)
         context = self.embed_context(inputs.text, inputs.image)
         if with_hidden:
@@ -279,6 +281,9 @@ class DreamZero(nnx.Module):
             kv = block.cross_attn.keys_values(*context)
             return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
 
+        if stream.padding:
+            x = jnp.pad(x, ((0, 0), (0, stream.padding), (0, 0)))
+            modulation = jnp.pad(modulation, ((0, 0), (0, 1), (0, 0), (0, 0)))
         x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, functional.parameters(self.blocks))
         final = self.final_block
         return final(x, modulation, final.cross_attn.keys_values(*context), stream, key_valid=key_valid,

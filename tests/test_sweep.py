@@ -1,0 +1,82 @@
+"""launch/sweep.py: variants, their check before anything runs, and the comparison over seeds."""
+
+import json
+
+import pytest
+
+from configs import quickstart
+from configs.ablations import noise
+from launch import sweep
+
+DEBUG = quickstart.get_config("debug")
+
+
+def test_a_grid_and_a_list_give_named_variants():
+    grid = sweep.variants({"get_sweep": lambda: {"noise.schedule": ["coupled", "decoupled"], "seed": [1]}})
+    assert grid == {"schedule_coupled-seed_1": {"noise.schedule": "coupled", "seed": 1},
+                    "schedule_decoupled-seed_1": {"noise.schedule": "decoupled", "seed": 1}}
+    listed = sweep.variants({"get_sweep": lambda: [{"name": "base"}, {"name": "wide", "model.dim": 64}]})
+    assert listed == {"base": {}, "wide": {"model.dim": 64}}
+
+
+@pytest.mark.parametrize("module, sentence", [
+    ({}, "defines no get_sweep"),
+    ({"get_sweep": lambda: [{"name": "a"}, {"name": "a"}]}, "variant 'a'"),
+    ({"get_sweep": lambda: [{"name": "../a"}]}, r"variant '\.\./a': names are of letters"),
+])
+def test_sweeps_that_make_no_sense(module, sentence):
+    with pytest.raises(sweep.SweepError, match=sentence):
+        sweep.variants(module)
+
+
+def test_a_wrong_key_is_answered_with_the_nearest():
+    with pytest.raises(sweep.SweepError, match="noise.shedule is no key of the config; the nearest is noise.schedule"):
+        sweep.apply(DEBUG, {"noise.shedule": "coupled"})
+    with pytest.raises(sweep.SweepError, match="model.dim = 'wide'"):
+        sweep.apply(DEBUG, {"model.dim": "wide"})
+
+
+def test_every_variant_is_traced_before_the_first_starts():
+    facts = sweep.check(sweep.apply(DEBUG, {"model.num_layers": 3, "train.global_batch_size": 8}))
+    assert facts["parameters"] > 0 and facts["flops"] > 0
+    with pytest.raises(ValueError, match="model.num_heads = 3"):
+        sweep.check(sweep.apply(DEBUG, {"model.num_heads": 3, "train.global_batch_size": 8}))
+    with pytest.raises(ValueError, match="noise.schedule = 'loud'"):
+        sweep.check(sweep.apply(DEBUG, {"noise.schedule": "loud", "train.global_batch_size": 8}))
+
+
+def whole(path, video, action):
+    path.mkdir(parents=True)
+    evaluation = {"video": {"video_psnr_db": video, "copy_last_psnr_db": 20.0}, "action": {"error_ratio": action}}
+    (path / "evaluation.json").write_text(json.dumps(evaluation))
+    (path / "config.json").write_text(json.dumps({"train": {"global_batch_size": 8}}))
+    (path / "metrics.jsonl").write_text('{"step": 10, "samples_per_second": 8.0}\n'
+                                        '{"step": 30, "samples_per_second": 16.0}\n')
+
+
+def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path):
+    for seed, gain in enumerate((1.0, 2.0, 3.0)):
+        whole(tmp_path / f"base/seed_{seed}", 20 + gain, 0.5)
+        whole(tmp_path / f"other/seed_{seed}", 24 + gain, 0.4)
+    facts = {"parameters": 1, "steps": 30, "flops": 2e15}
+    rows = sweep.results({"base": facts, "other": facts | {"flops": 3e15}}, [0, 1, 2, 3], tmp_path)
+    base, other = rows
+    assert (base["seeds"], base["seconds"], base["equal"]) == (3, 3 * (10 * 8 / 8 + 20 * 8 / 16), ["steps"])
+    video = base["video gain, dB"]
+    assert video["mean"] == pytest.approx(2.0) and video["half"] == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert other["difference"]["video gain, dB"]["mean"] == pytest.approx(4.0)
+    assert other["difference"]["video gain, dB"]["half"] == pytest.approx(2.776 * (2 / 3) ** 0.5, rel=1e-3)
+    text = sweep.table(rows)
+    assert "equal steps;" in text and "+4.000 ± 2.267" in text
+    assert sweep.plot(rows).startswith(b"<?xml")
+
+
+def test_what_is_whole_is_not_run_again(tmp_path, capsys):
+    whole(tmp_path / "schedule_coupled/seed_0", 21.0, 0.5)
+    wanted = sweep.variants({"get_sweep": noise.get_sweep})
+    facts = dict.fromkeys(wanted, {"parameters": 1, "steps": 30, "flops": 1e15})
+    rows = sweep.run("configs/ablations/noise.py", wanted, [0], tmp_path, facts, dry_run=True)
+    printed = capsys.readouterr().out
+    assert "schedule_coupled, seed 0: whole" in printed and "schedule_decoupled, seed 0: to run" in printed
+    assert "--config.noise.schedule=decoupled --config.seed=0" in printed and printed.count("launch.train") == 2
+    assert [row["seeds"] for row in rows] == [1, 0, 0]
