@@ -15,7 +15,7 @@ from data_pipelines.embodiments import get_embodiment
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics, load_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
@@ -88,9 +88,9 @@ class Data:
                       action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
 
 
-def data(config, workdir: Path, statistics: dict | None = None) -> Data:
-    """Opens the mixture. Statistics: given, or read from data.statistics, or from the workdir, or computed into it."""
-    layout, parts = layout_of(config), []
+def open_datasets(config) -> list[tuple[Dataset, np.ndarray]]:
+    """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
+    parts = []
     for name, entry in config.data.datasets.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
@@ -99,7 +99,13 @@ def data(config, workdir: Path, statistics: dict | None = None) -> Data:
         dataset = Dataset(name, source, get_embodiment(entry.embodiment), weight=entry.weight, episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))
-    found = statistics or _statistics(config, workdir, layout, [dataset for dataset, _ in parts])
+    return parts
+
+
+def data(config, workdir: Path, statistics: dict | None = None) -> Data:
+    """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
+    parts = open_datasets(config)
+    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts])
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
         raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
     known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
@@ -108,10 +114,10 @@ def data(config, workdir: Path, statistics: dict | None = None) -> Data:
                 {d.name: found[d.name] for d, _ in known})
 
 
-def _statistics(config, workdir: Path, layout: Layout, datasets: list[Dataset]) -> dict[str, dict]:
+def _statistics(config, workdir: Path, datasets: list[Dataset]) -> dict[str, dict]:
     if config.data.statistics:
         return load_statistics(config.data.statistics)
-    statistics = {dataset.name: compute_statistics(dataset, layout) for dataset in datasets}
+    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per)
     if jax.process_index() == 0:
         save_statistics(statistics, Path(workdir) / "statistics.json")
     return statistics

@@ -64,13 +64,11 @@ class LeRobotSource:
         meta = self._meta
         number, length = int(meta.numbers[index]), int(meta.lengths[index])
         file, first = meta.table_of(index)
-        steps, where = read_rows(file, first, length, self._columns), f"{file} episode {number}"
-        if len(steps) != length:
-            raise BadEpisode(f"{where}: the table has {len(steps)} steps, the metadata say {length}")
-        if (found := set(steps["episode_index"].unique().to_pylist())) != {number}:
-            raise BadEpisode(f"{where}: its rows belong to episodes {sorted(found, key=str)[:3]}")
-        if not meta.shared_files and (rows := read_footer(file).num_rows) != length:
-            raise BadEpisode(f"{where}: the table has {rows} steps, the metadata say {length}")
+        whole = None if meta.shared_files else length  # of a file of its own every row belongs to the episode
+        steps, where = read_rows(file, first, length, self._columns, whole), f"{file} episode {number}"
+        numbers = steps["episode_index"].to_numpy()
+        if (other := numbers != number).any():
+            raise BadEpisode(f"{where}: its rows belong to episodes {sorted(set(numbers[other].tolist()))[:3]}")
         times = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
         spans = {view: meta.video_of(index, key) for view, key in self._views.items()}
         return Episode(
@@ -89,47 +87,51 @@ class LeRobotSource:
         return self._meta.tasks[value]
 
 
-def read_rows(file: str, first: int, count: int, columns: tuple[str, ...]) -> pa.Table:
+def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole: int | None = None) -> pa.Table:
     """Rows first ... first + count of a parquet file, decoding only the row groups that hold them.
 
-    Raises BadEpisode naming the file where it cannot be read; gives fewer rows where it ends before.
+    Raises BadEpisode naming the file where it cannot be read, ends before, or does not have `whole` rows.
     """
+    parts, begin, known, table = [], 0, identity(file), _Table(file)
     try:
-        footer, parts, begin, known = read_footer(file), [], 0, identity(file)
+        footer = table.footer
         for group in range(footer.num_row_groups):
             end = begin + footer.row_group(group).num_rows
             if begin < first + count and end > first:
                 rows = _groups.get((known, group, columns))
                 if rows is None:
-                    rows = _groups.put((known, group, columns), _read_group(file, group, footer, columns))
+                    rows = _groups.put((known, group, columns), table.read(group, columns))
                 parts.append(rows.slice(max(first - begin, 0), min(end, first + count) - max(begin, first)))
             begin = end
     except FileNotFoundError as error:
         raise BadEpisode(f"{file}: no such file") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise BadEpisode(f"{file}: cannot be read: {error}") from error
-    if not parts:
-        raise BadEpisode(f"{file}: it ends at row {begin}, before row {first}")
-    return pa.concat_tables(parts)
+    if begin < first + count or begin != (whole or begin):
+        raise BadEpisode(f"{file}: the table has {begin} steps, the metadata say {whole or first + count}")
+    return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
 
 
-def read_footer(file: str) -> pq.FileMetaData:
-    """What a parquet file says of itself, remembered."""
-    known = identity(file)
-    footer = _footers.get(known)
-    if footer is None:
-        with fsspec.open(file, "rb") as opened:
-            footer = _footers.put(known, pq.ParquetFile(opened).metadata)
-    return footer
+class _Table:
+    """A parquet file, opened when something of it is not remembered."""
 
+    def __init__(self, file: str):
+        self._file, self._known = file, identity(file)
 
-def _read_group(file: str, group: int, footer: pq.FileMetaData, columns: tuple[str, ...]) -> pa.Table:
-    with fsspec.open(file, "rb") as opened:
-        file = pq.ParquetFile(opened, metadata=footer, page_checksum_verification=True)
-        table = file.read_row_group(group, list(columns), use_threads=False)
-    if missing := set(columns) - set(table.column_names):
-        raise KeyError(f"it has no column {sorted(missing)[0]!r}")
-    return table
+    @functools.cached_property
+    def _opened(self) -> pq.ParquetFile:
+        source = fsspec.open(self._file, "rb").open() if "://" in self._file else self._file
+        return pq.ParquetFile(source, metadata=_footers.get(self._known), page_checksum_verification=True)
+
+    @property
+    def footer(self) -> pq.FileMetaData:
+        return _footers.get(self._known) or _footers.put(self._known, self._opened.metadata)
+
+    def read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        rows = self._opened.read_row_group(group, list(columns), use_threads=False)
+        if missing := set(columns) - set(rows.column_names):
+            raise KeyError(f"it has no column {sorted(missing)[0]!r}")
+        return rows
 
 
 def _joined(steps: pa.Table, fields: Sequence[Field], where: str) -> np.ndarray | None:
