@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset
+from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes
@@ -80,6 +80,12 @@ class Data:
         """uint8 [count, T, H, W, 3]: training windows for fitting a codec."""
         with self._loader(self.training, count) as loader:
             return next(loader)["video"]
+
+    def makers(self) -> list[SampleMaker]:
+        """Cutters of the training windows, one per dataset."""
+        c = self.config
+        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, action_dim=c.model.action_dim,
+                            state_dim=c.model.state_dim) for i, dataset in enumerate(self.training)]
 
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
         c = self.config
