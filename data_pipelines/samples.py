@@ -106,6 +106,12 @@ class SampleMaker:
             **self._text(episode),
             "state": self._state(episode, start),
             **self._actions(episode, start),
+            **self.origin(index, start, sample_index),
+        }
+
+    def origin(self, index: int, start: int, sample_index: int) -> dict[str, np.ndarray]:
+        """The fields of a row that say where it comes from."""
+        return {
             "embodiment_id": np.int32(self.dataset.embodiment.id),
             "dataset_id": np.int32(self.dataset_id),
             "episode_index": np.int32(index),
@@ -131,9 +137,8 @@ class SampleMaker:
         return {"video": video[rows], "frame_mask": steps < episode.length}
 
     def _text(self, episode: Episode) -> dict[str, np.ndarray]:
-        prompt = self.dataset.embodiment.prompt.format(instruction=episode.instruction)
         try:
-            ids, length = self.tokenize(prompt)
+            ids, length = self.tokenize(prompt_of(episode, self.dataset.embodiment))
         except ValueError as error:
             raise ValueError(f"{episode.dataset} episode {episode.index}: {error}") from error
         return {"text_ids": np.asarray(ids, np.int32), "text_length": np.int32(length)}
@@ -156,6 +161,11 @@ class SampleMaker:
         values = scatter(self._scales["action"].normalise(relative), slots, shape[1]).reshape(shape)
         mask = real.reshape(-1, 1) & slot_mask(slots, shape[1])
         return {"actions": np.where(mask, values, np.float32(0)), "action_mask": mask}
+
+
+def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
+    """What the text encoder is given."""
+    return embodiment.prompt.format(instruction=episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,

@@ -12,11 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.embodiments import get_embodiment
+from data_pipelines.latent_cache import LatentCache
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes
+from launch import latents
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
 from world_model.families import Family, make_family
@@ -55,6 +57,7 @@ class Data:
     training: tuple[Dataset, ...]
     heldout: tuple[Dataset, ...]
     statistics: dict[str, dict]
+    cache: LatentCache | None = None  # where training batches come from instead of video
 
     @property
     def statistics_hash(self) -> str:
@@ -65,7 +68,7 @@ class Data:
         """Training batches of one host from global batch `start_step` on."""
         c = self.config
         return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
-                            process_index=process_index, process_count=process_count)
+                            cache=self.cache, process_index=process_index, process_count=process_count)
 
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
         """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
@@ -94,13 +97,14 @@ class Data:
                       action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
 
 
-def open_datasets(config) -> list[tuple[Dataset, np.ndarray]]:
+def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
     """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
     parts = []
     for name, entry in config.data.datasets.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
-        source = make_source(entry.source, name, **options)
+        opened = functools.partial(make_source, entry.source, name, **options)
+        source = cache.source(name, opened) if cache else opened()
         training, heldout = split_episodes(name, len(source), config.data.holdout)
         dataset = Dataset(name, source, get_embodiment(entry.embodiment), weight=entry.weight, episodes=training,
                           window_stride=entry.get("window_stride", 1))
@@ -110,19 +114,26 @@ def open_datasets(config) -> list[tuple[Dataset, np.ndarray]]:
 
 def data(config, workdir: Path, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
-    parts = open_datasets(config)
-    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts])
+    cache = latents.open_cache(config, video_codec(config).spatial_stride)
+    parts = open_datasets(config, cache)
+    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts], cache)
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
         raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
     known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
     return Data(config, tuple(d for d, _ in known),
                 tuple(dataclasses.replace(d, episodes=heldout) for d, heldout in known if len(heldout)),
-                {d.name: found[d.name] for d, _ in known})
+                {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(config, workdir: Path, datasets: list[Dataset]) -> dict[str, dict]:
-    if config.data.statistics:
-        return load_statistics(config.data.statistics)
+def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+    given = load_statistics(config.data.statistics) if config.data.statistics else None
+    if cache:
+        if given and statistics_hash(given) != statistics_hash(cache.statistics()):
+            raise ValueError(f"data.cache = {config.data.cache} was normalised by other statistics than those in "
+                             f"data.statistics = {config.data.statistics}; leave that empty")
+        return cache.statistics()
+    if given:
+        return given
     statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per)
     if jax.process_index() == 0:
         save_statistics(statistics, Path(workdir) / "statistics.json")
@@ -131,12 +142,15 @@ def _statistics(config, workdir: Path, datasets: list[Dataset]) -> dict[str, dic
 
 def frozen(config, data: Data, workdir: Path) -> dict:
     """The frozen encoders' arrays: fitted on training windows, or read from files."""
+    if data.cache:
+        return data.cache.encoders()
     codec, text = video_codec(config), text_encoder(config)
     return {"video": codec.init(functools.partial(data.clips, config.encoders.fit_clips)), "text": text.init()}
 
 
 def objective(config, family: Family, frozen: dict):
     """(loss_fn, count_fn) for `train_step.make_train_step`."""
+    latents.check_encoders(config, video_codec(config).spatial_stride, frozen)
     made = make_objective(config, family, frozen)
     return made.loss, made.count
 
@@ -171,8 +185,10 @@ class Restored:
 
     @functools.cached_property
     def data(self) -> Data:
-        """The mixture under the checkpoint's own statistics. Opened when asked for."""
-        return data(self.config, self.workdir, statistics=self.statistics)
+        """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
+        config = self.config.copy_and_resolve_references()
+        config.data.cache = ""
+        return data(config, self.workdir, statistics=self.statistics)
 
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:

@@ -24,6 +24,6 @@ def get_config() -> ConfigDict:
     c.model.text_length = 32
     c.data.holdout = 0.0
     c.encoders.fit_clips = 4
-    c.train.update(steps=4, global_batch_size=4, log_every=1)
+    c.train.update(steps=4, global_batch_size=8, log_every=1)
     c.checkpoint.every = 2
     return c
