@@ -90,11 +90,13 @@ def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
     family = build.model(config)
     params = family.init_params(jax.random.key(0))
     loss, count = build.objective(config, family, frozen)
-    gradient = jax.jit(jax.grad(lambda p, b: loss(p, b, jax.random.key(1), count(b))[0]))
+    value = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(1), count(b))[0]))
     for a, b in zip(take(config, tmp_path, 2), take(cached, tmp_path, 2)):
-        for name, expected in gradient(params, a).items():
-            found = gradient(params, b)[name]
-            np.testing.assert_allclose(found, expected, atol=1e-2 * float(jnp.abs(expected).max()) + 1e-9, err_msg=name)
+        (expected, gradient), (found, other) = value(params, a), value(params, b)
+        np.testing.assert_allclose(found, expected, rtol=2e-3)  # bfloat16 keeps 4e-3 of each latent
+        whole = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
+        apart = np.linalg.norm(whole(other) - whole(gradient)) / np.linalg.norm(whole(gradient))
+        assert apart < 0.02
 
 
 def test_a_run_on_video_goes_on_from_the_cache(config, out, tmp_path):
