@@ -96,6 +96,10 @@ class SampleMaker:
                              f"Compute the statistics again")
         return make_scale(statistics, embodiment, part)
 
+    def scale(self, part: str) -> Scale:
+        """How "state" or "action" is normalised."""
+        return self._scales[part]
+
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
         """One row of `world_model.batch.batch_spec`; raises BadEpisode where the recording cannot be used."""
         index, start = self.windows[window]
