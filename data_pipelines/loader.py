@@ -100,7 +100,7 @@ class Loader:
         if cache is not None:
             self._makers = [CachedMaker(maker, cache) for maker in self._makers]
         windows = [maker.windows for maker in self._makers]
-        order = make_order(datasets, windows, seed)
+        order = make_order(datasets, windows, seed, global_batch_size)
         self._datasets, self._global_batch_size, self._step = datasets, global_batch_size, start_step
         self._rows = global_batch_size // process_count
         self._workers, self._max_bad_fraction = workers, max_bad_fraction
@@ -147,7 +147,7 @@ class Loader:
     def state(self) -> dict:
         """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each
         dataset's draws so far, and the unreadable recordings that this host met."""
-        drawn = positions(self._datasets, self._step * self._global_batch_size)
+        drawn = positions(self._datasets, self._step * self._global_batch_size, self._global_batch_size)
         return {"step": self._step, **self._identity, "positions": drawn, "bad": copy.deepcopy(self._bad)}
 
     def check_resume(self, saved: dict) -> None:

@@ -19,6 +19,7 @@ from data_pipelines.windows import (
 )
 from world_model.batch import Layout
 
+Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on
 Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_length], number of tokens)
 
 
@@ -29,7 +30,7 @@ class Dataset:
     name: str
     source: Source
     embodiment: Embodiment
-    weight: float = 1.0  # share of the draws, relative to the other datasets
+    weight: Weight = 1.0  # share of the draws, relative to the other datasets
     episodes: np.ndarray | None = None  # indices in the source, int64; None: all
     window_stride: int = 1  # steps between window starts
     statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
