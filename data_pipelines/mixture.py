@@ -130,6 +130,18 @@ def realised_fractions(datasets: Sequence[Dataset], draws: int, batch: int = 1) 
     return {name: count / draws for name, count in positions(datasets, draws, batch).items()}
 
 
+def asked_fractions(weights: dict[str, Weight], steps: int) -> dict[str, float]:
+    """Each dataset's share of `steps` steps by its weight."""
+    steps = max(steps, 1)
+    edges = [step for step in _steps(list(weights.values())) if step < steps] + [steps]
+    total = dict.fromkeys(weights, 0.0)
+    for begin, end in zip(edges, edges[1:]):
+        now = {name: weight_at(weight, begin) for name, weight in weights.items()}
+        for name, weight in now.items():
+            total[name] += (end - begin) * weight / sum(now.values())
+    return {name: share / steps for name, share in total.items()}
+
+
 def describe_mixture(datasets: Sequence[Dataset], windows: Sequence[WindowIndex]) -> dict[str, dict]:
     """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same."""
     return {

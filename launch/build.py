@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.latent_cache import LatentCache
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes
-from launch import latents
+from launch import latents, mixture
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
 from world_model.families import Family, make_family
@@ -99,17 +99,21 @@ class Data:
 
 def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
     """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
-    parts = []
-    for name, entry in config.data.datasets.items():
+    parts, entries = [], mixture.entries(config.data.datasets)
+    for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
         training, heldout = split_episodes(name, len(source), config.data.holdout)
-        dataset = Dataset(name, source, get_embodiment(entry.embodiment), weight=entry.weight, episodes=training,
+        dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))
-    return parts
+    if not parts:
+        return []
+    sizes = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, sizes, config.data.size_exponent)
+    return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
 
 
 def data(config, workdir: Path, statistics: dict | None = None) -> Data:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.mixture import realised_fractions
+from data_pipelines.mixture import asked_fractions, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
 from launch import build, report_page
 from launch import flags as launch_flags
@@ -144,16 +144,17 @@ def main(_) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         data = build.data(config, out.parent)
-        draws, total = config.train.steps * config.train.global_batch_size, sum(d.weight for d in data.training)
-        realised = realised_fractions(data.training, draws)
-        found = [section(maker, flags.FLAGS.episodes, maker.dataset.weight / total, realised[maker.dataset.name])
+        steps, batch = config.train.steps, config.train.global_batch_size
+        asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
+        realised = realised_fractions(data.training, steps * batch, batch)
+        found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
                  for maker in data.makers()]
         lines = speed(data) if flags.FLAGS.benchmark else []
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"inspect_data: {error}")
     head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
-    out.write_text(report_page.page("The data of a run", f"{len(data.training)} datasets, {draws:,} windows are drawn.",
-                                    [*head, *(html_of for html_of, _ in found)]))
+    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn."
+    out.write_text(report_page.page("The data of a run", lead, [*head, *(html_of for html_of, _ in found)]))
     for line in (*lines, *(problem for _, problems in found for problem in problems)):
         print(line)
     print(f"written to {out}")

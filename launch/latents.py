@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.latent_cache import CacheError, LatentCache, arrays_hash
+from launch import mixture
 from world_model.batch import Layout, encoded_batch_spec
 
 ROOT = Path(__file__).parents[1]
@@ -26,9 +27,10 @@ def encoded_spec(config, stride: int) -> dict[str, tuple]:
 def identity(config, stride: int) -> dict:
     """JSON data: all that the stored numbers depend on, but the encoders' arrays and the statistics, which lie beside
     them."""
-    datasets = {
-        name: {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
-        | {"robot": str(get_embodiment(entry.embodiment))} for name, entry in config.data.datasets.items()}
+    datasets = {}
+    for name, entry in mixture.entries(config.data.datasets).items():
+        kept = {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
+        datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
     encoders = {"video": config.encoders.video, "text": config.encoders.text}
     return {"layout": config.layout.to_dict(), "encoders": encoders,

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import Loader
-from data_pipelines.mixture import Interleave, describe_mixture, make_order, positions, realised_fractions
+from data_pipelines.mixture import (
+    Interleave,
+    asked_fractions,
+    describe_mixture,
+    make_order,
+    positions,
+    realised_fractions,
+)
 from data_pipelines.samples import index_windows
 from data_pipelines.windows import WindowIndex
 from tests.fake_source import LAYOUT, clips, robots, tokenize
@@ -139,3 +146,10 @@ def test_a_shuffle_of_half_a_billion_windows_costs_no_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20 and len(set(drawn)) > 95 and max(drawn) > 4e8
+
+
+def test_asked_shares_are_those_of_the_schedule():
+    weights = {"a": [[0, 1.0], [10, 3.0]], "b": 1.0}
+    assert asked_fractions(weights, 5) == {"a": 0.5, "b": 0.5}
+    assert asked_fractions(weights, 20) == {"a": (0.5 * 10 + 0.75 * 10) / 20, "b": (0.5 * 10 + 0.25 * 10) / 20}
+    assert asked_fractions(weights, 0) == {"a": 0.5, "b": 0.5}
