@@ -341,3 +341,21 @@ def test_a_file_replaced_under_a_running_job_is_read_anew(v21):
     shutil.copy(table_of(v21, 2), table_of(v21, 1))
     with pytest.raises(BadEpisode, match="has 40 steps, the metadata say 61"):
         source[1]
+
+
+@pytest.mark.parametrize("row_group_size", [None, 10])
+def test_tables_of_several_episodes_in_several_files(v30, row_group_size, pixels):
+    """Episodes 0 and 1 in one file, 2 and 3 in another, in row groups that do not end where episodes do."""
+    file = v30 / "data/chunk-000/file-000.parquet"
+    table, first = pq.read_table(file), LENGTHS[0] + LENGTHS[1]
+    pq.write_table(table.slice(0, first), file, row_group_size=row_group_size)
+    pq.write_table(table.slice(first), file.with_name("file-001.parquet"), row_group_size=row_group_size)
+    change_column(next((v30 / "meta/episodes").rglob("*.parquet")), "data/file_index", lambda v: [0, 0, 1, 1])
+    split, whole = open_source(v30), open_source(FIXTURES / "lerobot_v30")
+    for i in range(4):
+        np.testing.assert_array_equal(split[i].action, whole[i].action)
+        assert split[i].instruction == TASKS[i]
+    np.testing.assert_array_equal(split[3].read_frames(np.array([8]))["front"], pixels["lerobot_v30"][3]["front"][[8]])
+    pq.write_table(table.slice(first, LENGTHS[2]), file.with_name("file-001.parquet"))  # episode 3 is lost
+    with pytest.raises(BadEpisode, match="file-001.parquet: the table has 40 steps, the metadata say 49"):
+        split[3]
