@@ -59,8 +59,11 @@ def get_config() -> ConfigDict:
     c.loss.action_average = "slots"  # slots: over all padded slots, as published | valid: over real dimensions
 
     c.data = ConfigDict()
-    c.data.datasets = ConfigDict()  # name -> {source, path, weight, embodiment, ...}: configs/quickstart.py
-    c.data.statistics = ""  # JSON of normalisation statistics; empty: computed before step 0
+    c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/mixture.py
+    c.data.size_exponent = 0.0  # a dataset's share is its weight x windows ** this: 0 weights alone, 1 by size
+    c.data.statistics = ""  # JSON from launch.statistics; empty: computed before step 0
+    c.data.statistics_per = "dataset"  # dataset | embodiment: datasets of one robot share one normalisation
+    c.data.cache = ""  # folder from launch.precompute: training reads latents instead of video
     c.data.holdout = 0.05  # fraction of episodes kept for evaluation, by hash of the episode id
     c.data.workers = 0  # loader processes per host; the order of batches does not depend on it
     c.data.prefetch = 4  # batches decoded ahead

@@ -91,15 +91,95 @@ def _check_known(what: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{what} = {name!r} is unknown{hint} Known: {sorted(known)}")
 
 
-_arm, _arm_state = ACTION_SLOTS["left_arm"], STATE_SLOTS["left_arm"]
+def _dims(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: tuple) -> tuple[Dimension, ...]:
+    """name=(range of slots, count[, first]) -> name_0, name_1, ... in order; the groups in `relative` are relative to
+    the state dimensions of the same names."""
+    found = []
+    for name, (place, count, *first) in groups.items():
+        for i in range(count):
+            each = name if count == 1 else f"{name}_{i}"
+            slot = slots[place][i + sum(first)]
+            found.append(Dimension(each, slot, relative_to=each if name in relative else None))
+    return tuple(found)
+
+
+def _both(relative: tuple[str, ...], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
+    """State and action of the same groups."""
+    return {"state": _dims(STATE_SLOTS, **groups), "action": _dims(ACTION_SLOTS, relative, **groups)}
+
+
+_XYZ_RPY = ("x", "y", "z", "roll", "pitch", "yaw")
+
+register(Embodiment(
+    # clips without a robot, resampled to PushT's rate; for other mixtures dataclasses.replace(..., rate=...)
+    name="video_only", id=0, views=("image",), view_layout="single", rate=10.0))
 
 register(Embodiment(
     # gym-pusht: a disc pushes a T on a 512 x 512 table; the action is a target position of the disc, in pixels,
     # absolute as in the published PushT datasets
     name="pusht", id=1, views=("image",), view_layout="single", rate=10.0,
-    state=(Dimension("agent_x", _arm_state[0]), Dimension("agent_y", _arm_state[1])),
-    action=(Dimension("target_x", _arm[0]), Dimension("target_y", _arm[1]))))
+    state=(Dimension("agent_x", STATE_SLOTS["left_arm"][0]), Dimension("agent_y", STATE_SLOTS["left_arm"][1])),
+    action=(Dimension("target_x", ACTION_SLOTS["left_arm"][0]), Dimension("target_y", ACTION_SLOTS["left_arm"][1]))))
 
 register(Embodiment(
-    # clips without a robot, resampled to PushT's rate; for other mixtures dataclasses.replace(..., rate=...)
-    name="video_only", id=0, views=("image",), view_layout="single", rate=10.0))
+    # Franka on the DROID stand; joints in rad, gripper 0 open to 1 closed (facts/dreamzero.md, f)
+    name="droid", id=17, views=("exterior_1", "exterior_2", "wrist"), view_layout="wide_top", rate=15.0,
+    prompt="A Franka arm; above its wrist camera, below two cameras at its sides. {instruction}",
+    **_both(("joint",), joint=("left_arm", 7), gripper=("left_gripper", 1))))
+
+register(Embodiment(
+    # AgiBot G1 in the order of the published converter; joints in rad, lift in m, base in m/s and rad/s
+    name="agibot_g1", id=26, views=("top_head", "hand_left", "hand_right"), view_layout="grid_2x2", rate=30.0,
+    prompt="An AgiBot G1; top left its head camera, below the left hand's, at the right the right hand's. "
+           "{instruction}",
+    state=_dims(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
+                right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2)),
+    action=_dims(ACTION_SLOTS, ("left_arm", "right_arm", "left_effector", "right_effector", "head", "waist"),
+                 left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
+                 right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))))
+
+register(Embodiment(
+    # two YAM arms; joints in rad, grippers 0 to 1; all actions relative, grippers too (facts/dreamzero.md, f)
+    name="yam", id=32, views=("top", "left", "right"), view_layout="grid_2x2", rate=30.0,
+    prompt="Two YAM arms; top left the camera above, below the left wrist's, at the right the right wrist's. "
+           "{instruction}",
+    **_both(("left_joint", "left_gripper", "right_joint", "right_gripper"),
+            left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
+            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
+
+register(Embodiment(
+    # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
+    name="aloha", id=3, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape", rate=50.0,
+    prompt="Two ViperX arms; below the camera above the table, on top the left and the right wrist's. {instruction}",
+    **_both(("left_joint", "right_joint"), left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
+            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
+
+register(Embodiment(
+    # WidowX 250 of Bridge V2: end effector in m and rad, gripper 0 closed to 1 open; the action is already a difference
+    name="widowx", id=4, views=("image_0",), view_layout="single", rate=5.0,
+    prompt="A WidowX arm seen from its side. {instruction}",
+    state=(*(Dimension(n, STATE_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
+           Dimension("gripper", STATE_SLOTS["left_gripper"][0])),
+    action=(*(Dimension(f"d{n}", ACTION_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
+            Dimension("gripper", ACTION_SLOTS["left_gripper"][0]))))
+
+register(Embodiment(
+    # the Google robot of RT-1: end effector position and quaternion; the action is a difference, its gripper a movement
+    name="google_robot", id=5, views=("image",), view_layout="single", rate=3.0,
+    prompt="A Google robot seen from its head. {instruction}",
+    state=_dims(STATE_SLOTS, pose=("left_arm", 7), gripper=("left_gripper", 1)),
+    action=(*(Dimension(f"d{n}", ACTION_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
+            Dimension("gripper_closedness", ACTION_SLOTS["left_gripper"][0]))))
+
+register(Embodiment(
+    # SO-101: five joints and a gripper, in the degrees and percent that LeRobot records
+    name="so101", id=6, views=("front", "wrist"), view_layout="side_by_side", rate=30.0,
+    prompt="An SO-101 arm; left the camera before it, right the wrist's. {instruction}",
+    **_both(("joint",), joint=("left_arm", 5), gripper=("left_gripper", 1))))
+
+register(Embodiment(
+    # Meta-World: a Sawyer's hand position in m and gripper opening; the action is a difference in [-1, 1]
+    name="metaworld", id=7, views=("image",), view_layout="single", rate=80.0,
+    prompt="A Sawyer arm at a table. {instruction}",
+    state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
+    action=_dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1))))

@@ -19,7 +19,9 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from data_pipelines.difference import first_difference
 from data_pipelines.episode import BadEpisode
+from data_pipelines.latent_cache import CachedMaker, LatentCache
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
 from data_pipelines.slots import ACTION_DIM, STATE_DIM
@@ -77,13 +79,14 @@ class Loader:
     def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *, seed: int,
                  global_batch_size: int, start_step: int = 0, workers: int = 0, prefetch: int = 4,
                  process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
-                 action_dim: int = ACTION_DIM, state_dim: int = STATE_DIM):
+                 action_dim: int = ACTION_DIM, state_dim: int = STATE_DIM, cache: LatentCache | None = None):
         """Args:
           tokenize: prompt -> (int32 [text_length], number of tokens); picklable where workers > 0.
           start_step: first batch to yield.
           workers: decoding processes; 0 decodes in threads of this process.
           prefetch: batches decoded ahead, over all workers; 0 decodes on demand.
           process_index, process_count: this host among all.
+          cache: where the rows come from instead of being made; batches then are as `encoded_batch_spec` says.
           max_bad_fraction: share of this host's windows that may be unreadable before `__next__` raises.
 
         Raises ValueError for an empty mixture, weights not positive, unusable statistics, or a batch that
@@ -94,8 +97,10 @@ class Loader:
                              f"{process_count} hosts")
         self._makers = [SampleMaker(dataset, i, layout, tokenize, action_dim=action_dim, state_dim=state_dim)
                         for i, dataset in enumerate(datasets)]
+        if cache is not None:
+            self._makers = [CachedMaker(maker, cache) for maker in self._makers]
         windows = [maker.windows for maker in self._makers]
-        order = make_order(datasets, windows, seed)
+        order = make_order(datasets, windows, seed, global_batch_size)
         self._datasets, self._global_batch_size, self._step = datasets, global_batch_size, start_step
         self._rows = global_batch_size // process_count
         self._workers, self._max_bad_fraction = workers, max_bad_fraction
@@ -105,7 +110,8 @@ class Loader:
             "mixture": describe_mixture(datasets, windows),
             "statistics": statistics_hash({d.name: d.statistics for d in datasets}),
         }
-        self._spec = functools.partial(batch_spec, layout, action_dim=action_dim, state_dim=state_dim)
+        made = functools.partial(batch_spec, layout, action_dim=action_dim, state_dim=state_dim)
+        self._spec = lambda batch: cache.spec if cache else made(text_length=batch["text_ids"].shape[-1])
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
                    .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows)))
@@ -120,7 +126,7 @@ class Loader:
         batch, bad = next(self._iterator)
         if self._workers:  # theirs lie in shared memory, which whoever keeps a batch would leak
             batch = {name: np.array(value) for name, value in batch.items()}
-        check_batch(batch, self._spec(text_length=batch["text_ids"].shape[-1]), self._rows)
+        check_batch(batch, self._spec(batch), self._rows)
         self._step += 1
         self._count_bad(bad)
         return batch
@@ -141,14 +147,14 @@ class Loader:
     def state(self) -> dict:
         """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each
         dataset's draws so far, and the unreadable recordings that this host met."""
-        drawn = positions(self._datasets, self._step * self._global_batch_size)
+        drawn = positions(self._datasets, self._step * self._global_batch_size, self._global_batch_size)
         return {"step": self._step, **self._identity, "positions": drawn, "bad": copy.deepcopy(self._bad)}
 
     def check_resume(self, saved: dict) -> None:
         """Raises ValueError naming the first difference where this loader would not continue the stream that
         `saved` (from `state`) comes from; otherwise goes on counting its unreadable recordings."""
         found = {"step": self._step, **self._identity}
-        difference = _first_difference({key: saved.get(key) for key in found}, found)
+        difference = first_difference({key: saved.get(key) for key in found}, found, "data")
         if difference:
             raise ValueError(f"the data does not continue the checkpoint's: {difference}")
         self._bad = copy.deepcopy(saved["bad"])
@@ -190,16 +196,3 @@ def _live_and_die_with_parent(worker: int, workers: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _first_difference(saved, found, path: str = "data") -> str:
-    """One line on the first leaf in which two JSON values differ; empty where there is none."""
-    if isinstance(saved, dict) and isinstance(found, dict):
-        for key in sorted({*saved, *found}):
-            if key not in saved or key not in found:
-                return f"{path}.{key} is only in the {'checkpoint' if key in saved else 'new run'}"
-            difference = _first_difference(saved[key], found[key], f"{path}.{key}")
-            if difference:
-                return difference
-        return ""
-    return "" if saved == found else f"{path}: checkpoint {saved!r}, now {found!r}"

@@ -5,6 +5,7 @@ arithmetic on it. Every dataset runs through its windows in an order shuffled an
 its windows is drawn once before any is drawn twice.
 """
 
+import bisect
 import hashlib
 import sys
 import zlib
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from data_pipelines.samples import Dataset
+from data_pipelines.samples import Dataset, Weight
 from data_pipelines.windows import WindowIndex
 
 _PARTS = 2**20  # weights are rounded to this many parts of the whole
@@ -28,6 +29,13 @@ class Draw(NamedTuple):
     window: int
 
 
+def weight_at(weight: Weight, step: int) -> float:
+    """A weight that may change over steps, at one of them."""
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    return next((float(value) for begin, value in reversed(weight) if begin <= step), 0.0)
+
+
 def check_mixture(datasets: Sequence[Dataset]) -> None:
     """Raises ValueError where there is nothing to draw from, a weight is not positive or a name comes
     twice."""
@@ -35,29 +43,55 @@ def check_mixture(datasets: Sequence[Dataset]) -> None:
         raise ValueError("the mixture is empty: data.datasets needs at least one dataset")
     names = [d.name for d in datasets]
     for dataset in datasets:
-        if not (np.isfinite(dataset.weight) and dataset.weight > 0):
+        constant = isinstance(dataset.weight, (int, float))
+        values = [dataset.weight] if constant else [value for _, value in dataset.weight]
+        if not all(np.isfinite(v) and v >= 0 for v in values) or (constant and not dataset.weight):
             raise ValueError(f"dataset {dataset.name!r}: weight = {dataset.weight}; expected a positive "
                              f"number (leave a dataset out instead of weighing it 0)")
+        steps = [0] if constant else [step for step, _ in dataset.weight]
+        if steps[:1] != [0] or steps != sorted(set(steps)):
+            raise ValueError(f"dataset {dataset.name!r}: weight = {dataset.weight}; expected pairs of (step, weight) "
+                             f"with rising steps, the first 0")
         if names.count(dataset.name) > 1:
             raise ValueError(f"dataset {dataset.name!r} is in the mixture twice")
+    for step in _steps([d.weight for d in datasets]):
+        if not any(weight_at(d.weight, step) for d in datasets):
+            raise ValueError(f"data.datasets: every weight is 0 from step {step} on")
+
+
+def _steps(weights: Sequence[Weight]) -> list[int]:
+    """Steps at which some weight changes, from 0."""
+    pairs = [weight for weight in weights if not isinstance(weight, (int, float))]
+    return sorted({0, *(int(step) for each in pairs for step, _ in each)})
 
 
 class Interleave(grain.transforms.DatasetSelectionMap):
     """Position -> (dataset, how many draws that dataset had before), evenly spread: after any number of
-    draws, n datasets are each within n draws of their share."""
+    draws at constant weights, n datasets are each within n draws of their share."""
 
-    def __init__(self, weights: Sequence[float]):
-        self._parts = [max(1, round(w / sum(weights) * _PARTS)) for w in weights]
+    def __init__(self, weights: Sequence[Weight], batch: int = 1):
+        """weights: numbers, or (step, weight) pairs that hold from their step on; batch: positions in a step."""
+        self._starts, self._parts, self._before = [], [], []
+        for step in _steps(weights):
+            if self._starts:
+                self._before.append(self.counts(step * batch))
+            else:
+                self._before.append([0] * len(weights))
+            now = [weight_at(weight, step) for weight in weights]
+            self._starts.append(step * batch)
+            self._parts.append([max(1, round(w / sum(now) * _PARTS)) if w else 0 for w in now])
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def counts(self, position: int) -> list[int]:
         """Draws from each dataset among the first `position`."""
-        counts, left = [], sum(self._parts)
-        for part in self._parts:  # each takes its share of what the ones before it left
-            rest = position * (left - part) // left
-            counts.append(position - rest)
+        phase = bisect.bisect_right(self._starts, position) - 1
+        position, counts = position - self._starts[phase], list(self._before[phase])
+        left = sum(self._parts[phase])
+        for i, part in enumerate(self._parts[phase]):  # each takes its share of what the ones before it left
+            rest = position * (left - part) // left if left else position
+            counts[i] += position - rest
             position, left = rest, left - part
         return counts
 
@@ -67,15 +101,16 @@ class Interleave(grain.transforms.DatasetSelectionMap):
         return dataset, before[dataset]
 
 
-def make_order(datasets: Sequence[Dataset], windows: Sequence[WindowIndex], seed: int) -> grain.MapDataset:
-    """The endless stream of `Draw`s."""
+def make_order(datasets: Sequence[Dataset], windows: Sequence[WindowIndex], seed: int,
+               batch: int = 1) -> grain.MapDataset:
+    """The endless stream of `Draw`s; batch: of them in a step."""
     check_mixture(datasets)
     parts = [
         grain.MapDataset.range(len(index)).shuffle(seed=_shuffle_seed(seed, dataset.name)).repeat()
         .map(lambda window, i=i: (i, window))
         for i, (dataset, index) in enumerate(zip(datasets, windows))
     ]
-    mixed = grain.MapDataset.select_from_datasets(parts, Interleave([d.weight for d in datasets]))
+    mixed = grain.MapDataset.select_from_datasets(parts, Interleave([d.weight for d in datasets], batch))
     return mixed.map_with_index(lambda position, draw: Draw(position, *draw))
 
 
@@ -84,25 +119,41 @@ def _shuffle_seed(seed: int, name: str) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
-def positions(datasets: Sequence[Dataset], position: int) -> dict[str, int]:
+def positions(datasets: Sequence[Dataset], position: int, batch: int = 1) -> dict[str, int]:
     """Draws from each dataset among the first `position` of the stream."""
-    counts = Interleave([d.weight for d in datasets]).counts(position)
+    counts = Interleave([d.weight for d in datasets], batch).counts(position)
     return {dataset.name: count for dataset, count in zip(datasets, counts)}
 
 
-def realised_fractions(datasets: Sequence[Dataset], draws: int) -> dict[str, float]:
+def realised_fractions(datasets: Sequence[Dataset], draws: int, batch: int = 1) -> dict[str, float]:
     """Each dataset's share of the first `draws` of the stream."""
-    return {name: count / draws for name, count in positions(datasets, draws).items()}
+    return {name: count / draws for name, count in positions(datasets, draws, batch).items()}
+
+
+def asked_fractions(weights: dict[str, Weight], steps: int) -> dict[str, float]:
+    """Each dataset's share of `steps` steps by its weight."""
+    steps = max(steps, 1)
+    edges = [step for step in _steps(list(weights.values())) if step < steps] + [steps]
+    total = dict.fromkeys(weights, 0.0)
+    for begin, end in zip(edges, edges[1:]):
+        now = {name: weight_at(weight, begin) for name, weight in weights.items()}
+        for name, weight in now.items():
+            total[name] += (end - begin) * weight / sum(now.values())
+    return {name: share / steps for name, share in total.items()}
 
 
 def describe_mixture(datasets: Sequence[Dataset], windows: Sequence[WindowIndex]) -> dict[str, dict]:
     """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same."""
     return {
         dataset.name: {
-            "order": i, "weight": dataset.weight, "embodiment": dataset.embodiment.name,
+            "order": i, "weight": _as_json(dataset.weight), "embodiment": dataset.embodiment.name,
             "window_stride": dataset.window_stride, "episodes": len(index.episodes), "windows": len(index),
             "episodes_hash": hashlib.sha256(
                 np.stack([index.episodes, index.last_start]).astype("<i8").tobytes()).hexdigest()[:16],
         }
         for i, (dataset, index) in enumerate(zip(datasets, windows))
     }
+
+
+def _as_json(weight: Weight):
+    return weight if isinstance(weight, (int, float)) else [[int(step), float(value)] for step, value in weight]

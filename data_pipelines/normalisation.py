@@ -44,10 +44,11 @@ def make_scale(statistics: dict, embodiment: "Embodiment", part: str) -> Scale:
     low, high = (_statistic(values, key, dims, where) for key in RANGES[embodiment.normalisation])
     span = high - low
     constant = np.array([d.constant for d in dims], bool)
-    for i in np.flatnonzero((span < MIN_RANGE) & ~constant):
-        raise ValueError(f"{where} dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}. "
-                         f"Either the recording is broken, or embodiment {embodiment.name!r} should declare "
-                         f"Dimension({dims[i].name!r}, ..., constant=True)")
+    still = np.flatnonzero((span < MIN_RANGE) & ~constant)
+    if len(still):
+        listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}" for i in still)
+        raise ValueError(f"{where} {listed}. Either the recording is broken, or embodiment {embodiment.name!r} "
+                         f"should declare Dimension({dims[still[0]].name!r}, ..., constant=True)")
     return Scale(low, np.where(constant, 0.0, span))
 
 

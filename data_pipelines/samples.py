@@ -19,6 +19,7 @@ from data_pipelines.windows import (
 )
 from world_model.batch import Layout
 
+Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on
 Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_length], number of tokens)
 
 
@@ -29,7 +30,7 @@ class Dataset:
     name: str
     source: Source
     embodiment: Embodiment
-    weight: float = 1.0  # share of the draws, relative to the other datasets
+    weight: Weight = 1.0  # share of the draws, relative to the other datasets
     episodes: np.ndarray | None = None  # indices in the source, int64; None: all
     window_stride: int = 1  # steps between window starts
     statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
@@ -96,6 +97,10 @@ class SampleMaker:
                              f"Compute the statistics again")
         return make_scale(statistics, embodiment, part)
 
+    def scale(self, part: str) -> Scale:
+        """How "state" or "action" is normalised."""
+        return self._scales[part]
+
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
         """One row of `world_model.batch.batch_spec`; raises BadEpisode where the recording cannot be used."""
         index, start = self.windows[window]
@@ -106,6 +111,12 @@ class SampleMaker:
             **self._text(episode),
             "state": self._state(episode, start),
             **self._actions(episode, start),
+            **self.origin(index, start, sample_index),
+        }
+
+    def origin(self, index: int, start: int, sample_index: int) -> dict[str, np.ndarray]:
+        """The fields of a row that say where it comes from."""
+        return {
             "embodiment_id": np.int32(self.dataset.embodiment.id),
             "dataset_id": np.int32(self.dataset_id),
             "episode_index": np.int32(index),
@@ -131,9 +142,8 @@ class SampleMaker:
         return {"video": video[rows], "frame_mask": steps < episode.length}
 
     def _text(self, episode: Episode) -> dict[str, np.ndarray]:
-        prompt = self.dataset.embodiment.prompt.format(instruction=episode.instruction)
         try:
-            ids, length = self.tokenize(prompt)
+            ids, length = self.tokenize(prompt_of(episode, self.dataset.embodiment))
         except ValueError as error:
             raise ValueError(f"{episode.dataset} episode {episode.index}: {error}") from error
         return {"text_ids": np.asarray(ids, np.int32), "text_length": np.int32(length)}
@@ -156,6 +166,11 @@ class SampleMaker:
         values = scatter(self._scales["action"].normalise(relative), slots, shape[1]).reshape(shape)
         mask = real.reshape(-1, 1) & slot_mask(slots, shape[1])
         return {"actions": np.where(mask, values, np.float32(0)), "action_mask": mask}
+
+
+def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
+    """What the text encoder is given."""
+    return embodiment.prompt.format(instruction=episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,

@@ -11,9 +11,9 @@ ACTION_SLOTS = {
     "left_gripper": range(7, 8),
     "right_arm": range(8, 15),
     "right_gripper": range(15, 16),
-    "hands": range(16, 28),
-    "base": range(28, 31),
-    "spare": range(31, 32),
+    "hands": range(16, 26),  # fingers beside the two gripper slots
+    "torso": range(26, 30),  # head and waist
+    "base": range(30, 32),  # linear and angular velocity
 }
 ACTION_DIM = 32
 
@@ -24,7 +24,8 @@ STATE_SLOTS = {
     "right_gripper": range(15, 16),
     "hands": range(16, 40),
     "base": range(40, 47),
-    "spare": range(47, 64),
+    "torso": range(47, 51),
+    "spare": range(51, 64),
 }
 STATE_DIM = 64
 

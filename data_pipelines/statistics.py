@@ -1,65 +1,122 @@
-"""Normalisation statistics, from state and action arrays alone: video is never decoded.
+"""Normalisation statistics, from state and action columns alone: video is never opened.
 
-The result is plain JSON data. Per dataset and embodiment:
-    {"dataset", "embodiment", "actions_per_block", "episodes", "skipped": {episode: reason},
-     "state" | "action": {"count", "mean", "std", "min", "max", "q01", "q99"} or None without one}
-Each value is a list over the embodiment's dimensions, in robot units; actions are relative where declared so.
+The result is plain JSON data. Per dataset, or per robot where several datasets share one:
+    {"dataset", "embodiment", "actions_per_block", "episodes", "skipped": {"dataset/episode": reason},
+     "state" | "action" | "absolute_action": `Summary.result`, or None without one}
+Each value is a list over the embodiment's dimensions, in robot units. Actions are relative where declared so;
+absolute_action is there for people, where some are.
 """
 
+import collections
+import concurrent.futures
+import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.embodiments import Embodiment
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
-from data_pipelines.windows import block_starts
+from data_pipelines.summary import Summary
+from data_pipelines.windows import WindowIndex, block_starts
 from world_model.batch import Layout
 
-
-def summarise(values: np.ndarray) -> dict:
-    """[count, dims] -> exact statistics per dimension, as lists."""
-    values = np.asarray(values, np.float64)
-    q01, q99 = np.quantile(values, (0.01, 0.99), axis=0)
-    stats = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0),
-             "q01": q01, "q99": q99}
-    return {"count": len(values), **{name: value.tolist() for name, value in stats.items()}}
+SCOPES = ("dataset", "embodiment")
+_SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 
 
-def compute_statistics(dataset: Dataset, layout: Layout) -> dict:
-    """Statistics of dataset.episodes: every step's state once, and every action of every block that some
-    window holds, relative to that block's start. Unusable episodes are skipped and named under "skipped".
+@dataclasses.dataclass
+class Gathered:
+    """What was counted in some episodes of one robot."""
+
+    embodiment: Embodiment
+    episodes: int = 0
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    parts: dict[str, Summary] = dataclasses.field(default_factory=lambda: collections.defaultdict(Summary))
+
+    def merge(self, other: "Gathered") -> "Gathered":
+        """This, with the other's episodes."""
+        self.episodes += other.episodes
+        self.skipped |= other.skipped
+        for part, summary in other.parts.items():
+            self.parts[part].merge(summary)
+        return self
+
+
+def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout) -> dict:
+    """Statistics of the chosen episodes of one dataset, or of several of one robot: every step's state once, and every
+    action of every block that some window holds, relative to that block's start. Unusable episodes are skipped and
+    named under "skipped".
 
     Raises ValueError where no episode is usable, or where the statistics cannot normalise (`make_scale`).
     """
-    embodiment = dataset.embodiment
-    parts = {part: [] for part in ("state", "action") if getattr(embodiment, part)}
-    skipped: dict[str, str] = {}
-    windows = index_windows(dataset, layout)
-    for row, index in enumerate(windows.episodes if parts else ()):
+    datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
+    embodiment, name = datasets[0].embodiment, " + ".join(d.name for d in datasets)
+    total = Gathered(embodiment)
+    for dataset in datasets:
+        total.merge(gather(dataset, layout))
+    result = {"dataset": name, "embodiment": embodiment.name, "actions_per_block": layout.actions_per_block,
+              "episodes": total.episodes, "skipped": total.skipped, "state": None, "action": None,
+              "absolute_action": None}
+    for part in (part for part in ("state", "action") if getattr(embodiment, part)):
+        if not total.parts[part].count:
+            raise ValueError(f"statistics of dataset {name!r}: no {part} in {len(total.skipped)} episodes; skipped: "
+                             f"{dict(list(total.skipped.items())[:3])}")
+        result[part] = total.parts[part].result()
+        make_scale(result, embodiment, part)  # refuses what cannot be normalised before it is written
+    if "absolute_action" in total.parts:
+        result["absolute_action"] = total.parts["absolute_action"].result()
+    return result
+
+
+def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str) -> dict[str, dict]:
+    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes."""
+    if per not in SCOPES:
+        raise ValueError(f"data.statistics_per = {per!r}: expected one of {SCOPES}")
+    groups = collections.defaultdict(list)
+    for dataset in datasets:
+        groups[dataset.name if per == "dataset" else dataset.embodiment.name].append(dataset)
+    found = {}
+    for group in groups.values():
+        found |= dict.fromkeys([d.name for d in group], compute_statistics(group, layout))
+    return found
+
+
+def gather(dataset: Dataset, layout: Layout) -> Gathered:
+    """What one dataset's episodes count, read in threads."""
+    total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)
+    if not (dataset.embodiment.state or dataset.embodiment.action):
+        return dataclasses.replace(total, episodes=len(windows.episodes))
+    shares = np.array_split(np.arange(len(windows.episodes)), min(_SHARES, len(windows.episodes)))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        for part in threads.map(lambda rows: _gather_rows(dataset, layout, windows, rows), shares):
+            total.merge(part)
+    return total
+
+
+def _gather_rows(dataset: Dataset, layout: Layout, windows: WindowIndex, rows: np.ndarray) -> Gathered:
+    found, embodiment = Gathered(dataset.embodiment), dataset.embodiment
+    for row in rows:
+        index = int(windows.episodes[row])
         try:
-            episode = dataset.source[int(index)]
+            episode = dataset.source[index]
             check_episode(episode, embodiment)
         except BadEpisode as error:
-            skipped[str(index)] = str(error)
+            found.skipped[f"{dataset.name}/{index}"] = str(error)
             continue
-        if "state" in parts:
-            parts["state"].append(episode.state)
-        if "action" in parts:
-            parts["action"].append(_pooled_actions(episode, windows.starts(row), layout, dataset))
-    result = {"dataset": dataset.name, "embodiment": embodiment.name,
-              "actions_per_block": layout.actions_per_block, "episodes": len(windows.episodes) - len(skipped),
-              "skipped": skipped, "state": None, "action": None}
-    for part, values in parts.items():
-        pooled = np.concatenate(values) if values else np.zeros((0, 0))
-        if not len(pooled):
-            raise ValueError(f"statistics of dataset {dataset.name!r}: no {part} in {len(windows.episodes)} "
-                             f"episodes; skipped: {dict(list(skipped.items())[:3])}")
-        result[part] = summarise(pooled)
-        make_scale(result, embodiment, part)  # refuses what cannot be normalised before it is written
-    return result
+        found.episodes += 1
+        if embodiment.state:
+            found.parts["state"].update(episode.state)
+        if embodiment.action:
+            found.parts["action"].update(_pooled_actions(episode, windows.starts(row), layout, dataset))
+        if any(dim.relative_to for dim in embodiment.action):
+            found.parts["absolute_action"].update(episode.action)
+    return found
 
 
 def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, dataset: Dataset) -> np.ndarray:

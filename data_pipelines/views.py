@@ -47,9 +47,43 @@ def _side_by_side(views: Sequence[np.ndarray], height: int, width: int) -> np.nd
     return np.concatenate([resize(v, height, width // len(views)) for v in views], axis=2)
 
 
+def _quarter(views: Sequence[np.ndarray], height: int, width: int, counts: tuple[int, ...], name: str):
+    """The views in cells of half the height and width. Raises ValueError where they cannot be."""
+    if len(views) not in counts:
+        raise ValueError(f"view layout {name!r} takes {' or '.join(map(str, counts))} views, found {len(views)}")
+    if height % 2 or width % 2:
+        raise ValueError(f"view layout {name!r}: layout.height = {height} and layout.width = {width} must be even")
+    return [resize(v, height // 2, width // 2) for v in views]
+
+
+def _grid(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Top left, bottom left, top right, bottom right; black where there is no fourth."""
+    cells = _quarter(views, height, width, (3, 4), "grid_2x2")
+    cells += [np.zeros_like(cells[0])] * (4 - len(cells))
+    return np.concatenate([np.concatenate(cells[i:i + 2], axis=1) for i in (0, 2)], axis=2)
+
+
+def _wide_top(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The third view over the whole width on top, each of its pixels twice; the first two below."""
+    left, right, top = _quarter(views, height, width, (3,), "wide_top")
+    return np.concatenate([top.repeat(2, axis=2), np.concatenate([left, right], axis=2)], axis=1)
+
+
+def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The second and third view side by side in the upper third, the first below them at twice their size."""
+    if len(views) != 3 or height % 3 or width % 2:
+        raise ValueError(f"view layout 't_shape' takes 3 views, a height of 3k and a width of 2k; found {len(views)} "
+                         f"views, layout.height = {height}, layout.width = {width}")
+    small = [resize(v, height // 3, width // 2) for v in views[1:]]
+    return np.concatenate([np.concatenate(small, axis=2), resize(views[0], height - height // 3, width)], axis=1)
+
+
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,
 # width, 3]. Every view is resized inside its own cell, so that no pixel mixes two cameras.
 VIEW_LAYOUTS: dict[str, Callable[[Sequence[np.ndarray], int, int], np.ndarray]] = {
     "single": _single,
     "side_by_side": _side_by_side,
+    "grid_2x2": _grid,  # DreamZero: AgiBot, YAM
+    "wide_top": _wide_top,  # DreamZero: DROID
+    "t_shape": _t_shape,  # LingBot-VA: RoboTwin
 }

@@ -12,11 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.embodiments import get_embodiment
+from data_pipelines.latent_cache import LatentCache
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset
+from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics, load_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes
+from launch import latents, mixture
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
 from world_model.families import Family, make_family
@@ -55,6 +57,7 @@ class Data:
     training: tuple[Dataset, ...]
     heldout: tuple[Dataset, ...]
     statistics: dict[str, dict]
+    cache: LatentCache | None = None  # where training batches come from instead of video
 
     @property
     def statistics_hash(self) -> str:
@@ -65,7 +68,7 @@ class Data:
         """Training batches of one host from global batch `start_step` on."""
         c = self.config
         return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
-                            process_index=process_index, process_count=process_count)
+                            cache=self.cache, process_index=process_index, process_count=process_count)
 
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
         """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
@@ -81,6 +84,12 @@ class Data:
         with self._loader(self.training, count) as loader:
             return next(loader)["video"]
 
+    def makers(self) -> list[SampleMaker]:
+        """Cutters of the training windows, one per dataset."""
+        c = self.config
+        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, action_dim=c.model.action_dim,
+                            state_dim=c.model.state_dim) for i, dataset in enumerate(self.training)]
+
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
         c = self.config
         return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
@@ -88,30 +97,48 @@ class Data:
                       action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
 
 
-def data(config, workdir: Path, statistics: dict | None = None) -> Data:
-    """Opens the mixture. Statistics: given, or read from data.statistics, or from the workdir, or computed into it."""
-    layout, parts = layout_of(config), []
-    for name, entry in config.data.datasets.items():
+def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
+    """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
+    parts, entries = [], mixture.entries(config.data.datasets)
+    for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
-        source = make_source(entry.source, name, **options)
+        opened = functools.partial(make_source, entry.source, name, **options)
+        source = cache.source(name, opened) if cache else opened()
         training, heldout = split_episodes(name, len(source), config.data.holdout)
-        dataset = Dataset(name, source, get_embodiment(entry.embodiment), weight=entry.weight, episodes=training,
+        dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))
-    found = statistics or _statistics(config, workdir, layout, [dataset for dataset, _ in parts])
+    if not parts:
+        return []
+    sizes = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, sizes, config.data.size_exponent)
+    return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
+
+
+def data(config, workdir: Path, statistics: dict | None = None) -> Data:
+    """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
+    cache = latents.open_cache(config, video_codec(config).spatial_stride)
+    parts = open_datasets(config, cache)
+    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts], cache)
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
         raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
     known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
     return Data(config, tuple(d for d, _ in known),
                 tuple(dataclasses.replace(d, episodes=heldout) for d, heldout in known if len(heldout)),
-                {d.name: found[d.name] for d, _ in known})
+                {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(config, workdir: Path, layout: Layout, datasets: list[Dataset]) -> dict[str, dict]:
-    if config.data.statistics:
-        return load_statistics(config.data.statistics)
-    statistics = {dataset.name: compute_statistics(dataset, layout) for dataset in datasets}
+def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+    given = load_statistics(config.data.statistics) if config.data.statistics else None
+    if cache:
+        if given and statistics_hash(given) != statistics_hash(cache.statistics()):
+            raise ValueError(f"data.cache = {config.data.cache} was normalised by other statistics than those in "
+                             f"data.statistics = {config.data.statistics}; leave that empty")
+        return cache.statistics()
+    if given:
+        return given
+    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per)
     if jax.process_index() == 0:
         save_statistics(statistics, Path(workdir) / "statistics.json")
     return statistics
@@ -119,12 +146,15 @@ def _statistics(config, workdir: Path, layout: Layout, datasets: list[Dataset]) 
 
 def frozen(config, data: Data, workdir: Path) -> dict:
     """The frozen encoders' arrays: fitted on training windows, or read from files."""
+    if data.cache:
+        return data.cache.encoders()
     codec, text = video_codec(config), text_encoder(config)
     return {"video": codec.init(functools.partial(data.clips, config.encoders.fit_clips)), "text": text.init()}
 
 
 def objective(config, family: Family, frozen: dict):
     """(loss_fn, count_fn) for `train_step.make_train_step`."""
+    latents.check_encoders(config, video_codec(config).spatial_stride, frozen)
     made = make_objective(config, family, frozen)
     return made.loss, made.count
 
@@ -159,8 +189,10 @@ class Restored:
 
     @functools.cached_property
     def data(self) -> Data:
-        """The mixture under the checkpoint's own statistics. Opened when asked for."""
-        return data(self.config, self.workdir, statistics=self.statistics)
+        """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
+        config = self.config.copy_and_resolve_references()
+        config.data.cache = ""
+        return data(config, self.workdir, statistics=self.statistics)
 
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:

@@ -21,7 +21,7 @@ FRAME_MS = 250  # duration of a frame
 
 
 @contextlib.contextmanager
-def _figure(rows: int, columns: int, width: float, height: float, **options):
+def figure(rows: int, columns: int, width: float, height: float, **options):
     """(buffer, axes [rows, columns]); the buffer holds an SVG afterwards."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def losses(metrics: list[dict]) -> bytes:
     """Training losses by step, video and action."""
     from matplotlib import ticker
 
-    with _figure(1, 2, 9, 2.9) as (buffer, axes):
+    with figure(1, 2, 9, 2.9) as (buffer, axes):
         for axis, name in zip(axes[0], ("video", "action")):
             points = [(m["step"], m[f"{name}_loss"]) for m in metrics if f"{name}_loss" in m]
             steps, values = np.array(points, float).reshape(-1, 2).T
@@ -65,7 +65,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def video_by_frame(video: dict) -> bytes:
     """PSNR and SSIM by predicted frame."""
     curves = video["by_frame"]
-    with _figure(1, 2, 9, 2.9) as (buffer, axes):
+    with figure(1, 2, 9, 2.9) as (buffer, axes):
         for axis, unit, label in zip(axes[0], ("psnr_db", "ssim"), ("PSNR, dB", "SSIM")):
             for name, text, colour in (("codec", "codec against raw pixels", OTHER), ("video", "predicted", MODEL),
                                        ("copy_last", "copy of the first frame", BASELINE)):
@@ -80,7 +80,7 @@ def action_errors(action: dict) -> bytes:
     """Mean square error by step of a block and by block."""
     names = (("predict_mean", "predict the mean", OTHER), ("repeat_last", "repeat the last command", BASELINE),
              ("model", "model", MODEL))
-    with _figure(1, 2, 9, 2.7, sharey=True) as (buffer, axes):
+    with figure(1, 2, 9, 2.7, sharey=True) as (buffer, axes):
         for name, text, colour in names:
             axes[0, 0].plot(action["by_step"]["step"], _numbers(action["by_step"][name]), color=colour, label=text,
                             marker="o", markersize=3)
@@ -97,7 +97,7 @@ def actions(arrays: dict, actions_per_block: int, windows: int = 4, dimensions: 
     """True and predicted actions of some windows, one column each; a row per real dimension."""
     used = np.flatnonzero(arrays["action_mask"].any((0, 1)))[:dimensions]
     shown = _lively(arrays, windows)
-    with _figure(len(used), len(shown), 9, 0.6 + 1.5 * len(used), sharex=True, sharey="row") as (buffer, axes):
+    with figure(len(used), len(shown), 9, 0.6 + 1.5 * len(used), sharex=True, sharey="row") as (buffer, axes):
         for column, window in enumerate(shown):
             for row, slot in enumerate(used):
                 axis, mask = axes[row, column], arrays["action_mask"][window, :, slot]
@@ -122,7 +122,7 @@ def _lively(arrays: dict, count: int) -> list[int]:
 
 def loss_by_level(loss: dict) -> bytes:
     """Velocity errors by range of sigma on held-out windows."""
-    with _figure(1, 2, 9, 2.4) as (buffer, axes):
+    with figure(1, 2, 9, 2.4) as (buffer, axes):
         for axis, name in zip(axes[0], ("video", "action")):
             prefix = f"{name}_loss_sigma_"
             levels = {key.removeprefix(prefix): loss[key] for key in sorted(loss) if key.startswith(prefix)}

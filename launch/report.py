@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data_pipelines.mixture import asked_fractions
 from launch import build, figures, report_page
 from launch import flags as launch_flags
 from world_model import checkpoint, visibility
@@ -141,10 +142,10 @@ def draw_mask(restored: build.Restored) -> np.ndarray:
 
 def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
     """{dataset: {"asked", "realised"}} fractions, from the loader's state in a checkpoint."""
-    weights = {name: part["weight"] for name, part in data_state["mixture"].items()}
+    asked = asked_fractions({name: part["weight"] for name, part in data_state["mixture"].items()}, data_state["step"])
     draws = data_state["positions"]
-    return {name: {"asked": weight / sum(weights.values()), "realised": draws[name] / max(1, sum(draws.values()))}
-            for name, weight in weights.items()}
+    return {name: {"asked": share, "realised": draws[name] / max(1, sum(draws.values()))}
+            for name, share in asked.items()}
 
 
 def read_metrics(workdir: Path | str) -> list[dict]:

@@ -20,7 +20,7 @@ from tests.fake_source import LAYOUT, FakeSource, tokenize
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(embodiments, "EMBODIMENTS", dict(embodiments.EMBODIMENTS))
+    monkeypatch.setattr(embodiments, "EMBODIMENTS", {})
 
 
 def droid() -> Embodiment:
@@ -76,8 +76,43 @@ def test_one_entry_adds_a_robot(registry):
 
 
 def test_published_droid_order_is_slots_0_to_7():
-    np.testing.assert_array_equal(droid().action_slots, np.arange(8))
-    np.testing.assert_array_equal(droid().state_slots, np.arange(8))
+    for robot in (droid(), get_embodiment("droid")):
+        np.testing.assert_array_equal(robot.action_slots, np.arange(8))
+        np.testing.assert_array_equal(robot.state_slots, np.arange(8))
+        assert [d.relative_to is not None for d in robot.action] == [True] * 7 + [False]
+
+
+@pytest.mark.parametrize("name, state, action, relative", [
+    ("agibot_g1", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
+    ("google_robot", 8, 7, 0), ("so101", 6, 6, 5), ("metaworld", 4, 4, 0), ("pusht", 2, 2, 0)])
+def test_entries_have_the_dimensions_of_their_datasets(name, state, action, relative):
+    robot = get_embodiment(name)
+    assert (len(robot.state), len(robot.action)) == (state, action)
+    assert sum(d.relative_to is not None for d in robot.action) == relative
+    views = [np.full((2, 12, 16, 3), 40 * i + 40, np.uint8) for i in range(len(robot.views))]
+    canvas = VIEW_LAYOUTS[robot.view_layout](views, 36, 48)
+    assert canvas.shape == (2, 36, 48, 3) and {40 * i + 40 for i in range(len(views))} <= set(canvas.ravel().tolist())
+
+
+def test_layouts_of_three_views():
+    views = [np.full((1, 4, 6, 3), i, np.uint8) for i in (1, 2, 3)]
+    grid = VIEW_LAYOUTS["grid_2x2"](views, 8, 12)[0, ..., 0]
+    assert (grid[:4, :6] == 1).all() and (grid[4:, :6] == 2).all() and (grid[:4, 6:] == 3).all() and not grid[4:, 6:].any()
+    wide = VIEW_LAYOUTS["wide_top"](views, 8, 12)[0, ..., 0]
+    assert (wide[:4] == 3).all() and (wide[4:, :6] == 1).all() and (wide[4:, 6:] == 2).all()
+    tee = VIEW_LAYOUTS["t_shape"](views, 12, 12)[0, ..., 0]
+    assert (tee[4:] == 1).all() and (tee[:4, :6] == 2).all() and (tee[:4, 6:] == 3).all()
+    stripes = np.arange(6, dtype=np.uint8)[None, None, :, None].repeat(4, 1).repeat(3, 3)
+    np.testing.assert_array_equal(VIEW_LAYOUTS["wide_top"]([*views[:2], stripes], 8, 12)[0, 0, :, 0], np.arange(12) // 2)
+
+
+@pytest.mark.parametrize("name, count, size, named", [
+    ("grid_2x2", 2, (8, 12), "takes 3 or 4 views, found 2"), ("wide_top", 4, (8, 12), "takes 3 views, found 4"),
+    ("grid_2x2", 3, (7, 12), "layout.height = 7 and layout.width = 12 must be even"),
+    ("t_shape", 3, (8, 12), "a height of 3k and a width of 2k")])
+def test_layouts_name_what_does_not_fit(name, count, size, named):
+    with pytest.raises(ValueError, match=named):
+        VIEW_LAYOUTS[name]([np.zeros((1, 4, 6, 3), np.uint8)] * count, *size)
 
 
 @pytest.mark.parametrize("slots, size", [(ACTION_SLOTS, 32), (STATE_SLOTS, 64)])

@@ -5,9 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.mixture import Interleave, describe_mixture, make_order, positions, realised_fractions
+from data_pipelines.loader import Loader
+from data_pipelines.mixture import (
+    Interleave,
+    asked_fractions,
+    describe_mixture,
+    make_order,
+    positions,
+    realised_fractions,
+)
 from data_pipelines.samples import index_windows
-from tests.fake_source import LAYOUT, clips, robots
+from data_pipelines.windows import WindowIndex
+from tests.fake_source import LAYOUT, clips, robots, tokenize
 
 WEIGHTS = [[1.0], [3.0, 1.0], [0.7, 0.2, 0.1], [1.0, 1e-3], [1 / 3, 0.5, 0.02, 0.11]]
 
@@ -79,3 +88,68 @@ def test_description_tells_mixtures_apart():
     assert swapped != description
     robot = robots()
     assert describe_mixture([robot], [index_windows(robot, LAYOUT)])["fake"]["embodiment"] == "fake"
+
+
+def test_weights_change_at_their_steps():
+    weights = [((0, 1.0), (10, 3.0)), 1.0, ((0, 0.0), (20, 4.0))]
+    select, seen = Interleave(weights, batch=8), np.zeros((4, 3), int)
+    for position in range(320):
+        dataset, before = select[position]
+        assert before == seen[:, dataset].sum()
+        seen[position // 80, dataset] += 1
+        assert select.counts(position + 1) == seen.sum(0).tolist()
+    np.testing.assert_allclose(seen / 80, [[0.5, 0.5, 0], [0.75, 0.25, 0], [3 / 8, 1 / 8, 0.5], [3 / 8, 1 / 8, 0.5]],
+                               atol=0.03)
+    datasets, windows = mix(weights)
+    assert realised_fractions(datasets, 320, batch=8) == dict(zip(("d0", "d1", "d2"), seen.sum(0) / 320))
+    assert describe_mixture(datasets, windows)["d2"]["weight"] == [[0, 0.0], [20, 4.0]]
+    order = make_order(datasets, windows, seed=0, batch=8)
+    assert np.bincount([order[i].dataset for i in range(320)]).tolist() == seen.sum(0).tolist()
+
+
+@pytest.mark.parametrize("weights, named", [
+    ([((5, 1.0),), 1.0], "rising steps, the first 0"), ([((0, 1.0), (9, 2.0), (3, 1.0)), 1.0], "rising steps"),
+    ([((0, 1.0), (9, 0.0)), ((0, 2.0), (9, 0.0))], "every weight is 0 from step 9 on"),
+    ([((0, -1.0),), 1.0], r"'d0': weight = \(\(0, -1.0\),\)")])
+def test_schedules_that_make_no_sense_are_named(weights, named):
+    datasets, windows = mix(weights)
+    with pytest.raises(ValueError, match=named):
+        make_order(datasets, windows, seed=0)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_resuming_on_other_hosts_repeats_and_skips_no_window(hosts):
+    """Steps 0 to 2 on one host, then on `hosts`: each window of an epoch exactly once."""
+    dataset = robots(lengths=(96, 60))  # 64 + 28 windows, of which 88 are 11 batches of 8
+    make = lambda start, host, count: Loader([dataset], LAYOUT, tokenize, seed=1, global_batch_size=8, start_step=start,
+                                             process_index=host, process_count=count)
+    rows = []
+    for start, stop, count in ((0, 3, 1), (3, 11, hosts)):
+        for host in range(count):
+            with make(start, host, count) as loader:
+                for _ in range(start, stop):
+                    batch = next(loader)
+                    rows += zip(batch["sample_index"].tolist(), batch["episode_index"].tolist(), batch["start"].tolist())
+    rows.sort()
+    assert [row[0] for row in rows] == list(range(88)) and len({row[1:] for row in rows}) == 88
+
+
+def test_a_shuffle_of_half_a_billion_windows_costs_no_memory():
+    import tracemalloc
+
+    windows = WindowIndex.build(np.arange(1000), np.full(1000, 500_033), np.full(1000, 32), 1)
+    assert len(windows) > 500_000_000
+    [dataset] = mix([1.0])[0]
+    tracemalloc.start()
+    order = make_order([dataset], [windows], seed=0)
+    drawn = [order[i].window for i in range(0, 10**9, 10**7)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 and len(set(drawn)) > 95 and max(drawn) > 4e8
+
+
+def test_asked_shares_are_those_of_the_schedule():
+    weights = {"a": [[0, 1.0], [10, 3.0]], "b": 1.0}
+    assert asked_fractions(weights, 5) == {"a": 0.5, "b": 0.5}
+    assert asked_fractions(weights, 20) == {"a": (0.5 * 10 + 0.75 * 10) / 20, "b": (0.5 * 10 + 0.25 * 10) / 20}
+    assert asked_fractions(weights, 0) == {"a": 0.5, "b": 0.5}

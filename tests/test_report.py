@@ -115,7 +115,7 @@ def test_targets_at_their_limits():
 
 
 def test_mixture_from_the_loaders_state():
-    state = {"mixture": {"a": {"weight": 3.0}, "b": {"weight": 1.0}}, "positions": {"a": 74, "b": 26}}
+    state = {"step": 10, "mixture": {"a": {"weight": 3.0}, "b": {"weight": 1.0}}, "positions": {"a": 74, "b": 26}}
     found = report.realised_mixture(state)
     assert found == {"a": {"asked": 0.75, "realised": 0.74}, "b": {"asked": 0.25, "realised": 0.26}}
 

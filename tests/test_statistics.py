@@ -12,6 +12,7 @@ from data_pipelines.samples import Dataset
 from data_pipelines.statistics import (
     compute_statistics,
     load_statistics,
+    mixture_statistics,
     save_statistics,
     statistics_hash,
 )
@@ -53,7 +54,7 @@ def test_statistics_read_the_chosen_episodes_and_no_frame():
 
 def test_unusable_episodes_are_named():
     statistics = robots(lengths=(40, 60, 50), unreadable=(1,)).statistics
-    assert statistics["episodes"] == 2 and "torn file" in statistics["skipped"]["1"]
+    assert statistics["episodes"] == 2 and "torn file" in statistics["skipped"]["fake/1"]
     with pytest.raises(ValueError, match=r"'fake': no state in 2 episodes; skipped: .*torn file"):
         robots(lengths=(40, 60), unreadable=(0, 1))
 
@@ -125,3 +126,25 @@ def test_broken_statistics_are_named(break_it, named):
     break_it(statistics)
     with pytest.raises(ValueError, match=named):
         make_scale(statistics, ROBOT, "action")
+
+
+def test_datasets_of_one_robot_can_share_statistics():
+    a, b = robots(lengths=(40, 60)), robots(lengths=(80, 50), name="other")
+    both = np.concatenate([by_hand(a)[1], by_hand(b)[1]])
+    found = mixture_statistics([a, b, clips()], LAYOUT, "embodiment")
+    assert found["fake"] == found["other"] and found["fake"]["dataset"] == "fake + other"
+    assert found["fake"]["episodes"] == 4 and found["clips"]["action"] is None
+    np.testing.assert_allclose(found["fake"]["action"]["q99"], np.quantile(both, 0.99, axis=0), rtol=1e-5)
+    apart = mixture_statistics([a, b], LAYOUT, "dataset")
+    assert apart == {"fake": a.statistics, "other": b.statistics}
+    with pytest.raises(ValueError, match="data.statistics_per = 'robot': expected one of"):
+        mixture_statistics([a], LAYOUT, "robot")
+
+
+def test_absolute_actions_are_counted_beside_relative_ones():
+    dataset = robots(lengths=(40, 60))
+    raw = np.concatenate([dataset.source[i].action for i in range(2)])
+    np.testing.assert_allclose(dataset.statistics["absolute_action"]["mean"], raw.mean(0), rtol=1e-6)
+    assert dataset.statistics["absolute_action"]["count"] == 100
+    # the second dimension is absolute already, and its blocks overlap: the same range, other counts
+    assert dataset.statistics["action"]["max"][1] == dataset.statistics["absolute_action"]["max"][1]

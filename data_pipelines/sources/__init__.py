@@ -2,7 +2,7 @@
 
 from data_pipelines.episode import Source
 
-KINDS = ("rlds", "video_files")
+KINDS = ("rlds", "lerobot", "video_files")
 
 
 def make_source(kind: str, name: str, **options) -> Source:
@@ -11,6 +11,10 @@ def make_source(kind: str, name: str, **options) -> Source:
         from data_pipelines.sources.rlds import RldsSource
 
         return RldsSource(name, **options)
+    if kind == "lerobot":
+        from data_pipelines.sources.lerobot import LeRobotSource
+
+        return LeRobotSource(name, **options)
     if kind == "video_files":
         from data_pipelines.sources.video_files import VideoFilesSource
 

@@ -1,0 +1,169 @@
+"""What is in a config's mixture, as one self-contained page (extra: report); nothing is trained.
+
+    python -m launch.inspect_data --config=configs/quickstart.py --out=data.html [--episodes=20] [--benchmark]
+
+Per dataset: episodes, hours, rates, dimensions, languages, asked and realised shares, actions before and after
+normalisation, cameras that are frozen or duplicates of another, unreadable recordings among the sampled, windows as
+pictures. --benchmark also runs the loader alone: windows per second, and the step time that it can feed.
+"""
+
+import collections
+import html
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.mixture import asked_fractions, realised_fractions
+from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
+from launch import build, report_page
+from launch import flags as launch_flags
+
+SAME = 1.0  # mean difference of two pictures, of 255, below which they count as the same
+
+
+def camera_faults(frames: dict[str, np.ndarray]) -> list[str]:
+    """Sentences on cameras that stand still or show what another shows; frames: view -> uint8 [n, H, W, 3]."""
+    apart = lambda a, b: float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
+    found = [f"camera {view!r} is frozen" for view, pictures in frames.items()
+             if len(pictures) > 1 and apart(pictures[1:], pictures[:1]) < SAME / 10]
+    for (a, one), (b, other) in itertools.combinations(frames.items(), 2):
+        if one.shape == other.shape and apart(one, other) < SAME:
+            found.append(f"cameras {a!r} and {b!r} show the same")
+    return found
+
+
+def sampled_episodes(dataset: Dataset, episodes: np.ndarray, count: int) -> tuple[list[Episode], list[str]]:
+    """(readable episodes spread over the dataset, why others are not)."""
+    good, problems = [], []
+    for index in episodes[np.unique(np.linspace(0, len(episodes) - 1, count).astype(int))].tolist():
+        try:
+            episode = dataset.source[index]
+            check_episode(episode, dataset.embodiment)
+            good.append(episode)
+        except BadEpisode as error:
+            problems.append(str(error))
+    return good, problems
+
+
+def faults_of(episodes: list[Episode]) -> list[str]:
+    """Camera faults and unreadable video, from five frames of each episode, with how many episodes have them."""
+    counted = collections.Counter()
+    for episode in episodes:
+        try:
+            counted.update(camera_faults(episode.read_frames(np.linspace(0, episode.length - 1, 5).astype(int))))
+        except BadEpisode as error:
+            counted[str(error)] += 1
+    return [f"{fault}, in {count} of {len(episodes)} sampled episodes" for fault, count in counted.most_common(20)]
+
+
+def facts(maker: SampleMaker, episodes: list[Episode], asked: float, realised: float) -> list[list[str]]:
+    """Rows of a table about one dataset."""
+    dataset = maker.dataset
+    chosen = maker.windows.episodes
+    lengths, rates = (np.asarray(values)[chosen] for values in (dataset.source.lengths(), dataset.source.rates()))
+    texts = collections.Counter(episode.instruction for episode in episodes)
+    shown = "; ".join(html.escape(repr(text)) for text, _ in texts.most_common(5))
+    robot = dataset.embodiment
+    return [["robot", f"{html.escape(robot.name)}, {len(robot.state)} state and {len(robot.action)} action dimensions"],
+            ["training episodes", f"{len(chosen):,}; {lengths.min()} to {lengths.max()} steps, median "
+                                  f"{int(np.median(lengths))}"],
+            ["hours", f"{float((lengths / rates).sum()) / 3600:.2f}"],
+            ["recorded rates", ", ".join(f"{rate:g} Hz" for rate in sorted(set(rates.tolist()))[:8])],
+            ["windows", f"{len(maker.windows):,}, every {dataset.window_stride} steps"],
+            ["share asked, realised", f"{asked:.2%}, {realised:.2%}"],
+            ["instructions", f"{len(texts)} among {len(episodes)} sampled episodes: {shown}"]]
+
+
+def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episode]) -> bytes:
+    """SVG of the sampled episodes' actions."""
+    from launch import data_figures
+
+    block = maker.layout.actions_per_block
+    parts = []
+    for episode in episodes:
+        values, real = relative_actions(episode, np.arange(0, episode.length, block), block, dataset.embodiment)
+        parts.append(values[real])
+    before = np.concatenate(parts)
+    return data_figures.histograms([d.name for d in dataset.embodiment.action], before,
+                                   maker.scale("action").normalise(before))
+
+
+def pictures(maker: SampleMaker, count: int = 3) -> bytes | None:
+    """PNG of windows spread over the dataset; None where none can be read."""
+    from launch import data_figures
+
+    strips = []
+    for window in np.linspace(0, len(maker.windows) - 1, count).astype(int).tolist():
+        try:
+            frames = maker(window, 0)["video"]
+        except BadEpisode:
+            continue
+        strips.append(frames[np.linspace(0, len(frames) - 1, 5).astype(int)])
+    return data_figures.filmstrip(strips) if strips else None
+
+
+def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tuple[str, list[str]]:
+    """(HTML, problems) of one dataset."""
+    dataset = maker.dataset
+    episodes, problems = sampled_episodes(dataset, maker.windows.episodes, count)
+    problems += faults_of(episodes)
+    parts = [report_page.table(["", ""], facts(maker, episodes, asked, realised))] if episodes else []
+    parts += [f'<p class="missed">{html.escape(problem)}</p>' for problem in problems]
+    if strip := pictures(maker):
+        parts.append(report_page.image(strip, "png", "sample windows", "Three windows, five frames each.", pixels=True))
+    if dataset.embodiment.action and episodes:
+        parts.append(report_page.image(action_histograms(dataset, maker, episodes), "svg+xml", "actions",
+                                       f"Actions of {len(episodes)} episodes."))
+    return report_page.section(dataset.name, *parts), problems
+
+
+def speed(data: build.Data, seconds: float = 10.0) -> list[str]:
+    """Sentences on the loader alone."""
+    size, batches, episodes = data.config.train.global_batch_size, 0, []
+    with data.loader() as loader:
+        next(loader)
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            batch = next(loader)
+            batches += 1
+            episodes.append(len(set(zip(batch["dataset_id"].tolist(), batch["episode_index"].tolist()))))
+        each = (time.perf_counter() - began) / batches
+    return [f"The loader alone makes {size / each:.2f} windows per second here: a host like this one feeds steps of "
+            f"{each:.2f} s or more at {size} windows a step.",
+            f"A batch of {size} holds windows of {np.mean(episodes):.1f} different episodes."]
+
+
+def main(_) -> None:
+    """The command."""
+    config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        data = build.data(config, out.parent)
+        steps, batch = config.train.steps, config.train.global_batch_size
+        asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
+        realised = realised_fractions(data.training, steps * batch, batch)
+        found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
+                 for maker in data.makers()]
+        lines = speed(data) if flags.FLAGS.benchmark else []
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"inspect_data: {error}")
+    head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
+    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn."
+    out.write_text(report_page.page("The data of a run", lead, [*head, *(html_of for html_of, _ in found)]))
+    for line in (*lines, *(problem for _, problems in found for problem in problems)):
+        print(line)
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    launch_flags.define_config()
+    flags.DEFINE_string("out", "data.html", "page to write")
+    flags.DEFINE_integer("episodes", 20, "episodes of a dataset that are looked at", lower_bound=1)
+    flags.DEFINE_bool("benchmark", False, "also measure the loader alone, for ten seconds")
+    flags.mark_flags_as_required(["config"])
+    launch_flags.run(main)

@@ -1,0 +1,81 @@
+"""What a latent cache depends on, from a config: the same for who writes it and who trains from it."""
+
+import ast
+import hashlib
+from pathlib import Path
+
+from data_pipelines.embodiments import get_embodiment
+from data_pipelines.latent_cache import CacheError, LatentCache, arrays_hash
+from launch import mixture
+from world_model.batch import Layout, encoded_batch_spec
+
+ROOT = Path(__file__).parents[1]
+MAKERS = ("samples", "windows", "views", "normalisation", "slots", "video")  # modules that decide what a window holds
+_ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
+
+
+def encoded_spec(config, stride: int) -> dict[str, tuple]:
+    """`encoded_batch_spec` at the config's sizes; stride: pixels per latent pixel."""
+    layout, model = Layout(**config.layout), config.model
+    return encoded_batch_spec(
+        layout, action_dim=model.action_dim, state_dim=model.state_dim, text=(model.text_length, model.text_dim),
+        latent=(layout.height // stride, layout.width // stride, model.latent_channels),
+        image=(model.image_tokens, model.image_dim) if model.image_dim else None,
+        concat_first_frame=model.concat_first_frame)
+
+
+def identity(config, stride: int) -> dict:
+    """JSON data: all that the stored numbers depend on, but the encoders' arrays and the statistics, which lie beside
+    them."""
+    datasets = {}
+    for name, entry in mixture.entries(config.data.datasets).items():
+        kept = {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
+        datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
+    row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
+    encoders = {"video": config.encoders.video, "text": config.encoders.text}
+    return {"layout": config.layout.to_dict(), "encoders": encoders,
+            "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
+
+
+def open_cache(config, stride: int) -> LatentCache | None:
+    """The cache at data.cache, None without one. Raises CacheError where it was made for another config."""
+    return LatentCache(config.data.cache, identity(config, stride), encoded_spec(config, stride)) \
+        if config.data.cache else None
+
+
+def check_encoders(config, stride: int, frozen: dict) -> None:
+    """Raises CacheError where the run's encoders, perhaps a checkpoint's, are not those of data.cache."""
+    cache = open_cache(config, stride)
+    if cache and (found := encoders_hash(frozen)) != cache.manifest["encoders"]:
+        raise CacheError(f"data.cache = {config.data.cache} holds latents of encoders {cache.manifest['encoders']}, "
+                         f"this run's have hash {found}: a checkpoint of other encoders cannot go on from this cache")
+
+
+def encoders_hash(frozen: dict) -> str:
+    """Of {"video": {name: array}, "text": {...}}."""
+    return arrays_hash(flat_encoders(frozen))
+
+
+def flat_encoders(frozen: dict) -> dict:
+    """{"video": {name: array}} -> {"video.name": array}."""
+    return {f"{part}.{name}": value for part, arrays in frozen.items() for name, value in arrays.items()}
+
+
+def code_hash() -> str:
+    """Of the statements that turn recordings into stored rows; comments, docstrings and layout do not count."""
+    files = [ROOT / "data_pipelines" / f"{name}.py" for name in MAKERS]
+    files += sorted((ROOT / "world_model/encoders").glob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
+                    body[0].value, ast.Constant):
+                node.body = body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _named(spec: dict) -> dict:
+    return {name: (shape, getattr(dtype, "__name__", dtype)) for name, (shape, dtype) in spec.items()}

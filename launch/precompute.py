@@ -1,0 +1,206 @@
+"""Runs a config's frozen encoders once over every training window; training then reads latents instead of video.
+
+    python -m launch.precompute --config=configs/quickstart.py --out=.cache/latents [--batch=8]
+    python -m launch.train --config=configs/quickstart.py --config.data.cache=.cache/latents --workdir=DIR
+
+Stopped at any moment, the same command goes on with the next missing shard. Several processes, each with its
+--worker of --workers, share the work. The last one writes _SUCCESS and contact_sheet.png (decoded samples under the
+pixels that they come from). --verify reads a finished cache again and checks every hash.
+"""
+
+import concurrent.futures
+import functools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_dtypes import bfloat16
+
+from data_pipelines.episode import BadEpisode
+from data_pipelines.latent_cache import load_encoders, record_bytes
+from data_pipelines.latent_writer import CacheWriter, save_encoders
+from data_pipelines.samples import SampleMaker, prompt_of
+from data_pipelines.statistics import save_statistics
+from launch import build, latents
+from launch import flags as launch_flags
+
+
+class Precompute:
+    """The job of one process."""
+
+    def __init__(self, config, out: Path, *, shard_bytes: int, batch: int, worker: int, workers: int):
+        """Fits or reads the encoders and checks that OUT is this config's. Raises CacheError, OSError, ValueError."""
+        if config.data.cache or config.model.image_dim:
+            raise ValueError("a cache is made with data.cache empty and model.image_dim = 0: no encoder gives image "
+                             "features yet")
+        self.config, self.out, self.batch, self.worker, self.workers = config, out, batch, worker, workers
+        self.codec, self.text = build.video_codec(config), build.text_encoder(config)
+        self.spec = latents.encoded_spec(config, self.codec.spatial_stride)
+        out.mkdir(parents=True, exist_ok=True)
+        self.data = build.data(config, out)
+        there = (out / "encoders.safetensors").is_file()
+        self.frozen = load_encoders(out) if there else build.frozen(config, self.data, out)
+        self.makers = self.data.makers()
+        self.windows = {maker.dataset.name: len(maker.windows) for maker in self.makers}
+        self.writer = CacheWriter(out, {
+            "identity": latents.identity(config, self.codec.spatial_stride), "windows": self.windows,
+            "encoders": latents.encoders_hash(self.frozen), "statistics": self.data.statistics_hash,
+            "heldout": {d.name: d.episodes.tolist() for d in self.data.heldout},
+        }, self.spec, max(1, shard_bytes // record_bytes(self.spec)))
+
+    def estimate(self) -> str:
+        """What will be written, for people."""
+        count, size = sum(self.windows.values()), record_bytes(self.spec)
+        left = sum(len(self.writer.windows_of(i, n)) for name, n in self.windows.items()
+                   for i in self.writer.shards(name, n))
+        return (f"{count:,} windows of {size / 2**10:,.0f} KiB: {count * size / 2**30:,.2f} GiB; {left:,} windows "
+                f"are still to be made")
+
+    def run(self, say) -> bool:
+        """True where the cache is whole afterwards. Raises ValueError where too many windows are unreadable."""
+        save_encoders(self.out, latents.flat_encoders(self.frozen))
+        save_statistics(self.data.statistics, self.out / "statistics.json")
+        self._write_texts()
+        bad, done, began = 0, 0, time.monotonic()
+        mine = [(maker, shard) for maker in self.makers
+                for shard in self.writer.shards(maker.dataset.name, len(maker.windows))
+                if shard % self.workers == self.worker]
+        for i, (maker, shard) in enumerate(mine):
+            about = self.writer.write_shard(maker.dataset.name, shard, self._rows(maker, shard))
+            bad, done = bad + len(about["bad"]), done + about["records"]
+            rate = done / (time.monotonic() - began)
+            say(f"{maker.dataset.name} shard {shard}: {about['records']} windows, {about['bytes'] / 2**20:.0f} MiB; "
+                f"{i + 1} of {len(mine)} shards, {rate:.1f} windows/s")
+            if bad > max(3, self.config.data.max_bad_fraction * sum(self.windows.values())):
+                reasons = "\n".join(f"  {reason}" for reason in sorted(set(about["bad"].values()))[:20])
+                raise ValueError(f"{bad} windows are unreadable, more than data.max_bad_fraction = "
+                                 f"{self.config.data.max_bad_fraction} of all:\n{reasons}")
+        whole = self.writer.finish(self.windows)
+        if whole:
+            self.contact_sheet()
+        return whole
+
+    def _write_texts(self) -> None:
+        """The features of every distinct prompt once, and which episode has which."""
+        numbers: dict[str, int] = {}
+        for maker in self.makers:
+            dataset, source = maker.dataset, maker.dataset.source
+            chosen = np.full(len(source), -1, np.int64)
+            for index in maker.windows.episodes.tolist():
+                try:
+                    prompt = prompt_of(source[index], dataset.embodiment)
+                except BadEpisode:
+                    continue  # its windows are unreadable: no row asks for a prompt
+                chosen[index] = numbers.setdefault(prompt, len(numbers))
+            self.writer.write_index(dataset.name, lengths=np.asarray(source.lengths(), np.int64),
+                                    rates=np.asarray(source.rates(), np.float64), text=chosen)
+        self.writer.write_texts(self._features(prompt) for prompt in numbers)
+
+    def _features(self, prompt: str) -> np.ndarray:
+        """bfloat16 [tokens, width]."""
+        ids, length = self.text.tokenize(prompt)
+        encoded = self.text.encode(self.frozen["text"], jnp.asarray(ids)[None], jnp.asarray([length]))
+        return np.asarray(encoded[0, :length], bfloat16)
+
+    def _rows(self, maker: SampleMaker, shard: int) -> Iterator[dict | str]:
+        """Rows of a shard, decoded in threads while the batch before is encoded."""
+        windows = self.writer.windows_of(shard, len(maker.windows))
+        groups = [windows[i:i + self.batch] for i in range(0, len(windows), self.batch)]
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            ahead = [threads.submit(_made, maker, w) for w in groups[0]]
+            for i in range(len(groups)):
+                rows = [future.result() for future in ahead]
+                ahead = [threads.submit(_made, maker, w) for w in (groups[i + 1] if i + 1 < len(groups) else ())]
+                yield from self._encoded(rows)
+
+    def _encoded(self, rows: list[dict | str]) -> list[dict | str]:
+        good = [row for row in rows if isinstance(row, dict)]
+        if not good:
+            return rows
+        video = np.stack([row["video"] for row in good])
+        padded = np.concatenate([video, video[:1].repeat(self.batch - len(video), 0)])  # one shape, one program
+        features = {name: np.asarray(value) for name, value in self._encode(padded).items()}
+        numbers = iter(range(len(good)))
+        return [row if isinstance(row, str) else row | _nth(features, next(numbers)) for row in rows]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _encode(self, video) -> dict:
+        """uint8 [B, T, H, W, 3] -> what the encoders make of it, bfloat16."""
+        params, pixels = self.frozen["video"], video.astype(jnp.float32) / 127.5 - 1
+        made = {"latents": self.codec.encode(params, pixels)}
+        if "first_latents" in self.spec:
+            made["first_latents"] = self.codec.encode_first(params, pixels[:, :1], pixels.shape[1])
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), made)
+
+    def contact_sheet(self, windows: int = 4, frames: int = 6) -> None:
+        """contact_sheet.png: pixels, and under them what their stored latents decode to."""
+        from launch.data_figures import filmstrip
+
+        cache, strips = latents.open_cache(self._with_cache(), self.codec.spatial_stride), []
+        for maker in self.makers:
+            for window in np.linspace(0, len(maker.windows) - 1, windows).astype(int).tolist():
+                try:
+                    pixels = maker(window, 0)["video"]
+                    stored = cache.read(maker.dataset.name, window, maker.windows[window][0])["latents"]
+                except BadEpisode:
+                    continue
+                decoded = self.codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
+                shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
+                strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
+        (self.out / "contact_sheet.png").write_bytes(filmstrip(strips))
+
+    def _with_cache(self):
+        config = self.config.copy_and_resolve_references()
+        config.data.cache = str(self.out)
+        return config
+
+
+def _made(maker: SampleMaker, window: int) -> dict | str:
+    try:
+        return maker(window, 0)
+    except BadEpisode as error:
+        return str(error)
+
+
+def _nth(features: dict, number: int) -> dict:
+    return {name: value[number] for name, value in features.items()}
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    say = functools.partial(print, flush=True)
+    try:
+        if args.verify:
+            config = args.config
+            config.data.cache = args.out
+            cache = latents.open_cache(config, build.video_codec(config).spatial_stride)
+            if problems := list(cache.verify()):
+                raise ValueError("\n".join(problems))
+            say(f"{args.out}: every record is as it was written")
+            return
+        job = Precompute(args.config, Path(args.out), shard_bytes=args.shard_mib << 20, batch=args.batch,
+                         worker=args.worker, workers=args.workers)
+        say(job.estimate())
+        whole = job.run(say)
+    except (OSError, ValueError) as error:
+        sys.exit(f"precompute: {error}")
+    say(f"done: train with --config.data.cache={args.out}; look at {args.out}/contact_sheet.png" if whole
+        else "done here; other workers still have shards to make")
+
+
+if __name__ == "__main__":
+    launch_flags.define_config()
+    flags.DEFINE_string("out", None, "folder of the cache")
+    flags.DEFINE_integer("shard_mib", 256, "size of a shard", lower_bound=1)
+    flags.DEFINE_integer("batch", 8, "windows encoded at once", lower_bound=1)
+    flags.DEFINE_integer("worker", 0, "this process among --workers", lower_bound=0)
+    flags.DEFINE_integer("workers", 1, "processes that share the work", lower_bound=1)
+    flags.DEFINE_bool("verify", False, "only read a finished cache and check its hashes")
+    flags.mark_flags_as_required(["config", "out"])
+    launch_flags.run(main)

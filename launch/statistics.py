@@ -1,0 +1,63 @@
+"""Normalisation statistics of a config's training episodes, from step columns alone; no video is opened.
+
+    python -m launch.statistics --config=configs/quickstart.py [--out=statistics.json]
+
+Prints a table per dataset; --out writes what data.statistics reads. Mean, std, min and max are exact, quantiles exact
+up to 131,071 values and beyond within the printed rank error. A million steps of 14 dimensions: 20 s on two cores.
+"""
+
+import sys
+import time
+
+from absl import flags
+
+from data_pipelines.embodiments import get_embodiment
+from data_pipelines.statistics import mixture_statistics, save_statistics, statistics_hash
+from launch import build
+from launch import flags as launch_flags
+
+_COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
+
+
+def table(statistics: dict) -> str:
+    """One dataset's statistics for people."""
+    robot = get_embodiment(statistics["embodiment"])
+    lines = [f"{statistics['dataset']} ({robot.name}): {statistics['episodes']} episodes, "
+             f"{len(statistics['skipped'])} skipped"]
+    lines += [f"  skipped {reason}" for reason in list(statistics["skipped"].values())[:10]]
+    parts = (("state", robot.state), ("action", robot.action), ("absolute_action", robot.action))
+    for part, dims in (p for p in parts if statistics[p[0]]):
+        found = statistics[part]
+        exact = f"quantiles within {found['rank_error']:.1e} of rank" if found["rank_error"] else "quantiles exact"
+        lines.append(f"  {part}, {found['count']:,} values, {exact}")
+        lines.append(" " * 24 + "".join(f"{column:>11}" for column in _COLUMNS))
+        for i, dim in enumerate(dims):
+            name = f"{dim.name} - {dim.relative_to}" if part == "action" and dim.relative_to else dim.name
+            lines.append(f"    {name[:20]:20}" + "".join(f"{found[column][i]:11.4g}" for column in _COLUMNS))
+    return "\n".join(lines)
+
+
+def main(_) -> None:
+    """The command."""
+    config, out = flags.FLAGS.config, flags.FLAGS.out
+    try:
+        datasets = [dataset for dataset, _ in build.open_datasets(config)]
+        if not datasets:
+            raise ValueError("data.datasets is empty: there is nothing to count")
+        began = time.perf_counter()
+        found = mixture_statistics(datasets, build.layout_of(config), config.data.statistics_per)
+    except (OSError, ValueError) as error:
+        sys.exit(f"statistics: {error}")
+    for each in {statistics["dataset"]: statistics for statistics in found.values()}.values():
+        print(table(each))
+    print(f"{time.perf_counter() - began:.1f} s, hash {statistics_hash(found)}")
+    if out:
+        save_statistics(found, out)
+        print(f"written to {out}; use it with --config.data.statistics={out}")
+
+
+if __name__ == "__main__":
+    launch_flags.define_config()
+    flags.DEFINE_string("out", "", "JSON file to write")
+    flags.mark_flags_as_required(["config"])
+    launch_flags.run(main)

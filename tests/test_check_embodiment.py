@@ -1,0 +1,43 @@
+"""The page about robots, and that actions which do not come back are told."""
+
+import re
+
+import numpy as np
+import pytest
+
+from launch import build, check_embodiment
+from tests import lerobot_config
+
+
+@pytest.fixture(scope="module")
+def makers(tmp_path_factory):
+    return build.data(lerobot_config.get_config(), tmp_path_factory.mktemp("work")).makers()
+
+
+def test_actions_come_back(makers):
+    discs = next(m for m in makers if m.dataset.name == "discs")
+    window = next(i for i in range(len(discs.windows)) if discs.windows[i] == (1, 20))
+    trip = check_embodiment.round_trip(discs, window, discs(window, 0))
+    np.testing.assert_array_equal(trip.recorded, discs.dataset.source[1].action[20:44])
+    assert trip.starts == [0, 12]
+    inside = np.abs(trip.normalised) < 1
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(trip.back[inside], trip.recorded[inside], atol=1e-5)
+    last = next(i for i in range(len(discs.windows)) if discs.windows[i][0] == 3)  # 9 steps: 8 actions that are real
+    assert len(check_embodiment.round_trip(discs, last, discs(last, 0)).recorded) == 8
+
+
+def test_the_page_shows_every_dataset(makers):
+    for maker in makers:
+        section, fine = check_embodiment.check(maker.dataset, maker, 2)
+        robot = maker.dataset.embodiment
+        assert fine and maker.dataset.name in section and "data:image/png" in section
+        assert section.count("data:image/svg+xml") == bool(robot.action)
+        assert len(re.findall("<tr><td>", section)) == len(robot.action)
+    assert "move the disc left" in section
+
+
+def test_actions_that_do_not_come_back_are_told(makers, monkeypatch):
+    units = check_embodiment.to_robot_units
+    monkeypatch.setattr(check_embodiment, "to_robot_units", lambda *args: units(*args) + 0.01)
+    assert not check_embodiment.check(makers[-1].dataset, makers[-1], 2)[1]

@@ -1,0 +1,221 @@
+"""The latent cache: the same stream and the same training as from video; what is unfinished or does not fit is named."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.latent_cache import CacheError
+from launch import build, latents, precompute, train
+from tests import lerobot_config
+from world_model import checkpoint
+from world_model.batch import check_batch
+
+IDS = ("dataset_id", "episode_index", "start", "sample_index", "embodiment_id", "frame_mask", "state", "actions",
+       "action_mask")
+
+
+def start(config, out: Path, worker: int = 0, workers: int = 1) -> precompute.Precompute:
+    """Eight windows a shard."""
+    return precompute.Precompute(config, out, shard_bytes=8 * 14_000, batch=4, worker=worker, workers=workers)
+
+
+def silent(line: str) -> None:
+    """For `run`."""
+
+
+@pytest.fixture(scope="module")
+def config():
+    return lerobot_config.get_config()
+
+
+@pytest.fixture(scope="module")
+def out(config, tmp_path_factory):
+    folder, lines = tmp_path_factory.mktemp("cache") / "latents", []
+    job = start(config, folder)
+    assert "98 windows of 13 KiB" in job.estimate() and "98 windows are still to be made" in job.estimate()
+    assert job.run(lines.append) and len(lines) == 4 + 9
+    return folder
+
+
+@pytest.fixture
+def copied(out, tmp_path):
+    shutil.copytree(out, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def with_cache(config, folder, **changes):
+    config = config.copy_and_resolve_references()
+    config.data.cache = str(folder)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def take(config, workdir, steps: int = 6) -> list[dict]:
+    data = build.data(config, workdir)
+    with data.loader() as loader:
+        return [next(loader) for _ in range(steps)]
+
+
+def test_batches_are_the_encoded_ones_of_the_video_pipeline(config, out, tmp_path):
+    video, cached = take(config, tmp_path), take(with_cache(config, out), tmp_path)
+    codec, text = build.video_codec(config), build.text_encoder(config)
+    spec, frozen = latents.encoded_spec(config, 8), latents.open_cache(with_cache(config, out), 8).encoders()
+    for a, b in zip(video, cached):
+        check_batch(b, spec, 8)
+        for name in IDS:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        pixels = jnp.asarray(a["video"], jnp.float32) / 127.5 - 1
+        for name, expected in (("latents", codec.encode(frozen["video"], pixels)),
+                               ("first_latents", codec.encode_first(frozen["video"], pixels[:, :1], 9)),
+                               ("text_features", text.encode(frozen["text"], a["text_ids"], a["text_length"]))):
+            np.testing.assert_allclose(b[name].astype(np.float32), expected, rtol=2**-8, atol=1e-3, err_msg=name)
+
+
+def test_worker_processes_read_the_same(config, out, tmp_path):
+    alone, others = (take(with_cache(config, out, **{"data.workers": n}), tmp_path, 3) for n in (0, 1))
+    for a, b in zip(alone, others):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
+    cached = with_cache(config, out)
+    frozen = build.data(cached, tmp_path).cache.encoders()
+    family = build.model(config)
+    params = family.init_params(jax.random.key(0))
+    loss, count = build.objective(config, family, frozen)
+    value = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(1), count(b))[0]))
+    for a, b in zip(take(config, tmp_path, 2), take(cached, tmp_path, 2)):
+        (expected, gradient), (found, other) = value(params, a), value(params, b)
+        np.testing.assert_allclose(found, expected, rtol=2e-3)  # bfloat16 keeps 4e-3 of each latent
+        whole = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
+        apart = np.linalg.norm(whole(other) - whole(gradient)) / np.linalg.norm(whole(gradient))
+        assert apart < 0.02
+
+
+def test_a_run_on_video_goes_on_from_the_cache(config, out, tmp_path):
+    with build.data(config, tmp_path).loader() as video:
+        next(video)
+        saved = json.loads(json.dumps(video.state()))
+    with build.data(with_cache(config, out), tmp_path).loader(start_step=1) as cached:
+        cached.check_resume(saved)
+
+
+def test_the_training_command_reads_the_cache(config, out, tmp_path):
+    cached = with_cache(config, out, **{"train.steps": 2, "data.datasets.discs.path": "gone"})
+    train.train(cached, tmp_path / "run", build)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 2 and np.isfinite(lines[-1]["loss"])
+    stored = latents.open_cache(cached, 8).encoders()["video"]
+    kept = checkpoint.read_frozen(tmp_path / "run/checkpoints", 2)["video"]
+    np.testing.assert_array_equal(kept["first_encoder"], stored["first_encoder"])
+
+
+def test_an_interrupted_job_goes_on_with_what_is_missing(config, copied):
+    before = {file: file.stat().st_mtime_ns for file in copied.rglob("shard-*.json")}
+    lost = [copied / "discs/shard-00003.json", copied / "clips/shard-00000.json"]
+    for file in (*lost, copied / "_SUCCESS"):
+        file.unlink()
+    with pytest.raises(CacheError, match="unfinished; run launch.precompute again"):
+        latents.open_cache(with_cache(config, copied), 8)
+    job = start(config, copied)
+    assert "16 windows are still to be made" in job.estimate()
+    assert job.run(silent)
+    after = {file: file.stat().st_mtime_ns for file in copied.rglob("shard-*.json")}
+    assert {file for file in before if before[file] != after[file]} == set(lost)
+    assert list(latents.open_cache(with_cache(config, copied), 8).verify()) == []
+    assert not list(copied.rglob("*partial*"))
+
+
+def test_two_workers_make_one_cache(config, out, tmp_path):
+    jobs = [start(config, tmp_path / "shared", i, 2) for i in (0, 1)]
+    assert [job.run(silent) for job in jobs] == [False, True]
+    assert (tmp_path / "shared/_SUCCESS").read_text() == (out / "_SUCCESS").read_text()
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"layout.actions_per_block": 24}, "layout.actions_per_block: cache 12, now 24"),
+    ({"data.holdout": 0.3}, "holdout: cache 0.0, now 0.3"),
+    ({"data.datasets.discs.embodiment": "video_only"}, "datasets.discs.embodiment: cache 'droid', now 'video_only'"),
+    ({"data.datasets.clips.images.image": "observation.images.wrist"}, "datasets.clips.images.image"),
+    ({"encoders.video": "wan21_latents"}, "encoders.video: cache 'patch_pca', now 'wan21_latents'"),
+    ({"model.text_length": 16}, r"row.text_features: cache \[\[32, 64\], 'bfloat16'\], now \[\[16, 64\]"),
+])
+def test_a_cache_of_another_config_is_refused(config, out, tmp_path, changes, named):
+    with pytest.raises(CacheError, match=f"was made for another config: .*({named})"):
+        build.data(with_cache(config, out, **changes), tmp_path)
+
+
+def test_weights_and_places_may_change(config, out, tmp_path):
+    changed = with_cache(config, out, **{"data.datasets.discs.weight": 1.0, "data.datasets.discs.path": "gone"})
+    assert len(take(changed, tmp_path, 2)) == 2  # and the recordings need not be there
+
+
+def test_other_code_is_refused(config, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "MAKERS", latents.MAKERS[:-1])
+    with pytest.raises(CacheError, match="another config: code: cache '[0-9a-f]{16}', now"):
+        build.data(with_cache(config, out), tmp_path)
+
+
+def test_other_encoders_are_refused(config, out, tmp_path):
+    frozen = latents.open_cache(with_cache(config, out), 8).encoders()
+    frozen["video"]["latent_mean"] = frozen["video"]["latent_mean"] + 1
+    with pytest.raises(CacheError, match="a checkpoint of other encoders cannot go on from this cache"):
+        build.objective(with_cache(config, out), build.model(config), frozen)
+
+
+def test_shards_that_changed_are_named(config, copied, tmp_path):
+    file = copied / "discs/shard-00002.array_record"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    cache = latents.open_cache(with_cache(config, copied), 8)
+    [problem] = cache.verify()
+    assert str(file) in problem
+    found = with_cache(config, copied, **{"data.max_bad_fraction": 9.0})
+    with build.data(found, tmp_path).loader() as loader:
+        for _ in range(40):
+            next(loader)
+        bad = loader.state()["bad"]
+    assert any("shard-00002.array_record record" in entry["reason"] for entry in bad.values())
+    file.write_bytes(data[:-1])
+    with pytest.raises(CacheError, match=f"{file}: {len(data)} bytes were written, found {len(data) - 1}"):
+        latents.open_cache(found, 8)
+
+
+def test_unreadable_windows_are_kept_as_such(config, tmp_path):
+    shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
+    (tmp_path / "v21/videos/chunk-000/observation.images.wrist/episode_000000.mp4").write_bytes(b"")
+    spoiled = config.copy_and_resolve_references()
+    for entry in spoiled.data.datasets.values():
+        entry.path = str(tmp_path / "v21")
+    with pytest.raises(ValueError, match=r"\d+ windows are unreadable.*\n.*episode_000000.mp4: the file is empty"):
+        start(spoiled, tmp_path / "latents").run(silent)
+
+
+def test_unreadable_windows_below_the_limit_are_replaced_as_from_video(config, tmp_path):
+    shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
+    (tmp_path / "v21/videos/chunk-000/observation.images.wrist/episode_000000.mp4").write_bytes(b"")
+    spoiled = config.copy_and_resolve_references()
+    spoiled.data.max_bad_fraction = 9.0
+    for entry in spoiled.data.datasets.values():
+        entry.path = str(tmp_path / "v21")
+    assert start(spoiled, tmp_path / "latents").run(silent)
+    video, cached = take(spoiled, tmp_path, 12), take(with_cache(spoiled, tmp_path / "latents"), tmp_path, 12)
+    for a, b in zip(video, cached):
+        for name in IDS:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_cache_travels_to_worker_processes(config, out):
+    cache = latents.open_cache(with_cache(config, out), 8)
+    row = cache.read("discs", 5, 0)
+    again = pickle.loads(pickle.dumps(cache)).read("discs", 5, 0)
+    for name in row:
+        np.testing.assert_array_equal(row[name], again[name])

@@ -1,0 +1,51 @@
+"""Groups, schedules and sizes in data.datasets."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines.mixture import asked_fractions
+from launch import build, mixture
+from tests import lerobot_config
+
+
+def config(**groups) -> ConfigDict:
+    return ConfigDict(groups)
+
+
+def test_groups_share_what_they_are_given():
+    datasets = config(robots={"weight": 3.0, "datasets": {"a": {"weight": 2.0}, "b": {"weight": 1.0}}},
+                      clips={"weight": 1.0})
+    sizes = {"a": 10, "b": 1000, "clips": 100}
+    assert sorted(mixture.entries(datasets)) == ["a", "b", "clips"]
+    assert mixture.weights(datasets, sizes, 0.0) == {"a": 2.0, "b": 1.0, "clips": 1.0}
+    shares = mixture.weights(datasets, sizes, 1.0)
+    np.testing.assert_allclose([shares["a"], shares["b"], shares["clips"]], [3 * 20 / 1020, 3 * 1000 / 1020, 100])
+    flat = config(a={"weight": 1.0}, b={"weight": 1.0})
+    assert asked_fractions(mixture.weights(flat, sizes, 0.5), 1)["b"] == pytest.approx(10 / 11)
+
+
+def test_a_group_may_change_over_steps_but_not_its_inside():
+    datasets = config(robots={"weight": ((0, 1.0), (9, 4.0)), "datasets": {"a": {"weight": 1.0}, "b": {"weight": 3.0}}})
+    assert mixture.weights(datasets, {"a": 1, "b": 1}, 0.0) == {"a": ((0, 0.25), (9, 1.0)), "b": ((0, 0.75), (9, 3.0))}
+    datasets = config(robots={"weight": 1.0, "datasets": {"a": {"weight": ((0, 1.0),)}, "b": {"weight": 3.0}}})
+    with pytest.raises(ValueError, match="dataset 'a': its weight in group 'robots' changes over steps"):
+        mixture.weights(datasets, {"a": 1, "b": 1}, 0.0)
+    with pytest.raises(ValueError, match="dataset 'a' is in the mixture twice"):
+        mixture.entries(config(a={"weight": 1.0}, robots={"weight": 1.0, "datasets": {"a": {"weight": 1.0}}}))
+
+
+def test_a_nested_mixture_is_drawn_as_asked(tmp_path):
+    nested, flat = lerobot_config.get_config(), lerobot_config.get_config()
+    nested.data.datasets = ConfigDict({"all": {"weight": 5.0, "datasets": flat.data.datasets.to_dict()}})
+    rows = []
+    for each in (nested, flat):
+        with build.data(each, tmp_path).loader() as loader:
+            rows.append([next(loader)["start"].tolist() for _ in range(4)])
+            assert loader.state()["positions"] == {"clips": 8, "discs": 24}
+    assert rows[0] == rows[1]
+    nested.data.size_exponent = 1.0
+    with build.data(nested, tmp_path).loader() as loader:  # 31 and 67 windows, weighed 1 and 3
+        for _ in range(4):
+            next(loader)
+        assert abs(loader.state()["positions"]["clips"] - 32 * 31 / (31 + 3 * 67)) < 1
