@@ -54,21 +54,21 @@ class Rollout:
             raise ValueError(f"guidance = {self.guidance} needs conditions.unconditional_text")
         if self.guided:  # both branches in one batch: conditional first
             text = jnp.concatenate([text, conditions.unconditional_text])
-        context = self._context(params, text, self._both(conditions.image))
+        context = self.context(params, text, self.both(conditions.image))
         cache = cached.empty_cache(spec, text.shape[0], params["patch_embedding.kernel"].dtype)
         latents, actions = [conditions.first_latents], []
         for block in range(spec.layout.num_blocks + 1):
             if block:
                 noise = self.noise(keys, block)
-                block_latents, block_actions = self._denoise(
+                block_latents, block_actions = self.denoise(
                     params, cache, context, *noise, self.block_states(conditions.state, block),
                     self.block_frames(conditions.condition, block), block)
                 latents.append(block_latents)
                 actions.append(block_actions)
             if block < spec.layout.num_blocks:  # the last block's video is never looked at
                 clean = latents[-1] if history is None else self.block_frames(history, block)
-                cache = self._prefill(params, cache, context, self._both(clean),
-                                      self._both(self.block_frames(conditions.condition, block)), block)
+                cache = self.prefill(params, cache, context, self.both(clean),
+                                      self.both(self.block_frames(conditions.condition, block)), block)
         return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1))
 
     @property
@@ -96,19 +96,22 @@ class Rollout:
                                  for i, shape in enumerate(shapes))
         return jax.vmap(draw)(keys)
 
-    def _both(self, x):
+    def both(self, x):
+        """x once per branch: conditional first, then unconditional."""
         return jnp.concatenate([x, x]) if self.guided and x is not None else x
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _context(self, params, text, image):
+    def context(self, params, text, image):
+        """Keys and values of text and image, for all branches."""
         return cached.encode_context(bind(self.model, params), text, image)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _prefill(self, params, cache, context, latents, condition, block):
+    def prefill(self, params, cache, context, latents, condition, block):
+        """The cache with a block's clean latents in it; everything for all branches."""
         return cached.prefill(bind(self.model, params), cache, context, latents, condition, block)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _denoise(self, params, cache, context, latents, actions, state, condition, block):
+    def denoise(self, params, cache, context, latents, actions, state, condition, block):
         """All solver steps of one block: clean latents and actions from noise."""
         model = bind(self.model, params)
         video_solver = make_solver(self.solver, self.steps, self.shift, self.video_final_sigma)
@@ -131,8 +134,8 @@ class Rollout:
         count = latents.shape[0]
         full = lambda x, time: jnp.full(x.shape[:2], time)
         noisy = cached.Noisy(latents, full(latents, video_time), actions, full(actions, action_time), state)
-        noisy = jax.tree.map(self._both, noisy)
-        out = cached.denoise(model, cache, context, noisy, self._both(condition), block)
+        noisy = jax.tree.map(self.both, noisy)
+        out = cached.denoise(model, cache, context, noisy, self.both(condition), block)
         out = jax.tree.map(lambda x: x.astype(jnp.float32), out)
         if not self.guided:
             return out
