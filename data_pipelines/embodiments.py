@@ -37,6 +37,7 @@ class Embodiment:
     action: tuple[Dimension, ...] = ()
     normalisation: str = "quantile"  # key of data_pipelines.normalisation.RANGES
     prompt: str = "{instruction}"
+    instruction: str = ""  # what a policy is asked for where nobody says
 
     def __post_init__(self):
         _check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
@@ -98,7 +99,8 @@ register(Embodiment(
     # absolute as in the published PushT datasets
     name="pusht", id=1, views=("image",), view_layout="single", rate=10.0,
     state=(Dimension("agent_x", _arm_state[0]), Dimension("agent_y", _arm_state[1])),
-    action=(Dimension("target_x", _arm[0]), Dimension("target_y", _arm[1]))))
+    action=(Dimension("target_x", _arm[0]), Dimension("target_y", _arm[1])),
+    instruction="push the T onto the green target"))
 
 register(Embodiment(
     # clips without a robot, resampled to PushT's rate; for other mixtures dataclasses.replace(..., rate=...)

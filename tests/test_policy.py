@@ -33,14 +33,12 @@ def test_slots_equal_the_rollout_of_the_whole_window(engine):
     first, = engine.step([request(engine, 1, 1, video[:1])])
     second, = engine.step([request(engine, 1, 2, video[1:5])])
     objective, rollout = engine.restored.objective, engine.policy.rollout
-    pixels = video[None].astype(np.float32) / 127.5 - 1
-    latents = objective.codec.encode(objective.frozen["video"], pixels)
-    condition = objective.condition(objective.codec.encode_first(objective.frozen["video"], pixels[:, :1], 9))
     ids, length = engine.tokenize("push the T")
+    latents, condition, text, _ = jax.jit(objective.features)(
+        {"video": video[None], "text_ids": ids[None], "text_length": np.int32([length])})
     state = np.tile(engine.robot.state(STATE), (1, 2, 1))
-    given = Conditions(latents[:, :1], objective.text_encoder.encode({}, ids[None], np.int32([length])), state, condition)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 7), 1)
-    whole = rollout(engine.params, given, key[None], history=latents)
+    whole = rollout(engine.params, Conditions(latents[:, :1], text, state, condition), key[None], history=latents)
     normalised = whole.actions.reshape(2, 4, -1)
     for answer, actions, frames in ((first, normalised[0], whole.latents[0, 1:2]),
                                     (second, normalised[1], whole.latents[0, 2:3])):

@@ -6,7 +6,6 @@ Weights are spread out, so that every output depends on every input (a fresh mod
 import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +13,7 @@ from configs import quickstart
 from data_pipelines.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
 from data_pipelines.statistics import statistics_hash, summarise
 from launch import build
-from world_model import checkpoint
+from world_model import checkpoint, functional
 from world_model.encoders import patch_pca
 
 DROID = "test_droid"  # three cameras, seven joints and a gripper
@@ -46,13 +45,18 @@ def write(workdir: Path, embodiment: str = "pusht") -> Path:
                           "action": summarise(values(robot.action))}}
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
-    fresh = build.model(c).init_params(jax.random.key(0))
-    params = {name: p + 0.1 * jax.random.normal(jax.random.key(i), p.shape)
-              for i, (name, p) in enumerate(sorted(fresh.items()))}
-    state = {"params": params, "step": jnp.int32(1)}
+    state = {"params": _weights(functional.parameters(build.model(c).module), rng), "step": jnp.int32(1)}
     meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=json.loads(c.to_json()),
                                 statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
     writer = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1)
     writer.save(1, state, data={}, meta=meta, frozen=frozen)
     writer.close()
     return workdir
+
+
+def _weights(shapes: dict, rng: np.random.Generator) -> dict:
+    """Scales near 1, everything else normal; kernels keep the size of what passes through."""
+    draw = lambda shape, std: jnp.asarray(std * rng.normal(size=shape), jnp.float32)
+    return {name: 1 + draw(x.shape, 0.1) if name.endswith("scale") else
+            draw(x.shape, x.shape[-2] ** -0.5) if name.endswith("kernel") else draw(x.shape, 0.1)
+            for name, x in sorted(shapes.items())}

@@ -69,7 +69,7 @@ class Policy:
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def act(self, params, windows: Window, slots, state, block, keys) -> tuple[Window, Chunk]:
-        """Predicts `block` int [B], 1 or above, of `slots` [B]: state float32 [B, state_dim] normalised, one key each."""
+        """Predicts `block` int [B], 1 or above, of `slots` [B]: state float32 [B, state_dim] normalised, a key each."""
         chunk = jax.vmap(self._next, in_axes=(None, 0, 0, 0, 0))(params, _rows(windows, slots), state, block, keys)
         return windows._replace(imagined=windows.imagined.at[slots].set(chunk.latents)), chunk
 
