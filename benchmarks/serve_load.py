@@ -100,11 +100,12 @@ class Hostile:
             self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
             time.sleep(0.02)
 
+    @contextlib.contextmanager
     def _connect(self):
-        connection = connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, open_timeout=5,
-                             close_timeout=0.2)
-        connection.recv(timeout=5)
-        return connection
+        with connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, open_timeout=5,
+                     close_timeout=0.2) as connection:
+            connection.recv(timeout=5)
+            yield connection
 
     def malformed(self) -> None:
         """Damaged messages, objects, texts."""
@@ -143,10 +144,9 @@ class Hostile:
 
     def hang_up(self) -> None:
         """Asks and is gone before the answer."""
-        connection = self._connect()
-        connection.send(msgpack_numpy.packb(self.example))
-        connection.socket.shutdown(socket.SHUT_RDWR)
-        connection.socket.close()
+        with self._connect() as connection:
+            connection.send(msgpack_numpy.packb(self.example))
+            connection.socket.shutdown(socket.SHUT_RDWR)
 
     def flood(self) -> None:
         """Session after session."""
