@@ -32,6 +32,7 @@ class Chunk(NamedTuple):
 
     actions: jax.Array  # float32 [B, actions_per_block, action_dim], normalised
     latents: jax.Array  # float32 [B, frames_per_block, h, w, C]
+    model_calls: jax.Array  # int32 [B]: solver steps that ran the model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +71,11 @@ class Policy:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def act(self, params, windows: Window, slots, state, block, keys) -> tuple[Window, Chunk]:
         """Predicts `block` int [B], 1 or above, of `slots` [B]: state float32 [B, state_dim] normalised, a key each."""
-        chunk = jax.vmap(self._next, in_axes=(None, 0, 0, 0, 0))(params, _rows(windows, slots), state, block, keys)
+        rows = _rows(windows, slots), state, block, keys
+        if len(slots) == 1:  # what is decided on the way (step_skipping.Adaptive) then saves work: a row of vmap cannot
+            chunk = jax.tree.map(lambda x: x[None], self._next(params, *jax.tree.map(lambda x: x[0], rows)))
+        else:
+            chunk = jax.vmap(self._next, in_axes=(None, 0, 0, 0, 0))(params, *rows)
         return windows._replace(imagined=windows.imagined.at[slots].set(chunk.latents)), chunk
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -111,9 +116,10 @@ class Policy:
 
     def _next(self, params, window: Window, state, block, key) -> Chunk:
         rollout = self.rollout
-        latents, actions = rollout.denoise(params, window.cache, window.context, *rollout.noise(key[None], block),
-                                           state[None, None], self._block_condition(window, block), block)
-        return Chunk(actions[0].astype(jnp.float32), latents[0].astype(jnp.float32))
+        latents, actions, calls = rollout.denoise(
+            params, window.cache, window.context, *rollout.noise(key[None], block), state[None, None],
+            self._block_condition(window, block), block)
+        return Chunk(actions[0].astype(jnp.float32), latents[0].astype(jnp.float32), calls)
 
     def _block_condition(self, window: Window, block):
         if window.condition is None:

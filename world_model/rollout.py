@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from world_model.families import dreamzero_cached as cached
-from world_model.families.dreamzero import DreamZero
+from world_model.families.dreamzero import DreamZero, Velocity
 from world_model.functional import bind
 from world_model.solvers import make_solver
+from world_model.step_skipping import make_skipping
 
 
 class Conditions(NamedTuple):
@@ -33,6 +34,7 @@ class Prediction(NamedTuple):
 
     latents: jax.Array  # [B, F, h, w, C]; frame 0 is the given one
     actions: jax.Array  # [B, N, action_dim], normalised
+    model_calls: jax.Array  # int32 [blocks]: solver steps that ran the model, of each block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Rollout:
     shift: float = 5.0
     video_final_sigma: float = 0.0  # DreamZero-Flash leaves the video noisy (0.8)
     guidance: float = 1.0  # v = u + guidance (c - u), on the video alone; 1 needs no unconditional pass
+    skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
 
     def __call__(self, params: dict, conditions: Conditions, keys, history=None) -> Prediction:
         """keys: one per sample [B]. history: real latents [B, F, h, w, C] or None."""
@@ -56,20 +59,21 @@ class Rollout:
             text = jnp.concatenate([text, conditions.unconditional_text])
         context = self.context(params, text, self.both(conditions.image))
         cache = cached.empty_cache(spec, text.shape[0], params["patch_embedding.kernel"].dtype)
-        latents, actions = [conditions.first_latents], []
+        latents, actions, calls = [conditions.first_latents], [], []
         for block in range(spec.layout.num_blocks + 1):
             if block:
                 noise = self.noise(keys, block)
-                block_latents, block_actions = self.denoise(
+                block_latents, block_actions, block_calls = self.denoise(
                     params, cache, context, *noise, self.block_states(conditions.state, block),
                     self.block_frames(conditions.condition, block), block)
                 latents.append(block_latents)
                 actions.append(block_actions)
+                calls.append(block_calls)
             if block < spec.layout.num_blocks:  # the last block's video is never looked at
                 clean = latents[-1] if history is None else self.block_frames(history, block)
                 cache = self.prefill(params, cache, context, self.both(clean),
                                       self.both(self.block_frames(conditions.condition, block)), block)
-        return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1))
+        return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1), jnp.stack(calls))
 
     @property
     def guided(self) -> bool:
@@ -112,23 +116,31 @@ class Rollout:
 
     @functools.partial(jax.jit, static_argnums=0)
     def denoise(self, params, cache, context, latents, actions, state, condition, block):
-        """All solver steps of one block: clean latents and actions from noise."""
+        """All solver steps of one block: (clean latents, clean actions, int32 model calls) from noise."""
         model = bind(self.model, params)
         video_solver = make_solver(self.solver, self.steps, self.shift, self.video_final_sigma)
         action_solver = make_solver(self.solver, self.steps, self.shift)
         video_times, action_times = (jnp.asarray(s.timesteps, jnp.float32) for s in (video_solver, action_solver))
 
+        skipping = make_skipping(self.skipping, self.steps)
+
         def step(carry, i):
-            latents, actions, video_carry, action_carry = carry
-            velocity = self._velocity(model, cache, context, latents, actions, state, condition, block,
-                                      video_times[i], action_times[i])
+            latents, actions, video_carry, action_carry, last, memory = carry
+            run, memory = skipping.decide(i, memory)
+            predict = lambda: self._velocity(model, cache, context, latents, actions, state, condition, block,
+                                             video_times[i], action_times[i])
+            velocity = predict() if run is True else jax.lax.cond(run, predict, lambda: last)
+            noted = skipping.note(memory, velocity.video)
+            memory = noted if run is True else jax.tree.map(lambda new, old: jnp.where(run, new, old), noted, memory)
             latents, video_carry = video_solver.step(i, velocity.video, latents, video_carry)
             actions, action_carry = action_solver.step(i, velocity.action, actions, action_carry)
-            return (latents, actions, video_carry, action_carry), None
+            return (latents, actions, video_carry, action_carry, velocity, memory), jnp.int32(run)
 
-        start = (latents, actions, video_solver.init(latents), action_solver.init(actions))
-        (latents, actions, *_), _ = jax.lax.scan(step, start, jnp.arange(self.steps))
-        return latents, actions
+        nothing = Velocity(jnp.zeros_like(latents), jnp.zeros_like(actions))
+        start = (latents, actions, video_solver.init(latents), action_solver.init(actions), nothing,
+                 skipping.init(latents))
+        (latents, actions, *_), calls = jax.lax.scan(step, start, jnp.arange(self.steps))
+        return latents, actions, calls.sum()
 
     def _velocity(self, model, cache, context, latents, actions, state, condition, block, video_time, action_time):
         count = latents.shape[0]

@@ -72,10 +72,12 @@ class Engine:
     batch_sizes: tuple[int, ...] = (1, 8)  # compiled; a batch is filled up to the next one
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
+    sampling: dict = dataclasses.field(default_factory=dict)  # of rollout.Rollout, over the checkpoint's evaluate.*
 
     def __post_init__(self):
         c = self.restored.config
-        self.policy = Policy(Rollout(self.restored.family.module, **build.rollout_settings(c)), self.restored.objective)
+        settings = build.rollout_settings(c) | self.sampling
+        self.policy = Policy(Rollout(self.restored.family.module, **settings), self.restored.objective)
         self.params = jax.tree.map(lambda p: p.astype(c.train.compute_dtype), self.restored.params)
         self.batch_sizes = tuple(sorted(self.batch_sizes))
         self._root = jax.random.key(self.seed)
