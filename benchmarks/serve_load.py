@@ -1,6 +1,6 @@
 """Load test of the policy server on loopback: many clients, some of them hostile, every answer checked.
 
-    python benchmarks/serve_load.py --checkpoint=runs/quickstart [--clients=32 --seconds=120]
+    python -m benchmarks.serve_load --checkpoint=runs/quickstart [--clients=32 --seconds=120]
 
 Starts `python -m launch.serve` and speaks to it with the public openpi-client. Every well-behaved client has an
 episode of its own (first frame, then a block of frames, again and again) whose answers were recorded before the load,

@@ -22,6 +22,11 @@ class Dimension:
     slot: int  # in data_pipelines.slots
     relative_to: str | None = None  # action only: predicted minus this state dimension at the block's start
     constant: bool = False  # never moves in the data; maps to 0 instead of being an error
+    # Action only, what the robot may be sent; None: anything.
+    low: float | None = None
+    high: float | None = None
+    max_speed: float | None = None  # change of the command per second
+    moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Embodiment:
         for dim in self.action:
             if dim.relative_to is not None:
                 _check_known(f"embodiment {self.name!r}: action {dim.name!r} relative_to", dim.relative_to,
+                             [d.name for d in self.state])
+            if dim.moves is not None:
+                _check_known(f"embodiment {self.name!r}: action {dim.name!r} moves", dim.moves,
                              [d.name for d in self.state])
 
     @property
@@ -99,7 +107,8 @@ register(Embodiment(
     # absolute as in the published PushT datasets
     name="pusht", id=1, views=("image",), view_layout="single", rate=10.0,
     state=(Dimension("agent_x", _arm_state[0]), Dimension("agent_y", _arm_state[1])),
-    action=(Dimension("target_x", _arm[0]), Dimension("target_y", _arm[1])),
+    action=(Dimension("target_x", _arm[0], low=0, high=512, moves="agent_x"),
+            Dimension("target_y", _arm[1], low=0, high=512, moves="agent_y")),
     instruction="push the T onto the green target"))
 
 register(Embodiment(

@@ -4,6 +4,7 @@ The model acts through the same sessions and the same engine as a served client,
 imagined ones in its cache.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ class Run:
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     imagined: list[np.ndarray] = dataclasses.field(default_factory=list)  # latents of each chunk, and its first step
     gaps: list[float] = dataclasses.field(default_factory=list)
+    interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def look(self) -> None:
         """Notes what is seen now."""
@@ -73,6 +75,7 @@ class ModelPolicy:
             self.sessions.done(session, observation, request.block)
             session.busy = False
             run.imagined.append((len(run.actions), answer.latents))
+            run.interventions.update(answer.interventions)
             run.gaps += [] if answer.gap is None else [answer.gap]
         return [answer.actions for answer in answers]
 

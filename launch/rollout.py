@@ -8,6 +8,7 @@ the scripted `expert` that recorded the training data. Writes OUT/closed_loop.js
 and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
 """
 
+import collections
 import json
 import sys
 import time
@@ -26,10 +27,10 @@ PANEL, GAP = 256, 8  # pixels of a video's panels and between them
 
 
 def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
-             max_steps: int | None = None, say=print) -> tuple[dict, list[Run], Engine]:
+             sampling: dict | None = None, max_steps: int | None = None, say=print) -> tuple[dict, list[Run], Engine]:
     """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
     robot = choose_robot(restored, "pusht", None)
-    engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,))
+    engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
     horizon = robot.layout.actions_per_block
     execute = execute or horizon
     if execute > horizon:
@@ -38,7 +39,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
                 "repeat_last": (closed_loop.repeat_last, 1), "random": (Random(robot.statistics, horizon), horizon),
                 "expert": (closed_loop.expert, 1)}
     result = {"task": "pusht", "step": restored.step, "seed": seed, "execute": execute,
-              "solver": dict(restored.config.evaluate), "policies": {}}
+              "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
     played = {}
     for name, (policy, count) in policies.items():
         began = time.monotonic()
@@ -49,6 +50,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     trivial = max(("repeat_last", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
+    result["interventions"] = dict(sum((run.interventions for run in played["model"]), collections.Counter()))
     gaps = [gap for run in played["model"] for gap in run.gaps]
     result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
     return result, played["model"], engine
@@ -104,7 +106,7 @@ def main(_) -> None:
     args = flags.FLAGS
     try:
         result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
-                                        execute=args.execute, batch=args.batch)
+                                        execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args))
     except (CheckpointError, ModelError, ValueError, OSError) as error:
         sys.exit(f"rollout: {error}")
     out = Path(args.out or Path(args.workdir) / "closed_loop")
@@ -125,5 +127,6 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
     flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
+    launch_flags.define_sampling()
     flags.mark_flags_as_required(["workdir"])
     launch_flags.run(main)

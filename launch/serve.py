@@ -33,7 +33,7 @@ def make_engine(args) -> Engine:
     restored = build.restore(args.checkpoint, args.step)
     robot = choose_robot(restored, args.embodiment, args.dataset)
     return Engine(restored, robot, slots=args.sessions, batch_sizes=tuple(map(int, args.batch_sizes)), seed=args.seed,
-                  fixed_noise=args.fixed_noise)
+                  hold_gap=args.hold_gap, fixed_noise=args.fixed_noise, sampling=launch_flags.sampling(args))
 
 
 def make_protocol(args, engine: Engine):
@@ -110,6 +110,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("sessions", 64, "episodes at once; the least recently used makes room", lower_bound=1)
     flags.DEFINE_list("batch_sizes", ["1", "4", "16"], "episodes per step of the model that are compiled")
     flags.DEFINE_integer("seed", 0, "of the noise")
+    flags.DEFINE_float("hold_gap", None, "hold the robot above this gap between imagined and observed latents")
     flags.DEFINE_bool("fixed_noise", False, "the same noise for every chunk, as the reference does")
     flags.DEFINE_integer("connections", 128, "open connections", lower_bound=1)
     flags.DEFINE_integer("queue", 64, "requests that may wait for the model", lower_bound=1)
@@ -118,5 +119,6 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("token_file", None, "file with the bearer token that clients must send")
     flags.DEFINE_string("tls_cert", None, "PEM certificate chain: wss:// in place of ws://")
     flags.DEFINE_string("tls_key", None, "its PEM private key")
+    launch_flags.define_sampling()
     flags.mark_flags_as_required(["checkpoint"])
     launch_flags.run(main)

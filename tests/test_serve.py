@@ -89,6 +89,7 @@ def test_the_public_client_needs_only_what_is_announced(server, engine):
                          "observation/state": {"shape": [2], "dtype": "float32"}}
     reply = policy.infer({key: np.ones(each["shape"], each["dtype"]) for key, each in announced.items()})
     assert reply["actions"].shape == (4, 2) and reply["actions"].dtype == np.float32
+    assert reply["interventions"].keys() == {"limit", "speed", "held"}
     assert set(reply["server_timing"]) == {"queue_ms", "infer_ms"}
     # Robot units: normalised actions would lie about 0, these about the training data's 100 to 400.
     assert reply["actions"].mean() > 50

@@ -28,6 +28,12 @@ def test_what_there_is_not(name, steps, sentence):
         make_skipping(name, steps)
 
 
+@pytest.mark.parametrize("thresholds", [(), ((0.9, 1), (0.95, 3)), ((0.9, -1),)])
+def test_thresholds_must_fall(thresholds):
+    with pytest.raises(ValueError, match="highest cosine first"):
+        make_skipping("adaptive", 16, thresholds)
+
+
 def ran(angles: list[float], steps: int) -> list[int]:
     """Steps that run where the k-th prediction points to angles[k] (radians)."""
     skipping = Adaptive()

@@ -15,7 +15,7 @@ from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero, Velocity
 from world_model.functional import bind
 from world_model.solvers import make_solver
-from world_model.step_skipping import make_skipping
+from world_model.step_skipping import THRESHOLDS, make_skipping
 
 
 class Conditions(NamedTuple):
@@ -48,6 +48,7 @@ class Rollout:
     video_final_sigma: float = 0.0  # DreamZero-Flash leaves the video noisy (0.8)
     guidance: float = 1.0  # v = u + guidance (c - u), on the video alone; 1 needs no unconditional pass
     skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
+    skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
 
     def __call__(self, params: dict, conditions: Conditions, keys, history=None) -> Prediction:
         """keys: one per sample [B]. history: real latents [B, F, h, w, C] or None."""
@@ -122,7 +123,7 @@ class Rollout:
         action_solver = make_solver(self.solver, self.steps, self.shift)
         video_times, action_times = (jnp.asarray(s.timesteps, jnp.float32) for s in (video_solver, action_solver))
 
-        skipping = make_skipping(self.skipping, self.steps)
+        skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
 
         def step(carry, i):
             latents, actions, video_carry, action_carry, last, memory = carry

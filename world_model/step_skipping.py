@@ -13,6 +13,7 @@ import jax.numpy as jnp
 # Of 16 steps, those that run, by their number; as released.
 STATIC = {5: (0, 1, 2, 7, 12), 6: (0, 1, 5, 10, 14, 15), 7: (0, 1, 2, 6, 10, 14, 15), 8: (0, 1, 2, 6, 10, 13, 14, 15)}
 STATIC_STEPS = 16
+THRESHOLDS = ((0.95, 3), (0.93, 1))  # (cosine, steps) of `Adaptive`, as released
 
 
 class Skipping(Protocol):
@@ -76,7 +77,7 @@ class Adaptive:
     In a batch the least similar sample decides, because all step together.
     """
 
-    thresholds: tuple[tuple[float, int], ...] = ((0.95, 3), (0.93, 1))
+    thresholds: tuple[tuple[float, int], ...] = THRESHOLDS
 
     def init(self, video) -> Memory:
         none = jnp.int32(0)
@@ -96,12 +97,16 @@ class Adaptive:
         return memory._replace(last=video, before=memory.last, made=memory.made + 1)
 
 
-def make_skipping(name: str, steps: int) -> Skipping:
-    """"none", "adaptive" or a number of STATIC. Raises ValueError on another name, or a table of other steps."""
+def make_skipping(name: str, steps: int, thresholds: tuple = THRESHOLDS) -> Skipping:
+    """"none", "adaptive" (with those thresholds) or a number of STATIC. Raises ValueError on another name, a table of
+    other steps, or thresholds that do not fall."""
     if name == "none":
         return Never()
     if name == "adaptive":
-        return Adaptive()
+        cosines = [cosine for cosine, _ in thresholds]
+        if not cosines or sorted(set(cosines), reverse=True) != cosines or any(steps < 0 for _, steps in thresholds):
+            raise ValueError(f"skip_thresholds = {thresholds}: expected (cosine, steps) pairs, highest cosine first")
+        return Adaptive(thresholds)
     if name.isdigit() and int(name) in STATIC:
         if steps != STATIC_STEPS:
             raise ValueError(f"skipping = {name!r} is a table of {STATIC_STEPS} solver steps, found {steps}")

@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.embodiments import Embodiment, get_embodiment
 from data_pipelines.robot import Robot
 from launch import build
+from launch.serving.safety import Guard
 from world_model.policy import Policy
 from world_model.rollout import Rollout
 
@@ -34,6 +35,7 @@ class Answer(NamedTuple):
     actions: np.ndarray  # float32 [actions_per_block, action dims], absolute, robot units
     gap: float | None  # root mean square between the latents imagined for the last block and those observed
     latents: np.ndarray  # float32 [frames_per_block, h, w, C]: the imagined next block
+    interventions: dict[str, int]  # numbers that safety.Guard has changed, by kind
 
 
 class ModelError(RuntimeError):
@@ -72,6 +74,7 @@ class Engine:
     batch_sizes: tuple[int, ...] = (1, 8)  # compiled; a batch is filled up to the next one
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
+    hold_gap: float | None = None  # of safety.Guard
     sampling: dict = dataclasses.field(default_factory=dict)  # of rollout.Rollout, over the checkpoint's evaluate.*
 
     def __post_init__(self):
@@ -79,6 +82,7 @@ class Engine:
         settings = build.rollout_settings(c) | self.sampling
         self.policy = Policy(Rollout(self.restored.family.module, **settings), self.restored.objective)
         self.params = jax.tree.map(lambda p: p.astype(c.train.compute_dtype), self.restored.params)
+        self.guard = Guard(self.embodiment, self.hold_gap)
         self.batch_sizes = tuple(sorted(self.batch_sizes))
         self._root = jax.random.key(self.seed)
         self.forget()
@@ -124,8 +128,12 @@ class Engine:
         if going_on:
             gaps = dict(zip((id(r) for r in going_on), self._observe(going_on)))
         chunk = self._act(requests)
-        return [Answer(self._commands(r, chunk.actions[i]), gaps.get(id(r)), chunk.latents[i])
-                for i, r in enumerate(requests)]
+        answers = []
+        for request, actions, latents in zip(requests, chunk.actions, chunk.latents):
+            gap = gaps.get(id(request))
+            safe = self.guard.check(self._commands(request, actions), request.state, gap)
+            answers.append(Answer(safe.actions, gap, latents, safe.interventions))
+        return answers
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """An answer's latents -> uint8 [block_frames, height, width, 3]."""

@@ -83,7 +83,7 @@ class OpenPi:
 
     def answer(self, answer: Answer, timing: dict):
         """A message of the reply."""
-        return {"actions": answer.actions, "server_timing": timing}
+        return {"actions": answer.actions, "interventions": answer.interventions, "server_timing": timing}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

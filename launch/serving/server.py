@@ -164,6 +164,8 @@ class Server:
         finally:
             session.busy = False
         self.sessions.done(session, observation, request.block)
+        for kind, count in served.answer.interventions.items():
+            self.telemetry.interventions.labels(kind).inc(count)
         if served.answer.gap is not None:
             self.telemetry.gap.observe(served.answer.gap)
         self.telemetry.seconds.observe(time.monotonic() - began)

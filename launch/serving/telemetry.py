@@ -3,6 +3,8 @@
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 
+from launch.serving.safety import KINDS
+
 LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # seconds
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -27,6 +29,10 @@ class Telemetry:
         self.evicted = Gauge("wamax_sessions_evicted", "sessions that made room for others", registry=registry)
         self.lost = Counter("wamax_windows_lost", "times that the model failed and all windows were lost",
                             registry=registry)
+        self.interventions = Counter("wamax_interventions", "numbers of actions that were changed to be safe, by kind",
+                                     ["kind"], registry=registry)
+        for kind in KINDS:
+            self.interventions.labels(kind)
         self.gap = Histogram("wamax_imagination_gap", "root mean square of observed minus imagined latents",
                              buckets=(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 4), registry=registry)
 
