@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.embodiments import Embodiment
-from data_pipelines.normalisation import Scale, make_scale, to_robot_units
+from data_pipelines.normalisation import Scale, make_scale, to_relative, to_robot_units
 from data_pipelines.slots import scatter
 from data_pipelines.views import VIEW_LAYOUTS
 from world_model.batch import Layout
@@ -54,6 +54,11 @@ class Robot:
         """Predicted actions [N, action slots] of the block that began in `state` [state dims] -> float32 [N, action
         dims], absolute, in robot units."""
         return to_robot_units(actions, state, self.embodiment, self.statistics).astype(np.float32)
+
+    def predicted(self, commands: np.ndarray, state: np.ndarray, action_dim: int) -> np.ndarray:
+        """The inverse of `commands`: [N, action dims] -> float32 [N, action_dim]."""
+        relative = to_relative(np.asarray(commands, np.float64), np.asarray(state, np.float64), self.embodiment)
+        return scatter(self.scale("action").normalise(relative), self.embodiment.action_slots, action_dim)
 
     def prompt(self, instruction: str) -> str:
         """What the text encoder reads."""

@@ -27,7 +27,8 @@ class Run:
     frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
-    imagined: list[np.ndarray] = dataclasses.field(default_factory=list)  # latents of each chunk, and its first step
+    imagined: list[tuple] = dataclasses.field(default_factory=list)  # (first step, latents) of each chunk
+    in_flight: np.ndarray | None = None  # [k, action dims]: what is executed while the next chunk is awaited
     gaps: list[float] = dataclasses.field(default_factory=list)
     interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -86,7 +87,9 @@ class ModelPolicy:
         whole = since == layout.actions_per_block
         seen = run.frames[-since:][layout.frame_stride - 1::layout.frame_stride] if whole else run.frames[-1:]
         views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
-        return Observation(str(run.seed), not run.imagined, self.instruction, len(run.actions), views, run.states[-1])
+        nothing = np.zeros((0, len(self.engine.embodiment.action)))
+        return Observation(str(run.seed), not run.imagined, self.instruction, len(run.actions), views, run.states[-1],
+                           nothing if run.in_flight is None else run.in_flight)
 
 
 def repeat_last(runs: list[Run]) -> list[np.ndarray]:

@@ -4,11 +4,13 @@
 
 PushT episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
 return the frames that really came. The same seeds are given to `repeat_last`, `random` and, as what can be reached, to
-the scripted `expert` that recorded the training data. Writes OUT/closed_loop.json (default OUT: WORKDIR/closed_loop)
-and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
+the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4 control
+steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
+WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
 """
 
 import collections
+import dataclasses
 import json
 import sys
 import time
@@ -17,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import build, closed_loop
+from launch import asynchronous, build, closed_loop
 from launch import flags as launch_flags
+from launch.asynchronous import Mode
 from launch.closed_loop import ModelPolicy, Random, Run
 from launch.serving.engine import Engine, ModelError, choose_robot
 from world_model.checkpoint import CheckpointError
@@ -27,7 +30,8 @@ PANEL, GAP = 256, 8  # pixels of a video's panels and between them
 
 
 def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
-             sampling: dict | None = None, max_steps: int | None = None, say=print) -> tuple[dict, list[Run], Engine]:
+             sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
+             say=print) -> tuple[dict, list[Run], Engine]:
     """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
     robot = choose_robot(restored, "pusht", None)
     engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
@@ -47,6 +51,8 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         closed_loop.play(policy, runs, count)
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found))
+    if latency:
+        result["latency"] = delayed(engine, latency, overlap, range(seed, seed + episodes), max_steps, say)
     trivial = max(("repeat_last", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
@@ -54,6 +60,20 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     gaps = [gap for run in played["model"] for gap in run.gaps]
     result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
     return result, played["model"], engine
+
+
+def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | None, say) -> dict:
+    """The model with a latency of so many control steps, in every way of living with it."""
+    layout, found = engine.robot.layout, {}
+    for name, mode in {"synchronous": Mode(latency, asynchronous=False),
+                       "asynchronous": Mode(latency, overlap=overlap),
+                       "not_grounded": Mode(latency, overlap=overlap, grounded=False)}.items():
+        runs = make_runs(seeds, layout.height, max_steps)
+        policy = ModelPolicy(engine, engine.embodiment.instruction)
+        executors = asynchronous.play(policy, runs, mode, layout.actions_per_block)
+        found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
+        say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f}, held {found[name]['held_share']:.0%}")
+    return found
 
 
 def make_runs(seeds, image_size: int, max_steps: int | None) -> list[Run]:
@@ -106,7 +126,8 @@ def main(_) -> None:
     args = flags.FLAGS
     try:
         result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
-                                        execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args))
+                                        execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
+                                        latency=args.latency, overlap=args.overlap)
     except (CheckpointError, ModelError, ValueError, OSError) as error:
         sys.exit(f"rollout: {error}")
     out = Path(args.out or Path(args.workdir) / "closed_loop")
@@ -124,6 +145,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
     flags.DEFINE_integer("execute", None, "actions of each chunk that are executed; default: all", lower_bound=1)
+    flags.DEFINE_integer("latency", 0, "control steps that the model seems to take to answer", lower_bound=0)
+    flags.DEFINE_integer("overlap", 2, "steps over which asynchronous chunks fade into each other", lower_bound=0)
     flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
     flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")

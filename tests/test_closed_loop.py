@@ -103,9 +103,10 @@ def test_scores():
 def test_evaluation_as_a_whole(restored, tmp_path):
     """What the command writes: JSON without NaN, videos of best and worst."""
     result, runs, engine = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=6,
-                                            say=lambda _: None)
+                                            latency=1, overlap=1, say=lambda _: None)
     text = json.dumps(result, allow_nan=False)
     assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "random", "expert"}
+    assert set(result["latency"]) == {"synchronous", "asynchronous", "not_grounded"}
     assert result["against"]["policy"] in ("repeat_last", "random") and result["imagination_gap"] > 0
     rollout.write_videos(tmp_path, runs, engine, 1)
     assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]

@@ -10,6 +10,7 @@ from tests import tiny_policy
 from world_model.rollout import Conditions
 
 STATE = np.array([200.0, 300.0])
+NOTHING = np.zeros((0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,8 @@ def clip(seed: int, frames: int) -> np.ndarray:
     return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)
 
 
-def request(engine, slot, block, frames, state=STATE, key=(7, 1)):
-    return Request(slot, block, {"image": frames}, state, engine.tokenize("push the T"), key)
+def request(engine, slot, block, frames, state=STATE, key=(7, 1), in_flight=NOTHING):
+    return Request(slot, block, {"image": frames}, state, engine.tokenize("push the T"), key, in_flight)
 
 
 def test_slots_equal_the_rollout_of_the_whole_window(engine):
@@ -64,3 +65,13 @@ def test_a_slot_does_not_depend_on_the_others_in_its_batch(engine):
 def test_another_embodiment_is_refused(engine, embodiment, dataset):
     with pytest.raises(ValueError, match="it knows 'pusht' \\(dataset 'toy'\\)"):
         choose_robot(engine.restored, embodiment, dataset)
+
+
+def test_actions_in_flight_are_kept_and_seen(engine):
+    """The first two come back as they were sent; the video and the later actions depend on them."""
+    ask = lambda actions: engine.step([request(engine, 0, 1, clip(5, 1), in_flight=np.array(actions))])[0]
+    free, first, other = ask(NOTHING), ask([[210, 290], [220, 280]]), ask([[390, 110], [120, 380]])
+    np.testing.assert_allclose(first.actions[:2], [[210, 290], [220, 280]], atol=0.1)
+    np.testing.assert_allclose(other.actions[:2], [[390, 110], [120, 380]], atol=0.1)
+    for a, b in ((free, first), (first, other)):
+        assert np.abs(a.actions[2:] - b.actions[2:]).max() > 1e-2 and np.abs(a.latents - b.latents).max() > 1e-3

@@ -132,6 +132,7 @@ BAD = [
     ({"prompt": 5}, "'prompt' should be a text"),
     ({"session_id": "x" * 200}, "at most 128 characters"),
     ({"reset": "yes"}, "'reset' should be true or false"),
+    ({"actions_in_flight": np.zeros((5, 2), np.float32)}, r"\[at most 4, 2\] and finite, found float32 \[5, 2\]"),
     ({"step": -1}, "'step' should be a whole number"),
 ]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import Cache
 from world_model.objective import Objective
-from world_model.rollout import Rollout
+from world_model.rollout import Known, Rollout
 
 
 class Window(NamedTuple):
@@ -69,13 +69,19 @@ class Policy:
         return windows._replace(cache=caches), gap
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-    def act(self, params, windows: Window, slots, state, block, keys) -> tuple[Window, Chunk]:
-        """Predicts `block` int [B], 1 or above, of `slots` [B]: state float32 [B, state_dim] normalised, a key each."""
-        rows = _rows(windows, slots), state, block, keys
+    def act(self, params, windows: Window, slots, state, block, keys, actions, known) -> tuple[Window, Chunk]:
+        """Predicts `block` int [B], 1 or above, of `slots` [B], where actions that are on their way are given.
+
+        Args:
+          state: float32 [B, state_dim], normalised, at the block's start.
+          keys: one per row.
+          actions: float32 [B, actions_per_block, action_dim], normalised; looked at where `known`, bool, is True.
+        """
+        rows = _rows(windows, slots), state, block, keys, actions, known
         if len(slots) == 1:  # what is decided on the way (step_skipping.Adaptive) then saves work: a row of vmap cannot
             chunk = jax.tree.map(lambda x: x[None], self._next(params, *jax.tree.map(lambda x: x[0], rows)))
         else:
-            chunk = jax.vmap(self._next, in_axes=(None, 0, 0, 0, 0))(params, *rows)
+            chunk = jax.vmap(self._next, in_axes=(None, *[0] * len(rows)))(params, *rows)
         return windows._replace(imagined=windows.imagined.at[slots].set(chunk.latents)), chunk
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -114,11 +120,12 @@ class Policy:
                                 rollout.both(self._block_condition(window, block)), block)
         return cache, jnp.sqrt(jnp.square(latents[0] - window.imagined).mean())
 
-    def _next(self, params, window: Window, state, block, key) -> Chunk:
-        rollout = self.rollout
+    def _next(self, params, window: Window, state, block, key, actions, known) -> Chunk:
+        rollout, video = self.rollout, window.imagined[None]
+        given = Known(actions[None], known[None], video, jnp.zeros((1,) * video.ndim, bool))
         latents, actions, calls = rollout.denoise(
             params, window.cache, window.context, *rollout.noise(key[None], block), state[None, None],
-            self._block_condition(window, block), block)
+            self._block_condition(window, block), block, given)
         return Chunk(actions[0].astype(jnp.float32), latents[0].astype(jnp.float32), calls)
 
     def _block_condition(self, window: Window, block):

@@ -2,6 +2,8 @@
 
 `history` decides what enters the cache after a block: real latents (policy: each block's actions are predicted
 from what really happened) or, without it, the model's own (imagination: everything from the first frame).
+`known` decides what is predicted: actions that are given make it forward dynamics, video that is given inverse
+dynamics, and actions already on their way to the robot are given in part.
 """
 
 import dataclasses
@@ -29,6 +31,15 @@ class Conditions(NamedTuple):
     unconditional_text: jax.Array | None = None  # [B, Lt, text_dim], for guidance other than 1
 
 
+class Known(NamedTuple):
+    """What need not be predicted, of a window or of a block. Where a mask is True the value is given."""
+
+    actions: jax.Array  # [B, N, action_dim], normalised
+    action_mask: jax.Array  # bool, broadcasts to actions
+    latents: jax.Array  # [B, F, h, w, C]
+    latent_mask: jax.Array  # bool, broadcasts to latents
+
+
 class Prediction(NamedTuple):
     """A whole window as rolled out."""
 
@@ -50,8 +61,9 @@ class Rollout:
     skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
     skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
 
-    def __call__(self, params: dict, conditions: Conditions, keys, history=None) -> Prediction:
-        """keys: one per sample [B]. history: real latents [B, F, h, w, C] or None."""
+    def __call__(self, params: dict, conditions: Conditions, keys, history=None,
+                 known: Known | None = None) -> Prediction:
+        """keys: one per sample [B]. history: real latents [B, F, h, w, C] or None. known: with all B, N and F."""
         spec = self.model.spec
         text = conditions.text
         if self.guided and conditions.unconditional_text is None:
@@ -66,7 +78,7 @@ class Rollout:
                 noise = self.noise(keys, block)
                 block_latents, block_actions, block_calls = self.denoise(
                     params, cache, context, *noise, self.block_states(conditions.state, block),
-                    self.block_frames(conditions.condition, block), block)
+                    self.block_frames(conditions.condition, block), block, self.block_known(known, block))
                 latents.append(block_latents)
                 actions.append(block_actions)
                 calls.append(block_calls)
@@ -92,6 +104,15 @@ class Rollout:
         n = self.model.spec.layout.states_per_block
         return state[:, (block - 1) * n:block * n]
 
+    def block_known(self, known: Known | None, block: int) -> Known | None:
+        """That of a block."""
+        if known is None:
+            return None
+        n = self.model.spec.layout.actions_per_block
+        own = slice((block - 1) * n, block * n)
+        return Known(known.actions[:, own], known.action_mask[:, own], self.block_frames(known.latents, block),
+                     self.block_frames(known.latent_mask, block))
+
     def noise(self, keys, block: int):
         """Initial video and action noise of a block, a function of each sample's key."""
         spec = self.model.spec
@@ -116,13 +137,19 @@ class Rollout:
         return cached.prefill(bind(self.model, params), cache, context, latents, condition, block)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def denoise(self, params, cache, context, latents, actions, state, condition, block):
-        """All solver steps of one block: (clean latents, clean actions, int32 model calls) from noise."""
+    def denoise(self, params, cache, context, latents, actions, state, condition, block, known: Known | None = None):
+        """All solver steps of one block: (clean latents, clean actions, int32 model calls) from noise.
+
+        What is known goes straight from its noise to its value: it has at every step the noise level of what is
+        predicted, as in training, and any solver is exact on it.
+        """
         model = bind(self.model, params)
         video_solver = make_solver(self.solver, self.steps, self.shift, self.video_final_sigma)
         action_solver = make_solver(self.solver, self.steps, self.shift)
         video_times, action_times = (jnp.asarray(s.timesteps, jnp.float32) for s in (video_solver, action_solver))
 
+        given = None if known is None else Velocity((latents - known.latents) / video_solver.sigmas[0],
+                                                    (actions - known.actions) / action_solver.sigmas[0])
         skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
 
         def step(carry, i):
@@ -132,6 +159,9 @@ class Rollout:
                                              video_times[i], action_times[i])
             velocity = predict() if run is True else jax.lax.cond(run, predict, lambda: last)
             noted = skipping.note(memory, velocity.video)
+            if known is not None:
+                velocity = Velocity(jnp.where(known.latent_mask, given.video, velocity.video),
+                                    jnp.where(known.action_mask, given.action, velocity.action))
             memory = noted if run is True else jax.tree.map(lambda new, old: jnp.where(run, new, old), noted, memory)
             latents, video_carry = video_solver.step(i, velocity.video, latents, video_carry)
             actions, action_carry = action_solver.step(i, velocity.action, actions, action_carry)

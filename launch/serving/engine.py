@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.embodiments import Embodiment, get_embodiment
 from data_pipelines.robot import Robot
+from data_pipelines.slots import slot_mask
 from launch import build
 from launch.serving.safety import Guard
 from world_model.policy import Policy
@@ -27,6 +28,7 @@ class Request(NamedTuple):
     state: np.ndarray  # [state dims], robot units, at the last frame
     text: tuple[np.ndarray, int] | None  # tokens of the prompt, for block 1
     key: tuple[int, int]  # (episode, chunk): what the noise is drawn from, beside the seed
+    in_flight: np.ndarray  # [k, action dims], robot units: actions after the last frame that will be executed anyhow
 
 
 class Answer(NamedTuple):
@@ -111,7 +113,8 @@ class Engine:
         zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
                                for view in self.embodiment.views}
         low = np.asarray(self.robot.statistics["state"]["mean"])
-        first = Request(self.slots, 1, zeros(1), low, self.tokenize(""), (0, 0))
+        first = Request(self.slots, 1, zeros(1), low, self.tokenize(""), (0, 0),
+                        np.zeros((0, len(self.embodiment.action))))
         later = first._replace(block=2, views=zeros(self.block_frames))
         for size in self.batch_sizes:
             self.step([first] * size)
@@ -158,8 +161,20 @@ class Engine:
         names = np.zeros((len(rows), 2), np.uint32) if self.fixed_noise else np.array([r.key for r in rows], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
         self._windows, chunk = self.policy.act(self.params, self._windows, slots, state,
-                                               np.int32([r.block for r in rows]), keys)
+                                               np.int32([r.block for r in rows]), keys,
+                                               *self._in_flight(rows))
         return jax.device_get(chunk)
+
+    def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
+        """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""
+        width = self.restored.config.model.action_dim
+        actions = np.zeros((len(rows), self.robot.layout.actions_per_block, width), np.float32)
+        known = np.zeros_like(actions, bool)
+        for row, request in enumerate(rows):
+            count = len(request.in_flight)
+            actions[row, :count] = self.robot.predicted(request.in_flight, request.state, width)
+            known[row, :count] = slot_mask(self.embodiment.action_slots, width)
+        return actions, known
 
     def _filled(self, requests: list[Request]) -> tuple[list[Request], np.ndarray]:
         """(requests up to the next compiled batch size, their slots); what is filled up writes to the spare slot."""

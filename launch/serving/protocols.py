@@ -29,6 +29,7 @@ class Observation(NamedTuple):
     step: int | None  # control step of the last frame, where the client counts
     views: dict  # embodiment's view -> uint8 [n, H, W, 3], oldest first
     state: np.ndarray  # float64 [state dims], robot units
+    in_flight: np.ndarray  # float64 [k, action dims]: actions after the last frame that will be executed anyhow
 
 
 class Reset(NamedTuple):
@@ -58,7 +59,9 @@ class OpenPi:
                for view in self.robot.embodiment.views},
             "observation/state": {"shape": [len(self.robot.embodiment.state)], "dtype": "float32"}},
             "optional": {"prompt": {"dtype": "str", "default": self.prompt}, "session_id": {"dtype": "str"},
-                         "step": {"dtype": "int"}, "reset": {"dtype": "bool", "default": False}},
+                         "step": {"dtype": "int"}, "reset": {"dtype": "bool", "default": False},
+                         "actions_in_flight": {"shape": [None, len(self.robot.embodiment.action)],
+                                               "dtype": "float32"}},
             "frames": {"start": 1, "continue": 4 * layout.frames_per_block, "every": layout.frame_stride},
             "actions": {"shape": [layout.actions_per_block, len(self.robot.embodiment.action)], "dtype": "float32",
                         "names": [d.name for d in self.robot.embodiment.action]},
@@ -67,7 +70,7 @@ class OpenPi:
     def parse(self, message) -> Observation:
         """Raises BadRequest."""
         images = {view: f"observation/{view}" for view in self.robot.embodiment.views}
-        optional = {"prompt", "session_id", "step", "reset"}
+        optional = {"prompt", "session_id", "step", "reset", "actions_in_flight"}
         _check_keys(message, {*images.values(), "observation/state"}, optional)
         reset = message.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
@@ -79,7 +82,18 @@ class OpenPi:
             _text(message, "session_id", MAX_NAME) or None, bool(reset),
             _text(message, "prompt", MAX_PROMPT, self.prompt), None if step is None else int(step),
             _views(message, images, self.image_size),
-            _vector(message, "observation/state", [d.name for d in self.robot.embodiment.state]))
+            _vector(message, "observation/state", [d.name for d in self.robot.embodiment.state]),
+            self._in_flight(message.get("actions_in_flight")))
+
+    def _in_flight(self, value) -> np.ndarray:
+        horizon, dims = self.robot.layout.actions_per_block, len(self.robot.embodiment.action)
+        if value is None:
+            return np.zeros((0, dims))
+        if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64) or value.ndim != 2 \
+                or value.shape[1] != dims or len(value) > horizon or not np.isfinite(value).all():
+            raise BadRequest(f"'actions_in_flight' should be float32 [at most {horizon}, {dims}] and finite, found "
+                             f"{_kind(value)}")
+        return value.astype(np.float64)
 
     def answer(self, answer: Answer, timing: dict):
         """A message of the reply."""
@@ -132,7 +146,8 @@ class DreamZero:
         state = [_vector(message, vectors[0], names[:self.JOINTS]), _vector(message, vectors[1], names[self.JOINTS:])]
         views = dict(zip(self.robot.embodiment.views, self.VIEWS, strict=True))
         return Observation(session, False, _text(message, "prompt", MAX_PROMPT, self.prompt), None,
-                           _views(message, views, self.image_size), np.concatenate(state))
+                           _views(message, views, self.image_size), np.concatenate(state),
+                           np.zeros((0, len(self.robot.embodiment.action))))
 
     def answer(self, answer: Answer, timing: dict):
         """A message of the reply."""

@@ -63,7 +63,8 @@ class Sessions:
         if observation.reset:
             session.chunks = 0
         key = zlib.crc32(name.encode()) if observation.session else session.number, session.chunks
-        return session, Request(session.slot, block, views, observation.state, text, key)
+        return session, Request(session.slot, block, views, observation.state, text, key,
+                                observation.in_flight)
 
     def done(self, session: Session, observation: Observation, block: int) -> None:
         """The engine has answered."""
