@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.stats
 
-from launch.serving.engine import Engine
+from launch.serving.engine import Engine, ModelError
 from launch.serving.protocols import Observation
 from launch.serving.sessions import Sessions
 
@@ -73,6 +73,8 @@ class ModelPolicy:
         planned = [self.sessions.plan(observation, self) for observation in observations]
         answers = self.engine.step([request for _, request in planned])
         for run, observation, (session, request), answer in zip(runs, observations, planned, answers, strict=True):
+            if isinstance(answer, ModelError):
+                raise answer
             self.sessions.done(session, observation, request.block)
             session.busy = False
             run.imagined.append((len(run.actions), answer.latents))

@@ -6,8 +6,9 @@
     policy.get_server_metadata()["observation"]    # {key: {shape, dtype}} of what `infer` wants
     policy.infer(observation)["actions"]           # float32 [horizon, dims], absolute, robot units
 
-GET /healthz says "ready", /metrics counts. SIGTERM answers what has been asked and ends. It listens on this machine
-alone unless --host says otherwise; then use --token_file, and --tls_cert with --tls_key.
+GET / is a page with what is seen, imagined and done; /healthz says "ready", /metrics counts. SIGTERM answers what has
+been asked and ends. It listens on this machine alone unless --host says otherwise; then use --token_file, and
+--tls_cert with --tls_key.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from absl import flags
 
 from launch import build
 from launch import flags as launch_flags
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.serving.protocols import PROTOCOLS
 from world_model.checkpoint import CheckpointError
 
@@ -32,8 +33,16 @@ def make_engine(args) -> Engine:
     """Restored, not yet compiled."""
     restored = build.restore(args.checkpoint, args.step)
     robot = choose_robot(restored, args.embodiment, args.dataset)
-    return Engine(restored, robot, slots=args.sessions, batch_sizes=tuple(map(int, args.batch_sizes)), seed=args.seed,
+    return Engine(restored, robot, slots=args.sessions, seed=args.seed,
+                  batch_sizes=whole_numbers("batch_sizes", args.batch_sizes),
                   hold_gap=args.hold_gap, fixed_noise=args.fixed_noise, sampling=launch_flags.sampling(args))
+
+
+def whole_numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
+    """Raises ValueError where one is not a number from 1 on."""
+    if not texts or not all(text.isdigit() and int(text) for text in texts):
+        raise ValueError(f"--{flag}: expected whole numbers from 1 on, found {texts}")
+    return tuple(map(int, texts))
 
 
 def make_protocol(args, engine: Engine):
@@ -41,7 +50,7 @@ def make_protocol(args, engine: Engine):
     robot = engine.robot
     options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction}
     if args.image_size:
-        options["image_size"] = tuple(map(int, args.image_size.split("x")))
+        options["image_size"] = whole_numbers("image_size", args.image_size.split("x"))
     elif args.protocol == "openpi":
         options["image_size"] = robot.layout.height, robot.layout.width
     return PROTOCOLS[args.protocol](robot, **options)
@@ -93,7 +102,7 @@ def main(_) -> None:
     """The command."""
     try:
         serve(flags.FLAGS)
-    except (CheckpointError, ValueError, OSError, ModuleNotFoundError) as error:
+    except (CheckpointError, ModelError, ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"serve: {error}")
 
 

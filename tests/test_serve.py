@@ -1,7 +1,10 @@
 """The policy server, spoken to by the public client as it is: sessions, refusals, limits, drain."""
 
 import asyncio
+import base64
 import contextlib
+import io
+import json
 import ssl
 import subprocess
 import threading
@@ -14,11 +17,12 @@ import pytest
 import websockets
 from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from PIL import Image
 from websockets.sync.client import connect
 
 from benchmarks import serve_load
 from launch import build
-from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.engine import Engine, choose_robot
 from launch.serving.protocols import DreamZero, OpenPi
 from launch.serving.server import Limits, Server
 from tests import tiny_policy
@@ -202,6 +206,15 @@ def test_pages(server):
     status, text = get(f"{url}/metrics")
     assert status == 200 and 'wamax_requests_total{outcome="answered"}' in text and "wamax_request_seconds_bucket" in text
     assert get(f"{url}/else")[0] == 404
+    assert get(f"{url}/")[1].startswith("<!doctype html>")
+    client(server[0]).infer(observation(7, session_id="shown", reset=True))
+    live = json.loads(get(f"{url}/live.json")[1])
+    latest = live["latest"]
+    assert live["embodiment"] == "pusht" and latest["facts"]["session"] == "id:shown"
+    assert latest["names"] == ["target_x", "target_y"] and np.shape(latest["actions"]) == (4, 2)
+    seen = np.array(Image.open(io.BytesIO(base64.b64decode(latest["seen"].partition(",")[2]))))
+    np.testing.assert_array_equal(seen, observation(7)["observation/image"])
+    assert len(latest["imagined"]) == 4
     with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
         connect(f"ws://127.0.0.1:{server[0]}", origin="http://elsewhere.example")
 
@@ -215,6 +228,7 @@ def test_token(engine):
         assert client(port, api_key="secret").infer(observation())["actions"].shape == (4, 2)
         url = f"http://127.0.0.1:{port}"
         assert get(f"{url}/healthz")[0] == 200 and get(f"{url}/metrics")[0] == 401
+        assert get(f"{url}/live.json")[0] == 401
         assert get(f"{url}/metrics", Authorization="Bearer secret")[0] == 200
 
 
@@ -293,24 +307,51 @@ def wait_for(condition, seconds: float = 10.0) -> bool:
     return True
 
 
-@pytest.mark.parametrize("error,sentence", [(ModelError("not finite"), "not finite"),
-                                            (RuntimeError("out of memory"), "all sessions begin again: out of memory")])
-def test_a_failing_model_is_told_and_does_not_end_the_server(engine, monkeypatch, error, sentence):
-    plain, calls = engine.step, []
-
-    def fails_once(requests):
-        calls.append(1)
-        if len(calls) == 2:
-            raise error
-        return plain(requests)
-
-    monkeypatch.setattr(engine, "step", fails_once)
+def test_actions_that_are_not_finite_are_never_sent(engine, monkeypatch):
+    plain = engine.robot.commands
     with serving(engine) as (port, _):
         policy = client(port)
         policy.infer(observation())
-        with pytest.raises(RuntimeError, match=sentence):
-            policy.infer(observation(frames=4))
-        assert policy.infer(observation())["actions"].shape == (4, 2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(engine.robot), "commands", lambda *_: np.full((4, 2), np.nan, np.float32))
+            with pytest.raises(RuntimeError, match="actions that are not finite, in state"):
+                policy.infer(observation(frames=4))
+        assert engine.robot.commands == plain and policy.infer(observation(frames=4))["actions"].shape == (4, 2)
+
+
+def test_a_failing_device_ends_every_session_and_not_the_server(engine, monkeypatch):
+    """A step fails while another session waits: its window is gone too, and it must not go on without."""
+    entered, release, plain = threading.Event(), threading.Event(), engine.step
+
+    def fails(requests):
+        entered.set()
+        assert release.wait(30)
+        monkeypatch.setattr(engine, "step", plain)
+        raise RuntimeError("out of memory")
+
+    with serving(engine) as (port, server):
+        policies, errors = [client(port) for _ in range(2)], {}
+        for policy in policies:
+            policy.infer(observation())
+
+        def ask(i):
+            with pytest.raises(RuntimeError) as caught:
+                policies[i].infer(observation(frames=4))
+            errors[i] = str(caught.value)
+
+        monkeypatch.setattr(engine, "step", fails)
+        threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(2)]
+        threads[0].start()
+        assert entered.wait(30)
+        threads[1].start()
+        assert wait_for(lambda: "wamax_queue 1.0" in server.telemetry.text())
+        release.set()
+        for thread in threads:
+            thread.join(30)
+        assert all("all sessions begin again: out of memory" in errors[i] for i in range(2))
+        with pytest.raises(RuntimeError, match="new here, or was evicted"):
+            policies[1].infer(observation(frames=4))
+        assert policies[1].infer(observation())["actions"].shape == (4, 2)
 
 
 def test_a_client_that_does_not_read_blocks_nobody(engine):

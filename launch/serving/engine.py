@@ -108,7 +108,7 @@ class Engine:
         return self.restored.objective.text_encoder.tokenize(self.robot.prompt(instruction))
 
     def warm(self) -> None:
-        """Compiles everything that `step` can call."""
+        """Compiles everything that is called later. Raises ModelError where the model's actions are not finite."""
         layout = self.robot.layout
         zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
                                for view in self.embodiment.views}
@@ -117,12 +117,15 @@ class Engine:
                         np.zeros((0, len(self.embodiment.action))))
         later = first._replace(block=2, views=zeros(self.block_frames))
         for size in self.batch_sizes:
-            self.step([first] * size)
+            answers = self.step([first] * size)
             if layout.num_blocks > 1:
                 self.step([later] * size)
+        if isinstance(answers[0], ModelError):
+            raise answers[0]
+        self.decode(answers[0].latents)
 
-    def step(self, requests: list[Request]) -> list[Answer]:
-        """At most max(batch_sizes) requests of different slots. Raises ModelError where an action is not finite."""
+    def step(self, requests: list[Request]) -> "list[Answer | ModelError]":
+        """At most max(batch_sizes) requests of different slots; a ModelError where an action is not finite."""
         starting = [r for r in requests if r.block == 1]
         going_on = [r for r in requests if r.block > 1]
         gaps = {}
@@ -131,12 +134,8 @@ class Engine:
         if going_on:
             gaps = dict(zip((id(r) for r in going_on), self._observe(going_on)))
         chunk = self._act(requests)
-        answers = []
-        for request, actions, latents in zip(requests, chunk.actions, chunk.latents):
-            gap = gaps.get(id(request))
-            safe = self.guard.check(self._commands(request, actions), request.state, gap)
-            answers.append(Answer(safe.actions, gap, latents, safe.interventions))
-        return answers
+        return [self._answer(request, actions, latents, gaps.get(id(request)))
+                for request, actions, latents in zip(requests, chunk.actions, chunk.latents)]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """An answer's latents -> uint8 [block_frames, height, width, 3]."""
@@ -186,8 +185,9 @@ class Engine:
     def _canvases(self, rows: list[Request]) -> jnp.ndarray:
         return np.stack([self.robot.canvas(r.views) for r in rows])
 
-    def _commands(self, request: Request, actions: np.ndarray) -> np.ndarray:
+    def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray, gap: float | None):
         commands = self.robot.commands(actions, request.state)
         if not np.isfinite(commands).all():
-            raise ModelError(f"the model predicted actions that are not finite, for {request.state.tolist()}")
-        return commands
+            return ModelError(f"the model predicted actions that are not finite, in state {request.state.tolist()}")
+        safe = self.guard.check(commands, request.state, gap)
+        return Answer(safe.actions, gap, latents, safe.interventions)

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from launch.serving.engine import Answer, Engine, ModelError, Request
@@ -30,8 +31,9 @@ class _Job(NamedTuple):
 class Scheduler:
     """Runs on the event loop; the engine in a thread of its own, so that connections go on meanwhile."""
 
-    def __init__(self, engine: Engine, queue_size: int, telemetry: Telemetry):
-        self.engine, self.telemetry, self.draining = engine, telemetry, False
+    def __init__(self, engine: Engine, queue_size: int, telemetry: Telemetry, lost: Callable[[], None]):
+        """lost: called when every window is gone."""
+        self.engine, self.telemetry, self.draining, self._lost = engine, telemetry, False, lost
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(queue_size)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "engine")
         telemetry.queue.set_function(self._queue.qsize)
@@ -57,31 +59,38 @@ class Scheduler:
             for _ in jobs:
                 self._queue.task_done()
 
+    async def on_engine(self, function: Callable, *args):
+        """function(*args) on the engine's thread, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
     async def drain(self) -> None:
         """Takes no more requests and waits until those taken are answered."""
         self.draining = True
         await self._queue.join()
 
     async def _step(self, jobs: list[_Job]) -> None:
-        began, loop = time.monotonic(), asyncio.get_running_loop()
+        began = time.monotonic()
         try:
-            answers = await loop.run_in_executor(self._thread, self.engine.step, [job.request for job in jobs])
-        except ModelError as error:
-            self._fail(jobs, error)
+            answers = await self.on_engine(self.engine.step, [job.request for job in jobs])
         except Exception as error:  # the device failed in the middle of a step that donates: no window can be trusted
-            await loop.run_in_executor(self._thread, self.engine.forget)
-            self.telemetry.lost.inc()
-            self._fail(jobs, WindowsLost(f"the model failed and all sessions begin again: {error}"))
+            await self.on_engine(self.engine.forget)
+            self._lose(jobs, f"the model failed and all sessions begin again: {error}")
         else:
             taken = time.monotonic() - began
             self.telemetry.batch.observe(len(jobs))
             for job, answer in zip(jobs, answers, strict=True):
-                job.future.set_result(Served(answer, 1e3 * (began - job.came), 1e3 * taken))
+                if isinstance(answer, ModelError):
+                    job.future.set_exception(answer)
+                else:
+                    job.future.set_result(Served(answer, 1e3 * (began - job.came), 1e3 * taken))
 
-    def _fail(self, jobs: list[_Job], error: Exception) -> None:
-        for job in jobs:
-            job.future.set_exception(error)
-
-
-class WindowsLost(ModelError):
-    """Every session's window is gone."""
+    def _lose(self, jobs: list[_Job], sentence: str) -> None:
+        """Those that wait fail too: they would go on with windows that are no longer there."""
+        waiting = []
+        while not self._queue.empty():
+            waiting.append(self._queue.get_nowait())
+            self._queue.task_done()
+        self.telemetry.lost.inc()
+        self._lost()
+        for job in jobs + waiting:
+            job.future.set_exception(ModelError(sentence))

@@ -20,8 +20,9 @@ from websockets.http11 import Response
 
 from launch.serving import wire
 from launch.serving.engine import Engine, ModelError
+from launch.serving.live import PAGE, Live
 from launch.serving.protocols import BadRequest, Reset
-from launch.serving.scheduler import Refused, Scheduler, WindowsLost
+from launch.serving.scheduler import Refused, Scheduler
 from launch.serving.sessions import Sessions
 from launch.serving.telemetry import CONTENT_TYPE, Telemetry
 
@@ -62,14 +63,14 @@ class Server:
         self._token, self._tls = token, tls
         self.telemetry = Telemetry()
         self.sessions = Sessions(engine, per_connection=limits.sessions_per_connection, remembers=protocol.remembers)
-        self._open = 0
+        self.live, self._open = Live(engine), 0
         self.telemetry.connections.set_function(lambda: self._open)
         self.telemetry.sessions.set_function(lambda: len(self.sessions))
         self.telemetry.evicted.set_function(lambda: self.sessions.evicted)
 
     async def run(self, host: str, port: int, stop: asyncio.Event, ready=lambda port: None) -> None:
         """Serves until `stop` is set, answers what it has taken, and returns. `ready` hears the port."""
-        self.scheduler = Scheduler(self.engine, self.limits.queue, self.telemetry)
+        self.scheduler = Scheduler(self.engine, self.limits.queue, self.telemetry, self.sessions.clear)
         worker = asyncio.create_task(self.scheduler.run())
         async with serve(self._connection, host, port, process_request=self._http, ssl=self._tls, compression=None,
                          max_size=self.limits.message_bytes, max_queue=2, ping_interval=20, ping_timeout=20,
@@ -85,18 +86,23 @@ class Server:
             server.close(reason="the server is shutting down")
         worker.cancel()
 
-    def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+    async def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Plain pages, and who may open a WebSocket (None: may)."""
         if request.path == "/healthz":
             return self._page(connection, 503, "draining\n") if self.scheduler.draining else \
                 self._page(connection, 200, "ready\n")
+        websocket = request.headers.get("Upgrade", "").lower() == "websocket"
+        if request.path == "/" and not websocket:
+            return self._page(connection, 200, PAGE.read_text(), "text/html; charset=utf-8")
         if not self._authorised(request.headers):
             self.telemetry.turned_away.labels("token").inc()
             return self._page(connection, 401, "a bearer token is needed: Authorization: Bearer TOKEN\n")
         if request.path == "/metrics":
             return self._page(connection, 200, self.telemetry.text(), CONTENT_TYPE)
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            return self._page(connection, 404, "here are /healthz, /metrics and a WebSocket\n")
+        if request.path == "/live.json":
+            return self._page(connection, 200, await self._live_json(), "application/json")
+        if not websocket:
+            return self._page(connection, 404, "here are /, /healthz, /metrics, /live.json and a WebSocket\n")
         if "Origin" in request.headers:  # browsers send it; a page elsewhere must not drive a robot on this host
             self.telemetry.turned_away.labels("origin").inc()
             return self._page(connection, 403, "browsers may not connect\n")
@@ -104,6 +110,12 @@ class Server:
             self.telemetry.turned_away.labels("full").inc()
             return self._page(connection, 503, f"the server is full: {self._open} connections are open\n")
         return None
+
+    async def _live_json(self) -> str:
+        shown = self.live.latest
+        imagined = None if shown is None else await self.scheduler.on_engine(
+            self.engine.decode, shown.served.answer.latents)
+        return self.live.json(shown, imagined, sessions=len(self.sessions), connections=self._open)
 
     def _page(self, connection: ServerConnection, status: int, text: str, kind: str = "text/plain; charset=utf-8"):
         response = connection.respond(status, text)
@@ -158,12 +170,10 @@ class Server:
         session, request = self.sessions.plan(observation, connection)
         try:
             served = await self.scheduler.submit(request)
-        except WindowsLost:
-            self.sessions.clear()
-            raise
         finally:
             session.busy = False
         self.sessions.done(session, observation, request.block)
+        self.live.note(session.name, request, served)
         for kind, count in served.answer.interventions.items():
             self.telemetry.interventions.labels(kind).inc(count)
         if served.answer.gap is not None:
