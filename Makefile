@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart eval-pusht test lint clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,9 @@ $(VENV)/.installed: requirements.lock setup.cfg
 
 quickstart: install
 	$(BIN)/python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
+
+eval-pusht: install
+	$(BIN)/python -m launch.rollout --workdir=runs/quickstart
 
 test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope

@@ -22,6 +22,11 @@ class Dimension:
     slot: int  # in data_pipelines.slots
     relative_to: str | None = None  # action only: predicted minus this state dimension at the block's start
     constant: bool = False  # never moves in the data; maps to 0 instead of being an error
+    # Action only, what the robot may be sent; None: anything.
+    low: float | None = None
+    high: float | None = None
+    max_speed: float | None = None  # change of the command per second
+    moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Embodiment:
     action: tuple[Dimension, ...] = ()
     normalisation: str = "quantile"  # key of data_pipelines.normalisation.RANGES
     prompt: str = "{instruction}"
+    instruction: str = ""  # what a policy is asked for where nobody says
 
     def __post_init__(self):
         _check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
@@ -52,6 +58,9 @@ class Embodiment:
         for dim in self.action:
             if dim.relative_to is not None:
                 _check_known(f"embodiment {self.name!r}: action {dim.name!r} relative_to", dim.relative_to,
+                             [d.name for d in self.state])
+            if dim.moves is not None:
+                _check_known(f"embodiment {self.name!r}: action {dim.name!r} moves", dim.moves,
                              [d.name for d in self.state])
 
     @property
@@ -119,7 +128,9 @@ register(Embodiment(
     # absolute as in the published PushT datasets
     name="pusht", id=1, views=("image",), view_layout="single", rate=10.0,
     state=(Dimension("agent_x", STATE_SLOTS["left_arm"][0]), Dimension("agent_y", STATE_SLOTS["left_arm"][1])),
-    action=(Dimension("target_x", ACTION_SLOTS["left_arm"][0]), Dimension("target_y", ACTION_SLOTS["left_arm"][1]))))
+    action=(Dimension("target_x", ACTION_SLOTS["left_arm"][0], low=0, high=512, moves="agent_x"),
+            Dimension("target_y", ACTION_SLOTS["left_arm"][1], low=0, high=512, moves="agent_y")),
+    instruction="push the T onto the green target"))
 
 register(Embodiment(
     # Franka on the DROID stand; joints in rad, gripper 0 open to 1 closed (facts/dreamzero.md, f)

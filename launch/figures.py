@@ -181,7 +181,7 @@ def png(image: np.ndarray) -> bytes:
 
 def intervals(names: list[str], metrics: dict[str, list[dict | None]]) -> bytes:
     """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap."""
-    with _figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
+    with figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
         for axis, (metric, found) in zip(axes[0], metrics.items(), strict=True):
             for row, values in enumerate(found):
                 if values is None:

@@ -14,6 +14,23 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARG]", lock_config=True)
 
 
+def define_sampling() -> None:
+    """Flags of how actions are sampled, over the checkpoint's evaluate.*; read by `sampling`."""
+    flags.DEFINE_enum("solver", None, ["unipc", "euler"], "default: the checkpoint's")
+    flags.DEFINE_integer("solver_steps", None, "denoising steps; default: the checkpoint's", lower_bound=1)
+    flags.DEFINE_float("guidance", None, "of the video; default: the checkpoint's")
+    flags.DEFINE_string("skipping", "none", "solver steps that reuse a prediction: none, 5 to 8 (of 16), adaptive")
+    flags.DEFINE_list("skip_thresholds", ["0.95:3", "0.93:1"], "COSINE:STEPS of --skipping=adaptive")
+
+
+def sampling(args) -> dict:
+    """Settings of world_model.rollout.Rollout. Raises ValueError where a threshold cannot be read."""
+    pairs = [text.split(":") for text in args.skip_thresholds]
+    given = {"solver": args.solver, "steps": args.solver_steps, "guidance": args.guidance, "skipping": args.skipping,
+             "skip_thresholds": tuple((float(cosine), int(steps)) for cosine, steps in pairs)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run(main) -> None:
     """absl's app.run, with a wrong key or file of --config answered by the nearest right one."""
     app.run(main, flags_parser=_parse)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "pygame", "matplotlib", "tensorboardX"}
+EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "pygame", "matplotlib", "tensorboardX", "websockets",
+          "prometheus_client"}
 # Modules that exist for an extra may import it at their top.
-EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/"}
+EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/",
+                 "launch/serving/server.py", "launch/serving/telemetry.py"}
 ALLOWED = {
     "world_model": {"world_model"},
     "data_pipelines": {"data_pipelines", "world_model.batch"},

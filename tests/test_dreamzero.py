@@ -17,7 +17,7 @@ from world_model.families import dreamzero_cached as cached
 from world_model.families import make_family
 from world_model.families.dreamzero import DreamZero
 from world_model.interop import names
-from world_model.rollout import Conditions, Rollout
+from world_model.rollout import Conditions, Known, Rollout
 
 FULL = dict(layout=Layout(33, 352, 640, 2, 24, 1), freq_dim=256, text_dim=4096, text_length=512, image_dim=1280,
             image_tokens=257, action_dim=32, state_dim=64, action_hidden_dim=1024)
@@ -199,3 +199,24 @@ def test_sizes_that_do_not_fit_are_refused(change, match):
     _, spec, _ = goldens_io.load("i2v")
     with pytest.raises(ValueError, match=match):
         dataclasses.replace(spec, **change)
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc"])
+def test_forward_and_inverse_dynamics(solver):
+    """What is given comes back; the other modality depends on it, in its own block and, through the cache, later."""
+    z, spec, params = goldens_io.load("i2v")
+    inputs = goldens_io.inputs(z)
+    rollout = Rollout(functional.abstract(DreamZero, spec), solver=solver, steps=3)
+    given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, inputs.condition, inputs.image)
+    keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
+    run = lambda actions, video: rollout(params, given, keys, known=Known(
+        0.1 * inputs.noisy_actions, jnp.full_like(inputs.noisy_actions, actions, bool),
+        inputs.clean_latents, jnp.full(inputs.clean_latents.shape, video)))
+    free, forward, inverse = run(False, False), run(True, False), run(False, True)
+    plain = rollout(params, given, keys)
+    np.testing.assert_allclose(free.latents, plain.latents, atol=1e-5)
+    np.testing.assert_allclose(forward.actions, 0.1 * inputs.noisy_actions, atol=1e-4)
+    np.testing.assert_allclose(inverse.latents, inputs.clean_latents, atol=1e-4)
+    n = spec.layout.frames_per_block
+    assert np.abs(forward.latents[:, 1:1 + n] - free.latents[:, 1:1 + n]).max() > 1e-3
+    assert np.abs(inverse.actions - free.actions).max() > 1e-3

@@ -82,7 +82,7 @@ def test_paths_keep_off_the_block():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_controller_brings_the_block_home_without_a_rest(seed):
-    simulator = Simulator(*recording._start(np.random.default_rng(seed)))
+    simulator = Simulator(*recording.start_poses(np.random.default_rng(seed)))
     policy, covered, moved, before = controller.PushController(simulator.goal), 0.0, [], simulator.agent
     for _ in range(300):
         action = policy.act(simulator.agent, simulator.block)

@@ -74,7 +74,7 @@ def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path
 def test_what_is_whole_is_not_run_again(tmp_path, capsys):
     whole(tmp_path / "schedule_coupled/seed_0", 21.0, 0.5)
     wanted = sweep.variants({"get_sweep": noise.get_sweep})
-    facts = dict.fromkeys(wanted, {"parameters": 1, "steps": 30, "flops": 1e15})
+    facts = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in wanted}
     rows = sweep.run("configs/ablations/noise.py", wanted, [0], tmp_path, facts, dry_run=True)
     printed = capsys.readouterr().out
     assert "schedule_coupled, seed 0: whole" in printed and "schedule_decoupled, seed 0: to run" in printed

@@ -116,11 +116,11 @@ def _clip(seed: tuple[int, ...], image_size: int) -> tuple[int, tuple[bytes, str
     """(frames, (mp4, caption)) of one clip."""
     palette, caption = random_palette(np.random.default_rng((*seed, 0)))
     images = record(seed, image_size, palette).images
-    return len(images), (_mp4(images), caption)
+    return len(images), (mp4(images), caption)
 
 
-def _mp4(images: np.ndarray) -> bytes:
-    """H.264 in an mp4 container."""
+def mp4(images: np.ndarray) -> bytes:
+    """uint8 [steps, H, W, 3] as H.264 in an mp4 container, at the simulator's rate."""
     import av
 
     file = io.BytesIO()

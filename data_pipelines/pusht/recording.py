@@ -35,7 +35,7 @@ class Recording(NamedTuple):
 def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recording:
     """One episode, a function of its arguments: random poses, then the controller until the block is at the goal."""
     rng = np.random.default_rng(seed)
-    simulator = Simulator(*_start(rng), palette)
+    simulator = Simulator(*start_poses(rng), palette)
     limit = rng.integers(*SHORT_STEPS, endpoint=True) if rng.random() < SHORT_SHARE else MAX_STEPS
     controller, steps = PushController(simulator.goal), []
     for _ in range(limit):
@@ -49,8 +49,8 @@ def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recordin
                      INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))])
 
 
-def _start(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Position of the agent and pose of the block, apart from each other."""
+def start_poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Position of the agent [2] and pose of the block [3], apart from each other."""
     block = np.append(rng.uniform(130, 380, 2), rng.uniform(-np.pi, np.pi))
     while True:
         agent = rng.uniform(50, 462, 2)

@@ -1,0 +1,96 @@
+"""Cached inference by part at the small shape of benchmarks/train_step.py; prints one JSON line.
+
+    python -m benchmarks.rollout [--repeats=10 --steps=16 --guidance=5 --skipping=none --batch=1]
+
+float32, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, text 64 x 4096, image features 257 x 1280: medians in
+milliseconds of what a chunk takes, for the first block (1 frame cached) and the last (7 frames cached).
+
+encode     frames of a block to latents (PatchPca)
+context    cross-attention keys and values: once per episode
+prefill    those latents into the cache
+denoise    all solver steps of the next block, both branches of the guidance in one batch
+decode     the imagined block to frames
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import train_step
+from world_model import functional
+from world_model.encoders import patch_pca
+from world_model.families import dreamzero_cached as cached
+from world_model.families import make_family
+from world_model.rollout import Rollout
+
+
+def time_calls(function, *args, repeats: int) -> float:
+    """Median milliseconds after a first call that compiles."""
+    jax.block_until_ready(function(*args))
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        taken.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(taken)
+
+
+def measure(repeats: int, batch: int, **settings) -> dict:
+    """Parts of a chunk; settings of `Rollout`."""
+    layout = train_step.LAYOUT
+    family = make_family("dreamzero", layout=layout, latent_height=8, latent_width=12, **train_step.SIZES)
+    spec, rng = family.spec, np.random.default_rng(0)
+    params = jax.jit(family.init_params)(jax.random.key(0))
+    rollout = Rollout(family.module, **settings)
+    normal = lambda *shape: rng.normal(size=(batch, *shape)).astype(np.float32)
+    latent = (spec.latent_height, spec.latent_width, spec.latent_channels)
+    text, image = normal(spec.text_length, spec.text_dim), normal(spec.image_tokens, spec.image_dim)
+    both = lambda x: jnp.concatenate([x, x]) if rollout.guided else x
+    condition = normal(layout.latent_frames, *latent[:2], latent[2] + 4)
+    block = lambda x, i: rollout.block_frames(x, i)
+    context = rollout.context(params, both(text), both(image))
+    cache = cached.empty_cache(spec, len(both(text)))
+    frames = normal(layout.latent_frames, *latent)
+    for i in range(layout.num_blocks):
+        cache = rollout.prefill(params, cache, context, both(block(frames, i)), both(block(condition, i)), i)
+    clips = rng.integers(0, 255, (4, 9, layout.height, layout.width, 3)).astype(np.uint8)
+    codec, fitted = patch_pca.PatchPca(spec.latent_channels), patch_pca.fit(clips, spec.latent_channels)
+    pixels = normal(9, layout.height, layout.width, 3)
+    state = normal(1, spec.state_dim)
+    keys = jax.random.split(jax.random.key(0), batch)
+    timed = lambda function, *args: round(time_calls(function, *args, repeats=repeats), 2)
+    chunk = lambda i: (params, cache, context, *rollout.noise(keys, i), state, block(condition, i), i)
+    last = layout.num_blocks
+    found = {"encode": timed(jax.jit(codec.encode), fitted, pixels),
+             "context": timed(rollout.context, params, both(text), both(image)),
+             "prefill": timed(rollout.prefill, params, cache, context, both(block(frames, last - 1)),
+                              both(block(condition, last - 1)), last - 1),
+             "denoise_first": timed(rollout.denoise, *chunk(1)), "denoise_last": timed(rollout.denoise, *chunk(last)),
+             "decode": timed(jax.jit(codec.decode), fitted, frames[:, :3])}
+    return {"milliseconds": found, "model_calls": int(rollout.denoise(*chunk(last))[2]),
+            "parameters": sum(p.size for p in functional.parameters(family.module).values()),
+            "cached_frames": [1, cached.room_frames(spec)]}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--solver", default="unipc")
+    parser.add_argument("--skipping", default="none")
+    args = vars(parser.parse_args())
+    print(json.dumps({**args, **measure(**args), "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
+                      "load": round(os.getloadavg()[0], 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Load test of the policy server on loopback: many clients, some of them hostile, every answer checked.
+
+    python -m benchmarks.serve_load --checkpoint=runs/quickstart [--clients=32 --seconds=120]
+
+Starts `python -m launch.serve` and speaks to it with the public openpi-client. Every well-behaved client has an
+episode of its own (first frame, then a block of frames, again and again) whose answers were recorded before the load,
+one client at a time: any other answer under load is a mix-up. One client in ten sends malformed, oversized, truncated
+or out-of-order messages, floods sessions, hangs up, or does not read. Prints one JSON line; exits 1 where the server
+crashed, an answer was wrong, a request failed, or the server's memory grew by more than MEMORY_GROWTH.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import psutil
+from openpi_client import msgpack_numpy
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+TOLERANCE = 0.05  # robot units: batches of another size round differently
+MEMORY_GROWTH = 0.05  # of the resident size, from the first quarter of the time to the last
+MESSAGE_MB = 2.0  # what the server is told to accept
+
+
+class Client:
+    """A well-behaved client with frames, states and a session of its own."""
+
+    def __init__(self, port: int, number: int):
+        self.policy = WebsocketClientPolicy("127.0.0.1", port)
+        metadata = self.policy.get_server_metadata()
+        rng = np.random.default_rng(number)
+        self._requests = [self._observation(metadata, rng, frames) | {"session_id": f"load {number}", "reset": first}
+                          for frames, first in ((1, True), (metadata["frames"]["continue"], False))]
+        self.latencies, self.refused, self.wrong, self.failed = [], 0, 0, []
+
+    def _observation(self, metadata: dict, rng, frames: int) -> dict:
+        made = {}
+        for key, each in metadata["observation"].items():
+            image = each["dtype"] == "uint8"
+            made[key] = rng.integers(0, 255, (frames, *each["shape"])).astype(np.uint8) if image else \
+                rng.uniform(100, 400, each["shape"]).astype(np.float32)
+        return made
+
+    def episode(self) -> list[np.ndarray] | None:
+        """Both chunks' actions; None where the server was too busy."""
+        chunks = []
+        for request in self._requests:
+            began = time.monotonic()
+            try:
+                chunks.append(self.policy.infer(request)["actions"])
+            except RuntimeError as error:
+                if "busy" in str(error) or "full" in str(error):
+                    self.refused += 1
+                    time.sleep(0.05)
+                else:
+                    self.failed.append(str(error))
+                return None
+            self.latencies.append(time.monotonic() - began)
+        return chunks
+
+    def run(self, stop: threading.Event) -> None:
+        """Episodes until `stop`, each compared with the first."""
+        while not stop.is_set():
+            try:
+                chunks = self.episode()
+            except (WebSocketException, OSError) as error:
+                self.failed.append(repr(error))
+                return
+            if chunks and not np.allclose(chunks, self.expected, rtol=0, atol=TOLERANCE):
+                self.wrong += 1
+
+
+class Hostile:
+    """One bad thing after another."""
+
+    def __init__(self, port: int, number: int, example: dict):
+        self.port, self.example, self.rng = port, example, np.random.default_rng(1000 + number)
+        self.done = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`."""
+        acts = (self.malformed, self.oversized, self.truncated, self.out_of_order, self.hang_up, self.flood,
+                self.garbage, self.deaf)
+        while not stop.is_set():
+            act = acts[self.rng.integers(len(acts))]
+            # However the server gets rid of it is right; what it must not do shows elsewhere.
+            with contextlib.suppress(WebSocketException, OSError, TimeoutError):
+                act()
+            self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
+            time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def _connect(self):
+        with connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, open_timeout=5,
+                     close_timeout=0.2) as connection:
+            connection.recv(timeout=5)
+            yield connection
+
+    def malformed(self) -> None:
+        """Damaged messages, objects, texts."""
+        good = np.frombuffer(msgpack_numpy.packb(self.example), np.uint8).copy()
+        bad_array = {b"__ndarray__": True, b"data": b"x" * 8, b"dtype": "|O", b"shape": [1]}
+        with self._connect() as connection:
+            for _ in range(5):
+                good[self.rng.integers(0, 200, 5)] = self.rng.integers(0, 256, 5)
+                connection.send(good.tobytes())
+                connection.recv(timeout=10)
+            connection.send(msgpack.packb({"observation/image": bad_array}))
+            connection.recv(timeout=10)
+            connection.send("text")
+            connection.recv(timeout=10)
+
+    def oversized(self) -> None:
+        """More than the server accepts."""
+        with self._connect() as connection:
+            connection.send(bytes(int(MESSAGE_MB * 2**20) + 1))
+            connection.recv(timeout=10)
+
+    def truncated(self) -> None:
+        """Half a WebSocket frame, then the line is cut."""
+        with self._connect() as connection:
+            connection.socket.sendall(b"\x82\xfe\x40\x00\x00\x00\x00\x00" + bytes(500))
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+    def out_of_order(self) -> None:
+        """A block without a beginning, then an observation from the past."""
+        with self._connect() as connection:
+            images = {key: np.repeat(value[None] if value.ndim == 3 else value, 8, axis=0)
+                      for key, value in self.example.items() if value.ndim >= 3}
+            for request in (self.example | images, self.example | {"step": 10}, self.example | images | {"step": 3}):
+                connection.send(msgpack_numpy.packb(request))
+                connection.recv(timeout=10)
+
+    def hang_up(self) -> None:
+        """Asks and is gone before the answer."""
+        with self._connect() as connection:
+            connection.send(msgpack_numpy.packb(self.example))
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+    def flood(self) -> None:
+        """Session after session."""
+        with self._connect() as connection:
+            for i in range(20):
+                name = {"session_id": f"flood {self.rng.integers(1e9)} {i}"}
+                connection.send(msgpack_numpy.packb(self.example | name))
+                connection.recv(timeout=10)
+
+    def garbage(self) -> None:
+        """No WebSocket at all."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
+            line.sendall(self.rng.integers(0, 256, 400).astype(np.uint8).tobytes())
+
+    def deaf(self) -> None:
+        """Sends and never reads."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+            text = b"x" * 100
+            for _ in range(300):
+                line.sendall(b"\x81" + bytes([0x80 | len(text)]) + b"\0\0\0\0" + text)
+            time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def server(workdir: Path, *options: str):
+    """(process, port) of a served checkpoint; SIGTERM at the end."""
+    process = subprocess.Popen([sys.executable, "-m", "launch.serve", f"--checkpoint={workdir}", "--port=0", *options],
+                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+                               env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    try:
+        line = next((line for line in process.stdout if "serving on" in line), None)
+        if line is None:
+            raise RuntimeError(f"the server ended with {process.wait()} before it served")
+        yield process, int(line.rsplit(":", 1)[1])
+        process.terminate()
+        process.wait(60)
+    finally:
+        process.kill()
+
+
+def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16") -> dict:
+    """The result as JSON values."""
+    hostile = max(1, clients // 10)
+    with server(workdir, f"--sessions={2 * clients}", f"--message_mb={MESSAGE_MB}", f"--queue={2 * clients}",
+                f"--batch_sizes={batch_sizes}") as (process, port):
+        good = [Client(port, i) for i in range(clients - hostile)]
+        for client in good:
+            client.expected = client.episode()
+            client.latencies.clear()
+        bad = [Hostile(port, i, {key: value for key, value in good[0]._requests[0].items()
+                                 if isinstance(value, np.ndarray)}) for i in range(hostile)]
+        stop, memory, watched = threading.Event(), [], psutil.Process(process.pid)
+        threads = [threading.Thread(target=each.run, args=(stop,), daemon=True) for each in good + bad]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        while time.monotonic() - began < seconds and process.poll() is None:
+            time.sleep(min(1.0, seconds / 20))
+            memory.append(watched.memory_info().rss / 2**20)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        took, alive = time.monotonic() - began, process.poll() is None
+    return result(good, bad, memory, took, alive and process.returncode == 0)
+
+
+def result(good: list[Client], bad: list[Hostile], memory: list[float], seconds: float, alive: bool) -> dict:
+    """What is printed."""
+    latencies = np.concatenate([client.latencies for client in good]) * 1e3
+    quarter = max(1, len(memory) // 4)
+    start, end = float(np.median(memory[:quarter])), float(np.median(memory[-quarter:]))
+    apart = min(np.abs(np.subtract(a.expected, b.expected)).max() for i, a in enumerate(good) for b in good[:i])
+    acts = {}
+    for each in bad:
+        for name, count in each.done.items():
+            acts[name] = acts.get(name, 0) + count
+    failed = [sentence for client in good for sentence in client.failed]
+    wrong = sum(client.wrong for client in good)
+    passed = alive and not failed and not wrong and apart > 2 * TOLERANCE and end < start * (1 + MEMORY_GROWTH)
+    return {"clients": len(good) + len(bad), "hostile": len(bad), "seconds": round(seconds, 1),
+            "requests": len(latencies), "requests_per_second": round(len(latencies) / seconds, 2),
+            **{f"p{q}_ms": round(float(np.percentile(latencies, q)), 1) for q in (50, 99)},
+            "refused": sum(client.refused for client in good), "mixups": wrong,
+            "least_difference": round(float(apart), 3),
+            "failed": failed[:5], "hostile_acts": acts, "memory_start_mb": round(start), "memory_end_mb": round(end),
+            "ended_well": alive, "passed": bool(passed)}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    args = parser.parse_args()
+    outcome = run(args.checkpoint, args.clients, args.seconds)
+    print(json.dumps(outcome))
+    sys.exit(not outcome["passed"])
+
+
+if __name__ == "__main__":
+    main()

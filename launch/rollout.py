@@ -1,0 +1,155 @@
+"""Closed-loop evaluation: the model acts in a simulator, beside policies that need no model (extra: sim).
+
+    python -m launch.rollout --workdir=runs/quickstart [--episodes=50 --seed=1000 --execute=16 --out=DIR]
+
+PushT episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
+return the frames that really came. The same seeds are given to `repeat_last`, `random` and, as what can be reached, to
+the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4 control
+steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
+WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
+"""
+
+import collections
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from launch import asynchronous, build, closed_loop
+from launch import flags as launch_flags
+from launch.asynchronous import Mode
+from launch.closed_loop import ModelPolicy, Random, Run
+from launch.serving.engine import Engine, ModelError, choose_robot
+from world_model.checkpoint import CheckpointError
+
+PANEL, GAP = 256, 8  # pixels of a video's panels and between them
+
+
+def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
+             sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
+             say=print) -> tuple[dict, list[Run], Engine]:
+    """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
+    robot = choose_robot(restored, "pusht", None)
+    engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
+    horizon = robot.layout.actions_per_block
+    execute = execute or horizon
+    if execute > horizon:
+        raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
+    policies = {"model": (ModelPolicy(engine, robot.embodiment.instruction), execute),
+                "repeat_last": (closed_loop.repeat_last, 1), "random": (Random(robot.statistics, horizon), horizon),
+                "expert": (closed_loop.expert, 1)}
+    result = {"task": "pusht", "step": restored.step, "seed": seed, "execute": execute,
+              "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
+    played = {}
+    for name, (policy, count) in policies.items():
+        began = time.monotonic()
+        runs = played[name] = make_runs(range(seed, seed + episodes), robot.layout.height, max_steps)
+        closed_loop.play(policy, runs, count)
+        found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
+        say(describe(name, found))
+    if latency:
+        result["latency"] = delayed(engine, latency, overlap, range(seed, seed + episodes), max_steps, say)
+    trivial = max(("repeat_last", "random"), key=lambda name: result["policies"][name]["coverage"])
+    result["against"] = {"policy": trivial} | closed_loop.difference(
+        result["policies"]["model"], result["policies"][trivial])
+    result["interventions"] = dict(sum((run.interventions for run in played["model"]), collections.Counter()))
+    gaps = [gap for run in played["model"] for gap in run.gaps]
+    result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
+    return result, played["model"], engine
+
+
+def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | None, say) -> dict:
+    """The model with a latency of so many control steps, in every way of living with it."""
+    layout, found = engine.robot.layout, {}
+    for name, mode in {"synchronous": Mode(latency, asynchronous=False),
+                       "asynchronous": Mode(latency, overlap=overlap),
+                       "not_grounded": Mode(latency, overlap=overlap, grounded=False)}.items():
+        runs = make_runs(seeds, layout.height, max_steps)
+        policy = ModelPolicy(engine, engine.embodiment.instruction)
+        executors = asynchronous.play(policy, runs, mode, layout.actions_per_block)
+        found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
+        say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f}, held {found[name]['held_share']:.0%}")
+    return found
+
+
+def make_runs(seeds, image_size: int, max_steps: int | None) -> list[Run]:
+    """Fresh episodes. Raises ValueError where the simulator is not installed."""
+    try:
+        from data_pipelines.pusht.task import Episode
+        options = {} if max_steps is None else {"max_steps": max_steps}
+        return [Run(seed, Episode(seed, image_size, **options)) for seed in seeds]
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the PushT simulator needs {error.name!r}: pip install -e '.[sim]' (no system package; "
+                         "pygame draws without a display)") from error
+
+
+def describe(name: str, found: dict) -> str:
+    """One line for the terminal."""
+    low, high = found["success_rate_ci"]
+    return (f"{name:12s} success {found['successes']:3d}/{found['episodes']} = {found['success_rate']:.0%} "
+            f"[{low:.0%}, {high:.0%}], best coverage {found['coverage']:.3f} "
+            f"[{found['coverage_ci'][0]:.3f}, {found['coverage_ci'][1]:.3f}], {found['steps']:.0f} steps")
+
+
+def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
+    """The episodes with most and with least coverage, `count` of each."""
+    from data_pipelines.pusht.dataset import mp4
+
+    ranked = sorted(runs, key=lambda run: (-max(run.episode.coverage), len(run.actions)))
+    for kind, chosen in (("best", ranked[:count]), ("worst", ranked[-count:])):
+        for run in chosen:
+            (out / f"{kind}_{run.seed}.mp4").write_bytes(mp4(side_by_side(run, engine)))
+
+
+def side_by_side(run: Run, engine: Engine) -> np.ndarray:
+    """uint8 [steps, PANEL, 2 PANEL + GAP, 3]: seen, and imagined when the chunk was chosen (the first frame before)."""
+    seen = np.stack([engine.robot.canvas({view: frame[None] for view, frame in views.items()})[0]
+                     for views in run.frames])
+    imagined, stride = seen.copy(), engine.robot.layout.frame_stride
+    for begin, latents in run.imagined:
+        frames = np.repeat(engine.decode(latents), stride, axis=0)
+        # Frame i of a block is that of the step (i + 1) stride after its first; between two, the coming one is shown.
+        end = min(len(seen), begin + 1 + len(frames))
+        imagined[begin + 1:end] = frames[:end - begin - 1]
+    enlarge = lambda x: x.repeat(-(-PANEL // x.shape[1]), 1).repeat(-(-PANEL // x.shape[2]), 2)
+    panels = enlarge(seen), enlarge(imagined)
+    gap = np.full((*panels[0].shape[:2], GAP, 3), 255, np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], axis=2)
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
+                                        execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
+                                        latency=args.latency, overlap=args.overlap)
+    except (CheckpointError, ModelError, ValueError, OSError) as error:
+        sys.exit(f"rollout: {error}")
+    out = Path(args.out or Path(args.workdir) / "closed_loop")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "closed_loop.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_videos(out, runs, engine, args.videos)
+    gain = result["against"]
+    print(f"best coverage above {gain['policy']}: {gain['coverage']:+.3f} "
+          f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]; written to {out}")
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    flags.DEFINE_string("workdir", None, "directory of the training run")
+    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
+    flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
+    flags.DEFINE_integer("execute", None, "actions of each chunk that are executed; default: all", lower_bound=1)
+    flags.DEFINE_integer("latency", 0, "control steps that the model seems to take to answer", lower_bound=0)
+    flags.DEFINE_integer("overlap", 2, "steps over which asynchronous chunks fade into each other", lower_bound=0)
+    flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
+    flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
+    flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
+    launch_flags.define_sampling()
+    flags.mark_flags_as_required(["workdir"])
+    launch_flags.run(main)

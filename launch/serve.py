@@ -1,0 +1,133 @@
+"""Policy server: a trained checkpoint behind a WebSocket, for the public clients as they are (extra: serve).
+
+    python -m launch.serve --checkpoint=runs/quickstart [--port=8000] [--protocol=openpi|dreamzero]
+
+    policy = openpi_client.websocket_client_policy.WebsocketClientPolicy("127.0.0.1", 8000)
+    policy.get_server_metadata()["observation"]    # {key: {shape, dtype}} of what `infer` wants
+    policy.infer(observation)["actions"]           # float32 [horizon, dims], absolute, robot units
+
+GET / is a page with what is seen, imagined and done; /healthz says "ready", /metrics counts. SIGTERM answers what has
+been asked and ends. It listens on this machine alone unless --host says otherwise; then use --token_file, and
+--tls_cert with --tls_key.
+"""
+
+import asyncio
+import signal
+import ssl
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from launch import build
+from launch import flags as launch_flags
+from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.protocols import PROTOCOLS
+from world_model.checkpoint import CheckpointError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def make_engine(args) -> Engine:
+    """Restored, not yet compiled."""
+    restored = build.restore(args.checkpoint, args.step)
+    robot = choose_robot(restored, args.embodiment, args.dataset)
+    return Engine(restored, robot, slots=args.sessions, seed=args.seed,
+                  batch_sizes=whole_numbers("batch_sizes", args.batch_sizes),
+                  hold_gap=args.hold_gap, fixed_noise=args.fixed_noise, sampling=launch_flags.sampling(args))
+
+
+def whole_numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
+    """Raises ValueError where one is not a number from 1 on."""
+    if not texts or not all(text.isdigit() and int(text) for text in texts):
+        raise ValueError(f"--{flag}: expected whole numbers from 1 on, found {texts}")
+    return tuple(map(int, texts))
+
+
+def make_protocol(args, engine: Engine):
+    """The protocol of --protocol. Raises ValueError where the embodiment does not fit it."""
+    robot = engine.robot
+    options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction}
+    if args.image_size:
+        options["image_size"] = whole_numbers("image_size", args.image_size.split("x"))
+    elif args.protocol == "openpi":
+        options["image_size"] = robot.layout.height, robot.layout.width
+    return PROTOCOLS[args.protocol](robot, **options)
+
+
+def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """Raises OSError where the files cannot be used."""
+    if not cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return context
+
+
+def serve(args) -> None:
+    """Until SIGTERM. Raises CheckpointError, ValueError or OSError before it listens."""
+    from launch.serving.server import Limits, Server  # extra: serve
+
+    say = lambda text: print(text, flush=True)
+    token = Path(args.token_file).read_text().strip() if args.token_file else None
+    if args.token_file and not token:
+        raise ValueError(f"--token_file={args.token_file} is empty")
+    tls, engine = tls_context(args.tls_cert, args.tls_key), make_engine(args)
+    protocol = make_protocol(args, engine)
+    engine.tokenize(protocol.prompt)
+    began = time.monotonic()
+    engine.warm()
+    say(f"{engine.embodiment.name}, step {engine.restored.step}: warm after {time.monotonic() - began:.1f} s")
+    if args.host not in LOOPBACK and not token:
+        say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
+    limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
+                    messages_per_second=args.rate)
+    scheme = "wss" if tls else "ws"
+    server = Server(engine, protocol, limits, token=token, tls=tls, say=say)
+    asyncio.run(until_signal(
+        lambda stop: server.run(args.host, args.port, stop, lambda port: say(f"serving on {scheme}://{args.host}:{port}"))))
+    say("stopped")
+
+
+async def until_signal(run) -> None:
+    """Awaits run(stop); SIGTERM and SIGINT set `stop`."""
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    await run(stop)
+
+
+def main(_) -> None:
+    """The command."""
+    try:
+        serve(flags.FLAGS)
+    except (CheckpointError, ModelError, ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"serve: {error}")
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    flags.DEFINE_string("checkpoint", None, "directory of the training run")
+    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
+    flags.DEFINE_integer("port", 8000, "port; 0: any that is free", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_enum("protocol", "openpi", sorted(PROTOCOLS), "whose clients")
+    flags.DEFINE_string("embodiment", None, "robot to drive, where the checkpoint knows several")
+    flags.DEFINE_string("dataset", None, "whose statistics, where several are of that robot")
+    flags.DEFINE_string("prompt", None, "where a client sends none; default: the embodiment's instruction")
+    flags.DEFINE_string("image_size", None, "HEIGHTxWIDTH of a view; default: the canvas, for dreamzero 180x320")
+    flags.DEFINE_integer("sessions", 64, "episodes at once; the least recently used makes room", lower_bound=1)
+    flags.DEFINE_list("batch_sizes", ["1", "4", "16"], "episodes per step of the model that are compiled")
+    flags.DEFINE_integer("seed", 0, "of the noise")
+    flags.DEFINE_float("hold_gap", None, "hold the robot above this gap between imagined and observed latents")
+    flags.DEFINE_bool("fixed_noise", False, "the same noise for every chunk, as the reference does")
+    flags.DEFINE_integer("connections", 128, "open connections", lower_bound=1)
+    flags.DEFINE_integer("queue", 64, "requests that may wait for the model", lower_bound=1)
+    flags.DEFINE_float("message_mb", 16.0, "largest message, MiB", lower_bound=0.001)
+    flags.DEFINE_float("rate", 50.0, "messages per second of a connection", lower_bound=0.001)
+    flags.DEFINE_string("token_file", None, "file with the bearer token that clients must send")
+    flags.DEFINE_string("tls_cert", None, "PEM certificate chain: wss:// in place of ws://")
+    flags.DEFINE_string("tls_key", None, "its PEM private key")
+    launch_flags.define_sampling()
+    flags.mark_flags_as_required(["checkpoint"])
+    launch_flags.run(main)

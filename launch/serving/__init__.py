@@ -1,0 +1,1 @@
+"""The policy server: wire form, protocols, sessions, batching on the device, connections."""

@@ -1,0 +1,193 @@
+"""Many episodes on one model: requests in robot units in, chunks of commands out, a batch at a time.
+
+The server and the closed-loop evaluation both act through here. An engine is used by one thread.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.embodiments import Embodiment, get_embodiment
+from data_pipelines.robot import Robot
+from data_pipelines.slots import slot_mask
+from launch import build
+from launch.serving.safety import Guard
+from world_model.policy import Policy
+from world_model.rollout import Rollout
+
+
+class Request(NamedTuple):
+    """One episode asks for its next chunk."""
+
+    slot: int
+    block: int  # to predict; 1 begins a new window at `frames`
+    views: dict  # name -> uint8 [1 or engine.block_frames, H, W, 3], oldest first
+    state: np.ndarray  # [state dims], robot units, at the last frame
+    text: tuple[np.ndarray, int] | None  # tokens of the prompt, for block 1
+    key: tuple[int, int]  # (episode, chunk): what the noise is drawn from, beside the seed
+    in_flight: np.ndarray  # [k, action dims], robot units: actions after the last frame that will be executed anyhow
+
+
+class Answer(NamedTuple):
+    """What the model says to a request."""
+
+    actions: np.ndarray  # float32 [actions_per_block, action dims], absolute, robot units
+    gap: float | None  # root mean square between the latents imagined for the last block and those observed
+    latents: np.ndarray  # float32 [frames_per_block, h, w, C]: the imagined next block
+    interventions: dict[str, int]  # numbers that safety.Guard has changed, by kind
+
+
+class ModelError(RuntimeError):
+    """The model's numbers cannot be executed."""
+
+
+def choose_robot(restored: build.Restored, embodiment: str | None, dataset: str | None) -> Robot:
+    """The robot that a checkpoint knows how to drive; both names may be None where only one fits.
+
+    Raises ValueError naming what there is.
+    """
+    known = {name: s["embodiment"] for name, s in restored.statistics.items() if s["action"]}
+    fits = {name: robot for name, robot in known.items()
+            if embodiment in (None, robot) and dataset in (None, name)}
+    if not fits:
+        raise ValueError(f"the checkpoint was not trained on embodiment {embodiment or 'any'}, dataset "
+                         f"{dataset or 'any'}: it knows {_listed(known) or 'no robot at all'}")
+    if len(fits) > 1:
+        raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with --embodiment and --dataset")
+    name = next(iter(fits))
+    return Robot(get_embodiment(fits[name]), restored.statistics[name], build.layout_of(restored.config),
+                 restored.config.model.state_dim)
+
+
+def _listed(robots: dict[str, str]) -> str:
+    return ", ".join(f"{robot!r} (dataset {name!r})" for name, robot in sorted(robots.items()))
+
+
+@dataclasses.dataclass(eq=False)
+class Engine:
+    """A restored model with room for `slots` episodes."""
+
+    restored: build.Restored
+    robot: Robot
+    slots: int
+    batch_sizes: tuple[int, ...] = (1, 8)  # compiled; a batch is filled up to the next one
+    seed: int = 0
+    fixed_noise: bool = False  # every chunk from the same noise, as the reference does
+    hold_gap: float | None = None  # of safety.Guard
+    sampling: dict = dataclasses.field(default_factory=dict)  # of rollout.Rollout, over the checkpoint's evaluate.*
+
+    def __post_init__(self):
+        c = self.restored.config
+        settings = build.rollout_settings(c) | self.sampling
+        self.policy = Policy(Rollout(self.restored.family.module, **settings), self.restored.objective)
+        self.params = jax.tree.map(lambda p: p.astype(c.train.compute_dtype), self.restored.params)
+        self.guard = Guard(self.embodiment, self.hold_gap)
+        self.batch_sizes = tuple(sorted(self.batch_sizes))
+        self._root = jax.random.key(self.seed)
+        self.forget()
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The robot's entry."""
+        return self.robot.embodiment
+
+    @property
+    def block_frames(self) -> int:
+        """Raw frames of a block."""
+        return 4 * self.robot.layout.frames_per_block
+
+    def forget(self) -> None:
+        """Empties every window."""
+        self._windows = self.policy.empty(self.params, self.slots + 1)  # the last is for filled-up rows
+
+    def tokenize(self, instruction: str) -> tuple[np.ndarray, int]:
+        """(ids, length) of the robot's prompt. Raises ValueError where it is too long."""
+        return self.restored.objective.text_encoder.tokenize(self.robot.prompt(instruction))
+
+    def warm(self) -> None:
+        """Compiles everything that is called later. Raises ModelError where the model's actions are not finite."""
+        layout = self.robot.layout
+        zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
+                               for view in self.embodiment.views}
+        low = np.asarray(self.robot.statistics["state"]["mean"])
+        first = Request(self.slots, 1, zeros(1), low, self.tokenize(""), (0, 0),
+                        np.zeros((0, len(self.embodiment.action))))
+        later = first._replace(block=2, views=zeros(self.block_frames))
+        for size in self.batch_sizes:
+            answers = self.step([first] * size)
+            if layout.num_blocks > 1:
+                self.step([later] * size)
+        if isinstance(answers[0], ModelError):
+            raise answers[0]
+        self.decode(answers[0].latents)
+
+    def step(self, requests: list[Request]) -> "list[Answer | ModelError]":
+        """At most max(batch_sizes) requests of different slots; a ModelError where an action is not finite."""
+        starting = [r for r in requests if r.block == 1]
+        going_on = [r for r in requests if r.block > 1]
+        gaps = {}
+        if starting:
+            self._start(starting)
+        if going_on:
+            gaps = dict(zip((id(r) for r in going_on), self._observe(going_on)))
+        chunk = self._act(requests)
+        return [self._answer(request, actions, latents, gaps.get(id(request)))
+                for request, actions, latents in zip(requests, chunk.actions, chunk.latents)]
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """An answer's latents -> uint8 [block_frames, height, width, 3]."""
+        return np.asarray(self.policy.decode(latents[None]))[0]
+
+    def _start(self, requests: list[Request]) -> None:
+        rows, slots = self._filled(requests)
+        ids, lengths = zip(*(r.text for r in rows))
+        self._windows = self.policy.start(self.params, self._windows, slots, self._canvases(rows), np.stack(ids),
+                                          np.int32(lengths))
+
+    def _observe(self, requests: list[Request]) -> list[float]:
+        rows, slots = self._filled(requests)
+        before = np.int32([r.block - 1 for r in rows])
+        self._windows, gap = self.policy.observe(self.params, self._windows, slots, self._canvases(rows), before)
+        return np.asarray(gap)[:len(requests)].tolist()
+
+    def _act(self, requests: list[Request]):
+        rows, slots = self._filled(requests)
+        state = np.stack([self.robot.state(r.state) for r in rows])
+        # The block enters the noise in `Rollout.noise`; episode and chunk here.
+        names = np.zeros((len(rows), 2), np.uint32) if self.fixed_noise else np.array([r.key for r in rows], np.uint32)
+        keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
+        self._windows, chunk = self.policy.act(self.params, self._windows, slots, state,
+                                               np.int32([r.block for r in rows]), keys,
+                                               *self._in_flight(rows))
+        return jax.device_get(chunk)
+
+    def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
+        """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""
+        width = self.restored.config.model.action_dim
+        actions = np.zeros((len(rows), self.robot.layout.actions_per_block, width), np.float32)
+        known = np.zeros_like(actions, bool)
+        for row, request in enumerate(rows):
+            count = len(request.in_flight)
+            actions[row, :count] = self.robot.predicted(request.in_flight, request.state, width)
+            known[row, :count] = slot_mask(self.embodiment.action_slots, width)
+        return actions, known
+
+    def _filled(self, requests: list[Request]) -> tuple[list[Request], np.ndarray]:
+        """(requests up to the next compiled batch size, their slots); what is filled up writes to the spare slot."""
+        size = next(s for s in self.batch_sizes if s >= len(requests))
+        spare = size - len(requests)
+        return (requests + requests[:1] * spare,
+                np.int32([r.slot for r in requests] + [self.slots] * spare))
+
+    def _canvases(self, rows: list[Request]) -> jnp.ndarray:
+        return np.stack([self.robot.canvas(r.views) for r in rows])
+
+    def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray, gap: float | None):
+        commands = self.robot.commands(actions, request.state)
+        if not np.isfinite(commands).all():
+            return ModelError(f"the model predicted actions that are not finite, in state {request.state.tolist()}")
+        safe = self.guard.check(commands, request.state, gap)
+        return Answer(safe.actions, gap, latents, safe.interventions)

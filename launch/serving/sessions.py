@@ -1,0 +1,164 @@
+"""Who is being served: one session per episode, each with a slot of the engine, at most so many.
+
+A session's window goes on block by block with the frames really seen, as in training; one frame alone says nothing of
+what happened since, so it begins a new window, and so does a full window, at its last frame (facts/dreamzero.md, d).
+"""
+
+import collections
+import dataclasses
+import zlib
+
+import numpy as np
+
+from launch.serving.engine import Engine, Request
+from launch.serving.protocols import BadRequest, Observation
+
+REMEMBERED = 4  # frames that a session keeps where the protocol leaves that to the server
+
+
+@dataclasses.dataclass(eq=False)
+class Session:
+    """An episode."""
+
+    name: str
+    slot: int
+    number: int  # sessions opened before it
+    owner: object | None  # the open connection that uses it
+    block: int = 0  # predicted last; 0: nothing yet
+    chunks: int = 0  # predicted so far; names the next noise
+    step: int | None = None  # control step of the last frame, where the client counts
+    prompt: str = ""
+    busy: bool = False  # a request is on its way
+    frames: dict = dataclasses.field(default_factory=dict)  # view -> the last REMEMBERED frames
+
+
+class Sessions:
+    """The table, least recently used first. Runs on the server's event loop alone."""
+
+    def __init__(self, engine: Engine, *, per_connection: int, remembers: bool):
+        self.engine, self.per_connection, self.remembers = engine, per_connection, remembers
+        self.opened = self.evicted = 0
+        self.clear()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def clear(self) -> None:
+        """Forgets everybody."""
+        self._table: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._free = list(range(self.engine.slots))
+
+    def plan(self, observation: Observation, owner) -> tuple[Session, Request]:
+        """The session, now busy, and what the engine is asked. Raises BadRequest; nothing has changed then."""
+        # The prefix keeps a client from naming a connection that has no name of its own.
+        name = f"id:{observation.session}" if observation.session else f"connection:{id(owner)}"
+        session = self._table.get(name)
+        self._check_owner(session, observation, owner)
+        text = self._tokens(observation.prompt)
+        block, views = self._next(session, observation)
+        if session is None:
+            session = self._open(name, owner)
+        self._table.move_to_end(name)
+        session.owner, session.busy = owner, True
+        if observation.reset:
+            session.chunks = 0
+        key = zlib.crc32(name.encode()) if observation.session else session.number, session.chunks
+        return session, Request(session.slot, block, views, observation.state, text, key,
+                                observation.in_flight)
+
+    def done(self, session: Session, observation: Observation, block: int) -> None:
+        """The engine has answered."""
+        session.block, session.chunks, session.step = block, session.chunks + 1, observation.step
+        session.prompt = observation.prompt
+        if self.remembers:
+            session.frames = self._remembered(session, observation)
+
+    def end(self, name: str | None, owner) -> None:
+        """Ends a connection's session of that name, or all of them. Unknown names have ended already."""
+        for session in [s for s in self._table.values() if s.owner is owner]:
+            if name is None or session.name == f"id:{name}":
+                self._close(session)
+
+    def leave(self, owner) -> None:
+        """A connection has closed: its named sessions wait for another one, until they are evicted."""
+        for session in [s for s in self._table.values() if s.owner is owner]:
+            session.owner = None
+            if not session.name.startswith("id:"):
+                self._close(session)
+
+    def _check_owner(self, session: Session | None, observation: Observation, owner) -> None:
+        if session and session.owner not in (None, owner):
+            raise BadRequest(f"session {observation.session!r} is in use by another connection")
+
+    def _tokens(self, prompt: str):
+        try:
+            return self.engine.tokenize(prompt)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+
+    def _next(self, session: Session | None, observation: Observation) -> tuple[int, dict]:
+        """(block to predict, the frames that it needs)."""
+        count, length = len(next(iter(observation.views.values()))), self.engine.block_frames
+        last = {view: frames[-1:] for view, frames in observation.views.items()}
+        if observation.reset:
+            return 1, last
+        fresh = session is None or session.block == 0
+        if fresh and count > 1:
+            who = f"session {observation.session!r}" if observation.session else "this connection's session"
+            raise BadRequest(f"{who} is new here, or was evicted: its first message should be a reset or hold one "
+                             f"frame, found {count} frames")
+        self._check_step(session, observation, begins=count == 1)
+        if self.remembers:
+            views = {view: np.repeat(frames, length // REMEMBERED, axis=0)
+                     for view, frames in self._remembered(session, observation).items()}
+        elif count in (1, length):
+            views = observation.views
+        else:
+            raise BadRequest(f"found {count} frames: send 1, which begins a new window, or the {length} of a block, "
+                             f"every {self.engine.robot.layout.frame_stride} control steps since the last request")
+        full = not fresh and session.block == self.engine.robot.layout.num_blocks
+        if fresh or full or observation.prompt != session.prompt or (count == 1 and not self.remembers):
+            return 1, last
+        return session.block + 1, views
+
+    def _check_step(self, session: Session | None, observation: Observation, begins: bool) -> None:
+        if session is None or observation.step is None or session.step is None:
+            return
+        expected = session.step + self.engine.robot.layout.actions_per_block
+        if observation.step <= session.step:
+            raise BadRequest(f"the observation is of step {observation.step}, older than the cache, which holds step "
+                             f"{session.step}")
+        if not begins and observation.step != expected:
+            raise BadRequest(f"the observation is of step {observation.step}, the cache goes on at step {expected}: "
+                             f"send one frame, or reset, to begin a new window")
+
+    def _remembered(self, session: Session, observation: Observation) -> dict:
+        """The last frames with the new ones; the oldest repeats in front of too few."""
+        joined = {view: np.concatenate([session.frames[view], frames]) if session and session.frames else frames
+                  for view, frames in observation.views.items()}
+        return {view: np.concatenate([np.repeat(frames[:1], max(0, REMEMBERED - len(frames)), axis=0),
+                                      frames[-REMEMBERED:]]) for view, frames in joined.items()}
+
+    def _open(self, name: str, owner) -> Session:
+        own = [s for s in self._table.values() if s.owner is owner]
+        if len(own) >= self.per_connection:
+            self._evict(own)  # a connection that floods takes room from nobody but itself
+        elif not self._free:  # those whose connection is gone first
+            self._evict(sorted(self._table.values(), key=lambda session: session.owner is not None))
+        session = Session(name, self._free.pop(), self.opened, owner)
+        self.opened += 1
+        self._table[name] = session
+        return session
+
+    def _evict(self, candidates: list[Session]) -> None:
+        idle = next((s for s in candidates if not s.busy), None)
+        if idle is None:
+            raise BadRequest(f"the server is full: {len(self)} of {self.engine.slots} sessions have requests on their "
+                             "way; try again")
+        self._close(idle)
+        self.evicted += 1
+
+    def _close(self, session: Session) -> None:
+        if self._table.get(session.name) is session:
+            del self._table[session.name]
+            self._free.append(session.slot)

@@ -1,0 +1,123 @@
+"""The model in the simulator: what it is shown, what is executed, what is counted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from launch import build, closed_loop, rollout
+from launch.closed_loop import ModelPolicy, Run
+from launch.serving.engine import Engine, choose_robot
+from tests import tiny_policy
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    return build.restore(tiny_policy.write(tmp_path_factory.mktemp("closed_loop")))
+
+
+@pytest.fixture(scope="module")
+def engine(restored):
+    return Engine(restored, choose_robot(restored, None, None), slots=3, batch_sizes=(2,))
+
+
+def play(engine, seeds, execute=4, steps=10):
+    """(the runs, every request that the engine saw)."""
+    seen, plain = [], Engine.step
+
+    def step(self, requests):
+        seen.append(requests)
+        return plain(self, requests)
+
+    runs = rollout.make_runs(seeds, 32, steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "step", step)
+        closed_loop.play(ModelPolicy(engine, "push"), runs, execute)
+    return runs, seen
+
+
+@pytest.fixture(scope="module")
+def played(engine):
+    return play(engine, [1, 2, 3])
+
+
+def test_the_model_sees_what_happened_and_its_commands_are_executed(played, engine):
+    """Two blocks of four steps: the first frame, then the four of the block, then a new window."""
+    runs, seen = played
+    assert [len(requests) for requests in seen] == [2, 1] * 3  # three episodes in batches of two
+    assert [[r.block for r in requests] for requests in seen] == [[1, 1], [1], [2, 2], [2], [1, 1], [1]]
+    run, asked = runs[2], [seen[i][0] for i in (1, 3, 5)]
+    for request, steps in zip(asked, ([0], [1, 2, 3, 4], [8])):
+        np.testing.assert_array_equal(request.views["image"], [run.frames[i]["image"] for i in steps])
+        np.testing.assert_array_equal(request.state, run.states[steps[-1]])
+    assert len(run.actions) == len(run.episode.coverage) == 10 and len(run.frames) == 11
+    assert [begin for begin, _ in run.imagined] == [0, 4, 8] and len(run.gaps) == 1
+    assert not np.array_equal(run.frames[0]["image"], run.frames[-1]["image"])
+    assert rollout.side_by_side(run, engine).shape == (11, 256, 2 * 256 + 8, 3)
+
+
+def test_an_episode_does_not_depend_on_the_others(played, engine):
+    alone, _ = play(engine, [2])
+    np.testing.assert_allclose(alone[0].actions, played[0][1].actions, rtol=1e-3)
+    assert np.abs(np.subtract(played[0][0].actions, played[0][1].actions)).max() > 1
+
+
+def test_a_part_of_a_chunk_begins_a_new_window(engine):
+    runs, seen = play(engine, [1], execute=3, steps=7)
+    assert [requests[0].block for requests in seen] == [1, 1, 1]
+    np.testing.assert_array_equal(seen[1][0].views["image"], [runs[0].frames[3]["image"]])
+
+
+def test_trivial_policies_and_the_expert():
+    """The expert, which sees the pose, does what the others cannot."""
+    statistics = {"action": {"q01": [100, 100], "q99": [400, 400]}}
+    found = {}
+    for name, policy, hold in (("still", closed_loop.repeat_last, 1), ("random", closed_loop.Random(statistics, 4), 4),
+                               ("expert", closed_loop.expert, 1)):
+        runs = rollout.make_runs(range(3), 32, 140)
+        closed_loop.play(policy, runs, hold)
+        found[name] = closed_loop.scores(runs)
+        if name == "still":
+            np.testing.assert_allclose(runs[0].states[-1], runs[0].states[0], atol=1.0)
+    assert found["expert"]["coverage"] > 0.8 > max(found["still"]["coverage"], found["random"]["coverage"])
+    assert found["expert"]["successes"] >= 2 and found["still"]["successes"] == 0
+    gain = closed_loop.difference(found["expert"], found["still"])
+    assert gain["coverage"] == pytest.approx(found["expert"]["coverage"] - found["still"]["coverage"], abs=1e-3)
+
+
+class Finished:
+    def __init__(self, solved: bool, coverage: float):
+        self.solved, self.coverage = solved, [coverage / 2, coverage]
+
+
+def test_scores():
+    """Oracle: Wilson's interval of 8 of 10 (textbook: 0.490 to 0.943)."""
+    runs = [Run(i, Finished(i < 8, 0.9 if i < 8 else 0.1), actions=[0] * 5) for i in range(10)]
+    found = closed_loop.scores(runs)
+    assert found["success_rate"] == 0.8 and found["successes"] == 8 and found["steps"] == 5
+    np.testing.assert_allclose(found["success_rate_ci"], [0.4902, 0.9433], atol=1e-4)
+    assert found["coverage"] == pytest.approx(0.74) and 0.4 < found["coverage_ci"][0] < 0.74 < found["coverage_ci"][1] < 0.95
+    assert closed_loop.mean_interval(np.ones(5)) == [1.0, 1.0]
+
+
+def test_evaluation_as_a_whole(restored, tmp_path):
+    """What the command writes: JSON without NaN, videos of best and worst."""
+    result, runs, engine = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=6,
+                                            latency=1, overlap=1, say=lambda _: None)
+    text = json.dumps(result, allow_nan=False)
+    assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "random", "expert"}
+    assert set(result["latency"]) == {"synchronous", "asynchronous", "not_grounded"}
+    assert result["against"]["policy"] in ("repeat_last", "random") and result["imagination_gap"] > 0
+    rollout.write_videos(tmp_path, runs, engine, 1)
+    assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]
+    assert all(p.stat().st_size > 1000 for p in tmp_path.glob("*.mp4"))
+    with pytest.raises(ValueError, match="--execute=5: the model predicts 4 actions"):
+        rollout.evaluate(restored, episodes=1, seed=0, execute=5, batch=1)
+
+
+def test_a_missing_simulator_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "data_pipelines.pusht.task", None)
+    with pytest.raises(ValueError, match=r"pip install -e '.\[sim\]'"):
+        rollout.make_runs([0], 32, 5)

@@ -1,0 +1,77 @@
+"""The policy over slots: equal to the rollout of a whole window, and no slot reaches another."""
+
+import jax
+import numpy as np
+import pytest
+
+from launch import build
+from launch.serving.engine import Engine, Request, choose_robot
+from tests import tiny_policy
+from world_model.rollout import Conditions
+
+STATE = np.array([200.0, 300.0])
+NOTHING = np.zeros((0, 2))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    restored = build.restore(tiny_policy.write(tmp_path_factory.mktemp("policy")))
+    return Engine(restored, choose_robot(restored, "pusht", None), slots=3, batch_sizes=(1, 2))
+
+
+def clip(seed: int, frames: int) -> np.ndarray:
+    blocks = np.random.default_rng(seed).integers(0, 255, (frames, 4, 4, 3))
+    return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def request(engine, slot, block, frames, state=STATE, key=(7, 1), in_flight=NOTHING):
+    return Request(slot, block, {"image": frames}, state, engine.tokenize("push the T"), key, in_flight)
+
+
+def test_slots_equal_the_rollout_of_the_whole_window(engine):
+    """First frame, one chunk, the frames really seen, the next chunk: numbers of `Rollout` with history."""
+    video = clip(0, 9)
+    first, = engine.step([request(engine, 1, 1, video[:1])])
+    second, = engine.step([request(engine, 1, 2, video[1:5])])
+    objective, rollout = engine.restored.objective, engine.policy.rollout
+    ids, length = engine.tokenize("push the T")
+    latents, condition, text, _ = jax.jit(objective.features)(
+        {"video": video[None], "text_ids": ids[None], "text_length": np.int32([length])})
+    state = np.tile(engine.robot.state(STATE), (1, 2, 1))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 7), 1)
+    whole = rollout(engine.params, Conditions(latents[:, :1], text, state, condition), key[None], history=latents)
+    normalised = whole.actions.reshape(2, 4, -1)
+    for answer, actions, frames in ((first, normalised[0], whole.latents[0, 1:2]),
+                                    (second, normalised[1], whole.latents[0, 2:3])):
+        np.testing.assert_allclose(answer.actions, engine.robot.commands(np.asarray(actions), STATE), rtol=1e-4)
+        np.testing.assert_allclose(answer.latents, frames, atol=1e-4)
+    assert first.gap is None
+    assert second.gap == pytest.approx(float(np.sqrt(np.square(latents[0, 1:2] - whole.latents[0, 1:2]).mean())), rel=1e-4)
+
+
+def test_a_slot_does_not_depend_on_the_others_in_its_batch(engine):
+    """Alone and beside a neighbour at another block: the same to rounding."""
+    ask = lambda slot, seed, block: request(engine, slot, block, clip(seed, 1 if block == 1 else 4), key=(seed, block))
+    alone = [engine.step([ask(0, 1, 1)])[0], engine.step([ask(0, 1, 2)])[0]]
+    engine.step([ask(1, 2, 1)])
+    engine.step([ask(0, 1, 1)])
+    together, other = engine.step([ask(0, 1, 2), ask(1, 3, 1)])
+    np.testing.assert_allclose(together.actions, alone[1].actions, rtol=1e-4)
+    assert np.abs(together.actions - other.actions).max() > 1
+    assert engine.decode(together.latents).shape == (4, 32, 32, 3)
+
+
+@pytest.mark.parametrize("embodiment,dataset", [("droid", None), (None, "other"), ("pusht", "other")])
+def test_another_embodiment_is_refused(engine, embodiment, dataset):
+    with pytest.raises(ValueError, match="it knows 'pusht' \\(dataset 'toy'\\)"):
+        choose_robot(engine.restored, embodiment, dataset)
+
+
+def test_actions_in_flight_are_kept_and_seen(engine):
+    """The first two come back as they were sent; the video and the later actions depend on them."""
+    ask = lambda actions: engine.step([request(engine, 0, 1, clip(5, 1), in_flight=np.array(actions))])[0]
+    free, first, other = ask(NOTHING), ask([[210, 290], [220, 280]]), ask([[390, 110], [120, 380]])
+    np.testing.assert_allclose(first.actions[:2], [[210, 290], [220, 280]], atol=0.1)
+    np.testing.assert_allclose(other.actions[:2], [[390, 110], [120, 380]], atol=0.1)
+    for a, b in ((free, first), (first, other)):
+        assert np.abs(a.actions[2:] - b.actions[2:]).max() > 1e-2 and np.abs(a.latents - b.latents).max() > 1e-3

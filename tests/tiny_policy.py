@@ -1,0 +1,62 @@
+"""A tiny model with random weights, as a checkpoint on disk: what serving and rollouts are tested on.
+
+Weights are spread out, so that every output depends on every input (a fresh model's heads are nearly zero).
+"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from configs import quickstart
+from data_pipelines.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
+from data_pipelines.statistics import statistics_hash, summarise
+from launch import build
+from world_model import checkpoint, functional
+from world_model.encoders import patch_pca
+
+DROID = "test_droid"  # three cameras, seven joints and a gripper
+if DROID not in EMBODIMENTS:
+    names = [*(f"joint_{i}" for i in range(7)), "gripper"]
+    register(Embodiment(
+        name=DROID, id=990, views=("exterior_1", "exterior_2", "wrist"), view_layout="side_by_side", rate=15.0,
+        state=tuple(Dimension(name, i) for i, name in enumerate(names)),
+        action=tuple(Dimension(name, i, relative_to=name if i < 7 else None) for i, name in enumerate(names))))
+
+
+def config(embodiment: str = "pusht"):
+    """Two blocks after the first frame, 32 pixels high."""
+    c = quickstart.get_config("debug")
+    c.layout.update(frames=9, height=32, width=32, frames_per_block=1, actions_per_block=4)
+    if embodiment == DROID:
+        c.layout.update(width=96, actions_per_block=24)
+    c.train.remat = "none"
+    return c
+
+
+def write(workdir: Path, embodiment: str = "pusht") -> Path:
+    """A checkpoint of step 1 in `workdir`."""
+    c, rng = config(embodiment), np.random.default_rng(0)
+    robot = get_embodiment(embodiment)
+    values = lambda dims: rng.uniform(100, 400, (50, len(dims)))
+    statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,
+                          "actions_per_block": c.layout.actions_per_block, "state": summarise(values(robot.state)),
+                          "action": summarise(values(robot.action))}}
+    clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
+    state = {"params": _weights(functional.parameters(build.model(c).module), rng), "step": jnp.int32(1)}
+    meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=json.loads(c.to_json()),
+                                statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
+    writer = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1)
+    writer.save(1, state, data={}, meta=meta, frozen=frozen)
+    writer.close()
+    return workdir
+
+
+def _weights(shapes: dict, rng: np.random.Generator) -> dict:
+    """Scales near 1, everything else normal; kernels keep the size of what passes through."""
+    draw = lambda shape, std: jnp.asarray(std * rng.normal(size=shape), jnp.float32)
+    return {name: 1 + draw(x.shape, 0.1) if name.endswith("scale") else
+            draw(x.shape, x.shape[-2] ** -0.5) if name.endswith("kernel") else draw(x.shape, 0.1)
+            for name, x in sorted(shapes.items())}
