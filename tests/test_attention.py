@@ -8,10 +8,11 @@ import pytest
 from world_model import tokens, visibility
 from world_model.attention import KERNELS, make_attend
 from world_model.batch import Layout
+from world_model.families.dreamzero import GROUPS
 from world_model.tokens import Group
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
-SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in Group])
+SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in GROUPS])
 
 
 def arrays(seed=0, batch=3, heads=2, width=8):

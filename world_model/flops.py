@@ -6,7 +6,7 @@ respect to data or encoder features); tokens that no output depends on do not co
 """
 
 from world_model import tokens, visibility
-from world_model.families.dreamzero import HEADS_READ, PATCH, DreamZeroSpec
+from world_model.families.dreamzero import GROUPS, HEADS_READ, PATCH, DreamZeroSpec
 from world_model.tokens import Group
 
 
@@ -21,13 +21,13 @@ def forward_flops(spec: DreamZeroSpec, *, text_tokens: int | None = None) -> dic
     """part -> [(forward FLOP per sample, whether the product's input is frozen)]."""
     table = visibility.get_table(spec.visibility)
     blocks = range(spec.layout.num_blocks + 1)
-    sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in Group])
+    sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in GROUPS])
     kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
     sequence = tokens.restart(sequence, kept.__contains__)
     read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
     pairs_all, pairs_read = (visible_pairs(table, q, sequence, spec.window_frames) for q in (sequence, read))
     count_all, count_read, inner = tokens.length(sequence), tokens.length(read), spec.num_layers - 1
-    count = {g: sum(s.length for s in sequence if s.group is g) for g in Group}
+    count = {g: sum(s.length for s in sequence if s.group is g) for g in GROUPS}
     video = count[Group.CLEAN_VIDEO] + count[Group.NOISY_VIDEO]
     d, text = spec.dim, spec.text_length if text_tokens is None else text_tokens
     image = spec.image_tokens if spec.image_dim else 0

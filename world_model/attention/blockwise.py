@@ -5,9 +5,10 @@ The path for CPU and GPU. A span is dense, so any fused kernel serves it (cuDNN 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from world_model.attention.reference import NEGATIVE
-from world_model.tokens import Sequence
+from world_model.tokens import Sequence, segment_of_token
 from world_model.visibility import Span, Table, make_spans
 
 
@@ -24,15 +25,19 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     for span in spans:
         same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
-    def attend(q, k, v, key_valid=None):
+    columns = segment_of_token(keys)
+
+    def attend(q, k, v, key_valid=None, drawn=None):
+        batch = q.shape[0]
         q, k, v = _split(q, query_cuts), _split(k, key_cuts), _split(v, key_cuts)
         valid = None if key_valid is None else _split(key_valid, key_cuts)
         out = {}
         for group in same_shape.values():
             join = lambda pieces, side, group=group: jnp.concatenate(
                 [_join(pieces, getattr(span, side)) for span in group])
-            result = dense(join(q, "queries"), join(k, "keys"), join(v, "keys"),
-                           None if valid is None else join(valid, "keys"))
+            result = dense(join(q, "queries"), join(k, "keys"), join(v, "keys"), _both(
+                None if valid is None else join(valid, "keys"),
+                None if drawn is None else jnp.repeat(_drawn_keys(drawn, group, columns), batch, axis=0)))
             for span, part in zip(group, jnp.split(result, len(group)), strict=True):
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
@@ -40,6 +45,16 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         return jnp.concatenate([out[piece] for piece in sorted(out)], axis=1)
 
     return attend
+
+
+def _both(a, b):
+    return a if b is None else b if a is None else a & b
+
+
+def _drawn_keys(drawn, spans: list[Span], columns: np.ndarray):
+    """bool [spans, Lk]: a span's queries share their row of `drawn`, so that it is a mask of the span's keys."""
+    of_span = lambda span: np.concatenate([columns[start:stop] for start, stop in span.keys])
+    return jnp.stack([drawn[span.row][of_span(span)] for span in spans])
 
 
 def _count(ranges) -> int:

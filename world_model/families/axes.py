@@ -11,10 +11,10 @@ _AXES: tuple[tuple[str, tuple], ...] = (
     (r"mlp\.fc1\.kernel", ("embed", "mlp")),
     (r"mlp\.fc1\.bias", ("mlp",)),
     (r"mlp\.fc2\.kernel", ("mlp", "embed")),
-    (r"time_projection\.kernel", ("embed", "time")),
-    (r"(patch_embedding|text_embedding\.fc[12]|time_embedding\.fc[12]|image_embedding\.fc2|state_encoder\.fc2"
-     r"|action_encoder\.fc[123])\.kernel", (None, "embed")),
-    (r"(head\.proj|action_decoder\.fc1)\.kernel", ("embed", None)),
+    (r"(action_)?time_projection\.kernel", ("embed", "time")),
+    (r"(patch_embedding|text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|image_embedding\.fc2"
+     r"|state_encoder\.fc2|action_encoder\.fc[123]|action_embedding)\.kernel", (None, "embed")),
+    (r"(head\.proj|action_decoder\.fc1|video_head|action_head)\.kernel", ("embed", None)),
 )  # fmt: skip
 
 

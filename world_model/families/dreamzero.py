@@ -14,16 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import remat, rotary, tokens, visibility
+from world_model import rotary, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
-from world_model.families.embedders import ActionEncoder, ImageEmbedding, patchify, time_sinusoid, unpatchify
+from world_model.families.embedders import (
+    ActionEncoder,
+    ImageEmbedding,
+    modulated_norm,
+    patchify,
+    time_sinusoid,
+    unpatchify,
+)
+from world_model.families.stack import Stack, Velocity
 from world_model.tokens import Group
-from world_model.transformer import Block, Mlp, Rows, Stream, layer_norm, linear
+from world_model.transformer import Block, Mlp, Rows, Stream, linear
 
 PATCH = 2  # rows and columns of a video token; time is not patched
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
+GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,21 +115,7 @@ class Inputs(NamedTuple):
     action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
 
 
-class Velocity(NamedTuple):
-    """eps - x0 as predicted."""
-
-    video: jax.Array  # [B, F, h, w, C], h and w even
-    action: jax.Array | None  # [B, N, action_dim]
-
-
-class Cache(NamedTuple):
-    """Keys and values of clean video, room for F - frames_per_block frames: what the last block may see."""
-
-    blocks: tuple[jax.Array, jax.Array]  # [L - 1, B, room, n, d] each
-    final: tuple[jax.Array, jax.Array]  # [B, room, n, d] each
-
-
-class DreamZero(nnx.Module):
+class DreamZero(Stack):
     """Embedders, block stack and heads."""
 
     def __init__(self, spec: DreamZeroSpec, *, rngs: nnx.Rngs):
@@ -137,9 +132,7 @@ class DreamZero(nnx.Module):
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
         make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
-        split = nnx.split_rngs(splits=spec.num_layers - 1)
-        self.blocks = split(nnx.vmap(lambda r: make_block(rngs=r)))(rngs)
-        self.final_block = make_block(rngs=rngs)
+        self.make_blocks(make_block, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 
     # --- forward over a whole window -------------------------------------------------------------------------
@@ -271,31 +264,6 @@ class DreamZero(nnx.Module):
         return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": sum(c for c, _ in rows.parts[:clean]),
                 "output_slice": slice(start, stop)}
 
-    def run(self, x, modulation, context, stream: Stream, key_valid):
-        """Every block; only the tokens that heads read come back."""
-        graph, stacked = nnx.split(self.blocks)
-
-        def step(x, params):
-            block = nnx.merge(graph, params)
-            kv = block.cross_attn.keys_values(*context)
-            return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
-
-        x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, stacked)
-        final = self.final_block
-        return final(x, modulation, final.cross_attn.keys_values(*context), stream, key_valid=key_valid,
-                     only_output=True)[0]
-
-    def run_all(self, x, modulation, context, stream: Stream, key_valid):
-        """As `run` with every token in every block: for looking inside. Also [L, B, tokens, D] after each block."""
-        graph, stacked = nnx.split(self.blocks)
-        hidden = []
-        for i in range(self.spec.num_layers):
-            last = i == self.spec.num_layers - 1
-            block = self.final_block if last else nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
-            x, _ = block(x, modulation, block.cross_attn.keys_values(*context), stream, key_valid=key_valid)
-            hidden.append(x)
-        return x[:, stream.output_slice], jnp.stack(hidden)
-
 
 class Head(nnx.Module):
     """Modulated norm and projection of video tokens; rows of `proj` are ordered (patch row, patch column, channel)."""
@@ -306,8 +274,7 @@ class Head(nnx.Module):
 
     def __call__(self, x, time, rows: Rows):
         """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
-        shift, scale = (rows.expand(self.modulation[i] + time) for i in (0, 1))
-        return self.proj(layer_norm(x) * (1 + scale) + shift)
+        return self.proj(modulated_norm(x, self.modulation, time, rows))
 
 
 def _first(x, frames: int):

@@ -1,0 +1,275 @@
+"""LingBot-VA: video first, then the actions that lead to it, over one shared block stack (arXiv 2601.21998;
+facts/lingbot_va.md).
+
+An episode is cut into chunks of K latent frames. A chunk's video is predicted from the clean past; its actions from
+that past and the clean copy of the chunk's own video (inverse dynamics). Action group f holds the n actions that lead
+to latent frame f; group 0 leads to the first frame and is a dummy. K and the window are drawn anew in every training
+step: they are inputs of the forward pass, not part of what is compiled.
+
+This file is the released variant: both modalities go through the same blocks, and differ in embedders, time
+embedders and output projections.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from world_model import rotary, tokens, visibility
+from world_model.attention import make_attend
+from world_model.batch import Layout
+from world_model.families.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
+from world_model.families.stack import Stack, Velocity
+from world_model.tokens import Group, Segment
+from world_model.transformer import Block, Mlp, Rows, Stream, linear
+
+PATCH = 2  # rows and columns of a video token; time is not patched
+VIDEO_GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
+HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
+GROUPS = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION, *HEADS_READ)  # the order of a sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class LingBotVASpec:
+    """Sizes; defaults and units in configs/base.py."""
+
+    layout: Layout
+    latent_height: int
+    latent_width: int
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    freq_dim: int
+    latent_channels: int
+    text_dim: int
+    text_length: int
+    action_dim: int
+    state_dim: int = 0
+    max_chunk_frames: int = 4
+    visibility: str = "lingbot_va"
+    qk_scale: float = 1.0
+    attention: str = "blockwise"
+    remat: str = "products"
+
+    def __post_init__(self):
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(f"model.dim = {self.dim} does not divide into model.num_heads = {self.num_heads} heads "
+                             "of even width")
+        if self.num_layers < 2:
+            raise ValueError(f"model.num_layers = {self.num_layers}: at least 2 (the last block stands apart)")
+        if self.layout.frames_per_block != 1:
+            raise ValueError(f"layout.frames_per_block = {self.layout.frames_per_block}: LingBot-VA groups actions by "
+                             "latent frame; set it to 1 (chunks are model.max_chunk_frames)")
+        if self.max_chunk_frames < 1:
+            raise ValueError(f"model.max_chunk_frames = {self.max_chunk_frames}: at least 1 latent frame")
+        visibility.get_table(self.visibility)
+
+    @property
+    def head_dim(self) -> int:
+        """d."""
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token rows and columns of a frame; an odd last latent row or column is left out."""
+        return self.latent_height // PATCH, self.latent_width // PATCH
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Video tokens of one latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def actions_per_frame(self) -> int:
+        """n, action tokens of one latent frame."""
+        return self.layout.actions_per_block
+
+    def group_length(self, group: Group) -> int:
+        """Tokens of one latent frame in that group."""
+        return self.tokens_per_frame if group in VIDEO_GROUPS else self.actions_per_frame
+
+
+class Inputs(NamedTuple):
+    """One batch for `LingBotVA.__call__`; N = F n, group f of the actions leads to latent frame f."""
+
+    noisy_latents: jax.Array  # [B, F, h, w, C]
+    video_timestep: jax.Array  # float32 [B, F], 0..1000
+    clean_latents: jax.Array  # [B, F, h, w, C]; with history noise, not quite clean
+    clean_timestep: jax.Array  # float32 [B, F], 0 where clean
+    noisy_actions: jax.Array  # [B, N, action_dim]
+    action_timestep: jax.Array  # float32 [B, F]
+    clean_actions: jax.Array  # [B, N, action_dim]
+    text: jax.Array  # [B, text_length, text_dim], rows past the prompt zero and seen
+    chunk_frames: jax.Array  # int32, K, 1..max_chunk_frames
+    window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
+    frame_valid: jax.Array | None = None  # bool [B, F]
+    action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
+
+
+class LingBotVA(Stack):
+    """Embedders, block stack and heads."""
+
+    def __init__(self, spec: LingBotVASpec, *, rngs: nnx.Rngs):
+        self.spec, dim = spec, spec.dim
+        small = nnx.initializers.normal(0.02)
+        time_embedding = functools.partial(Mlp, spec.freq_dim, dim, dim, rngs, activation=jax.nn.silu, init=small)
+        self.patch_embedding = linear(PATCH * PATCH * spec.latent_channels, dim, rngs)
+        self.action_embedding = linear(spec.action_dim, dim, rngs)
+        self.text_embedding = Mlp(spec.text_dim, dim, dim, rngs, init=small)
+        self.time_embedding, self.action_time_embedding = time_embedding(), time_embedding()
+        self.time_projection, self.action_time_projection = (linear(dim, 6 * dim, rngs) for _ in range(2))
+        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, False, spec.qk_scale)
+        self.make_blocks(make_block, spec.num_layers, rngs)
+        self.head_modulation = nnx.Param(jax.random.normal(rngs.params(), (2, dim)) * dim**-0.5)
+        zeros = nnx.initializers.zeros
+        self.video_head = linear(dim, PATCH * PATCH * spec.latent_channels, rngs, init=zeros)
+        self.action_head = linear(dim, spec.action_dim, rngs, init=zeros)
+
+    # --- forward over a whole window -------------------------------------------------------------------------
+
+    def __call__(self, inputs: Inputs, *, with_hidden: bool = False):
+        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+
+        Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
+        """
+        spec, table = self.spec, visibility.get_table(self.spec.visibility)
+        sequence = make_sequence(spec, inputs.noisy_latents.shape[1])
+        if not with_hidden:
+            kept = visibility.needed(table, sequence, set(HEADS_READ))
+            sequence = tokens.restart(sequence, kept.__contains__)
+        x, time, modulation, rows, key_valid = self.embed(inputs, sequence)
+        read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
+        attend = lambda queries: self.attend(queries, sequence, inputs)
+        stream = Stream(
+            rows=rows, rotary=jnp.asarray(rotary_table(spec, sequence)), attend=attend(sequence),
+            output_rows=Rows(rows.parts[2:]), output_row_start=sum(count for count, _ in rows.parts[:2]),
+            output_slice=slice(start, stop), attend_output=attend(read))
+        run = self.run_all if with_hidden else self.run
+        out = run(x, modulation, (self.embed_text(inputs.text), None), stream, key_valid)
+        x, hidden = out if with_hidden else (out, None)
+        velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
+        return (velocity, hidden) if with_hidden else velocity
+
+    def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
+        """The attend function of `Stream` under the chunk size and window of this batch."""
+        table = visibility.get_table(self.spec.visibility)
+        kernel = make_attend(self.spec.attention, table, queries, keys)
+        drawn = visibility.drawn_mask(table, queries, keys, inputs.chunk_frames - 1, inputs.window_blocks)
+        return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
+
+    def embed(self, inputs: Inputs, sequence: tokens.Sequence):
+        """Tokens [B, L, D]; time embedding [B, R, D] and modulation [B, R, 6, D] of each timestep row, the rows'
+        cover; valid keys [B, L] or None. Clean actions that the sequence lacks are left out."""
+        spec, (batch, frames) = self.spec, inputs.video_timestep.shape
+        groups = sum(s.group is Group.CLEAN_ACTION for s in sequence)
+        n, per_frame = spec.actions_per_frame, spec.tokens_per_frame
+        x = jnp.concatenate([
+            self.embed_video(inputs.clean_latents), self.embed_actions(inputs.clean_actions[:, :groups * n]),
+            self.embed_video(inputs.noisy_latents), self.embed_actions(inputs.noisy_actions)], axis=1)
+        # One row of time serves all clean actions: they are never noised.
+        times = [self.embed_time(inputs.clean_timestep), self.embed_action_time(jnp.zeros((batch, 1))),
+                 self.embed_time(inputs.video_timestep), self.embed_action_time(inputs.action_timestep)]
+        time, modulation = (jnp.concatenate(parts, axis=1) for parts in zip(*times, strict=True))
+        rows = Rows(((frames, per_frame), (1, groups * n), (frames, per_frame), (frames, n)))
+        if inputs.frame_valid is None and inputs.action_valid is None:
+            return x, time, modulation, rows, None
+        video = jnp.repeat(_ones_if_none(inputs.frame_valid, batch, frames), per_frame, axis=1)
+        action = _ones_if_none(inputs.action_valid, batch, frames * n)
+        return x, time, modulation, rows, jnp.concatenate([video, action[:, :groups * n], video, action], axis=1)
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def embed_video(self, latents):
+        """[B, F, h, w, C] -> [B, F * tokens_per_frame, D]."""
+        return self.patch_embedding(patchify(latents, PATCH).astype(self.dtype))
+
+    def embed_actions(self, actions):
+        """[B, N, action_dim] -> [B, N, D]."""
+        return self.action_embedding(actions.astype(self.dtype))
+
+    def embed_time(self, timestep):
+        """float32 [B, R] of video -> ([B, R, D], modulation [B, R, 6, D])."""
+        return self._time(timestep, self.time_embedding, self.time_projection)
+
+    def embed_action_time(self, timestep):
+        """The same of actions, which have their own weights."""
+        return self._time(timestep, self.action_time_embedding, self.action_time_projection)
+
+    def _time(self, timestep, embedding, projection):
+        time = embedding(time_sinusoid(timestep, self.spec.freq_dim).astype(self.dtype))
+        return time, projection(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
+
+    def embed_text(self, text):
+        """[B, Lt, text_dim] -> [B, Lt, D]."""
+        return self.text_embedding(text.astype(self.dtype))
+
+    def read_heads(self, x, time, frames: int) -> Velocity:
+        """Output tokens [B, noisy video, then noisy actions, D] and their time rows -> velocities."""
+        stop = frames * self.spec.tokens_per_frame
+        return Velocity(video=self.read_video(x[:, :stop], time[:, :frames]),
+                        action=self.read_actions(x[:, stop:], time[:, frames:]))
+
+    def read_video(self, x, time):
+        """[B, F * tokens_per_frame, D], time [B, F, D] -> [B, F, h, w, C]."""
+        frames = time.shape[1]
+        rows = Rows(((frames, self.spec.tokens_per_frame),))
+        x = self.video_head(modulated_norm(x, self.head_modulation[...], time, rows))
+        return unpatchify(x, PATCH, frames, *self.spec.grid)
+
+    def read_actions(self, x, time):
+        """[B, F * n, D], time [B, F, D] -> [B, F * n, action_dim]."""
+        rows = Rows(((time.shape[1], self.spec.actions_per_frame),))
+        return self.action_head(modulated_norm(x, self.head_modulation[...], time, rows))
+
+    @property
+    def dtype(self):
+        """Compute dtype: that of the parameters."""
+        return self.patch_embedding.kernel.dtype
+
+
+def make_sequence(spec: LingBotVASpec, frames: int) -> tokens.Sequence:
+    """All tokens of `frames` latent frames: [clean video] [clean actions] [noisy video] [noisy actions].
+
+    A chunk's video is block 2 c, its actions are block 2 c + 1; a last chunk may be short.
+    """
+    segments, start = [], 0
+    sizes = range(1, spec.max_chunk_frames + 1)
+    for group in GROUPS:
+        for frame in range(frames):
+            blocks = tuple(2 * (frame // size) + (group not in VIDEO_GROUPS) for size in sizes)
+            segments.append(Segment(group, blocks[-1], frame, frame, start, spec.group_length(group), blocks))
+            start += spec.group_length(group)
+    return tuple(segments)
+
+
+def rotary_table(spec: LingBotVASpec, sequence: tokens.Sequence) -> np.ndarray:
+    """float32 [2, L, d/2]. Clean and noisy copies stand at the same positions."""
+    return np.concatenate([frame_rotary(spec, s.group in VIDEO_GROUPS, range(s.frame, s.frame + 1))
+                           for s in sequence], axis=1)
+
+
+def frame_rotary(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
+    """float32 [2, tokens, d/2] of latent frames counted from the episode's start.
+
+    Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
+    cannot serve it. Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
+    """
+    frames = np.asarray(frames, np.float64)
+    if of_video:
+        angles = rotary.video_angles(frames, *spec.grid, spec.head_dim)
+    else:
+        n = spec.actions_per_frame
+        time = (frames[:, None] + (np.arange(n) + 1) / (n + 1)).astype(np.float32)
+        outside = -np.ones(time.shape)
+        angles = rotary.position_angles(time, outside, outside, spec.head_dim)
+    return rotary.table(angles.astype(np.float32))
+
+
+def _ones_if_none(valid, batch: int, count: int):
+    return jnp.ones((batch, count), bool) if valid is None else valid
