@@ -51,6 +51,8 @@ class LingBotVASpec:
     action_dim: int
     state_dim: int = 0
     max_chunk_frames: int = 4
+    min_window_blocks: int = 4
+    max_window_blocks: int = 64
     visibility: str = "lingbot_va"
     qk_scale: float = 1.0
     attention: str = "blockwise"
@@ -67,6 +69,9 @@ class LingBotVASpec:
                              "latent frame; set it to 1 (chunks are model.max_chunk_frames)")
         if self.max_chunk_frames < 1:
             raise ValueError(f"model.max_chunk_frames = {self.max_chunk_frames}: at least 1 latent frame")
+        if not 1 <= self.min_window_blocks <= self.max_window_blocks:
+            raise ValueError(f"model.min_window_blocks = {self.min_window_blocks}, model.max_window_blocks = "
+                             f"{self.max_window_blocks}: expected 1 <= min <= max")
         visibility.get_table(self.visibility)
 
     @property
@@ -257,18 +262,25 @@ def rotary_table(spec: LingBotVASpec, sequence: tokens.Sequence) -> np.ndarray:
 def frame_rotary(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
     """float32 [2, tokens, d/2] of latent frames counted from the episode's start.
 
-    Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
-    cannot serve it. Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
+    Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
     """
-    frames = np.asarray(frames, np.float64)
-    if of_video:
-        angles = rotary.video_angles(frames, *spec.grid, spec.head_dim)
-    else:
-        n = spec.actions_per_frame
-        time = (frames[:, None] + (np.arange(n) + 1) / (n + 1)).astype(np.float32)
-        outside = -np.ones(time.shape)
-        angles = rotary.position_angles(time, outside, outside, spec.head_dim)
+    angles = rotary.position_angles(*frame_positions(spec, of_video, frames), spec.head_dim)
     return rotary.table(angles.astype(np.float32))
+
+
+def frame_positions(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
+    """float32 [3, tokens]: time, row and column.
+
+    Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
+    cannot serve it.
+    """
+    frames, n = np.asarray(frames, np.float64), spec.actions_per_frame
+    if of_video:
+        parts = np.meshgrid(frames, *(np.arange(size) for size in spec.grid), indexing="ij")
+    else:
+        time = frames[:, None] + (np.arange(n) + 1) / (n + 1)
+        parts = [time, -np.ones(time.shape), -np.ones(time.shape)]
+    return np.stack([part.ravel() for part in parts]).astype(np.float32)
 
 
 def _ones_if_none(valid, batch: int, count: int):
