@@ -26,10 +26,11 @@ from launch import flags as launch_flags
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
 from world_model.families.dreamzero import MASK_CHANNELS
+from world_model.families.dreamzero_rollout import DreamZeroRollout
 from world_model.interop import dreamzero_format, safetensors_io
 from world_model.interop.difference import Difference, difference, first_above
 from world_model.interop.jax_face import JaxFace, Output
-from world_model.rollout import Conditions, Rollout
+from world_model.rollout import Conditions
 
 STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 
@@ -45,7 +46,7 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
     out, settings = Path(out), build.rollout_settings(restored.config)
-    rollout = Rollout(restored.family.module, **settings)
+    rollout = restored.family.rollout(**settings)
     with safetensors_io.atomic_directory(out) as partial:
         dreamzero_format.write(partial, restored.family.spec, restored.params, rollout=settings,
                                shard_bytes=shard_bytes)
@@ -74,7 +75,7 @@ class FixedInputs(NamedTuple):
     noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
 
 
-def fixed_inputs(rollout: Rollout) -> FixedInputs:
+def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
     """At the sizes of the rollout's model."""
     rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
     normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
@@ -96,7 +97,8 @@ def fixed_inputs(rollout: Rollout) -> FixedInputs:
     return FixedInputs(parts, conditions, keys, noise)
 
 
-def jax_outputs(rollout: Rollout, params: Mapping[str, jax.Array], inputs: FixedInputs) -> dict[str, np.ndarray]:
+def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
+                ) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
     face = JaxFace(rollout.model.spec, params)
     with jax.default_matmul_precision("highest"):

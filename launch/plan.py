@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from launch import build, train_parts
 from launch import flags as launch_flags
 from launch.chips import CHIPS, Chip
-from world_model import flops, sharding
+from world_model import sharding
 from world_model.batch import encoded_batch_spec
 from world_model.program import Program
 from world_model.transformer import ATTENTION_SCOPE
@@ -88,7 +88,7 @@ def abstract_batch(config, spec, mesh) -> dict:
 def work(family, config, target: dict, chip: Chip, chips: int, compiled) -> dict:
     """What the compiled program takes, and how long by the stated ingredients."""
     program, memory = Program(compiled.as_text()), compiled.memory_analysis()
-    parts = flops.training_flops(family.spec)
+    parts = family.training_flops
     batch, model = config.train.global_batch_size, sum(parts.values())
     devices = chips * chip.devices
     executed = program.executed_flops() * devices / batch

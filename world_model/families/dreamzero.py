@@ -172,6 +172,11 @@ class DreamZero(Stack):
         parts += [(Group.ACTION, blocks), (Group.STATE, blocks)] if with_actions else []
         return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
 
+    def draw_mask(self) -> np.ndarray:
+        """uint8 [n, n, 3]: what the training forward lets see what."""
+        table = visibility.get_table(self.spec.visibility)
+        return visibility.draw(table, self.sequence(True, True), self.spec.window_frames)
+
     def embed(self, inputs: Inputs, sequence: tokens.Sequence):
         """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
         batch, spec = inputs.text.shape[0], self.spec

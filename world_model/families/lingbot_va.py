@@ -161,6 +161,12 @@ class LingBotVA(Stack):
         velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
         return (velocity, hidden) if with_hidden else velocity
 
+    def draw_mask(self) -> np.ndarray:
+        """uint8 [n, n, 3]: what the training forward lets see what, at the largest chunk size and without a window."""
+        sequence = make_sequence(self.spec, self.spec.layout.latent_frames)
+        largest = tuple(dataclasses.replace(s, blocks=()) for s in sequence)
+        return visibility.draw(visibility.get_table(self.spec.visibility), largest)
+
     def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
         """The attend function of `Stream` under the chunk size and window of this batch."""
         table = visibility.get_table(self.spec.visibility)
