@@ -131,25 +131,49 @@ def dense_mask(table: Table, queries: Sequence, keys: Sequence, window_frames: i
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Query tokens that all see exactly the same key tokens; ranges are (start, stop)."""
+    """Query tokens that all see exactly the same key tokens, or (block size drawn) at most these; ranges are
+    (start, stop)."""
 
     queries: tuple[tuple[int, int], ...]
     keys: tuple[tuple[int, int], ...]
-    row: int  # index of its first query segment: what is drawn at run time is the same for all of them
+    rows: tuple[int, ...]  # indices of its query segments
 
 
-def make_spans(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> tuple[Span, ...]:
-    """The mask as few dense rectangles: no masked product is computed. Raises ValueError on a blind query."""
-    by_keys: dict[tuple, list[int]] = {}
+def make_spans(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0,
+               least: int = 0) -> tuple[Span, ...]:
+    """The mask as few dense rectangles: no masked product is computed. Raises ValueError on a blind query.
+
+    Where the block size is drawn, spans are masked at run time anyway: adjacent segments of a group then share one
+    until it has at least `least` query tokens.
+    """
+    seen_by: dict[tuple, set[int]] = {}
+    rows_of: dict[tuple, list[int]] = {}
+    shared = _Shared(least)
     for row, q in enumerate(queries):
         seen = tuple(i for i, k in enumerate(keys) if sees(table, q, k, window_frames))
         if not seen:
             raise ValueError(f"{q.group} of block {q.block} sees no token: attention over nothing is undefined")
-        by_keys.setdefault((seen, (q.group, q.blocks) if q.blocks else None), []).append(row)
+        name = shared.name(q) if q.blocks else seen
+        seen_by.setdefault(name, set()).update(seen)
+        rows_of.setdefault(name, []).append(row)
     return tuple(
         Span(merge_ranges([(queries[row].start, queries[row].stop) for row in rows]),
-             merge_ranges([(keys[i].start, keys[i].stop) for i in seen]), rows[0])
-        for (seen, _), rows in by_keys.items())
+             merge_ranges([(keys[i].start, keys[i].stop) for i in sorted(seen_by[name])]), tuple(rows))
+        for name, rows in rows_of.items())
+
+
+class _Shared:
+    """Names of shared spans: a group and a number, a new one once the last has `least` tokens."""
+
+    def __init__(self, least: int):
+        self.least, self.filled, self.number = least, {}, {}
+
+    def name(self, segment: Segment) -> tuple[Group, int]:
+        group = segment.group
+        if self.filled.get(group, self.least) >= self.least:
+            self.filled[group], self.number[group] = 0, self.number.get(group, -1) + 1
+        self.filled[group] += segment.length
+        return group, self.number[group]
 
 
 def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames: int = 0) -> set[Segment]:

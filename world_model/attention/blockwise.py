@@ -11,6 +11,8 @@ from world_model.attention.reference import NEGATIVE
 from world_model.tokens import Sequence, segment_of_token
 from world_model.visibility import Span, Table, make_spans
 
+SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
+
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
     """See `world_model.attention.make_attend`.
@@ -19,13 +21,13 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     gradients piece by piece, where slices would pad each to full length. Spans of the same shape are computed
     together, folded into the batch.
     """
-    spans = make_spans(table, queries, keys, window_frames)
+    spans = make_spans(table, queries, keys, window_frames, SPAN_TOKENS)
     query_cuts, key_cuts = _cuts([s.queries for s in spans]), _cuts([s.keys for s in spans])
     same_shape: dict[tuple[int, int], list[Span]] = {}
     for span in spans:
         same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
-    columns = segment_of_token(keys)
+    rows, columns = segment_of_token(queries), segment_of_token(keys)
 
     def attend(q, k, v, key_valid=None, drawn=None):
         batch = q.shape[0]
@@ -35,9 +37,9 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         for group in same_shape.values():
             join = lambda pieces, side, group=group: jnp.concatenate(
                 [_join(pieces, getattr(span, side)) for span in group])
-            result = dense(join(q, "queries"), join(k, "keys"), join(v, "keys"), _both(
-                None if valid is None else join(valid, "keys"),
-                None if drawn is None else jnp.repeat(_drawn_keys(drawn, group, columns), batch, axis=0)))
+            result = dense(
+                join(q, "queries"), join(k, "keys"), join(v, "keys"), None if valid is None else join(valid, "keys"),
+                None if drawn is None else jnp.repeat(_drawn_pairs(drawn, group, rows, columns), batch, axis=0))
             for span, part in zip(group, jnp.split(result, len(group)), strict=True):
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
@@ -47,14 +49,12 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     return attend
 
 
-def _both(a, b):
-    return a if b is None else b if a is None else a & b
-
-
-def _drawn_keys(drawn, spans: list[Span], columns: np.ndarray):
-    """bool [spans, Lk]: a span's queries share their row of `drawn`, so that it is a mask of the span's keys."""
-    of_span = lambda span: np.concatenate([columns[start:stop] for start, stop in span.keys])
-    return jnp.stack([drawn[span.row][of_span(span)] for span in spans])
+def _drawn_pairs(drawn, spans: list[Span], rows: np.ndarray, columns: np.ndarray):
+    """bool [spans, Lq, Lk], Lq = 1 where each span's queries are one segment."""
+    tokens = lambda segments, ranges: np.concatenate([segments[start:stop] for start, stop in ranges])
+    single = all(len(span.rows) == 1 for span in spans)
+    row = lambda span: np.array(span.rows) if single else tokens(rows, span.queries)
+    return jnp.stack([drawn[row(span)][:, tokens(columns, span.keys)] for span in spans])
 
 
 def _count(ranges) -> int:
@@ -78,12 +78,14 @@ def _join(pieces: dict, ranges) -> jax.Array:
     return found[0] if len(found) == 1 else jnp.concatenate(found, axis=1)
 
 
-def dense(q, k, v, key_valid=None):
-    """Plain attention of all q over all k; softmax in float32."""
+def dense(q, k, v, key_valid=None, pairs=None):
+    """Plain attention of all q over all k, or the `pairs` bool [B, Lq or 1, Lk]; softmax in float32."""
     if k.shape[1] == 1:  # softmax over one key is 1
         return jnp.broadcast_to(v, q.shape)
     logits = jnp.einsum("bqnd,bknd->bnqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if key_valid is not None:
         logits = jnp.where(key_valid[:, None, None, :], logits, NEGATIVE)
+    if pairs is not None:
+        logits = jnp.where(pairs[:, None], logits, NEGATIVE)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
