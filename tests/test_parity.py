@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from launch import parity
+from world_model import visibility
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -45,6 +46,30 @@ def test_jax_model_without_first_frame_concatenation_equals_its_golden(quick_com
     differences = parity.compare(golden, golden.face("jax"))
     assert {"tf/block0", "tf/block1", "tf/video", "tf/action", "tfv/sane_video"} <= differences.keys()
     assert parity.first_above(differences, 1e-5) is None
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
+def test_lingbot_va_equals_every_section_of_its_golden(quick_compiles):
+    golden = parity.read(GOLDENS / "lingbot_va_tiny.npz")
+    differences = parity.compare(golden, golden.face("jax"))
+    assert differences.keys() == golden.expected.keys() and len(differences) == 207
+    assert parity.first_above(differences, 5e-5) is None
+    assert parity.first_above({k: d for k, d in differences.items() if k.startswith("mask/")}, 0) is None
+    assert parity.first_above({k: d for k, d in differences.items() if k.startswith("rope/")}, 1e-6) is None
+
+
+def test_a_changed_rule_is_found(monkeypatch):
+    monkeypatch.setitem(visibility.TABLES, "lingbot_va", visibility.TABLES["lingbot_va_forward_dynamics"])
+    golden = only(parity.read(GOLDENS / "lingbot_va_tiny.npz"), "mask/")
+    assert parity.first_above(parity.compare(golden, None), 1e-4).startswith("first above 0.0001: mask/k2_w64 differs")
+
+
+def test_a_file_of_no_known_family_and_a_missing_runtime_are_named(tmp_path):
+    np.savez(tmp_path / "other.npz", cfg_json=json.dumps({"model": {"width": 3}}))
+    with pytest.raises(ValueError, match=r"no model of a known family.*among \['width'\]"):
+        parity.read(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="LingBot-VA runs in JAX alone"):
+        parity.read(GOLDENS / "lingbot_va_tiny.npz").face("torch")
 
 
 def planted(golden, change):
