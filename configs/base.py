@@ -141,4 +141,13 @@ def lingbot_va(c: ConfigDict) -> None:
     c.evaluate.executed_steps = 0  # partial denoising: of solver_steps so many run; 0 = all
 
 
-FAMILIES = {"dreamzero": dreamzero, "lingbot_va": lingbot_va}  # names as in world_model/families
+def lingbot_va_mot(c: ConfigDict) -> None:
+    """LingBot-VA with an action stream of its own."""
+    lingbot_va(c)
+    c.model.action_stream_dim = 768  # width of the action stream; a multiple of dim / num_heads
+    c.model.action_ffn_dim = 3584  # hidden width of its MLP
+    c.model.action_init = "interpolated"  # from the video stream: interpolated | unscaled; or random (unstable)
+
+
+# names as in world_model/families
+FAMILIES = {"dreamzero": dreamzero, "lingbot_va": lingbot_va, "lingbot_va_mot": lingbot_va_mot}

@@ -20,7 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     """`debug`: the same blocks and tokens at a width that a CPU compiles in seconds."""
     if arg not in ARMS:
         raise ValueError(f"configs/lingbot_va_5b.py:{arg}: arms are {ARMS}")
-    c = base.get_config("lingbot_va")
+    return shape(base.get_config("lingbot_va"), arg)
+
+
+def shape(c: ConfigDict, arg: str) -> ConfigDict:
+    """What both variants have in common."""
     c.layout.update(frames=33, height=384, width=320)
     c.encoders.update(video="wan22_latents", text="features")
     c.noise.text_dropout = 0.0

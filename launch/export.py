@@ -46,7 +46,9 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    out, written = Path(out), FORMATS[restored.config.model.family]
+    if (family := restored.config.model.family) not in FORMATS:
+        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
+    out, written = Path(out), FORMATS[family]
     with safetensors_io.atomic_directory(out) as partial:
         write_statistics(partial, restored)
         differences = written.write_and_compare(partial, restored, shard_bytes)
@@ -88,7 +90,7 @@ def write_lingbot_va(directory: Path, restored: build.Restored, shard_bytes: int
 
 
 FORMATS = {"dreamzero": Format(write_dreamzero, "PyTorch runtime"),
-           "lingbot_va": Format(write_lingbot_va, "parameters read back")}
+           "lingbot_va": Format(write_lingbot_va, "parameters read back")}  # nobody has released a lingbot_va_mot
 
 
 class FixedInputs(NamedTuple):

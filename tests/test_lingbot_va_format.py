@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from launch import export, parity
+from configs import lingbot_va_mot_5b
+from launch import build, export, parity
 from world_model import functional
 from world_model.families.lingbot_va import LingBotVA
 from world_model.interop import lingbot_va_format, names
@@ -99,7 +100,8 @@ def test_a_dreamzero_directory_and_dreamzero_weights_are_refused(golden, tmp_pat
         dreamzero.face("jax", golden.weights)
 
 
-def test_every_family_has_a_format():
-    from world_model.families import FAMILIES
-
-    assert export.FORMATS.keys() == FAMILIES.keys()
+def test_a_family_without_a_release_is_not_exported(tmp_path):
+    config = lingbot_va_mot_5b.get_config("debug")
+    restored = build.Restored(config, 1, None, {}, None, {}, tmp_path)
+    with pytest.raises(ValueError, match="'lingbot_va_mot' has no released layout"):
+        export.export(restored, tmp_path / "out")

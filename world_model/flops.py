@@ -40,13 +40,13 @@ def frozen(*products: tuple[float, int, int]) -> list[tuple[float, bool]]:
     return [(2.0 * m * k * n, True) for m, k, n in products]
 
 
-def stack(work: Work, dim: int, ffn_dim: int, num_layers: int) -> Parts:
-    """The block stack."""
-    d, inner = dim, num_layers - 1
-    querying, queried = inner * work.tokens + work.read, num_layers * work.tokens
+def stack(work: Work, dim: int, ffn_dim: int, num_layers: int, heads_dim: int | None = None) -> Parts:
+    """The block stack; heads_dim: width of all heads of self-attention, where it is not dim."""
+    d, before, wide = dim, num_layers - 1, heads_dim or dim
+    querying, queried = before * work.tokens + work.read, num_layers * work.tokens
     return {
-        "self_attention_projections": trained((2 * querying, d, d), (2 * queried, d, d)),
-        "self_attention": trained((2 * (inner * work.pairs + work.pairs_read), d, 1)),
+        "self_attention_projections": trained((2 * querying, d, wide), (2 * queried, d, wide)),
+        "self_attention": trained((2 * (before * work.pairs + work.pairs_read), wide, 1)),
         "cross_attention_projections": trained((2 * querying, d, d)),
         "cross_attention_context": trained((2 * num_layers * (work.text + work.image), d, d)),
         "cross_attention": trained((2 * querying, work.text + work.image, d)),

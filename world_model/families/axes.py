@@ -2,7 +2,7 @@
 
 import re
 
-# Name without the leading "blocks." or "final_block." -> logical axes; first match counts.
+# Name without the leading "blocks." or "final_block." (and stream) -> logical axes; first match counts.
 _AXES: tuple[tuple[str, tuple], ...] = (
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.kernel", ("embed", "heads")),
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.bias", ("heads",)),
@@ -12,7 +12,7 @@ _AXES: tuple[tuple[str, tuple], ...] = (
     (r"mlp\.fc1\.bias", ("mlp",)),
     (r"mlp\.fc2\.kernel", ("mlp", "embed")),
     (r"(action_)?time_projection\.kernel", ("embed", "time")),
-    (r"(patch_embedding|text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|image_embedding\.fc2"
+    (r"(patch_embedding|(action_)?text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|image_embedding\.fc2"
      r"|state_encoder\.fc2|action_encoder\.fc[123]|action_embedding)\.kernel", (None, "embed")),
     (r"(head\.proj|action_decoder\.fc1|video_head|action_head)\.kernel", ("embed", None)),
 )  # fmt: skip
@@ -25,7 +25,7 @@ def axes_of(params: dict) -> dict[str, tuple]:
 
 def _axes(name: str, rank: int) -> tuple:
     stacked = ("layers",) if name.startswith("blocks.") else ()
-    base = re.sub(r"^(blocks|final_block)\.", "", name)
+    base = re.sub(r"^(blocks|final_block)\.((video|action)\.)?", "", name)
     for pattern, axes in _AXES:
         if re.fullmatch(pattern, base):
             return stacked + axes

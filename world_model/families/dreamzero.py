@@ -94,6 +94,12 @@ class DreamZeroSpec:
         return self.latent_channels + extra
 
     @property
+    def stored(self) -> dict:
+        """What a batch of precomputed features holds beside latents and text: arguments of encoded_batch_spec."""
+        return {"image": (self.image_tokens, self.image_dim) if self.image_dim else None,
+                "concat_first_frame": self.concat_first_frame}
+
+    @property
     def window_frames(self) -> int:
         """W, frames that a clean block sees, counted as published; 0 = all."""
         return self.window_blocks * self.layout.frames_per_block + 1 if self.window_blocks else 0

@@ -23,7 +23,7 @@ from world_model import rotary, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
 from world_model.families.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
-from world_model.families.stack import Stack, Velocity
+from world_model.families.stack import Cache, Context, Stack, Velocity
 from world_model.tokens import Group, Segment
 from world_model.transformer import Block, Mlp, Rows, Stream, linear
 
@@ -94,6 +94,11 @@ class LingBotVASpec:
         """n, action tokens of one latent frame."""
         return self.layout.actions_per_block
 
+    @property
+    def stored(self) -> dict:
+        """What a batch of precomputed features holds beside latents and text."""
+        return {}
+
     def group_length(self, group: Group) -> int:
         """Tokens of one latent frame in that group."""
         return self.tokens_per_frame if group in VIDEO_GROUPS else self.actions_per_frame
@@ -114,6 +119,23 @@ class Inputs(NamedTuple):
     window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
     frame_valid: jax.Array | None = None  # bool [B, F]
     action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
+
+
+class Embedded(NamedTuple):
+    """Tokens of one or several groups."""
+
+    x: jax.Array  # [B, L, D]
+    time: jax.Array  # [B, R, D], of each timestep row, as heads read it
+    modulation: jax.Array  # [B, R, 6, D]
+    rows: Rows
+    valid: jax.Array | None  # bool [B, L]
+
+
+def join(parts: list[Embedded]) -> Embedded:
+    """One after another."""
+    along = lambda arrays: None if arrays[0] is None else jnp.concatenate(arrays, axis=1)
+    x, time, modulation, rows, valid = zip(*parts, strict=True)
+    return Embedded(along(x), along(time), along(modulation), Rows(sum((r.parts for r in rows), ())), along(valid))
 
 
 class LingBotVA(Stack):
@@ -142,24 +164,29 @@ class LingBotVA(Stack):
 
         Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
-        spec, table = self.spec, visibility.get_table(self.spec.visibility)
-        sequence = make_sequence(spec, inputs.noisy_latents.shape[1])
-        if not with_hidden:
-            kept = visibility.needed(table, sequence, set(HEADS_READ))
-            sequence = tokens.restart(sequence, kept.__contains__)
-        x, time, modulation, rows, key_valid = self.embed(inputs, sequence)
+        sequence = self.training_sequence(inputs, everything=with_hidden)
+        joined = join([self.embed(group, inputs, sequence) for group in GROUPS])
         read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
-        attend = lambda queries: self.attend(queries, sequence, inputs)
+        rows, clean = joined.rows.parts, len(GROUPS) - len(HEADS_READ)
         stream = Stream(
-            rows=rows, rotary=jnp.asarray(rotary_table(spec, sequence)), attend=attend(sequence),
-            output_rows=Rows(rows.parts[2:]), output_row_start=sum(count for count, _ in rows.parts[:2]),
-            output_slice=slice(start, stop), attend_output=attend(read))
+            rows=joined.rows, rotary=jnp.asarray(rotary_table(self.spec, sequence)),
+            attend=self.attend(sequence, sequence, inputs), output_rows=Rows(rows[clean:]),
+            output_row_start=sum(count for count, _ in rows[:clean]), output_slice=slice(start, stop),
+            attend_output=self.attend(read, sequence, inputs))
         run = self.run_all if with_hidden else self.run
-        out = run(x, modulation, (self.embed_text(inputs.text), None), stream, key_valid)
+        out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), stream, joined.valid)
         x, hidden = out if with_hidden else (out, None)
-        velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
+        velocity = self.read_heads(x, joined.time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
         return (velocity, hidden) if with_hidden else velocity
+
+    def training_sequence(self, inputs: Inputs, everything: bool = False, order: tuple = GROUPS) -> tokens.Sequence:
+        """The tokens on which outputs depend, or all."""
+        sequence = make_sequence(self.spec, inputs.noisy_latents.shape[1], order)
+        if everything:
+            return sequence
+        kept = visibility.needed(visibility.get_table(self.spec.visibility), sequence, set(HEADS_READ))
+        return tokens.restart(sequence, kept.__contains__)
 
     def draw_mask(self) -> np.ndarray:
         """uint8 [n, n, 3]: what the training forward lets see what, at the largest chunk size and without a window."""
@@ -174,25 +201,29 @@ class LingBotVA(Stack):
         drawn = visibility.drawn_mask(table, queries, keys, inputs.chunk_frames - 1, inputs.window_blocks)
         return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
 
-    def embed(self, inputs: Inputs, sequence: tokens.Sequence):
-        """Tokens [B, L, D]; time embedding [B, R, D] and modulation [B, R, 6, D] of each timestep row, the rows'
-        cover; valid keys [B, L] or None. Clean actions that the sequence lacks are left out."""
+    def embed(self, group: Group, inputs: Inputs, sequence: tokens.Sequence) -> "Embedded":
+        """The tokens of one group, as many as the sequence has."""
         spec, (batch, frames) = self.spec, inputs.video_timestep.shape
-        groups = sum(s.group is Group.CLEAN_ACTION for s in sequence)
-        n, per_frame = spec.actions_per_frame, spec.tokens_per_frame
-        x = jnp.concatenate([
-            self.embed_video(inputs.clean_latents), self.embed_actions(inputs.clean_actions[:, :groups * n]),
-            self.embed_video(inputs.noisy_latents), self.embed_actions(inputs.noisy_actions)], axis=1)
-        # One row of time serves all clean actions: they are never noised.
-        times = [self.embed_time(inputs.clean_timestep), self.embed_action_time(jnp.zeros((batch, 1))),
-                 self.embed_time(inputs.video_timestep), self.embed_action_time(inputs.action_timestep)]
-        time, modulation = (jnp.concatenate(parts, axis=1) for parts in zip(*times, strict=True))
-        rows = Rows(((frames, per_frame), (1, groups * n), (frames, per_frame), (frames, n)))
+        count = sum(s.group is group for s in sequence)
+        if group in VIDEO_GROUPS:
+            clean = group is Group.CLEAN_VIDEO
+            x = self.embed_video(inputs.clean_latents if clean else inputs.noisy_latents)
+            time = self.embed_time(inputs.clean_timestep if clean else inputs.video_timestep)
+            valid = inputs.frame_valid
+        else:
+            clean = group is Group.CLEAN_ACTION
+            actions = inputs.clean_actions if clean else inputs.noisy_actions
+            x = self.embed_actions(actions[:, :count * spec.actions_per_frame])
+            # One row of time serves all clean actions: they are never noised.
+            time = self.embed_action_time(jnp.zeros((batch, 1)) if clean else inputs.action_timestep)
+            valid = inputs.action_valid
+        rows = time[0].shape[1]
         if inputs.frame_valid is None and inputs.action_valid is None:
-            return x, time, modulation, rows, None
-        video = jnp.repeat(_ones_if_none(inputs.frame_valid, batch, frames), per_frame, axis=1)
-        action = _ones_if_none(inputs.action_valid, batch, frames * n)
-        return x, time, modulation, rows, jnp.concatenate([video, action[:, :groups * n], video, action], axis=1)
+            return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), None)
+        if group in VIDEO_GROUPS:
+            valid = jnp.repeat(_ones_if_none(valid, batch, frames), spec.tokens_per_frame, axis=1)
+        valid = _ones_if_none(valid, batch, x.shape[1])[:, :x.shape[1]]
+        return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), valid)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -220,6 +251,14 @@ class LingBotVA(Stack):
         """[B, Lt, text_dim] -> [B, Lt, D]."""
         return self.text_embedding(text.astype(self.dtype))
 
+    def encode_context(self, text) -> Context:
+        """Cross-attention's keys and values, for cached passes."""
+        return self.context_keys_values((self.embed_text(text), None))
+
+    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+        """`Stack.run_cached` over a chunk's video or its actions."""
+        return self.run_cached(x, modulation, context, stream, cache, cache_valid)
+
     def read_heads(self, x, time, frames: int) -> Velocity:
         """Output tokens [B, noisy video, then noisy actions, D] and their time rows -> velocities."""
         stop = frames * self.spec.tokens_per_frame
@@ -244,14 +283,14 @@ class LingBotVA(Stack):
         return self.patch_embedding.kernel.dtype
 
 
-def make_sequence(spec: LingBotVASpec, frames: int) -> tokens.Sequence:
-    """All tokens of `frames` latent frames: [clean video] [clean actions] [noisy video] [noisy actions].
+def make_sequence(spec: LingBotVASpec, frames: int, order: tuple[Group, ...] = GROUPS) -> tokens.Sequence:
+    """All tokens of `frames` latent frames, group after group.
 
     A chunk's video is block 2 c, its actions are block 2 c + 1; a last chunk may be short.
     """
     segments, start = [], 0
     sizes = range(1, spec.max_chunk_frames + 1)
-    for group in GROUPS:
+    for group in order:
         for frame in range(frames):
             blocks = tuple(2 * (frame // size) + (group not in VIDEO_GROUPS) for size in sizes)
             segments.append(Segment(group, blocks[-1], frame, frame, start, spec.group_length(group), blocks))

@@ -39,7 +39,7 @@ def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks:
 
 def encode_context(model: LingBotVA, text) -> Context:
     """text [B, Lt, text_dim]."""
-    return model.context_keys_values((model.embed_text(text), None))
+    return model.encode_context(text)
 
 
 def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block):
@@ -49,18 +49,18 @@ def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep
     Who only denoises drops the ring: the compiler drops the writing.
     """
     time, modulation = model.embed_time(timestep)
-    x, ring = _pass(model, ring, context, model.embed_video(latents), modulation, rotary, block)
+    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block)
     return model.read_video(x, time), ring
 
 
 def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timestep, rotary, block):
     """(velocity [B, K n, action_dim], ring) of a chunk's actions [B, K n, action_dim]; timestep float32 [B, K]."""
     time, modulation = model.embed_action_time(timestep)
-    x, ring = _pass(model, ring, context, model.embed_actions(actions), modulation, rotary, block)
+    x, ring = _pass(model, False, ring, context, model.embed_actions(actions), modulation, rotary, block)
     return model.read_actions(x, time), ring
 
 
-def _pass(model: LingBotVA, ring: Ring, context: Context, x, modulation, rotary, block):
+def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block):
     rows = Rows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
     attend = lambda q, k, v, valid: dense(q, k, v, valid)
     stream = Stream(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
@@ -69,7 +69,7 @@ def _pass(model: LingBotVA, ring: Ring, context: Context, x, modulation, rotary,
     starts, lengths = _slots(model.spec, ring)
     seen = (ring.blocks >= 0) & (ring.blocks < block) & (ring.blocks > block - window)
     valid = jnp.repeat(seen, lengths, total_repeat_length=int(lengths.sum()))
-    x, own = model.run_cached(x, modulation, context, stream, ring.cache, valid)
+    x, own = model.run_pass(of_video, x, modulation, context, stream, ring.cache, valid)
     return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[slot]), ring.blocks.at[slot].set(block))
 
 

@@ -50,12 +50,12 @@ class Stack(nnx.Module):
 
         def step(x, params):
             block = nnx.merge(graph, params)
-            kv = block.cross_attn.keys_values(*context)
+            kv = block.context_keys_values(context)
             return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
 
         x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, stacked)
         final = self.final_block
-        return final(x, modulation, final.cross_attn.keys_values(*context), stream, key_valid=key_valid,
+        return final(x, modulation, final.context_keys_values(context), stream, key_valid=key_valid,
                      only_output=True)[0]
 
     def run_all(self, x, modulation, context, stream: Stream, key_valid):
@@ -65,33 +65,34 @@ class Stack(nnx.Module):
         for i in range(self.spec.num_layers):
             last = i == self.spec.num_layers - 1
             block = self.final_block if last else nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
-            x, _ = block(x, modulation, block.cross_attn.keys_values(*context), stream, key_valid=key_valid)
+            x, _ = block(x, modulation, block.context_keys_values(context), stream, key_valid=key_valid)
             hidden.append(x)
         return x[:, stream.output_slice], jnp.stack(hidden)
 
-    def run_cached(self, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+    def run_cached(self, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid,
+                   part: Callable = lambda block: block):
         """Every block over [cache, x]: (output tokens or None, this pass's own keys and values).
 
-        cache_valid: bool [room], what of the cache may be seen.
+        cache_valid: bool [room], what of the cache may be seen. part: of a block, where the pass needs only that.
         """
         valid = jnp.concatenate([cache_valid, jnp.ones(x.shape[1], bool)])
         valid = jnp.broadcast_to(valid, (x.shape[0], valid.size))
-        graph, stacked = nnx.split(self.blocks)
+        graph, stacked = nnx.split(part(self.blocks))
 
         def step(x, layer):
             params, kv, cached = layer
             return nnx.merge(graph, params)(x, modulation, kv, stream, key_valid=valid, cache=cached)
 
         x, own = jax.lax.scan(step, x, (stacked, context.blocks, cache.blocks))
-        out, final = self.final_block(x, modulation, context.final, stream, key_valid=valid, cache=cache.final,
-                                      only_output=True)
+        out, final = part(self.final_block)(x, modulation, context.final, stream, key_valid=valid,
+                                            cache=cache.final, only_output=True)
         return out, Cache(own, final)
 
     def context_keys_values(self, context) -> Context:
         """Of embedded (text, image), for `run_cached`."""
         graph, stacked = nnx.split(self.blocks)
-        keys_values = lambda params: nnx.merge(graph, params).cross_attn.keys_values(*context)
-        return Context(jax.lax.map(keys_values, stacked), self.final_block.cross_attn.keys_values(*context))
+        keys_values = lambda params: nnx.merge(graph, params).context_keys_values(context)
+        return Context(jax.lax.map(keys_values, stacked), self.final_block.context_keys_values(context))
 
 
 def make_cache(spec, batch: int, room: int, dtype=jnp.float32) -> Cache:
