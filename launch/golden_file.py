@@ -29,3 +29,14 @@ def formula(x: np.ndarray, sigma: float) -> np.ndarray:
     """The velocity by which goldens test solvers."""
     s = np.float32(sigma)
     return np.float32(0.7) * x + np.float32(0.3) * np.sin(3 * x + 2 * s) - np.float32(0.1) * s
+
+
+def channels_first(video: np.ndarray) -> np.ndarray:
+    """[B, F, h, w, C] -> [B, C, F, h, w]."""
+    return np.moveaxis(np.asarray(video), -1, 1)
+
+
+def grouped(actions: np.ndarray, n: int) -> np.ndarray:
+    """[B, F n, A] -> [B, A, F, n, 1]."""
+    actions = np.asarray(actions)
+    return np.moveaxis(actions.reshape(len(actions), -1, n, actions.shape[-1]), -1, 1)[..., None]

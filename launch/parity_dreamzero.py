@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from launch.golden_file import GoldenFile, formula
+from launch.golden_file import GoldenFile, channels_first, formula
 from world_model import flow_matching, solvers
 from world_model.batch import Layout
 from world_model.families.dreamzero import DreamZeroSpec
@@ -86,7 +86,7 @@ def teacher_forced(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndar
     out = face.forward(golden.parts(clean=True, actions=True))
     for i, hidden in enumerate(out.hidden):
         yield f"tf/block{i}", hidden[:1]
-    yield "tf/video", _channels_first(out.video)
+    yield "tf/video", channels_first(out.video)
     yield "tf/action", out.action
     yield "tf/dyn_per_frame", golden.frame_errors(out.video)
     if "tf/loss" in golden.expected:
@@ -100,7 +100,7 @@ def teacher_forced(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndar
 def video_only(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
     """The same without action and state tokens."""
     out = face.forward(golden.parts(clean=True, actions=False))
-    yield "tfv/sane_video", _channels_first(out.video)
+    yield "tfv/sane_video", channels_first(out.video)
     weights = flow_matching.noise_levels(SHIFT).weights[golden.given["in/t_id"]]
     yield "tfv/sane_loss", (golden.frame_errors(out.video) * weights).mean()
 
@@ -108,7 +108,7 @@ def video_only(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]
 def no_clean_copy(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
     """One copy of the video."""
     out = face.forward(golden.parts(clean=False, actions=True))
-    yield "ntf/video", _channels_first(out.video)
+    yield "ntf/video", channels_first(out.video)
     yield "ntf/action", out.action
 
 
@@ -120,7 +120,7 @@ def cached_inference(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.nd
     parts = golden.parts(clean=False, actions=True)
     condition = parts["condition"]
     first = face.forward(parts | {"noisy_latents": latents, "video_timestep": 0 * parts["video_timestep"]})
-    yield "inf/prefill0_video", _channels_first(first.video[:, :1])
+    yield "inf/prefill0_video", channels_first(first.video[:, :1])
 
     session = face.start(given["in/context"], given["in/clip"], "dreamzero_state_sees_all")
     session.prefill(latents[:, :1], _at(condition, slice(0, 1)))
@@ -134,7 +134,7 @@ def cached_inference(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.nd
         for time, x in (("video_timestep", "noisy_latents"), ("action_timestep", "noisy_actions")):
             noisy[time] = np.full(noisy[x].shape[:2], given[f"inf/block{i}_t"], np.float32)
         out = session.denoise(noisy, _at(condition, frames))
-        yield f"inf/block{i}_video", _channels_first(out.video)
+        yield f"inf/block{i}_video", channels_first(out.video)
         yield f"inf/block{i}_action", out.action
         if i + 1 < layout.num_blocks:
             session.prefill(latents[:, frames], _at(condition, frames))
@@ -159,10 +159,6 @@ def schedules(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]
         yield f"sched/{name}_sigmas", solver.sigmas
         yield f"sched/{name}_timesteps", solver.timesteps
         yield key, face.solve(lambda x, t: formula(x, t / 1000), golden.expected[key][0], solver, run)
-
-
-def _channels_first(video: np.ndarray) -> np.ndarray:
-    return np.moveaxis(video, -1, 1)
 
 
 def _at(condition: np.ndarray | None, frames: slice) -> np.ndarray | None:

@@ -9,14 +9,14 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-import jax.numpy as jnp
 import numpy as np
 
-from launch.golden_file import GoldenFile, formula
+from launch import parity_lingbot_va_cached
+from launch.golden_file import GoldenFile, channels_first, formula, grouped
 from world_model import flow_matching, rotary, visibility
 from world_model.batch import Layout
 from world_model.families.embedders import patchify
-from world_model.families.lingbot_va import PATCH, LingBotVASpec, frame_positions, make_sequence
+from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec, frame_positions, make_sequence
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS, LEVELS, Drawn
 from world_model.interop.lingbot_va_face import LingBotVAFace
 from world_model.objective import Example
@@ -25,8 +25,6 @@ from world_model.tokens import Group, segment_of_token
 DERIVED = r"(noisy|hist|target)_(video|action)|mix_(noisy|hist)_(video|action)|clean_action|(video|action)_grid_id"
 # The reference's sequence: within each segment, sample after sample.
 SEGMENTS = (Group.NOISY_VIDEO, Group.CLEAN_VIDEO, Group.ACTION, Group.CLEAN_ACTION)
-PARTIAL_TIMESTEP = 555.5  # at which inf/partial writes the cache
-MIN_RANGE = 1e-6  # added to q99 - q01
 
 
 class LingBotVAGolden(GoldenFile):
@@ -156,8 +154,8 @@ def training(golden: LingBotVAGolden, face: LingBotVAFace) -> Iterator[tuple[str
         drawn, at = golden.drawn(mix, history == "hist", int(window)), f"tr/{name}"
         out = train(drawn, golden.timesteps(mix, history == "hist"))
         yield from _draws(golden, out, mix, history == "hist", example, drawn)
-        yield f"{at}/video", _channels_first(out.video)
-        yield f"{at}/action", _grouped(out.action, c["n"])
+        yield f"{at}/video", channels_first(out.video)
+        yield f"{at}/action", grouped(out.action, c["n"])
         yield f"{at}/video_seq", np.asarray(patchify(out.video, PATCH)).reshape(c["B"], -1, out.video.shape[-1])
         yield f"{at}/video_loss_per_frame", out.video_frames
         yield f"{at}/action_loss_per_frame", out.action_frames
@@ -179,14 +177,14 @@ def training(golden: LingBotVAGolden, face: LingBotVAFace) -> Iterator[tuple[str
 def _draws(golden, out, mix: str, history: bool, example: Example, drawn: Drawn):
     """What the objective made of the draws. Targets are the same whatever the levels; masked actions have none."""
     n, x = golden.config["n"], out.inputs
-    yield f"in/{mix}noisy_video", _channels_first(x["noisy_latents"])
-    yield f"in/{mix}noisy_action", _grouped(x["noisy_actions"], n)
+    yield f"in/{mix}noisy_video", channels_first(x["noisy_latents"])
+    yield f"in/{mix}noisy_action", grouped(x["noisy_actions"], n)
     if history:
-        yield f"in/{mix}hist_video", _channels_first(x["clean_latents"])
-    yield "in/clean_action", _grouped(x["clean_actions"], n)
-    yield "in/target_video", _channels_first(flow_matching.velocity(example.latents, drawn.noise))
+        yield f"in/{mix}hist_video", channels_first(x["clean_latents"])
+    yield "in/clean_action", grouped(x["clean_actions"], n)
+    yield "in/target_video", channels_first(flow_matching.velocity(example.latents, drawn.noise))
     target = flow_matching.velocity(example.actions, drawn.action_noise)
-    yield "in/target_action", _grouped(np.where(example.action_mask, target, 0), n)
+    yield "in/target_action", grouped(np.where(example.action_mask, target, 0), n)
 
 
 def positions(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
@@ -197,106 +195,10 @@ def positions(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]
         yield f"in/{name}_grid_id", np.repeat(grid[None], golden.config["B"], axis=0)
 
 
-def cached_inference(golden: LingBotVAGolden, face: LingBotVAFace) -> Iterator[tuple[str, np.ndarray]]:
-    """Serving order: predicted video and actions, each denoised once and written; then what was observed."""
-    c, server, given = golden.config, golden.config["server"], golden.given
-    text = given["in/inf_text_cond_uncond"]
-    session = face.start(text, c["K"], server["attn_window"])
-    for chunk in range(server["chunks"]):
-        passes = _Passes(golden, session, chunk, len(text))
-        yield f"inf/c{chunk}/video_denoise", passes.video("noise", given["in/inf_t_video"][chunk])
-        yield f"inf/c{chunk}/video_kv_pass", passes.video("pred", 0, write=True)
-        yield f"inf/c{chunk}/action_denoise", passes.actions("noise", given["in/inf_t_action"][chunk])
-        yield f"inf/c{chunk}/action_kv_pass", passes.actions("pred", 0, write=True)
-        yield f"inf/c{chunk}/cache_len_after_pred", len(session.cached_blocks(2 * chunk + 2))
-        yield f"inf/c{chunk}/video_real_pass", passes.video("real", 0, write=True)
-        yield f"inf/c{chunk}/action_real_pass", passes.actions("real", 0, write=True)
-        blocks = session.cached_blocks(2 * chunk + 2)
-        yield f"inf/c{chunk}/cache_len_after_real", len(blocks)
-        yield f"inf/c{chunk}/cache_ids_after_real", blocks
-        for layer, name in ((0, "l0"), (-1, "llast")):
-            keys, values = session.keys_values(layer)
-            yield f"inf/c{chunk}/cache_k_{name}", keys
-            yield f"inf/c{chunk}/cache_v_{name}", values
-    if "inf/partial/video_kv_pass" in golden.expected:
-        passes = _Passes(golden, face.start(text, c["K"], server["attn_window"]), 0, len(text))
-        yield "inf/partial/video_kv_pass", passes.video("pred", PARTIAL_TIMESTEP, write=True)
-        yield "inf/partial/action_denoise", passes.actions("noise", given["in/inf_t_action"][0])
-
-
-class _Passes:
-    """Single passes of one chunk, the same for both text rows. In chunk 0 the first frame is the observation and the
-    first action group zero, both at timestep 0."""
-
-    def __init__(self, golden: LingBotVAGolden, session, chunk: int, batch: int):
-        self.golden, self.session, self.chunk, self.batch = golden, session, chunk, batch
-
-    def video(self, name: str, timestep: float, write: bool = False) -> np.ndarray:
-        x = self.golden.video(f"inf_{name}_video")[self.chunk].copy()
-        if self.chunk == 0:
-            x[0] = self.golden.video("inf_real_video")[0, 0]
-        return _channels_first(self._run(x, timestep, of_video=True, write=write))
-
-    def actions(self, name: str, timestep: float, write: bool = False) -> np.ndarray:
-        x = self.golden.actions(f"inf_{name}_action")[self.chunk] * used_channels(self.golden)
-        n = self.golden.config["n"]
-        if self.chunk == 0:
-            x[:n] = 0
-        return _grouped(self._run(x, timestep, of_video=False, write=write), n)
-
-    def _run(self, x: np.ndarray, timestep: float, *, of_video: bool, write: bool) -> np.ndarray:
-        time = np.full((self.batch, self.golden.config["K"]), timestep, np.float32)
-        if self.chunk == 0:
-            time[:, 0] = 0
-        x = np.repeat(x[None], self.batch, axis=0)
-        return self.session.run(x, time, self.chunk, of_video=of_video, write=write)
-
-
-def serving(golden: LingBotVAGolden, face: LingBotVAFace) -> Iterator[tuple[str, np.ndarray]]:
-    """Predict, execute, observe: executed actions and real video come back after every chunk."""
-    c, server, given = golden.config, golden.config["server"], golden.given
-    mask, n = used_channels(golden), c["n"]
-    low, span = given["in/inf_q01"], given["in/inf_q99"] - given["in/inf_q01"] + MIN_RANGE
-    noise, action_noise = golden.video("inf_noise_video"), golden.actions("inf_noise_action")
-    for name, run in server["runs"].items():
-        rollout = face.rollout(
-            steps=run["nv"], action_steps=run["na"], shift=c["video_shift"], action_shift=c["action_shift"],
-            guidance=server["guidance"], chunk_frames=c["K"], window_blocks=server["attn_window"],
-            executed_steps=max(run["exec"], 0))
-        text = given["in/inf_text_cond_uncond"]
-        session = rollout.start(face.params, text[:1], text[1:])
-        chunks = sum(key.startswith(f"srv/{name}/") and key.endswith("_latents") for key in golden.expected)
-        for chunk in range(chunks):
-            real = golden.video("inf_real_video")[chunk][None]
-            latents, actions, session = rollout.predict(
-                face.params, session, noise[chunk][None], action_noise[chunk][None], mask[None],
-                jnp.asarray(real[:, :1]) if chunk == 0 else None)
-            executed = (np.asarray(actions[0]) + 1) / 2 * span + low
-            yield f"srv/{name}/c{chunk}_latents", _channels_first(np.asarray(latents))[0]
-            yield f"srv/{name}/c{chunk}_actions_normalised", _grouped(np.asarray(actions), n)[0]
-            yield f"srv/{name}/c{chunk}_actions", _grouped(executed[None], n)[0, server["used"], ..., 0]
-            back = np.where(mask, (executed - low) / span * 2 - 1, 0).astype(np.float32)
-            session = rollout.observe(face.params, session, real, back[None]).next(c["K"])
-
-
-def used_channels(golden: LingBotVAGolden) -> np.ndarray:
-    """bool [A]: the robot's action channels in inference."""
-    return np.isin(np.arange(golden.config["model"]["action_dim"]), golden.config["server"]["used"])
-
-
 def _rows(sequence, group: Group) -> np.ndarray:
     return np.concatenate([np.arange(s.start, s.stop) for s in sequence if s.group is group])
 
 
-def _channels_first(video: np.ndarray) -> np.ndarray:
-    return np.moveaxis(np.asarray(video), -1, 1)
-
-
-def _grouped(actions: np.ndarray, n: int) -> np.ndarray:
-    """[B, F n, A] -> [B, A, F, n, 1]."""
-    actions = np.asarray(actions)
-    return np.moveaxis(actions.reshape(len(actions), -1, n, actions.shape[-1]), -1, 1)[..., None]
-
-
 LingBotVAGolden.SECTIONS = {"sched": schedules, "rope": rotations, "mask": masks, "in": positions, "tr": training,
-                            "inf": cached_inference, "srv": serving}
+                            "inf": parity_lingbot_va_cached.cached_inference,
+                            "srv": parity_lingbot_va_cached.serving}

@@ -9,7 +9,7 @@ from world_model import tokens, visibility
 from world_model.attention import KERNELS, make_attend
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
-from world_model.families.lingbot_va import LingBotVASpec, make_sequence
+from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
 from world_model.tokens import Group
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)

@@ -15,7 +15,8 @@ from world_model import functional, visibility
 from world_model.batch import Layout
 from world_model.families import lingbot_va_cached as cached
 from world_model.families import make_family
-from world_model.families.lingbot_va import GROUPS, Inputs, frame_rotary, make_sequence
+from world_model.families.lingbot_va import Inputs
+from world_model.families.lingbot_va_layout import GROUPS, frame_rotary, make_sequence
 from world_model.families.lingbot_va_rollout import LingBotVARollout
 from world_model.interop import names
 from world_model.interop.lingbot_va_names import LINGBOT_VA

@@ -14,7 +14,8 @@ from world_model import functional
 from world_model.families import lingbot_va_cached as cached
 from world_model.families import make_family
 from world_model.families.axes import axes_of
-from world_model.families.lingbot_va import Inputs, frame_rotary
+from world_model.families.lingbot_va import Inputs
+from world_model.families.lingbot_va_layout import frame_rotary
 from world_model.families.lingbot_va_mot import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
 from world_model.transformer import Block
 

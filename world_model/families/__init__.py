@@ -20,6 +20,7 @@ from world_model.families import (
     dreamzero_rollout,
     lingbot_va,
     lingbot_va_flops,
+    lingbot_va_layout,
     lingbot_va_mot,
     lingbot_va_objective,
     lingbot_va_rollout,
@@ -41,7 +42,7 @@ class Parts(NamedTuple):
 FAMILIES = {
     "dreamzero": Parts(dreamzero.DreamZero, dreamzero.DreamZeroSpec, dreamzero_objective.DreamZeroObjective,
                        dreamzero_rollout.DreamZeroRollout, dreamzero_flops.forward_flops),
-    "lingbot_va": Parts(lingbot_va.LingBotVA, lingbot_va.LingBotVASpec, lingbot_va_objective.LingBotVAObjective,
+    "lingbot_va": Parts(lingbot_va.LingBotVA, lingbot_va_layout.LingBotVASpec, lingbot_va_objective.LingBotVAObjective,
                         lingbot_va_rollout.LingBotVARollout, lingbot_va_flops.forward_flops),
     "lingbot_va_mot": Parts(lingbot_va_mot.LingBotVAMoT, lingbot_va_mot.LingBotVAMoTSpec,
                             lingbot_va_objective.LingBotVAObjective, lingbot_va_rollout.LingBotVARollout,

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.attention.blockwise import dense
-from world_model.families.lingbot_va import LingBotVA, LingBotVASpec
+from world_model.families.lingbot_va import LingBotVA
+from world_model.families.lingbot_va_layout import LingBotVASpec
 from world_model.families.stack import Cache, Context, make_cache, write_cache
 from world_model.transformer import Rows, Stream
 

@@ -17,8 +17,9 @@ from flax import nnx, traverse_util
 
 from world_model import tokens
 from world_model.families.embedders import modulated_norm
-from world_model.families.lingbot_va import HEADS_READ, VIDEO_GROUPS, Inputs, LingBotVA, LingBotVASpec, join
-from world_model.families.lingbot_va import rotary_table as make_rotary
+from world_model.families.lingbot_va import Inputs, LingBotVA, join
+from world_model.families.lingbot_va_layout import HEADS_READ, VIDEO_GROUPS, LingBotVASpec
+from world_model.families.lingbot_va_layout import rotary_table as make_rotary
 from world_model.families.stack import Cache, Context, Velocity
 from world_model.tokens import Group
 from world_model.transformer import ATTENTION_SCOPE, Block, Mlp, Rows, Stream, linear

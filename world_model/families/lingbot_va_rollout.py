@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.families import lingbot_va_cached as cached
-from world_model.families.lingbot_va import LingBotVA, frame_rotary
+from world_model.families.lingbot_va import LingBotVA
+from world_model.families.lingbot_va_layout import frame_rotary
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS
 from world_model.flow_matching import noise_levels
 from world_model.functional import bind

@@ -8,7 +8,8 @@ import numpy as np
 
 from world_model import functional
 from world_model.families import lingbot_va_cached as cached
-from world_model.families.lingbot_va import LingBotVA, LingBotVASpec, frame_rotary
+from world_model.families.lingbot_va import LingBotVA
+from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import Drawn, LingBotVAObjective
 from world_model.families.lingbot_va_rollout import LingBotVARollout
 from world_model.interop import names

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from world_model import functional
-from world_model.families.lingbot_va import PATCH, LingBotVA, LingBotVASpec
+from world_model.families.lingbot_va import LingBotVA
+from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec
 from world_model.interop import names, safetensors_io
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.interop.safetensors_io import Weights, WeightsError
