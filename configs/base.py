@@ -9,19 +9,18 @@ from ml_collections import ConfigDict
 
 def get_config(family: str = "dreamzero") -> ConfigDict:
     """The shape of the family's largest model on an empty mixture; every experiment starts from here."""
-    c = common()
-    c.model.family = family
+    c = common(family)
     FAMILIES[family](c)
     return c
 
 
-def common() -> ConfigDict:
+def common(family: str) -> ConfigDict:
     """What every family reads."""
     c = ConfigDict()
     c.seed = 0  # root of every random draw: initialisation, noise, data order
 
     c.model = ConfigDict()
-    c.model.family = "dreamzero"  # embedders, heads, visibility table and layout: world_model/families
+    c.model.family = family  # embedders, heads, visibility table and layout: world_model/families
     c.model.dim = 5120  # D, residual width
     c.model.ffn_dim = 13824  # hidden width of the MLP
     c.model.num_heads = 40  # attention heads; dim must divide
