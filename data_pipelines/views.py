@@ -47,9 +47,19 @@ def _side_by_side(views: Sequence[np.ndarray], height: int, width: int) -> np.nd
     return np.concatenate([resize(v, height, width // len(views)) for v in views], axis=2)
 
 
+def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The first view below, two at half its size above it."""
+    if len(views) != 3 or height % 3 or width % 2:
+        raise ValueError(f"view layout 't_shape' takes 3 views, a height that divides by 3 and an even width; found "
+                         f"{len(views)} views, {height} x {width} pixels")
+    top = [resize(view, height // 3, width // 2) for view in views[1:]]
+    return np.concatenate([np.concatenate(top, axis=2), resize(views[0], height - height // 3, width)], axis=1)
+
+
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,
 # width, 3]. Every view is resized inside its own cell, so that no pixel mixes two cameras.
 VIEW_LAYOUTS: dict[str, Callable[[Sequence[np.ndarray], int, int], np.ndarray]] = {
     "single": _single,
     "side_by_side": _side_by_side,
+    "t_shape": _t_shape,
 }
