@@ -27,7 +27,6 @@ from world_model import functional
 from world_model.encoders import patch_pca
 from world_model.families import dreamzero_cached as cached
 from world_model.families import make_family
-from world_model.rollout import Rollout
 
 
 def time_calls(function, *args, repeats: int) -> float:
@@ -47,7 +46,7 @@ def measure(repeats: int, batch: int, **settings) -> dict:
     family = make_family("dreamzero", layout=layout, latent_height=8, latent_width=12, **train_step.SIZES)
     spec, rng = family.spec, np.random.default_rng(0)
     params = jax.jit(family.init_params)(jax.random.key(0))
-    rollout = Rollout(family.module, **settings)
+    rollout = family.rollout(**settings)
     normal = lambda *shape: rng.normal(size=(batch, *shape)).astype(np.float32)
     latent = (spec.latent_height, spec.latent_width, spec.latent_channels)
     text, image = normal(spec.text_length, spec.text_dim), normal(spec.image_tokens, spec.image_dim)

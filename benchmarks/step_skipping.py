@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from launch import build
-from world_model.rollout import Conditions, Rollout
+from world_model.rollout import Conditions
 from world_model.step_skipping import STATIC, THRESHOLDS
 
 COSINES = (0.999, 0.99, 0.97)  # of adaptive, beside the released 0.95; its second threshold lies 0.02 lower
@@ -36,8 +36,8 @@ def measure(restored: build.Restored, windows: int, guidance: float) -> dict:
     keys = jax.random.split(jax.random.key(0), windows)
     found, plain = {}, None
     for way, skipping in WAYS.items():
-        rollout = Rollout(restored.family.module,
-                          **settings | skipping | {"steps": 16, "solver": "unipc", "guidance": guidance})
+        rollout = restored.family.rollout(
+            **settings | skipping | {"steps": 16, "solver": "unipc", "guidance": guidance})
         made = jax.device_get(rollout(restored.params, given, keys, history=example.latents))
         plain = plain or made
         mask = batch["action_mask"]

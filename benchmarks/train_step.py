@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model import flops, functional
+from world_model import functional
 from world_model.batch import Layout
 from world_model.families import make_family
 from world_model.families.dreamzero import Inputs
@@ -91,7 +91,7 @@ def measure(repeats: int) -> dict:
         jax.block_until_ready(compiled(*arguments))
         times.append(time.perf_counter() - began)
     times = times[2:]
-    parts = {part: BATCH * count / 1e9 for part, count in flops.training_flops(family.spec).items()}
+    parts = {part: BATCH * count / 1e9 for part, count in family.training_flops.items()}
     minimum = sum(parts.values())
     return {
         "median_seconds": statistics.median(times), "best_seconds": min(times), "repeats": repeats,

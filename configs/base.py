@@ -1,4 +1,5 @@
-"""Every configuration field once, with its unit. Variants import this and say only what differs.
+"""Every configuration field once, with its unit: those that all families read, then each family's own. Variants
+import this and say only what differs; a key that the family does not read is not there, so that setting it is an error.
 
 Read by `launch` alone, which hands plain values down; a layer never sees a config.
 """
@@ -6,30 +7,31 @@ Read by `launch` alone, which hands plain values down; a layer never sees a conf
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """The 14B DreamZero shape on an empty mixture; every experiment starts from here."""
+def get_config(family: str = "dreamzero") -> ConfigDict:
+    """The shape of the family's largest model on an empty mixture; every experiment starts from here."""
+    c = common(family)
+    FAMILIES[family](c)
+    return c
+
+
+def common(family: str) -> ConfigDict:
+    """What every family reads."""
     c = ConfigDict()
     c.seed = 0  # root of every random draw: initialisation, noise, data order
 
     c.model = ConfigDict()
-    c.model.family = "dreamzero"  # embedders, heads, visibility table and layout: world_model/families
+    c.model.family = family  # embedders, heads, visibility table and layout: world_model/families
     c.model.dim = 5120  # D, residual width
     c.model.ffn_dim = 13824  # hidden width of the MLP
     c.model.num_heads = 40  # attention heads; dim must divide
     c.model.num_layers = 40  # transformer blocks
     c.model.freq_dim = 256  # width of the timestep sinusoid
     c.model.latent_channels = 16  # channels of the video codec
-    c.model.concat_first_frame = True  # 14B: mask + first-frame latents joined on channels; 5B: False
     c.model.text_dim = 4096  # width of the text features
     c.model.text_length = 512  # text tokens; longer prompts are an error
-    c.model.image_dim = 1280  # width of the first frame's image features (CLIP); 0 = none
-    c.model.image_tokens = 257  # image feature tokens
     c.model.action_dim = 32  # shared action slots
     c.model.state_dim = 64  # proprioceptive slots
-    c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
     c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
-    c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
-    c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
     c.model.qk_scale = 1.0  # initial scale of normalised q and k; above 1 attention starts sharper (small grids)
     c.model.attention = "blockwise"  # kernel: reference | blockwise
 
@@ -47,10 +49,7 @@ def get_config() -> ConfigDict:
     c.encoders.fit_clips = 64  # windows used to fit a codec that is fitted on the data
 
     c.noise = ConfigDict()
-    c.noise.schedule = "coupled"  # coupled | high_noise | decoupled (Flash)
     c.noise.shift = 5.0  # sigma = shift s / (1 + (shift - 1) s)
-    c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
-    c.noise.video_beta = 1.0  # see video_alpha
 
     c.loss = ConfigDict()
     c.loss.video_weight = 1.0  # factor of the video loss
@@ -108,10 +107,53 @@ def get_config() -> ConfigDict:
     c.evaluate = ConfigDict()
     c.evaluate.windows = 32  # held-out windows
     c.evaluate.batch_size = 8  # windows per batch
-    c.evaluate.solver = "unipc"  # unipc | euler
-    c.evaluate.solver_steps = 16  # denoising steps per block
+    c.evaluate.solver_steps = 16  # denoising steps of the video per block or chunk
     c.evaluate.guidance = 1.0  # classifier-free guidance of the video; 1 = off
 
     c.log = ConfigDict()
     c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)
     return c
+
+
+def dreamzero(c: ConfigDict) -> None:
+    """DreamZero's own."""
+    c.model.concat_first_frame = True  # 14B: mask + first-frame latents joined on channels; 5B: False
+    c.model.image_dim = 1280  # width of the first frame's image features (CLIP); 0 = none
+    c.model.image_tokens = 257  # image feature tokens
+    c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
+    c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
+    c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
+    c.noise.schedule = "coupled"  # coupled | high_noise | decoupled (Flash)
+    c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
+    c.noise.video_beta = 1.0  # see video_alpha
+    c.evaluate.solver = "unipc"  # unipc | euler
+
+
+def lingbot_va(c: ConfigDict) -> None:
+    """LingBot-VA's own. Actions are grouped by latent frame: layout.frames_per_block = 1."""
+    c.model.update(visibility="lingbot_va", dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48,
+                   action_dim=30)
+    c.layout.update(height=256, width=320, frames_per_block=1, actions_per_block=16)
+    c.model.max_chunk_frames = 4  # K, latent frames per chunk, drawn from 1 to this in every step
+    c.model.min_window_blocks = 4  # W, how far back is seen, drawn in every step; a chunk is two blocks
+    c.model.max_window_blocks = 64  # largest W
+    c.noise.action_shift = 1.0  # as shift, of the actions' levels; released LIBERO weights 0.05
+    c.noise.history = 0.5  # probability that the clean copy of the video is noised
+    c.noise.text_dropout = 0.1  # probability that the prompt gives way to the empty one
+    c.noise.shared_levels = False  # one draw of levels for the whole batch, as in the reference's trainer
+    c.evaluate.action_steps = 50  # denoising steps of a chunk's actions
+    c.evaluate.chunk_frames = 2  # K in rollouts
+    c.evaluate.window_blocks = 30  # blocks in the cache, two a chunk
+    c.evaluate.executed_steps = 0  # partial denoising: of solver_steps so many run; 0 = all
+
+
+def lingbot_va_mot(c: ConfigDict) -> None:
+    """LingBot-VA with an action stream of its own."""
+    lingbot_va(c)
+    c.model.action_stream_dim = 768  # width of the action stream; a multiple of dim / num_heads
+    c.model.action_ffn_dim = 3584  # hidden width of its MLP
+    c.model.action_init = "interpolated"  # from the video stream: interpolated | unscaled; or random (unstable)
+
+
+# names as in world_model/families
+FAMILIES = {"dreamzero": dreamzero, "lingbot_va": lingbot_va, "lingbot_va_mot": lingbot_va_mot}

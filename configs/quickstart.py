@@ -3,6 +3,7 @@
     make quickstart                                                        # everything, into runs/quickstart
     python -m launch.train --config=configs/quickstart.py --workdir=DIR    # the training alone
     python -m launch.train --config=configs/quickstart.py:debug --workdir=DIR   # under a minute
+    python -m launch.train --config=configs/quickstart.py:lingbot_va --workdir=DIR    # the other family; also _debug
 
 Data: 240 simulated PushT episodes (64 x 64, 10 Hz) and 40 action-free clips with other colours, recorded by
 `python -m launch.record_pusht --out=.cache/pusht`.
@@ -12,18 +13,43 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-ARMS = ("", "debug")
+ARMS = ("", "debug", "lingbot_va", "lingbot_va_debug")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`debug`: a tiny model for a few steps."""
+    """`debug`: a tiny model for a few steps. `lingbot_va`: video first, then its actions."""
     if arg not in ARMS:
         raise ValueError(f"configs/quickstart.py:{arg}: arms are {ARMS}")
-    c = base.get_config()
+    c = lingbot_va() if arg.startswith("lingbot_va") else dreamzero()
+    data_and_training(c)
+    if arg.endswith("debug"):
+        debug(c)
+    return c
+
+
+def dreamzero() -> ConfigDict:
+    """First frame joined on channels, blocks of two latent frames."""
+    c = base.get_config("dreamzero")
+    c.model.update(image_dim=0, action_hidden_dim=128, window_blocks=2)
+    c.layout.update(frames_per_block=2, actions_per_block=16)
+    c.evaluate.solver_steps = 2
+    return c
+
+
+def lingbot_va() -> ConfigDict:
+    """Chunks of one or two latent frames, eight actions before each."""
+    c = base.get_config("lingbot_va")
+    c.model.update(latent_channels=16, action_dim=32, max_chunk_frames=2)
+    c.layout.update(frames_per_block=1, actions_per_block=8)
+    c.evaluate.update(solver_steps=4, action_steps=4, chunk_frames=2, window_blocks=6)
+    return c
+
+
+def data_and_training(c: ConfigDict) -> None:
+    """The same for both: sizes, mixture, optimizer."""
     c.model.update(dim=128, ffn_dim=512, num_heads=2, num_layers=4, freq_dim=64, text_dim=64, text_length=16,
-                   image_dim=0, action_hidden_dim=128, window_blocks=2,
                    qk_scale=2.0)  # 4 x 4 tokens a frame: at 1, neighbours are hardly told apart for hundreds of steps
-    c.layout.update(frames=17, height=64, width=64, frames_per_block=2, actions_per_block=16)  # video at 5 Hz
+    c.layout.update(frames=17, height=64, width=64)  # video at 5 Hz
     c.data.datasets.pusht = ConfigDict({
         "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 9.0, "window_stride": 1,
         "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"})
@@ -36,11 +62,13 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.update(learning_rate=3e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
     c.train.update(steps=1500, global_batch_size=8, compute_dtype="float32", log_every=25)
     c.checkpoint.update(every=100, keep_last=2, keep_every=200)
-    c.evaluate.update(windows=64, batch_size=16, solver_steps=2)
-    if arg == "debug":
-        c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
-        c.train.update(steps=6, global_batch_size=4, log_every=2, remat="none")  # compiles faster
-        c.checkpoint.update(every=3, keep_every=6)
-        c.evaluate.update(windows=4, batch_size=4)
-        c.encoders.fit_clips = 8
-    return c
+    c.evaluate.update(windows=64, batch_size=16)
+
+
+def debug(c: ConfigDict) -> None:
+    """Tiny, a few steps."""
+    c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
+    c.train.update(steps=6, global_batch_size=4, log_every=2, remat="none")  # compiles faster
+    c.checkpoint.update(every=3, keep_every=6)
+    c.evaluate.update(windows=4, batch_size=4)
+    c.encoders.fit_clips = 8

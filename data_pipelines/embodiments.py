@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data_pipelines.normalisation import RANGES
-from data_pipelines.slots import ACTION_SLOTS, STATE_SLOTS
+from data_pipelines.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
 from data_pipelines.views import VIEW_LAYOUTS
 
 
@@ -194,3 +194,15 @@ register(Embodiment(
     prompt="A Sawyer arm at a table. {instruction}",
     state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
     action=_dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1))))
+
+_POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
+_arm_dimensions = lambda side: (
+    *(Dimension(f"{side}_{name}", slot) for name, slot in zip(_POSE, DUAL_ARM_SLOTS[f"{side}_pose"], strict=True)),
+    Dimension(f"{side}_gripper", DUAL_ARM_SLOTS[f"{side}_gripper"][0]))
+
+register(Embodiment(
+    # RoboTwin as LingBot-VA uses it: end-effector poses of two arms, in the order left pose, left gripper, right pose,
+    # right gripper; no state, the actions' history stands for it. Making poses relative to a segment's first one is
+    # the source's business.
+    name="robotwin_dual_arm", id=20, views=("head", "left_wrist", "right_wrist"), view_layout="t_shape", rate=50.0,
+    action=_arm_dimensions("left") + _arm_dimensions("right")))

@@ -29,6 +29,17 @@ STATE_SLOTS = {
 }
 STATE_DIM = 64
 
+# LingBot-VA's own order of 30 (facts/lingbot_va.md, section 6), for runs with model.action_dim = 30. A pose is x, y, z
+# and a quaternion.
+DUAL_ARM_SLOTS = {
+    "left_pose": range(0, 7),
+    "right_pose": range(7, 14),
+    "left_joints": range(14, 21),
+    "right_joints": range(21, 28),
+    "left_gripper": range(28, 29),
+    "right_gripper": range(29, 30),
+}
+
 
 def scatter(values: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
     """[..., dims] -> [..., size]: dimension i lands in slots[i], unused slots are zero."""

@@ -161,18 +161,16 @@ def objective(config, family: Family, frozen: dict):
 
 def make_objective(config, family: Family, frozen: dict) -> Objective:
     """The training objective with its encoders."""
-    noise, loss = config.noise, config.loss
-    return Objective(
-        family.module, video_codec(config), text_encoder(config), jax.tree.map(jnp.asarray, frozen),
-        schedule=noise.schedule, shift=noise.shift, video_alpha=noise.video_alpha, video_beta=noise.video_beta,
-        video_weight=loss.video_weight, action_weight=loss.action_weight, weighting=loss.weighting,
-        action_average=loss.action_average)
+    return family.objective(video_codec(config), text_encoder(config), jax.tree.map(jnp.asarray, frozen),
+                            **config.noise, **config.loss)
 
 
 def rollout_settings(config) -> dict:
-    """How to denoise: what `rollout.Rollout` takes beside the model, and `torch_rollout.Rollout` likewise."""
-    return {"solver": config.evaluate.solver, "steps": config.evaluate.solver_steps, "shift": config.noise.shift,
-            "guidance": config.evaluate.guidance}
+    """How to denoise: what a family's rollout takes beside the model, and `torch_rollout.Rollout` likewise."""
+    windows = ("windows", "batch_size")
+    settings = {name: value for name, value in config.evaluate.items() if name not in windows}
+    shifts = {name: config.noise[name] for name in ("shift", "action_shift") if name in config.noise}
+    return {"steps": settings.pop("solver_steps"), **settings, **shifts}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ import collections
 import numpy as np
 
 from launch.chips import Chip
-from world_model import flops
 from world_model.program import Program
 from world_model.transformer import ATTENTION_SCOPE
 
@@ -19,7 +18,7 @@ GIB = 2**30
 def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compiled) -> dict:
     """What the compiled program takes, and how long by the stated ingredients."""
     program, memory = Program(compiled.as_text()), compiled.memory_analysis()
-    parts = flops.training_flops(family.spec)
+    parts = family.training_flops
     batch, model = config.train.global_batch_size, sum(parts.values())
     devices, chips = mesh.size, mesh.size // chip.devices
     executed = program.executed_flops() * devices / batch

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from launch import baselines, build, scores
 from launch import flags as launch_flags
 from world_model import image_metrics, metrics
 from world_model.checkpoint import CheckpointError
-from world_model.rollout import Conditions, Rollout
+from world_model.rollout import Conditions
 
 SHOWN = 6  # windows whose frames are kept for the report
 LOSS_DRAWS = 2  # noise draws per held-out window
@@ -55,24 +56,23 @@ class Evaluator:
     """A restored model with its compiled rollout."""
 
     restored: build.Restored
-    rollout: Rollout
+    rollout: Callable  # of the family; see world_model/rollout.py
     params: dict
 
     @classmethod
     def of(cls, restored: build.Restored) -> "Evaluator":
         """Computes in the dtype that was trained in."""
         c = restored.config
-        rollout = Rollout(restored.family.module, **build.rollout_settings(c))
+        rollout = restored.family.rollout(**build.rollout_settings(c))
         return cls(restored, rollout, jax.tree.map(lambda p: p.astype(c.train.compute_dtype), restored.params))
 
     def windows(self, batch: dict, shown: int) -> dict[str, np.ndarray]:
         """Errors and predictions of a batch, with frames of the first `shown` windows; numpy, B leading."""
         example, objective = self._encode(batch), self.restored.objective
-        empty, length = objective.text_encoder.tokenize("")
         conditions = Conditions(
             example.latents[:, :1], example.text, example.state, example.condition, example.image,
-            unconditional_text=objective.text_encoder.encode(
-                objective.frozen["text"], jnp.tile(empty, (len(example.text), 1)), jnp.full(len(example.text), length)))
+            unconditional_text=objective.empty_text(len(example.text)), actions=example.actions,
+            action_mask=example.action_mask)
         keys = self._keys(batch)
         imagined = self.rollout(self.params, conditions, keys)
         reacting = self.rollout(self.params, conditions, keys, history=example.latents)

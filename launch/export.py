@@ -2,17 +2,18 @@
 
     python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000]
 
-OUT holds weights and config.json (world_model/interop/dreamzero_format.py), statistics.json and
-experiment_cfg/metadata.json with the normalisation, and parity.json: the largest difference of the JAX model and
-the PyTorch runtime after each transformer block and of every block's denoised latents and actions, float32. Above
-the tolerance the command exits 1, says where the two first differ, and leaves the directory as OUT.rejected.
+OUT holds weights and config.json in the layout of the family's release (world_model/interop/*_format.py),
+statistics.json and experiment_cfg/metadata.json with the normalisation, and parity.json. For DreamZero that is the
+largest difference of the JAX model and the PyTorch runtime after each transformer block and of every block's denoised
+latents and actions, float32; for LingBot-VA, of the weights as read back (it has no PyTorch runtime yet). Above the
+tolerance the command exits 1, says where the two first differ, and leaves the directory as OUT.rejected.
 """
 
 import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,11 @@ from launch import flags as launch_flags
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
 from world_model.families.dreamzero import MASK_CHANNELS
-from world_model.interop import dreamzero_format, safetensors_io
+from world_model.families.dreamzero_rollout import DreamZeroRollout
+from world_model.interop import dreamzero_format, lingbot_va_format, safetensors_io
 from world_model.interop.difference import Difference, difference, first_above
 from world_model.interop.jax_face import JaxFace, Output
-from world_model.rollout import Conditions, Rollout
+from world_model.rollout import Conditions
 
 STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 
@@ -44,16 +46,15 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    out, settings = Path(out), build.rollout_settings(restored.config)
-    rollout = Rollout(restored.family.module, **settings)
+    if (family := restored.config.model.family) not in FORMATS:
+        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
+    out, written = Path(out), FORMATS[family]
     with safetensors_io.atomic_directory(out) as partial:
-        dreamzero_format.write(partial, restored.family.spec, restored.params, rollout=settings,
-                               shard_bytes=shard_bytes)
         write_statistics(partial, restored)
-        inputs = fixed_inputs(rollout)
-        differences = compare(jax_outputs(rollout, restored.params, inputs), torch_outputs(partial, inputs))
+        differences = written.write_and_compare(partial, restored, shard_bytes)
         problem = first_above(differences, tolerance)
-        report = {"step": restored.step, "tolerance": tolerance, "passed": problem is None, "problem": problem,
+        report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
+                  "passed": problem is None, "problem": problem,
                   "max": max(d.size for d in differences.values()),
                   "entries": {entry: d.size for entry, d in differences.items()}}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -65,6 +66,33 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     return report
 
 
+class Format(NamedTuple):
+    """How a family's weights are written."""
+
+    write_and_compare: Callable[[Path, build.Restored, int], dict[str, Difference]]
+    compared_with: str  # what the differences are differences from
+
+
+def write_dreamzero(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
+    """Differences between the JAX model and the PyTorch runtime on what was written."""
+    settings = build.rollout_settings(restored.config)
+    rollout = restored.family.rollout(**settings)
+    dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, shard_bytes=shard_bytes)
+    inputs = fixed_inputs(rollout)
+    return compare(jax_outputs(rollout, restored.params, inputs), torch_outputs(directory, inputs))
+
+
+def write_lingbot_va(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
+    """Differences between our parameters and what is read back: there is no PyTorch runtime of this family yet."""
+    spec = restored.family.spec
+    lingbot_va_format.write(directory, spec, restored.params, shard_bytes=shard_bytes)
+    return compare(restored.params, lingbot_va_format.read(directory, spec))
+
+
+FORMATS = {"dreamzero": Format(write_dreamzero, "PyTorch runtime"),
+           "lingbot_va": Format(write_lingbot_va, "parameters read back")}  # nobody has released a lingbot_va_mot
+
+
 class FixedInputs(NamedTuple):
     """One sample of random numbers that never change."""
 
@@ -74,7 +102,7 @@ class FixedInputs(NamedTuple):
     noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
 
 
-def fixed_inputs(rollout: Rollout) -> FixedInputs:
+def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
     """At the sizes of the rollout's model."""
     rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
     normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
@@ -96,7 +124,8 @@ def fixed_inputs(rollout: Rollout) -> FixedInputs:
     return FixedInputs(parts, conditions, keys, noise)
 
 
-def jax_outputs(rollout: Rollout, params: Mapping[str, jax.Array], inputs: FixedInputs) -> dict[str, np.ndarray]:
+def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
+                ) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
     face = JaxFace(rollout.model.spec, params)
     with jax.default_matmul_precision("highest"):
@@ -167,7 +196,10 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     try:
-        report = export(build.restore(args.workdir, args.step), args.out, args.tolerance)
+        restored = build.restore(args.workdir, args.step)
+        if args.format not in (None, family := restored.config.model.family):
+            raise ValueError(f"--format={args.format}: {args.workdir} holds a model of family {family}")
+        report = export(restored, args.out, args.tolerance)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
     print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"]}))
@@ -175,7 +207,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
-    flags.DEFINE_enum("format", "dreamzero", ["dreamzero"], "whose names and layout")
+    flags.DEFINE_enum("format", None, sorted(FORMATS), "whose names and layout; default: the model's family")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")

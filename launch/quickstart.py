@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from launch import build, evaluate, export, report
@@ -54,9 +53,10 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     stage("export to PyTorch and compare")
     shutil.rmtree(workdir / "export", ignore_errors=True)
     parity = export.export(restored, workdir / "export")
+    print(f"largest difference from the {parity['compared_with']}: {parity['max']:.3g}")
     stage("report")
     page = report.report(workdir, seconds=round(time.monotonic() - began, 1), resume_bitwise=not differences,
-                         export_max_abs_diff=parity["max"])
+                         export_max_abs_diff=parity["max"] if "PyTorch" in parity["compared_with"] else None)
     stage(f"done: open {page}")
     return json.loads((page.parent / "summary.json").read_text())
 
@@ -108,7 +108,6 @@ def main(_) -> None:
     print(json.dumps(summary, indent=1))
     if not summary["resume_bitwise"]:
         sys.exit("quickstart: the resumed run differs from the killed one")
-    assert np.isfinite(summary["export_max_abs_diff"])
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none

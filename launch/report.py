@@ -109,9 +109,9 @@ def _video(video: dict, arrays: dict) -> str:
     sets = min(2, windows)
     return report_page.section(
         "Video", report_page.text(
-            "From the first frame, the instruction and one measured state per block, everything else is rolled out: "
-            "the model sees its own video, never the real one. Prediction and held first frame are compared to "
-            "the real video after the same codec. Frames past an episode's end are pale."),
+            "From the first frame, the instruction and (if the family takes states) one measured state per block, "
+            "everything else is rolled out: the model sees its own video, never the real one. Prediction and held "
+            "first frame are compared to the real video after the same codec. Frames past an episode's end are pale."),
         report_page.heads([*figures.VIDEO_COLUMNS.values()] * sets),
         report_page.image(figures.video_panels(arrays, sets), "webp", "real, predicted and copied video", pixels=True),
         _plot(figures.video_by_frame(video), "PSNR and SSIM by frame"))
@@ -135,9 +135,7 @@ def _plot(svg: bytes, alt: str) -> str:
 
 def draw_mask(restored: build.Restored) -> np.ndarray:
     """uint8 [n, n, 3]: what the model's training forward lets see what."""
-    spec = restored.family.spec
-    sequence = restored.family.module.sequence(True, True)
-    return visibility.draw(visibility.get_table(spec.visibility), sequence, spec.window_frames)
+    return restored.family.module.draw_mask()
 
 
 def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:

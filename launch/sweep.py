@@ -21,7 +21,6 @@ from scipy import stats
 
 from launch import build, figures, fit, train_parts
 from launch import flags as launch_flags
-from world_model import flops
 
 # Column -> where evaluation.json has it. Video is above a copy of the first frame, action over predicting the mean.
 METRICS = {
@@ -79,7 +78,7 @@ def check(config) -> dict:
         jax.eval_shape(step, target, train_parts.abstract_batch(config, family.spec, mesh))
     samples = config.train.steps * config.train.global_batch_size
     return {"parameters": sum(p.size for p in target["params"].values()), "steps": config.train.steps,
-            "flops": sum(flops.training_flops(family.spec).values()) * samples}
+            "flops": family.flops_per_sample * samples}
 
 
 def commands(file: str, overrides: dict, seed: int, workdir: Path) -> list[list[str]]:

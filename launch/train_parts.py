@@ -51,8 +51,6 @@ def abstract_batch(config, spec, mesh) -> dict:
     layout, placed = Layout(**config.layout), sharding.batch_sharding(mesh)
     fields = encoded_batch_spec(
         layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
-        latent=(spec.latent_height, spec.latent_width, spec.latent_channels),
-        image=(spec.image_tokens, spec.image_dim) if spec.image_dim else None,
-        concat_first_frame=spec.concat_first_frame)
+        latent=(spec.latent_height, spec.latent_width, spec.latent_channels), **spec.stored)
     return {name: jax.ShapeDtypeStruct((config.train.global_batch_size, *shape), dtype, sharding=placed)
             for name, (shape, dtype) in fields.items()}

@@ -10,10 +10,12 @@ import pytest
 from world_model import tokens, visibility
 from world_model.attention import KERNELS, make_attend, splash
 from world_model.batch import Layout
+from world_model.families.dreamzero import GROUPS
+from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
 from world_model.tokens import Group
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
-SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in Group])
+SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in GROUPS])
 
 
 def arrays(seed=0, batch=3, heads=2, width=8):
@@ -70,3 +72,25 @@ def test_an_invalid_key_has_no_influence_at_all(kernel):
 def test_unknown_kernel_lists_the_names():
     with pytest.raises(ValueError, match="blockwise"):
         make_attend("flash", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
+
+
+@pytest.mark.parametrize("size,window", [(1, 64), (2, 3)])
+def test_drawn_pairs_equal_the_reference(size, window):
+    """Block size and window drawn at run time, forward and backward, also with keys taken away."""
+    spec = LingBotVASpec(
+        layout=Layout(frames=25, height=8, width=8, frames_per_block=1, actions_per_block=4, states_per_block=1),
+        latent_height=16, latent_width=20, dim=16, ffn_dim=8, num_heads=2, num_layers=2, freq_dim=8, latent_channels=4,
+        text_dim=8, text_length=4, action_dim=3, max_chunk_frames=3)
+    sequence, table = make_sequence(spec, 4), visibility.get_table("lingbot_va")
+    assert any(len(span.rows) > 1 for span in visibility.make_spans(table, sequence, sequence, least=128))
+    q, k, v, weight = (jax.random.normal(key, (2, tokens.length(sequence), 2, 8))
+                       for key in jax.random.split(jax.random.key(0), 4))
+    valid = jnp.ones(q.shape[:2], bool).at[0, sequence[4].start:sequence[5].stop].set(False)
+
+    def run(name):
+        drawn = visibility.drawn_mask(table, sequence, sequence, size - 1, window)
+        attend = make_attend(name, table, sequence, sequence)
+        value = lambda *qkv: (attend(*qkv, valid, drawn) * weight).sum()
+        return jax.jit(lambda *qkv: (attend(*qkv, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(*qkv)))(q, k, v)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("blockwise"), run("reference"))

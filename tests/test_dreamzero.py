@@ -16,8 +16,9 @@ from world_model.batch import Layout
 from world_model.families import dreamzero_cached as cached
 from world_model.families import make_family
 from world_model.families.dreamzero import DreamZero
+from world_model.families.dreamzero_rollout import DreamZeroRollout
 from world_model.interop import names
-from world_model.rollout import Conditions, Known, Rollout
+from world_model.rollout import Conditions, Known
 
 FULL = dict(layout=Layout(33, 352, 640, 2, 24, 1), freq_dim=256, text_dim=4096, text_length=512, image_dim=1280,
             image_tokens=257, action_dim=32, state_dim=64, action_hidden_dim=1024)
@@ -112,7 +113,7 @@ def test_rollout_history_decides_the_cache():
     """Own predictions as history give the imagined rollout; other history changes later blocks alone."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
-    rollout = Rollout(functional.abstract(DreamZero, spec), solver="euler", steps=2)
+    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver="euler", steps=2)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, inputs.condition, inputs.image)
     keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
     imagined = rollout(params, given, keys)
@@ -128,10 +129,10 @@ def test_guidance_one_is_no_guidance_and_more_moves_the_video_away_from_the_unco
     inputs = goldens_io.inputs(z)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, None, inputs.image, 0 * inputs.text)
     module, keys = functional.abstract(DreamZero, spec), jax.random.split(jax.random.key(0), 1)
-    plain = Rollout(module, solver="euler", steps=1)(params, given, keys)
-    near_one = Rollout(module, solver="euler", steps=1, guidance=1 + 1e-6)(params, given, keys)
-    strong = Rollout(module, solver="euler", steps=1, guidance=3.0)(params, given, keys)
-    unconditional = Rollout(module, solver="euler", steps=1)(params, given._replace(text=0 * inputs.text), keys)
+    plain = DreamZeroRollout(module, solver="euler", steps=1)(params, given, keys)
+    near_one = DreamZeroRollout(module, solver="euler", steps=1, guidance=1 + 1e-6)(params, given, keys)
+    strong = DreamZeroRollout(module, solver="euler", steps=1, guidance=3.0)(params, given, keys)
+    unconditional = DreamZeroRollout(module, solver="euler", steps=1)(params, given._replace(text=0 * inputs.text), keys)
     np.testing.assert_allclose(near_one.latents, plain.latents, atol=1e-4)
     first = slice(1, 3)  # before any prediction has entered the cache, one Euler step is linear in the velocity
     np.testing.assert_allclose(strong.latents[:, first], 3 * plain.latents[:, first]
@@ -206,7 +207,7 @@ def test_forward_and_inverse_dynamics(solver):
     """What is given comes back; the other modality depends on it, in its own block and, through the cache, later."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
-    rollout = Rollout(functional.abstract(DreamZero, spec), solver=solver, steps=3)
+    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver=solver, steps=3)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, inputs.condition, inputs.image)
     keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
     run = lambda actions, video: rollout(params, given, keys, known=Known(

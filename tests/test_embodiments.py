@@ -12,7 +12,7 @@ from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
 from data_pipelines.normalisation import to_absolute, to_relative, to_robot_units
 from data_pipelines.samples import Dataset
-from data_pipelines.slots import ACTION_SLOTS, STATE_SLOTS, scatter, slot_mask
+from data_pipelines.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.views import VIEW_LAYOUTS, resize
 from tests.fake_source import LAYOUT, FakeSource, tokenize
@@ -177,3 +177,16 @@ def test_names_and_ids_are_unique(registry):
 def test_tokenizer_of_the_fakes_refuses_long_prompts():
     with pytest.raises(ValueError, match="9 tokens, text length is 8"):
         tokenize("123456789")
+
+
+def test_the_dual_arm_layout_is_lingbot_vas():
+    """facts/lingbot_va.md, section 6: the 16 external numbers land in [0..6, 28, 7..13, 29] of 30."""
+    robot = get_embodiment("robotwin_dual_arm")
+    np.testing.assert_array_equal(robot.action_slots, [*range(7), 28, *range(7, 14), 29])
+    assert sorted(slot for part in DUAL_ARM_SLOTS.values() for slot in part) == list(range(30))
+    head, left, right = (np.full((2, size, size, 3), i, np.uint8) for i, size in ((1, 8), (2, 8), (3, 8)))
+    tiled = VIEW_LAYOUTS[robot.view_layout]([head, left, right], 12, 8)
+    assert tiled.shape == (2, 12, 8, 3)
+    assert (tiled[:, :4, :4] == 2).all() and (tiled[:, :4, 4:] == 3).all() and (tiled[:, 4:] == 1).all()
+    with pytest.raises(ValueError, match="'t_shape' takes 3 views"):
+        VIEW_LAYOUTS[robot.view_layout]([head, left], 12, 8)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import encoders, functional, objective
+from world_model import encoders, functional
 from world_model.batch import Layout, batch_spec, check_batch, encoded_batch_spec
 from world_model.families import make_family
+from world_model.families.dreamzero_objective import DreamZeroObjective
 
 LAYOUT = Layout(frames=9, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
 SIZES = dict(layout=LAYOUT, latent_height=2, latent_width=2, dim=16, ffn_dim=32, num_heads=2, num_layers=2,
@@ -40,7 +41,7 @@ def made():
     codec = encoders.make_video_codec("patch_pca", channels=16)
     text = encoders.make_text_encoder("hash", text_length=4, text_dim=8)
     frozen = {"video": codec.init(lambda: make_batch(8, 1)["video"]), "text": text.init()}
-    return params, lambda **options: objective.Objective(family.module, codec, text, jax.tree.map(jnp.asarray, frozen),
+    return params, lambda **options: DreamZeroObjective(family.module, codec, text, jax.tree.map(jnp.asarray, frozen),
                                                          **options)
 
 
@@ -96,7 +97,7 @@ def test_stored_features_give_the_loss_of_encoding(made):
 def test_precomputed_encoders_encode_nothing(made):
     video = encoders.make_video_codec("wan22_latents", channels=48)
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
-    goal = objective.Objective(made[1]().model, video, text, {"video": video.init(None), "text": text.init()})
+    goal = DreamZeroObjective(made[1]().model, video, text, {"video": video.init(None), "text": text.init()})
     assert video.spatial_stride == 16
     with pytest.raises(ValueError, match="'text_features'|'latents'"):
         goal.encode(make_batch(1))
@@ -119,4 +120,4 @@ def test_image_features_need_an_encoder(made):
     family = make_family("dreamzero", **{**SIZES, "image_dim": 8, "image_tokens": 2})
     _, make = made
     with pytest.raises(ValueError, match="model.image_dim = 8"):
-        objective.Objective(family.module, make().codec, make().text_encoder, make().frozen).encode(make_batch(1))
+        DreamZeroObjective(family.module, make().codec, make().text_encoder, make().frozen).encode(make_batch(1))

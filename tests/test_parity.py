@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from launch import parity
+from world_model import visibility
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 
 @pytest.fixture
 def golden():
-    return parity.Golden(GOLDENS / "dreamzero_i2v_tiny.npz")
+    return parity.read(GOLDENS / "dreamzero_i2v_tiny.npz")
 
 
 @pytest.fixture
@@ -35,22 +36,46 @@ def only(golden, *sections):
 
 
 def test_jax_model_equals_every_section_of_a_golden(golden, quick_compiles):
-    differences = parity.compare(golden, parity.make_face("jax", golden.spec, golden.weights))
+    differences = parity.compare(golden, golden.face("jax"))
     assert differences.keys() == golden.expected.keys()
     assert parity.first_above(differences, 1e-5) is None
 
 
 def test_jax_model_without_first_frame_concatenation_equals_its_golden(quick_compiles):
-    golden = only(parity.Golden(GOLDENS / "dreamzero_ti2v_tiny.npz"), "tf/", "tfv/")
-    differences = parity.compare(golden, parity.make_face("jax", golden.spec, golden.weights))
+    golden = only(parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz"), "tf/", "tfv/")
+    differences = parity.compare(golden, golden.face("jax"))
     assert {"tf/block0", "tf/block1", "tf/video", "tf/action", "tfv/sane_video"} <= differences.keys()
     assert parity.first_above(differences, 1e-5) is None
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
+def test_lingbot_va_equals_every_section_of_its_golden(quick_compiles):
+    golden = parity.read(GOLDENS / "lingbot_va_tiny.npz")
+    differences = parity.compare(golden, golden.face("jax"))
+    assert differences.keys() == golden.expected.keys() and len(differences) == 209
+    assert parity.first_above(differences, 5e-5) is None
+    assert parity.first_above({k: d for k, d in differences.items() if k.startswith("mask/")}, 0) is None
+    assert parity.first_above({k: d for k, d in differences.items() if k.startswith("rope/")}, 1e-6) is None
+
+
+def test_a_changed_rule_is_found(monkeypatch):
+    monkeypatch.setitem(visibility.TABLES, "lingbot_va", visibility.TABLES["lingbot_va_forward_dynamics"])
+    golden = only(parity.read(GOLDENS / "lingbot_va_tiny.npz"), "mask/")
+    assert parity.first_above(parity.compare(golden, None), 1e-4).startswith("first above 0.0001: mask/k2_w64 differs")
+
+
+def test_a_file_of_no_known_family_and_a_missing_runtime_are_named(tmp_path):
+    np.savez(tmp_path / "other.npz", cfg_json=json.dumps({"model": {"width": 3}}))
+    with pytest.raises(ValueError, match=r"no model of a known family.*among \['width'\]"):
+        parity.read(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="LingBot-VA runs in JAX alone"):
+        parity.read(GOLDENS / "lingbot_va_tiny.npz").face("torch")
 
 
 def planted(golden, change):
     weights = {key: x.copy() for key, x in golden.weights.items()}
     change(weights)
-    differences = parity.compare(only(golden, "tf/"), parity.make_face("torch", golden.spec, weights))
+    differences = parity.compare(only(golden, "tf/"), golden.face("torch", weights))
     return parity.first_above(differences, 1e-4)
 
 
@@ -91,7 +116,7 @@ def test_only_what_the_file_holds_is_computed(golden):
 def test_unknown_entries_are_an_error(golden, entry):
     only(golden, "sched/fm", "tf/video")
     golden.expected[entry] = np.zeros((2, 1))
-    face = parity.make_face("torch", golden.spec, golden.weights)
+    face = golden.face("torch")
     with pytest.raises(ValueError, match=f"does not know: .*{entry}"):
         parity.compare(golden, face)
 
@@ -100,7 +125,7 @@ def test_another_shape_is_an_error(golden):
     only(golden, "tf/action")
     golden.expected["tf/action"] = golden.expected["tf/action"][:1]
     with pytest.raises(ValueError, match=r"tf/action: expected shape \(1, 8, 7\), found \(2, 8, 7\)"):
-        parity.compare(golden, parity.make_face("torch", golden.spec, golden.weights))
+        parity.compare(golden, golden.face("torch"))
 
 
 def test_command(tmp_path, golden):

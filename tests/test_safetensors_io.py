@@ -22,8 +22,8 @@ def directory(tmp_path):
 
 def test_shards_by_size_and_reads_back(directory):
     assert sorted(p.name for p in directory.iterdir()) == [
-        *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)), io.INDEX]
-    index = json.loads((directory / io.INDEX).read_text())
+        *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)), io.index_name()]
+    index = json.loads((directory / io.index_name()).read_text())
     assert index["metadata"] == {"total_size": 2000}
     weights = io.Weights(directory)
     assert set(weights) == set(index["weight_map"]) == set(tensors())
@@ -63,10 +63,10 @@ def test_missing_shard(directory):
 
 
 def test_missing_or_broken_index(directory):
-    (directory / io.INDEX).write_text("{}")
+    (directory / io.index_name()).write_text("{}")
     with pytest.raises(io.WeightsError, match="weight_map"):
         io.Weights(directory)
-    (directory / io.INDEX).unlink()
+    (directory / io.index_name()).unlink()
     with pytest.raises(io.WeightsError, match=r"index\.json: missing"):
         io.Weights(directory)
 

@@ -9,7 +9,7 @@ from tests import goldens_io
 from world_model import functional
 from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero
-from world_model.rollout import Rollout
+from world_model.families.dreamzero_rollout import DreamZeroRollout
 from world_model.solvers import make_solver
 from world_model.step_skipping import STATIC, Adaptive, make_skipping
 
@@ -64,11 +64,11 @@ def test_adaptive_waits_for_the_least_similar_of_a_batch():
 
 @pytest.fixture(scope="module")
 def block():
-    """(arguments of Rollout.denoise but the rollout, the model) for the first block of a golden's model."""
+    """(arguments of DreamZeroRollout.denoise but the rollout, the model) for the first block of a golden's model."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
     module = functional.abstract(DreamZero, spec)
-    rollout = Rollout(module)
+    rollout = DreamZeroRollout(module)
     context = rollout.context(params, inputs.text, inputs.image)
     cache = rollout.prefill(params, cached.empty_cache(spec, len(inputs.text)), context, inputs.clean_latents[:, :1],
                             inputs.condition[:, :1], 0)
@@ -79,7 +79,7 @@ def block():
 def test_static_rollout_reuses_the_last_velocity(block):
     """Oracle: a plain loop over the steps of the table."""
     module, (params, cache, context, latents, actions, state, condition, index) = block
-    rollout = Rollout(module, skipping="6")
+    rollout = DreamZeroRollout(module, skipping="6")
     found = rollout.denoise(*block[1])
     solver, velocity = make_solver("unipc", 16), jax.jit(
         lambda x, a, t: rollout._velocity(functional.bind(module, params), cache, context, x, a, state, condition, index, t, t))
@@ -97,7 +97,7 @@ def test_static_rollout_reuses_the_last_velocity(block):
 def test_adaptive_thresholds_decide_how_much_is_run(block):
     """Between every step and the least there can be; nothing skipped is the plain rollout to the bit."""
     module, arguments = block
-    plain, adaptive = Rollout(module).denoise(*arguments), Rollout(module, skipping="adaptive").denoise(*arguments)
+    plain, adaptive = DreamZeroRollout(module).denoise(*arguments), DreamZeroRollout(module, skipping="adaptive").denoise(*arguments)
     assert int(plain[2]) == 16 and 4 <= int(adaptive[2]) <= 16
     difference = float(np.abs(adaptive[0] - plain[0]).max())
     assert (difference == 0) == (int(adaptive[2]) == 16)

@@ -18,12 +18,12 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture(scope="module", params=["i2v", "ti2v"])
 def golden(request):
-    return parity.Golden(GOLDENS / f"dreamzero_{request.param}_tiny.npz")
+    return parity.read(GOLDENS / f"dreamzero_{request.param}_tiny.npz")
 
 
 @pytest.fixture(scope="module")
 def face(golden):
-    return parity.make_face("torch", golden.spec, golden.weights)
+    return golden.face("torch")
 
 
 def parts_of(golden, **which):
@@ -73,10 +73,10 @@ def test_weights_are_loaded_strictly(golden):
     swapped = dict(golden.weights)
     swapped["blocks.0.norm4.weight"] = swapped.pop("blocks.0.norm3.weight")
     with pytest.raises(RuntimeError, match=r"Missing key.*norm3.weight[\s\S]*Unexpected key.*norm4"):
-        parity.make_face("torch", golden.spec, swapped)
+        golden.face("torch", swapped)
     swapped = golden.weights | {"blocks.0.ffn.0.weight": golden.weights["blocks.0.ffn.0.weight"].T}
     with pytest.raises(RuntimeError, match=r"size mismatch for blocks.0.ffn.0.weight"):
-        parity.make_face("torch", golden.spec, swapped)
+        golden.face("torch", swapped)
 
 
 def test_a_directory_that_is_no_export(tmp_path):

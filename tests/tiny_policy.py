@@ -11,7 +11,8 @@ import numpy as np
 
 from configs import quickstart
 from data_pipelines.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
-from data_pipelines.statistics import statistics_hash, summarise
+from data_pipelines.statistics import statistics_hash
+from data_pipelines.summary import Summary
 from launch import build
 from world_model import checkpoint, functional
 from world_model.encoders import patch_pca
@@ -41,8 +42,8 @@ def write(workdir: Path, embodiment: str = "pusht") -> Path:
     robot = get_embodiment(embodiment)
     values = lambda dims: rng.uniform(100, 400, (50, len(dims)))
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,
-                          "actions_per_block": c.layout.actions_per_block, "state": summarise(values(robot.state)),
-                          "action": summarise(values(robot.action))}}
+                          "actions_per_block": c.layout.actions_per_block, "state": _summary(values(robot.state)),
+                          "action": _summary(values(robot.action))}}
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
     state = {"params": _weights(functional.parameters(build.model(c).module), rng), "step": jnp.int32(1)}
@@ -60,3 +61,9 @@ def _weights(shapes: dict, rng: np.random.Generator) -> dict:
     return {name: 1 + draw(x.shape, 0.1) if name.endswith("scale") else
             draw(x.shape, x.shape[-2] ** -0.5) if name.endswith("kernel") else draw(x.shape, 0.1)
             for name, x in sorted(shapes.items())}
+
+
+def _summary(values: np.ndarray) -> dict:
+    summary = Summary()
+    summary.update(values)
+    return summary.result()

@@ -54,14 +54,15 @@ class Family:
                 for values, (name, shape) in zip(drawn, shapes.items())}
 
     def __call__(self, params: dict, x: jax.Array) -> jax.Array:
-        axes = self.axes()
-        whole = lambda name, p: p if name.startswith("blocks.") else sharding.gathered(p, axes[name], self.width)
+        axes, shapes = self.axes(), self.shapes()
+        whole = lambda name, p: p if name.startswith("blocks.") else sharding.gathered(p, axes[name], shapes[name])
         params = {name: whole(name, p) for name, p in params.items()}
         x = sharding.constrain(x @ params["embed.kernel"] + params["embed.bias"], "batch", "tokens", None)
         blocks = {name: p for name, p in params.items() if name.startswith("blocks.")}
 
         def step(x, blocks):
-            return block(x, {name[7:]: sharding.gathered(p, axes[name][1:], self.width) for name, p in blocks.items()})
+            return block(x, {name[7:]: sharding.gathered(p, axes[name][1:], shapes[name][1:])
+                             for name, p in blocks.items()})
 
         x, _ = jax.lax.scan(remat(step, self.policy), x, blocks)
         return x @ params["head.kernel"]

@@ -96,7 +96,7 @@ def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: 
 
 
 def encoded_batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text: tuple[int, int], latent: tuple,
-                       image: tuple[int, int] | None, concat_first_frame: bool) -> dict[str, tuple]:
+                       image: tuple[int, int] | None = None, concat_first_frame: bool = False) -> dict[str, tuple]:
     """`batch_spec` where the encoders' outputs are stored: pixels and tokens give way to bfloat16 features.
 
     latents         normalised [F, h, w, C] = (F, *latent)

@@ -5,56 +5,56 @@ pairs alone; backward = two products per forward product, but one where the inpu
 respect to data or encoder features); tokens that no output depends on do not count; no recomputation.
 """
 
-from world_model import tokens, visibility
-from world_model.families.dreamzero import HEADS_READ, PATCH, DreamZeroSpec
-from world_model.tokens import Group
+from typing import NamedTuple
+
+from world_model import visibility
+
+# part -> [(forward FLOP per sample, whether the product's input is frozen)]
+Parts = dict[str, list[tuple[float, bool]]]
 
 
-def training_flops(spec: DreamZeroSpec, *, text_tokens: int | None = None) -> dict[str, float]:
-    """FLOP of forward and backward per sample by part, for the teacher-forced forward with actions."""
-    forward = forward_flops(spec, text_tokens=text_tokens)
+class Work(NamedTuple):
+    """What goes through the block stack: numbers of tokens, and of (query, key) pairs that attend."""
+
+    tokens: int
+    read: int  # tokens that heads read: the only queries of the last block
+    pairs: int  # with every token querying
+    pairs_read: int
+    text: int
+    image: int = 0
+
+
+def training_flops(forward: Parts) -> dict[str, float]:
+    """FLOP of forward and backward per sample by part."""
     return {part: sum(flops * (2 if frozen else 3) for flops, frozen in products)
             for part, products in forward.items()}
 
 
-def forward_flops(spec: DreamZeroSpec, *, text_tokens: int | None = None) -> dict[str, list[tuple[float, bool]]]:
-    """part -> [(forward FLOP per sample, whether the product's input is frozen)]."""
-    table = visibility.get_table(spec.visibility)
-    blocks = range(spec.layout.num_blocks + 1)
-    sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in Group])
-    kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
-    sequence = tokens.restart(sequence, kept.__contains__)
-    read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
-    pairs_all, pairs_read = (visible_pairs(table, q, sequence, spec.window_frames) for q in (sequence, read))
-    count_all, count_read, inner = tokens.length(sequence), tokens.length(read), spec.num_layers - 1
-    count = {g: sum(s.length for s in sequence if s.group is g) for g in Group}
-    video = count[Group.CLEAN_VIDEO] + count[Group.NOISY_VIDEO]
-    d, text = spec.dim, spec.text_length if text_tokens is None else text_tokens
-    image = spec.image_tokens if spec.image_dim else 0
-    rows = video // spec.tokens_per_frame + count[Group.ACTION] + count[Group.STATE]
-    trained = lambda *products: [(2.0 * m * k * n, False) for m, k, n in products]
-    frozen = lambda *products: [(2.0 * m * k * n, True) for m, k, n in products]
-    querying, queried = inner * count_all + count_read, spec.num_layers * count_all
-    hidden, actions = spec.action_hidden_dim, count[Group.ACTION]
+def trained(*products: tuple[float, int, int]) -> list[tuple[float, bool]]:
+    """Products [m, k] x [k, n] whose input has a gradient."""
+    return [(2.0 * m * k * n, False) for m, k, n in products]
+
+
+def frozen(*products: tuple[float, int, int]) -> list[tuple[float, bool]]:
+    """Products whose input is data."""
+    return [(2.0 * m * k * n, True) for m, k, n in products]
+
+
+def stack(work: Work, dim: int, ffn_dim: int, num_layers: int, heads_dim: int | None = None) -> Parts:
+    """The block stack; heads_dim: width of all heads of self-attention, where it is not dim."""
+    d, before, wide = dim, num_layers - 1, heads_dim or dim
+    querying, queried = before * work.tokens + work.read, num_layers * work.tokens
     return {
-        "self_attention_projections": trained((2 * querying, d, d), (2 * queried, d, d)),
-        "self_attention": trained((2 * (inner * pairs_all + pairs_read), d, 1)),
+        "self_attention_projections": trained((2 * querying, d, wide), (2 * queried, d, wide)),
+        "self_attention": trained((2 * (before * work.pairs + work.pairs_read), wide, 1)),
         "cross_attention_projections": trained((2 * querying, d, d)),
-        "cross_attention_context": trained((2 * spec.num_layers * (text + image), d, d)),
-        "cross_attention": trained((2 * querying, text + image, d)),
-        "mlp": trained((2 * querying, d, spec.ffn_dim)),
-        "patch_embedding": frozen((video, PATCH**2 * spec.input_channels, d)),
-        "context_embedding": frozen((text, spec.text_dim, d), (image, spec.image_dim, spec.image_dim))
-        + trained((text, d, d), (image, spec.image_dim, d)),
-        "time_embedding": frozen((rows, spec.freq_dim, d)) + trained((rows, d, d), (rows, d, 6 * d)),
-        "action_and_state": frozen((actions, spec.action_dim, d), (count[Group.STATE], spec.state_dim, hidden))
-        + trained((actions, 2 * d, d), (actions, d, d), (count[Group.STATE], hidden, d),
-                  (actions, d, hidden), (actions, hidden, spec.action_dim)),
-        "head": trained((count[Group.NOISY_VIDEO], d, PATCH**2 * spec.latent_channels)),
+        "cross_attention_context": trained((2 * num_layers * (work.text + work.image), d, d)),
+        "cross_attention": trained((2 * querying, work.text + work.image, d)),
+        "mlp": trained((2 * querying, d, ffn_dim)),
     }
 
 
-def visible_pairs(table, queries, keys, window_frames: int) -> int:
+def visible_pairs(table, queries, keys, window_frames: int = 0) -> int:
     """Number of (query token, key token) pairs that attend."""
     return sum(q.length * k.length for q in queries for k in keys
                if visibility.sees(table, q, k, window_frames))

@@ -4,6 +4,8 @@ Modules give structure and names; parameters live outside them as `{dotted name:
 names are stable on disk and which sharding rules, optimizer masks and converters match by regular expression.
 """
 
+import functools
+
 import jax
 from flax import nnx, traverse_util
 
@@ -11,6 +13,12 @@ from flax import nnx, traverse_util
 def abstract(make_module, *args, **kwargs) -> nnx.Module:
     """The module with shapes in place of arrays; nothing is allocated."""
     return nnx.eval_shape(lambda: make_module(*args, **kwargs, rngs=nnx.Rngs(0)))
+
+
+@functools.cache
+def shapes(make_module, *args) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of make_module(*args), by name."""
+    return {name: p.shape for name, p in parameters(abstract(make_module, *args)).items()}
 
 
 def parameters(module: nnx.Module) -> dict[str, jax.Array]:

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from world_model.families import dreamzero_cached as cached
-from world_model.families.dreamzero import Cache
+from world_model.families.dreamzero_rollout import DreamZeroRollout
+from world_model.families.stack import Cache, Context
 from world_model.objective import Objective
-from world_model.rollout import Known, Rollout
+from world_model.rollout import Known
 
 
 class Window(NamedTuple):
     """What a slot remembers. In `Policy.empty` every array has the slots in front."""
 
     cache: Cache  # keys and values of the clean video so far, one per branch
-    context: cached.Context  # those of the prompt
+    context: Context  # those of the prompt
     condition: jax.Array | None  # [1, F, h, w, 4 + C], from the first frame
     imagined: jax.Array  # float32 [frames_per_block, h, w, C]: the block predicted last
 
@@ -39,7 +40,7 @@ class Chunk(NamedTuple):
 class Policy:
     """The compiled functions of a trained model. `windows` is donated: use what is returned."""
 
-    rollout: Rollout
+    rollout: DreamZeroRollout
     objective: Objective  # for its encoders
 
     def empty(self, params: dict, slots: int) -> Window:

@@ -18,9 +18,14 @@ def video_angles(frames: np.ndarray, rows: int, columns: int, head_dim: int) -> 
 
     Widths of the three axes as in Wan: h = w = 2 (d // 6), t the rest.
     """
-    side = 2 * (head_dim // 6)
     t, y, x = np.meshgrid(np.asarray(frames, np.float64), np.arange(rows), np.arange(columns), indexing="ij")
-    parts = [_angles(t, head_dim - 2 * side), _angles(y, side), _angles(x, side)]
+    return position_angles(t, y, x, head_dim)
+
+
+def position_angles(time: np.ndarray, row: np.ndarray, column: np.ndarray, head_dim: int) -> np.ndarray:
+    """float64 [positions, head_dim / 2] for any positions in the video's three axes: fractions, negative numbers."""
+    side = 2 * (head_dim // 6)
+    parts = [_angles(time, head_dim - 2 * side), _angles(row, side), _angles(column, side)]
     return np.concatenate(parts, axis=-1)
 
 

@@ -147,18 +147,18 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def gathered(weight: jax.Array, logical: tuple, embed: int) -> jax.Array:
+def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.Array:
     """A weight as products use it, whole over `fsdp`, inside `train_step`'s manual region; elsewhere the partitioner
     does it. Transposed, the gather is the scatter that sums the weight's gradient over devices.
 
-    weight: this device's share, or the whole where D did not divide. embed: D.
+    weight: this device's share, or the whole where D did not divide. shape: of the whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if "fsdp" not in mesh.manual_axes:
         return weight
     ways = mesh.shape["fsdp"]
     for axis, name in enumerate(logical):
-        if name == "embed" and ways > 1 and weight.shape[axis] * ways == embed:
+        if name == "embed" and ways > 1 and weight.shape[axis] * ways == shape[axis]:
             return gather(weight, axis, mesh)
     return weight
 

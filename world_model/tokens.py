@@ -1,12 +1,14 @@
 """A token knows what it is: groups of tokens, cut into segments of one latent frame or one block.
 
-A `Group` is a role (clean or noisy) of a modality (video, action, state). A `Segment` is a run of consecutive
-tokens of one group that share block and frame, the smallest thing a visibility rule can tell apart. A sequence
-is a tuple of segments in the order in which their tokens stand.
+A `Group` is a role (clean or noisy) of a modality (video, action, state); a family names those it has. A `Segment`
+is a run of consecutive tokens of one group that share block and frame, the smallest thing a visibility rule can tell
+apart. A sequence is a tuple of segments in the order in which their tokens stand.
 """
 
 import dataclasses
 import enum
+
+import numpy as np
 
 from world_model.batch import Layout
 
@@ -18,9 +20,10 @@ class Group(enum.StrEnum):
     NOISY_VIDEO = "noisy video"
     ACTION = "noisy action"
     STATE = "state"
+    CLEAN_ACTION = "clean action"
 
 
-CLEAN_GROUPS = frozenset({Group.CLEAN_VIDEO})
+CLEAN_GROUPS = frozenset({Group.CLEAN_VIDEO, Group.CLEAN_ACTION})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Segment:
     last_frame: int  # last latent frame of the block, for windows counted in frames
     start: int
     length: int
+    # Where the block size is drawn while training: the block under each size that may be drawn. Empty: `block` alone.
+    blocks: tuple[int, ...] = ()
 
     @property
     def stop(self) -> int:
@@ -72,6 +77,11 @@ def _block_pieces(layout: Layout, tokens_per_frame: int, group: Group, block: in
 def length(sequence: Sequence) -> int:
     """Number of tokens."""
     return sequence[-1].stop if sequence else 0
+
+
+def segment_of_token(sequence: Sequence) -> np.ndarray:
+    """int64 [L]: the index of the segment that each token belongs to."""
+    return np.repeat(np.arange(len(sequence)), [s.length for s in sequence])
 
 
 def token_ranges(sequence: Sequence, keep) -> tuple[tuple[int, int], ...]:

@@ -10,6 +10,7 @@ Modulation depends on the timestep, not on the token, so it is computed once per
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,12 +134,13 @@ class Mlp(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Projections of self-attention; which tokens meet is the caller's."""
+    """Projections of self-attention; which tokens meet is the caller's. inner: width of all heads, `dim` if None."""
 
-    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs):
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (linear(dim, dim, rngs) for _ in range(4))
-        self.q_norm, self.k_norm = RMSNorm(dim, qk_scale), RMSNorm(dim, qk_scale)
+    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs, inner: int | None = None):
+        self.heads, inner = heads, inner or dim
+        self.q, self.k, self.v = (linear(dim, inner, rngs) for _ in range(3))
+        self.o = linear(inner, dim, rngs)
+        self.q_norm, self.k_norm = RMSNorm(inner, qk_scale), RMSNorm(inner, qk_scale)
 
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
@@ -187,45 +189,71 @@ class CrossAttention(nnx.Module):
         return projected(self.o(out.reshape(x.shape)))
 
 
-class Block(nnx.Module):
-    """One transformer block."""
+class Querying(NamedTuple):
+    """Tokens on their way through a block, before attention."""
 
-    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, qk_scale: float, rngs: nnx.Rngs):
+    x: jax.Array  # [B, Lq, D]
+    queries: jax.Array  # [B, Lq, n, d]
+    modulation: jax.Array  # [B, R, 6, D] of their rows
+    rows: Rows
+
+
+class Block(nnx.Module):
+    """One transformer block. head_dim: where it is not dim / heads, of a narrow stream that is joined to a wide one in
+    self-attention; its cross-attention has as many heads of that width as fit into dim."""
+
+    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, qk_scale: float, rngs: nnx.Rngs,
+                 head_dim: int | None = None):
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim)) * dim**-0.5)
-        self.self_attn = SelfAttention(dim, heads, qk_scale, rngs)
+        self.self_attn = SelfAttention(dim, heads, qk_scale, rngs, head_dim and heads * head_dim)
         self.cross_norm = nnx.LayerNorm(dim, epsilon=EPS, use_fast_variance=False, rngs=rngs)
-        self.cross_attn = CrossAttention(dim, heads, with_image, rngs)
+        self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else heads, with_image, rngs)
         self.mlp = Mlp(dim, ffn_dim, dim, rngs)
+
+    def context_keys_values(self, context):
+        """Cross-attention's keys and values of (text, image): they do not depend on the tokens."""
+        return self.cross_attn.keys_values(*context)
 
     def __call__(self, x, rows, context, stream: Stream, *, key_valid=None, cache=None, only_output=False):
         """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this block's own (keys, values)).
 
         cache: keys and values that stand before the block's own. only_output: just the tokens of the heads query.
         """
+        own, querying = self.enter(x, rows, stream, only_output)
+        if querying is None:
+            return None, own
+        keys, values = own
+        if cache is not None:
+            keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
+        if stream.padding:
+            keys, values = keys[:, :-stream.padding], values[:, :-stream.padding]
+        attend, padding = (stream.attend_output, 0) if only_output else (stream.attend, stream.padding)
+        with jax.named_scope(ATTENTION_SCOPE):
+            attended = attend(querying.queries[:, :querying.queries.shape[1] - padding], keys, values, key_valid)
+        if padding:
+            attended = jnp.pad(attended, ((0, 0), (0, padding), (0, 0), (0, 0)))
+        return self.leave(querying, attended, context), own
+
+    def enter(self, x, rows, stream: Stream, only_output: bool):
+        """Up to attention: (own keys and values, what queries or None)."""
         modulation = self.modulation[...] + rows
         shift, scale = (stream.rows.expand(modulation[:, :, i]) for i in (0, 1))
         h = layer_norm(x) * (1 + scale) + shift
-        own = keys, values = self.self_attn.keys_values(h, stream.rotary)
-        if cache is not None:
-            keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
-        attend, query_rows, rotary = stream.attend, stream.rows, stream.rotary
-        if only_output:
-            if stream.output_rows is None:
-                return None, own
-            attend, query_rows = stream.attend_output, stream.output_rows
-            x, h, rotary = x[:, stream.output_slice], h[:, stream.output_slice], rotary[:, stream.output_slice]
-            count = sum(n for n, _ in query_rows.parts)
-            modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
-        gate, shift, scale, gate_mlp = (query_rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
-        queries = self.self_attn.queries(h, rotary)
-        if stream.padding:
-            keys, values = keys[:, :-stream.padding], values[:, :-stream.padding]
-        length = queries.shape[1] - (0 if only_output else stream.padding)
-        with jax.named_scope(ATTENTION_SCOPE):
-            attended = attend(queries[:, :length], keys, values, key_valid)
-        if length < queries.shape[1]:
-            attended = jnp.pad(attended, ((0, 0), (0, queries.shape[1] - length), (0, 0), (0, 0)))
+        own = self.self_attn.keys_values(h, stream.rotary)
+        if not only_output:
+            return own, Querying(x, self.self_attn.queries(h, stream.rotary), modulation, stream.rows)
+        if stream.output_rows is None:
+            return own, None
+        x, h, rotary = (a[:, stream.output_slice] for a in (x, h, stream.rotary))
+        count = sum(n for n, _ in stream.output_rows.parts)
+        modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
+        return own, Querying(x, self.self_attn.queries(h, rotary), modulation, stream.output_rows)
+
+    def leave(self, querying: Querying, attended, context):
+        """From what attention gave to the block's output [B, Lq, D]."""
+        x, _, modulation, rows = querying
+        gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
         x = x + self.cross_attn(self.cross_norm(x), context)
         x = x + gate_mlp * checkpoint_name(self.mlp(layer_norm(x) * (1 + scale) + shift), MLP_OUTPUT)
-        return constrain(x, "batch", "tokens", None), own
+        return constrain(x, "batch", "tokens", None)

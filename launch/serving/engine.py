@@ -16,7 +16,6 @@ from data_pipelines.slots import slot_mask
 from launch import build
 from launch.serving.safety import Guard
 from world_model.policy import Policy
-from world_model.rollout import Rollout
 
 
 class Request(NamedTuple):
@@ -82,7 +81,7 @@ class Engine:
     def __post_init__(self):
         c = self.restored.config
         settings = build.rollout_settings(c) | self.sampling
-        self.policy = Policy(Rollout(self.restored.family.module, **settings), self.restored.objective)
+        self.policy = Policy(self.restored.family.rollout(**settings), self.restored.objective)
         self.params = jax.tree.map(lambda p: p.astype(c.train.compute_dtype), self.restored.params)
         self.guard = Guard(self.embodiment, self.hold_gap)
         self.batch_sizes = tuple(sorted(self.batch_sizes))

@@ -5,12 +5,15 @@ The path for CPU and GPU. A span is dense, so any fused kernel serves it (cuDNN 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention.reference import NEGATIVE
 from world_model.remat import ATTENDED
-from world_model.tokens import Sequence
+from world_model.tokens import Sequence, segment_of_token
 from world_model.visibility import Span, Table, make_spans
+
+SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
@@ -20,21 +23,25 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     gradients piece by piece, where slices would pad each to full length. Spans of the same shape are computed
     together, folded into the batch.
     """
-    spans = make_spans(table, queries, keys, window_frames)
+    spans = make_spans(table, queries, keys, window_frames, SPAN_TOKENS)
     query_cuts, key_cuts = _cuts([s.queries for s in spans]), _cuts([s.keys for s in spans])
     same_shape: dict[tuple[int, int], list[Span]] = {}
     for span in spans:
         same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
-    def attend(q, k, v, key_valid=None):
+    rows, columns = segment_of_token(queries), segment_of_token(keys)
+
+    def attend(q, k, v, key_valid=None, drawn=None):
+        batch = q.shape[0]
         q, k, v = _split(q, query_cuts), _split(k, key_cuts), _split(v, key_cuts)
         valid = None if key_valid is None else _split(key_valid, key_cuts)
         out = {}
         for group in same_shape.values():
             join = lambda pieces, side, group=group: jnp.concatenate(
                 [_join(pieces, getattr(span, side)) for span in group])
-            result = dense(join(q, "queries"), join(k, "keys"), join(v, "keys"),
-                           None if valid is None else join(valid, "keys"))
+            result = dense(
+                join(q, "queries"), join(k, "keys"), join(v, "keys"), None if valid is None else join(valid, "keys"),
+                None if drawn is None else jnp.repeat(_drawn_pairs(drawn, group, rows, columns), batch, axis=0))
             for span, part in zip(group, jnp.split(result, len(group)), strict=True):
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
@@ -42,6 +49,14 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         return checkpoint_name(jnp.concatenate([out[piece] for piece in sorted(out)], axis=1), ATTENDED)
 
     return attend
+
+
+def _drawn_pairs(drawn, spans: list[Span], rows: np.ndarray, columns: np.ndarray):
+    """bool [spans, Lq, Lk], Lq = 1 where each span's queries are one segment."""
+    tokens = lambda segments, ranges: np.concatenate([segments[start:stop] for start, stop in ranges])
+    single = all(len(span.rows) == 1 for span in spans)
+    row = lambda span: np.array(span.rows) if single else tokens(rows, span.queries)
+    return jnp.stack([drawn[row(span)][:, tokens(columns, span.keys)] for span in spans])
 
 
 def _count(ranges) -> int:
@@ -65,12 +80,14 @@ def _join(pieces: dict, ranges) -> jax.Array:
     return found[0] if len(found) == 1 else jnp.concatenate(found, axis=1)
 
 
-def dense(q, k, v, key_valid=None):
-    """Plain attention of all q over all k; softmax in float32."""
+def dense(q, k, v, key_valid=None, pairs=None):
+    """Plain attention of all q over all k, or the `pairs` bool [B, Lq or 1, Lk]; softmax in float32."""
     if k.shape[1] == 1:  # softmax over one key is 1
         return jnp.broadcast_to(v, q.shape)
     logits = jnp.einsum("bqnd,bknd->bnqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     if key_valid is not None:
         logits = jnp.where(key_valid[:, None, None, :], logits, NEGATIVE)
+    if pairs is not None:
+        logits = jnp.where(pairs[:, None], logits, NEGATIVE)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from world_model.tokens import Sequence
+from world_model.tokens import Sequence, segment_of_token
 from world_model.visibility import Table, dense_mask
 
 # Finite, so that a query without any valid key stays finite; exp(NEGATIVE - max) is exactly 0 otherwise.
@@ -12,9 +12,11 @@ NEGATIVE = -1e30
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
     """See `world_model.attention.make_attend`. Computes every product, visible or not."""
-    mask = dense_mask(table, queries, keys, window_frames)
+    static = dense_mask(table, queries, keys, window_frames)
+    rows, columns = segment_of_token(queries), segment_of_token(keys)
 
-    def attend(q, k, v, key_valid=None):
+    def attend(q, k, v, key_valid=None, drawn=None):
+        mask = static if drawn is None else static & drawn[rows][:, columns]
         logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         logits = jnp.where(mask, logits, 2 * NEGATIVE)
         if key_valid is not None:

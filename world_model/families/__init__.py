@@ -1,46 +1,101 @@
 """Model families: each is embedders and heads, a visibility table, a noise schedule and a layout.
 
-`Family` is what the training code sees of one: functions of a flat dict of parameters.
+`Family` is what training and evaluation see of one: functions of a flat dict of parameters. Adding a family is adding
+its `Parts`.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
 from world_model import flops, functional
-from world_model.families.axes import axes_of
-from world_model.families.dreamzero import DreamZero, DreamZeroSpec
+from world_model.axes import axes_of
+from world_model.families import (
+    dreamzero,
+    dreamzero_flops,
+    dreamzero_objective,
+    dreamzero_rollout,
+    lingbot_va,
+    lingbot_va_flops,
+    lingbot_va_layout,
+    lingbot_va_mot,
+    lingbot_va_objective,
+    lingbot_va_rollout,
+)
+from world_model.objective import Objective
+
+
+class Parts(NamedTuple):
+    """What a family is made of."""
+
+    module: type[nnx.Module]
+    spec: type  # its sizes: a dataclass
+    objective: type[Objective]
+    rollout: type  # called as world_model/rollout.py says
+    forward_flops: Callable[[Any], flops.Parts]
+
+
+FAMILIES = {
+    "dreamzero": Parts(dreamzero.DreamZero, dreamzero.DreamZeroSpec, dreamzero_objective.DreamZeroObjective,
+                       dreamzero_rollout.DreamZeroRollout, dreamzero_flops.forward_flops),
+    "lingbot_va": Parts(lingbot_va.LingBotVA, lingbot_va_layout.LingBotVASpec, lingbot_va_objective.LingBotVAObjective,
+                        lingbot_va_rollout.LingBotVARollout, lingbot_va_flops.forward_flops),
+    "lingbot_va_mot": Parts(lingbot_va_mot.LingBotVAMoT, lingbot_va_mot.LingBotVAMoTSpec,
+                            lingbot_va_objective.LingBotVAObjective, lingbot_va_rollout.LingBotVARollout,
+                            lingbot_va_flops.mot_forward_flops),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A module class and its sizes."""
+    """A family at its sizes."""
 
-    spec: DreamZeroSpec
-    module: DreamZero  # abstract: structure and shapes, no arrays
+    parts: Parts
+    spec: Any
+
+    @functools.cached_property
+    def module(self) -> nnx.Module:
+        """Abstract: structure and shapes, no arrays."""
+        return functional.abstract(self.parts.module, self.spec)
 
     def init_params(self, key: jax.Array) -> dict[str, jax.Array]:
         """Fresh float32 parameters by name."""
-        return functional.parameters(type(self.module)(self.spec, rngs=nnx.Rngs(params=key)))
+        return functional.parameters(self.parts.module(self.spec, rngs=nnx.Rngs(params=key)))
 
     def axes(self) -> dict[str, tuple]:
         """Logical axes by name."""
         return axes_of(functional.parameters(self.module))
 
+    def objective(self, *encoders, **settings) -> Objective:
+        """What training minimises; encoders and settings as in the family's objective."""
+        return self.parts.objective(self.module, *encoders, **settings)
+
+    def rollout(self, **settings):
+        """A compiled rollout; settings as in the family's own."""
+        return self.parts.rollout(self.module, **settings)
+
+    @property
+    def training_flops(self) -> dict[str, float]:
+        """Model FLOP of one training sample by part; convention in world_model/flops.py."""
+        return flops.training_flops(self.parts.forward_flops(self.spec))
+
     @property
     def flops_per_sample(self) -> float:
-        """Model FLOP of one training sample; convention in world_model/flops.py."""
-        return sum(flops.training_flops(self.spec).values())
-
-
-FAMILIES = {"dreamzero": (DreamZero, DreamZeroSpec)}
+        """All of them."""
+        return sum(self.training_flops.values())
 
 
 def make_family(name: str, **sizes) -> Family:
-    """The family of that name at those sizes. Raises ValueError on an unknown name or sizes that do not fit."""
+    """The family of that name at those sizes. Raises ValueError on an unknown name or size, or sizes that do not
+    fit."""
     if name not in FAMILIES:
         raise ValueError(f"model.family = {name!r}: there are {sorted(FAMILIES)}")
-    module, spec_class = FAMILIES[name]
-    spec = spec_class(**sizes)
-    return Family(spec, functional.abstract(module, spec))
+    parts = FAMILIES[name]
+    known = {field.name for field in dataclasses.fields(parts.spec)}
+    if unknown := sorted(sizes.keys() - known):
+        raise ValueError(f"model.{unknown[0]} means nothing to family {name!r}; it has {sorted(known)}")
+    return Family(parts, parts.spec(**sizes))

@@ -14,17 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import functional, remat, rotary, sharding, tokens, visibility
+from world_model import rotary, sharding, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
-from world_model.families import axes
-from world_model.families.embedders import ActionEncoder, ImageEmbedding, patchify, time_sinusoid, unpatchify
+from world_model.families.embedders import (
+    ActionEncoder,
+    ImageEmbedding,
+    modulated_norm,
+    patchify,
+    time_sinusoid,
+    unpatchify,
+)
+from world_model.families.stack import Stack, Velocity
 from world_model.tokens import Group
-from world_model.transformer import Block, Mlp, Rows, Stream, layer_norm, linear
+from world_model.transformer import Block, Mlp, Rows, Stream, linear
 
 PATCH = 2  # rows and columns of a video token; time is not patched
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
+GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +94,12 @@ class DreamZeroSpec:
         return self.latent_channels + extra
 
     @property
+    def stored(self) -> dict:
+        """What a batch of precomputed features holds beside latents and text: arguments of encoded_batch_spec."""
+        return {"image": (self.image_tokens, self.image_dim) if self.image_dim else None,
+                "concat_first_frame": self.concat_first_frame}
+
+    @property
     def window_frames(self) -> int:
         """W, frames that a clean block sees, counted as published; 0 = all."""
         return self.window_blocks * self.layout.frames_per_block + 1 if self.window_blocks else 0
@@ -107,21 +121,7 @@ class Inputs(NamedTuple):
     action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
 
 
-class Velocity(NamedTuple):
-    """eps - x0 as predicted."""
-
-    video: jax.Array  # [B, F, h, w, C], h and w even
-    action: jax.Array | None  # [B, N, action_dim]
-
-
-class Cache(NamedTuple):
-    """Keys and values of clean video, room for F - frames_per_block frames: what the last block may see."""
-
-    blocks: tuple[jax.Array, jax.Array]  # [L - 1, B, room, n, d] each
-    final: tuple[jax.Array, jax.Array]  # [B, room, n, d] each
-
-
-class DreamZero(nnx.Module):
+class DreamZero(Stack):
     """Embedders, block stack and heads."""
 
     def __init__(self, spec: DreamZeroSpec, *, rngs: nnx.Rngs):
@@ -138,9 +138,7 @@ class DreamZero(nnx.Module):
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
         make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
-        split = nnx.split_rngs(splits=spec.num_layers - 1)
-        self.blocks = split(nnx.vmap(lambda r: make_block(rngs=r)))(rngs)
-        self.final_block = make_block(rngs=rngs)
+        self.make_blocks(make_block, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 
     # --- forward over a whole window -------------------------------------------------------------------------
@@ -170,6 +168,8 @@ class DreamZero(nnx.Module):
         if with_hidden:
             x, hidden = self.run_all(x, modulation, context, stream, key_valid)
         else:
+            x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
+            modulation = jnp.pad(modulation, ((0, 0), (0, min(padding, 1)), (0, 0), (0, 0)))
             x = self.run(x, modulation, context, stream, key_valid)
         velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_actions)
         return (velocity, hidden) if with_hidden else velocity
@@ -181,6 +181,11 @@ class DreamZero(nnx.Module):
         parts += [(Group.NOISY_VIDEO, blocks)]
         parts += [(Group.ACTION, blocks), (Group.STATE, blocks)] if with_actions else []
         return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
+
+    def draw_mask(self) -> np.ndarray:
+        """uint8 [n, n, 3]: what the training forward lets see what."""
+        table = visibility.get_table(self.spec.visibility)
+        return visibility.draw(table, self.sequence(True, True), self.spec.window_frames)
 
     def embed(self, inputs: Inputs, sequence: tokens.Sequence):
         """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
@@ -274,32 +279,6 @@ class DreamZero(nnx.Module):
         return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": sum(c for c, _ in rows.parts[:clean]),
                 "output_slice": slice(start, stop)}
 
-    def run(self, x, modulation, context, stream: Stream, key_valid):
-        """Every block; only the tokens that heads read come back."""
-        def step(x, params):
-            block = functional.bind(self.blocks, axes.gathered(params, self.spec.dim))
-            kv = block.cross_attn.keys_values(*context)
-            return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
-
-        if stream.padding:
-            x = jnp.pad(x, ((0, 0), (0, stream.padding), (0, 0)))
-            modulation = jnp.pad(modulation, ((0, 0), (0, 1), (0, 0), (0, 0)))
-        x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, functional.parameters(self.blocks))
-        final = self.final_block
-        return final(x, modulation, final.cross_attn.keys_values(*context), stream, key_valid=key_valid,
-                     only_output=True)[0]
-
-    def run_all(self, x, modulation, context, stream: Stream, key_valid):
-        """As `run` with every token in every block: for looking inside. Also [L, B, tokens, D] after each block."""
-        graph, stacked = nnx.split(self.blocks)
-        hidden = []
-        for i in range(self.spec.num_layers):
-            last = i == self.spec.num_layers - 1
-            block = self.final_block if last else nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
-            x, _ = block(x, modulation, block.cross_attn.keys_values(*context), stream, key_valid=key_valid)
-            hidden.append(x)
-        return x[:, stream.output_slice], jnp.stack(hidden)
-
 
 class Head(nnx.Module):
     """Modulated norm and projection of video tokens; rows of `proj` are ordered (patch row, patch column, channel)."""
@@ -310,8 +289,7 @@ class Head(nnx.Module):
 
     def __call__(self, x, time, rows: Rows):
         """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
-        shift, scale = (rows.expand(self.modulation[i] + time) for i in (0, 1))
-        return self.proj(layer_norm(x) * (1 + scale) + shift)
+        return self.proj(modulated_norm(x, self.modulation, time, rows))
 
 
 def _first(x, frames: int):

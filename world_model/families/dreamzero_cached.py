@@ -11,20 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from world_model import rotary, tokens, visibility
 from world_model.attention import make_attend
-from world_model.families.dreamzero import HEADS_READ, Cache, DreamZero, DreamZeroSpec, Velocity
+from world_model.families.dreamzero import HEADS_READ, DreamZero, DreamZeroSpec
+from world_model.families.stack import Cache, Context, Velocity, make_cache, write_cache
 from world_model.tokens import Group
 from world_model.transformer import Rows, Stream
-
-
-class Context(NamedTuple):
-    """Cross-attention keys and values per block: computed once per prompt and first frame."""
-
-    blocks: tuple  # pairs (keys, values) [L - 1, B, Lc, n, d], text then image
-    final: tuple  # the last block's, without the leading axis
 
 
 def room_frames(spec: DreamZeroSpec) -> int:
@@ -34,18 +27,12 @@ def room_frames(spec: DreamZeroSpec) -> int:
 
 def empty_cache(spec: DreamZeroSpec, batch: int, dtype=jnp.float32) -> Cache:
     """A cache with nothing in it. What is valid is known from the block's index, so nothing else is stored."""
-    shape = (batch, room_frames(spec) * spec.tokens_per_frame, spec.num_heads, spec.head_dim)
-    zeros = lambda *s: jnp.zeros(s, dtype)
-    stacked = (spec.num_layers - 1, *shape)
-    return Cache((zeros(*stacked), zeros(*stacked)), (zeros(*shape), zeros(*shape)))
+    return make_cache(spec, batch, room_frames(spec) * spec.tokens_per_frame, dtype)
 
 
 def encode_context(model: DreamZero, text, image) -> Context:
     """text [B, Lt, text_dim], image [B, Li, image_dim] or None."""
-    context = model.embed_context(text, image)
-    graph, stacked = nnx.split(model.blocks)
-    keys_values = lambda params: nnx.merge(graph, params).cross_attn.keys_values(*context)
-    return Context(jax.lax.map(keys_values, stacked), model.final_block.cross_attn.keys_values(*context))
+    return model.context_keys_values(model.embed_context(text, image))
 
 
 def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition, block) -> Cache:
@@ -57,11 +44,8 @@ def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition
     x = model.embed_video(latents, condition)
     stream = _stream(model, own, Rows(((1, x.shape[1]),)), _video_rotary(spec, first, frames), reading=False)
     valid = _cache_valid(spec, first, first + frames, windowed=True)
-    _, new = _run(model, x, model.modulation(time), context, stream, cache, valid)
-    write = lambda old, new, axis: jax.lax.dynamic_update_slice_in_dim(
-        old, new.astype(old.dtype), first * spec.tokens_per_frame, axis=axis)
-    return Cache(tuple(write(o, n, 2) for o, n in zip(cache.blocks, new.blocks, strict=True)),
-                 tuple(write(o, n, 1) for o, n in zip(cache.final, new.final, strict=True)))
+    _, new = model.run_cached(x, model.modulation(time), context, stream, cache, valid)
+    return write_cache(cache, new, first * spec.tokens_per_frame)
 
 
 class Noisy(NamedTuple):
@@ -89,7 +73,7 @@ def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, cond
                              _index_rotary(spec, (block - 1) * count_s, count_s)], axis=1)
     stream = _stream(model, own, rows, table, reading=True)
     valid = _cache_valid(spec, first, first, windowed=False)
-    x, _ = _run(model, x, model.modulation(time), context, stream, cache, valid)
+    x, _ = model.run_cached(x, model.modulation(time), context, stream, cache, valid)
     return model.read_heads(x, time, noisy.actions)
 
 
@@ -118,22 +102,6 @@ def _stream(model: DreamZero, own, rows: Rows, table, *, reading: bool) -> Strea
         return Stream(rows, table, attend(own), None, 0, slice(0, 0), None)
     read = tokens.restart(own, lambda s: s.group in HEADS_READ)
     return Stream(rows, table, attend(own), Rows(rows.parts[:2]), 0, slice(0, tokens.length(read)), attend(read))
-
-
-def _run(model: DreamZero, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
-    """All blocks over [cache, x]: (output tokens or None, this pass's own keys and values)."""
-    valid = jnp.concatenate([cache_valid, jnp.ones(x.shape[1], bool)])
-    valid = jnp.broadcast_to(valid, (x.shape[0], valid.size))
-    graph, stacked = nnx.split(model.blocks)
-
-    def step(x, layer):
-        params, kv, cached = layer
-        return nnx.merge(graph, params)(x, modulation, kv, stream, key_valid=valid, cache=cached)
-
-    x, own = jax.lax.scan(step, x, (stacked, context.blocks, cache.blocks))
-    out, final = model.final_block(x, modulation, context.final, stream, key_valid=valid, cache=cache.final,
-                                   only_output=True)
-    return out, Cache(own, final)
 
 
 def _cache_valid(spec: DreamZeroSpec, written, end, *, windowed: bool):

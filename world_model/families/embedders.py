@@ -6,7 +6,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from world_model.transformer import linear, product
+from world_model.transformer import Rows, layer_norm, linear, product
 
 
 def patchify(x, patch: int):
@@ -34,6 +34,13 @@ def time_sinusoid(timestep, width: int):
     cos, sin = jnp.asarray(np.cos(angles), jnp.float32)[whole], jnp.asarray(np.sin(angles), jnp.float32)[whole]
     rest = (timestep - whole)[..., None] * jnp.asarray(frequency, jnp.float32)
     return jnp.concatenate([cos * jnp.cos(rest) - sin * jnp.sin(rest), sin * jnp.cos(rest) + cos * jnp.sin(rest)], -1)
+
+
+def modulated_norm(x, table, time, rows: Rows):
+    """What an output head projects: x [B, L, D], table [2, D] (shift, scale) added to time [B, R, D] before its
+    projection."""
+    shift, scale = (rows.expand(table[i] + time) for i in (0, 1))
+    return layer_norm(x) * (1 + scale) + shift
 
 
 class ActionEncoder(nnx.Module):

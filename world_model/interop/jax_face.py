@@ -14,8 +14,9 @@ import numpy as np
 from world_model import functional, solvers
 from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero, DreamZeroSpec, Inputs
+from world_model.families.dreamzero_objective import Drawn, DreamZeroObjective
 from world_model.interop import names
-from world_model.objective import Example, Objective
+from world_model.objective import Example
 
 Parts = Mapping[str, np.ndarray | None]
 
@@ -63,13 +64,13 @@ class JaxFace:
         noise, action_noise and the level indices video_index [B, F], action_index [B, N].
         """
         example = dict(example)
-        drawn = [example.pop(k) for k in ("video_index", "action_index", "noise", "action_noise")]
+        drawn = Drawn(**{name: example.pop(name) for name in Drawn._fields})
         frames, actions = example["latents"].shape[:2], example["actions"].shape
         whole = Example(**example, frame_valid=np.ones(frames, bool), action_valid=np.ones(actions[:2], bool))
         counts = {"frames": np.float32(np.prod(frames)), "actions": np.float32(np.prod(actions))}
-        objective = Objective(self.model, codec=None, text_encoder=None, frozen={})
+        objective = DreamZeroObjective(self.model, codec=None, text_encoder=None, frozen={})
         step = jax.jit(jax.value_and_grad(
-            lambda p: objective.loss_at(p, whole, *drawn, counts), has_aux=True))
+            lambda p: objective.loss_at(p, whole, drawn, counts), has_aux=True))
         (_, metrics), gradients = step(self.params)
         norms = {k: float(np.linalg.norm(g)) for k, g in names.to_reference(gradients, self.spec.head_dim)}
         return Losses(float(metrics["video_loss"]), float(metrics["action_loss"]), norms)

@@ -1,6 +1,6 @@
-"""The reference DreamZero's parameter names and layouts, and ours, as one table read in both directions.
+"""A reference's parameter names and layouts, and ours, as one table read in both directions: a `NameTable` a family.
 
-Source of their names: the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B).
+DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B).
 Theirs are PyTorch layouts ([out, in] linears, a Conv3d patch embedding, category matrices with a leading axis
 of one category); ours are [in, out] kernels, with the first L - 1 blocks stacked under `blocks.` and the last
 under `final_block.`. Self-attention's queries and keys are stored half-split for the rotary embedding
@@ -35,6 +35,18 @@ def _half_split(x, head_dim):
     return x.reshape(*x.shape[:-1], -1, head_dim // 2, 2).swapaxes(-1, -2).reshape(x.shape)
 
 
+def _channels_first(kernel):
+    """[4 C, D], rows (ph, pw, c) with c fastest -> linear weight [D, 4 C] over (c, ph, pw)."""
+    rows, dim = kernel.shape
+    return kernel.reshape(4, rows // 4, dim).transpose(2, 1, 0).reshape(dim, rows)
+
+
+def _channels_last(weight):
+    """The inverse of _channels_first."""
+    dim, rows = weight.shape
+    return weight.reshape(dim, rows // 4, 4).transpose(2, 1, 0).reshape(rows, dim)
+
+
 @dataclasses.dataclass(frozen=True)
 class Transform:
     """How one tensor changes on the way: functions of (numpy or JAX array, head_dim)."""
@@ -47,6 +59,7 @@ SAME = Transform(lambda x, d: x, lambda x, d: x)
 TRANSPOSE = Transform(lambda x, d: x.T, lambda x, d: x.T)
 ONE_LEADING = Transform(lambda x, d: x[None], lambda x, d: x[0])
 PATCH = Transform(lambda x, d: _patch_to_theirs(x), lambda x, d: _patch_to_ours(x))
+PATCH_LINEAR = Transform(lambda x, d: _channels_first(x), lambda x, d: _channels_last(x))
 ROTARY = Transform(_interleave, _half_split)
 ROTARY_TRANSPOSE = Transform(lambda x, d: _interleave(x, d).T, lambda x, d: _half_split(x.T, d))
 
@@ -58,9 +71,24 @@ KINDS = {
     "rotary_linear": ((".weight", ".kernel", ROTARY_TRANSPOSE), (".bias", ".bias", ROTARY)),
     "rotary_norm": ((".weight", ".scale", ROTARY),),
     "patch": ((".weight", ".kernel", PATCH), (".bias", ".bias", SAME)),
+    "patch_linear": ((".weight", ".kernel", PATCH_LINEAR), (".bias", ".bias", SAME)),
     "category": ((".W", ".kernel", ONE_LEADING), (".b", ".bias", ONE_LEADING)),
     "array": (("", "", ONE_LEADING),),
 }
+
+Modules = tuple[tuple[str, str, str], ...]  # theirs, ours, kind
+
+
+@dataclasses.dataclass(frozen=True)
+class NameTable:
+    """Every module of a family."""
+
+    modules: Modules
+    block_modules: Modules  # theirs under blocks.{i}., ours under blocks. (stacked) or final_block.
+    image_modules: Modules = ()  # these two only in models with an image context
+    image_block_modules: Modules = ()
+    unread_modules: Modules = ()  # of theirs, read by nobody: a copy of ours when written, left alone when read
+
 
 MODULES = (  # theirs, ours, kind
     ("patch_embedding", "patch_embedding", "patch"),
@@ -105,6 +133,9 @@ IMAGE_BLOCK_MODULES = (
 )
 
 
+DREAMZERO = NameTable(MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One of their tensors and where it lives in ours (`layer` is None where ours is not stacked)."""
@@ -113,13 +144,16 @@ class Entry:
     ours: str
     layer: int | None
     transform: Transform
+    read: bool = True  # whether ours is filled from it
 
 
-def entries(num_layers: int, has_image: bool) -> Iterator[Entry]:
+def entries(table: NameTable, num_layers: int, has_image: bool) -> Iterator[Entry]:
     """Every tensor of a model of that size."""
-    for theirs, ours, kind in MODULES + (IMAGE_MODULES if has_image else ()):
+    for theirs, ours, kind in table.modules + (table.image_modules if has_image else ()):
         yield from _module_entries(theirs, ours, kind, layer=None)
-    block = BLOCK_MODULES + (IMAGE_BLOCK_MODULES if has_image else ())
+    for theirs, ours, kind in table.unread_modules:
+        yield from (dataclasses.replace(e, read=False) for e in _module_entries(theirs, ours, kind, layer=None))
+    block = table.block_modules + (table.image_block_modules if has_image else ())
     for i in range(num_layers):
         home, layer = ("final_block", None) if i == num_layers - 1 else ("blocks", i)
         for theirs, ours, kind in block:
@@ -131,10 +165,10 @@ def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Ite
         yield Entry(theirs + their_suffix, ours + our_suffix, layer, transform)
 
 
-def reference_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int
+def reference_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int, table: NameTable = DREAMZERO
                      ) -> dict[str, jax.ShapeDtypeStruct]:
     """Our abstract parameters -> the reference's name -> abstract tensor, without any data."""
-    return {entry.theirs: _their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes)}
+    return {entry.theirs: _their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes, table)}
 
 
 def _their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
@@ -144,7 +178,8 @@ def _their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_
     return jax.eval_shape(lambda x: entry.transform.to_theirs(x, head_dim), one)
 
 
-def to_reference(params: Mapping[str, np.ndarray], head_dim: int) -> Iterator[tuple[str, np.ndarray]]:
+def to_reference(params: Mapping[str, np.ndarray], head_dim: int, table: NameTable = DREAMZERO
+                 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (reference name, numpy array in PyTorch layout), one tensor at a time.
 
     Args:
@@ -153,7 +188,7 @@ def to_reference(params: Mapping[str, np.ndarray], head_dim: int) -> Iterator[tu
     Raises:
       ValueError: listing our tensors that the table lacks and those it misses, before anything is yielded.
     """
-    return (_read(params, entry, head_dim) for entry in _entries_of(params))
+    return (_read(params, entry, head_dim) for entry in _entries_of(params, table))
 
 
 def _read(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tuple[str, np.ndarray]:
@@ -163,7 +198,7 @@ def _read(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tupl
 
 
 def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.ShapeDtypeStruct],
-                   head_dim: int) -> dict[str, np.ndarray]:
+                   head_dim: int, table: NameTable = DREAMZERO) -> dict[str, np.ndarray]:
     """Fills our parameters from the reference's tensors, read one at a time.
 
     Args:
@@ -172,10 +207,10 @@ def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.S
     Raises:
       ValueError: names missing or unexpected on either side, or the first tensor whose shape does not fit.
     """
-    table = _entries_of(shapes)
-    _same_names("the reference's tensors", [e.theirs for e in table], tensors)
+    found = _entries_of(shapes, table)
+    _same_names("the reference's tensors", [e.theirs for e in found], tensors)
     params = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
-    for entry in table:
+    for entry in (e for e in found if e.read):
         source = np.asarray(tensors[entry.theirs])
         expected = _their_shape(shapes, entry, head_dim).shape
         if source.shape != expected:
@@ -186,15 +221,15 @@ def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.S
     return params
 
 
-def _entries_of(ours: Mapping[str, object]) -> list[Entry]:
+def _entries_of(ours: Mapping[str, object], table: NameTable) -> list[Entry]:
     """The table for this set of our parameters; every one of them accounted for, none left over."""
     depths = {name: x.shape[0] for name, x in ours.items() if name.startswith("blocks.")}
     if len(set(depths.values())) > 1:
         raise ValueError(f"our parameters: blocks. must be stacked equally deep, found {depths}")
     has_image = any(name.startswith("image_embedding.") for name in ours)
-    table = list(entries(1 + max(depths.values(), default=0), has_image))
-    _same_names("our parameters", {e.ours for e in table}, ours)
-    return table
+    found = list(entries(table, 1 + max(depths.values(), default=0), has_image))
+    _same_names("our parameters", {e.ours for e in found}, ours)
+    return found
 
 
 def _same_names(what: str, expected, found) -> None:

@@ -1,7 +1,8 @@
 """Sharded safetensors directories: a streaming writer, an atomic commit and a strict lazy reader.
 
 Layout (the one PyTorch hubs use): model-00001-of-0000N.safetensors and model.safetensors.index.json with
-{"metadata": {"total_size": bytes}, "weight_map": {key: file}}.
+{"metadata": {"total_size": bytes}, "weight_map": {key: file}}. "model" is the stem, which some hubs call otherwise;
+a reader also takes one file model.safetensors without an index.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 
 
@@ -42,25 +42,31 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
-def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES) -> None:
+def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES,
+          stem: str = "model") -> None:
     """Writes shards of at most `shard_bytes` (a larger tensor gets a shard of its own) and their index.
 
     Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export.
     """
     shards, total = [], 0
     for shard in _shards(tensors, shard_bytes):
-        name = f"model-{len(shards) + 1:05d}.safetensors"
+        name = f"{stem}-{len(shards) + 1:05d}.safetensors"
         save_file(shard, directory / name, metadata={"format": "pt"})
         shards.append((name, list(shard)))
         total += sum(x.nbytes for x in shard.values())
     weight_map = {}
     for i, (name, keys) in enumerate(shards):
-        final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        final = f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         (directory / name).chmod(0o644)  # the package writes files that only their owner may read
         (directory / name).rename(directory / final)
         weight_map.update(dict.fromkeys(keys, final))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=1))
+    (directory / index_name(stem)).write_text(json.dumps(index, indent=1))
+
+
+def index_name(stem: str = "model") -> str:
+    """The file that says which shard holds what."""
+    return f"{stem}.safetensors.index.json"
 
 
 def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
@@ -85,16 +91,20 @@ class Weights(Mapping):
     shards' contents the same.
     """
 
-    def __init__(self, directory: str | os.PathLike):
-        self.directory = Path(directory)
+    def __init__(self, directory: str | os.PathLike, stem: str = "model"):
+        self.directory, self.stem = Path(directory), stem
+        self._files = {}
         self._weight_map = self._index()
-        self._files = {name: self._open(name) for name in sorted(set(self._weight_map.values()))}
+        self._files |= {name: self._open(name) for name in sorted(set(self._weight_map.values()) - set(self._files))}
         for name, file in self._files.items():
             listed = {key for key, shard in self._weight_map.items() if shard == name}
             _same_keys(self.directory / name, expected=listed, found=set(file.keys()))
 
     def _index(self) -> dict[str, str]:
-        path = self.directory / INDEX
+        path = self.directory / index_name(self.stem)
+        if not path.exists() and (self.directory / (single := f"{self.stem}.safetensors")).exists():
+            self._files[single] = self._open(single)
+            return dict.fromkeys(self._files[single].keys(), single)
         if not path.exists():
             raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory")
         try:
@@ -106,7 +116,7 @@ class Weights(Mapping):
         path = self.directory / name
         if not path.exists():
             keys = [key for key, shard in self._weight_map.items() if shard == name]
-            raise WeightsError(f"{path}: shard missing; {INDEX} expects {len(keys)} keys in it, "
+            raise WeightsError(f"{path}: shard missing; {index_name(self.stem)} expects {len(keys)} keys in it, "
                                f"first {keys[0]}")
         try:
             return safe_open(path, framework="numpy")

@@ -1,0 +1,42 @@
+"""A file of reference numbers: what it tells and what it asks."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+class GoldenFile:
+    """Sizes, weights under the reference's names, inputs and expected results. A family says how to read them."""
+
+    GIVEN: re.Pattern  # entries that the file tells rather than asks
+    RELATIVE: re.Pattern  # entries compared relative to the expected value
+    SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, face) -> iterator of (name, array)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.config = json.loads(str(arrays["cfg_json"]))
+        self.weights = {key[2:]: x for key, x in arrays.items() if key.startswith("w/")}
+        self.given = {key: x for key, x in arrays.items() if self.GIVEN.match(key)}
+        self.expected = {key: x for key, x in arrays.items() if not self.GIVEN.match(key)}
+
+    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+        """The model of this file in that runtime, with its weights or others under the same names."""
+        raise NotImplementedError
+
+
+def formula(x: np.ndarray, sigma: float) -> np.ndarray:
+    """The velocity by which goldens test solvers."""
+    s = np.float32(sigma)
+    return np.float32(0.7) * x + np.float32(0.3) * np.sin(3 * x + 2 * s) - np.float32(0.1) * s
+
+
+def channels_first(video: np.ndarray) -> np.ndarray:
+    """[B, F, h, w, C] -> [B, C, F, h, w]."""
+    return np.moveaxis(np.asarray(video), -1, 1)
+
+
+def grouped(actions: np.ndarray, n: int) -> np.ndarray:
+    """[B, F n, A] -> [B, A, F, n, 1]."""
+    actions = np.asarray(actions)
+    return np.moveaxis(actions.reshape(len(actions), -1, n, actions.shape[-1]), -1, 1)[..., None]

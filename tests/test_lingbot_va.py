@@ -1,0 +1,214 @@
+"""LingBot-VA: sizes, leakage under drawn chunks and windows, video-only clips, cached rollout against training."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import parity
+from world_model import functional, visibility
+from world_model.batch import Layout
+from world_model.families import lingbot_va_cached as cached
+from world_model.families import make_family
+from world_model.families.lingbot_va import Inputs
+from world_model.families.lingbot_va_layout import GROUPS, frame_rotary, make_sequence
+from world_model.families.lingbot_va_rollout import LingBotVARollout
+from world_model.interop import names
+from world_model.interop.lingbot_va_names import LINGBOT_VA
+from world_model.rollout import Conditions
+from world_model.tokens import Group
+
+HERE = Path(__file__).parent
+FULL = dict(layout=Layout(33, 384, 320, 1, 16, 1), latent_height=24, latent_width=20, dim=3072, ffn_dim=14336,
+            num_heads=24, num_layers=30, freq_dim=256, latent_channels=48, text_dim=4096, text_length=512, action_dim=30)
+
+
+def test_full_size_has_exactly_the_released_tensors():
+    shapes = functional.parameters(make_family("lingbot_va", **FULL).module)
+    theirs = {k: list(v.shape) for k, v in names.reference_shapes(shapes, 128, LINGBOT_VA).items()}
+    assert theirs == json.loads((HERE / "goldens/shapes/lingbot_va_5b.json").read_text())
+    unread = [v for k, v in theirs.items() if k.startswith("condition_embedder_action.text_embedder.")]
+    count = lambda found: sum(int(np.prod(shape)) for shape in found)
+    assert (len(theirs), count(theirs.values())) == (839, 5_088_872_670)
+    assert count(x.shape for x in shapes.values()) == 5_088_872_670 - count(unread)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    found = parity.read(HERE / "goldens/lingbot_va_tiny.npz")
+    return found, found.face("jax")
+
+
+@pytest.fixture(scope="module")
+def inputs(golden):
+    """One sample of the golden, levels per frame."""
+    g, one = golden[0], lambda x: jnp.asarray(x[:1])
+    return Inputs(
+        noisy_latents=one(g.video("noise_video")), video_timestep=one(g.given["in/video_timesteps"]),
+        clean_latents=one(g.video("latents")), clean_timestep=jnp.zeros((1, 5)),
+        noisy_actions=one(g.actions("noise_action")), action_timestep=one(g.given["in/action_timesteps"]),
+        clean_actions=one(g.actions("actions")), text=one(g.given["in/text_emb"]), chunk_frames=jnp.int32(2),
+        window_blocks=jnp.int32(64))
+
+
+def seen_by_hand(query: Group, key: Group, query_frame: int, key_frame: int, size: int, window: int) -> bool:
+    """facts/lingbot_va.md, section 3, in its own one-line form."""
+    clean, video = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION), (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
+    q, k = 2 * (query_frame // size) + (query not in video), 2 * (key_frame // size) + (key not in video)
+    if query in clean:
+        rule = key in clean and k <= q
+    else:
+        rule = k < q if key in clean else k == q
+    return rule and abs(q - k) <= window
+
+
+@pytest.mark.parametrize("size,window", [(1, 64), (2, 64), (3, 4), (4, 1), (2, 3)])
+def test_drawn_masks_and_their_spans(golden, size, window):
+    spec, table = golden[0].spec, visibility.get_table("lingbot_va")
+    sequence = make_sequence(spec, 7)
+    mask = np.asarray(visibility.drawn_mask(table, sequence, sequence, size - 1, window))
+    by_hand = [[seen_by_hand(q.group, k.group, q.frame, k.frame, size, window) for k in sequence] for q in sequence]
+    np.testing.assert_array_equal(mask, by_hand)
+    static = visibility.dense_mask(table, sequence, sequence)
+    for span in visibility.make_spans(table, sequence, sequence, least=16):
+        columns = np.concatenate([np.arange(*r) for r in span.keys])
+        for row in span.rows:
+            rows = np.arange(sequence[row].start, sequence[row].stop)
+            assert not np.delete(static[rows], columns, axis=1).any()
+
+
+def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_changes_nothing_else(golden):
+    sequence = make_sequence(golden[0].spec, 6)
+    masks = [np.asarray(visibility.drawn_mask(visibility.get_table(name), sequence, sequence, 1, 64))
+             for name in ("lingbot_va", "lingbot_va_forward_dynamics")]
+    new = [(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
+           for i, j in np.argwhere(masks[0] != masks[1])]
+    assert set(new) == {(Group.NOISY_VIDEO, Group.CLEAN_ACTION, True)}
+
+
+def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):
+    """Exact-zero gradients of every chunk's outputs with respect to all that it may not see."""
+    face, compiled = golden[1], 0
+    fields = {Group.CLEAN_VIDEO: "clean_latents", Group.CLEAN_ACTION: "clean_actions",
+              Group.NOISY_VIDEO: "noisy_latents", Group.ACTION: "noisy_actions"}
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=0)
+    def gradients(parts, size, window, video_weight, action_weight):
+        nonlocal compiled
+        compiled += 1
+        out = functional.bind(face.model, face.params)(inputs._replace(**parts, chunk_frames=size, window_blocks=window))
+        action = out.action.reshape(1, 5, -1) * action_weight[:, None]
+        return (out.video * video_weight[:, None, None, None]).sum() + action.sum()
+
+    parts = {name: getattr(inputs, name) for name in fields.values()}
+    for size, window in ((2, 64), (1, 3), (3, 64)):
+        for group, frame in ((Group.NOISY_VIDEO, 2), (Group.ACTION, 2), (Group.NOISY_VIDEO, 4)):
+            one = (np.arange(5) == frame).astype(np.float32)
+            weights = (one, 0 * one) if group is Group.NOISY_VIDEO else (0 * one, one)
+            found = gradients(parts, np.int32(size), np.int32(window), *weights)
+            reached = reach(group, frame, size, window)
+            for key, name in fields.items():
+                size_of = np.abs(np.asarray(found[name])).reshape(5, -1).max(axis=1)
+                visible = np.array([(key, f) in reached for f in range(5)])
+                assert (size_of[~visible] == 0).all() and (size_of[visible] > 0).all(), (group, frame, size, key, size_of)
+    assert compiled == 1
+
+
+def reach(group: Group, frame: int, size: int, window: int) -> set:
+    """(group, frame) that an output can depend on in two layers."""
+    reached = {(group, frame)}
+    for _ in range(2):
+        reached |= {(key, f) for key in GROUPS for f in range(5)
+                    if any(seen_by_hand(g, key, at, f, size, window) for g, at in reached)}
+    return reached
+
+
+def test_video_only_is_independent_of_the_action_slots(golden, inputs):
+    face = golden[1]
+    two = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0) if x.ndim else x, inputs)
+    valid = jnp.zeros((2, 15), bool).at[1].set(True)
+    run = jax.jit(lambda **parts: functional.bind(face.model, face.params)(two._replace(action_valid=valid, **parts)))
+    plain = run(noisy_actions=two.noisy_actions, clean_actions=two.clean_actions)
+    other = run(noisy_actions=two.noisy_actions.at[0].set(1e3), clean_actions=two.clean_actions.at[0].set(-9.0))
+    np.testing.assert_array_equal(plain.video[0], other.video[0])
+    assert np.abs(plain.video[0] - plain.video[1]).max() > 1e-3  # with actions the prediction is another
+
+
+def test_cached_passes_equal_the_training_forward(golden, inputs):
+    """With room for everything: chunk by chunk the velocities of one masked row."""
+    face, n = golden[1], golden[0].config["n"]
+    trained = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs)
+    session = face.start(np.asarray(inputs.text), 2, 6)
+    for chunk in range(2):
+        frames, own = slice(2 * chunk, 2 * chunk + 2), slice(2 * chunk * n, (2 * chunk + 2) * n)
+        for of_video, noisy, clean, time, expected in (
+                (True, inputs.noisy_latents[:, frames], inputs.clean_latents[:, frames], inputs.video_timestep,
+                 trained.video[:, frames]),
+                (False, inputs.noisy_actions[:, own], inputs.clean_actions[:, own], inputs.action_timestep,
+                 trained.action[:, own])):
+            out = session.run(noisy, time[:, frames], chunk, of_video=of_video, write=False)
+            np.testing.assert_allclose(out, expected, atol=1e-5)
+            session.run(clean, np.zeros((1, 2), np.float32), chunk, of_video=of_video, write=True)
+
+
+def test_rollout_history_decides_the_cache(golden, inputs):
+    """Own predictions as history give the imagined rollout; other history changes later chunks alone."""
+    face = golden[1]
+    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    mask = jnp.ones(inputs.clean_actions.shape, bool)
+    given = Conditions(inputs.clean_latents[:, :1], inputs.text, None, actions=inputs.clean_actions, action_mask=mask)
+    keys = jax.random.split(jax.random.key(0), 1)
+    imagined = rollout(face.params, given, keys)
+    np.testing.assert_array_equal(imagined.latents[:, :1], inputs.clean_latents[:, :1])
+    own = given._replace(actions=jnp.pad(imagined.actions, ((0, 0), (3, 0), (0, 0))))
+    again = rollout(face.params, own, keys, history=imagined.latents)
+    np.testing.assert_allclose(again.latents, imagined.latents, atol=1e-5)
+    np.testing.assert_allclose(again.actions, imagined.actions, atol=1e-5)
+    real = rollout(face.params, given, keys, history=inputs.clean_latents)
+    np.testing.assert_array_equal(real.latents[:, :2], imagined.latents[:, :2])
+    assert np.abs(real.latents[:, 2:] - imagined.latents[:, 2:]).max() > 1e-3
+
+
+def test_ring_positions_do_not_matter(golden, inputs):
+    """A later chunk number over an empty ring gives the same as an early one: only its own positions differ."""
+    face = golden[1]
+    ring = cached.make_ring(face.spec, 1, 2, 4)
+    run = jax.jit(lambda block: cached.video_pass(
+        functional.bind(face.model, face.params), ring, cached.encode_context(
+            functional.bind(face.model, face.params), inputs.text), inputs.noisy_latents[:, :2],
+        inputs.video_timestep[:, :2], frame_rotary(face.spec, True, range(2)), block)[0])
+    np.testing.assert_array_equal(run(0), run(6))
+
+
+@pytest.mark.parametrize("change,match", [
+    (dict(dim=30), "num_heads = 4"), (dict(num_layers=1), "at least 2"), (dict(visibility="nobody"), "lingbot_va"),
+    (dict(layout=Layout(17, 32, 48, 2, 6, 1)), "set it to 1"), (dict(max_chunk_frames=0), "at least 1"),
+    (dict(min_window_blocks=9, max_window_blocks=8), "min <= max")])
+def test_sizes_that_do_not_fit_are_refused(golden, change, match):
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(golden[0].spec, **change)
+
+
+def test_what_another_family_has_is_refused():
+    with pytest.raises(ValueError, match="model.concat_first_frame means nothing to family 'lingbot_va'"):
+        make_family("lingbot_va", **FULL, concat_first_frame=True)
+
+
+def test_rollouts_outside_the_trained_range_warn_and_impossible_ones_are_refused(golden):
+    model = golden[1].model
+    with pytest.warns(UserWarning, match=r"chunk_frames = 5 lies outside the trained range 1\.\.4"):
+        LingBotVARollout(model, chunk_frames=5)
+    with pytest.warns(UserWarning, match=r"window_blocks - 1 = 71 lies outside the trained range 4\.\.64"):
+        LingBotVARollout(model, window_blocks=72)
+    with pytest.warns(UserWarning, match=r"0\.882 lies outside the trained range 0\.\.0\.833"):
+        LingBotVARollout(model, steps=5, executed_steps=3)
+    with pytest.raises(ValueError, match="executed_steps = 6"):
+        LingBotVARollout(model, steps=5, executed_steps=6)
+    with pytest.raises(ValueError, match="must be an even number"):
+        cached.make_ring(golden[0].spec, 1, 2, 5)

@@ -1,0 +1,137 @@
+"""LingBot-VA's training objective (facts/lingbot_va.md, sections 3 and 4).
+
+Chunk size and window are drawn once a step. Every latent frame has its own noise level, its actions another one.
+With a coin the clean copy of the video is noised as well, each frame at its own level, and the level is told to the
+model: this is what later lets actions be read off a half-denoised video. Losses are means over frames.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from world_model.families.lingbot_va import Inputs
+from world_model.flow_matching import add_noise, velocity
+from world_model.functional import bind
+from world_model.objective import Example, Objective, by_level, frame_errors, normal
+
+LEVELS = 1000  # training levels, noisiest first
+HISTORY_LEVELS = range(500, LEVELS)  # from which history noise is drawn
+EMPTY = 1e-6  # added to the count of a frame's real action values
+(USE_VIDEO_LEVELS, USE_ACTION_LEVELS, USE_HISTORY_LEVELS, USE_HISTORY_COIN, USE_VIDEO_NOISE, USE_ACTION_NOISE,
+ USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW) = range(10)
+
+
+class Drawn(NamedTuple):
+    """All that is random in one batch."""
+
+    video_index: jax.Array  # int32 [B, F], of noise levels
+    action_index: jax.Array  # int32 [B, F]
+    history_index: jax.Array  # int32 [B, F], of the clean copy of the video
+    history: jax.Array  # bool [B]: whether that copy is noised
+    noise: jax.Array  # [B, F, h, w, C]
+    action_noise: jax.Array  # [B, N, action_dim]
+    history_noise: jax.Array  # [B, F, h, w, C]
+    no_text: jax.Array  # bool [B]: the prompt gives way to the empty one
+    chunk_frames: jax.Array  # int32, K
+    window_blocks: jax.Array  # int32, W
+
+
+@dataclasses.dataclass(frozen=True)
+class LingBotVAObjective(Objective):
+    """Per-frame levels for both modalities."""
+
+    shift: float = 5.0  # of the video's levels
+    action_shift: float = 1.0
+    history: float = 0.5  # probability of noising the clean video
+    text_dropout: float = 0.1  # probability of the empty prompt
+    shared_levels: bool = False  # one draw of levels and coin for the whole batch
+
+    def encode(self, batch: dict) -> Example:
+        """Actions gain group 0 in front: zeros, masked, which stand for the actions before the first frame."""
+        example = super().encode(batch)
+        group = lambda x: jnp.pad(x, ((0, 0), (self.model.spec.actions_per_frame, 0), (0, 0)))
+        robot = example.action_valid.any(axis=1, keepdims=True)
+        dummy = jnp.repeat(robot, self.model.spec.actions_per_frame, axis=1)
+        return example._replace(actions=group(example.actions), action_mask=group(example.action_mask),
+                                action_valid=jnp.concatenate([dummy, example.action_valid], axis=1))
+
+    def count(self, batch: dict) -> dict:
+        """Denominators, of the whole global batch: latent frames, and those with real actions (or all as well)."""
+        frames = batch["frame_mask"][:, ::4]
+        with_actions = batch["action_mask"].reshape(len(frames), frames.shape[1] - 1, -1).any(axis=-1)
+        actions = with_actions.sum() if self.action_average == "valid" else frames.size
+        return {"frames": jnp.maximum(frames.sum() * 1.0, 1), "actions": jnp.maximum(actions * 1.0, 1)}
+
+    def draw(self, keys, example: Example, key: jax.Array) -> Drawn:
+        """Levels, coins and noise of each sample; K and W of the step."""
+        batch, frames = example.frame_valid.shape
+        if self.shared_levels:
+            of_batch = lambda use: jnp.broadcast_to(jax.random.fold_in(key, use), (batch,))
+        else:
+            of_batch = keys
+        index = lambda use, low=0: jax.vmap(lambda k: jax.random.randint(k, (frames,), low, LEVELS))(of_batch(use))
+        coin = lambda keys, p: jax.vmap(lambda k: jax.random.bernoulli(k, p))(keys)
+        once = lambda use, low, high: jax.random.randint(jax.random.fold_in(key, use), (), low, high + 1)
+        video, spec = example.latents.shape[1:], self.model.spec
+        return Drawn(
+            index(USE_VIDEO_LEVELS), index(USE_ACTION_LEVELS), index(USE_HISTORY_LEVELS, HISTORY_LEVELS.start),
+            coin(of_batch(USE_HISTORY_COIN), self.history), normal(keys(USE_VIDEO_NOISE), video),
+            normal(keys(USE_ACTION_NOISE), example.actions.shape[1:]), normal(keys(USE_HISTORY_NOISE), video),
+            coin(keys(USE_TEXT), self.text_dropout), once(USE_CHUNK, 1, spec.max_chunk_frames),
+            once(USE_WINDOW, spec.min_window_blocks, spec.max_window_blocks))
+
+    def inputs(self, example: Example, drawn: Drawn) -> Inputs:
+        """What the model is given. Masked action channels are zero in everything that it sees."""
+        sigmas, timesteps, _ = self.level_tables(self.shift)
+        action_sigmas, action_timesteps, _ = self.level_tables(self.action_shift)
+        n = self.model.spec.actions_per_frame
+        coin, mask = drawn.history[:, None], example.action_mask
+        sigma = jnp.where(coin, sigmas[drawn.history_index], 0)
+        noisy = add_noise(example.actions, drawn.action_noise, jnp.repeat(action_sigmas[drawn.action_index], n, axis=1))
+        text = example.text
+        if self.text_dropout:
+            text = jnp.where(drawn.no_text[:, None, None], self.empty_text(len(text)), text)
+        return Inputs(
+            noisy_latents=add_noise(example.latents, drawn.noise, sigmas[drawn.video_index]),
+            video_timestep=timesteps[drawn.video_index],
+            clean_latents=add_noise(example.latents, drawn.history_noise, sigma),
+            clean_timestep=jnp.where(coin, timesteps[drawn.history_index], 0),
+            noisy_actions=jnp.where(mask, noisy, 0), action_timestep=action_timesteps[drawn.action_index],
+            clean_actions=jnp.where(mask, example.actions, 0), text=text, chunk_frames=drawn.chunk_frames,
+            window_blocks=drawn.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid)
+
+    def loss_at(self, params, example: Example, drawn: Drawn, counts):
+        """The loss of given draws."""
+        return self.loss_of(params, self.inputs(example, drawn), example, drawn, counts)
+
+    def loss_of(self, params, inputs: Inputs, example: Example, drawn: Drawn, counts):
+        """(loss, metrics): errors of both velocities per frame, weighed by noise level."""
+        predicted = bind(self.model, params)(inputs)
+        video_error, action_error = self.errors(predicted, example, drawn)
+        video_weight, action_weight = self.weights(drawn)
+        video_loss = (video_error * video_weight * example.frame_valid).sum() / counts["frames"]
+        action_loss = (self.action_frames(action_error, example) * action_weight).sum() / counts["actions"]
+        metrics = {"video_loss": video_loss, "action_loss": action_loss}
+        sigmas, action_sigmas = self.level_tables(self.shift)[0], self.level_tables(self.action_shift)[0]
+        of_action = jnp.repeat(action_sigmas[drawn.action_index], self.model.spec.actions_per_frame, axis=1)
+        metrics |= by_level("video", video_error, example.frame_valid, sigmas[drawn.video_index])
+        metrics |= by_level("action", action_error, example.action_mask, of_action[..., None])
+        return self.video_weight * video_loss + self.action_weight * action_loss, metrics
+
+    def errors(self, predicted, example: Example, drawn: Drawn):
+        """Squared errors: of video per frame [B, F], of actions [B, N, action_dim], zero where masked."""
+        action = jnp.square(predicted.action.astype(jnp.float32) - velocity(example.actions, drawn.action_noise))
+        return (frame_errors(predicted.video, velocity(example.latents, drawn.noise)),
+                jnp.where(example.action_mask, action, 0))
+
+    def weights(self, drawn: Drawn):
+        """Loss weights [B, F] of the video's and of the actions' levels."""
+        return (self.level_tables(self.shift)[2][drawn.video_index],
+                self.level_tables(self.action_shift)[2][drawn.action_index])
+
+    def action_frames(self, error, example: Example):
+        """[B, N, action_dim] -> [B, F]: mean over a frame's real values; 0 where it has none."""
+        of_frame = lambda x: x.reshape(len(x), -1, self.model.spec.actions_per_frame * x.shape[-1]).sum(axis=-1)
+        return of_frame(error) / (of_frame(example.action_mask) + EMPTY)

@@ -1,0 +1,208 @@
+"""LingBot-VA's rollout: per chunk a loop over the video, then one over its actions, each ending in a cache write.
+
+What was predicted of a chunk gives way to what was observed of it, once that is known (`observe`); without
+observations the model goes on from its own predictions.
+"""
+
+import dataclasses
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from world_model.families import lingbot_va_cached as cached
+from world_model.families.lingbot_va import LingBotVA
+from world_model.families.lingbot_va_layout import frame_rotary
+from world_model.families.lingbot_va_objective import HISTORY_LEVELS
+from world_model.flow_matching import noise_levels
+from world_model.functional import bind
+from world_model.rollout import Conditions, Prediction
+
+
+class Session(NamedTuple):
+    """One episode under way."""
+
+    context: cached.Context
+    ring: cached.Ring
+    chunk: int = 0  # number of the chunk that is predicted and then observed
+    frame: int = 0  # its first latent frame, counted from the episode's start
+
+    def next(self, frames: int) -> "Session":
+        """On to the next chunk, after one of `frames` latent frames."""
+        return self._replace(chunk=self.chunk + 1, frame=self.frame + frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class LingBotVARollout:
+    """A compiled rollout: whole windows by calling it, or chunk by chunk: start, then predict and observe."""
+
+    model: LingBotVA  # abstract: structure without arrays
+    steps: int = 20  # Euler steps of the video
+    action_steps: int = 50
+    shift: float = 5.0
+    action_shift: float = 1.0
+    guidance: float = 1.0  # v = u + guidance (c - u), on the video alone; both branches fill their cache
+    chunk_frames: int = 2  # K
+    window_blocks: int = 30  # blocks in the cache, two a chunk
+    executed_steps: int = 0  # partial denoising: so many of `steps` run, the last writes the cache; 0 = all
+
+    def __post_init__(self):
+        spec = self.model.spec
+        if not 0 <= self.executed_steps <= self.steps:
+            raise ValueError(f"evaluate.executed_steps = {self.executed_steps}: expected 0 (all) to solver_steps = "
+                             f"{self.steps}")
+        _warn("evaluate.chunk_frames", self.chunk_frames, 1, spec.max_chunk_frames)
+        # Denoising sees one block less than the cache holds.
+        _warn("evaluate.window_blocks - 1", self.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
+        if self.executed_steps:
+            trained = noise_levels(self.shift).sigmas[HISTORY_LEVELS.start]
+            sigma = noise_levels(self.shift, self.steps).sigmas[self.executed_steps - 1]
+            _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
+
+    # --- whole windows -----------------------------------------------------------------------------------------
+
+    def __call__(self, params: dict, conditions: Conditions, keys, history=None) -> Prediction:
+        """keys: one per sample [B]. history: real latents [B, F, h, w, C], with conditions.actions [B, F n, A]; or
+        None. Predicted actions leave group 0 out: [B, (F - 1) n, A]."""
+        spec, n = self.model.spec, self.model.spec.actions_per_frame
+        mask = None if conditions.action_mask is None else conditions.action_mask.any(axis=1)
+        session = self.start(params, conditions.text, conditions.unconditional_text)
+        latents, actions = [], []
+        for first in range(0, spec.layout.latent_frames, self.chunk_frames):
+            frames = slice(first, min(first + self.chunk_frames, spec.layout.latent_frames))
+            count = frames.stop - first
+            noise = self.noise(keys, session.chunk, count)
+            given = conditions.first_latents if first == 0 else None
+            video, action, session = self.predict(params, session, *noise, mask, given)
+            latents.append(video)
+            actions.append(action)
+            if history is not None and frames.stop < spec.layout.latent_frames:
+                executed = conditions.actions[:, first * n:frames.stop * n]
+                session = self.observe(params, session, history[:, frames], executed)
+            session = session.next(count)
+        return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1)[:, n:])
+
+    def noise(self, keys, chunk: int, frames: int):
+        """Initial video and action noise of a chunk, a function of each sample's key."""
+        spec = self.model.spec
+        shapes = ((frames, spec.latent_height, spec.latent_width, spec.latent_channels),
+                  (frames * spec.actions_per_frame, spec.action_dim))
+        draw = lambda key: tuple(jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, chunk), i), shape)
+                                 for i, shape in enumerate(shapes))
+        return jax.vmap(draw)(keys)
+
+    # --- chunk by chunk ----------------------------------------------------------------------------------------
+
+    def start(self, params: dict, text, unconditional_text=None) -> Session:
+        """An empty cache. text [B, Lt, text_dim]; with guidance both branches are one batch, conditional first."""
+        if self.guided:
+            if unconditional_text is None:
+                raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
+            text = jnp.concatenate([text, unconditional_text])
+        ring = cached.make_ring(self.model.spec, len(text), self.chunk_frames, self.window_blocks,
+                                params["patch_embedding.kernel"].dtype)
+        return Session(self._context(params, text), ring)
+
+    def predict(self, params: dict, session: Session, noise, action_noise, action_mask=None, first_latents=None):
+        """(latents [B, K, h, w, C], actions [B, K n, A], session) of the next chunk.
+
+        action_mask: bool [B, A], channels that this robot has. first_latents: [B, 1, h, w, C], the observation, in
+        an episode's first chunk; there action group 0 is zero.
+        """
+        frames, start = noise.shape[1], first_latents is not None
+        kept = (np.arange(frames) == 0) & start
+        given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
+        mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
+        latents, ring = self._video(params, session.ring, session.context, noise, given, kept,
+                                    self._rotary(session, True, frames), 2 * session.chunk)
+        actions, ring = self._actions(params, ring, session.context, action_noise, mask, kept,
+                                      self._rotary(session, False, frames), 2 * session.chunk + 1)
+        return latents, actions, session._replace(ring=ring)
+
+    def observe(self, params: dict, session: Session, latents, actions) -> Session:
+        """What really happened in the chunk replaces what was predicted of it: latents [B, K, h, w, C], executed
+        actions [B, K n, A], normalised, zero on channels that the robot lacks."""
+        frames = latents.shape[1]
+        ring = self._observe(params, session.ring, session.context, latents, actions,
+                             self._rotary(session, True, frames), self._rotary(session, False, frames), session.chunk)
+        return session._replace(ring=ring)
+
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional branch runs."""
+        return self.guidance != 1.0
+
+    def _rotary(self, session: Session, of_video: bool, frames: int):
+        return jnp.asarray(frame_rotary(self.model.spec, of_video, range(session.frame, session.frame + frames)))
+
+    def _both(self, x):
+        return jnp.concatenate([x, x]) if self.guided else x
+
+    def _guide(self, velocity):
+        if not self.guided:
+            return velocity
+        conditional, unconditional = jnp.split(velocity, 2)
+        return unconditional + self.guidance * (conditional - unconditional)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _context(self, params, text):
+        return cached.encode_context(bind(self.model, params), text)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _video(self, params, ring, context, noise, given, kept, rotary, block):
+        """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
+        keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
+        one = lambda ring, x, time: cached.video_pass(
+            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
+        levels = _levels(self.steps, self.shift, self.executed_steps)
+        return _denoise(one, self._guide, ring, noise, keep, kept, levels)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _actions(self, params, ring, context, noise, mask, kept, rotary, block):
+        """The same of its actions; the conditional half of the output is used as it is."""
+        group = jnp.repeat(kept, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
+        keep = lambda x: jnp.where(mask[:, None, :] & ~group[:, None], x, 0)
+        one = lambda ring, x, time: cached.action_pass(
+            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
+        conditional = lambda velocity: velocity[:len(noise)]
+        return _denoise(one, conditional, ring, noise, keep, kept, _levels(self.action_steps, self.action_shift))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
+        model, clean = bind(self.model, params), jnp.zeros((self._both(latents).shape[0], latents.shape[1]))
+        _, ring = cached.video_pass(model, ring, context, self._both(latents), clean, video_rotary, 2 * chunk)
+        return cached.action_pass(model, ring, context, self._both(actions), clean, action_rotary, 2 * chunk + 1)[1]
+
+
+def _levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(timestep, change of sigma after it) of every pass: the steps, then one that writes the clean result.
+
+    Of a partial denoising the last step writes the cache at its own level, and steps on from there.
+    """
+    table = noise_levels(shift, steps)
+    times, changes = np.append(table.timesteps, 0), np.append(np.diff(np.append(table.sigmas, 0)), 0)
+    passes = executed or steps + 1
+    return times[:passes].astype(np.float32), changes[:passes].astype(np.float32)
+
+
+def _denoise(one_pass, guide, ring, noise, keep, kept, levels):
+    """(result, ring) of Euler steps. Every pass writes the ring in its own slot, which itself it does not see: what
+    stays is the last one."""
+    def step(carry, level):
+        x, ring = carry
+        time, change = level
+        x = keep(x)
+        velocity, ring = one_pass(ring, x, jnp.broadcast_to(jnp.where(kept, 0, time), (len(x), len(kept))))
+        return (x + change * guide(velocity.astype(jnp.float32)), ring), None
+
+    (x, ring), _ = jax.lax.scan(step, (noise, ring), levels)
+    return keep(x), ring
+
+
+def _warn(name: str, value: float, low: float, high: float) -> None:
+    """What training never drew may still be asked for."""
+    if not low <= value <= high:
+        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=4)
