@@ -33,7 +33,7 @@ FORMAT = 1
 _STORED = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
-class CacheError(ValueError):
+class CacheError(OSError):
     """A latent cache that is unfinished, damaged, or another run's."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.embodiments import get_embodiment
-from data_pipelines.latent_cache import LatentCache
+from data_pipelines.latent_cache import CacheError, LatentCache
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
@@ -133,7 +133,7 @@ def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCac
     given = load_statistics(config.data.statistics) if config.data.statistics else None
     if cache:
         if given and statistics_hash(given) != statistics_hash(cache.statistics()):
-            raise ValueError(f"data.cache = {config.data.cache} was normalised by other statistics than those in "
+            raise CacheError(f"data.cache = {config.data.cache} was normalised by other statistics than those in "
                              f"data.statistics = {config.data.statistics}; leave that empty")
         return cache.statistics()
     if given:
