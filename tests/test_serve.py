@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -358,18 +359,21 @@ def test_a_client_that_does_not_read_blocks_nobody(engine):
     """Its answers pile up in the socket until the server drops it; others are served meanwhile."""
     limits = Limits(send_seconds=1.0, messages_per_second=1e6, burst=10**6, refusals=10**6, message_bytes=10**6)
     with serving(engine, limits=limits) as (port, server):
-        deaf = connect(f"ws://127.0.0.1:{port}", compression=None, ping_interval=None, max_queue=1)
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", port))
+        deaf = connect(f"ws://127.0.0.1:{port}", sock=line, compression=None, ping_interval=None, max_queue=1)
         stop = threading.Event()
 
         def shout():
             with contextlib.suppress(Exception):
                 while not stop.is_set():
-                    deaf.send("x" * 1000)  # each is answered by a sentence that nobody reads
+                    deaf.send(b"\x80")  # each is answered by a long sentence that nobody reads
 
         thread = threading.Thread(target=shout, daemon=True)
         thread.start()
         policy = client(port)
-        assert wait_for(lambda: policy.infer(observation()) and server.telemetry.slow._value.get() == 1, seconds=60)
+        assert wait_for(lambda: policy.infer(observation()) and server.telemetry.slow._value.get() == 1, seconds=120)
         stop.set()
         deaf.socket.close()
         thread.join(10)
