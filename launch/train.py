@@ -215,7 +215,7 @@ def run(config, workdir: Path | str, build) -> int:
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
         hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
         train(config, workdir, build)
-    except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError) as error:
+    except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except jax.errors.JaxRuntimeError as error:

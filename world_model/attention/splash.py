@@ -39,7 +39,10 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         masks.MultiHeadMask([mask]), block_sizes=_block_sizes(tile), head_shards=1, q_seq_shards=1,
         residual_checkpoint_name=ATTENDED, interpret=interpret)
 
-    def attend(q, k, v, key_valid=None):
+    def attend(q, k, v, key_valid=None, drawn=None):
+        if drawn is not None:
+            raise ValueError("model.attention = 'splash' cannot take pairs away at run time, as block sizes drawn in "
+                             "training do; use 'blockwise'")
         valid = None if key_valid is None else padded_k.pad(key_valid[..., None, None])[..., 0, 0]
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
