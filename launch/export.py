@@ -141,12 +141,12 @@ def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]
     from world_model.interop import torch_rollout, torch_runtime
     from world_model.interop.torch_face import TorchFace
 
-    tensor = lambda x: None if x is None else torch.from_numpy(np.array(x))
+    tensor = lambda x: torch.from_numpy(np.array(x))
     runtime, settings = torch_runtime.load(directory)
     forward = TorchFace(runtime).forward(inputs.parts)
     latents, actions = torch_rollout.Rollout(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
-        **{name: tensor(x) for name, x in inputs.conditions._asdict().items()})
+        **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
     return _entries(runtime.layout, forward, latents, actions)
 
 

@@ -97,7 +97,7 @@ def test_sigterm_on_one_of_two_saves_all_and_four_go_on_to_the_same_losses(alone
 
 
 def test_the_death_of_one_ends_the_other_and_a_restart_loses_nothing(alone, tmp_path):
-    two = start(tmp_path, 2, "--slow=0.5")
+    two = start(tmp_path, 2, "--slow=0.5", "--heartbeat_seconds=20")
     wait_for_step(tmp_path, EVERY + 2, two)  # a checkpoint is there
     two[1].kill()
     died = time.monotonic()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
 def test_sizes_that_do_not_fit_the_mesh_are_found_before_any_data_is_read(tmp_path):
     config = tiny.config(fsdp=1, tensor=8)
     with pytest.raises(ValueError, match=r"model.num_heads = 4 does not divide by mesh.tensor = 8"):
-        train.train(config, tmp_path, None)
+        train.train(config, tmp_path, types.SimpleNamespace(model=tiny.Build().model))  # it has no data
 
 
 @pytest.mark.parametrize("typed, nearest", [

@@ -200,6 +200,7 @@ if __name__ == "__main__":
     parser.add_argument("--slow", type=float, default=0.0, help="seconds added to every batch")
     parser.add_argument("--slow_save", type=float, default=0.0, help="seconds before a save's commit")
     parser.add_argument("--connect_seconds", type=int, default=60)
+    parser.add_argument("--heartbeat_seconds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.slow:
@@ -208,6 +209,6 @@ if __name__ == "__main__":
     if args.slow_save:
         slow_commits(args.slow_save)
     wanted = config(args.steps, args.every)
-    wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=10)
+    wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=args.heartbeat_seconds)
     wanted.seed = args.seed
     sys.exit(train.run(wanted, args.workdir, Build()))

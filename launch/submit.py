@@ -1,0 +1,80 @@
+"""Starts a training job on TPU slices, or prints exactly what would start it.
+
+    python -m launch.submit --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --workdir=gs://BUCKET/RUN \
+        --image=REGISTRY/wamax:TAG [--slices=2] [--by=jobset|xpk|queued] --dry-run
+
+jobset prints a manifest for `kubectl apply -f -`; xpk and queued print commands. Without --dry-run they are run.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import yaml
+from absl import flags
+from ml_collections import config_flags
+
+from launch import flags as launch_flags
+from launch.tpu import manifests
+from launch.tpu.slices import Slice
+
+
+def make_job(name: str, topology: str, slices: int, image: str, command: list[str]) -> manifests.Job:
+    """Raises ValueError where a name or a topology cannot be."""
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise ValueError(f"--name={name}: lower-case letters, digits and '-', at most 40, beginning with a letter")
+    if slices < 1:
+        raise ValueError(f"--slices={slices}: at least 1")
+    return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image)
+
+
+def training_command(argv: list[str], file: str, workdir: str) -> list[str]:
+    """What every host runs: launch.train with the same config and overrides."""
+    overrides = [arg for arg in argv if arg.lstrip("-").startswith("config.")]
+    return ["python", "-m", "launch.train", f"--config={file}", *overrides, f"--workdir={workdir}"]
+
+
+def rendered(job: manifests.Job, args) -> tuple[list[str], str]:
+    """(command line that starts it, its standard input)."""
+    if args.by == "jobset":
+        return ["kubectl", "apply", "-f", "-"], yaml.safe_dump(manifests.jobset(job), sort_keys=False)
+    if args.by == "xpk":
+        return ["bash", "-e"], manifests.xpk(job, args.cluster) + "\n"
+    lines = manifests.queued_resources(job, args.project, args.zone, args.spot)
+    return ["bash", "-e"], "\n".join(lines[:-1]) + "\nwait\n# when done:\n# " + lines[-1] + "\n"
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        needed = {"jobset": (), "xpk": ("cluster",), "queued": ("project", "zone")}[args.by]
+        if missing := [name for name in needed if not getattr(args, name)]:
+            raise ValueError(f"--by={args.by} needs --{missing[0]}")
+        command = training_command(sys.argv[1:], config_flags.get_config_filename(args["config"]), args.workdir)
+        job = make_job(args.name, args.topology, args.slices, args.image, command)
+    except ValueError as error:
+        sys.exit(f"submit: {error}")
+    start, text = rendered(job, args)
+    if args["dry-run"].value:
+        print(f"# {shlex.join(start)}\n{text}", end="")
+    else:
+        subprocess.run(start, input=text, text=True, check=True)
+
+
+if __name__ == "__main__":
+    launch_flags.define_config()
+    flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4")
+    flags.DEFINE_integer("slices", 1, "slices of that shape")
+    flags.DEFINE_string("workdir", None, "where checkpoints go: a bucket that every host can write")
+    flags.DEFINE_string("image", None, "container image with this code (Dockerfile)")
+    flags.DEFINE_string("name", "wamax", "of the job")
+    flags.DEFINE_enum("by", "jobset", ["jobset", "xpk", "queued"], "who starts it")
+    flags.DEFINE_string("cluster", "", "xpk: GKE cluster")
+    flags.DEFINE_string("project", "", "queued: Google Cloud project")
+    flags.DEFINE_string("zone", "", "queued: zone")
+    flags.DEFINE_bool("spot", False, "queued: spot capacity")
+    flags.DEFINE_bool("dry-run", False, "prints what would run")
+    flags.mark_flags_as_required(["config", "topology", "workdir", "image"])
+    launch_flags.run(main)

@@ -1,0 +1,68 @@
+"""launch/submit.py: what would be started on TPU slices."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from launch import submit
+from launch.tpu import manifests
+from launch.tpu.slices import Slice
+
+COMMAND = ["python", "-m", "launch.train", "--config=configs/dreamzero_14b.py", "--workdir=gs://bucket/run"]
+
+
+@pytest.mark.parametrize("topology, hosts, accelerator", [
+    ("v5p:4x4x4", 16, "v5p-128"), ("v6e:16x16", 64, "v6e-256"), ("v5e:16x16", 64, "v5litepod-256")])
+def test_slices_have_the_clouds_names(topology, hosts, accelerator):
+    found = Slice.parse(topology)
+    assert (found.hosts, found.accelerator_type) == (hosts, accelerator)
+
+
+@pytest.mark.parametrize("topology, sentence", [
+    ("v9:4x4", "'v9' is no chip; there are v5e, v5p"), ("v5p:16x16", "has 3 sizes, as in v5p:4x4x4"),
+    ("v6e:4x", "has 2 sizes"), ("v6e:1x1", "1 chips are no whole hosts of 4")])
+def test_slices_that_are_none(topology, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Slice.parse(topology)
+
+
+def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
+    manifest = manifests.jobset(submit.make_job("run-1", "v5p:4x4x4", 2, "registry/wamax:1", COMMAND))
+    (job,) = manifest["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert job["replicas"] == 2
+    assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == 16
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
+                                   "cloud.google.com/gke-tpu-topology": "4x4x4"}
+    assert pod["containers"][0]["command"] == COMMAND
+    assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
+    assert pod["terminationGracePeriodSeconds"] >= 300  # SIGTERM saves
+
+
+def test_commands_keep_what_they_quote():
+    job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", [*COMMAND, "--config.optimizer.no_decay=a b$"])
+    assert "'--command=python -m launch.train" in manifests.xpk(job, "cluster")
+    create, start, delete = manifests.queued_resources(job, "project", "us-east5-a", spot=True)
+    assert "--accelerator-type=v6e-256" in create and "--spot" in create and "--node-id=run-1" in create
+    assert "--worker=all" in start and "no_decay" in start and "delete run-1" in delete
+
+
+def test_names_that_clusters_refuse():
+    for name in ("Run", "1run", "a" * 41, "run_1", "run-"):
+        with pytest.raises(ValueError, match="--name="):
+            submit.make_job(name, "v5p:4x4x4", 1, "image", COMMAND)
+
+
+def test_a_dry_run_prints_the_manifest_and_starts_nothing():
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.submit", "--config=configs/dreamzero_14b.py", "--topology=v5p:4x4x4",
+         "--config.train.global_batch_size=64", "--workdir=gs://bucket/run", "--image=registry/wamax:1", "--dry-run"],
+        capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("# kubectl apply -f -\n")
+    command = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
+        "containers"][0]["command"]
+    assert command[2:] == ["launch.train", "--config=configs/dreamzero_14b.py",
+                           "--config.train.global_batch_size=64", "--workdir=gs://bucket/run"]
