@@ -43,6 +43,8 @@ def join(connect_seconds: int, heartbeat_seconds: int) -> None:
         print(f"host {index} of {count} connects to {address}, for at most {connect_seconds} s", file=sys.stderr,
               flush=True)
         explicit = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+    # On CPU one process's programs may overlap, and the exchanges of two then meet in another order on another host.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=connect_seconds,
                                    heartbeat_timeout_seconds=heartbeat_seconds)

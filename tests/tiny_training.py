@@ -210,5 +210,5 @@ if __name__ == "__main__":
         slow_commits(args.slow_save)
     wanted = config(args.steps, args.every)
     wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=args.heartbeat_seconds)
-    wanted.seed = args.seed
+    wanted.seed, wanted.train.log_every = args.seed, 1  # every loss is on record, wherever a run stops
     sys.exit(train.run(wanted, args.workdir, Build()))
