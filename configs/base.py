@@ -98,6 +98,7 @@ def common(family: str) -> ConfigDict:
     c.hosts = ConfigDict()
     c.hosts.connect_seconds = 300  # to wait for the other hosts at the start
     c.hosts.heartbeat_seconds = 60  # of silence after which a host counts as dead and the others end
+    c.hosts.stuck_factor = 20.0  # times the median step after which all stacks are written down; 0 = never
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps between checkpoints

@@ -1,4 +1,4 @@
-"""Many hosts as one run: joining by the environment, and agreeing before anything is computed.
+"""Many hosts as one run: joining by the environment, agreeing before anything is computed, stopping together.
 
 Cloud TPU, GKE and SLURM are known to `jax.distributed`. Anywhere else the three variables of `EXPLICIT` name the
 coordinator, as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0. A single host needs none.
@@ -7,11 +7,13 @@ coordinator, as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 
 import jax
 from jax._src import distributed  # the key-value store of the coordinator has no public name
 from jax._src.clusters import ClusterEnv
+from jax.experimental import multihost_utils
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -84,3 +86,27 @@ def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:
     for key, value in config.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return found
+
+
+class StopSignal:
+    """SIGTERM asks the loop to save and end. Several hosts must end at the same step: there jax's preemption service
+    hears the signal, on any of them, and agrees on one."""
+
+    def __enter__(self):
+        self.asked = False
+        if jax.process_count() == 1:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to end before `step`."""
+        if jax.process_count() > 1:
+            self.asked = multihost_utils.reached_preemption_sync_point(step)
+        return self.asked

@@ -9,7 +9,6 @@ the run with one sentence and exit code 1; the last good checkpoint stays.
 import importlib.metadata
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from jax.experimental import multihost_utils
 
-from launch import fit, hosts, train_parts
+from launch import fit, goodput, hosts, train_parts
 from launch import flags as launch_flags
+from launch.watchdog import Watchdog
 from world_model import checkpoint, metrics, sharding, state
 
 CONFIG = launch_flags.define_config()
@@ -33,8 +32,8 @@ def train(config, workdir: Path | str, build) -> None:
     Raises CheckpointError, NonFiniteLoss, ValueError or OSError with a sentence for the person who started
     it.
     """
-    workdir = Path(workdir)
-    with StopSignal() as stop:
+    workdir, began = Path(workdir), time.time()
+    with hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
@@ -58,6 +57,8 @@ def train(config, workdir: Path | str, build) -> None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
         meta = make_meta(target, frozen, config, data)
         introduce(config, workdir, mesh, target, start)
+        times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
+        ledger = goodput.Ledger(times, start, began)
 
         # The step, and what the run says of itself.
         step_fn = train_parts.make_step(config, build.objective(config, model, frozen), target)
@@ -68,14 +69,17 @@ def train(config, workdir: Path | str, build) -> None:
         def report(step: int) -> None:
             if record := history.collect(step):
                 record |= clock.measure(step, config.train.steps - step)
+                ledger.ends("steps", step, record["data_wait"])
                 writer.write(step, record)
                 say(metrics.progress(step, config.train.steps, record))
 
         def save(step: int) -> None:
             checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=frozen)
+            ledger.ends("checkpoint", step)
 
         try:
-            with jax.set_mesh(mesh):
+            stacks = workdir / f"stacks_{jax.process_index()}.txt"
+            with jax.set_mesh(mesh), Watchdog(stacks, config.hosts.stuck_factor) as watchdog:
                 saved = resumed
                 for step in range(start + 1, config.train.steps + 1):
                     if stop.requested(step):
@@ -83,7 +87,9 @@ def train(config, workdir: Path | str, build) -> None:
                     rows = clock.next_batch(loader)
                     batch = sharding.put_batch(rows, mesh)
                     if step == start + 1:
+                        ledger.ends("startup", start)
                         step_fn = compile_step(step_fn, target, batch)
+                        ledger.ends("compile", start)
                         clock.restart()
                     current, measured = step_fn(current, batch)
                     clock.started(step, measured)
@@ -95,12 +101,16 @@ def train(config, workdir: Path | str, build) -> None:
                         report(step)  # before the save: a state with a bad loss is never written
                         save(step)
                         saved = step
+                    watchdog.step()
                 done = int(current["step"])
                 if saved != done:
                     report(done)
                     save(done)
                 checkpoints.close()  # what is said to be saved is saved
+                ledger.ends("checkpoint", done)
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
+                if times:
+                    say(goodput.describe(goodput.read(times)))
         except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()
             good = checkpoint.steps(checkpoints.directory)
@@ -161,30 +171,6 @@ def samples_of(rows: dict):
     """What names this host's samples, should the loss of the batch be bad."""
     ids = {name: rows[name] for name in ("dataset_id", "episode_index", "start", "sample_index")}
     return lambda: "; ".join(f"{name} {values.tolist()}" for name, values in ids.items())
-
-
-class StopSignal:
-    """SIGTERM asks the loop to save and end. Several hosts must end at the same step: there jax's preemption service
-    hears the signal, on any of them, and agrees on one."""
-
-    def __enter__(self):
-        self.asked = False
-        if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_):
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, *_):
-        self.asked = True
-
-    def requested(self, step: int) -> bool:
-        """Whether to end before `step`."""
-        if jax.process_count() > 1:
-            self.asked = multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
 
 
 def as_json(config) -> dict:

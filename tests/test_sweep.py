@@ -1,12 +1,14 @@
 """launch/sweep.py: variants, their check before anything runs, and the comparison over seeds."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
 from configs import quickstart
 from configs.ablations import noise
-from launch import sweep
+from launch import build, sweep
 
 DEBUG = quickstart.get_config("debug")
 
@@ -43,6 +45,16 @@ def test_every_variant_is_traced_before_the_first_starts():
         sweep.check(sweep.apply(DEBUG, {"model.num_heads": 3, "train.global_batch_size": 8}))
     with pytest.raises(ValueError, match="noise.schedule = 'loud'"):
         sweep.check(sweep.apply(DEBUG, {"noise.schedule": "loud", "train.global_batch_size": 8}))
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("configs/ablations/[a-z]*.py")),
+                         ids=lambda file: file.stem)
+def test_the_ablations_that_we_ship_make_models_that_differ(file):
+    module = runpy.run_path(str(file))
+    configs = [sweep.apply(module["get_config"](), overrides) for overrides in sweep.variants(module).values()]
+    specs = [build.model(config).spec for config in configs]  # sizes and names are checked by the spec
+    assert len({(str(spec), config.data.to_json(), config.noise.to_json())
+                for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
 
 
 def whole(path, video, action):

@@ -41,6 +41,17 @@ def test_the_table_is_the_published_mask(window_frames):
     np.testing.assert_array_equal(mask, by_hand(window_frames))
 
 
+@pytest.mark.parametrize("name, blind", [("action_sees_video", {(NOISY, ACTION)}), ("video_sees_action", {(ACTION, NOISY)}),
+                                         ("isolated", {(NOISY, ACTION), (ACTION, NOISY)})])
+def test_the_ablated_tables_hide_one_modality_from_the_other_and_nothing_else(name, blind):
+    whole = sequence(*GROUPS)
+    group = np.repeat([s.group.name for s in whole], [s.stop - s.start for s in whole])
+    mutual, ablated = (visibility.dense_mask(visibility.get_table(n), whole, whole)
+                       for n in ("dreamzero", f"dreamzero_{name}"))
+    hidden = sum((np.outer(group == q.name, group == k.name) for q, k in blind), np.zeros_like(mutual))
+    np.testing.assert_array_equal(ablated, mutual & ~hidden.astype(bool))
+
+
 @pytest.mark.parametrize("name", sorted(name for name in visibility.TABLES if name.startswith("dreamzero")))
 @pytest.mark.parametrize("window_frames", [0, 3])
 def test_spans_cover_exactly_the_mask(name, window_frames):

@@ -55,6 +55,12 @@ _NO_CLEAN_COPY: Table = {
     (STATE, STATE): Rule.OWN,
 }  # fmt: skip
 
+# Which modality sees the other inside a block; published studies disagree on it (facts: landscape, section 2, Q4).
+# Mutual is the teacher-forced table itself. The history and the state are seen by both in all of them.
+_ACTION_SEES_VIDEO: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (NOISY, ACTION)}
+_VIDEO_SEES_ACTION: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (ACTION, NOISY)}
+_ISOLATED: Table = {pair: rule for pair, rule in _ACTION_SEES_VIDEO.items() if pair != (ACTION, NOISY)}
+
 # LingBot-VA (facts: section 3). Blocks alternate: a chunk's video is block 2 c, its actions are block 2 c + 1. Video is
 # predicted from the clean past; actions from that past and the clean copy of their own chunk's video.
 _INVERSE_DYNAMICS: Table = {
@@ -73,6 +79,9 @@ TABLES: dict[str, Table] = {
     "dreamzero": _TEACHER_FORCED,
     "dreamzero_state_sees_all": _STATE_SEES_ALL,
     "dreamzero_no_clean": _NO_CLEAN_COPY,
+    "dreamzero_action_sees_video": _ACTION_SEES_VIDEO,
+    "dreamzero_video_sees_action": _VIDEO_SEES_ACTION,
+    "dreamzero_isolated": _ISOLATED,
 }
 
 

@@ -1,0 +1,56 @@
+"""Says when a step hangs: the stacks of all threads, while there is still something to see."""
+
+import faulthandler
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+KNOWN_AFTER = 5  # steps until the median means something
+
+
+class Watchdog:
+    """Writes all stacks to `path` once for every step that takes `times` its median and at least `least_seconds`.
+
+    The run goes on: a slow disk and a dead host look alike from here, and ending is the runtime's decision. times = 0:
+    never. Use as a context; call `step()` at the end of each.
+    """
+
+    def __init__(self, path: Path, times: float, least_seconds: float = 60.0):
+        self._path, self._times, self._least = path, times, least_seconds
+        self._took: deque[float] = deque(maxlen=100)
+        self._began, self._ended = time.monotonic(), threading.Event()
+        self._said = False
+
+    def __enter__(self):
+        if self._times:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+
+    def step(self) -> None:
+        """A step has ended."""
+        now = time.monotonic()
+        self._took.append(now - self._began)
+        self._began, self._said = now, False
+
+    def limit(self) -> float:
+        """Seconds after which a step counts as hung."""
+        if len(self._took) < KNOWN_AFTER:
+            return float("inf")  # compilation, and the first steps of all
+        return max(self._least, self._times * statistics.median(list(self._took)))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._least / 4)):
+            since = time.monotonic() - self._began
+            if not self._said and since > self.limit():
+                self._said = True
+                with self._path.open("a") as file:
+                    print(time.strftime("%F %T"), f"a step has taken {since:.0f} s", file=file, flush=True)
+                    faulthandler.dump_traceback(file)
+                print(f"warning: a step has taken {since:.0f} s, its median is {statistics.median(self._took):.2g} s; "
+                      f"stacks of all threads in {self._path}", file=sys.stderr, flush=True)
