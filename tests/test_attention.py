@@ -1,5 +1,6 @@
 """Every kernel against the dense reference, forward and backward, with keys taken away per sample."""
 
+import contextlib
 import functools
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import tokens, visibility
-from world_model.attention import KERNELS, make_attend, splash
+from world_model import sharding, tokens, visibility
+from world_model.attention import KERNELS, context, make_attend, splash
+from world_model.attention.blockwise import dense
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
 from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
@@ -94,3 +96,15 @@ def test_drawn_pairs_equal_the_reference(size, window):
         return jax.jit(lambda *qkv: (attend(*qkv, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(*qkv)))(q, k, v)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("blockwise"), run("reference"))
+
+
+@pytest.mark.parametrize("shape", [{}, {"data": 2, "tensor": 2, "context": 2}], ids=["one device", "mesh"])
+@pytest.mark.parametrize("keys", [128, 37])
+def test_the_fused_cross_attention_equals_the_dense_one(shape, keys):
+    q, k, v, weight = (jax.random.normal(key, (2, tokens_, 4, 8))
+                       for key, tokens_ in zip(jax.random.split(jax.random.key(0), 4), (300, keys, keys, 300), strict=True))
+    value = lambda attend: jax.jit(jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2)))
+    expected = value(dense)(q, k, v)
+    with jax.set_mesh(sharding.make_mesh(**shape)) if shape else contextlib.nullcontext():
+        actual = value(functools.partial(context.fused, interpret=True))(q, k, v)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)

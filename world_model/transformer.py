@@ -76,6 +76,7 @@ class Stream:
     output_row_start: int
     output_slice: slice  # the same tokens in the sequence
     attend_output: Callable | None  # only those tokens query
+    attend_context: Callable = dense  # cross-attention: attention/context.py
     padding: int = 0  # tokens at the end that only fill whole tiles: nobody attends to them or reads them
 
 
@@ -182,10 +183,10 @@ class CrossAttention(nnx.Module):
             pairs.append((self.split(self.k_image_norm(self.k_image(image))), self.split(self.v_image(image))))
         return tuple(pairs)
 
-    def __call__(self, x, context):
+    def __call__(self, x, context, attend):
         q = self.q_norm(projected(self.q(x)))
         q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
-        out = sum(dense(q, k, v) for k, v in context)
+        out = sum(attend(q, k, v) for k, v in context)
         return projected(self.o(out.reshape(x.shape)))
 
 
@@ -232,7 +233,7 @@ class Block(nnx.Module):
             attended = attend(querying.queries[:, :querying.queries.shape[1] - padding], keys, values, key_valid)
         if padding:
             attended = jnp.pad(attended, ((0, 0), (0, padding), (0, 0), (0, 0)))
-        return self.leave(querying, attended, context), own
+        return self.leave(querying, attended, context, stream.attend_context), own
 
     def enter(self, x, rows, stream: Stream, only_output: bool):
         """Up to attention: (own keys and values, what queries or None)."""
@@ -249,11 +250,11 @@ class Block(nnx.Module):
         modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
         return own, Querying(x, self.self_attn.queries(h, rotary), modulation, stream.output_rows)
 
-    def leave(self, querying: Querying, attended, context):
+    def leave(self, querying: Querying, attended, context, attend_context=dense):
         """From what attention gave to the block's output [B, Lq, D]."""
         x, _, modulation, rows = querying
         gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
-        x = x + self.cross_attn(self.cross_norm(x), context)
+        x = x + self.cross_attn(self.cross_norm(x), context, attend_context)
         x = x + gate_mlp * checkpoint_name(self.mlp(layer_norm(x) * (1 + scale) + shift), MLP_OUTPUT)
         return constrain(x, "batch", "tokens", None)

@@ -36,7 +36,7 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
 
     # One mask serves every head.
     made = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask]), block_sizes=_block_sizes(tile), head_shards=1, q_seq_shards=1,
+        masks.MultiHeadMask([mask]), block_sizes=block_sizes(tile, tile), head_shards=1, q_seq_shards=1,
         residual_checkpoint_name=ATTENDED, interpret=interpret)
 
     def attend(q, k, v, key_valid=None, drawn=None):
@@ -46,15 +46,16 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         valid = None if key_valid is None else padded_k.pad(key_valid[..., None, None])[..., 0, 0]
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
-            out = _sharded(made)(*(jnp.swapaxes(x, 1, 2) for x in (
+            out = sharded(made)(*(jnp.swapaxes(x, 1, 2) for x in (
                 padded_q.pad(q * q.shape[-1] ** -0.5), padded_k.pad(k), padded_k.pad(v))), valid)
         return padded_q.unpad(jnp.swapaxes(out, 1, 2))
 
     return attend
 
 
-def _sharded(made):
-    """The kernel over the mesh: each device its rows of the batch and its heads. q, k, v [B, n, L, d]."""
+def sharded(made, heads: str = "attention_heads", queries: str | None = None):
+    """The kernel over the mesh: each device its rows of the batch, its heads and, where `queries` names their axis, its
+    queries. q, k, v [B, n, L, d]."""
     def each(q, k, v, valid):
         # Sample by sample: the backward kernel's partial query gradients, 2.2 GiB of one of the 14B's samples, are gone
         # before the next one's are made.
@@ -65,18 +66,20 @@ def _sharded(made):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return each
-    rows, heads = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
-                   for axis in ("batch", "attention_heads"))
-    whole = PartitionSpec(rows, heads)
+    rows, heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
+                           for axis in ("batch", heads, queries))
+    over_queries, over_keys = PartitionSpec(rows, heads, tokens), PartitionSpec(rows, heads)
+    own = set(mesh.axis_names) - set(mesh.manual_axes)
     return lambda q, k, v, valid: jax.shard_map(
-        each, in_specs=(whole, whole, whole, None if valid is None else PartitionSpec(rows)), out_specs=whole,
-        axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(q, k, v, valid)
+        each, in_specs=(over_queries, over_keys, over_keys, None if valid is None else PartitionSpec(rows)),
+        out_specs=over_queries, axis_names=own, check_vma=False)(q, k, v, valid)
 
 
-def _block_sizes(tile: int) -> kernel.BlockSizes:
+def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
+    """Tiles of all passes."""
     return kernel.BlockSizes(
-        block_q=tile, block_kv=tile, block_kv_compute=tile, block_q_dkv=tile, block_kv_dkv=tile,
-        block_kv_dkv_compute=tile, use_fused_bwd_kernel=True)
+        block_q=queries, block_kv=keys, block_kv_compute=keys, block_q_dkv=queries, block_kv_dkv=keys,
+        block_kv_dkv_compute=keys, use_fused_bwd_kernel=True)
 
 
 class Padded:

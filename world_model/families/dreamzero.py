@@ -16,6 +16,7 @@ from flax import nnx
 
 from world_model import rotary, sharding, tokens, visibility
 from world_model.attention import make_attend
+from world_model.attention.context import get_attend_context
 from world_model.batch import Layout
 from world_model.families.embedders import (
     ActionEncoder,
@@ -162,7 +163,8 @@ class DreamZero(Stack):
         stream = Stream(
             rows=rows.padded(padding), rotary=rotary.constant(angles), attend=attend(queries=sequence),
             **self.reading(rows, sequence),
-            attend_output=attend(queries=tokens.restart(read, lambda s: True)), padding=padding)
+            attend_output=attend(queries=tokens.restart(read, lambda s: True)),
+            attend_context=get_attend_context(spec.attention), padding=padding)
         modulation = self.modulation(time)
         context = self.embed_context(inputs.text, inputs.image)
         if with_hidden:
