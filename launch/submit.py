@@ -1,9 +1,10 @@
 """Starts a training job on TPU slices, or prints exactly what would start it.
 
-    python -m launch.submit --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --workdir=gs://BUCKET/RUN \
-        --image=REGISTRY/wamax:TAG [--slices=2] [--by=jobset|xpk|queued] --dry-run
+    python -m launch.submit --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --bucket=BUCKET \
+        --workdir=/runs/RUN --image=REGISTRY/wamax:TAG [--slices=2] [--by=jobset|xpk|queued] --dry-run
 
-jobset prints a manifest for `kubectl apply -f -`; xpk and queued print commands. Without --dry-run they are run.
+The bucket is mounted at /runs on every host (docs/pods.md). jobset prints a manifest for `kubectl apply -f -`; xpk and
+queued print commands. Without --dry-run they are run.
 """
 
 import re
@@ -20,13 +21,13 @@ from launch.tpu import manifests
 from launch.tpu.slices import Slice
 
 
-def make_job(name: str, topology: str, slices: int, image: str, command: list[str]) -> manifests.Job:
+def make_job(name: str, topology: str, slices: int, image: str, bucket: str, command: list[str]) -> manifests.Job:
     """Raises ValueError where a name or a topology cannot be."""
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
         raise ValueError(f"--name={name}: lower-case letters, digits and '-', at most 40, beginning with a letter")
     if slices < 1:
         raise ValueError(f"--slices={slices}: at least 1")
-    return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image)
+    return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image, bucket)
 
 
 def training_command(argv: list[str], file: str, workdir: str) -> list[str]:
@@ -53,7 +54,9 @@ def main(_) -> None:
         if missing := [name for name in needed if not getattr(args, name)]:
             raise ValueError(f"--by={args.by} needs --{missing[0]}")
         command = training_command(sys.argv[1:], config_flags.get_config_filename(args["config"]), args.workdir)
-        job = make_job(args.name, args.topology, args.slices, args.image, command)
+        if not args.workdir.startswith(manifests.RUNS + "/"):
+            raise ValueError(f"--workdir={args.workdir}: a folder below {manifests.RUNS}, where the bucket is mounted")
+        job = make_job(args.name, args.topology, args.slices, args.image, args.bucket, command)
     except ValueError as error:
         sys.exit(f"submit: {error}")
     start, text = rendered(job, args)
@@ -67,7 +70,8 @@ if __name__ == "__main__":
     launch_flags.define_config()
     flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4")
     flags.DEFINE_integer("slices", 1, "slices of that shape")
-    flags.DEFINE_string("workdir", None, "where checkpoints go: a bucket that every host can write")
+    flags.DEFINE_string("workdir", None, "folder of the run, below /runs")
+    flags.DEFINE_string("bucket", None, "Cloud Storage bucket with hierarchical namespace, mounted at /runs")
     flags.DEFINE_string("image", None, "container image with this code (Dockerfile)")
     flags.DEFINE_string("name", "wamax", "of the job")
     flags.DEFINE_enum("by", "jobset", ["jobset", "xpk", "queued"], "who starts it")
@@ -76,5 +80,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("zone", "", "queued: zone")
     flags.DEFINE_bool("spot", False, "queued: spot capacity")
     flags.DEFINE_bool("dry-run", False, "prints what would run")
-    flags.mark_flags_as_required(["config", "topology", "workdir", "image"])
+    flags.mark_flags_as_required(["config", "topology", "workdir", "bucket", "image"])
     launch_flags.run(main)

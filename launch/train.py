@@ -32,6 +32,8 @@ def train(config, workdir: Path | str, build) -> None:
     Raises CheckpointError, NonFiniteLoss, ValueError or OSError with a sentence for the person who started
     it.
     """
+    if "://" in str(workdir):
+        raise ValueError(f"--workdir={workdir}: a mounted folder is needed, as every host sees it (docs/pods.md)")
     workdir, began = Path(workdir), time.time()
     with hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.

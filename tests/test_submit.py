@@ -10,7 +10,7 @@ from launch import submit
 from launch.tpu import manifests
 from launch.tpu.slices import Slice
 
-COMMAND = ["python", "-m", "launch.train", "--config=configs/dreamzero_14b.py", "--workdir=gs://bucket/run"]
+COMMAND = ["python", "-m", "launch.train", "--config=configs/dreamzero_14b.py", "--workdir=/runs/run"]
 
 
 @pytest.mark.parametrize("topology, hosts, accelerator", [
@@ -29,7 +29,7 @@ def test_slices_that_are_none(topology, sentence):
 
 
 def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
-    manifest = manifests.jobset(submit.make_job("run-1", "v5p:4x4x4", 2, "registry/wamax:1", COMMAND))
+    manifest = manifests.jobset(submit.make_job("run-1", "v5p:4x4x4", 2, "registry/wamax:1", "bucket", COMMAND))
     (job,) = manifest["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -40,29 +40,35 @@ def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
     assert pod["containers"][0]["command"] == COMMAND
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
     assert pod["terminationGracePeriodSeconds"] >= 300  # SIGTERM saves
+    (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket" and mount["name"] == volume["name"]
+    assert COMMAND[-1].startswith(f"--workdir={mount['mountPath']}/")
+    assert job["template"]["spec"]["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 
 
 def test_commands_keep_what_they_quote():
-    job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", [*COMMAND, "--config.optimizer.no_decay=a b$"])
+    job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", "bucket", [*COMMAND, "--config.optimizer.no_decay=a b$"])
     assert "'--command=python -m launch.train" in manifests.xpk(job, "cluster")
     create, start, delete = manifests.queued_resources(job, "project", "us-east5-a", spot=True)
     assert "--accelerator-type=v6e-256" in create and "--spot" in create and "--node-id=run-1" in create
+    assert "gcsfuse --implicit-dirs -o allow_other bucket /runs && docker run" in start and "-v /runs:/runs" in start
     assert "--worker=all" in start and "no_decay" in start and "delete run-1" in delete
 
 
 def test_names_that_clusters_refuse():
     for name in ("Run", "1run", "a" * 41, "run_1", "run-"):
         with pytest.raises(ValueError, match="--name="):
-            submit.make_job(name, "v5p:4x4x4", 1, "image", COMMAND)
+            submit.make_job(name, "v5p:4x4x4", 1, "image", "bucket", COMMAND)
 
 
 def test_a_dry_run_prints_the_manifest_and_starts_nothing():
     done = subprocess.run(
         [sys.executable, "-m", "launch.submit", "--config=configs/dreamzero_14b.py", "--topology=v5p:4x4x4",
-         "--config.train.global_batch_size=64", "--workdir=gs://bucket/run", "--image=registry/wamax:1", "--dry-run"],
+         "--config.train.global_batch_size=64", "--workdir=/runs/run", "--bucket=bucket", "--image=registry/wamax:1",
+         "--dry-run"],
         capture_output=True, text=True, check=True)
     assert done.stdout.startswith("# kubectl apply -f -\n")
     command = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
         "containers"][0]["command"]
     assert command[2:] == ["launch.train", "--config=configs/dreamzero_14b.py",
-                           "--config.train.global_batch_size=64", "--workdir=gs://bucket/run"]
+                           "--config.train.global_batch_size=64", "--workdir=/runs/run"]

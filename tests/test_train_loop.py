@@ -114,6 +114,13 @@ def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: [Errno 20] Not a directory")
 
 
+def test_a_workdir_that_is_a_url_is_refused_and_not_made_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.run(tiny.config(), "gs://bucket/run", tiny.Build()) == 1
+    assert "--workdir=gs://bucket/run: a mounted folder is needed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_sizes_that_do_not_fit_the_mesh_are_found_before_any_data_is_read(tmp_path):
     config = tiny.config(fsdp=1, tensor=8)
     with pytest.raises(ValueError, match=r"model.num_heads = 4 does not divide by mesh.tensor = 8"):

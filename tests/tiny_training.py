@@ -199,7 +199,7 @@ if __name__ == "__main__":
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--slow", type=float, default=0.0, help="seconds added to every batch")
     parser.add_argument("--slow_save", type=float, default=0.0, help="seconds before a save's commit")
-    parser.add_argument("--connect_seconds", type=int, default=60)
+    parser.add_argument("--connect_seconds", type=int, default=200)
     parser.add_argument("--heartbeat_seconds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

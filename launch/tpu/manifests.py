@@ -5,6 +5,7 @@ import shlex
 
 from launch.tpu.slices import Slice
 
+RUNS = "/runs"  # where the bucket is mounted on every host
 SAVE_SECONDS = 600  # between SIGTERM and SIGKILL: a checkpoint of the 14B is written in this time
 
 
@@ -17,6 +18,7 @@ class Job:
     slices: int
     command: tuple[str, ...]  # on every host
     image: str
+    bucket: str  # with hierarchical namespace: a checkpoint is committed by renaming its folder
     restarts: int = 20  # of all hosts together, after a preemption or a failure; the run goes on from its checkpoint
 
 
@@ -26,13 +28,17 @@ def jobset(job: Job) -> dict:
         "name": "train", "image": job.image, "command": list(job.command),
         "ports": [{"containerPort": 8471}, {"containerPort": 8431}],
         "resources": {"limits": {"google.com/tpu": job.slice.cloud.host_chips}},
-        "securityContext": {"privileged": False}}
+        "securityContext": {"privileged": False},
+        "volumeMounts": [{"name": "runs", "mountPath": RUNS}]}
+    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io",
+                                      "volumeAttributes": {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}}}
     pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": SAVE_SECONDS,
            "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": job.slice.cloud.gke,
                             "cloud.google.com/gke-tpu-topology": job.slice.shape},
-           "containers": [container]}
+           "volumes": [volume], "containers": [container]}
+    mounted = {"annotations": {"gke-gcsfuse/volumes": "true"}}
     template = {"spec": {"parallelism": job.slice.hosts, "completions": job.slice.hosts, "completionMode": "Indexed",
-                         "backoffLimit": 0, "template": {"spec": pod}}}
+                         "backoffLimit": 0, "template": {"metadata": mounted, "spec": pod}}}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
         "metadata": {"name": job.name,
@@ -42,7 +48,7 @@ def jobset(job: Job) -> dict:
 
 
 def xpk(job: Job, cluster: str) -> str:
-    """The same through xpk."""
+    """The same through xpk, whose clusters hold their own storages: the bucket must be one, mounted at RUNS."""
     return shlex.join(["xpk", "workload", "create", f"--workload={job.name}", f"--cluster={cluster}",
                        f"--tpu-type={job.slice.accelerator_type}", f"--num-slices={job.slices}",
                        f"--docker-image={job.image}", f"--max-restarts={job.restarts}",
@@ -57,7 +63,9 @@ def queued_resources(job: Job, project: str, zone: str, spot: bool) -> list[str]
     create = ["gcloud", "compute", "tpus", "queued-resources", "create", job.name, *where, *nodes,
               f"--accelerator-type={job.slice.accelerator_type}", f"--runtime-version={job.slice.cloud.runtime}",
               *(["--spot"] if spot else [])]
-    run = f"docker run --rm --privileged --net=host {shlex.quote(job.image)} {shlex.join(job.command)}"
+    mount = f"sudo mkdir -p {RUNS} && sudo gcsfuse --implicit-dirs -o allow_other {shlex.quote(job.bucket)} {RUNS}"
+    docker = f"docker run --rm --privileged --net=host -v {RUNS}:{RUNS}"
+    run = f"{mount} && {docker} {shlex.quote(job.image)} {shlex.join(job.command)}"
     names = [job.name] if job.slices == 1 else [f"{job.name}-{i}" for i in range(job.slices)]
     start = [["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, *where, "--worker=all", f"--command={run}"]
              for name in names]
