@@ -199,7 +199,8 @@ def kernel_flops(i: Instruction) -> float:
         return 0.0
     shapes = (i.operand(n) for n in range(len(_operands(i.rest))))
     queries = next(dims(shape) for shape in shapes if shape.startswith(("bf16", "f32")))  # after the tables of tiles
-    return 2.0 * _KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * queries[-1]
+    head_dim = min(queries[-2:])  # stored before or after the tokens, of which there are more
+    return 2.0 * _KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * head_dim
 
 
 def _convolution_flops(i: Instruction) -> float:

@@ -16,12 +16,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
+from world_model.attention.partial_sums import added_in_a_row
 from world_model.remat import ATTENDED
 from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges
 from world_model.visibility import Table, sees
 
 LANES = 128  # a tile is a multiple of this
 LARGEST_TILE = 1024  # scores of a tile and their gradients must fit the vector memory
+MINOR = kernel.QKVLayout.SEQ_MINOR  # how XLA leaves products that are reduced over heads: no transposed copies
 TILE_OVERHEAD = 96  # tokens: what a tile costs beside its products, per side, in units of work
 
 
@@ -61,7 +63,8 @@ def sharded(made, heads: str = "attention_heads", queries: str | None = None):
         # before the next one's are made.
         seeing = jnp.ones(q.shape[2], jnp.int32)
         ids = lambda i: None if valid is None else kernel.SegmentIds(seeing, valid[i].astype(jnp.int32))
-        return jnp.stack([made(q[i], k[i], v[i], ids(i)) for i in range(len(q))])
+        one = added_in_a_row(made)
+        return jnp.stack([one(q[i], k[i], v[i], ids(i)) for i in range(len(q))])
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -79,7 +82,7 @@ def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
     """Tiles of all passes."""
     return kernel.BlockSizes(
         block_q=queries, block_kv=keys, block_kv_compute=keys, block_q_dkv=queries, block_kv_dkv=keys,
-        block_kv_dkv_compute=keys, use_fused_bwd_kernel=True)
+        block_kv_dkv_compute=keys, use_fused_bwd_kernel=True, q_layout=MINOR, k_layout=MINOR, v_layout=MINOR)
 
 
 class Padded:

@@ -1,0 +1,49 @@
+"""Sums of a library's partial gradients, made cheap without touching the library."""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+
+def added_in_a_row(attend):
+    """attend(q, k, v, ids) with the same values and gradients, of which long sums are written another way.
+
+    The fused backward pass of JAX's splash kernel leaves one partial gradient of q per tile of keys and ends with
+    `.sum(axis=0)`. By libtpu's estimate that reduction takes six times as long as adding the slices one by one, a
+    twentieth of the 14B's step.
+    """
+    @jax.custom_vjp
+    def call(q, k, v, ids):
+        return attend(q, k, v, ids)
+
+    def forward(q, k, v, ids):
+        return jax.vjp(lambda *qkv: attend(*qkv, ids), q, k, v)
+
+    def backward(pull, gradient):
+        jaxpr = _rewritten(jax.make_jaxpr(pull)(gradient))
+        return (*core.jaxpr_as_fun(jaxpr)(gradient), None)
+
+    call.defvjp(forward, backward)
+    return call
+
+
+def _rewritten(closed):
+    """The jaxpr with sums over the first of four axes as additions, also inside jitted functions."""
+    equations = []
+    for eqn in closed.jaxpr.eqns:
+        if "jaxpr" in eqn.params and eqn.primitive.name in ("jit", "pjit"):
+            eqn = eqn.replace(params=eqn.params | {"jaxpr": _rewritten(eqn.params["jaxpr"])})
+        elif eqn.primitive.name == "reduce_sum" and eqn.params["axes"] == (0,) and eqn.invars[0].aval.ndim == 4:
+            addition, = jax.make_jaxpr(jax.jit(_added))(eqn.invars[0].aval).eqns
+            eqn = addition.replace(invars=eqn.invars, outvars=eqn.outvars, source_info=eqn.source_info)
+        equations.append(eqn)
+    return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
+
+
+def _added(parts):
+    """parts [n, ...] -> their sum, in float32."""
+    total = functools.reduce(operator.add, [parts[i].astype(jnp.float32) for i in range(len(parts))])
+    return total.astype(parts.dtype)
