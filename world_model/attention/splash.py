@@ -3,6 +3,9 @@
 The kernel works tile by tile and skips tiles in which nothing is visible. Segments are reordered so that those of
 the same block stand together, and each such group is padded to whole tiles: almost no tile is then partly masked
 (the 14B example computes 1.03 times its visible pairs). Tiles inside one group are as large as padding allows.
+
+Where block size and window are drawn while training, the tiles' table is data: made of the drawn mask inside the step,
+it says anew which tiles are empty, full or masked, and nothing is compiled again.
 """
 
 import functools
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
@@ -35,27 +39,41 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     pairs = mask.tiles(tile) * tile * tile
 
     # One mask serves every head.
-    made = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask]), block_sizes=_block_sizes(tile), head_shards=1, q_seq_shards=1,
-        residual_checkpoint_name=ATTENDED, interpret=interpret)
+    made = kernel.make_splash_mha(masks.MultiHeadMask([mask]), head_shards=1, q_seq_shards=1,
+                                  **_settings(tile, interpret))
 
     def attend(q, k, v, key_valid=None, drawn=None):
-        if drawn is not None:
-            raise ValueError("model.attention = 'splash' cannot take pairs away at run time, as block sizes drawn in "
-                             "training do; use 'blockwise'")
         valid = None if key_valid is None else padded_k.pad(key_valid[..., None, None])[..., 0, 0]
+        now = made if drawn is None else drawn_kernel(mask.drawn(drawn), tile, interpret)
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
-            out = _sharded(made)(*(jnp.swapaxes(x, 1, 2) for x in (
+            out = _sharded(now, *(jnp.swapaxes(x, 1, 2) for x in (
                 padded_q.pad(q * q.shape[-1] ** -0.5), padded_k.pad(k), padded_k.pad(v))), valid)
         return padded_q.unpad(jnp.swapaxes(out, 1, 2))
 
     return attend
 
 
-def _sharded(made):
+def drawn_kernel(mask, tile: int, interpret: bool) -> kernel.SplashAttentionKernel:
+    """The kernel of a traced mask, bool [padded queries, padded keys]; held whole, one byte a pair."""
+    made = []
+    for process in (mask_info.process_dynamic_mask, mask_info.process_dynamic_mask_dkv):
+        info, _ = process(mask[None], (tile, tile))
+        # Kept for each tile, whether it is looked at or not; flat, as the kernel reads it.
+        made.append(info._replace(partial_mask_blocks=info.partial_mask_blocks.reshape(-1, tile, tile),
+                                  is_dynamic_mask=None))
+    return kernel.SplashAttentionKernel(
+        made[0], None, made[1], is_mqa=False, save_residuals=False, mask_value=kernel.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None, mask_function=None, **_settings(tile, interpret))
+
+
+def _settings(tile: int, interpret: bool) -> dict:
+    return {"block_sizes": _block_sizes(tile), "residual_checkpoint_name": ATTENDED, "interpret": interpret}
+
+
+def _sharded(made, q, k, v, valid):
     """The kernel over the mesh: each device its rows of the batch and its heads. q, k, v [B, n, L, d]."""
-    def each(q, k, v, valid):
+    def each(made, q, k, v, valid):
         # Sample by sample: the backward kernel's partial query gradients, 2.2 GiB of one of the 14B's samples, are gone
         # before the next one's are made.
         seeing = jnp.ones(q.shape[2], jnp.int32)
@@ -64,13 +82,13 @@ def _sharded(made):
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return each
+        return each(made, q, k, v, valid)
     rows, heads = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
                    for axis in ("batch", "attention_heads"))
     whole = PartitionSpec(rows, heads)
-    return lambda q, k, v, valid: jax.shard_map(
-        each, in_specs=(whole, whole, whole, None if valid is None else PartitionSpec(rows)), out_specs=whole,
-        axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(q, k, v, valid)
+    return jax.shard_map(
+        each, in_specs=(PartitionSpec(), whole, whole, whole, None if valid is None else PartitionSpec(rows)),
+        out_specs=whole, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(made, q, k, v, valid)
 
 
 def _block_sizes(tile: int) -> kernel.BlockSizes:
@@ -147,6 +165,12 @@ class TableMask(masks.Mask):
         (rows, row_counts), (columns, column_counts) = (
             _runs(segment[where]) for segment, where in zip((self._queries, self._keys), index, strict=True))
         return self._seen[np.ix_(rows, columns)].repeat(row_counts, axis=0).repeat(column_counts, axis=1)
+
+    def drawn(self, drawn):
+        """bool [padded queries, padded keys] of those pairs that `drawn`, bool [segments of queries, segments of keys],
+        leaves."""
+        seen = jnp.pad(drawn & self._seen[:, :-1], ((0, 0), (0, 1)))
+        return seen[self._queries][:, self._keys]
 
     def tiles(self, tile: int) -> int:
         """Tiles in which something is visible."""
