@@ -23,6 +23,7 @@ from world_model.objective import Example
 from world_model.tokens import Group, segment_of_token
 
 DERIVED = r"(noisy|hist|target)_(video|action)|mix_(noisy|hist)_(video|action)|clean_action|(video|action)_grid_id"
+INFERENCE = ("inf/", "srv/")
 # The reference's sequence: within each segment, sample after sample.
 SEGMENTS = (Group.NOISY_VIDEO, Group.CLEAN_VIDEO, Group.ACTION, Group.CLEAN_ACTION)
 
@@ -40,11 +41,14 @@ class LingBotVAGolden(GoldenFile):
             if key.endswith("/grad_norm"):
                 self.expected[key] = np.nan_to_num(x)  # no gradient counts as one of size 0
 
-    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None) -> LingBotVAFace:
-        """Raises ValueError for PyTorch, which LingBot-VA does not have here."""
-        if runtime != "jax":
-            raise ValueError(f"--runtime={runtime}: LingBot-VA runs in JAX alone so far")
-        return LingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
+    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+        """Of PyTorch, which serves and does not train, only inference is asked from then on."""
+        if runtime == "jax":
+            return LingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
+        from world_model.interop.torch_lingbot_va_face import TorchLingBotVAFace  # extra: torch
+
+        self.expected = {key: x for key, x in self.expected.items() if key.startswith(INFERENCE)}
+        return TorchLingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
 
     @property
     def spec(self) -> LingBotVASpec:
