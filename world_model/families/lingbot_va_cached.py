@@ -45,14 +45,15 @@ def encode_context(model: LingBotVA, text) -> Context:
     return model.encode_context(text)
 
 
-def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block):
+def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block, ahead: int = 0):
     """(velocity [B, K, h, w, C], the ring with this pass written) of a chunk's video.
 
     latents [B, K, h, w, C]; timestep float32 [B, K], 0 where clean; rotary of `lingbot_va.frame_rotary`; block int.
-    Who only denoises drops the ring: the compiler drops the writing.
+    ahead: 1 in forward dynamics, where the chunk's actions stand in the ring and are seen. Who only denoises drops the
+    ring: the compiler drops the writing.
     """
     time, modulation = model.embed_time(timestep)
-    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block)
+    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block, ahead)
     return model.read_video(x, time), ring
 
 
@@ -63,14 +64,20 @@ def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timeste
     return model.read_actions(x, time), ring
 
 
-def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block):
+def forget(ring: Ring, block) -> Ring:
+    """The ring in which nobody sees that block any more."""
+    return ring._replace(blocks=jnp.where(ring.blocks == block, -1, ring.blocks))
+
+
+def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block, ahead: int = 0):
     rows = Rows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
     attend = lambda q, k, v, valid: dense(q, k, v, valid)
     stream = Stream(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
                     output_slice=slice(0, x.shape[1]), attend_output=attend)
     window, slot = ring.blocks.size, block % ring.blocks.size
     starts, lengths = _slots(model.spec, ring)
-    seen = (ring.blocks >= 0) & (ring.blocks < block) & (ring.blocks > block - window)
+    seen = (ring.blocks >= 0) & (ring.blocks <= block + ahead) & (ring.blocks > block - window)
+    seen &= ring.blocks != block
     slot_of, place = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
     valid = seen[slot_of] & (place < ring.filled[slot_of])
     x, own = model.run_pass(of_video, x, modulation, context, stream, ring.cache, valid)

@@ -134,6 +134,22 @@ class LingBotVARollout:
                              self._rotary(session, True, frames), self._rotary(session, False, frames), session.chunk)
         return session._replace(ring=ring)
 
+    def ground(self, params: dict, session: Session, noise, actions, first_latents=None):
+        """(imagined latents [B, K, h, w, C], session) while the chunk's actions [B, K n, A] are being executed and
+        what they lead to is not seen yet: the next chunk is then predicted from `session.next(K)`.
+
+        Forward dynamics (arXiv 2601.21998, Algorithm 2): video is imagined from the last observation and the actions
+        on their way; what was predicted of it before gives way. Call `observe` on the session from before, once the
+        observation is there.
+        """
+        frames, start = noise.shape[1], first_latents is not None
+        kept = (np.arange(frames) == 0) & start
+        given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
+        video_rotary, block = self._rotary(session, True, frames), 2 * session.chunk
+        ring = self._acting(params, session.ring, session.context, actions, self._rotary(session, False, frames), block)
+        latents, _ = self._video(params, ring, session.context, noise, given, kept, video_rotary, block, 1)
+        return latents, self.observe(params, session, latents, actions)
+
     @property
     def guided(self) -> bool:
         """Whether an unconditional branch runs."""
@@ -156,11 +172,18 @@ class LingBotVARollout:
         return cached.encode_context(bind(self.model, params), text)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _video(self, params, ring, context, noise, given, kept, rotary, block):
+    def _acting(self, params, ring, context, actions, rotary, block):
+        """The ring with the actions of the chunk whose video, `block`, is not known: they do not see it."""
+        clean = jnp.zeros((self._both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
+        return cached.action_pass(bind(self.model, params), cached.forget(ring, block), context, self._both(actions),
+                                  clean, rotary, block + 1)[1]
+
+    @functools.partial(jax.jit, static_argnums=(0, 9))
+    def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0):
         """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
         keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
         one = lambda ring, x, time: cached.video_pass(
-            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
+            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block, ahead)
         return _denoise(one, self._guide, ring, noise, keep, kept, levels(self.steps, self.shift, self.executed_steps))
 
     @functools.partial(jax.jit, static_argnums=0)
