@@ -16,8 +16,9 @@ from launch.golden_file import GoldenFile, channels_first, formula, grouped
 from world_model import flow_matching, rotary, visibility
 from world_model.batch import Layout
 from world_model.families.embedders import patchify
-from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec, frame_positions, make_sequence
+from world_model.families.lingbot_va_layout import LingBotVASpec, frame_positions, make_sequence
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS, LEVELS, Drawn
+from world_model.families.spec import PATCH
 from world_model.interop.lingbot_va_face import LingBotVAFace
 from world_model.objective import Example
 from world_model.tokens import Group, segment_of_token

@@ -25,12 +25,12 @@ from world_model.families.embedders import modulated_norm, patchify, time_sinuso
 from world_model.families.lingbot_va_layout import (
     GROUPS,
     HEADS_READ,
-    PATCH,
     VIDEO_GROUPS,
     LingBotVASpec,
     make_sequence,
     rotary_table,
 )
+from world_model.families.spec import PATCH
 from world_model.families.stack import Cache, Context, Stack, Velocity
 from world_model.tokens import Group
 from world_model.transformer import Block, Mlp, Rows, Stream, linear

@@ -20,7 +20,8 @@ import numpy as np
 from world_model import functional
 from world_model.batch import Layout
 from world_model.families.lingbot_va import LingBotVA
-from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec
+from world_model.families.lingbot_va_layout import LingBotVASpec
+from world_model.families.spec import PATCH
 from world_model.interop import names, safetensors_io
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.interop.safetensors_io import Weights, WeightsError

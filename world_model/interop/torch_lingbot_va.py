@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec
+from world_model.families.lingbot_va_layout import LingBotVASpec
+from world_model.families.spec import PATCH
 from world_model.interop import names
 from world_model.interop.lingbot_va_format import FOLDER, STEM, check_config, read_settings
 from world_model.interop.lingbot_va_names import LINGBOT_VA
