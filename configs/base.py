@@ -142,6 +142,7 @@ def lingbot_va(c: ConfigDict) -> None:
     c.noise.history = 0.5  # probability that the clean copy of the video is noised
     c.noise.text_dropout = 0.1  # probability that the prompt gives way to the empty one
     c.noise.shared_levels = False  # one draw of levels for the whole batch, as in the reference's trainer
+    c.noise.forward_dynamics = 0.0  # share of steps in which video sees its own chunk's actions (L_fdm)
     c.evaluate.action_steps = 50  # denoising steps of a chunk's actions
     c.evaluate.chunk_frames = 2  # K in rollouts
     c.evaluate.window_blocks = 30  # blocks in the cache, two a chunk

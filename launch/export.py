@@ -3,10 +3,10 @@
     python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000]
 
 OUT holds weights and config.json in the layout of the family's release (world_model/interop/*_format.py),
-statistics.json and experiment_cfg/metadata.json with the normalisation, and parity.json. For DreamZero that is the
-largest difference of the JAX model and the PyTorch runtime after each transformer block and of every block's denoised
-latents and actions, float32; for LingBot-VA, of the weights as read back (it has no PyTorch runtime yet). Above the
-tolerance the command exits 1, says where the two first differ, and leaves the directory as OUT.rejected.
+statistics.json and experiment_cfg/metadata.json with the normalisation, and parity.json: the largest differences of the
+JAX model and the PyTorch runtime, float32, in every block's denoised latents and actions (launch/export_lingbot_va.py:
+of every chunk) and, for DreamZero, after each transformer block. Above the tolerance the command exits 1, says where
+the two first differ, and leaves the directory as OUT.rejected.
 """
 
 import json
@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.embodiments import get_embodiment
-from launch import build
+from launch import build, export_lingbot_va
 from launch import flags as launch_flags
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
@@ -83,14 +83,16 @@ def write_dreamzero(directory: Path, restored: build.Restored, shard_bytes: int)
 
 
 def write_lingbot_va(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
-    """Differences between our parameters and what is read back: there is no PyTorch runtime of this family yet."""
-    spec = restored.family.spec
-    lingbot_va_format.write(directory, spec, restored.params, shard_bytes=shard_bytes)
-    return compare(restored.params, lingbot_va_format.read(directory, spec))
+    """The same for LingBot-VA."""
+    settings = build.rollout_settings(restored.config)
+    lingbot_va_format.write(directory, restored.family.spec, restored.params, rollout=settings, shard_bytes=shard_bytes)
+    rollout = restored.family.rollout(**settings)
+    return compare(export_lingbot_va.jax_outputs(rollout, restored.params),
+                   export_lingbot_va.torch_outputs(rollout, directory))
 
 
 FORMATS = {"dreamzero": Format(write_dreamzero, "PyTorch runtime"),
-           "lingbot_va": Format(write_lingbot_va, "parameters read back")}  # nobody has released a lingbot_va_mot
+           "lingbot_va": Format(write_lingbot_va, "PyTorch runtime")}  # nobody has released a lingbot_va_mot
 
 
 class FixedInputs(NamedTuple):

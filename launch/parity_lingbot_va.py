@@ -16,13 +16,15 @@ from launch.golden_file import GoldenFile, channels_first, formula, grouped
 from world_model import flow_matching, rotary, visibility
 from world_model.batch import Layout
 from world_model.families.embedders import patchify
-from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec, frame_positions, make_sequence
+from world_model.families.lingbot_va_layout import LingBotVASpec, frame_positions, make_sequence
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS, LEVELS, Drawn
+from world_model.families.spec import PATCH
 from world_model.interop.lingbot_va_face import LingBotVAFace
 from world_model.objective import Example
 from world_model.tokens import Group, segment_of_token
 
 DERIVED = r"(noisy|hist|target)_(video|action)|mix_(noisy|hist)_(video|action)|clean_action|(video|action)_grid_id"
+INFERENCE = ("inf/", "srv/")
 # The reference's sequence: within each segment, sample after sample.
 SEGMENTS = (Group.NOISY_VIDEO, Group.CLEAN_VIDEO, Group.ACTION, Group.CLEAN_ACTION)
 
@@ -40,11 +42,14 @@ class LingBotVAGolden(GoldenFile):
             if key.endswith("/grad_norm"):
                 self.expected[key] = np.nan_to_num(x)  # no gradient counts as one of size 0
 
-    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None) -> LingBotVAFace:
-        """Raises ValueError for PyTorch, which LingBot-VA does not have here."""
-        if runtime != "jax":
-            raise ValueError(f"--runtime={runtime}: LingBot-VA runs in JAX alone so far")
-        return LingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
+    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+        """Of PyTorch, which serves and does not train, only inference is asked from then on."""
+        if runtime == "jax":
+            return LingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
+        from world_model.interop.torch_lingbot_va_face import TorchLingBotVAFace  # extra: torch
+
+        self.expected = {key: x for key, x in self.expected.items() if key.startswith(INFERENCE)}
+        return TorchLingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
 
     @property
     def spec(self) -> LingBotVASpec:

@@ -11,7 +11,7 @@ import pytest
 from world_model import sharding, tokens, visibility
 from world_model.attention import KERNELS, context, make_attend, splash
 from world_model.attention.blockwise import dense
-from world_model.attention.partial_sums import added_in_a_row
+from world_model.attention.partial_sums import attend_adding_in_a_row
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
 from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
@@ -77,9 +77,9 @@ def test_unknown_kernel_lists_the_names():
         make_attend("flash", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
 
 
-@pytest.mark.parametrize("size,window", [(1, 64), (2, 3)])
-def test_drawn_pairs_equal_the_reference(size, window):
-    """Block size and window drawn at run time, forward and backward, also with keys taken away."""
+@pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
+def test_drawn_pairs_equal_the_reference(kernel):
+    """Block size and window drawn at run time, forward and backward, also with keys taken away; compiled once."""
     spec = LingBotVASpec(
         layout=Layout(frames=25, height=8, width=8, frames_per_block=1, actions_per_block=4, states_per_block=1),
         latent_height=16, latent_width=20, dim=16, ffn_dim=8, num_heads=2, num_layers=2, freq_dim=8, latent_channels=4,
@@ -90,13 +90,21 @@ def test_drawn_pairs_equal_the_reference(size, window):
                        for key in jax.random.split(jax.random.key(0), 4))
     valid = jnp.ones(q.shape[:2], bool).at[0, sequence[4].start:sequence[5].stop].set(False)
 
-    def run(name):
-        drawn = visibility.drawn_mask(table, sequence, sequence, size - 1, window)
+    def make(name):
         attend = make_attend(name, table, sequence, sequence)
-        value = lambda *qkv: (attend(*qkv, valid, drawn) * weight).sum()
-        return jax.jit(lambda *qkv: (attend(*qkv, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(*qkv)))(q, k, v)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("blockwise"), run("reference"))
+        @jax.jit
+        def run(size, window):
+            drawn = visibility.drawn_mask(table, sequence, sequence, size - 1, window)
+            value = lambda *qkv: (attend(*qkv, valid, drawn) * weight).sum()
+            return attend(q, k, v, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(q, k, v)
+
+        return run
+
+    found, expected = make(kernel), make("reference")
+    for drawn in ((1, 64), (2, 3), (3, 1)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found(*drawn), expected(*drawn))
+    assert found._cache_size() == 1
 
 
 @pytest.mark.parametrize("shape", [{}, {"data": 2, "tensor": 2, "context": 2}], ids=["one device", "mesh"])
@@ -124,4 +132,4 @@ def test_the_backward_kernels_partial_gradients_are_added_not_reduced():
     plain = splash.kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=True,
                                           block_sizes=splash.block_sizes(128, 128))
     assert sums(gradients(plain)) == 1
-    assert sums(gradients(added_in_a_row(plain))) == 0
+    assert sums(gradients(functools.partial(attend_adding_in_a_row, plain))) == 0

@@ -82,13 +82,66 @@ def test_drawn_masks_and_their_spans(golden, size, window):
             assert not np.delete(static[rows], columns, axis=1).any()
 
 
-def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_changes_nothing_else(golden):
+def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_them(golden):
     sequence = make_sequence(golden[0].spec, 6)
-    masks = [np.asarray(visibility.drawn_mask(visibility.get_table(name), sequence, sequence, 1, 64))
-             for name in ("lingbot_va", "lingbot_va_forward_dynamics")]
-    new = [(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
-           for i, j in np.argwhere(masks[0] != masks[1])]
-    assert set(new) == {(Group.NOISY_VIDEO, Group.CLEAN_ACTION, True)}
+    inverse, forward, either = (
+        np.asarray(visibility.drawn_mask(visibility.get_table(f"lingbot_va{name}"), sequence, sequence, 1, 64))
+        for name in ("", "_forward_dynamics", "_either_dynamics"))
+    changed = lambda a, b: {(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
+                            for i, j in np.argwhere(a & ~b)}
+    assert changed(forward, inverse) == {(Group.NOISY_VIDEO, Group.CLEAN_ACTION, True)}
+    assert changed(inverse, forward) == {(Group.CLEAN_ACTION, Group.CLEAN_VIDEO, True)}
+    np.testing.assert_array_equal(either, forward | inverse)
+
+
+def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(golden, inputs):
+    """Through any number of layers a chunk's video depends on its own actions and not on its own clean copy; drawn
+    otherwise it is the plain forward; and the pass over the ring gives the same numbers."""
+    face, n = golden[1], golden[0].config["n"]
+
+    @jax.jit
+    def run(forward, clean_latents, clean_actions):
+        def of_second_chunk(latents, actions):
+            out = functional.bind(face.model, face.params)(inputs._replace(
+                clean_latents=latents, clean_actions=actions, forward_dynamics=forward))
+            return jnp.square(out.video[:, 2:4]).sum(), out
+
+        return jax.grad(of_second_chunk, argnums=(0, 1), has_aux=True)(clean_latents, clean_actions)
+
+    (of_video, of_action), found = run(True, inputs.clean_latents, inputs.clean_actions)
+    size = lambda x: np.abs(np.asarray(x)).reshape(5, -1).max(axis=1) > 0
+    np.testing.assert_array_equal(size(of_video), [True, True, False, False, False])
+    np.testing.assert_array_equal(size(of_action), [True, True, True, True, False])
+    plain = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+                 run(False, inputs.clean_latents, inputs.clean_actions)[1], plain)
+    assert np.abs(plain.video - found.video).max() > 1e-2
+
+    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    session = rollout.start(face.params, inputs.text)
+    video = jax.jit(lambda p, ring, x, time, rotary, block: cached.video_pass(
+        functional.bind(face.model, p), ring, session.context, x, time, rotary, block, ahead=1))
+    rotary = lambda of_video, first: frame_rotary(face.spec, of_video, range(first, first + 2))
+    act = lambda ring, first: rollout._acting(face.params, ring, session.context, inputs.clean_actions[
+        :, first * n:(first + 2) * n], rotary(False, first), first)
+    # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
+    # which does not see them.
+    past = act(session.ring, 0)
+    _, written = video(face.params, cached.forget(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
+                       rotary(True, 0), 0)
+    ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 2)
+    velocity, _ = video(face.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],
+                        rotary(True, 2), 2)
+    np.testing.assert_allclose(velocity, found.video[:, 2:4], atol=1e-5)
+
+    observe = lambda session, latents, first: rollout.observe(
+        face.params, session, latents[:, first:first + 2], inputs.clean_actions[:, first * n:(first + 2) * n])
+    session = observe(session, inputs.clean_latents, 0).next(2)
+    stale, own = observe(session, inputs.noisy_latents, 2), inputs.clean_actions[:, 2 * n:4 * n]
+    latents, grounded = rollout.ground(face.params, stale, noise, own)
+    assert np.abs(latents - rollout.ground(face.params, stale, noise, own + 1)[0]).max() > 1e-3
+    observed = rollout.observe(face.params, session, latents, own)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grounded.ring, observed.ring)
 
 
 def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):

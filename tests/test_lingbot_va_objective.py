@@ -111,6 +111,18 @@ def test_what_the_model_is_given(made):
     np.testing.assert_array_equal(x.text[0], example.text[0])
 
 
+def test_forward_dynamics_is_drawn_for_its_share_of_the_steps_and_counted_apart(made):
+    goal, batch = made[1](forward_dynamics=0.5), make_batch(4)
+    coins = [bool(drawn(goal, batch, step).forward_dynamics) for step in range(40)]
+    assert 10 < sum(coins) < 30 and drawn(made[1](), batch).forward_dynamics is None
+    run = jax.jit(lambda key: goal.loss(made[0], batch, key, goal.count(batch))[1])
+    key = lambda coin: jax.random.fold_in(jax.random.key(3), coins.index(coin))
+    with_actions, without = run(key(True)), run(key(False))
+    assert with_actions["forward_dynamics_loss/count"] == 15 and without["forward_dynamics_loss/count"] == 0
+    np.testing.assert_allclose(with_actions["forward_dynamics_loss/sum"] / 15, with_actions["video_loss"], rtol=1e-5)
+    assert without["forward_dynamics_loss/sum"] == 0 < without["video_loss"]
+
+
 def test_stored_features_cannot_drop_their_prompt(made):
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
     goal = LingBotVAObjective(made[1]().model, None, text, {"text": {}})

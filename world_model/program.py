@@ -195,7 +195,7 @@ _KERNEL_PRODUCTS = {"fwd": 2, "dkv": 5}
 def kernel_flops(i: Instruction) -> float:
     """Of a splash attention kernel; its scope says how many (query, key) pairs the tiles cover that it computes."""
     pairs, kernel = re.search(r"pairs_(\d+)", i.scope), re.search(r"splash_mha_(\w+?)_", i.scope)
-    if not pairs or not kernel:
+    if not pairs or not kernel or "tpu_custom_call" not in i.rest:  # buffers are made in the kernel's scope as well
         return 0.0
     shapes = (i.operand(n) for n in range(len(_operands(i.rest))))
     queries = next(dims(shape) for shape in shapes if shape.startswith(("bf16", "f32")))  # after the tables of tiles

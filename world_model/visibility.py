@@ -29,6 +29,7 @@ class Rule(enum.Enum):
     UP_TO_OWN = "earlier blocks and its own"
     WINDOW = "its own and earlier blocks inside the window, and the first frame"
     UP_TO_NEXT = "earlier blocks, its own and the one after it"
+    BUT_LAST = "earlier blocks without the last of them"
 
 
 Table = Mapping[tuple[Group, Group], Rule]
@@ -70,12 +71,19 @@ _INVERSE_DYNAMICS: Table = {
     (ACTION, CLEAN): Rule.EARLIER, (ACTION, CLEAN_ACTION): Rule.EARLIER, (ACTION, ACTION): Rule.OWN,
 }  # fmt: skip
 
-# Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well.
-_FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
+# Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well. These must then
+# not see the clean copy of that video, which would pass through them to where it is to be predicted.
+_FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {
+    (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
+}  # fmt: skip
+
+# What is visible under one or the other, where a step draws which of them holds.
+_EITHER_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
 
 TABLES: dict[str, Table] = {
     "lingbot_va": _INVERSE_DYNAMICS,
     "lingbot_va_forward_dynamics": _FORWARD_DYNAMICS,
+    "lingbot_va_either_dynamics": _EITHER_DYNAMICS,
     "dreamzero": _TEACHER_FORCED,
     "dreamzero_state_sees_all": _STATE_SEES_ALL,
     "dreamzero_no_clean": _NO_CLEAN_COPY,
@@ -96,8 +104,8 @@ def allows(rule: Rule, query, key):
     """Whether a rule lets block `query` see block `key`, windows aside; numbers or arrays."""
     if rule is Rule.OWN:
         return query == key
-    if rule is Rule.EARLIER:
-        return key < query
+    if rule in (Rule.EARLIER, Rule.BUT_LAST):
+        return key < query - (rule is Rule.BUT_LAST)
     return key <= query + (rule is Rule.UP_TO_NEXT)
 
 

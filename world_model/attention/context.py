@@ -29,7 +29,7 @@ def fused(q, k, v, interpret: bool = False):
     made = _made(q.shape[1] // shards, k.shape[1], tile, interpret)
     valid = None if k.shape[1] == keys else jnp.broadcast_to(jnp.arange(k.shape[1]) < keys, k.shape[:2])
     with jax.named_scope(f"pairs_{q.shape[1] * k.shape[1]}"):
-        out = splash.sharded(made, "heads", "tokens")(*(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), valid)
+        out = splash.sharded(made, *(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), valid, "heads", "tokens")
     return jnp.swapaxes(out, 1, 2)[:, :queries]
 
 

@@ -3,6 +3,9 @@
 The kernel works tile by tile and skips tiles in which nothing is visible. Segments are reordered so that those of
 the same block stand together, and each such group is padded to whole tiles: almost no tile is then partly masked
 (the 14B example computes 1.03 times its visible pairs). Tiles inside one group are as large as padding allows.
+
+Where block size and window are drawn while training, the tiles' table is data: made of the drawn mask inside the step,
+it says anew which tiles are empty, full or masked, and nothing is compiled again.
 """
 
 import functools
@@ -13,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
-from world_model.attention.partial_sums import added_in_a_row
+from world_model.attention.partial_sums import attend_adding_in_a_row
 from world_model.remat import ATTENDED
 from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges
 from world_model.visibility import Table, sees
@@ -37,45 +41,58 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     pairs = mask.tiles(tile) * tile * tile
 
     # One mask serves every head.
-    made = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask]), block_sizes=block_sizes(tile, tile), head_shards=1, q_seq_shards=1,
-        residual_checkpoint_name=ATTENDED, interpret=interpret)
+    made = kernel.make_splash_mha(masks.MultiHeadMask([mask]), head_shards=1, q_seq_shards=1,
+                                  **_settings(tile, interpret))
 
     def attend(q, k, v, key_valid=None, drawn=None):
-        if drawn is not None:
-            raise ValueError("model.attention = 'splash' cannot take pairs away at run time, as block sizes drawn in "
-                             "training do; use 'blockwise'")
         valid = None if key_valid is None else padded_k.pad(key_valid[..., None, None])[..., 0, 0]
+        now = made if drawn is None else drawn_kernel(mask.drawn(drawn), tile, interpret)
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
-            out = sharded(made)(*(jnp.swapaxes(x, 1, 2) for x in (
+            out = sharded(now, *(jnp.swapaxes(x, 1, 2) for x in (
                 padded_q.pad(q * q.shape[-1] ** -0.5), padded_k.pad(k), padded_k.pad(v))), valid)
         return padded_q.unpad(jnp.swapaxes(out, 1, 2))
 
     return attend
 
 
-def sharded(made, heads: str = "attention_heads", queries: str | None = None):
+def drawn_kernel(mask, tile: int, interpret: bool) -> kernel.SplashAttentionKernel:
+    """The kernel of a traced mask, bool [padded queries, padded keys]; held whole, one byte a pair."""
+    made = []
+    for process in (mask_info.process_dynamic_mask, mask_info.process_dynamic_mask_dkv):
+        info, _ = process(mask[None], (tile, tile))
+        # Kept for each tile, whether it is looked at or not; flat, as the kernel reads it.
+        made.append(info._replace(partial_mask_blocks=info.partial_mask_blocks.reshape(-1, tile, tile),
+                                  is_dynamic_mask=None))
+    return kernel.SplashAttentionKernel(
+        made[0], None, made[1], is_mqa=False, save_residuals=False, mask_value=kernel.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None, mask_function=None, **_settings(tile, interpret))
+
+
+def _settings(tile: int, interpret: bool) -> dict:
+    return {"block_sizes": block_sizes(tile, tile), "residual_checkpoint_name": ATTENDED, "interpret": interpret}
+
+
+def sharded(made, q, k, v, valid, heads: str = "attention_heads", queries: str | None = None):
     """The kernel over the mesh: each device its rows of the batch, its heads and, where `queries` names their axis, its
     queries. q, k, v [B, n, L, d]."""
-    def each(q, k, v, valid):
+    def each(made, q, k, v, valid):
         # Sample by sample: the backward kernel's partial query gradients, 2.2 GiB of one of the 14B's samples, are gone
         # before the next one's are made.
         seeing = jnp.ones(q.shape[2], jnp.int32)
         ids = lambda i: None if valid is None else kernel.SegmentIds(seeing, valid[i].astype(jnp.int32))
-        one = added_in_a_row(made)
-        return jnp.stack([one(q[i], k[i], v[i], ids(i)) for i in range(len(q))])
+        return jnp.stack([attend_adding_in_a_row(made, q[i], k[i], v[i], ids(i)) for i in range(len(q))])
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return each
+        return each(made, q, k, v, valid)
     rows, heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
                            for axis in ("batch", heads, queries))
     over_queries, over_keys = PartitionSpec(rows, heads, tokens), PartitionSpec(rows, heads)
-    own = set(mesh.axis_names) - set(mesh.manual_axes)
-    return lambda q, k, v, valid: jax.shard_map(
-        each, in_specs=(over_queries, over_keys, over_keys, None if valid is None else PartitionSpec(rows)),
-        out_specs=over_queries, axis_names=own, check_vma=False)(q, k, v, valid)
+    valid_spec = None if valid is None else PartitionSpec(rows)
+    return jax.shard_map(
+        each, in_specs=(PartitionSpec(), over_queries, over_keys, over_keys, valid_spec), out_specs=over_queries,
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(made, q, k, v, valid)
 
 
 def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
@@ -153,6 +170,12 @@ class TableMask(masks.Mask):
         (rows, row_counts), (columns, column_counts) = (
             _runs(segment[where]) for segment, where in zip((self._queries, self._keys), index, strict=True))
         return self._seen[np.ix_(rows, columns)].repeat(row_counts, axis=0).repeat(column_counts, axis=1)
+
+    def drawn(self, drawn):
+        """bool [padded queries, padded keys] of those pairs that `drawn`, bool [segments of queries, segments of keys],
+        leaves."""
+        seen = jnp.pad(drawn & self._seen[:, :-1], ((0, 0), (0, 1)))
+        return seen[self._queries][:, self._keys]
 
     def tiles(self, tile: int) -> int:
         """Tiles in which something is visible."""

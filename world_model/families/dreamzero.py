@@ -17,7 +17,6 @@ from flax import nnx
 from world_model import rotary, sharding, tokens, visibility
 from world_model.attention import make_attend
 from world_model.attention.context import get_attend_context
-from world_model.batch import Layout
 from world_model.families.embedders import (
     ActionEncoder,
     ImageEmbedding,
@@ -26,67 +25,32 @@ from world_model.families.embedders import (
     time_sinusoid,
     unpatchify,
 )
+from world_model.families.spec import PATCH, Spec
 from world_model.families.stack import Stack, Velocity
 from world_model.tokens import Group
 from world_model.transformer import Block, Mlp, Rows, Stream, linear
 
-PATCH = 2  # rows and columns of a video token; time is not patched
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
 GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE)
 
 
-@dataclasses.dataclass(frozen=True)
-class DreamZeroSpec:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamZeroSpec(Spec):
     """Sizes; defaults and units in configs/base.py."""
 
-    layout: Layout
-    latent_height: int
-    latent_width: int
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    freq_dim: int
-    latent_channels: int
     concat_first_frame: bool
-    text_dim: int
-    text_length: int
     image_dim: int
     image_tokens: int
-    action_dim: int
     state_dim: int
     action_hidden_dim: int
     visibility: str = "dreamzero"
     rollout_visibility: str = "dreamzero"
     window_blocks: int = 4
-    qk_scale: float = 1.0
-    attention: str = "blockwise"
-    remat: str = "products"
 
     def __post_init__(self):
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError(f"model.dim = {self.dim} does not divide into model.num_heads = {self.num_heads} heads "
-                             "of even width")
-        if self.num_layers < 2:
-            raise ValueError(f"model.num_layers = {self.num_layers}: at least 2 (the last block stands apart)")
-        visibility.get_table(self.visibility)
+        super().__post_init__()
         visibility.get_table(self.rollout_visibility)
-
-    @property
-    def head_dim(self) -> int:
-        """d."""
-        return self.dim // self.num_heads
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Token rows and columns of a frame; an odd last latent row or column is left out."""
-        return self.latent_height // PATCH, self.latent_width // PATCH
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Tokens of one latent frame."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def input_channels(self) -> int:
@@ -96,7 +60,7 @@ class DreamZeroSpec:
 
     @property
     def stored(self) -> dict:
-        """What a batch of precomputed features holds beside latents and text: arguments of encoded_batch_spec."""
+        """Image features and the first-frame condition, where the model takes them."""
         return {"image": (self.image_tokens, self.image_dim) if self.image_dim else None,
                 "concat_first_frame": self.concat_first_frame}
 

@@ -1,7 +1,8 @@
 """DreamZero's matrix products, for the teacher-forced forward with actions (convention: world_model/flops.py)."""
 
 from world_model import tokens, visibility
-from world_model.families.dreamzero import GROUPS, HEADS_READ, PATCH, DreamZeroSpec
+from world_model.families.dreamzero import GROUPS, HEADS_READ, DreamZeroSpec
+from world_model.families.spec import PATCH
 from world_model.flops import Parts, Work, frozen, stack, trained, visible_pairs
 from world_model.tokens import Group
 

@@ -25,12 +25,12 @@ from world_model.families.embedders import modulated_norm, patchify, time_sinuso
 from world_model.families.lingbot_va_layout import (
     GROUPS,
     HEADS_READ,
-    PATCH,
     VIDEO_GROUPS,
     LingBotVASpec,
     make_sequence,
     rotary_table,
 )
+from world_model.families.spec import PATCH
 from world_model.families.stack import Cache, Context, Stack, Velocity
 from world_model.tokens import Group
 from world_model.transformer import Block, Mlp, Rows, Stream, linear
@@ -51,6 +51,8 @@ class Inputs(NamedTuple):
     window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
     frame_valid: jax.Array | None = None  # bool [B, F]
     action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
+    # bool, where it is drawn: video is predicted from its own chunk's actions as well (forward dynamics, Eq. 13).
+    forward_dynamics: jax.Array | None = None
 
 
 class Embedded(NamedTuple):
@@ -117,7 +119,7 @@ class LingBotVA(Stack):
         sequence = make_sequence(self.spec, inputs.noisy_latents.shape[1], order)
         if everything:
             return sequence
-        kept = visibility.needed(visibility.get_table(self.spec.visibility), sequence, set(HEADS_READ))
+        kept = visibility.needed(self.table(inputs), sequence, set(HEADS_READ))
         return tokens.restart(sequence, kept.__contains__)
 
     def draw_mask(self) -> np.ndarray:
@@ -126,11 +128,19 @@ class LingBotVA(Stack):
         largest = tuple(dataclasses.replace(s, blocks=()) for s in sequence)
         return visibility.draw(visibility.get_table(self.spec.visibility), largest)
 
+    def table(self, inputs: Inputs) -> visibility.Table:
+        """All that may be visible, whatever is drawn."""
+        forward = inputs.forward_dynamics is not None
+        return visibility.get_table("lingbot_va_either_dynamics" if forward else self.spec.visibility)
+
     def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
-        """The attend function of `Stream` under the chunk size and window of this batch."""
-        table = visibility.get_table(self.spec.visibility)
-        kernel = make_attend(self.spec.attention, table, queries, keys)
-        drawn = visibility.drawn_mask(table, queries, keys, inputs.chunk_frames - 1, inputs.window_blocks)
+        """The attend function of `Stream` under the chunk size, window and dynamics of this batch."""
+        kernel = make_attend(self.spec.attention, self.table(inputs), queries, keys)
+        mask = lambda name: visibility.drawn_mask(visibility.get_table(name), queries, keys, inputs.chunk_frames - 1,
+                                                  inputs.window_blocks)
+        drawn = mask(self.spec.visibility)
+        if inputs.forward_dynamics is not None:
+            drawn = jnp.where(inputs.forward_dynamics, mask("lingbot_va_forward_dynamics"), drawn)
         return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
 
     def embed(self, group: Group, inputs: Inputs, sequence: tokens.Sequence) -> "Embedded":

@@ -27,6 +27,7 @@ class Ring(NamedTuple):
 
     cache: Cache
     blocks: jax.Array  # int32 [window_blocks]: the block in each slot, -1 where there is none
+    filled: jax.Array  # int32 [window_blocks]: its tokens; a last chunk may be short
 
 
 def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks: int, dtype=jnp.float32) -> Ring:
@@ -35,7 +36,8 @@ def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks:
         raise ValueError(f"evaluate.window_blocks = {window_blocks}: a chunk is two blocks (video, actions), so the "
                          "window must be an even number, at least 2")
     room = chunk_frames * (spec.tokens_per_frame + spec.actions_per_frame) * window_blocks // 2
-    return Ring(make_cache(spec, batch, room, dtype), jnp.full(window_blocks, -1, jnp.int32))
+    return Ring(make_cache(spec, batch, room, dtype), jnp.full(window_blocks, -1, jnp.int32),
+                jnp.zeros(window_blocks, jnp.int32))
 
 
 def encode_context(model: LingBotVA, text) -> Context:
@@ -43,14 +45,15 @@ def encode_context(model: LingBotVA, text) -> Context:
     return model.encode_context(text)
 
 
-def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block):
+def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block, ahead: int = 0):
     """(velocity [B, K, h, w, C], the ring with this pass written) of a chunk's video.
 
     latents [B, K, h, w, C]; timestep float32 [B, K], 0 where clean; rotary of `lingbot_va.frame_rotary`; block int.
-    Who only denoises drops the ring: the compiler drops the writing.
+    ahead: 1 in forward dynamics, where the chunk's actions stand in the ring and are seen. Who only denoises drops the
+    ring: the compiler drops the writing.
     """
     time, modulation = model.embed_time(timestep)
-    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block)
+    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block, ahead)
     return model.read_video(x, time), ring
 
 
@@ -61,17 +64,25 @@ def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timeste
     return model.read_actions(x, time), ring
 
 
-def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block):
+def forget(ring: Ring, block) -> Ring:
+    """The ring in which nobody sees that block any more."""
+    return ring._replace(blocks=jnp.where(ring.blocks == block, -1, ring.blocks))
+
+
+def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block, ahead: int = 0):
     rows = Rows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
     attend = lambda q, k, v, valid: dense(q, k, v, valid)
     stream = Stream(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
                     output_slice=slice(0, x.shape[1]), attend_output=attend)
     window, slot = ring.blocks.size, block % ring.blocks.size
     starts, lengths = _slots(model.spec, ring)
-    seen = (ring.blocks >= 0) & (ring.blocks < block) & (ring.blocks > block - window)
-    valid = jnp.repeat(seen, lengths, total_repeat_length=int(lengths.sum()))
+    seen = (ring.blocks >= 0) & (ring.blocks <= block + ahead) & (ring.blocks > block - window)
+    seen &= ring.blocks != block
+    slot_of, place = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
+    valid = seen[slot_of] & (place < ring.filled[slot_of])
     x, own = model.run_pass(of_video, x, modulation, context, stream, ring.cache, valid)
-    return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[slot]), ring.blocks.at[slot].set(block))
+    return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[slot]), ring.blocks.at[slot].set(block),
+                   ring.filled.at[slot].set(own.final[0].shape[1]))
 
 
 def _slots(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +95,8 @@ def _slots(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
 
 def cached_tokens(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
     """For looking inside: (index of every cached token, its block), oldest block first."""
-    starts, lengths = _slots(spec, ring)
-    blocks = np.asarray(ring.blocks)
+    starts, _ = _slots(spec, ring)
+    blocks, filled = np.asarray(ring.blocks), np.asarray(ring.filled)
     slots = [slot for slot in np.argsort(blocks) if blocks[slot] >= 0]
-    index = [starts[slot] + np.arange(lengths[slot]) for slot in slots]
-    return np.concatenate(index), np.repeat(blocks[slots], lengths[slots])
+    index = [starts[slot] + np.arange(filled[slot]) for slot in slots]
+    return np.concatenate(index), np.repeat(blocks[slots], filled[slots])

@@ -8,8 +8,9 @@ import dataclasses
 import numpy as np
 
 from world_model import tokens, visibility
-from world_model.families.lingbot_va_layout import GROUPS, HEADS_READ, PATCH, VIDEO_GROUPS, LingBotVASpec, make_sequence
+from world_model.families.lingbot_va_layout import GROUPS, HEADS_READ, VIDEO_GROUPS, LingBotVASpec, make_sequence
 from world_model.families.lingbot_va_mot import LingBotVAMoTSpec
+from world_model.families.spec import PATCH
 from world_model.flops import Parts, Work, frozen, stack, trained, visible_pairs
 from world_model.tokens import Group
 

@@ -4,47 +4,27 @@ import dataclasses
 
 import numpy as np
 
-from world_model import rotary, tokens, visibility
-from world_model.batch import Layout
+from world_model import rotary, tokens
+from world_model.families.spec import Spec
 from world_model.tokens import Group, Segment
 
-PATCH = 2  # rows and columns of a video token; time is not patched
 VIDEO_GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
 GROUPS = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION, *HEADS_READ)  # the order of a sequence
 
 
-@dataclasses.dataclass(frozen=True)
-class LingBotVASpec:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LingBotVASpec(Spec):
     """Sizes; defaults and units in configs/base.py."""
 
-    layout: Layout
-    latent_height: int
-    latent_width: int
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    freq_dim: int
-    latent_channels: int
-    text_dim: int
-    text_length: int
-    action_dim: int
     state_dim: int = 0
     max_chunk_frames: int = 4
     min_window_blocks: int = 4
     max_window_blocks: int = 64
     visibility: str = "lingbot_va"
-    qk_scale: float = 1.0
-    attention: str = "blockwise"
-    remat: str = "products"
 
     def __post_init__(self):
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError(f"model.dim = {self.dim} does not divide into model.num_heads = {self.num_heads} heads "
-                             "of even width")
-        if self.num_layers < 2:
-            raise ValueError(f"model.num_layers = {self.num_layers}: at least 2 (the last block stands apart)")
+        super().__post_init__()
         if self.layout.frames_per_block != 1:
             raise ValueError(f"layout.frames_per_block = {self.layout.frames_per_block}: LingBot-VA groups actions by "
                              "latent frame; set it to 1 (chunks are model.max_chunk_frames)")
@@ -53,32 +33,11 @@ class LingBotVASpec:
         if not 1 <= self.min_window_blocks <= self.max_window_blocks:
             raise ValueError(f"model.min_window_blocks = {self.min_window_blocks}, model.max_window_blocks = "
                              f"{self.max_window_blocks}: expected 1 <= min <= max")
-        visibility.get_table(self.visibility)
-
-    @property
-    def head_dim(self) -> int:
-        """d."""
-        return self.dim // self.num_heads
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Token rows and columns of a frame; an odd last latent row or column is left out."""
-        return self.latent_height // PATCH, self.latent_width // PATCH
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Video tokens of one latent frame."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def actions_per_frame(self) -> int:
         """n, action tokens of one latent frame."""
         return self.layout.actions_per_block
-
-    @property
-    def stored(self) -> dict:
-        """What a batch of precomputed features holds beside latents and text."""
-        return {}
 
     def group_length(self, group: Group) -> int:
         """Tokens of one latent frame in that group."""

@@ -28,7 +28,7 @@ STREAMS = (VIDEO_GROUPS, (Group.CLEAN_ACTION, Group.ACTION))  # the order of a s
 INITIALISATIONS = ("interpolated", "unscaled", "random")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LingBotVAMoTSpec(LingBotVASpec):
     """Sizes; defaults and units in configs/base.py."""
 

@@ -3,6 +3,11 @@
 Chunk size and window are drawn once a step. Every latent frame has its own noise level, its actions another one.
 With a coin the clean copy of the video is noised as well, each frame at its own level, and the level is told to the
 model: this is what later lets actions be read off a half-denoised video. Losses are means over frames.
+
+With another coin, one for the step, video is predicted from its own chunk's actions as well: L_fdm (arXiv 2601.21998,
+Eq. 13), by which a rollout imagines what the actions that are being executed will lead to. The paper adds it in
+post-training as a second term; here it takes the place of the video loss in its share of the steps, at no cost. In such
+a step no clean action sees its chunk's video, earlier chunks' neither, while a rollout's cache holds those that did.
 """
 
 import dataclasses
@@ -20,7 +25,7 @@ LEVELS = 1000  # training levels, noisiest first
 HISTORY_LEVELS = range(500, LEVELS)  # from which history noise is drawn
 EMPTY = 1e-6  # added to the count of a frame's real action values
 (USE_VIDEO_LEVELS, USE_ACTION_LEVELS, USE_HISTORY_LEVELS, USE_HISTORY_COIN, USE_VIDEO_NOISE, USE_ACTION_NOISE,
- USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW) = range(10)
+ USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW, USE_FORWARD) = range(11)
 
 
 class Drawn(NamedTuple):
@@ -36,6 +41,7 @@ class Drawn(NamedTuple):
     no_text: jax.Array  # bool [B]: the prompt gives way to the empty one
     chunk_frames: jax.Array  # int32, K
     window_blocks: jax.Array  # int32, W
+    forward_dynamics: jax.Array | None = None  # bool, where it is drawn at all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class LingBotVAObjective(Objective):
     history: float = 0.5  # probability of noising the clean video
     text_dropout: float = 0.1  # probability of the empty prompt
     shared_levels: bool = False  # one draw of levels and coin for the whole batch
+    forward_dynamics: float = 0.0  # probability of a step in which video sees its own chunk's actions
 
     def encode(self, batch: dict) -> Example:
         """Actions gain group 0 in front: zeros, masked, which stand for the actions before the first frame."""
@@ -74,13 +81,15 @@ class LingBotVAObjective(Objective):
         index = lambda use, low=0: jax.vmap(lambda k: jax.random.randint(k, (frames,), low, LEVELS))(of_batch(use))
         coin = lambda keys, p: jax.vmap(lambda k: jax.random.bernoulli(k, p))(keys)
         once = lambda use, low, high: jax.random.randint(jax.random.fold_in(key, use), (), low, high + 1)
-        video, spec = example.latents.shape[1:], self.model.spec
+        video, spec, forward = example.latents.shape[1:], self.model.spec, None
+        if self.forward_dynamics:
+            forward = jax.random.bernoulli(jax.random.fold_in(key, USE_FORWARD), self.forward_dynamics)
         return Drawn(
             index(USE_VIDEO_LEVELS), index(USE_ACTION_LEVELS), index(USE_HISTORY_LEVELS, HISTORY_LEVELS.start),
             coin(of_batch(USE_HISTORY_COIN), self.history), normal(keys(USE_VIDEO_NOISE), video),
             normal(keys(USE_ACTION_NOISE), example.actions.shape[1:]), normal(keys(USE_HISTORY_NOISE), video),
             coin(keys(USE_TEXT), self.text_dropout), once(USE_CHUNK, 1, spec.max_chunk_frames),
-            once(USE_WINDOW, spec.min_window_blocks, spec.max_window_blocks))
+            once(USE_WINDOW, spec.min_window_blocks, spec.max_window_blocks), forward)
 
     def inputs(self, example: Example, drawn: Drawn) -> Inputs:
         """What the model is given. Masked action channels are zero in everything that it sees."""
@@ -100,7 +109,8 @@ class LingBotVAObjective(Objective):
             clean_timestep=jnp.where(coin, timesteps[drawn.history_index], 0),
             noisy_actions=jnp.where(mask, noisy, 0), action_timestep=action_timesteps[drawn.action_index],
             clean_actions=jnp.where(mask, example.actions, 0), text=text, chunk_frames=drawn.chunk_frames,
-            window_blocks=drawn.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid)
+            window_blocks=drawn.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid,
+            forward_dynamics=drawn.forward_dynamics)
 
     def loss_at(self, params, example: Example, drawn: Drawn, counts):
         """The loss of given draws."""
@@ -114,6 +124,10 @@ class LingBotVAObjective(Objective):
         video_loss = (video_error * video_weight * example.frame_valid).sum() / counts["frames"]
         action_loss = (self.action_frames(action_error, example) * action_weight).sum() / counts["actions"]
         metrics = {"video_loss": video_loss, "action_loss": action_loss}
+        if drawn.forward_dynamics is not None:
+            of_forward = drawn.forward_dynamics * example.frame_valid
+            metrics |= {"forward_dynamics_loss/sum": (video_error * video_weight * of_forward).sum(),
+                        "forward_dynamics_loss/count": of_forward.sum() * 1.0}
         sigmas, action_sigmas = self.level_tables(self.shift)[0], self.level_tables(self.action_shift)[0]
         of_action = jnp.repeat(action_sigmas[drawn.action_index], self.model.spec.actions_per_frame, axis=1)
         metrics |= by_level("video", video_error, example.frame_valid, sigmas[drawn.video_index])

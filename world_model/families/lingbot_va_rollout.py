@@ -71,9 +71,8 @@ class LingBotVARollout:
         mask = None if conditions.action_mask is None else conditions.action_mask.any(axis=1)
         session = self.start(params, conditions.text, conditions.unconditional_text)
         latents, actions = [], []
-        for first in range(0, spec.layout.latent_frames, self.chunk_frames):
-            frames = slice(first, min(first + self.chunk_frames, spec.layout.latent_frames))
-            count = frames.stop - first
+        for frames in self.chunks():
+            first, count = frames.start, frames.stop - frames.start
             noise = self.noise(keys, session.chunk, count)
             given = conditions.first_latents if first == 0 else None
             video, action, session = self.predict(params, session, *noise, mask, given)
@@ -84,6 +83,11 @@ class LingBotVARollout:
                 session = self.observe(params, session, history[:, frames], executed)
             session = session.next(count)
         return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1)[:, n:])
+
+    def chunks(self) -> list[slice]:
+        """The latent frames of every chunk of a window; the last may be short."""
+        frames = self.model.spec.layout.latent_frames
+        return [slice(first, min(first + self.chunk_frames, frames)) for first in range(0, frames, self.chunk_frames)]
 
     def noise(self, keys, chunk: int, frames: int):
         """Initial video and action noise of a chunk, a function of each sample's key."""
@@ -130,6 +134,22 @@ class LingBotVARollout:
                              self._rotary(session, True, frames), self._rotary(session, False, frames), session.chunk)
         return session._replace(ring=ring)
 
+    def ground(self, params: dict, session: Session, noise, actions, first_latents=None):
+        """(imagined latents [B, K, h, w, C], session) while the chunk's actions [B, K n, A] are being executed and
+        what they lead to is not seen yet: the next chunk is then predicted from `session.next(K)`.
+
+        Forward dynamics (arXiv 2601.21998, Algorithm 2): video is imagined from the last observation and the actions
+        on their way; what was predicted of it before gives way. Call `observe` on the session from before, once the
+        observation is there.
+        """
+        frames, start = noise.shape[1], first_latents is not None
+        kept = (np.arange(frames) == 0) & start
+        given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
+        video_rotary, block = self._rotary(session, True, frames), 2 * session.chunk
+        ring = self._acting(params, session.ring, session.context, actions, self._rotary(session, False, frames), block)
+        latents, _ = self._video(params, ring, session.context, noise, given, kept, video_rotary, block, 1)
+        return latents, self.observe(params, session, latents, actions)
+
     @property
     def guided(self) -> bool:
         """Whether an unconditional branch runs."""
@@ -152,13 +172,19 @@ class LingBotVARollout:
         return cached.encode_context(bind(self.model, params), text)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _video(self, params, ring, context, noise, given, kept, rotary, block):
+    def _acting(self, params, ring, context, actions, rotary, block):
+        """The ring with the actions of the chunk whose video, `block`, is not known: they do not see it."""
+        clean = jnp.zeros((self._both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
+        return cached.action_pass(bind(self.model, params), cached.forget(ring, block), context, self._both(actions),
+                                  clean, rotary, block + 1)[1]
+
+    @functools.partial(jax.jit, static_argnums=(0, 9))
+    def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0):
         """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
         keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
         one = lambda ring, x, time: cached.video_pass(
-            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
-        levels = _levels(self.steps, self.shift, self.executed_steps)
-        return _denoise(one, self._guide, ring, noise, keep, kept, levels)
+            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block, ahead)
+        return _denoise(one, self._guide, ring, noise, keep, kept, levels(self.steps, self.shift, self.executed_steps))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _actions(self, params, ring, context, noise, mask, kept, rotary, block):
@@ -168,7 +194,7 @@ class LingBotVARollout:
         one = lambda ring, x, time: cached.action_pass(
             bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
         conditional = lambda velocity: velocity[:len(noise)]
-        return _denoise(one, conditional, ring, noise, keep, kept, _levels(self.action_steps, self.action_shift))
+        return _denoise(one, conditional, ring, noise, keep, kept, levels(self.action_steps, self.action_shift))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
@@ -177,7 +203,7 @@ class LingBotVARollout:
         return cached.action_pass(model, ring, context, self._both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 
-def _levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(timestep, change of sigma after it) of every pass: the steps, then one that writes the clean result.
 
     Of a partial denoising the last step writes the cache at its own level, and steps on from there.
@@ -188,7 +214,7 @@ def _levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np
     return times[:passes].astype(np.float32), changes[:passes].astype(np.float32)
 
 
-def _denoise(one_pass, guide, ring, noise, keep, kept, levels):
+def _denoise(one_pass, guide, ring, noise, keep, kept, of_pass):
     """(result, ring) of Euler steps. Every pass writes the ring in its own slot, which itself it does not see: what
     stays is the last one."""
     def step(carry, level):
@@ -198,7 +224,7 @@ def _denoise(one_pass, guide, ring, noise, keep, kept, levels):
         velocity, ring = one_pass(ring, x, jnp.broadcast_to(jnp.where(kept, 0, time), (len(x), len(kept))))
         return (x + change * guide(velocity.astype(jnp.float32)), ring), None
 
-    (x, ring), _ = jax.lax.scan(step, (noise, ring), levels)
+    (x, ring), _ = jax.lax.scan(step, (noise, ring), of_pass)
     return keep(x), ring
 
 

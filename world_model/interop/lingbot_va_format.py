@@ -3,11 +3,13 @@
     transformer/config.json                                         diffusers-style, of class WanTransformer3DModel
     transformer/diffusion_pytorch_model.safetensors                 in one file, or
     transformer/diffusion_pytorch_model-0000i-of-0000N.safetensors  in shards, with their index
+    wamax.json                                                      ours alone: sizes, layout, settings of rollouts
 
 Weights are read as float32, whatever they are stored in. The released repositories hold a tokenizer, a text encoder
 and a VAE beside it, which are not part of this.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,22 +18,40 @@ import jax
 import numpy as np
 
 from world_model import functional
+from world_model.batch import Layout
 from world_model.families.lingbot_va import LingBotVA
-from world_model.families.lingbot_va_layout import PATCH, LingBotVASpec
+from world_model.families.lingbot_va_layout import LingBotVASpec
+from world_model.families.spec import PATCH
 from world_model.interop import names, safetensors_io
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.interop.safetensors_io import Weights, WeightsError
 
 FOLDER, STEM, CLASS = "transformer", "diffusion_pytorch_model", "WanTransformer3DModel"
+OURS = "wamax.json"
 
 
-def write(directory: Path, spec: LingBotVASpec, params: Mapping[str, jax.Array], *,
+def write(directory: Path, spec: LingBotVASpec, params: Mapping[str, jax.Array], *, rollout: Mapping | None = None,
           shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
-    """Writes weights, tensor by tensor, and config.json under directory/transformer."""
+    """Writes weights, tensor by tensor, and config.json under directory/transformer; wamax.json beside it.
+
+    rollout: settings of torch_lingbot_va_rollout.Rollout that these weights are meant for.
+    """
     folder = Path(directory) / FOLDER
     folder.mkdir()
     safetensors_io.write(folder, names.to_reference(params, spec.head_dim, LINGBOT_VA), shard_bytes, stem=STEM)
     (folder / "config.json").write_text(json.dumps(config(spec), indent=1) + "\n")
+    ours = {"spec": dataclasses.asdict(spec), "rollout": dict(rollout or {})}
+    (Path(directory) / OURS).write_text(json.dumps(ours, indent=1) + "\n")
+
+
+def read_settings(directory: str | Path) -> tuple[LingBotVASpec, dict]:
+    """(sizes, settings of rollouts) of what `write` wrote. Raises WeightsError where wamax.json is not there or not
+    of this family."""
+    path = Path(directory) / OURS
+    if not path.exists():
+        raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VA model")
+    ours = json.loads(path.read_text())
+    return LingBotVASpec(**ours["spec"] | {"layout": Layout(**ours["spec"]["layout"])}), ours["rollout"]
 
 
 def config(spec: LingBotVASpec) -> dict:

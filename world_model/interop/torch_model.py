@@ -26,12 +26,21 @@ class RMSNorm(nn.Module):
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * self.weight
 
 
-def _norm(x: Tensor) -> Tensor:
+def norm(x: Tensor) -> Tensor:
+    """Layer norm without weights, in float32."""
     return F.layer_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype)
 
 
 def _gelu_mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, hidden), nn.GELU("tanh"), nn.Linear(hidden, width_out))
+
+
+def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
+    """float64 [..., width]: cosines, then sines."""
+    half = width // 2
+    frequency = 1e4 ** (-torch.arange(half, device=timesteps.device, dtype=torch.float64) / half)
+    angle = timesteps.double()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -117,12 +126,12 @@ class Block(nn.Module):
         """time [B, M, 6, D] -> (x, this sequence's keys and values); `past` stands before the own ones."""
         modulation = (self.modulation + time).unbind(2)
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (m[:, tokens.rows] for m in modulation)
-        q, k, v = own = self.self_attn.project(_norm(x) * (1 + scale) + shift, tokens.angles)
+        q, k, v = own = self.self_attn.project(norm(x) * (1 + scale) + shift, tokens.angles)
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
         x = x + gate * self.self_attn.o(attend(q, k, v, mask))
         x = x + self.cross_attn(self.norm3(x), *context)
-        x = x + gate_ffn * self.ffn(_norm(x) * (1 + scale_ffn) + shift_ffn)
+        x = x + gate_ffn * self.ffn(norm(x) * (1 + scale_ffn) + shift_ffn)
         return x, own[1:]
 
 
@@ -177,7 +186,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         shift, scale = self.modulation[0]
-        return self.head(_norm(x) * (1 + scale + time) + shift + time)
+        return self.head(norm(x) * (1 + scale + time) + shift + time)
 
 
 class DreamZero(nn.Module):
@@ -209,11 +218,7 @@ class DreamZero(nn.Module):
 
     def time(self, timesteps: Tensor) -> Tensor:
         """[B, M] -> [B, M, D]."""
-        half = self.freq_dim // 2
-        frequency = 1e4 ** (-torch.arange(half, device=timesteps.device, dtype=torch.float64) / half)
-        angle = timesteps.double()[..., None] * frequency
-        features = torch.cat([angle.cos(), angle.sin()], -1)
-        return self.time_embedding(features.to(self.time_embedding[0].weight.dtype))
+        return self.time_embedding(time_sinusoid(timesteps, self.freq_dim).to(self.time_embedding[0].weight.dtype))
 
     def patches(self, latents: Tensor) -> Tensor:
         """[B, F, h, w, C] -> [B, F h/2 w/2, D], frame-major, then row, then column."""

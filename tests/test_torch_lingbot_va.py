@@ -1,0 +1,99 @@
+"""LingBot-VA's PyTorch runtime: the goldens' inference, exports through the gate, and weights that do not fit."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from launch import build, export, parity
+from world_model.interop import torch_lingbot_va, torch_runtime
+from world_model.interop.safetensors_io import Weights, WeightsError, write
+
+GOLDENS = Path(__file__).parent / "goldens"
+STEM = "diffusion_pytorch_model"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return parity.read(GOLDENS / "lingbot_va_tiny.npz")
+
+
+def test_inference_equals_the_golden(golden):
+    """Cached passes, cache contents with eviction, the serving loop whole and partly denoised."""
+    differences = parity.compare(golden, golden.face("torch"))
+    assert {entry.split("/")[0] for entry in differences} == {"inf", "srv"} and len(differences) > 60
+    assert parity.first_above(differences, 5e-5) is None
+
+
+def test_weights_are_loaded_strictly(golden):
+    swapped = dict(golden.weights)
+    swapped["blocks.0.norm4.weight"] = swapped.pop("blocks.0.norm2.weight")
+    with pytest.raises(RuntimeError, match=r"Missing key[\s\S]*norm3.weight[\s\S]*Unexpected key[\s\S]*norm4"):
+        golden.face("torch", swapped)
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    """An untrained model with every parameter random."""
+    config = quickstart.get_config("lingbot_va_debug")
+    config.evaluate.update(solver_steps=2, action_steps=2, window_blocks=4, guidance=2.0)
+    family, rng = build.model(config), np.random.default_rng(0)
+    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    params = {name: (0.2 * rng.normal(size=x.shape) + name.endswith("scale")).astype(np.float32)
+              for name, x in shapes.items()}
+    return build.Restored(config, 7, family, params, None, {}, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def cheap():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def exported(restored, cheap, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "export"
+    return out, export.export(restored, out)
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
+def test_an_export_passes_the_gate_on_final_actions(exported):
+    out, report = exported
+    assert report["compared_with"] == "PyTorch runtime" and report["passed"] and report["max"] < 2e-5
+    assert {"reacting/chunk2_actions", "imagined/chunk2_actions", "reacting/chunk0_latents"} <= report["entries"].keys()
+    assert json.loads((out / "wamax.json").read_text())["rollout"]["guidance"] == 2.0
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
+def test_another_number_of_steps_is_found(restored, cheap, tmp_path, monkeypatch):
+    """The gate is no formality: what PyTorch does otherwise is told, and the directory put aside."""
+    plain = torch_lingbot_va.load
+    monkeypatch.setattr(torch_lingbot_va, "load", lambda path: (*plain(path)[:2], plain(path)[2] | {"action_steps": 3}))
+    with pytest.raises(export.ParityError, match="reacting/chunk0_actions differs"):
+        export.export(restored, tmp_path / "out")
+    assert (tmp_path / "out.rejected" / "parity.json").exists() and not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_named(exported, restored, tmp_path):
+    out, _ = exported
+    weights = dict(Weights(out / "transformer", stem=STEM))
+    broken = tmp_path / "broken"
+    (broken / "transformer").mkdir(parents=True)
+    for name in ("wamax.json", "transformer/config.json"):
+        (broken / name).write_text((out / name).read_text())
+    weights["proj_out.weight"] = weights["proj_out.weight"][:-1]
+    write(broken / "transformer", weights.items(), stem=STEM)
+    with pytest.raises(WeightsError, match=r"proj_out.weight: expected F32 .* found F32"):
+        torch_lingbot_va.load(broken)
+
+
+def test_directories_of_the_other_family_are_refused_both_ways(exported, tmp_path):
+    with pytest.raises(WeightsError, match=r"config.json: expected the configuration of a wamax export"):
+        torch_runtime.load(exported[0])
+    (tmp_path / "config.json").write_text(json.dumps({"wamax": {}}))  # where DreamZero's exports have theirs
+    with pytest.raises(WeightsError, match=r"wamax.json: missing; .* is no export of a LingBot-VA model"):
+        torch_lingbot_va.load(tmp_path)
