@@ -184,15 +184,6 @@ def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*(entry or None for entry in kept))
 
 
-def token_padding(length: int) -> int:
-    """Tokens to add to a sequence so that a TPU's products fill their tiles: 14,180 have no better divisor than 4, and
-    products over them reach a third of the peak. None elsewhere, and none where they would be more than an eighth."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.abstract_device.platform != "tpu":
-        return 0
-    return next((-length % tile for tile in (1024, 512, 128) if length >= 8 * tile), 0)
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over (data, fsdp), every other axis whole."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))

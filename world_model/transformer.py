@@ -41,10 +41,7 @@ class Rows:
     """How timestep rows cover the tokens: in order, `count` rows of `tokens` tokens each."""
 
     parts: tuple[tuple[int, int], ...]  # (count, tokens per row)
-
-    def padded(self, tokens: int) -> "Rows":
-        """With one more row, for that many tokens at the end."""
-        return Rows((*self.parts, (1, tokens))) if tokens else self
+    order: np.ndarray | None = None  # int32 [places]: where the tokens stand otherwise, the one in each place or -1
 
     def expand(self, rows):
         """[B, sum of counts, D] -> [B, L, D].
@@ -53,8 +50,10 @@ class Rows:
         way back sums over slices, take a TPU a fifth of its time.
         """
         counts, lengths = zip(*self.parts, strict=True)
-        if sum(c * n for c, n in self.parts) >= MATMUL_EXPAND * sum(counts):
+        if self.order is not None or sum(c * n for c, n in self.parts) >= MATMUL_EXPAND * sum(counts):
             of_token = np.repeat(np.arange(sum(counts)), np.repeat(lengths, counts))
+            if self.order is not None:
+                of_token = np.where(self.order < 0, -1, of_token[self.order])
             return jnp.asarray(of_token[:, None] == np.arange(sum(counts)), rows.dtype) @ rows
         pieces, start = [], 0
         for tokens, parts in itertools.groupby(self.parts, key=lambda part: part[1]):
@@ -77,7 +76,6 @@ class Stream:
     output_slice: slice  # the same tokens in the sequence
     attend_output: Callable | None  # only those tokens query
     attend_context: Callable = dense  # cross-attention: attention/context.py
-    padding: int = 0  # tokens at the end that only fill whole tiles: nobody attends to them or reads them
 
 
 class RMSNorm(nnx.Module):
@@ -226,13 +224,9 @@ class Block(nnx.Module):
         keys, values = own
         if cache is not None:
             keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
-        if stream.padding:
-            keys, values = keys[:, :-stream.padding], values[:, :-stream.padding]
-        attend, padding = (stream.attend_output, 0) if only_output else (stream.attend, stream.padding)
+        attend = stream.attend_output if only_output else stream.attend
         with jax.named_scope(ATTENTION_SCOPE):
-            attended = attend(querying.queries[:, :querying.queries.shape[1] - padding], keys, values, key_valid)
-        if padding:
-            attended = jnp.pad(attended, ((0, 0), (0, padding), (0, 0), (0, 0)))
+            attended = attend(querying.queries, keys, values, key_valid)
         return self.leave(querying, attended, context, stream.attend_context), own
 
     def enter(self, x, rows, stream: Stream, only_output: bool):

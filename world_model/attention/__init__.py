@@ -27,3 +27,8 @@ def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, wi
     if kernel not in KERNELS:
         raise ValueError(f"no attention kernel {kernel!r}; there are {sorted(KERNELS)}")
     return KERNELS[kernel](table, queries, keys, window_frames)
+
+
+def arrangement(kernel: str, sequence: Sequence) -> splash.Arrangement | None:
+    """The order in which a kernel would have the tokens stand through all blocks, if it has one."""
+    return splash.Arrangement(sequence, splash.choose_tile(sequence, sequence)) if kernel == "splash" else None

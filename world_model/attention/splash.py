@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 from world_model import sharding
 from world_model.attention.partial_sums import attend_adding_in_a_row
 from world_model.remat import ATTENDED
-from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges
+from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges, segment_of_token
 from world_model.visibility import Table, sees
 
 LANES = 128  # a tile is a multiple of this
@@ -36,8 +36,20 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     """See `world_model.attention.make_attend`. tile: tokens on a side (default: `choose_tile`); interpret: runs the
     kernel's program on any platform, slowly, for tests."""
     tile = tile or choose_tile(queries, keys)
-    padded_q, padded_k = Padded(queries, tile), Padded(keys, tile)
-    mask = TableMask(table, padded_q, padded_k, window_frames)
+    places_q, places_k = Arrangement(queries, tile), Arrangement(keys, tile)
+    arranged = make_arranged(table, places_q, places_k, window_frames, interpret=interpret)
+
+    def attend(q, k, v, key_valid=None, drawn=None):
+        valid = None if key_valid is None else places_k.arrange(key_valid)
+        return places_q.restore(arranged(places_q.arrange(q), places_k.arrange(k), places_k.arrange(v), valid, drawn))
+
+    return attend
+
+
+def make_arranged(table: Table, queries: "Arrangement", keys: "Arrangement", window_frames: int = 0, *,
+                  interpret: bool = False):
+    """attend(q, k, v, key_valid, drawn) of `make_attend` over tokens that stand as the kernel wants them."""
+    tile, mask = keys.tile, TableMask(table, queries, keys, window_frames)
     pairs = mask.tiles(tile) * tile * tile
 
     # One mask serves every head.
@@ -45,13 +57,11 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
                                   **_settings(tile, interpret))
 
     def attend(q, k, v, key_valid=None, drawn=None):
-        valid = None if key_valid is None else padded_k.pad(key_valid[..., None, None])[..., 0, 0]
         now = made if drawn is None else drawn_kernel(mask.drawn(drawn), tile, interpret)
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
-            out = sharded(now, *(jnp.swapaxes(x, 1, 2) for x in (
-                padded_q.pad(q * q.shape[-1] ** -0.5), padded_k.pad(k), padded_k.pad(v))), valid)
-        return padded_q.unpad(jnp.swapaxes(out, 1, 2))
+            out = sharded(now, *(jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v)), key_valid)
+        return jnp.swapaxes(out, 1, 2)
 
     return attend
 
@@ -102,8 +112,8 @@ def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
         block_kv_dkv_compute=keys, use_fused_bwd_kernel=True, q_layout=MINOR, k_layout=MINOR, v_layout=MINOR)
 
 
-class Padded:
-    """Segments regrouped and padded: groups of one role and block, each a whole number of tiles."""
+class Arrangement:
+    """Segments regrouped and padded: groups of one role and block, clean ones first, each a whole number of tiles."""
 
     def __init__(self, sequence: Sequence, tile: int):
         self.sequence, self.tile = sequence, tile
@@ -111,19 +121,23 @@ class Padded:
         self.groups = [list(group) for _, group in itertools.groupby(ordered, key=_group)]
 
     @functools.cached_property
-    def segment(self) -> np.ndarray:
-        """int32 [padded length]: each token's index in the sequence of segments, -1 where it is padding."""
-        index = {s: i for i, s in enumerate(self.sequence)}
-        rows = [np.repeat([index[s] for s in group] + [-1], [s.length for s in group] + [self.padding(group)])
+    def order(self) -> np.ndarray:
+        """int32 [places]: the token in each place, -1 where it is padding."""
+        rows = [np.concatenate([*(np.arange(s.start, s.stop) for s in group), np.full(self.padding(group), -1)])
                 for group in self.groups]
         return np.concatenate(rows).astype(np.int32)
 
+    @functools.cached_property
+    def segment(self) -> np.ndarray:
+        """int32 [places]: each token's index in the sequence of segments, -1 where it is padding."""
+        return np.where(self.order < 0, -1, segment_of_token(self.sequence)[self.order]).astype(np.int32)
+
     def padding(self, group: list) -> int:
-        """Tokens that fill the group's last tile."""
+        """Places that fill the group's last tile."""
         return -sum(s.length for s in group) % self.tile
 
-    def pad(self, x):
-        """[B, L, n, d] -> [B, padded length, n, d], zeros for padding."""
+    def arrange(self, x):
+        """[B, L, ...] -> [B, places, ...], zeros for padding."""
         pieces = []
         for group in self.groups:
             pieces += [x[:, start:stop] for start, stop in _ranges(group)]
@@ -131,8 +145,8 @@ class Padded:
                 pieces.append(jnp.zeros((x.shape[0], padding, *x.shape[2:]), x.dtype))
         return jnp.concatenate(pieces, axis=1)
 
-    def unpad(self, x):
-        """[B, padded length, n, d] -> [B, L, n, d]."""
+    def restore(self, x):
+        """[B, places, ...] -> [B, L, ...]."""
         pieces, start = {}, 0
         for group in self.groups:
             for first, last in _ranges(group):
@@ -153,7 +167,7 @@ def _group(segment) -> tuple[bool, int]:
 class TableMask(masks.Mask):
     """A visibility table as the kernel reads it: any rectangle of it, on demand."""
 
-    def __init__(self, table: Table, queries: Padded, keys: Padded, window_frames: int):
+    def __init__(self, table: Table, queries: Arrangement, keys: Arrangement, window_frames: int):
         seen = [[sees(table, q, k, window_frames) for k in keys.sequence] for q in queries.sequence]
         # Padding is the last row and the last column: nobody sees it. A padding query sees what its neighbour does,
         # so that its tile is no more masked than theirs.
@@ -198,7 +212,7 @@ def _runs(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def choose_tile(queries: Sequence, keys: Sequence) -> int:
     """The tile side that costs least: padded tokens, plus an overhead for every tile."""
     def cost(tile: int) -> float:
-        groups = itertools.chain(*(Padded(sequence, tile).groups for sequence in (queries, keys)))
+        groups = itertools.chain(*(Arrangement(sequence, tile).groups for sequence in (queries, keys)))
         return sum(-(-sum(s.length for s in group) // tile) * (tile + TILE_OVERHEAD) for group in groups)
 
     most = -(-max(length(queries), length(keys)) // LANES) * LANES

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import rotary, sharding, tokens, visibility
-from world_model.attention import make_attend
+from world_model import rotary, tokens, visibility
+from world_model.attention import arrangement, make_attend, splash
 from world_model.attention.context import get_attend_context
 from world_model.families.embedders import (
     ActionEncoder,
@@ -120,25 +120,48 @@ class DreamZero(Stack):
             kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
             sequence = tokens.restart(sequence, kept.__contains__)
         x, time, rows, key_valid = self.embed(inputs, sequence)
-        attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
-        read = tuple(s for s in sequence if s.group in HEADS_READ)
-        padding = 0 if with_hidden else sharding.token_padding(x.shape[1])
-        angles = np.pad(self.rotary_angles(sequence), ((0, padding), (0, 0)))
-        stream = Stream(
-            rows=rows.padded(padding), rotary=rotary.constant(angles), attend=attend(queries=sequence),
-            **self.reading(rows, sequence),
-            attend_output=attend(queries=tokens.restart(read, lambda s: True)),
-            attend_context=get_attend_context(spec.attention), padding=padding)
-        modulation = self.modulation(time)
-        context = self.embed_context(inputs.text, inputs.image)
+        context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
+        places = None if with_hidden else arrangement(spec.attention, sequence)
         if with_hidden:
+            stream = self.stream(table, sequence, rows)
             x, hidden = self.run_all(x, modulation, context, stream, key_valid)
-        else:
-            x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
-            modulation = jnp.pad(modulation, ((0, 0), (0, min(padding, 1)), (0, 0), (0, 0)))
+        elif places is None:
+            stream = self.stream(table, sequence, rows)
             x = self.run(x, modulation, context, stream, key_valid)
+        else:
+            stream, last = self.arranged_stream(table, places, rows)
+            key_valid = None if key_valid is None else places.arrange(key_valid)
+            x = last.restore(self.run(places.arrange(x), modulation, context, stream, key_valid))
+            x = x[:, :tokens.length(_read(sequence))]
         velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_actions)
         return (velocity, hidden) if with_hidden else velocity
+
+    def stream(self, table, sequence: tokens.Sequence, rows: Rows) -> Stream:
+        """Tokens as they come; the last block's queries are those that heads read: adjacent, after the clean copy and
+        before the states."""
+        spec, read, clean = self.spec, _read(sequence), _clean_parts(sequence)
+        attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
+        last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
+        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
+        return Stream(
+            rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
+            output_rows=Rows(rows.parts[clean:last]), output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_slice=slice(start, stop), attend_output=attend(queries=read),
+            attend_context=get_attend_context(spec.attention))
+
+    def arranged_stream(self, table, places: splash.Arrangement, rows: Rows) -> tuple[Stream, splash.Arrangement]:
+        """Tokens as the kernel would have them; the last block's queries are all but the clean copy, which stands
+        first. Also the arrangement of those."""
+        spec, clean = self.spec, _clean_parts(places.sequence)
+        last = splash.Arrangement(
+            tokens.restart(places.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), places.tile)
+        attend = functools.partial(splash.make_arranged, table, keys=places, window_frames=spec.window_frames)
+        angles = np.where(places.order[:, None] < 0, 0, self.rotary_angles(places.sequence)[places.order])
+        return Stream(
+            rows=Rows(rows.parts, places.order), rotary=rotary.constant(angles), attend=attend(queries=places),
+            output_rows=Rows(rows.parts[clean:], last.order), output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_slice=slice(len(places.order) - len(last.order), None), attend_output=attend(queries=last),
+            attend_context=get_attend_context(spec.attention)), last
 
     def sequence(self, with_clean: bool, with_actions: bool) -> tokens.Sequence:
         """All tokens of a window: [clean video] [noisy video] [actions] [states]."""
@@ -235,16 +258,6 @@ class DreamZero(Stack):
         """Compute dtype: that of the parameters."""
         return self.patch_embedding.kernel.dtype
 
-    # --- the stack -------------------------------------------------------------------------------------------
-
-    def reading(self, rows: Rows, sequence: tokens.Sequence) -> dict:
-        """Where the tokens that heads read stand: adjacent, after the clean copy and before the states."""
-        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
-        clean = 1 if start else 0
-        last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
-        return {"output_rows": Rows(rows.parts[clean:last]), "output_row_start": sum(c for c, _ in rows.parts[:clean]),
-                "output_slice": slice(start, stop)}
-
 
 class Head(nnx.Module):
     """Modulated norm and projection of video tokens; rows of `proj` are ordered (patch row, patch column, channel)."""
@@ -256,6 +269,15 @@ class Head(nnx.Module):
     def __call__(self, x, time, rows: Rows):
         """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
         return self.proj(modulated_norm(x, self.modulation, time, rows))
+
+
+def _read(sequence: tokens.Sequence) -> tokens.Sequence:
+    return tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+
+
+def _clean_parts(sequence: tokens.Sequence) -> int:
+    """Parts of `Rows` before those of the noisy copy."""
+    return int(any(s.group is Group.CLEAN_VIDEO for s in sequence))
 
 
 def _first(x, frames: int):

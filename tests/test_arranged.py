@@ -1,0 +1,48 @@
+"""DreamZero whose tokens stand as the TPU's attention kernel would have them, against plain attention."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from tests import goldens_io
+from world_model import functional, tokens, visibility
+from world_model.attention import context, splash
+from world_model.families.dreamzero import DreamZero
+
+
+def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatch):
+    monkeypatch.setattr(splash, "make_arranged", functools.partial(splash.make_arranged, interpret=True))
+    monkeypatch.setattr(context, "fused", functools.partial(context.fused, interpret=True))
+    z, spec, params = goldens_io.load("i2v")
+    inputs = goldens_io.inputs(z)
+    valid = np.ones(inputs.noisy_actions.shape[:2], bool)
+    valid[0] = False  # a clip without actions
+    inputs = inputs._replace(action_valid=jax.numpy.asarray(valid))
+
+    def run(attention):
+        model = functional.abstract(DreamZero, dataclasses.replace(spec, attention=attention, num_layers=spec.num_layers))
+
+        def value(params):
+            out = functional.bind(model, params)(inputs)
+            return (out.video**2).mean() + (out.action[1:]**2).mean(), out
+
+        grads, out = jax.jit(jax.grad(value, has_aux=True))(params)
+        return grads, out.video, out.action[1:]
+
+    assert inputs.noisy_latents.shape[0] > 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("splash"), run("reference"))
+
+
+def test_an_arrangement_puts_every_token_once_and_back():
+    _, spec, _ = goldens_io.load("i2v")
+    sequence = functional.abstract(DreamZero, spec).sequence(True, True)
+    kept = visibility.needed(visibility.get_table("dreamzero"), sequence, {tokens.Group.NOISY_VIDEO})
+    sequence = tokens.restart(sequence, kept.__contains__)
+    places = splash.Arrangement(sequence, 128)
+    x = np.arange(1.0, 1 + tokens.length(sequence), dtype=np.float32)[None, :, None]
+    arranged = np.asarray(places.arrange(x))
+    assert arranged.shape[1] == len(places.order) and arranged.shape[1] % 128 == 0
+    np.testing.assert_array_equal(arranged[0, :, 0], np.where(places.order < 0, 0, places.order + 1))
+    np.testing.assert_array_equal(places.restore(arranged), x)
