@@ -11,7 +11,6 @@ import pytest
 from world_model import sharding, tokens, visibility
 from world_model.attention import KERNELS, context, make_attend, splash
 from world_model.attention.blockwise import dense
-from world_model.attention.partial_sums import attend_adding_in_a_row
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
 from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
@@ -117,19 +116,3 @@ def test_the_fused_cross_attention_equals_the_dense_one(shape, keys):
     with jax.set_mesh(sharding.make_mesh(**shape)) if shape else contextlib.nullcontext():
         actual = value(functools.partial(context.fused, interpret=True))(q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)
-
-
-def test_the_backward_kernels_partial_gradients_are_added_not_reduced():
-    def sums(jaxpr):
-        """How many there are over the first of four axes, in called functions as well."""
-        inner = [p for eqn in jaxpr.eqns for p in eqn.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
-        return sum(e.primitive.name == "reduce_sum" and e.params["axes"] == (0,) and e.invars[0].aval.ndim == 4
-                   for e in jaxpr.eqns) + sum(sums(getattr(p, "jaxpr", p)) for p in inner)
-
-    gradients = lambda attend: jax.make_jaxpr(jax.grad(lambda q: attend(q, k[0], v[0], None).sum()))(q[0]).jaxpr
-    mask = splash.masks.MultiHeadMask([splash.masks.FullMask((256, 256))])
-    q, k, v = (jax.numpy.zeros((3, 2, 256, 8)) for _ in range(3))
-    plain = splash.kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=True,
-                                          block_sizes=splash.block_sizes(128, 128))
-    assert sums(gradients(plain)) == 1
-    assert sums(gradients(functools.partial(attend_adding_in_a_row, plain))) == 0

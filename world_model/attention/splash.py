@@ -20,7 +20,6 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
-from world_model.attention.partial_sums import attend_adding_in_a_row
 from world_model.remat import ATTENDED
 from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges, segment_of_token
 from world_model.visibility import Table, sees
@@ -91,7 +90,7 @@ def sharded(made, q, k, v, valid, heads: str = "attention_heads", queries: str |
         # before the next one's are made.
         seeing = jnp.ones(q.shape[2], jnp.int32)
         ids = lambda i: None if valid is None else kernel.SegmentIds(seeing, valid[i].astype(jnp.int32))
-        return jnp.stack([attend_adding_in_a_row(made, q[i], k[i], v[i], ids(i)) for i in range(len(q))])
+        return jnp.stack([made(q[i], k[i], v[i], ids(i)) for i in range(len(q))])
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
