@@ -168,7 +168,7 @@ def write_cache(folder: Path, dataset: Dataset, windows: int) -> tuple[LatentCac
         writer.write_shard("arms", shard, rows)
     writer.write_texts([np.ones((40, 4096), np.float32)])
     writer.write_index("arms", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
-                       text=np.zeros(len(dataset.source), np.int64))
+                       kept=dataset.source.kept(), text=np.zeros(len(dataset.source), np.int64))
     assert writer.finish({"arms": windows})
     return LatentCache(folder, {}, spec), windows * record_bytes(spec) / 2**30
 

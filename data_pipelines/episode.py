@@ -26,13 +26,18 @@ class Episode:
 
 
 class Source(Protocol):
-    """A finite, indexable, picklable collection of episodes. Opening it reads metadata, never pixels."""
+    """A finite, indexable, picklable collection of episodes. Opening it reads metadata, never pixels. Filters do not
+    renumber: an index stands for one recording, whatever is chosen."""
 
     def lengths(self) -> np.ndarray:
         """int64 [episodes]: steps of each episode."""
 
     def rates(self) -> np.ndarray:
         """float64 [episodes]: steps per second of each episode."""
+
+    def kept(self) -> np.ndarray:
+        """int64 [stretches, 3], sorted: (episode, first, end) of the steps where windows may begin. A recording that a
+        filter leaves out has no stretch, one without filter has (episode, 0, length)."""
 
     def __len__(self) -> int: ...
 

@@ -4,7 +4,8 @@
     encoders.safetensors     the encoders' arrays, as "video.NAME" and "text.NAME"
     statistics.json          of normalisation
     texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
-    NAME/index.safetensors   lengths and rates of all episodes of a dataset, and the prompt of each training episode
+    NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
+                             prompt of each training episode
     NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
     NAME/shard-I.json        its size, hash and unreadable windows; written last
     _SUCCESS                 everything is there
@@ -86,7 +87,7 @@ class LatentCache:
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
         """The episodes of a dataset; `original` opens their recordings where somebody asks for one."""
         index = self._index(dataset)
-        return CachedSource(index["lengths"], index["rates"], original)
+        return CachedSource(index["lengths"], index["rates"], index["kept"], original)
 
     def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
         """The stored part of a batch's row. Raises BadEpisode where the window was or is unreadable."""
@@ -156,10 +157,11 @@ class LatentCache:
 
 
 class CachedSource:
-    """`Source` whose lengths and rates come from a cache; recordings are opened only where one is asked for."""
+    """`Source` whose lengths, rates and stretches come from a cache; recordings are opened only where one is asked
+    for."""
 
-    def __init__(self, lengths: np.ndarray, rates: np.ndarray, original: Callable[[], Source]):
-        self._lengths, self._rates, self._original = lengths, rates, original
+    def __init__(self, lengths: np.ndarray, rates: np.ndarray, kept: np.ndarray, original: Callable[[], Source]):
+        self._lengths, self._rates, self._kept, self._original = lengths, rates, kept, original
 
     def lengths(self) -> np.ndarray:
         """int64 [episodes]."""
@@ -168,6 +170,10 @@ class CachedSource:
     def rates(self) -> np.ndarray:
         """float64 [episodes]."""
         return self._rates
+
+    def kept(self) -> np.ndarray:
+        """See `Source`."""
+        return self._kept
 
     def __len__(self) -> int:
         return len(self._lengths)

@@ -39,7 +39,10 @@ class Dataset:
 def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
     """The windows of a dataset, from metadata alone. Raises ValueError where it is empty or its recordings
     run at another rate than the robot's actions (which, unlike video, cannot be resampled)."""
-    episodes = np.arange(len(dataset.source)) if dataset.episodes is None else np.asarray(dataset.episodes)
+    kept = dataset.source.kept()
+    if dataset.episodes is not None:
+        kept = kept[np.isin(kept[:, 0], dataset.episodes)]
+    episodes = kept[:, 0]
     if not len(episodes):
         raise ValueError(f"dataset {dataset.name!r} has no episodes")
     rates = np.asarray(dataset.source.rates())[episodes]
@@ -50,7 +53,11 @@ def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
                          f"{dataset.embodiment.rate:g} Hz")
     lengths = np.asarray(dataset.source.lengths())[episodes]
     spans = window_span(layout, rates / dataset.embodiment.rate)
-    return WindowIndex.build(episodes, lengths, spans, dataset.window_stride)
+    windows = WindowIndex.build(kept, lengths, spans, dataset.window_stride)
+    if not len(windows):
+        raise ValueError(f"dataset {dataset.name!r}: none of its {len(episodes)} kept stretches begins early enough "
+                         f"for a window of {spans.min() + 1} steps")
+    return windows
 
 
 def check_episode(episode: Episode, embodiment: Embodiment) -> None:

@@ -49,9 +49,9 @@ class Gathered:
 
 
 def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout) -> dict:
-    """Statistics of the chosen episodes of one dataset, or of several of one robot: every step's state once, and every
-    action of every block that some window holds, relative to that block's start. Unusable episodes are skipped and
-    named under "skipped".
+    """Statistics of the chosen episodes of one dataset, or of several of one robot: the state of every step of every
+    stretch that windows lie in, and every action of every block that some window holds, relative to that block's start.
+    Unusable episodes are skipped and named under "skipped".
 
     Raises ValueError where no episode is usable, or where the statistics cannot normalise (`make_scale`).
     """
@@ -92,17 +92,16 @@ def gather(dataset: Dataset, layout: Layout) -> Gathered:
     total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)
     if not (dataset.embodiment.state or dataset.embodiment.action):
         return dataclasses.replace(total, episodes=len(windows.episodes))
-    shares = np.array_split(np.arange(len(windows.episodes)), min(_SHARES, len(windows.episodes)))
+    shares = np.array_split(windows.episodes, min(_SHARES, len(windows.episodes)))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        for part in threads.map(lambda rows: _gather_rows(dataset, layout, windows, rows), shares):
+        for part in threads.map(lambda share: _gather_share(dataset, layout, windows, share), shares):
             total.merge(part)
     return total
 
 
-def _gather_rows(dataset: Dataset, layout: Layout, windows: WindowIndex, rows: np.ndarray) -> Gathered:
+def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episodes: np.ndarray) -> Gathered:
     found, embodiment = Gathered(dataset.embodiment), dataset.embodiment
-    for row in rows:
-        index = int(windows.episodes[row])
+    for index in episodes.tolist():
         try:
             episode = dataset.source[index]
             check_episode(episode, embodiment)
@@ -110,13 +109,20 @@ def _gather_rows(dataset: Dataset, layout: Layout, windows: WindowIndex, rows: n
             found.skipped[f"{dataset.name}/{index}"] = str(error)
             continue
         found.episodes += 1
+        rows = windows.rows(index)
+        held = [slice(windows.first[row], windows.stop[row]) for row in rows]
         if embodiment.state:
-            found.parts["state"].update(episode.state)
+            found.parts["state"].update(_joined(episode.state, held))
         if embodiment.action:
-            found.parts["action"].update(_pooled_actions(episode, windows.starts(row), layout, dataset))
+            starts = np.concatenate([windows.starts(row) for row in rows])
+            found.parts["action"].update(_pooled_actions(episode, starts, layout, dataset))
         if any(dim.relative_to for dim in embodiment.action):
-            found.parts["absolute_action"].update(episode.action)
+            found.parts["absolute_action"].update(_joined(episode.action, held))
     return found
+
+
+def _joined(steps: np.ndarray, slices: list[slice]) -> np.ndarray:
+    return steps[slices[0]] if len(slices) == 1 else np.concatenate([steps[each] for each in slices])
 
 
 def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, dataset: Dataset) -> np.ndarray:

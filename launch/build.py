@@ -99,13 +99,15 @@ class Data:
 
 def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
     """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
-    parts, entries = [], mixture.entries(config.data.datasets)
+    parts, places, entries = [], {}, mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
-        training, heldout = split_episodes(name, len(source), config.data.holdout)
+        # a recording that two datasets read is on the same side in both
+        first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
+        training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
         dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))

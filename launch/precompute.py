@@ -98,7 +98,7 @@ class Precompute:
                     continue  # its windows are unreadable: no row asks for a prompt
                 chosen[index] = numbers.setdefault(prompt, len(numbers))
             self.writer.write_index(dataset.name, lengths=np.asarray(source.lengths(), np.int64),
-                                    rates=np.asarray(source.rates(), np.float64), text=chosen)
+                                    rates=np.asarray(source.rates(), np.float64), kept=source.kept(), text=chosen)
         self.writer.write_texts(self._features(prompt) for prompt in numbers)
 
     def _features(self, prompt: str) -> np.ndarray:

@@ -7,7 +7,6 @@ frame. What does not fit together (frame counts, lengths, times) makes a `BadEpi
 import concurrent.futures
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines import video
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.lru import Lru, identity
+from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
 
 _footers = Lru(4096)  # by file
@@ -29,17 +29,19 @@ class LeRobotSource:
 
     def __init__(self, name: str, path: str, *, images: dict[str, str], state: str | Sequence[str] = (),
                  action: str | Sequence[str] = (), instruction: str | None = "task_index",
-                 where: dict[str, Any] | None = None):
+                 filters: Filters = EVERYTHING):
         """Args:
           path: the folder that holds meta/, or its address for fsspec (gs://, s3://, ...).
           images: view name -> camera; state, action: one name or several, joined in order. A name is one of
             modality.json, or a feature as "observation.state".
           instruction: annotation or column with the task's text or number; None for none.
-          where: keeps the episodes whose metadata hold these values, as {"success": True}.
+          filters: `where` names columns of meta/episodes; `successful` is where={"success": True}; a keep file names
+            episodes by episode_index.
 
         Raises FileNotFoundError where there is no dataset, ValueError naming the metadata that make no sense.
         """
-        self.name, self._meta = name, Meta(path, where or {})
+        where = {**filters.where, **({"success": True} if filters.successful else {})}
+        self.name, self.filters, self._meta = name, filters, Meta(path, where)
         field = self._meta.field
         self._views = {view: field("video", camera).column for view, camera in images.items()}
         names = lambda value: (value,) if isinstance(value, str) else tuple(value)
@@ -57,15 +59,34 @@ class LeRobotSource:
         """float64 [episodes]."""
         return np.full(len(self), self._meta.rate)
 
+    def kept(self) -> np.ndarray:
+        """See `Source`."""
+        chosen = self._meta.chosen.copy()
+        if self.filters.described:
+            chosen &= self._described()
+        return self.filters.stretches(self._meta.lengths, chosen, map(str, self._meta.numbers.tolist()))
+
+    def _described(self) -> np.ndarray:
+        """bool [episodes]: whether there is an instruction; True where that cannot be read, which fails when drawn."""
+        def described(index: int) -> bool:
+            try:
+                return self._text(self._rows(index, 1, (self._instruction,)), "") not in NO_INSTRUCTION
+            except BadEpisode:
+                return True
+
+        if self._instruction is None:
+            return np.zeros(len(self), np.bool_)
+        if self._instruction == "task_index" and self._meta.texts is not None:
+            return np.array([any(text not in NO_INSTRUCTION for text in texts) for texts in self._meta.texts])
+        return np.array(list(_cameras().map(described, range(len(self)))))
+
     def __len__(self) -> int:
         return len(self._meta.numbers)
 
     def __getitem__(self, index: int) -> Episode:
         meta = self._meta
         number, length = int(meta.numbers[index]), int(meta.lengths[index])
-        file, first = meta.table_of(index)
-        whole = None if meta.shared_files else length  # of a file of its own every row belongs to the episode
-        steps, where = read_rows(file, first, length, self._columns, whole), f"{file} episode {number}"
+        steps, where = self._rows(index, length, self._columns), f"{meta.table_of(index)[0]} episode {number}"
         numbers = steps["episode_index"].to_numpy()
         if (other := numbers != number).any():
             raise BadEpisode(f"{where}: its rows belong to episodes {sorted(set(numbers[other].tolist()))[:3]}")
@@ -75,6 +96,13 @@ class LeRobotSource:
             dataset=self.name, index=index, length=length, rate=meta.rate, instruction=self._text(steps, where),
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
             read_frames=functools.partial(_read_frames, spans, times, meta.rate))
+
+    def _rows(self, index: int, count: int, columns: tuple[str, ...]) -> pa.Table:
+        """The first `count` steps of an episode."""
+        file, first = self._meta.table_of(index)
+        # of a file of its own every row belongs to the episode
+        whole = None if self._meta.shared_files else int(self._meta.lengths[index])
+        return read_rows(file, first, count, columns, whole)
 
     def _text(self, steps: pa.Table, where: str) -> str:
         if self._instruction is None:
