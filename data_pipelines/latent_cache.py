@@ -90,7 +90,8 @@ class LatentCache:
         return CachedSource(index["lengths"], index["rates"], index["kept"], original)
 
     def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
-        """The stored part of a batch's row. Raises BadEpisode where the window was or is unreadable."""
+        """The stored part of a batch's row, text features without padding. Raises BadEpisode where the window was or is
+        unreadable."""
         file = self._shard(dataset, window // self._per_shard)
         try:
             data = self._reader(file).read([window % self._per_shard])[0]
@@ -140,15 +141,13 @@ class LatentCache:
             file, ArrayRecordReader(str(file), options="readahead_buffer_size:0"))
 
     def _text(self, number: int) -> np.ndarray:
-        """bfloat16 [text tokens, width], zero past the prompt."""
+        """bfloat16 [tokens of the prompt, width]."""
         found = self._texts.get(number)
         if found is None:
-            (length, width), dtype = self.spec["text_features"]
+            (_, width), dtype = self.spec["text_features"]
             stored = self._reader(self.path / "texts.array_record").read([number])[0]
-            found = np.zeros((length, width), dtype)
-            rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype).reshape(-1, width)
-            found[:len(rows)] = rows
-            self._texts.put(number, found)
+            rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
+            found = self._texts.put(number, rows.reshape(-1, width))
         return found
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
@@ -197,7 +196,8 @@ class CachedMaker:
         self.windows, self.dataset = maker.windows, maker.dataset
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
-        """One row of `world_model.batch.encoded_batch_spec`; raises BadEpisode as `SampleMaker` does."""
+        """One row of `world_model.batch.encoded_batch_spec`, its text features without padding; raises BadEpisode as
+        `SampleMaker` does."""
         index, start = self.windows[window]
         row = self._cache.read(self.dataset.name, window, index)
         return row | self._maker.origin(index, start, sample_index)
