@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipelines.augmentation import PLAIN, Augmentation
+from data_pipelines.board import Board
 from data_pipelines.difference import first_difference
 from data_pipelines.episode import BadEpisode
 from data_pipelines.latent_cache import CachedMaker, LatentCache
@@ -44,9 +45,9 @@ class BadWindow(NamedTuple):
 class HostBatch:
     """G draws -> this host's rows, stacked, with the draws that had to be replaced."""
 
-    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int]):
+    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int], board: Board):
         """lengths: of the fields whose rows come without padding, their length with it."""
-        self.makers, self.seed, self.rows, self.lengths = makers, seed, rows, lengths
+        self.makers, self.seed, self.rows, self.lengths, self.board = makers, seed, rows, lengths, board
 
     def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
         bad: list[BadWindow] = []
@@ -61,7 +62,9 @@ class HostBatch:
         window = draw.window
         for attempt in range(_REPLACEMENTS):
             try:
-                return maker(window, draw.position)
+                episode, start = maker.windows[window]
+                with self.board.at(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
+                    return maker(window, draw.position)
             except BadEpisode as error:
                 bad.append(BadWindow(maker.dataset.name, maker.windows[window][0], str(error)))
                 rng = np.random.default_rng([self.seed, draw.position, attempt])
@@ -109,6 +112,7 @@ class Loader:
         self._rows = global_batch_size // process_count
         self._workers, self._max_bad_fraction = workers, max_bad_fraction
         self._bad: dict[str, dict] = {}
+        self._board = Board()
         self._identity = {
             "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
             "augmentation": dataclasses.asdict(augmentation),
@@ -120,7 +124,7 @@ class Loader:
         lengths = {"text_features": cache.spec["text_features"][0][0]} if cache else {}
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
-                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths)))
+                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._board)))
         self._iterator = iter(_decode_ahead(batches, workers, prefetch))
 
     def __iter__(self) -> "Loader":
@@ -129,7 +133,13 @@ class Loader:
     def __next__(self) -> dict[str, np.ndarray]:
         if self._iterator is None:
             raise ValueError("the loader is closed")
-        batch, bad = next(self._iterator)
+        try:
+            batch, bad = next(self._iterator)
+        except RuntimeError as error:
+            if not (places := self._board.places()):
+                raise
+            raise ValueError("a loader process died, perhaps by the sample that it was at:\n  "
+                             + "\n  ".join(places) + f"\n{error}") from error
         if self._workers:  # theirs lie in shared memory, which whoever keeps a batch would leak
             batch = {name: np.array(value) for name, value in batch.items()}
         check_batch(batch, self._spec(batch), self._rows)
@@ -146,6 +156,7 @@ class Loader:
     def close(self) -> None:
         """Ends threads and worker processes; may be called twice."""
         # Grain's iterator is let go here, because at the interpreter's end it would print a traceback
+        self._board.close()
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()

@@ -91,12 +91,13 @@ class Keep:
 
 def read_keep(file: str) -> Keep:
     """Raises OSError without the file, ValueError where it makes no sense."""
+    excludes = file.endswith(".jsonl")
+    found = files.read_json_lines(file) if excludes else files.read_json(file)
     try:
-        if file.endswith(".jsonl"):
-            lines = files.read_json_lines(file)
-            return Keep(file, {str(line["episode_index"]): list(line["step_indices"]) for line in lines}, True)
-        named = files.read_json(file)
-        return Keep(file, {name: [(int(first), int(end)) for first, end in ranges] for name, ranges in named.items()},
+        if excludes:
+            return Keep(file, {str(line["episode_index"]): [int(step) for step in line["step_indices"]]
+                               for line in found}, True)
+        return Keep(file, {name: [(int(first), int(end)) for first, end in ranges] for name, ranges in found.items()},
                     False)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file} is no keep file (data_pipelines/sources/filters.py): {error!r}") from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines import video
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.lru import Lru, identity
+from data_pipelines.lru import Lru, begin_again, identity, unchanged
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
 
@@ -40,6 +40,7 @@ class LeRobotSource:
 
         Raises FileNotFoundError where there is no dataset, ValueError naming the metadata that make no sense.
         """
+        begin_again()
         where = {**filters.where, **({"success": True} if filters.successful else {})}
         self.name, self.filters, self._meta = name, filters, Meta(path, where)
         field = self._meta.field
@@ -120,7 +121,7 @@ def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole
 
     Raises BadEpisode naming the file where it cannot be read, ends before, or does not have `whole` rows.
     """
-    parts, begin, known, table = [], 0, identity(file), _Table(file)
+    parts, begin, known, table = [], 0, unchanged(file), _Table(file)
     try:
         footer = table.footer
         for group in range(footer.num_row_groups):

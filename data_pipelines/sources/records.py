@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 
 from data_pipelines import files
-from data_pipelines.lru import Lru, identity
+from data_pipelines.lru import Lru, unchanged
 
 _readers = Lru(64)  # array_record readers by shard; closed when the last reading thread lets one go
 _offsets = Lru(4096)  # where records begin in a tfrecord shard
@@ -42,14 +42,14 @@ def _array_record(shard: str, number: int) -> bytes:
     from array_record.python.array_record_module import ArrayRecordReader
 
     local = files.local_copy(shard)
-    name = identity(local)
+    name = unchanged(local)
     reader = _readers.get(name) or _readers.put(name, ArrayRecordReader(local, options="readahead_buffer_size:0"))
     return reader.read([number])[0]
 
 
 def _tfrecord(shard: str, number: int) -> bytes:
     """Lengths are followed from record to record once; checksums of contents are not verified."""
-    name = identity(shard)
+    name = unchanged(shard)
     with fsspec.open(shard, "rb") as opened:
         offsets = _offsets.get(name)
         if offsets is None:

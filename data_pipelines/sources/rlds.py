@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipelines import files
 from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.lru import begin_again
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, holds
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
@@ -41,6 +42,7 @@ class RldsSource:
 
         Raises FileNotFoundError where the directory holds no dataset, ValueError for what no schema answers.
         """
+        begin_again()
         known = get_schema(schema)
         given = lambda value, otherwise: otherwise if value is None else value
         fields = lambda value: (value,) if isinstance(value, str) and value else tuple(value)
@@ -105,6 +107,8 @@ class RldsSource:
         try:
             example = parser.parse_example(records[index])
             example["steps"]
+        except BadEpisode as error:
+            raise BadEpisode(f"{self._place(index)}: {error}") from error
         except (DecodeError, RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
             raise BadEpisode(f"{self._place(index)}: the record cannot be read: {error}") from error
         return example

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines import files, video
 from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.lru import begin_again
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")
@@ -29,6 +30,7 @@ class VideoFilesSource:
 
         Raises FileNotFoundError where it is missing or holds no video, ValueError where a list makes no sense.
         """
+        begin_again()
         self.name, self.path, self.view, self.filters = name, path.rstrip("/"), view, filters
         if filters.where or filters.successful:
             raise ValueError(f"dataset {name!r}: clips carry no metadata that `where` or `successful` could look at")
