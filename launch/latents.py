@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 from pathlib import Path
 
 from data_pipelines import files
@@ -37,8 +38,9 @@ def identity(config, stride: int) -> dict:
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
     encoders = {"video": config.encoders.video, "text": config.encoders.text}
-    return {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
-            "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
+    found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
+             "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
+    return json.loads(json.dumps(found))  # tuples become lists, as the manifest holds them
 
 
 def open_cache(config, stride: int) -> LatentCache | None:
