@@ -106,12 +106,19 @@ class RldsSource:
         records, parser, _ = self._opened
         try:
             example = parser.parse_example(records[index])
-            example["steps"]
+            self._check(example["steps"])
         except BadEpisode as error:
             raise BadEpisode(f"{self._place(index)}: {error}") from error
-        except (DecodeError, RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
+        except (DecodeError, RuntimeError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise BadEpisode(f"{self._place(index)}: the record cannot be read: {error}") from error
         return example
+
+    def _check(self, steps: dict) -> None:
+        """Raises ValueError where a field is missing from the record, or has fewer steps than another."""
+        length = len(_first_column(steps))
+        for field in (*self.images.values(), *self.state, *self.action, self.instruction):
+            if field and np.shape(_field(steps, field))[:1] != (length,):
+                raise ValueError(f"{field!r} has shape {np.shape(_field(steps, field))} in {length} steps")
 
     def _place(self, index: int) -> str:
         return f"{self.path} split {self.split} episode {index}"
