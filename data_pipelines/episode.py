@@ -23,6 +23,7 @@ class Episode:
     state: np.ndarray | None  # float32 [length, state dims], None without
     action: np.ndarray | None  # float32 [length, action dims], None for an action-free clip
     read_frames: Callable[[np.ndarray], dict[str, np.ndarray]]  # step indices [n] -> view -> uint8 [n, H, W, 3]
+    drift: float | None = None  # seconds by which a recorded time is off `rate` at most; None: no times are recorded
 
 
 class Source(Protocol):

@@ -91,12 +91,12 @@ class LeRobotSource:
         numbers = steps["episode_index"].to_numpy()
         if (other := numbers != number).any():
             raise BadEpisode(f"{where}: its rows belong to episodes {sorted(set(numbers[other].tolist()))[:3]}")
-        times = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
+        times, drift = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
         spans = {view: meta.video_of(index, key) for view, key in self._views.items()}
         return Episode(
             dataset=self.name, index=index, length=length, rate=meta.rate, instruction=self._text(steps, where),
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
-            read_frames=functools.partial(_read_frames, spans, times, meta.rate))
+            read_frames=functools.partial(_read_frames, spans, times, meta.rate), drift=drift)
 
     def _rows(self, index: int, count: int, columns: tuple[str, ...]) -> pa.Table:
         """The first `count` steps of an episode."""
@@ -187,8 +187,9 @@ def _matrix(steps: pa.Table, field: Field, where: str) -> np.ndarray:
     return values[:, field.start:field.end]
 
 
-def check_times(times: np.ndarray, rate: float, where: str) -> np.ndarray:
-    """`times` [length], seconds, where they tick at `rate`; raises BadEpisode where they go back or drift."""
+def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray, float]:
+    """(`times` [length], the most that one is off `rate`), seconds; raises BadEpisode where they go back or drift by
+    half a step."""
     for step in np.flatnonzero(~(np.diff(times) > 0)):
         raise BadEpisode(f"{where}: time goes back at step {step + 1}, from {times[step]:.3f} s to "
                          f"{times[step + 1]:.3f} s")
@@ -197,7 +198,7 @@ def check_times(times: np.ndarray, rate: float, where: str) -> np.ndarray:
         worst = int(drift.argmax())
         raise BadEpisode(f"{where}: step {worst} is at {times[worst]:.3f} s, {drift[worst]:.3f} s off {rate:g} steps "
                          f"per second")
-    return times
+    return times, float(drift.max())
 
 
 @functools.cache
