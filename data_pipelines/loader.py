@@ -8,6 +8,8 @@ threads and worker processes decode whole batches ahead without touching the ord
 import copy
 import dataclasses
 import functools
+import math
+import mmap
 import multiprocessing
 import os
 import signal
@@ -200,10 +202,11 @@ def _stacked(rows: list[np.ndarray], length: int | None) -> np.ndarray:
     """
     if length is None:
         return np.stack(rows)
-    kind = rows[0].dtype
-    out = np.zeros((len(rows), length, *rows[0].shape[1:]), kind)
-    for filled, row in zip(out.view(f"V{kind.itemsize}"), rows):
-        filled[:len(row)] = row.view(f"V{kind.itemsize}")  # bytes: numpy copies bfloat16 number by number
+    shape, kind = (len(rows), length, *rows[0].shape[1:]), rows[0].dtype
+    pages = mmap.mmap(-1, max(1, math.prod(shape) * kind.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    out = np.frombuffer(pages, kind, math.prod(shape)).reshape(shape)  # np.zeros would write into used memory
+    for filled, row in zip(out, rows):
+        filled[:len(row)] = row
     return out
 
 

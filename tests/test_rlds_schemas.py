@@ -3,6 +3,7 @@ array_record and tfrecord, from a folder and from an object store."""
 
 import json
 import shutil
+import struct
 
 import fsspec
 import numpy as np
@@ -13,6 +14,7 @@ from data_pipelines.embodiments import get_embodiment
 from data_pipelines.episode import BadEpisode
 from data_pipelines.samples import Dataset, check_episode, index_windows
 from data_pipelines.sources import make_source
+from data_pipelines.sources.records import Records, _masked_crc
 from tests.test_sources import png
 from world_model.batch import Layout
 
@@ -195,6 +197,9 @@ def test_tfrecord_shards_that_are_damaged_are_named(folders, tmp_path):
 def test_an_instruction_that_is_not_utf8_is_named(folders, tmp_path):
     shutil.copytree(folders["rt_1"], tmp_path / "text", ignore=shutil.ignore_patterns("lengths*"))
     shard = next((tmp_path / "text").glob("*tfrecord*"))
-    shard.write_bytes(shard.read_bytes().replace(TEXT.encode(), b"\xff" + TEXT.encode()[1:]))
+    kept = Records([str(shard)], [3], "tfrecord")
+    spoiled = [kept[i].replace(TEXT.encode(), b"\xff" + TEXT.encode()[1:]) for i in range(3)]
+    checked = lambda data: data + struct.pack("<I", _masked_crc(data))
+    shard.write_bytes(b"".join(checked(struct.pack("<Q", len(data))) + checked(data) for data in spoiled))
     with pytest.raises(BadEpisode, match="episode 0: the instruction is not UTF-8"):
         make_source("rlds", "robots", path=str(tmp_path / "text"), schema="rt_1")[0]
