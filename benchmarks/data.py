@@ -1,6 +1,6 @@
 """Windows per second of the data pipeline, side by side on the same files in one run; prints one JSON line.
 
-    python benchmarks/data.py [--seconds=4] [--rounds=3] [--encoder=libx264]
+    python benchmarks/data.py [--seconds=4] [--rounds=3] [--encoder=libx264] [--memory_windows=10000]
 
 Windows of 33 frames, 3 steps apart, from 3 cameras of 180 x 320 in a LeRobot v2.1 dataset (a key frame every other
 frame, as lerobot writes), random order, on as many threads or processes as there are cores. The ways take turns, and
@@ -12,6 +12,9 @@ lerobot    its access pattern in a torch DataLoader, not its package: per camera
            time, decoded forward, every frame becomes an RGB tensor and the nearest are picked; collated
 video      our loader from video: tables, relative and normalised actions, tiling to 360 x 640, collated batches
 cache      our loader from the latent cache, records of the 14B's size (9 x 44 x 80 x 16 bfloat16)
+disk       the same files read plainly, a record's size at a time, one after the other: no loader can be faster
+--memory_windows reads that many windows more, half from video and half from the cache, and tells the resident memory in
+MiB at each tenth of each; cpu_ms is this process's own time per window, which other users of the machine do not change.
 """
 
 import json
@@ -23,7 +26,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from benchmarks import synthetic_lerobot
 from benchmarks.synthetic_lerobot import CAMERAS, RATE
@@ -40,6 +43,7 @@ from world_model.batch import Layout, encoded_batch_spec
 _SECONDS = flags.DEFINE_float("seconds", 4, "time given to each way in a round", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each way", lower_bound=1)
 _ENCODER = flags.DEFINE_string("encoder", "libx264", "libx264, libsvtav1, libx265, libvpx-vp9")
+_MEMORY = flags.DEFINE_integer("memory_windows", 0, "windows read to see whether memory grows", lower_bound=0)
 EPISODES, STEPS, FRAMES, STRIDE, BATCH = 4, 200, 33, 3, 4
 SPAN = (FRAMES - 1) * STRIDE
 LAYOUT = Layout(frames=FRAMES, height=360, width=640, frames_per_block=2, actions_per_block=24, states_per_block=1)
@@ -112,6 +116,41 @@ def loader_rows(loader: Loader) -> float:
         return rows_per_second(loader)
 
 
+def disk_records(folder: Path, size: int) -> float:
+    """Records per second of plain reads."""
+    buffer, records, began = bytearray(size), 0, time.perf_counter()
+    while time.perf_counter() - began < _SECONDS.value:
+        for file in sorted(folder.rglob("shard-*.array_record")):
+            with open(file, "rb", buffering=0) as opened:
+                while opened.readinto(buffer):
+                    records += 1
+    return records / (time.perf_counter() - began)
+
+
+def cpu_per_window(loader: Loader) -> float:
+    """Milliseconds of all cores."""
+    with loader:
+        next(loader)
+        began, rows = time.process_time(), 0
+        until = time.perf_counter() + _SECONDS.value
+        while time.perf_counter() < until:
+            rows += len(next(loader)["actions"])
+        return 1000 * (time.process_time() - began) / rows
+
+
+def resident(loader: Loader, windows: int) -> list[int]:
+    """MiB of this process at each tenth of so many windows."""
+    found = []
+    with loader:
+        for tenth in range(10):
+            for _ in range(max(1, windows // 10 // BATCH)):
+                next(loader)
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found.append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
+            logging.info("%d of 10", tenth + 1)
+    return found
+
+
 def lerobot_pattern(folder: Path) -> float:
     """See the module's docstring."""
     import torch
@@ -168,7 +207,7 @@ def write_cache(folder: Path, dataset: Dataset, windows: int) -> tuple[LatentCac
         writer.write_shard("arms", shard, rows)
     writer.write_texts([np.ones((40, 4096), np.float32)])
     writer.write_index("arms", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
-                       text=np.zeros(len(dataset.source), np.int64))
+                       kept=dataset.source.kept(), text=np.zeros(len(dataset.source), np.int64))
     assert writer.finish({"arms": windows})
     return LatentCache(folder, {}, spec), windows * record_bytes(spec) / 2**30
 
@@ -191,14 +230,20 @@ def main(_) -> None:
                 video.read_at(str(f), draw[1] / RATE, within=0.5 / RATE) for f in files_of(folder, draw[0])]),
             "lerobot": lambda: lerobot_pattern(folder),
             "video": lambda: loader_rows(loader()),
-            "cache": lambda: loader_rows(loader(cache=cache))}
+            "cache": lambda: loader_rows(loader(cache=cache)),
+            "disk": lambda: disk_records(Path(temporary) / "cache", record_bytes(cache.spec))}
         rounds = [{name: way() for name, way in ways.items()} for _ in range(_ROUNDS.value)]
         result = {name: float(np.median([each[name] for each in rounds])) for name in ways}
+        cpu = {f"{name}_cpu_ms": round(cpu_per_window(loader(**options)), 2)
+               for name, options in (("video", {}), ("cache", {"cache": cache}))}
+        memory = {f"{name}_resident_mib": resident(loader(**options), _MEMORY.value // 2)
+                  for name, options in (("video", {}), ("cache", {"cache": cache})) if _MEMORY.value}
         print(json.dumps({
             "benchmark": "data", "unit": "windows/s", "encoder": _ENCODER.value, "cores": CORES,
             **{name: round(value, 2) for name, value in result.items()},
             "video_over_floor": round(result["video"] / result["floor"], 2),
             "video_over_lerobot": round(result["video"] / result["lerobot"], 2), "cache_gib": round(size, 2),
+            "cache_over_disk": round(result["cache"] / result["disk"], 2), **cpu, **memory,
             "load_average": round(os.getloadavg()[0], 1)}))
 
 

@@ -63,6 +63,13 @@ def common(family: str) -> ConfigDict:
     c.data.statistics = ""  # JSON from launch.statistics; empty: computed before step 0
     c.data.statistics_per = "dataset"  # dataset | embodiment: datasets of one robot share one normalisation
     c.data.cache = ""  # folder from launch.precompute: training reads latents instead of video
+    c.data.crop = 1.0  # share of each view's height and width that is kept
+    c.data.augment = ConfigDict()  # of training windows, one draw for all frames and views; from video alone
+    c.data.augment.random_crop = False  # where data.crop lies: drawn | False: the centre
+    c.data.augment.brightness = 0.0  # factor drawn from 1 - x to 1 + x
+    c.data.augment.contrast = 0.0  # likewise
+    c.data.augment.saturation = 0.0  # likewise
+    c.data.augment.hue = 0.0  # drawn from -x to x, of a full turn
     c.data.holdout = 0.05  # fraction of episodes kept for evaluation, by hash of the episode id
     c.data.workers = 0  # loader processes per host; the order of batches does not depend on it
     c.data.prefetch = 4  # batches decoded ahead

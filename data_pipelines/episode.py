@@ -23,16 +23,22 @@ class Episode:
     state: np.ndarray | None  # float32 [length, state dims], None without
     action: np.ndarray | None  # float32 [length, action dims], None for an action-free clip
     read_frames: Callable[[np.ndarray], dict[str, np.ndarray]]  # step indices [n] -> view -> uint8 [n, H, W, 3]
+    drift: float | None = None  # seconds by which a recorded time is off `rate` at most; None: no times are recorded
 
 
 class Source(Protocol):
-    """A finite, indexable, picklable collection of episodes. Opening it reads metadata, never pixels."""
+    """A finite, indexable, picklable collection of episodes. Opening it reads metadata, never pixels. Filters do not
+    renumber: an index stands for one recording, whatever is chosen."""
 
     def lengths(self) -> np.ndarray:
         """int64 [episodes]: steps of each episode."""
 
     def rates(self) -> np.ndarray:
         """float64 [episodes]: steps per second of each episode."""
+
+    def kept(self) -> np.ndarray:
+        """int64 [stretches, 3], sorted: (episode, first, end) of the steps where windows may begin. A recording that a
+        filter leaves out has no stretch, one without filter has (episode, 0, length)."""
 
     def __len__(self) -> int: ...
 

@@ -4,7 +4,8 @@
     encoders.safetensors     the encoders' arrays, as "video.NAME" and "text.NAME"
     statistics.json          of normalisation
     texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
-    NAME/index.safetensors   lengths and rates of all episodes of a dataset, and the prompt of each training episode
+    NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
+                             prompt of each training episode
     NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
     NAME/shard-I.json        its size, hash and unreadable windows; written last
     _SUCCESS                 everything is there
@@ -86,10 +87,11 @@ class LatentCache:
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
         """The episodes of a dataset; `original` opens their recordings where somebody asks for one."""
         index = self._index(dataset)
-        return CachedSource(index["lengths"], index["rates"], original)
+        return CachedSource(index["lengths"], index["rates"], index["kept"], original)
 
     def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
-        """The stored part of a batch's row. Raises BadEpisode where the window was or is unreadable."""
+        """The stored part of a batch's row, text features without padding. Raises BadEpisode where the window was or is
+        unreadable."""
         file = self._shard(dataset, window // self._per_shard)
         try:
             data = self._reader(file).read([window % self._per_shard])[0]
@@ -139,15 +141,13 @@ class LatentCache:
             file, ArrayRecordReader(str(file), options="readahead_buffer_size:0"))
 
     def _text(self, number: int) -> np.ndarray:
-        """bfloat16 [text tokens, width], zero past the prompt."""
+        """bfloat16 [tokens of the prompt, width]."""
         found = self._texts.get(number)
         if found is None:
-            (length, width), dtype = self.spec["text_features"]
+            (_, width), dtype = self.spec["text_features"]
             stored = self._reader(self.path / "texts.array_record").read([number])[0]
-            found = np.zeros((length, width), dtype)
-            rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype).reshape(-1, width)
-            found[:len(rows)] = rows
-            self._texts.put(number, found)
+            rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
+            found = self._texts.put(number, rows.reshape(-1, width))
         return found
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
@@ -156,10 +156,11 @@ class LatentCache:
 
 
 class CachedSource:
-    """`Source` whose lengths and rates come from a cache; recordings are opened only where one is asked for."""
+    """`Source` whose lengths, rates and stretches come from a cache; recordings are opened only where one is asked
+    for."""
 
-    def __init__(self, lengths: np.ndarray, rates: np.ndarray, original: Callable[[], Source]):
-        self._lengths, self._rates, self._original = lengths, rates, original
+    def __init__(self, lengths: np.ndarray, rates: np.ndarray, kept: np.ndarray, original: Callable[[], Source]):
+        self._lengths, self._rates, self._kept, self._original = lengths, rates, kept, original
 
     def lengths(self) -> np.ndarray:
         """int64 [episodes]."""
@@ -168,6 +169,10 @@ class CachedSource:
     def rates(self) -> np.ndarray:
         """float64 [episodes]."""
         return self._rates
+
+    def kept(self) -> np.ndarray:
+        """See `Source`."""
+        return self._kept
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -191,7 +196,8 @@ class CachedMaker:
         self.windows, self.dataset = maker.windows, maker.dataset
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
-        """One row of `world_model.batch.encoded_batch_spec`; raises BadEpisode as `SampleMaker` does."""
+        """One row of `world_model.batch.encoded_batch_spec`, its text features without padding; raises BadEpisode as
+        `SampleMaker` does."""
         index, start = self.windows[window]
         row = self._cache.read(self.dataset.name, window, index)
         return row | self._maker.origin(index, start, sample_index)

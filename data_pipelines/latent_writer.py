@@ -70,7 +70,8 @@ class CacheWriter:
         partial.replace(self.path / "texts.array_record")
 
     def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
-        """lengths int64 and rates float64 of all episodes, text int64: the prompt of each, -1 where it has none."""
+        """lengths int64 and rates float64 of all episodes, kept as `Source.kept`, text int64: the prompt of each, -1
+        where it has none."""
         (self.path / dataset).mkdir(parents=True, exist_ok=True)
         save_file(arrays, self.path / dataset / "index.safetensors")
 

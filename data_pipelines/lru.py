@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from data_pipelines.episode import BadEpisode
+
 
 class Lru:
     """The things used last, by name, up to a total size. Safe between threads."""
@@ -45,10 +47,35 @@ class Lru:
             name = next((name for name in reversed(self._kept) if matches(name)), None)
             return None if name is None else self._pop(name)
 
+    def clear(self) -> None:
+        """Forgets everything without dropping it."""
+        with self._lock:
+            self._kept.clear()
+            self._total = 0
+
     def _pop(self, name: Hashable):
         value = self._kept.pop(name)
         self._total -= self._size(value)
         return value
+
+
+_first_seen = Lru(2**16)  # identity by file, since sources were last opened
+
+
+def unchanged(file: str) -> tuple:
+    """`identity` of a dataset's file. Raises BadEpisode where it is another one than when this process first asked."""
+    found = identity(file)
+    known = _first_seen.get(file) or _first_seen.put(file, found)
+    if known != found:
+        size = lambda name: "not there" if len(name) < 3 else f"{name[1]} bytes"
+        raise BadEpisode(f"{file}: changed under the running job: it was {size(known)} when first read, and was "
+                         f"written again since ({size(found)})")
+    return found
+
+
+def begin_again() -> None:
+    """Forgets what files were like: a source that is opened now takes them as they are."""
+    _first_seen.clear()
 
 
 def identity(file: str) -> tuple:

@@ -149,7 +149,7 @@ def describe_mixture(datasets: Sequence[Dataset], windows: Sequence[WindowIndex]
             "order": i, "weight": _as_json(dataset.weight), "embodiment": dataset.embodiment.name,
             "window_stride": dataset.window_stride, "episodes": len(index.episodes), "windows": len(index),
             "episodes_hash": hashlib.sha256(
-                np.stack([index.episodes, index.last_start]).astype("<i8").tobytes()).hexdigest()[:16],
+                np.stack([index.episode, index.first, index.last]).astype("<i8").tobytes()).hexdigest()[:16],
         }
         for i, (dataset, index) in enumerate(zip(datasets, windows))
     }

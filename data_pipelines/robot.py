@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.normalisation import Scale, make_scale, to_relative, to_robot_units
 from data_pipelines.slots import scatter
@@ -22,6 +23,7 @@ class Robot:
     statistics: dict  # of one dataset: data_pipelines.statistics
     layout: Layout
     state_dim: int  # slots of the model's state
+    augmentation: Augmentation = PLAIN  # of the training run; a robot's pictures take its centre
 
     def __post_init__(self):
         """Raises ValueError where the robot cannot be driven by a model of these sizes."""
@@ -44,7 +46,8 @@ class Robot:
     def canvas(self, views: dict[str, np.ndarray]) -> np.ndarray:
         """Views uint8 [n, H, W, 3] by name -> what the video codec sees, uint8 [n, layout.height, layout.width, 3]."""
         tile = VIEW_LAYOUTS[self.embodiment.view_layout]
-        return tile([views[name] for name in self.embodiment.views], self.layout.height, self.layout.width)
+        cut = self.augmentation.still.cut([views[name] for name in self.embodiment.views], 0, 0)
+        return tile(cut, self.layout.height, self.layout.width)
 
     def state(self, values: np.ndarray) -> np.ndarray:
         """[state dims] in robot units -> float32 [state_dim], normalised, in slots."""

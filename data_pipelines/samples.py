@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.normalisation import Scale, make_scale, to_relative
@@ -39,7 +40,10 @@ class Dataset:
 def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
     """The windows of a dataset, from metadata alone. Raises ValueError where it is empty or its recordings
     run at another rate than the robot's actions (which, unlike video, cannot be resampled)."""
-    episodes = np.arange(len(dataset.source)) if dataset.episodes is None else np.asarray(dataset.episodes)
+    kept = dataset.source.kept()
+    if dataset.episodes is not None:
+        kept = kept[np.isin(kept[:, 0], dataset.episodes)]
+    episodes = kept[:, 0]
     if not len(episodes):
         raise ValueError(f"dataset {dataset.name!r} has no episodes")
     rates = np.asarray(dataset.source.rates())[episodes]
@@ -50,7 +54,11 @@ def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
                          f"{dataset.embodiment.rate:g} Hz")
     lengths = np.asarray(dataset.source.lengths())[episodes]
     spans = window_span(layout, rates / dataset.embodiment.rate)
-    return WindowIndex.build(episodes, lengths, spans, dataset.window_stride)
+    windows = WindowIndex.build(kept, lengths, spans, dataset.window_stride)
+    if not len(windows):
+        raise ValueError(f"dataset {dataset.name!r}: none of its {len(episodes)} kept stretches begins early enough "
+                         f"for a window of {spans.min() + 1} steps")
+    return windows
 
 
 def check_episode(episode: Episode, embodiment: Embodiment) -> None:
@@ -75,7 +83,9 @@ class SampleMaker:
     """Cuts windows of one dataset. Picklable where source and tokenizer are."""
 
     def __init__(self, dataset: Dataset, dataset_id: int, layout: Layout, tokenize: Tokenize, *,
-                 action_dim: int, state_dim: int):
+                 action_dim: int, state_dim: int, augmentation: Augmentation = PLAIN, seed: int = 0):
+        """augmentation, seed: of the video."""
+        self._augmentation, self._seed = augmentation, seed
         self.dataset, self.dataset_id, self.layout, self.tokenize = dataset, dataset_id, layout, tokenize
         self.windows = index_windows(dataset, layout)
         self._sizes = {"state": state_dim, "action": action_dim}
@@ -107,7 +117,7 @@ class SampleMaker:
         episode = self.dataset.source[index]
         check_episode(episode, self.dataset.embodiment)
         return {
-            **self._video(episode, start),
+            **self._video(episode, start, sample_index),
             **self._text(episode),
             "state": self._state(episode, start),
             **self._actions(episode, start),
@@ -124,7 +134,7 @@ class SampleMaker:
             "sample_index": np.uint32(sample_index % 2**32),
         }
 
-    def _video(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
+    def _video(self, episode: Episode, start: int, sample_index: int) -> dict[str, np.ndarray]:
         embodiment, layout = self.dataset.embodiment, self.layout
         steps = frame_steps(layout, start, episode.rate / embodiment.rate)
         unique, rows = np.unique(np.minimum(steps, episode.length - 1), return_inverse=True)
@@ -138,6 +148,8 @@ class SampleMaker:
             if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(unique) or view.shape[3] != 3:
                 raise BadEpisode(f"{where} view {name!r}: expected uint8 [{len(unique)}, H, W, 3], found "
                                  f"{view.dtype} {list(view.shape)}")
+        views = self._augmentation.cut(views, self._seed, sample_index)
+        views = self._augmentation.colour(views, self._seed, sample_index)  # before tiling, which leaves cells black
         video = VIEW_LAYOUTS[embodiment.view_layout](views, layout.height, layout.width)
         return {"video": video[rows], "frame_mask": steps < episode.length}
 

@@ -10,6 +10,7 @@ absolute_action is there for people, where some are.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.episode import BadEpisode, Episode
@@ -48,10 +51,11 @@ class Gathered:
         return self
 
 
-def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout) -> dict:
-    """Statistics of the chosen episodes of one dataset, or of several of one robot: every step's state once, and every
-    action of every block that some window holds, relative to that block's start. Unusable episodes are skipped and
-    named under "skipped".
+def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, parts: str = "") -> dict:
+    """Statistics of the chosen episodes of one dataset, or of several of one robot: the state of every step of every
+    stretch that windows lie in, and every action of every block that some window holds, relative to that block's start.
+    Unusable episodes are skipped and named under "skipped". parts: a folder where what is counted is kept, so that an
+    interrupted call goes on; empty: nowhere.
 
     Raises ValueError where no episode is usable, or where the statistics cannot normalise (`make_scale`).
     """
@@ -59,7 +63,7 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout) ->
     embodiment, name = datasets[0].embodiment, " + ".join(d.name for d in datasets)
     total = Gathered(embodiment)
     for dataset in datasets:
-        total.merge(gather(dataset, layout))
+        total.merge(gather(dataset, layout, parts))
     result = {"dataset": name, "embodiment": embodiment.name, "actions_per_block": layout.actions_per_block,
               "episodes": total.episodes, "skipped": total.skipped, "state": None, "action": None,
               "absolute_action": None}
@@ -74,8 +78,9 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout) ->
     return result
 
 
-def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str) -> dict[str, dict]:
-    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes."""
+def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, parts: str = "") -> dict[str, dict]:
+    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes. parts: see
+    `compute_statistics`."""
     if per not in SCOPES:
         raise ValueError(f"data.statistics_per = {per!r}: expected one of {SCOPES}")
     groups = collections.defaultdict(list)
@@ -83,26 +88,55 @@ def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str) ->
         groups[dataset.name if per == "dataset" else dataset.embodiment.name].append(dataset)
     found = {}
     for group in groups.values():
-        found |= dict.fromkeys([d.name for d in group], compute_statistics(group, layout))
+        found |= dict.fromkeys([d.name for d in group], compute_statistics(group, layout, parts))
     return found
 
 
-def gather(dataset: Dataset, layout: Layout) -> Gathered:
-    """What one dataset's episodes count, read in threads."""
+def gather(dataset: Dataset, layout: Layout, parts: str = "") -> Gathered:
+    """What one dataset's episodes count, read in threads. parts: see `compute_statistics`."""
     total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)
     if not (dataset.embodiment.state or dataset.embodiment.action):
         return dataclasses.replace(total, episodes=len(windows.episodes))
-    shares = np.array_split(np.arange(len(windows.episodes)), min(_SHARES, len(windows.episodes)))
+    shares = np.array_split(windows.episodes, min(_SHARES, len(windows.episodes)))
+    count = lambda share: _gather_share(dataset, layout, windows, share)
+    if parts:
+        count = functools.partial(_kept_share, pathlib.Path(parts), dataset, layout, windows)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        for part in threads.map(lambda rows: _gather_rows(dataset, layout, windows, rows), shares):
+        for part in threads.map(count, shares):
             total.merge(part)
     return total
 
 
-def _gather_rows(dataset: Dataset, layout: Layout, windows: WindowIndex, rows: np.ndarray) -> Gathered:
+def _kept_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, windows: WindowIndex,
+                episodes: np.ndarray) -> Gathered:
+    """`_gather_share`, read back where it was counted before."""
+    digest = hashlib.sha256(repr((dataset.name, dataset.embodiment, layout, windows.stride)).encode())
+    for column in (windows.episode, windows.first, windows.last, windows.stop, episodes):
+        digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+    file = folder / f"{digest.hexdigest()[:32]}.safetensors"
+    if file.is_file():
+        with safe_open(file, "np") as opened:
+            about = json.loads(opened.metadata()["about"])
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        prefixed = lambda part: {name.removeprefix(f"{part}/"): value for name, value in arrays.items()
+                                 if name.startswith(f"{part}/")}
+        found = Gathered(dataset.embodiment, about["episodes"], about["skipped"])
+        found.parts.update({part: Summary.restored(prefixed(part)) for part in about["parts"]})
+        return found
+    found = _gather_share(dataset, layout, windows, episodes)
+    arrays = {f"{part}/{name}": np.ascontiguousarray(value) for part, summary in found.parts.items()
+              for name, value in summary.arrays().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"episodes": found.episodes, "skipped": found.skipped, "parts": sorted(found.parts)}
+    partial = file.with_suffix(f".partial-{os.getpid()}")
+    save_file(arrays, partial, {"about": json.dumps(about)})
+    partial.replace(file)
+    return found
+
+
+def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episodes: np.ndarray) -> Gathered:
     found, embodiment = Gathered(dataset.embodiment), dataset.embodiment
-    for row in rows:
-        index = int(windows.episodes[row])
+    for index in episodes.tolist():
         try:
             episode = dataset.source[index]
             check_episode(episode, embodiment)
@@ -110,13 +144,20 @@ def _gather_rows(dataset: Dataset, layout: Layout, windows: WindowIndex, rows: n
             found.skipped[f"{dataset.name}/{index}"] = str(error)
             continue
         found.episodes += 1
+        rows = windows.rows(index)
+        held = [slice(windows.first[row], windows.stop[row]) for row in rows]
         if embodiment.state:
-            found.parts["state"].update(episode.state)
+            found.parts["state"].update(_joined(episode.state, held))
         if embodiment.action:
-            found.parts["action"].update(_pooled_actions(episode, windows.starts(row), layout, dataset))
+            starts = np.concatenate([windows.starts(row) for row in rows])
+            found.parts["action"].update(_pooled_actions(episode, starts, layout, dataset))
         if any(dim.relative_to for dim in embodiment.action):
-            found.parts["absolute_action"].update(episode.action)
+            found.parts["absolute_action"].update(_joined(episode.action, held))
     return found
+
+
+def _joined(steps: np.ndarray, slices: list[slice]) -> np.ndarray:
+    return steps[slices[0]] if len(slices) == 1 else np.concatenate([steps[each] for each in slices])
 
 
 def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, dataset: Dataset) -> np.ndarray:

@@ -46,6 +46,29 @@ class Summary:
                 self._add(part)
         return self
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for `restored`; empty without values."""
+        if not self.count:
+            return {}
+        levels = {f"level.{i}": part for i, parts in enumerate(self._levels) for part in parts}  # one or none each
+        fresh = np.concatenate(self._fresh, 1) if self._fresh else np.zeros((len(self._mean), 0), np.float32)
+        return {"count": np.array([self.count]), "mean": self._mean, "squares": self._squares, "low": self._low,
+                "high": self._high, "turns": np.array(self._turns, np.int64), "fresh": fresh, **levels}
+
+    @classmethod
+    def restored(cls, arrays: dict[str, np.ndarray], kept: int = KEPT) -> "Summary":
+        """The inverse of `arrays`: going on from it gives the same numbers."""
+        self = cls(kept)
+        if arrays:
+            self.count = int(arrays["count"][0])
+            self._mean, self._squares, self._low, self._high = (
+                arrays[name] for name in ("mean", "squares", "low", "high"))
+            self._turns = arrays["turns"].tolist()
+            self._levels = [[arrays[name]] if (name := f"level.{i}") in arrays else []
+                            for i in range(len(self._turns))]
+            self._fresh, self._waiting = [arrays["fresh"]], arrays["fresh"].shape[1]
+        return self
+
     def _moments(self, count: int, mean, squares, low, high) -> None:
         if not self.count:
             self.count, self._mean, self._squares, self._low, self._high = count, mean, squares, low, high

@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 
 from data_pipelines.episode import BadEpisode
-from data_pipelines.lru import Lru, identity
+from data_pipelines.lru import Lru, unchanged
 
 _SEEK_BEYOND = 64  # unneeded packets in a row from which seeking is cheaper than reading past them
 _tables = Lru(4096)  # by file; 18 bytes a frame
@@ -173,9 +173,9 @@ class VideoReader:
 def reader(file: str) -> Iterator[tuple[VideoReader, PacketTable]]:
     """An open reader that no other thread uses, from those that this process keeps open, and the packets.
 
-    A file that another has replaced is opened anew. Raises BadEpisode as `VideoReader` does.
+    Raises BadEpisode as `VideoReader` does, and where the file was replaced since it was first read.
     """
-    known = identity(file)
+    known = unchanged(file)
     opened = _idle.take(lambda name: name[0] == known) or VideoReader(file)
     try:
         yield opened, _tables.get(known) or _tables.put(known, opened.list_packets())

@@ -13,25 +13,24 @@ import numpy as np
 from world_model.batch import Layout
 
 
-def split_episodes(dataset: str, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held-out) episode indices, int64, by a stable hash of (dataset, index).
+def split_episodes(dataset: str, episodes: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """`episodes` (int64 indices) -> (training, held-out) ones, by a stable hash of (dataset, index).
 
-    Growing a dataset moves no old episode to the other side, as long as `holdout` leaves at least one episode
-    to each. holdout = 0 holds nothing out; above 0 at least one episode is held out, and one is always left.
+    Growing or filtering a dataset moves no old episode to the other side, as long as `holdout` leaves at least one
+    episode to each. holdout = 0 holds nothing out; above 0 at least one episode is held out, and one is always left.
     """
     if not 0 <= holdout < 1:
         raise ValueError(f"data.holdout = {holdout}: expected a fraction in [0, 1)")
-    everything = np.arange(count)
     if holdout == 0:
-        return everything, everything[:0]
-    if count < 2:
-        raise ValueError(f"dataset {dataset!r} has {count} episodes: nothing can be held out; "
+        return episodes, episodes[:0]
+    if len(episodes) < 2:
+        raise ValueError(f"dataset {dataset!r} has {len(episodes)} episodes: nothing can be held out; "
                          f"set data.holdout = 0")
-    draw = np.array([_uniform(dataset, i) for i in range(count)])
+    draw = np.array([_uniform(dataset, i) for i in episodes.tolist()])
     held = draw < holdout
     held[draw.argmin()] = True
     held[draw.argmax()] = False
-    return everything[~held], everything[held]
+    return episodes[~held], episodes[held]
 
 
 def _uniform(dataset: str, index: int) -> float:
@@ -43,24 +42,29 @@ def _uniform(dataset: str, index: int) -> float:
 class WindowIndex:
     """The windows of a dataset, numbered: window i -> (episode, start).
 
-    Starts are 0, stride, 2 stride, ... and, so that no step is left out, the last start that fits. An episode
-    shorter than a window gives one window, at 0.
+    A row is a stretch of steps where windows may start: the first, every stride-th after it and, so that no step is
+    left out, the last that fits. An episode shorter than a window gives one window, at 0.
     """
 
-    episodes: np.ndarray  # int64 [E], indices in the source
-    last_start: np.ndarray  # int64 [E]
+    episode: np.ndarray  # int64 [R], index in the source, ascending
+    first: np.ndarray  # int64 [R], first start
+    last: np.ndarray  # int64 [R], last start
+    stop: np.ndarray  # int64 [R], step after the last that a window of the row holds
     stride: int  # steps between starts
-    ends: np.ndarray  # int64 [E], cumulative number of windows
+    ends: np.ndarray  # int64 [R], cumulative number of windows
 
     @classmethod
-    def build(cls, episodes: np.ndarray, lengths: np.ndarray, spans: np.ndarray,
-              stride: int) -> "WindowIndex":
-        """lengths: steps of each episode; spans: steps from a window's first frame to its last; all int64
-        [E]."""
+    def build(cls, stretches: np.ndarray, lengths: np.ndarray, spans: np.ndarray, stride: int) -> "WindowIndex":
+        """stretches: int64 [R, 3] as `Source.kept`; lengths: steps of each row's episode; spans: steps from a window's
+        first frame to its last; all int64 [R]."""
         if stride < 1:
             raise ValueError(f"window_stride = {stride}: expected at least 1 step")
-        last_start = np.maximum(0, lengths - 1 - spans)
-        return cls(episodes, last_start, stride, np.cumsum(-(-last_start // stride) + 1))
+        episode, first, end = stretches.T
+        last = np.minimum(end - 1, np.maximum(0, lengths - 1 - spans))
+        fits = first <= last  # else a window that began here would reach past the episode's end
+        stop = np.minimum(last + spans + 1, lengths)
+        episode, first, last, stop = (column[fits] for column in (episode, first, last, stop))
+        return cls(episode, first, last, stop, stride, np.cumsum(-(-(last - first) // stride) + 1))
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -70,12 +74,22 @@ class WindowIndex:
             raise IndexError(f"window {window} of {len(self)}")
         row = int(np.searchsorted(self.ends, window, side="right"))
         before = int(self.ends[row - 1]) if row else 0
-        return int(self.episodes[row]), int(min((window - before) * self.stride, self.last_start[row]))
+        start = self.first[row] + (window - before) * self.stride
+        return int(self.episode[row]), int(min(start, self.last[row]))
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """int64: each episode that has a window, once, ascending."""
+        return np.unique(self.episode)
+
+    def rows(self, episode: int) -> range:
+        """The rows of one episode."""
+        return range(*np.searchsorted(self.episode, (episode, episode + 1)).tolist())
 
     def starts(self, row: int) -> np.ndarray:
-        """int64 [windows of the row-th episode]."""
-        last = self.last_start[row]
-        return np.minimum(np.arange(-(-last // self.stride) + 1) * self.stride, last)
+        """int64 [windows of the row]."""
+        first, last = self.first[row], self.last[row]
+        return np.minimum(first + np.arange(-(-(last - first) // self.stride) + 1) * self.stride, last)
 
 
 def window_span(layout: Layout, rate_ratio: np.ndarray | float) -> np.ndarray:

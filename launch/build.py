@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.augmentation import Augmentation
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.latent_cache import CacheError, LatentCache
 from data_pipelines.loader import Loader
@@ -28,6 +29,11 @@ from world_model.objective import Objective
 def layout_of(config) -> Layout:
     """Raises ValueError where frames, blocks and actions do not divide."""
     return Layout(**config.layout)
+
+
+def augmentation(config) -> Augmentation:
+    """Raises ValueError where a number is out of range."""
+    return Augmentation(crop=config.data.crop, **config.data.augment)
 
 
 def video_codec(config) -> encoders.VideoCodec:
@@ -68,7 +74,8 @@ class Data:
         """Training batches of one host from global batch `start_step` on."""
         c = self.config
         return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
-                            cache=self.cache, process_index=process_index, process_count=process_count)
+                            cache=self.cache, process_index=process_index, process_count=process_count,
+                            augmentation=augmentation(c))
 
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
         """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
@@ -88,10 +95,12 @@ class Data:
         """Cutters of the training windows, one per dataset."""
         c = self.config
         return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, action_dim=c.model.action_dim,
-                            state_dim=c.model.state_dim) for i, dataset in enumerate(self.training)]
+                            state_dim=c.model.state_dim, augmentation=augmentation(c).still)
+                for i, dataset in enumerate(self.training)]
 
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
         c = self.config
+        options = {"augmentation": augmentation(c).still, **options}
         return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
                       prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
                       action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
@@ -99,13 +108,15 @@ class Data:
 
 def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
     """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
-    parts, entries = [], mixture.entries(config.data.datasets)
+    parts, places, entries = [], {}, mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride")}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
-        training, heldout = split_episodes(name, len(source), config.data.holdout)
+        # a recording that two datasets read is on the same side in both
+        first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
+        training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
         dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))
@@ -119,6 +130,9 @@ def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Datase
 def data(config, workdir: Path, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
     cache = latents.open_cache(config, video_codec(config).spatial_stride)
+    if cache and augmentation(config) != augmentation(config).still:
+        raise CacheError(f"data.cache = {config.data.cache} holds one picture of each window: data.augment must be "
+                         "off, or data.cache empty")
     parts = open_datasets(config, cache)
     found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts], cache)
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):

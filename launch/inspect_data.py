@@ -1,23 +1,27 @@
 """What is in a config's mixture, as one self-contained page (extra: report); nothing is trained.
 
-    python -m launch.inspect_data --config=configs/quickstart.py --out=data.html [--episodes=20] [--benchmark]
+    python -m launch.inspect_data --config=configs/quickstart.py --out=data.html [--episodes=20]
+        [--benchmark [--topology=v5p:4x4x4 [--slices=2]]]
 
 Per dataset: episodes, hours, rates, dimensions, languages, asked and realised shares, actions before and after
-normalisation, cameras that are frozen or duplicates of another, unreadable recordings among the sampled, windows as
-pictures. --benchmark also runs the loader alone: windows per second, and the step time that it can feed.
+normalisation, cameras that are frozen or duplicates of another, drift of time stamps, unreadable recordings among the
+sampled, windows as pictures. --benchmark also runs the loader alone: windows per second, the share of decoding, the
+step time that it can feed and, with --topology, what that slice would ask of each of its hosts (launch/plan.py).
 """
 
 import collections
+import dataclasses
 import html
 import itertools
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
 from launch import build, report_page
@@ -76,7 +80,27 @@ def facts(maker: SampleMaker, episodes: list[Episode], asked: float, realised: f
             ["recorded rates", ", ".join(f"{rate:g} Hz" for rate in sorted(set(rates.tolist()))[:8])],
             ["windows", f"{len(maker.windows):,}, every {dataset.window_stride} steps"],
             ["share asked, realised", f"{asked:.2%}, {realised:.2%}"],
-            ["instructions", f"{len(texts)} among {len(episodes)} sampled episodes: {shown}"]]
+            ["instructions", f"{len(texts)} among {len(episodes)} sampled episodes, {texts['']} without; in "
+                             f"{', '.join(scripts(texts)) or 'no'} letters: {shown}"],
+            ["time stamps", drift(episodes)]]
+
+
+def scripts(texts) -> list[str]:
+    """The alphabets in which texts are written, most used first, by Unicode's names of their letters."""
+    letters = collections.Counter(letter for text in texts for letter in text if letter.isalpha())
+    found = collections.Counter()
+    for letter, count in letters.items():
+        found[unicodedata.name(letter, "unknown").split()[0].title()] += count
+    return [name for name, _ in found.most_common()]
+
+
+def drift(episodes: list[Episode]) -> str:
+    """How far recorded times are off an even rate."""
+    known = [(episode.drift, episode.drift * episode.rate) for episode in episodes if episode.drift is not None]
+    if not known:
+        return "none recorded: steps count as even"
+    seconds, steps = max(known)
+    return f"at most {1000 * seconds:.2f} ms off an even rate, {steps:.1%} of a step (half a step is refused)"
 
 
 def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episode]) -> bytes:
@@ -122,8 +146,8 @@ def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tu
     return report_page.section(dataset.name, *parts), problems
 
 
-def speed(data: build.Data, seconds: float = 10.0) -> list[str]:
-    """Sentences on the loader alone."""
+def speed(data: build.Data, seconds: float = 10.0) -> tuple[float, list[str]]:
+    """(windows per second of the loader alone, sentences on it)."""
     size, batches, episodes = data.config.train.global_batch_size, 0, []
     with data.loader() as loader:
         next(loader)
@@ -133,9 +157,64 @@ def speed(data: build.Data, seconds: float = 10.0) -> list[str]:
             batches += 1
             episodes.append(len(set(zip(batch["dataset_id"].tolist(), batch["episode_index"].tolist()))))
         each = (time.perf_counter() - began) / batches
-    return [f"The loader alone makes {size / each:.2f} windows per second here: a host like this one feeds steps of "
-            f"{each:.2f} s or more at {size} windows a step.",
-            f"A batch of {size} holds windows of {np.mean(episodes):.1f} different episodes."]
+    where = f"{size / each:.2f} windows per second here"
+    return size / each, [
+        f"The loader alone makes {where}: a host like this one feeds steps of {each:.2f} s or more at {size} windows a "
+        f"step.", decoding(data), f"A batch of {size} holds windows of {np.mean(episodes):.1f} different episodes."]
+
+
+@dataclasses.dataclass
+class Timed:
+    """A source whose episodes count the seconds that reading frames takes."""
+
+    source: Source
+    seconds: float = 0.0
+
+    def __getattr__(self, name: str):
+        return getattr(self.source, name)
+
+    def __getitem__(self, index: int) -> Episode:
+        episode = self.source[index]
+
+        def read_frames(steps: np.ndarray) -> dict[str, np.ndarray]:
+            began = time.perf_counter()
+            try:
+                return episode.read_frames(steps)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return dataclasses.replace(episode, read_frames=read_frames)
+
+
+def decoding(data: build.Data, windows: int = 16) -> str:
+    """A sentence on what share of making a window goes into its frames."""
+    if data.cache:
+        return "Windows come from the latent cache: nothing is decoded."
+    rng, total, inside = np.random.default_rng(0), 0.0, 0.0
+    for maker in data.makers():
+        timed = Timed(maker.dataset.source)
+        maker.dataset = dataclasses.replace(maker.dataset, source=timed)
+        began = time.perf_counter()
+        for window in rng.integers(len(maker.windows), size=windows).tolist():
+            try:
+                maker(window, 0)
+            except BadEpisode:
+                continue
+        total, inside = total + time.perf_counter() - began, inside + timed.seconds
+    return f"Reading and decoding frames takes {inside / total:.0%} of the time in which one thread makes a window."
+
+
+def demand(config, topology: str, slices: int, rate: float) -> str:
+    """A sentence on what a slice would ask of each host, beside this one's `rate`, windows per second."""
+    from launch import plan
+
+    planned = plan.plan(config, topology, slices)
+    hosts = len({device.process_index for device in plan.describe_topology(topology, slices)[1]})
+    needed = planned["global_batch"] / planned["step_seconds_overlapped"]
+    verdict = "enough" if rate >= needed / hosts else "too little: use data.cache, more cores or data.workers"
+    return (f"{slices} x {topology} would take a step of {planned['step_seconds_overlapped']:.2f} s (planned, not "
+            f"measured) and so {needed:.2f} windows per second, {needed / hosts:.2f} on each of its {hosts} hosts; "
+            f"this host's loader makes {rate:.2f}: {verdict}.")
 
 
 def main(_) -> None:
@@ -149,8 +228,10 @@ def main(_) -> None:
         realised = realised_fractions(data.training, steps * batch, batch)
         found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
                  for maker in data.makers()]
-        lines = speed(data) if flags.FLAGS.benchmark else []
-    except (OSError, ValueError, ImportError) as error:
+        rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
+        if flags.FLAGS.topology:
+            lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(f"inspect_data: {error}")
     head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
     lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn."
@@ -165,5 +246,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "data.html", "page to write")
     flags.DEFINE_integer("episodes", 20, "episodes of a dataset that are looked at", lower_bound=1)
     flags.DEFINE_bool("benchmark", False, "also measure the loader alone, for ten seconds")
+    flags.DEFINE_string("topology", "", "with --benchmark: chip generation and slice shape, as v5p:4x4x4")
+    flags.DEFINE_integer("slices", 1, "slices of that shape")
     flags.mark_flags_as_required(["config"])
     launch_flags.run(main)

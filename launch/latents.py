@@ -2,15 +2,18 @@
 
 import ast
 import hashlib
+import json
 from pathlib import Path
 
+from data_pipelines import files
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.latent_cache import CacheError, LatentCache, arrays_hash
 from launch import mixture
 from world_model.batch import Layout, encoded_batch_spec
 
 ROOT = Path(__file__).parents[1]
-MAKERS = ("samples", "windows", "views", "normalisation", "slots", "video")  # modules that decide what a window holds
+# modules that decide what a window holds
+MAKERS = ("samples", "augmentation", "windows", "views", "normalisation", "slots", "video")
 _ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
 
 
@@ -30,11 +33,14 @@ def identity(config, stride: int) -> dict:
     datasets = {}
     for name, entry in mixture.entries(config.data.datasets).items():
         kept = {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
+        if keep := entry.get("keep"):  # what the file says counts, not where it lies
+            kept["keep"] = hashlib.sha256(files.read_bytes(keep)).hexdigest()[:16]
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
     encoders = {"video": config.encoders.video, "text": config.encoders.text}
-    return {"layout": config.layout.to_dict(), "encoders": encoders,
-            "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
+    found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
+             "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
+    return json.loads(json.dumps(found))  # tuples become lists, as the manifest holds them
 
 
 def open_cache(config, stride: int) -> LatentCache | None:

@@ -5,7 +5,8 @@
 
 Stopped at any moment, the same command goes on with the next missing shard. Several processes, each with its
 --worker of --workers, share the work. The last one writes _SUCCESS and contact_sheet.png (decoded samples under the
-pixels that they come from). --verify reads a finished cache again and checks every hash.
+pixels that they come from). --verify reads a finished cache again and checks every hash. launch.precompute_beam lets
+Apache Beam hand out the shards.
 """
 
 import concurrent.futures
@@ -47,6 +48,7 @@ class Precompute:
         self.frozen = load_encoders(out) if there else build.frozen(config, self.data, out)
         self.makers = self.data.makers()
         self.windows = {maker.dataset.name: len(maker.windows) for maker in self.makers}
+        self._bad: dict[tuple, str] = {}  # (dataset, window) -> why this job could not read it
         self.writer = CacheWriter(out, {
             "identity": latents.identity(config, self.codec.spatial_stride), "windows": self.windows,
             "encoders": latents.encoders_hash(self.frozen), "statistics": self.data.statistics_hash,
@@ -56,30 +58,46 @@ class Precompute:
     def estimate(self) -> str:
         """What will be written, for people."""
         count, size = sum(self.windows.values()), record_bytes(self.spec)
-        left = sum(len(self.writer.windows_of(i, n)) for name, n in self.windows.items()
-                   for i in self.writer.shards(name, n))
+        left = sum(len(self.writer.windows_of(shard, self.windows[name])) for name, shard in self.missing())
         return (f"{count:,} windows of {size / 2**10:,.0f} KiB: {count * size / 2**30:,.2f} GiB; {left:,} windows "
                 f"are still to be made")
 
     def run(self, say) -> bool:
         """True where the cache is whole afterwards. Raises ValueError where too many windows are unreadable."""
+        self.prepare()
+        done, began = 0, time.monotonic()
+        mine = [(name, shard) for name, shard in self.missing() if shard % self.workers == self.worker]
+        for i, (name, shard) in enumerate(mine):
+            about = self.make(name, shard)
+            done += about["records"]
+            rate = done / (time.monotonic() - began)
+            say(f"{name} shard {shard}: {about['records']} windows, {about['bytes'] / 2**20:.0f} MiB; "
+                f"{i + 1} of {len(mine)} shards, {rate:.1f} windows/s")
+        return self.finish()
+
+    def prepare(self) -> None:
+        """What lies beside the shards."""
         save_encoders(self.out, latents.flat_encoders(self.frozen))
         save_statistics(self.data.statistics, self.out / "statistics.json")
         self._write_texts()
-        bad, done, began = 0, 0, time.monotonic()
-        mine = [(maker, shard) for maker in self.makers
-                for shard in self.writer.shards(maker.dataset.name, len(maker.windows))
-                if shard % self.workers == self.worker]
-        for i, (maker, shard) in enumerate(mine):
-            about = self.writer.write_shard(maker.dataset.name, shard, self._rows(maker, shard))
-            bad, done = bad + len(about["bad"]), done + about["records"]
-            rate = done / (time.monotonic() - began)
-            say(f"{maker.dataset.name} shard {shard}: {about['records']} windows, {about['bytes'] / 2**20:.0f} MiB; "
-                f"{i + 1} of {len(mine)} shards, {rate:.1f} windows/s")
-            if bad > max(3, self.config.data.max_bad_fraction * sum(self.windows.values())):
-                reasons = "\n".join(f"  {reason}" for reason in sorted(set(about["bad"].values()))[:20])
-                raise ValueError(f"{bad} windows are unreadable, more than data.max_bad_fraction = "
-                                 f"{self.config.data.max_bad_fraction} of all:\n{reasons}")
+
+    def missing(self) -> list[tuple[str, int]]:
+        """(dataset, shard) of all that are not there yet."""
+        return [(name, shard) for name, count in self.windows.items() for shard in self.writer.shards(name, count)]
+
+    def make(self, name: str, shard: int) -> dict:
+        """Writes a shard; returns its JSON. Raises ValueError where this job has met too many unreadable windows."""
+        maker = next(maker for maker in self.makers if maker.dataset.name == name)
+        about = self.writer.write_shard(name, shard, self._rows(maker, shard))
+        self._bad |= {(name, window): reason for window, reason in about["bad"].items()}
+        if len(self._bad) > max(3, self.config.data.max_bad_fraction * sum(self.windows.values())):
+            reasons = "\n".join(f"  {reason}" for reason in sorted(set(self._bad.values()))[:20])
+            raise ValueError(f"{len(self._bad)} windows are unreadable, more than data.max_bad_fraction = "
+                             f"{self.config.data.max_bad_fraction} of all:\n{reasons}")
+        return about
+
+    def finish(self) -> bool:
+        """_SUCCESS and the contact sheet, once every shard is there."""
         whole = self.writer.finish(self.windows)
         if whole:
             self.contact_sheet()
@@ -98,7 +116,7 @@ class Precompute:
                     continue  # its windows are unreadable: no row asks for a prompt
                 chosen[index] = numbers.setdefault(prompt, len(numbers))
             self.writer.write_index(dataset.name, lengths=np.asarray(source.lengths(), np.int64),
-                                    rates=np.asarray(source.rates(), np.float64), text=chosen)
+                                    rates=np.asarray(source.rates(), np.float64), kept=source.kept(), text=chosen)
         self.writer.write_texts(self._features(prompt) for prompt in numbers)
 
     def _features(self, prompt: str) -> np.ndarray:
@@ -194,13 +212,18 @@ def main(_) -> None:
         else "done here; other workers still have shards to make")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Those that both commands have."""
     launch_flags.define_config()
     flags.DEFINE_string("out", None, "folder of the cache")
     flags.DEFINE_integer("shard_mib", 256, "size of a shard", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "windows encoded at once", lower_bound=1)
+    flags.mark_flags_as_required(["config", "out"])
+
+
+if __name__ == "__main__":
+    define_flags()
     flags.DEFINE_integer("worker", 0, "this process among --workers", lower_bound=0)
     flags.DEFINE_integer("workers", 1, "processes that share the work", lower_bound=1)
     flags.DEFINE_bool("verify", False, "only read a finished cache and check its hashes")
-    flags.mark_flags_as_required(["config", "out"])
     launch_flags.run(main)

@@ -1,6 +1,9 @@
 """The page about a mixture: what it says is so, and what is wrong with cameras and files is said."""
 
+import dataclasses
+import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -42,5 +45,28 @@ def test_camera_faults():
 
 
 def test_the_loader_alone_is_timed(config, tmp_path):
-    lines = inspect_data.speed(build.data(config, tmp_path), seconds=0.5)
-    assert "windows per second here" in lines[0] and "different episodes" in lines[1]
+    rate, lines = inspect_data.speed(build.data(config, tmp_path), seconds=0.5)
+    assert rate > 0 and f"{rate:.2f} windows per second here" in lines[0] and "different episodes" in lines[2]
+    share = int(re.search(r"frames takes (\d+)% of the time", lines[1])[1])
+    assert 10 < share < 100
+
+
+def test_time_stamps_and_letters_are_told(config, tmp_path):
+    [_, discs] = build.data(config, tmp_path).makers()
+    episodes, _ = inspect_data.sampled_episodes(discs.dataset, discs.windows.episodes, 20)
+    assert "at most 0.00 ms off an even rate" in inspect_data.drift(episodes)
+    late = [dataclasses.replace(episode, drift=0.004) for episode in episodes]
+    assert "at most 4.00 ms off an even rate, 6.0% of a step" in inspect_data.drift(late)
+    assert inspect_data.drift([dataclasses.replace(episodes[0], drift=None)]).startswith("none recorded")
+    assert inspect_data.scripts(["move 2 discs", "\u628a"]) == ["Latin", "Cjk"]
+
+
+def test_what_a_slice_would_ask_for(config, monkeypatch):
+    from launch import plan
+
+    monkeypatch.setattr(plan, "plan", lambda *_: {"global_batch": 128, "step_seconds_overlapped": 4.0})
+    devices = [types.SimpleNamespace(process_index=i // 4) for i in range(64)]
+    monkeypatch.setattr(plan, "describe_topology", lambda *_: (None, devices))
+    said = inspect_data.demand(config, "v5p:4x4x4", 1, 3.0)
+    assert "32.00 windows per second, 2.00 on each of its 16 hosts; this host's loader makes 3.00: enough" in said
+    assert "too little" in inspect_data.demand(config, "v5p:4x4x4", 1, 1.0)

@@ -172,10 +172,11 @@ def test_episodes_are_chosen_by_their_metadata(v21):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps({**row, "success": i % 2 == 1}) + "\n" for i, row in enumerate(rows)))
     source = open_source(v21, where={"success": True})
-    assert source.lengths().tolist() == [61, 9] and source[1].instruction == TASKS[3]
+    assert source.kept().tolist() == [[1, 0, 61], [3, 0, 9]] and source[3].instruction == TASKS[3]
+    np.testing.assert_array_equal(open_source(v21, successful=True).kept(), source.kept())
     info = json.loads((v21 / "meta/info.json").read_text())
     (v21 / "meta/info.json").write_text(json.dumps({**info, "discarded_episode_indices": [1]}))
-    assert open_source(v21, where={"success": True}).lengths().tolist() == [9]
+    assert open_source(v21, where={"success": True}).kept().tolist() == [[2, 0, 9]]
     with pytest.raises(ValueError, match="no episode says 'sucess'"):
         open_source(v21, where={"sucess": True})
 
@@ -332,15 +333,19 @@ def test_no_dataset_is_named(tmp_path):
         open_source(tmp_path)
 
 
-def test_a_file_replaced_under_a_running_job_is_read_anew(v21):
+def test_files_that_change_under_a_running_job_are_named(v21):
     source = open_source(v21)
-    before = source[1].read_frames(np.array([5]))["front"]
+    episode, frames = source[1], source[1].read_frames(np.array([5]))["front"]
+    size = video_of(v21, 1).stat().st_size
     shutil.copy(video_of(v21, 1, "wrist"), video_of(v21, 1))
-    after = source[1].read_frames(np.array([5]))["front"]
-    assert (before != after).any()
+    with pytest.raises(BadEpisode, match=f"episode_000001.mp4: changed under the running job: it was {size} bytes"):
+        episode.read_frames(np.array([5]))
     shutil.copy(table_of(v21, 2), table_of(v21, 1))
-    with pytest.raises(BadEpisode, match="has 40 steps, the metadata say 61"):
+    with pytest.raises(BadEpisode, match="episode_000001.parquet: changed under the running job"):
         source[1]
+    shutil.copy(FIXTURES / "lerobot_v21/data/chunk-000/episode_000001.parquet", table_of(v21, 1))
+    again = open_source(v21)[1].read_frames(np.array([5]))["front"]  # another job takes the files as they are
+    assert (again != frames).any()
 
 
 @pytest.mark.parametrize("row_group_size", [None, 10])
@@ -358,4 +363,27 @@ def test_tables_of_several_episodes_in_several_files(v30, row_group_size, pixels
     np.testing.assert_array_equal(split[3].read_frames(np.array([8]))["front"], pixels["lerobot_v30"][3]["front"][[8]])
     pq.write_table(table.slice(first, LENGTHS[2]), file.with_name("file-001.parquet"))  # episode 3 is lost
     with pytest.raises(BadEpisode, match="file-001.parquet: the table has 40 steps, the metadata say 49"):
-        split[3]
+        open_source(v30)[3]
+
+
+def long_dataset(folder, length: int):
+    """One episode of `length` steps without video."""
+    from benchmarks import synthetic_lerobot
+
+    synthetic_lerobot.write(folder, episodes=1, steps=length, dims=8, videos=False)
+    return make_source("lerobot", "long", path=str(folder), images={}, state="observation.state", action="action")
+
+
+@pytest.mark.parametrize("length", [1, 100_000])
+def test_very_short_and_very_long_episodes(tmp_path, length):
+    source = long_dataset(tmp_path / "long", length)
+    dataset = Dataset("long", source, dataclasses.replace(ROBOT, rate=30.0))
+    layout = dataclasses.replace(LAYOUT, frames=33)
+    whole = Dataset("discs", open_source(FIXTURES / "lerobot_v21"), ROBOT)
+    dataset = dataclasses.replace(dataset, statistics=compute_statistics(whole, layout))
+    maker = SampleMaker(dataset, 0, layout, lambda p: tokenize(p[:8]), action_dim=32, state_dim=64)
+    assert len(maker.windows) == max(1, length - 96) and maker.windows[len(maker.windows) - 1] == (0, max(0, length - 97))
+    episode = source[0]
+    assert episode.action.shape == (length, 8)
+    actions = maker._actions(episode, maker.windows[len(maker.windows) - 1][1])
+    assert actions["action_mask"][:, 0].sum() == min(96, length - 1)

@@ -217,3 +217,21 @@ def test_windows_divide_into_blocks(changes, named):
 def test_actions_per_frame_must_be_whole():
     with pytest.raises(ValueError, match="must be a multiple of the 8 raw frames"):
         make_loader([clips()], layout=dataclasses.replace(LAYOUT, actions_per_block=12))
+
+
+class Deadly(FakeSource):
+    """Episode 1 kills the process that reads it."""
+
+    def __getitem__(self, index: int):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_dies_is_reported_with_its_sample():
+    dataset = dataclasses.replace(robots(), source=Deadly([40, 60, 50]))
+    with make_loader([dataset], workers=1) as loader, \
+            pytest.raises(ValueError, match=r"a loader process died.*\n  process \d+: dataset 'fake' episode 1 step \d+\n"):
+        for _ in range(20):
+            next(loader)
+    assert not os.path.exists(loader._board._folder)

@@ -137,7 +137,8 @@ def test_resuming_on_other_hosts_repeats_and_skips_no_window(hosts):
 def test_a_shuffle_of_half_a_billion_windows_costs_no_memory():
     import tracemalloc
 
-    windows = WindowIndex.build(np.arange(1000), np.full(1000, 500_033), np.full(1000, 32), 1)
+    episodes, lengths = np.arange(1000), np.full(1000, 500_033)
+    windows = WindowIndex.build(np.stack([episodes, 0 * episodes, lengths], 1), lengths, np.full(1000, 32), 1)
     assert len(windows) > 500_000_000
     [dataset] = mix([1.0])[0]
     tracemalloc.start()

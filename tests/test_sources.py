@@ -107,9 +107,9 @@ def test_lengths_are_kept_beside_the_dataset(folder, tmp_path, monkeypatch, capl
     kept = here / "lengths-train.json"
     kept.write_text(json.dumps({"shard_lengths": [1], "num_bytes": 7, "lengths": [3]}))  # of another dataset
     lengths = RldsSource("p", str(here), **FIELDS).lengths()
-    assert len(lengths) == 6 and json.loads(kept.read_text())["lengths"] == lengths.tolist()
+    assert len(lengths) == 6 and json.loads(kept.read_text())["episodes"]["length"] == lengths.tolist()
     with monkeypatch.context() as patch:
-        patch.setattr(RldsSource, "_steps", lambda *_: pytest.fail("read the records again"))
+        patch.setattr(RldsSource, "_example", lambda *_: pytest.fail("read the records again"))
         np.testing.assert_array_equal(RldsSource("p", str(here), **FIELDS).lengths(), lengths)
 
     def read_only(*_):

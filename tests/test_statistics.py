@@ -148,3 +148,30 @@ def test_absolute_actions_are_counted_beside_relative_ones():
     assert dataset.statistics["absolute_action"]["count"] == 100
     # the second dimension is absolute already, and its blocks overlap: the same range, other counts
     assert dataset.statistics["action"]["max"][1] == dataset.statistics["absolute_action"]["max"][1]
+
+
+class Counted(FakeSource):
+    """Counts what is opened; fails at one episode until it is told to go on."""
+
+    opened, stop_at = 0, None
+
+    def __getitem__(self, index: int) -> Episode:
+        if index == self.stop_at:
+            raise KeyboardInterrupt
+        self.opened += 1
+        return super().__getitem__(index)
+
+
+def test_an_interrupted_count_goes_on(tmp_path):
+    source = Counted([40 + i % 7 for i in range(64)], unreadable=(5,))
+    dataset = Dataset("fake", source, ROBOT)
+    expected = compute_statistics(dataset, LAYOUT)
+    source.stop_at = 63
+    with pytest.raises(KeyboardInterrupt):
+        compute_statistics(dataset, LAYOUT, str(tmp_path / "parts"))
+    kept = len(list((tmp_path / "parts").glob("*.safetensors")))
+    assert kept == 15  # of 16 shares
+    source.stop_at, source.opened = None, 0
+    assert compute_statistics(dataset, LAYOUT, str(tmp_path / "parts")) == expected and source.opened == 4
+    other = dataclasses.replace(dataset, episodes=np.arange(32))
+    assert compute_statistics(other, LAYOUT, str(tmp_path / "parts")) == compute_statistics(other, LAYOUT)

@@ -70,3 +70,13 @@ def test_weights_add_up():
     assert weights == summary.count == 100_000
     stored = summary._waiting + sum(p.shape[1] for kept in summary._levels for p in kept)
     assert stored < 128 * 14
+
+
+@pytest.mark.parametrize("count", [0, 300, 10_000])
+def test_going_on_from_what_was_kept_gives_the_same(count):
+    values = np.random.default_rng(0).normal(size=(count + 5000, 3)).astype(np.float32)
+    summary = feed(values[:count], kept=128)
+    restored = Summary.restored({name: value.copy() for name, value in summary.arrays().items()}, kept=128)
+    for each in (summary, restored):
+        each.update(values[count:])
+    assert summary.result() == restored.result()

@@ -20,7 +20,8 @@ def make_maker(dataset: Dataset, layout: Layout = LAYOUT) -> SampleMaker:
 @pytest.mark.parametrize("stride", [1, 3, 40])
 def test_windows_cover_every_step(stride):
     lengths, spans = np.array([1, 32, 33, 34, 80]), np.full(5, 32)
-    index = WindowIndex.build(np.array([4, 5, 6, 7, 9]), lengths, spans, stride)
+    episodes = np.array([4, 5, 6, 7, 9])
+    index = WindowIndex.build(np.stack([episodes, 0 * episodes, lengths], 1), lengths, spans, stride)
     found = [index[i] for i in range(len(index))]
     assert len(set(found)) == len(found)
     for row, (episode, length) in enumerate(zip((4, 5, 6, 7, 9), lengths)):
@@ -114,15 +115,15 @@ def test_video_of_a_robot_recording_can_be_used_alone():
 
 
 def test_split_is_stable_and_leaves_both_sides():
-    train, held = split_episodes("pusht", 1000, 0.1)
+    train, held = split_episodes("pusht", np.arange(1000), 0.1)
     assert sorted([*train, *held]) == list(range(1000)) and 60 < len(held) < 140
-    more_train, more_held = split_episodes("pusht", 1500, 0.1)
+    more_train, more_held = split_episodes("pusht", np.arange(1500), 0.1)
     assert set(held) <= set(more_held) and set(train) <= set(more_train)
-    assert set(split_episodes("other", 1000, 0.1)[1]) != set(held)
+    assert set(split_episodes("other", np.arange(1000), 0.1)[1]) != set(held)
     for count, holdout in ((2, 0.001), (2, 0.999), (30, 0.01)):
-        assert all(len(side) for side in split_episodes("pusht", count, holdout))
-    assert len(split_episodes("pusht", 5, 0.0)[1]) == 0
+        assert all(len(side) for side in split_episodes("pusht", np.arange(count), holdout))
+    assert len(split_episodes("pusht", np.arange(5), 0.0)[1]) == 0
     with pytest.raises(ValueError, match="'pusht' has 1 episodes: nothing can be held out"):
-        split_episodes("pusht", 1, 0.1)
+        split_episodes("pusht", np.arange(1), 0.1)
     with pytest.raises(ValueError, match=r"data.holdout = 1.0"):
-        split_episodes("pusht", 5, 1.0)
+        split_episodes("pusht", np.arange(5), 1.0)

@@ -1,12 +1,16 @@
 """Readers of robot episodes and video clips; each yields `data_pipelines.episode.Episode`."""
 
 from data_pipelines.episode import Source
+from data_pipelines.sources.filters import Filters
 
 KINDS = ("rlds", "lerobot", "video_files")
 
 
-def make_source(kind: str, name: str, **options) -> Source:
-    """The source of that kind; `options` as its constructor takes them. Raises ValueError on an unknown kind."""
+def make_source(kind: str, name: str, *, successful: bool = False, described: bool = False, where: dict | None = None,
+                keep: str = "", **options) -> Source:
+    """The source of that kind; `options` as its constructor takes them, filters as sources/filters.py says. Raises
+    ValueError on an unknown kind."""
+    options["filters"] = Filters(successful, described, where or {}, keep)
     if kind == "rlds":
         from data_pipelines.sources.rlds import RldsSource
 

@@ -7,7 +7,6 @@ frame. What does not fit together (frame counts, lengths, times) makes a `BadEpi
 import concurrent.futures
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -17,7 +16,8 @@ import pyarrow.parquet as pq
 
 from data_pipelines import video
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.lru import Lru, identity
+from data_pipelines.lru import Lru, begin_again, identity, unchanged
+from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
 
 _footers = Lru(4096)  # by file
@@ -29,17 +29,20 @@ class LeRobotSource:
 
     def __init__(self, name: str, path: str, *, images: dict[str, str], state: str | Sequence[str] = (),
                  action: str | Sequence[str] = (), instruction: str | None = "task_index",
-                 where: dict[str, Any] | None = None):
+                 filters: Filters = EVERYTHING):
         """Args:
           path: the folder that holds meta/, or its address for fsspec (gs://, s3://, ...).
           images: view name -> camera; state, action: one name or several, joined in order. A name is one of
             modality.json, or a feature as "observation.state".
           instruction: annotation or column with the task's text or number; None for none.
-          where: keeps the episodes whose metadata hold these values, as {"success": True}.
+          filters: `where` names columns of meta/episodes; `successful` is where={"success": True}; a keep file names
+            episodes by episode_index.
 
         Raises FileNotFoundError where there is no dataset, ValueError naming the metadata that make no sense.
         """
-        self.name, self._meta = name, Meta(path, where or {})
+        begin_again()
+        where = {**filters.where, **({"success": True} if filters.successful else {})}
+        self.name, self.filters, self._meta = name, filters, Meta(path, where)
         field = self._meta.field
         self._views = {view: field("video", camera).column for view, camera in images.items()}
         names = lambda value: (value,) if isinstance(value, str) else tuple(value)
@@ -57,24 +60,50 @@ class LeRobotSource:
         """float64 [episodes]."""
         return np.full(len(self), self._meta.rate)
 
+    def kept(self) -> np.ndarray:
+        """See `Source`."""
+        chosen = self._meta.chosen.copy()
+        if self.filters.described:
+            chosen &= self._described()
+        return self.filters.stretches(self._meta.lengths, chosen, map(str, self._meta.numbers.tolist()))
+
+    def _described(self) -> np.ndarray:
+        """bool [episodes]: whether there is an instruction; True where that cannot be read, which fails when drawn."""
+        def described(index: int) -> bool:
+            try:
+                return self._text(self._rows(index, 1, (self._instruction,)), "") not in NO_INSTRUCTION
+            except BadEpisode:
+                return True
+
+        if self._instruction is None:
+            return np.zeros(len(self), np.bool_)
+        if self._instruction == "task_index" and self._meta.texts is not None:
+            return np.array([any(text not in NO_INSTRUCTION for text in texts) for texts in self._meta.texts])
+        return np.array(list(_cameras().map(described, range(len(self)))))
+
     def __len__(self) -> int:
         return len(self._meta.numbers)
 
     def __getitem__(self, index: int) -> Episode:
         meta = self._meta
         number, length = int(meta.numbers[index]), int(meta.lengths[index])
-        file, first = meta.table_of(index)
-        whole = None if meta.shared_files else length  # of a file of its own every row belongs to the episode
-        steps, where = read_rows(file, first, length, self._columns, whole), f"{file} episode {number}"
+        steps, where = self._rows(index, length, self._columns), f"{meta.table_of(index)[0]} episode {number}"
         numbers = steps["episode_index"].to_numpy()
         if (other := numbers != number).any():
             raise BadEpisode(f"{where}: its rows belong to episodes {sorted(set(numbers[other].tolist()))[:3]}")
-        times = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
+        times, drift = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
         spans = {view: meta.video_of(index, key) for view, key in self._views.items()}
         return Episode(
             dataset=self.name, index=index, length=length, rate=meta.rate, instruction=self._text(steps, where),
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
-            read_frames=functools.partial(_read_frames, spans, times, meta.rate))
+            read_frames=functools.partial(_read_frames, spans, times, meta.rate), drift=drift)
+
+    def _rows(self, index: int, count: int, columns: tuple[str, ...]) -> pa.Table:
+        """The first `count` steps of an episode."""
+        file, first = self._meta.table_of(index)
+        # of a file of its own every row belongs to the episode
+        whole = None if self._meta.shared_files else int(self._meta.lengths[index])
+        return read_rows(file, first, count, columns, whole)
 
     def _text(self, steps: pa.Table, where: str) -> str:
         if self._instruction is None:
@@ -92,7 +121,7 @@ def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole
 
     Raises BadEpisode naming the file where it cannot be read, ends before, or does not have `whole` rows.
     """
-    parts, begin, known, table = [], 0, identity(file), _Table(file)
+    parts, begin, known, table = [], 0, unchanged(file), _Table(file)
     try:
         footer = table.footer
         for group in range(footer.num_row_groups):
@@ -158,8 +187,9 @@ def _matrix(steps: pa.Table, field: Field, where: str) -> np.ndarray:
     return values[:, field.start:field.end]
 
 
-def check_times(times: np.ndarray, rate: float, where: str) -> np.ndarray:
-    """`times` [length], seconds, where they tick at `rate`; raises BadEpisode where they go back or drift."""
+def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray, float]:
+    """(`times` [length], the most that one is off `rate`), seconds; raises BadEpisode where they go back or drift by
+    half a step."""
     for step in np.flatnonzero(~(np.diff(times) > 0)):
         raise BadEpisode(f"{where}: time goes back at step {step + 1}, from {times[step]:.3f} s to "
                          f"{times[step + 1]:.3f} s")
@@ -168,7 +198,7 @@ def check_times(times: np.ndarray, rate: float, where: str) -> np.ndarray:
         worst = int(drift.argmax())
         raise BadEpisode(f"{where}: step {worst} is at {times[worst]:.3f} s, {drift[worst]:.3f} s off {rate:g} steps "
                          f"per second")
-    return times
+    return times, float(drift.max())
 
 
 @functools.cache

@@ -5,9 +5,9 @@ says in meta/episodes where each begins. GEAR's modality.json names slices of co
 """
 
 import dataclasses
-import json
 import re
 import string
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines import files
 from data_pipelines.episode import BadEpisode
+from data_pipelines.sources.filters import holds
 
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
@@ -43,7 +45,7 @@ class Meta:
     """What meta/ says. `path` is a folder or an address for fsspec (gs://, s3://, ...)."""
 
     def __init__(self, path: str, where: dict[str, Any]):
-        """where: keeps the episodes whose metadata hold these values, as {"success": True}.
+        """where: of the episodes that are `chosen`, as {"success": True}.
 
         Raises FileNotFoundError where there is no dataset and ValueError naming the file that makes no sense.
         """
@@ -55,11 +57,12 @@ class Meta:
         self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes in one
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json") if self._exists("modality.json") else {}
-        self._episodes = self._chosen(self._read_episodes(where), where)
+        self._episodes = self._present(self._read_episodes(where))
         self.numbers = self._episodes["episode_index"].to_numpy().astype(np.int64)  # [episodes]
         self.lengths = self._episodes["length"].to_numpy().astype(np.int64)  # steps, [episodes]
         if len(np.unique(self.numbers)) < len(self.numbers):
             raise ValueError(f"{path}/meta: an episode_index is there twice")
+        self.chosen = self._hold(where)  # bool [episodes]
         self.tasks = self._read_tasks()
 
     def table_of(self, index: int) -> tuple[str, int]:
@@ -129,16 +132,25 @@ class Meta:
         rows = self._json_lines("episodes.jsonl")
         if not rows or any(not {"episode_index", "length"} <= e.keys() for e in rows):
             raise ValueError(f"{self.path}/meta/episodes.jsonl: every episode needs episode_index and length")
-        known = ["episode_index", "length", *(key for key in where if any(key in e for e in rows))]
+        known = ["episode_index", "length", *(key for key in ("tasks", *where) if any(key in e for e in rows))]
         return pa.table({key: [e.get(key) for e in rows] for key in known})
 
-    def _chosen(self, episodes: pa.Table, where: dict[str, Any]) -> pa.Table:
-        keep = ~np.isin(episodes["episode_index"].to_numpy(), self.info.get("discarded_episode_indices", []))
+    def _present(self, episodes: pa.Table) -> pa.Table:
+        discarded = np.isin(episodes["episode_index"].to_numpy(), self.info.get("discarded_episode_indices", []))
+        return episodes.filter(pa.array(~discarded)).sort_by("episode_index")
+
+    def _hold(self, where: dict[str, Any]) -> np.ndarray:
+        chosen = np.ones(len(self._episodes), np.bool_)
         for key, value in where.items():
-            if key not in episodes.column_names:
+            if key not in self._episodes.column_names:
                 raise ValueError(f"{self.path}/meta: no episode says {key!r}")
-            keep &= np.array([found == value for found in episodes[key].to_pylist()], np.bool_)
-        return episodes.filter(pa.array(keep)).sort_by("episode_index")
+            chosen &= [holds(found, value) for found in self._episodes[key].to_pylist()]
+        return chosen
+
+    @property
+    def texts(self) -> list[list[str]] | None:
+        """The tasks of each episode; None where the metadata do not say."""
+        return self._episodes["tasks"].to_pylist() if "tasks" in self._episodes.column_names else None
 
     def _read_tasks(self) -> dict[int, str]:
         if not self.shared_files:
@@ -155,33 +167,20 @@ class Meta:
                 for opened in fsspec.open_files(f"{self.path}/meta/{pattern}", "rb")]
 
     def _exists(self, name: str) -> bool:
-        system, root = fsspec.core.url_to_fs(self.path)
-        return system.exists(f"{root}/meta/{name}")
-
-    def _text(self, name: str) -> str:
-        file = f"{self.path}/meta/{name}"
-        try:
-            with fsspec.open(file, "rb") as opened:
-                return opened.read().decode("utf-8")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8: {error}") from error
+        return files.exists(f"{self.path}/meta/{name}")
 
     def _json(self, name: str) -> dict:
-        try:
-            return json.loads(self._text(name))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.path}/meta/{name} is not JSON: {error}") from error
+        return self._read(files.read_json, name)
 
     def _json_lines(self, name: str) -> list[dict]:
-        rows = []
-        for number, line in enumerate(self._text(name).splitlines(), 1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{self.path}/meta/{name} line {number} is not JSON: {error}") from error
-        return rows
+        return self._read(files.read_json_lines, name)
+
+    def _read(self, read: Callable, name: str):
+        file = f"{self.path}/meta/{name}"
+        try:
+            return read(file)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
 
 
 def read_parquet(file: str, choose=None) -> pa.Table:

@@ -1,36 +1,56 @@
-"""Action-free clips: a folder of video files with captions, each frame by its own time stamp."""
+"""Action-free clips: video files with captions, each frame by its own time stamp."""
 
 import functools
-import json
-from pathlib import Path
+from pathlib import PurePosixPath
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_pipelines import video
+from data_pipelines import files, video
 from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.lru import begin_again
+from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")
+_LISTS = (".jsonl", ".parquet")
 
 
 class VideoFilesSource:
-    """`Source` over the video files of a folder, in the order of their names, with an optional captions.jsonl.
+    """`Source` over the videos of a folder, in the order of their names, or over those that a list names.
 
-    A line of captions.jsonl is {"file": name, "caption": text}; a clip without one has the empty caption. Step i of a
-    clip is the frame nearest to i / its average rate: a variable frame rate is evened out.
+    A list is a JSONL or parquet file with "file", relative to the list, and "caption". A folder may hold one as
+    captions.jsonl; a clip without one has the empty caption. Step i of a clip is the frame nearest to i / its average
+    rate: a variable frame rate is evened out.
     """
 
-    def __init__(self, name: str, path: str, *, view: str = "image", captions: str = "captions.jsonl"):
-        """Raises FileNotFoundError where the folder is missing or holds no video."""
-        self.name, self.path, self.view = name, Path(path), view
-        there = sorted(p for p in self.path.glob("*") if p.suffix in _SUFFIXES) if self.path.is_dir() else []
-        listed = self.path / captions
-        lines = listed.read_text().splitlines() if listed.is_file() else []
-        self._captions = {entry["file"]: entry["caption"] for entry in map(json.loads, lines)}
+    def __init__(self, name: str, path: str, *, view: str = "image", filters: Filters = EVERYTHING):
+        """path: a folder or a list (*.jsonl, *.parquet), or its address for fsspec (gs://, s3://, ...).
+
+        Raises FileNotFoundError where it is missing or holds no video, ValueError where a list makes no sense.
+        """
+        begin_again()
+        self.name, self.path, self.view, self.filters = name, path.rstrip("/"), view, filters
+        if filters.where or filters.successful:
+            raise ValueError(f"dataset {name!r}: clips carry no metadata that `where` or `successful` could look at")
+        if self.path.endswith(_LISTS):
+            self._folder = self.path.rpartition("/")[0] or "."
+            there, listed = [], read_list(self.path)
+        else:
+            self._folder, captions = self.path, f"{self.path}/captions.jsonl"
+            there = [file.rpartition("/")[2] for file in files.listed(self.path) if file.endswith(_SUFFIXES)]
+            listed = read_list(captions) if files.exists(captions) else {}
         # A captioned clip that is not there counts as an episode, so that it is reported instead of forgotten.
-        self.files = sorted({*there, *(self.path / file for file in self._captions)})
-        if not self.files:
+        self._names, self._captions = sorted({*there, *listed}), listed
+        if not self._names:
             raise FileNotFoundError(f"dataset {name!r}: no {', '.join(_SUFFIXES)} file in {path}")
         self._headers: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """One per clip."""
+        return [f"{self._folder}/{name}" for name in self._names]
 
     def lengths(self) -> np.ndarray:
         """int64 [clips], frames as the containers tell; 1 for an unreadable file, which fails when it is drawn."""
@@ -39,6 +59,13 @@ class VideoFilesSource:
     def rates(self) -> np.ndarray:
         """float64 [clips], frames per second."""
         return self._read_headers()[1]
+
+    def kept(self) -> np.ndarray:
+        """See `Source`; a keep file names clips as captions do."""
+        chosen = np.ones(len(self), np.bool_)
+        if self.filters.described:
+            chosen &= [self._captions.get(name, "") not in NO_INSTRUCTION for name in self._names]
+        return self.filters.stretches(self.lengths(), chosen, self._names)
 
     def _read_headers(self) -> tuple[np.ndarray, np.ndarray]:
         if self._headers is None:
@@ -53,19 +80,42 @@ class VideoFilesSource:
         return self._headers
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Episode:
-        file = self.files[index]
+        name = self._names[index]
+        file = f"{self._folder}/{name}"
         length, rate = _header(file)
         return Episode(dataset=self.name, index=index, length=length, rate=rate,
-                       instruction=self._captions.get(file.name, ""), state=None, action=None,
+                       instruction=self._captions.get(name, ""), state=None, action=None,
                        read_frames=functools.partial(_read_frames, file, self.view, rate))
 
 
-def _header(file: Path) -> tuple[int, float]:
+def read_list(file: str) -> dict[str, str]:
+    """{file: caption}. Raises FileNotFoundError without it, ValueError where it makes no sense or leads elsewhere."""
+    if file.endswith(".parquet"):
+        try:
+            with fsspec.open(file, "rb") as opened:
+                rows = pq.read_table(opened, columns=["file", "caption"]).to_pylist()
+        except (pa.ArrowException, KeyError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+    else:
+        rows = files.read_json_lines(file)
+    found = {}
+    for number, row in enumerate(rows, 1):
+        name, caption = (row.get(key) if isinstance(row, dict) else None for key in ("file", "caption"))
+        if not isinstance(name, str) or not isinstance(caption or "", str):
+            raise ValueError(f"{file} row {number}: expected texts \"file\" and \"caption\", found {str(row)[:80]}")
+        place = PurePosixPath(name.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts or ":" in name:
+            raise ValueError(f"{file} row {number}: {name!r} leads out of the folder")
+        found[str(place)] = caption or ""
+    return found
+
+
+def _header(file: str) -> tuple[int, float]:
     """(frames, frames per second) from the container. Raises BadEpisode where it tells no such thing."""
-    opened = video.VideoReader(str(file))
+    opened = video.VideoReader(file)
     frames, rate = opened.header
     opened.close()
     if not frames or not rate:
@@ -73,6 +123,6 @@ def _header(file: Path) -> tuple[int, float]:
     return frames, rate
 
 
-def _read_frames(file: Path, view: str, rate: float, indices: np.ndarray) -> dict[str, np.ndarray]:
+def _read_frames(file: str, view: str, rate: float, indices: np.ndarray) -> dict[str, np.ndarray]:
     """The asked frames alone, uint8 [n, H, W, 3]."""
-    return {view: video.read_at(str(file), np.asarray(indices) / rate, within=1.0)}
+    return {view: video.read_at(file, np.asarray(indices) / rate, within=1.0)}

@@ -58,7 +58,7 @@ def choose_robot(restored: build.Restored, embodiment: str | None, dataset: str 
         raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with --embodiment and --dataset")
     name = next(iter(fits))
     return Robot(get_embodiment(fits[name]), restored.statistics[name], build.layout_of(restored.config),
-                 restored.config.model.state_dim)
+                 restored.config.model.state_dim, build.augmentation(restored.config))
 
 
 def _listed(robots: dict[str, str]) -> str:

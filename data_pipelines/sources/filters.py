@@ -1,0 +1,103 @@
+"""Which recordings of a dataset a run reads, and at which of their steps windows may begin.
+
+    successful    only what the dataset calls a success
+    described     only recordings with an instruction
+    where         only recordings whose metadata hold these values; texts are patterns, as {"file_path": "*/success/*"}
+    keep          a file of the steps at which windows may begin, against idle stretches (a window may reach past them):
+                  *.json   {name: [[first, end], ...]}, as published for DROID; what it does not name is left out
+                  *.jsonl  {"episode_index": name, "step_indices": [...]} are left out, as DreamZero's step_filter
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import files
+
+NO_INSTRUCTION = ("", "not provided")  # DROID's words for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """See the module's docstring."""
+
+    successful: bool = False
+    described: bool = False
+    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keep: str = ""
+
+    def stretches(self, lengths: np.ndarray, chosen: np.ndarray, names: Iterable[str]) -> np.ndarray:
+        """`Source.kept`: lengths int64 and chosen bool [episodes]; names of the episodes in the keep file."""
+        if not self.keep:
+            episodes = np.flatnonzero(chosen)
+            return np.stack([episodes, np.zeros_like(episodes), lengths[episodes]], 1)
+        ranges = read_keep(self.keep)
+        rows, known = [], 0
+        for episode, name in enumerate(names):
+            found = ranges.of(name, int(lengths[episode]))
+            known += name in ranges.named
+            rows += [(episode, first, end) for first, end in found] if chosen[episode] else []
+        if not known:
+            raise ValueError(f"{self.keep} names none of the {len(lengths)} episodes; it names "
+                             f"{sorted(ranges.named)[:3]}")
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+
+EVERYTHING = Filters()
+
+
+def holds(found, wanted) -> bool:
+    """Whether a value of the metadata is the wanted one; a wanted text is a pattern of the shell's kind."""
+    if isinstance(wanted, str):
+        return isinstance(found, str) and fnmatch.fnmatchcase(found, wanted)
+    return bool(found == wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """What a keep file says: of each named episode its ranges, or the steps that are left out."""
+
+    file: str
+    named: dict[str, list]
+    excludes: bool  # `named` holds left out steps instead of ranges
+
+    def of(self, name: str, length: int) -> list[tuple[int, int]]:
+        """Ascending (first, end) of an episode of `length` steps. Raises ValueError where they do not lie in it."""
+        if not self.excludes:
+            ranges = sorted((int(first), int(end)) for first, end in self.named.get(name, ()))
+        else:
+            open_ = np.ones(length + 2, np.bool_)
+            open_[[0, -1]] = False
+            open_[1 + self._steps(name, length)] = False
+            ranges = np.flatnonzero(np.diff(open_)).reshape(-1, 2).tolist()
+        if length == 1:  # an unreadable recording counts as one step, to be drawn and reported
+            return [(0, 1)] if ranges else []
+        for (first, end), before in zip(ranges, [0, *(end for _, end in ranges)]):
+            if not before <= first < end <= length:
+                raise ValueError(f"{self.file}: episode {name!r}: range {first} to {end} after step {before}; its "
+                                 f"{length} steps need ranges in order inside. The file belongs to another version")
+        return [(int(first), int(end)) for first, end in ranges]
+
+    def _steps(self, name: str, length: int) -> np.ndarray:
+        steps = np.array(self.named.get(name, ()), np.int64)
+        if length > 1 and len(steps) and not (steps.min() >= 0 and steps.max() < length):
+            raise ValueError(f"{self.file}: episode {name!r}: step {steps.max()} of {length}. The file belongs to "
+                             "another version")
+        return steps[steps < length]
+
+
+def read_keep(file: str) -> Keep:
+    """Raises OSError without the file, ValueError where it makes no sense."""
+    excludes = file.endswith(".jsonl")
+    found = files.read_json_lines(file) if excludes else files.read_json(file)
+    try:
+        if excludes:
+            return Keep(file, {str(line["episode_index"]): [int(step) for step in line["step_indices"]]
+                               for line in found}, True)
+        return Keep(file, {name: [(int(first), int(end)) for first, end in ranges] for name, ranges in found.items()},
+                    False)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is no keep file (data_pipelines/sources/filters.py): {error!r}") from error
