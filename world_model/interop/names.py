@@ -1,6 +1,7 @@
-"""A reference's parameter names and layouts, and ours, as one table read in both directions: a `NameTable` a family.
+"""A reference's parameter names and layouts, and ours, as one table read in both directions: a `NameTable` a format.
 
-DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B).
+DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B), and with it
+the original Wan's, which is the same without actions.
 Theirs are PyTorch layouts ([out, in] linears, a Conv3d patch embedding, category matrices with a leading axis
 of one category); ours are [in, out] kernels, with the first L - 1 blocks stacked under `blocks.` and the last
 under `final_block.`. Self-attention's queries and keys are stored half-split for the rotary embedding
@@ -90,7 +91,7 @@ class NameTable:
     unread_modules: Modules = ()  # of theirs, read by nobody: a copy of ours when written, left alone when read
 
 
-MODULES = (  # theirs, ours, kind
+VIDEO_MODULES = (  # theirs, ours, kind
     ("patch_embedding", "patch_embedding", "patch"),
     ("text_embedding.0", "text_embedding.fc1", "linear"),
     ("text_embedding.2", "text_embedding.fc2", "linear"),
@@ -99,6 +100,8 @@ MODULES = (  # theirs, ours, kind
     ("time_projection.1", "time_projection", "linear"),
     ("head.modulation", "head.modulation", "array"),
     ("head.head", "head.proj", "linear"),
+)
+ACTION_MODULES = (
     ("state_encoder.layer1", "state_encoder.fc1", "category"),
     ("state_encoder.layer2", "state_encoder.fc2", "category"),
     ("action_encoder.W1", "action_encoder.fc1", "category"),
@@ -133,7 +136,8 @@ IMAGE_BLOCK_MODULES = (
 )
 
 
-DREAMZERO = NameTable(MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+WAN = NameTable(VIDEO_MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+DREAMZERO = dataclasses.replace(WAN, modules=VIDEO_MODULES + ACTION_MODULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,11 +172,12 @@ def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Ite
 def reference_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int, table: NameTable = DREAMZERO
                      ) -> dict[str, jax.ShapeDtypeStruct]:
     """Our abstract parameters -> the reference's name -> abstract tensor, without any data."""
-    return {entry.theirs: _their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes, table)}
+    return {entry.theirs: their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes, table)}
 
 
-def _their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
-                 ) -> jax.ShapeDtypeStruct:
+def their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
+                ) -> jax.ShapeDtypeStruct:
+    """Of one of their tensors, from our abstract parameters."""
     ours = shapes[entry.ours]
     one = jax.ShapeDtypeStruct(ours.shape if entry.layer is None else ours.shape[1:], ours.dtype)
     return jax.eval_shape(lambda x: entry.transform.to_theirs(x, head_dim), one)
@@ -212,7 +217,7 @@ def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.S
     params = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
     for entry in (e for e in found if e.read):
         source = np.asarray(tensors[entry.theirs])
-        expected = _their_shape(shapes, entry, head_dim).shape
+        expected = their_shape(shapes, entry, head_dim).shape
         if source.shape != expected:
             raise ValueError(f"{entry.theirs} (ours: {entry.ours}): expected shape {expected}, "
                              f"found {source.shape}")

@@ -1,0 +1,167 @@
+"""Published weights -> our parameters: what fills what is decided and checked before any data is read.
+
+Every tensor on both sides is accounted for: it is loaded, or fitted to another size by a given rule, or initialised
+fresh by a rule of the format, or belongs to a component that is not the network; anything else is an error.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+
+from world_model.interop import names
+from world_model.interop.formats import Format
+from world_model.interop.names import Entry
+from world_model.interop.safetensors_io import Weights, WeightsError
+from world_model.interop.streaming import Pieces
+
+DTYPES = ("F32", "BF16", "F16")
+FITS = ("slice", "pad_zero", "fresh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where each of our parameters comes from."""
+
+    loaded: dict[str, list[Entry]]  # ours -> of theirs, one a layer
+    fresh: dict[str, str]  # ours -> why
+    fitted: dict[str, str]  # ours -> how, where sizes differ; these are in `loaded` too
+    apart: dict[str, int]  # component of theirs that is left where it is -> tensors
+
+    def report(self) -> dict:
+        """As JSON."""
+        return {"tensors_loaded": sum(map(len, self.loaded.values())), "parameters_loaded": len(self.loaded),
+                "fresh": self.fresh, "fitted": self.fitted, "left_in_source": self.apart}
+
+
+def make_plan(source: Weights, fmt: Format, shapes: Mapping[str, jax.ShapeDtypeStruct], spec,
+              fits: Mapping[str, str] | None = None) -> Plan:
+    """Reads headers alone.
+
+    Args:
+      shapes: our abstract parameters; spec: the sizes they come from.
+      fits: regular expression of our names -> slice | pad_zero | fresh, for tensors of another size.
+    Raises:
+      WeightsError: naming file, key, expected and found, on anything that is not accounted for.
+    """
+    apart, found = _components(source, fmt)
+    fresh_rules = [rule for rule in fmt.fresh if rule.applies(spec)]
+    entries = _entries(source, fmt, shapes, spec, found)
+    covered = {entry.ours for entry in entries}
+    fresh = {name: rule.why for name in shapes if name not in covered
+             for rule in fresh_rules if re.search(rule.pattern, name)}
+    if unknown := sorted(shapes.keys() - covered - fresh.keys()):
+        raise WeightsError(f"{source.directory}: nothing fills {unknown[0]} ({len(unknown)} such parameters) and no "
+                           "rule of this format initialises it; is the config that of another model?")
+    fitted = _fitted(source, fmt, entries, shapes, spec, dict(fits or {}))
+    fresh |= {name: "of another size, by --fit" for name, how in fitted.items() if how == "fresh"}
+    loaded: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.ours not in fresh:
+            loaded.setdefault(entry.ours, []).append(entry)
+    return Plan(loaded, fresh, fitted, apart)
+
+
+def _components(source: Weights, fmt: Format) -> tuple[dict[str, int], set[str]]:
+    """({component: tensors}, names of the network without the prefix)."""
+    apart = {c.part: sum(key.startswith(c.prefix) for key in source) for c in fmt.components}
+    rest = [key for key in source if not key.startswith(tuple(c.prefix for c in fmt.components) or ("\0",))]
+    if strange := sorted(key for key in rest if not key.startswith(fmt.prefix)):
+        raise WeightsError(f"{source.path_of(strange[0])}: {strange[0]}: expected a name that begins with {fmt.prefix} "
+                           f"({len(strange)} such keys); is it another format?")
+    return {part: n for part, n in apart.items() if n}, {key.removeprefix(fmt.prefix) for key in rest}
+
+
+def _entries(source: Weights, fmt: Format, shapes, spec, found: set[str]) -> list[Entry]:
+    """The table at the size of our parameters; raises WeightsError unless it is exactly what was found."""
+    layers = 1 + max((x.shape[0] for name, x in shapes.items() if name.startswith("blocks.")), default=0)
+    theirs = lambda image: list(names.entries(fmt.table, layers, image))
+    entries, plain = theirs(bool(spec.image_dim)), theirs(False)
+    image_only = {e.theirs for e in entries} - {e.theirs for e in plain}
+    if not found & image_only and any(rule.applies(spec) and re.search(rule.pattern, "image_embedding.")
+                                      for rule in fmt.fresh):
+        entries = plain
+    expected = {entry.theirs for entry in entries}
+    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    if missing or unexpected:
+        depth = len({m[1] for name in found if (m := re.match(r"blocks\.(\d+)\.", name))})
+        raise WeightsError(
+            f"{source.directory}: does not fit the config's model of {layers} layers, "
+            f"{'with' if spec.image_dim else 'without'} an image branch (the source has {depth} layers): "
+            f"{_some('missing', missing)}{_some('unexpected', unexpected)}another base, family or --format?")
+    return entries
+
+
+def _some(what: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} {what} ({shown}); " if keys else ""
+
+
+def _fitted(source: Weights, fmt: Format, entries: Iterable[Entry], shapes, spec, fits: dict[str, str]
+            ) -> dict[str, str]:
+    """{ours: how} where sizes differ. Raises WeightsError on a difference that no pattern allows."""
+    fitted, used = {}, set()
+    for entry in entries:
+        key = fmt.prefix + entry.theirs
+        shape, dtype = source.headers[key]
+        expected = names.their_shape(shapes, entry, spec.head_dim).shape
+        if dtype not in DTYPES:
+            raise WeightsError(f"{source.path_of(key)}: {key}: expected one of {', '.join(DTYPES)}, found {dtype}")
+        if shape == expected:
+            continue
+        pattern = next((p for p in fits if re.search(p, entry.ours)), None)
+        if pattern is None:
+            raise WeightsError(
+                f"{source.path_of(key)}: {key} (ours: {entry.ours}): expected shape {expected}, found {shape}; use the "
+                "config of these weights, or say what to do: --fit='PATTERN=slice|pad_zero|fresh'")
+        used.add(pattern)
+        how = fitted[entry.ours] = fits[pattern]
+        wrong = {"slice": any(n > m for n, m in zip(expected, shape, strict=True)),
+                 "pad_zero": any(n < m for n, m in zip(expected, shape, strict=True)), "fresh": False}[how]
+        if wrong:
+            raise WeightsError(f"{source.path_of(key)}: {key}: {how} cannot make {expected} of {shape}")
+    if unread := sorted(fits.keys() - used):
+        raise WeightsError(f"--fit={unread[0]}={fits[unread[0]]}: no tensor of another size has such a name")
+    return fitted
+
+
+def pieces(source: Weights, fmt: Format, plan: Plan, shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int,
+           fresh: Callable[[str], np.ndarray]) -> dict[str, Pieces]:
+    """Our parameters, to be read while they are written. fresh(name) gives an initial value."""
+    made = {}
+    for name, x in shapes.items():
+        if name in plan.fresh:
+            made[name] = Pieces(x.shape, np.dtype(x.dtype), lambda _, name=name: fresh(name), stacked=False)
+            continue
+        by_layer = {entry.layer: entry for entry in plan.loaded[name]}
+        shape = x.shape if None in by_layer else x.shape[1:]
+
+        def read(layer, by_layer=by_layer, shape=shape, dtype=x.dtype):
+            entry = by_layer[layer]
+            return fit(entry.transform.to_ours(source[fmt.prefix + entry.theirs], head_dim), shape, dtype)
+
+        made[name] = Pieces(x.shape, np.dtype(x.dtype), read, stacked=None not in by_layer)
+    return made
+
+
+def fit(x: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """The leading part of x along each axis, and zeros past its end."""
+    x = x[tuple(slice(n) for n in shape)]
+    if x.shape == shape:
+        return np.ascontiguousarray(x, dtype)
+    whole = np.zeros(shape, dtype)
+    whole[tuple(slice(n) for n in x.shape)] = x
+    return whole
+
+
+def base_hash(source: Weights, fmt: Format, plan: Plan) -> str:
+    """sha256 of the tensors that are loaded, as they are stored: names, dtypes, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for theirs in sorted(entry.theirs for found in plan.loaded.values() for entry in found):
+        shape, dtype = source.headers[fmt.prefix + theirs]
+        digest.update(f"{theirs} {dtype} {shape}".encode())
+        digest.update(np.ascontiguousarray(source[fmt.prefix + theirs]).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
