@@ -29,7 +29,7 @@ from world_model.checkpoint import CheckpointError
 from world_model.families import Family
 from world_model.interop import conversion
 from world_model.interop.formats import FORMATS
-from world_model.interop.safetensors_io import Weights, WeightsError, atomic_directory
+from world_model.interop.safetensors_io import WeightsError, atomic_directory
 from world_model.state import subset
 
 FAMILY = "dreamzero"
@@ -43,8 +43,8 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     """
     if config.model.family != FAMILY:
         raise ValueError(f"model.family = {config.model.family!r}: these formats hold a network of family {FAMILY!r}")
-    family, fmt = build.model(config), FORMATS[format_name]
-    weights = Weights(fmt.folder(source), fmt.stem)
+    family = build.model(config)
+    weights, fmt = FORMATS[format_name].open(source)
     shapes = functional.parameters(family.module)
     plan = conversion.make_plan(weights, fmt, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),

@@ -28,6 +28,7 @@ class Rule(enum.Enum):
     EARLIER = "earlier blocks"
     UP_TO_OWN = "earlier blocks and its own"
     WINDOW = "its own and earlier blocks inside the window, and the first frame"
+    ALL = "every block"
     UP_TO_NEXT = "earlier blocks, its own and the one after it"
 
 
@@ -67,12 +68,16 @@ _INVERSE_DYNAMICS: Table = {
 # Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well.
 _FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
 
+# Wan's own, before it is made causal: every frame sees every frame.
+_BIDIRECTIONAL: Table = {(NOISY, NOISY): Rule.ALL}
+
 TABLES: dict[str, Table] = {
     "lingbot_va": _INVERSE_DYNAMICS,
     "lingbot_va_forward_dynamics": _FORWARD_DYNAMICS,
     "dreamzero": _TEACHER_FORCED,
     "dreamzero_state_sees_all": _STATE_SEES_ALL,
     "dreamzero_no_clean": _NO_CLEAN_COPY,
+    "bidirectional": _BIDIRECTIONAL,
 }
 
 
@@ -89,6 +94,8 @@ def allows(rule: Rule, query, key):
         return query == key
     if rule is Rule.EARLIER:
         return key < query
+    if rule is Rule.ALL:
+        return key >= 0 * query
     return key <= query + (rule is Rule.UP_TO_NEXT)
 
 

@@ -143,13 +143,15 @@ class DreamZero(Stack):
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: Inputs, *, with_hidden: bool = False):
+    def __call__(self, inputs: Inputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
         """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+
+        no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
 
         Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
         spec = self.spec
-        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else "dreamzero_no_clean")
+        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else no_clean)
         sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
         if not with_hidden:
             kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)

@@ -4,7 +4,8 @@
     diffusers  DIR/transformer/diffusion_pytorch_model*.safetensors, or DIR itself
     dreamzero  DIR/model*.safetensors, the network's tensors under action_head.model.
 
-All three hold a network of family "dreamzero" or its video part.
+All three hold a network of family "dreamzero" or its video part; beside the latter, an export of ours has the action
+parts in action_heads*.safetensors.
 """
 
 import dataclasses
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from world_model.families.dreamzero import DreamZeroSpec
 from world_model.interop.diffusers_names import DIFFUSERS
-from world_model.interop.names import DREAMZERO, WAN, NameTable
+from world_model.interop.names import ACTION_MODULES, DREAMZERO, WAN, NameTable
+from world_model.interop.safetensors_io import Weights
+
+ACTION_STEM = "action_heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +53,18 @@ class Format:
     fresh: tuple[Fresh, ...] = ()
     components: tuple[Component, ...] = ()
 
-    def folder(self, directory: str | Path) -> Path:
-        """The first folder that holds weights; the first of all where none does, for an error to name."""
+    def open(self, directory: str | Path) -> tuple[Weights, "Format"]:
+        """The weights, and this format as they have it: with action parts where those are there.
+
+        Raises WeightsError where files are missing, damaged or contradict their index.
+        """
         folders = [Path(directory) / folder for folder in self.folders]
-        return next((f for f in folders if any(f.glob(f"{self.stem}*"))), folders[0])
+        folder = next((f for f in folders if any(f.glob(f"{self.stem}*"))), folders[0])
+        if ACTION_HEADS not in self.fresh or not any(folder.glob(f"{ACTION_STEM}*")):
+            return Weights(folder, self.stem), self
+        table = dataclasses.replace(self.table, modules=self.table.modules + ACTION_MODULES)
+        fresh = tuple(rule for rule in self.fresh if rule is not ACTION_HEADS)
+        return Weights(folder, self.stem, ACTION_STEM), dataclasses.replace(self, table=table, fresh=fresh)
 
 
 FORMATS = {

@@ -137,7 +137,13 @@ IMAGE_BLOCK_MODULES = (
 
 
 WAN = NameTable(VIDEO_MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+ACTIONS = NameTable(ACTION_MODULES, ())
 DREAMZERO = dataclasses.replace(WAN, modules=VIDEO_MODULES + ACTION_MODULES)
+
+
+def is_action_part(name: str) -> bool:
+    """Whether a parameter of ours is none of the video model's."""
+    return name.startswith(tuple(f"{ours}." for _, ours, _ in ACTION_MODULES))
 
 
 @dataclasses.dataclass(frozen=True)

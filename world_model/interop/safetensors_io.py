@@ -90,13 +90,19 @@ class Weights(Mapping):
 
     Everything that headers can tell is checked at construction: shards present and whole, the index and the
     shards' contents the same. `headers` keeps it: key -> (shape, dtype), dtype in safetensors' own spelling ("BF16").
-    `files`: their paths.
+    More than one stem: files of each, no key in two of them.
     """
 
-    def __init__(self, directory: str | os.PathLike, stem: str = "model"):
-        self.directory, self.stem = Path(directory), stem
+    def __init__(self, directory: str | os.PathLike, *stems: str):
+        self.directory = Path(directory)
         self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._weight_map = self._index()
+        self._weight_map: dict[str, str] = {}
+        for stem in stems or ("model",):
+            found = self._index(stem)
+            if twice := sorted(found.keys() & self._weight_map.keys()):
+                raise WeightsError(f"{self.directory}: {twice[0]}: in {self._weight_map[twice[0]]} and in "
+                                   f"{found[twice[0]]}; a tensor stands in one file")
+            self._weight_map |= found
         for name in sorted(set(self._weight_map.values())):
             listed = {key for key, shard in self._weight_map.items() if shard == name}
             found = self._read_header(name)
@@ -112,11 +118,10 @@ class Weights(Mapping):
         """The shard that holds a tensor."""
         return self.directory / self._weight_map[key]
 
-    def _index(self) -> dict[str, str]:
-        path = self.directory / index_name(self.stem)
-        single = f"{self.stem}.safetensors"
+    def _index(self, stem: str) -> dict[str, str]:
+        path = self.directory / index_name(stem)
+        single = f"{stem}.safetensors"
         if not path.exists() and (self.directory / single).exists():
-            self._weight_map = {}
             return dict.fromkeys(self._read_header(single), single)
         if not path.exists():
             raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory{self._pickles()}")
@@ -141,8 +146,7 @@ class Weights(Mapping):
         path = self.directory / name
         if not path.exists():
             keys = [key for key, shard in self._weight_map.items() if shard == name]
-            raise WeightsError(f"{path}: shard missing; {index_name(self.stem)} expects {len(keys)} keys in it, "
-                               f"first {keys[0]}")
+            raise WeightsError(f"{path}: shard missing; its index expects {len(keys)} keys in it, first {keys[0]}")
         try:
             return safe_open(path, framework="numpy")
         except SafetensorError as e:
