@@ -1,14 +1,18 @@
 """Takes the weights away: a directory that PyTorch reads, checked against the JAX model before it appears.
 
-    python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000]
+    python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000] [--dtype=bfloat16]
 
-OUT holds weights and config.json in the layout of the family's release (world_model/interop/*_format.py),
-statistics.json and experiment_cfg/metadata.json with the normalisation, and parity.json. For DreamZero that is the
-largest difference of the JAX model and the PyTorch runtime after each transformer block and of every block's denoised
-latents and actions, float32; for LingBot-VA, of the weights as read back (it has no PyTorch runtime yet). Above the
-tolerance the command exits 1, says where the two first differ, and leaves the directory as OUT.rejected.
+OUT holds weights and config.json in a published layout (world_model/interop/*_format.py), statistics.json and
+experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
+with) and parity.json. For dreamzero that is the largest difference of the JAX model and the PyTorch runtime after each
+transformer block and of every block's denoised latents and actions, in float32; for the others, of the weights read
+back. Above the tolerance the command exits 1, says where the two first differ, and leaves what it wrote as OUT.rejected.
+
+With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
+it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -22,14 +26,16 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.embodiments import get_embodiment
-from launch import build
+from data_pipelines.statistics import statistics_hash
+from launch import build, provenance
 from launch import flags as launch_flags
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
 from world_model.families.dreamzero import MASK_CHANNELS
 from world_model.families.dreamzero_rollout import DreamZeroRollout
-from world_model.interop import dreamzero_format, lingbot_va_format, safetensors_io
+from world_model.interop import conversion, dreamzero_format, lingbot_va_format, safetensors_io, wan_format
 from world_model.interop.difference import Difference, difference, first_above
+from world_model.interop.formats import FORMATS as FORMAT_LAYOUTS
 from world_model.interop.jax_face import JaxFace, Output
 from world_model.rollout import Conditions
 
@@ -41,22 +47,22 @@ class ParityError(RuntimeError):
 
 
 def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
-           shard_bytes: int = safetensors_io.SHARD_BYTES) -> dict:
-    """Writes `out` and returns its parity report.
+           shard_bytes: int = safetensors_io.SHARD_BYTES, format_name: str | None = None,
+           dtype: str = "float32") -> dict:
+    """Writes `out` and returns its parity report. format_name: default the family's own; dtype: of the file.
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    if (family := restored.config.model.family) not in FORMATS:
-        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
-    out, written = Path(out), FORMATS[family]
+    written, out = format_of(restored.config.model.family, format_name), Path(out)
     with safetensors_io.atomic_directory(out) as partial:
         write_statistics(partial, restored)
-        differences = written.write_and_compare(partial, restored, shard_bytes)
+        write_provenance(partial, restored, dtype)
+        differences, cast = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
+        sizes = lambda found: {entry: d.size for entry, d in found.items()}
         report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
-                  "passed": problem is None, "problem": problem,
-                  "max": max(d.size for d in differences.values()),
-                  "entries": {entry: d.size for entry, d in differences.items()}}
+                  "passed": problem is None, "problem": problem, "max": max(sizes(differences).values()),
+                  "entries": sizes(differences), "dtype": dtype, "cast": sizes(cast)}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
         if problem:
             rejected = out.with_name(f"{out.name}.rejected")
@@ -66,31 +72,76 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     return report
 
 
+class Comparison(NamedTuple):
+    """What was written against what was meant."""
+
+    parity: dict[str, Difference]  # of the same weights, held to the tolerance
+    cast: dict[str, Difference]  # what the file's dtype changes
+
+
 class Format(NamedTuple):
     """How a family's weights are written."""
 
-    write_and_compare: Callable[[Path, build.Restored, int], dict[str, Difference]]
+    family: str
+    write_and_compare: Callable[[Path, build.Restored, np.dtype, int], Comparison]
     compared_with: str  # what the differences are differences from
 
 
-def write_dreamzero(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
-    """Differences between the JAX model and the PyTorch runtime on what was written."""
+def rounded(params: Mapping[str, jax.Array], dtype: np.dtype) -> Mapping[str, np.ndarray]:
+    """float32 parameters as a file of that dtype holds them."""
+    if dtype == np.float32:
+        return params
+    return {name: np.asarray(x).astype(dtype).astype(np.float32) for name, x in params.items()}
+
+
+def write_dreamzero(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Of the JAX model and the PyTorch runtime on what was written."""
     settings = build.rollout_settings(restored.config)
     rollout = restored.family.rollout(**settings)
-    dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, shard_bytes=shard_bytes)
-    inputs = fixed_inputs(rollout)
-    return compare(jax_outputs(rollout, restored.params, inputs), torch_outputs(directory, inputs))
+    dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, dtype=dtype,
+                           shard_bytes=shard_bytes)
+    inputs, params = fixed_inputs(rollout), rounded(restored.params, dtype)
+    ours = jax_outputs(rollout, params, inputs)
+    parity = compare(ours, torch_outputs(directory, inputs))
+    return Comparison(parity, {} if params is restored.params else compare(
+        jax_outputs(rollout, restored.params, inputs), ours))
 
 
-def write_lingbot_va(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
-    """Differences between our parameters and what is read back: there is no PyTorch runtime of this family yet."""
+def write_video_model(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int, *,
+                      format_name: str) -> Comparison:
+    """Of our parameters and what launch.import_weights reads back."""
+    spec, params = restored.family.spec, restored.params
+    wan_format.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
+    found, written = conversion.read(FORMAT_LAYOUTS[format_name], directory, params, spec), rounded(params, dtype)
+    return Comparison(compare(written, found), {} if written is params else compare(params, written))
+
+
+def write_lingbot_va(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Of our parameters and what is read back: there is no PyTorch runtime of this family yet."""
+    if dtype != np.float32:
+        raise ValueError(f"--dtype={dtype.name}: lingbot_va is written in float32")
     spec = restored.family.spec
     lingbot_va_format.write(directory, spec, restored.params, shard_bytes=shard_bytes)
-    return compare(restored.params, lingbot_va_format.read(directory, spec))
+    return Comparison(compare(restored.params, lingbot_va_format.read(directory, spec)), {})
 
 
-FORMATS = {"dreamzero": Format(write_dreamzero, "PyTorch runtime"),
-           "lingbot_va": Format(write_lingbot_va, "parameters read back")}  # nobody has released a lingbot_va_mot
+READ_BACK = "parameters read back"
+FORMATS = {  # a family's first is its own; nobody has released a lingbot_va_mot
+    "dreamzero": Format("dreamzero", write_dreamzero, "PyTorch runtime"),
+    **{name: Format("dreamzero", functools.partial(write_video_model, format_name=name), READ_BACK)
+       for name in ("wan", "diffusers")},
+    "lingbot_va": Format("lingbot_va", write_lingbot_va, READ_BACK),
+}
+
+
+def format_of(family: str, name: str | None) -> Format:
+    """Raises ValueError where the family has no such format, naming those it has."""
+    there = {key: found for key, found in FORMATS.items() if found.family == family}
+    if not there:
+        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
+    if name not in (None, *there):
+        raise ValueError(f"--format={name}: a model of family {family} can be written as {sorted(there)}")
+    return there[name] if name else next(iter(there.values()))
 
 
 class FixedInputs(NamedTuple):
@@ -165,6 +216,14 @@ def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray])
     return {entry: difference(entry, x, found[entry]) for entry, x in expected.items()}
 
 
+def write_provenance(directory: Path, restored: build.Restored, dtype: str) -> None:
+    """What the weights are and come from."""
+    found = {"family": restored.config.model.family, "step": restored.step, "dtype": dtype, "base": restored.base,
+             "statistics_hash": statistics_hash(restored.statistics), "code_version": provenance.code_version(),
+             "config": provenance.as_json(restored.config)}
+    (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def write_statistics(directory: Path, restored: build.Restored) -> None:
     """statistics.json as trained, and the same in the reference's form: experiment_cfg/metadata.json."""
     (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
@@ -197,17 +256,17 @@ def main(_) -> None:
     args = flags.FLAGS
     try:
         restored = build.restore(args.workdir, args.step)
-        if args.format not in (None, family := restored.config.model.family):
-            raise ValueError(f"--format={args.format}: {args.workdir} holds a model of family {family}")
-        report = export(restored, args.out, args.tolerance)
+        report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
-    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"]}))
+    cast = {"cast": max(report["cast"].values())} if report["cast"] else {}
+    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **cast}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
     flags.DEFINE_enum("format", None, sorted(FORMATS), "whose names and layout; default: the model's family")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")

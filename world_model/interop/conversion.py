@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -145,6 +146,15 @@ def pieces(source: Weights, fmt: Format, plan: Plan, shapes: Mapping[str, jax.Sh
 
         made[name] = Pieces(x.shape, np.dtype(x.dtype), read, stacked=None not in by_layer)
     return made
+
+
+def read(fmt: Format, directory: str | Path, params: Mapping[str, jax.Array], spec) -> dict[str, np.ndarray]:
+    """All parameters of a whole model, such as an export of ours; `params` gives their shapes."""
+    source, fmt = fmt.open(directory)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in params.items()}
+    plan = make_plan(source, dataclasses.replace(fmt, fresh=()), shapes, spec)
+    found = pieces(source, fmt, plan, shapes, spec.head_dim, fresh=lambda name: np.zeros(shapes[name].shape))
+    return {name: x.whole() for name, x in found.items()}
 
 
 def fit(x: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray:

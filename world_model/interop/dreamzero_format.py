@@ -1,6 +1,6 @@
 """The directory that a DreamZero export is: the reference's names, shapes and config.json.
 
-    model-0000i-of-0000N.safetensors, model.safetensors.index.json    action_head.model.<reference name>, float32
+    model-0000i-of-0000N.safetensors, model.safetensors.index.json    action_head.model.<reference name>
     config.json                                                       the reference's keys, and ours under "wamax"
 
 The reference's loader also wants its text encoder, image encoder and VAE, which it reads from their own files.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from world_model.families.dreamzero import DreamZeroSpec
 from world_model.interop import names, safetensors_io
@@ -22,16 +23,16 @@ _DREAMZERO = "groot.vla.model.dreamzero"
 
 
 def write(directory: Path, spec: DreamZeroSpec, params: Mapping[str, jax.Array], *, rollout: Mapping,
-          shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
+          dtype=np.float32, shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
     """Writes weights, leaf by leaf, and config.json.
 
     Args:
       params: our flat parameters.
       rollout: settings of torch_rollout.Rollout that these weights are meant for.
     """
-    tensors = ((PREFIX + name, x) for name, x in names.to_reference(params, spec.head_dim))
+    tensors = ((PREFIX + name, x.astype(dtype)) for name, x in names.to_reference(params, spec.head_dim))
     safetensors_io.write(directory, tensors, shard_bytes)
-    (directory / "config.json").write_text(json.dumps(config(spec, rollout), indent=1) + "\n")
+    (directory / "config.json").write_text(json.dumps(config(spec, rollout, np.dtype(dtype).name), indent=1) + "\n")
 
 
 def network_sizes(spec: DreamZeroSpec) -> dict[str, int]:
@@ -42,11 +43,11 @@ def network_sizes(spec: DreamZeroSpec) -> dict[str, int]:
     return sizes | {"in_dim": spec.input_channels, "out_dim": spec.latent_channels}
 
 
-def config(spec: DreamZeroSpec, rollout: Mapping) -> dict:
+def config(spec: DreamZeroSpec, rollout: Mapping, dtype: str = "float32") -> dict:
     """config.json: what the reference's VLAConfig reads, then what torch_runtime.load reads."""
     ours = {"network": network_sizes(spec), "layout": dataclasses.asdict(spec.layout),
             "visibility": spec.visibility, "rollout_visibility": spec.rollout_visibility,
-            "window_frames": spec.window_frames, "rollout": dict(rollout)}
+            "window_frames": spec.window_frames, "dtype": dtype, "rollout": dict(rollout)}
     layout = spec.layout
     head = {
         "_target_": f"{_DREAMZERO}.action_head.wan_flow_matching_action_tf.WANPolicyHead",
@@ -58,12 +59,12 @@ def config(spec: DreamZeroSpec, rollout: Mapping) -> dict:
             "num_frames": layout.frames, "num_frame_per_block": layout.frames_per_block,
             "action_dim": spec.action_dim, "max_action_dim": spec.action_dim, "max_state_dim": spec.state_dim,
             "action_horizon": layout.actions_per_block, "hidden_size": spec.action_hidden_dim,
-            "model_dtype": "float32", "tiled": False, "backbone_features_projector_cfg": None,
+            "model_dtype": dtype, "tiled": False, "backbone_features_projector_cfg": None,
             "target_video_height": layout.height, "target_video_width": layout.width,
             "diffusion_model_cfg": _diffusion_model(spec), **_encoders(spec)},
     }
-    return {"model_type": "vla", "architectures": ["VLA"], "hidden_size": 0, "model_dtype": "float32",
-            "compute_dtype": "float32", "action_dim": spec.action_dim, "action_horizon": layout.actions_per_block,
+    return {"model_type": "vla", "architectures": ["VLA"], "hidden_size": 0, "model_dtype": dtype,
+            "compute_dtype": dtype, "action_dim": spec.action_dim, "action_horizon": layout.actions_per_block,
             "backbone_cfg": {"_target_": f"{_DREAMZERO}.backbone.identity.IdentityBackbone"},
             "action_head_cfg": head, "wamax": ours}
 

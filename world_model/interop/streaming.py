@@ -35,6 +35,10 @@ class Pieces:
         """Bytes of the whole."""
         return self.size * self.dtype.itemsize
 
+    def whole(self) -> np.ndarray:
+        """All of it at once."""
+        return np.stack([self.read(i) for i in range(self.shape[0])]) if self.stacked else self.read(None)
+
 
 class PiecesHandler(ocp.type_handlers.NumpyHandler):
     """Writes `Pieces`: one array at a time, one piece of it at a time, each from source to file before the next."""

@@ -28,6 +28,7 @@ from world_model.tokens import Group, Sequence, make_sequence, token_ranges
 from world_model.visibility import Table, dense_mask, get_table
 
 PREFIX = "action_head.model."
+STORED = {"float32": "F32", "bfloat16": "BF16"}
 Context = tuple[Tensor, Tensor | None]  # text and image features, embedded
 
 
@@ -178,8 +179,9 @@ class Session:
                                     **parts)
 
 
-def load(directory: str | Path, device: str = "cpu") -> tuple[Runtime, dict]:
-    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends.
+def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Runtime, dict]:
+    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends. dtype: to compute in,
+    whatever the file's is.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
@@ -189,8 +191,9 @@ def load(directory: str | Path, device: str = "cpu") -> tuple[Runtime, dict]:
     ours, weights = ours["wamax"], Weights(directory)
     with torch.device("meta"):
         expected = DreamZero(**ours["network"]).state_dict()
-    weights.check({PREFIX + name: (tuple(x.shape), "F32") for name, x in expected.items()})
-    network = load_network({name: weights[PREFIX + name] for name in expected}, ours["network"])
+    weights.check({PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()})
+    tensors = {name: weights[PREFIX + name].astype(np.float32) for name in expected}
+    network = load_network(tensors, ours["network"]).to(dtype)
     tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
     runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
     return runtime, ours["rollout"]
