@@ -6,7 +6,7 @@ OUT holds weights and config.json in a published layout (world_model/interop/*_f
 experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
 with) and parity.json. For dreamzero that is the largest difference of the JAX model and the PyTorch runtime after each
 transformer block and of every block's denoised latents and actions, in float32; for the others, of the weights read
-back. Above the tolerance the command exits 1, says where the two first differ, and leaves what it wrote as OUT.rejected.
+back. Above the tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
 it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.
@@ -25,9 +25,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipelines.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
-from launch import build, provenance
+from launch import build, provenance, reference_experiment
 from launch import flags as launch_flags
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
@@ -38,8 +37,6 @@ from world_model.interop.difference import Difference, difference, first_above
 from world_model.interop.formats import FORMATS as FORMAT_LAYOUTS
 from world_model.interop.jax_face import JaxFace, Output
 from world_model.rollout import Conditions
-
-STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 
 
 class ParityError(RuntimeError):
@@ -55,7 +52,7 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     """
     written, out = format_of(restored.config.model.family, format_name), Path(out)
     with safetensors_io.atomic_directory(out) as partial:
-        write_statistics(partial, restored)
+        write_statistics(partial, restored, dtype)
         write_provenance(partial, restored, dtype)
         differences, cast = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
@@ -224,31 +221,20 @@ def write_provenance(directory: Path, restored: build.Restored, dtype: str) -> N
     (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def write_statistics(directory: Path, restored: build.Restored) -> None:
-    """statistics.json as trained, and the same in the reference's form: experiment_cfg/metadata.json."""
+def write_statistics(directory: Path, restored: build.Restored, dtype: str) -> None:
+    """statistics.json as trained, and experiment_cfg/ with the same in the reference's form."""
     (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
-    (directory / "experiment_cfg").mkdir()
-    stride = restored.family.spec.layout.frame_stride
-    metadata = {name: dataset_metadata(one, restored.config.layout, stride)
-                for name, one in restored.statistics.items()}
-    (directory / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
-
-
-def dataset_metadata(statistics: dict, layout, frame_stride: int) -> dict:
-    """One dataset's entry of metadata.json; each dimension is a key of its own, with its slot beside it.
-
-    "resolution" is that of the canvas on which all views are tiled.
-    """
-    robot = get_embodiment(statistics["embodiment"])
-    found, modalities = {}, {"video": {
-        view: {"resolution": [layout.width, layout.height], "channels": 3, "fps": robot.rate / frame_stride}
-        for view in robot.views}}
-    for part, dimensions in (("state", robot.state), ("action", robot.action)):
-        values = statistics[part] or {}
-        found[part] = {d.name: {k: [values[k][i]] for k in STATISTICS} for i, d in enumerate(dimensions)}
-        modalities[part] = {d.name: {"absolute": getattr(d, "relative_to", None) is None, "rotation_type": None,
-                                     "shape": [1], "continuous": True, "slot": d.slot} for d in dimensions}
-    return {"embodiment_tag": robot.name, "statistics": found, "modalities": modalities}
+    known = {name: one for name, one in restored.statistics.items() if one["action"]}  # a robot, no bare video
+    folder = directory / "experiment_cfg"
+    folder.mkdir()
+    stride, metadata = restored.family.spec.layout.frame_stride, {}
+    for name, one in known.items():  # a second dataset of one robot goes by its own name
+        entry = reference_experiment.metadata(one, restored.config.layout, stride)
+        metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+    names = sorted({one["embodiment"] for one in known.values()})
+    conf = reference_experiment.conf(names, restored.family.spec, restored.config.layout, dtype)
+    reference_experiment.write_conf(folder / "conf.yaml", conf)
 
 
 def main(_) -> None:
