@@ -8,10 +8,12 @@ with) and parity.json. For dreamzero that is the largest difference of the JAX m
 transformer block and of every block's denoised latents and actions, in float32; for the others, of the weights read
 back. Above the tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
+Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
 it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -28,15 +30,18 @@ from absl import flags
 from data_pipelines.statistics import statistics_hash
 from launch import build, provenance, reference_experiment
 from launch import flags as launch_flags
+from world_model import lora
 from world_model.batch import Layout
 from world_model.checkpoint import CheckpointError
 from world_model.families.dreamzero import MASK_CHANNELS
 from world_model.families.dreamzero_rollout import DreamZeroRollout
-from world_model.interop import conversion, dreamzero_format, lingbot_va_format, safetensors_io, wan_format
+from world_model.interop import conversion, dreamzero_format, lingbot_va_format, names, safetensors_io, wan_format
 from world_model.interop.difference import Difference, difference, first_above
-from world_model.interop.formats import FORMATS as FORMAT_LAYOUTS
+from world_model.interop.formats import FORMATS as LAYOUTS
 from world_model.interop.jax_face import JaxFace, Output
+from world_model.lora import ADAPTER
 from world_model.rollout import Conditions
+from world_model.state import trained_names
 
 
 class ParityError(RuntimeError):
@@ -108,9 +113,45 @@ def write_video_model(directory: Path, restored: build.Restored, dtype: np.dtype
                       format_name: str) -> Comparison:
     """Of our parameters and what launch.import_weights reads back."""
     spec, params = restored.family.spec, restored.params
+    if spec.lora_rank:
+        raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     wan_format.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
-    found, written = conversion.read(FORMAT_LAYOUTS[format_name], directory, params, spec), rounded(params, dtype)
+    found = conversion.read(LAYOUTS[format_name].open(directory), params, spec)
+    written = rounded(params, dtype)
     return Comparison(compare(written, found), {} if written is params else compare(params, written))
+
+
+def write_adapters(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Of what was trained beside a frozen base and what is read back."""
+    spec, params = restored.family.spec, restored.params
+    if not spec.lora_rank:
+        raise ValueError("--format=adapters: the model has none (model.lora_rank = 0)")
+    trained = trained_names(params, restored.config.optimizer.trainable)
+    if changed := [name for name in trained if not ADAPTER.search(name) and not names.is_action_part(name)]:
+        raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
+                         f"{restored.config.optimizer.trainable!r}); export the whole")
+    dreamzero_format.write_adapters(directory, spec, params, rollout=build.rollout_settings(restored.config),
+                                    dtype=dtype, shard_bytes=shard_bytes)
+    written = dict(names.to_reference(rounded(params, dtype), spec.head_dim))
+    found = {name: np.asarray(x, np.float32) for name, x in opened_tensors(directory).items()}
+    parity = compare({name: written[name] for name in found}, found)
+    return Comparison(parity, {})
+
+
+def opened_tensors(directory: Path) -> dict[str, np.ndarray]:
+    """What a dreamzero directory holds, by the network's names."""
+    source = LAYOUTS["dreamzero"].open(directory)
+    return {name: source[name] for name in source.where}
+
+
+def merged(restored: build.Restored) -> build.Restored:
+    """The same model without adapters: each added to its kernel. Raises ValueError where there are none."""
+    spec, config = restored.family.spec, restored.config.copy_and_resolve_references()
+    if not getattr(spec, "lora_rank", 0):
+        raise ValueError("--merge_lora: the model has no adapters (model.lora_rank = 0)")
+    config.model.lora_rank = 0
+    return dataclasses.replace(restored, config=config, family=build.model(config),
+                               params=lora.merge(restored.params, spec.lora_alpha))
 
 
 def write_lingbot_va(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
@@ -127,6 +168,7 @@ FORMATS = {  # a family's first is its own; nobody has released a lingbot_va_mot
     "dreamzero": Format("dreamzero", write_dreamzero, "PyTorch runtime"),
     **{name: Format("dreamzero", functools.partial(write_video_model, format_name=name), READ_BACK)
        for name in ("wan", "diffusers")},
+    "adapters": Format("dreamzero", write_adapters, READ_BACK),
     "lingbot_va": Format("lingbot_va", write_lingbot_va, READ_BACK),
 }
 
@@ -232,8 +274,8 @@ def write_statistics(directory: Path, restored: build.Restored, dtype: str) -> N
         entry = reference_experiment.metadata(one, restored.config.layout, stride)
         metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
-    names = sorted({one["embodiment"] for one in known.values()})
-    conf = reference_experiment.conf(names, restored.family.spec, restored.config.layout, dtype)
+    robots = sorted({one["embodiment"] for one in known.values()})
+    conf = reference_experiment.conf(robots, restored.family.spec, restored.config.layout, dtype)
     reference_experiment.write_conf(folder / "conf.yaml", conf)
 
 
@@ -242,6 +284,7 @@ def main(_) -> None:
     args = flags.FLAGS
     try:
         restored = build.restore(args.workdir, args.step)
+        restored = merged(restored) if args.merge_lora else restored
         report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
@@ -252,6 +295,7 @@ def main(_) -> None:
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
     flags.DEFINE_enum("format", None, sorted(FORMATS), "whose names and layout; default: the model's family")
+    flags.DEFINE_bool("merge_lora", False, "add adapters to their weights first; default: write both")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")

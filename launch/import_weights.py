@@ -6,8 +6,9 @@ Formats: wan (original), diffusers, dreamzero; where their files are expected is
 names and shapes on both sides are checked before any data is read; --dry_run stops there. Then tensors go one at a time
 from file to file, so that memory holds a few of them and never a shard. What the source lacks is initialised by the
 format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another
-size: slice (the leading part), pad_zero or fresh. OUT is a workdir with a checkpoint at step 0 of weights alone, and
-import.json, which tells where each came from. It appears when it is whole.
+size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with --config.model.lora_rank, holds
+its base or is put on --base, and only on the one that it names. OUT is a workdir with a checkpoint of weights alone at
+step 0 and import.json, which tells where each came from. It appears when it is whole.
 """
 
 import functools
@@ -36,27 +37,39 @@ FAMILY = "dreamzero"
 
 
 def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
-                   fits: dict[str, str] | None = None) -> dict:
-    """Writes `out` (nothing where it is None) and returns what import.json holds.
+                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None) -> dict:
+    """Writes `out` (nothing where it is None) and returns what import.json holds. base: (format, directory) of the
+    weights under a source that holds adapters alone.
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
     if config.model.family != FAMILY:
         raise ValueError(f"model.family = {config.model.family!r}: these formats hold a network of family {FAMILY!r}")
-    family = build.model(config)
-    weights, fmt = FORMATS[format_name].open(source)
+    family, opened = build.model(config), FORMATS[format_name].open(source)
+    if base:
+        opened = opened.over(FORMATS[base[0]].open(base[1]))
     shapes = functional.parameters(family.module)
-    plan = conversion.make_plan(weights, fmt, shapes, family.spec, fits)
+    plan = conversion.make_plan(opened, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
-              "files": [[path.name, path.stat().st_size] for path in weights.files], **plan.report()}
+              "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
     if out is None:
         return report
-    report["base_hash"] = conversion.base_hash(weights, fmt, plan)
+    report["base_hash"] = conversion.base_hash(opened, plan)
+    check_base(Path(source), base, report["base_hash"])
     fresh = fresh_values(family, config.seed, plan.fresh)
-    params = conversion.pieces(weights, fmt, plan, shapes, family.spec.head_dim, fresh)
+    params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
         write(partial, config, params, statistics_of(source), report)
     return report
+
+
+def check_base(source: Path, base: tuple[str, Path | str] | None, found: str) -> None:
+    """Raises WeightsError where an export of adapters names another base than the one it is put on."""
+    path = source / "provenance.json"
+    recorded = json.loads(path.read_text()).get("base") if base and path.exists() else None
+    if recorded and recorded["base_hash"] != found:
+        raise WeightsError(f"{path}: base: these adapters were trained on weights of hash {recorded['base_hash']} "
+                           f"({recorded['format']}), found {found} in --base={base[1]}; give that base")
 
 
 def write(directory: Path, config, params: dict, statistics: dict, report: dict) -> None:
@@ -116,7 +129,7 @@ def main(_) -> None:
         if args.out is None and not args.dry_run:
             raise ValueError("--out or --dry_run is needed")
         report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
-                                read_fits(args.fit))
+                                read_fits(args.fit), (args.base_format, args.base) if args.base else None)
     except (WeightsError, CheckpointError, ValueError, OSError) as error:
         sys.exit(f"import: {error}")
     print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
@@ -127,6 +140,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_enum("format", None, sorted(FORMATS), "layout of the source")
     flags.DEFINE_string("source", None, "directory of the published files")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
+    flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
+    flags.DEFINE_enum("base_format", "wan", ["wan", "dreamzero"], "layout of --base")
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")
     flags.mark_flags_as_required(["config", "format", "source"])

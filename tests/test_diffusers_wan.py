@@ -41,10 +41,10 @@ def imported(config, source):
     """What launch.import_weights writes, without writing it; action parts are zeros."""
     family = build.model(config)
     shapes = functional.parameters(family.module)
-    weights, fmt = FORMATS["diffusers"].open(source)
-    plan = conversion.make_plan(weights, fmt, shapes, family.spec)
+    opened = FORMATS["diffusers"].open(source)
+    plan = conversion.make_plan(opened, shapes, family.spec)
     zeros = lambda name: np.zeros(shapes[name].shape, np.float32)
-    found = conversion.pieces(weights, fmt, plan, shapes, family.spec.head_dim, zeros)
+    found = conversion.pieces(opened, plan, shapes, family.spec.head_dim, zeros)
     return {name: x.whole() for name, x in found.items()}
 
 

@@ -43,7 +43,7 @@ def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (),
     folder = directory / fmt.folders[0]
     folder.mkdir(parents=True, exist_ok=True)
     tensors = names.to_reference(kept, build.model(config).spec.head_dim, fmt.table)
-    safetensors_io.write(folder, ((fmt.prefix + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
+    safetensors_io.write(folder, ((fmt.prefixes[-1] + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
     return directory
 
 

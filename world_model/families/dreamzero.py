@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import rotary, sharding, tokens, visibility
+from world_model import lora, rotary, sharding, tokens, visibility
 from world_model.attention import make_attend
 from world_model.batch import Layout
 from world_model.families.embedders import (
@@ -27,7 +27,7 @@ from world_model.families.embedders import (
 )
 from world_model.families.stack import Stack, Velocity
 from world_model.tokens import Group
-from world_model.transformer import Block, Mlp, Rows, Stream, linear
+from world_model.transformer import Block, Linear, Mlp, Rows, Stream, linear
 
 PATCH = 2  # rows and columns of a video token; time is not patched
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
@@ -62,6 +62,9 @@ class DreamZeroSpec:
     qk_scale: float = 1.0
     attention: str = "blockwise"
     remat: str = "products"
+    lora_rank: int = 0
+    lora_alpha: float = 4.0
+    lora_pattern: str = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"
 
     def __post_init__(self):
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
@@ -138,6 +141,8 @@ class DreamZero(Stack):
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
         make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
+        if spec.lora_rank:
+            make_block = lora.adapted(make_block, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
         self.make_blocks(make_block, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 

@@ -9,7 +9,7 @@ under `final_block.`. Self-attention's queries and keys are stored half-split fo
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -142,7 +142,7 @@ DREAMZERO = dataclasses.replace(WAN, modules=VIDEO_MODULES + ACTION_MODULES)
 
 
 def is_action_part(name: str) -> bool:
-    """Whether a parameter of ours is none of the video model's."""
+    """Whether a parameter is none of the video model's, by our name or DreamZero's."""
     return name.startswith(tuple(f"{ours}." for _, ours, _ in ACTION_MODULES))
 
 
@@ -168,6 +168,24 @@ def entries(table: NameTable, num_layers: int, has_image: bool) -> Iterator[Entr
         home, layer = ("final_block", None) if i == num_layers - 1 else ("blocks", i)
         for theirs, ours, kind in block:
             yield from _module_entries(f"blocks.{i}.{theirs}", f"{home}.{ours}", kind, layer)
+
+
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def is_adapter(theirs: str) -> bool:
+    """Whether a name of theirs is an adapter's."""
+    return theirs.endswith((LORA_A, LORA_B))
+
+
+def with_adapters(found: Iterable[Entry], ours: Iterable[str]) -> Iterator[Entry]:
+    """Entries and, behind a kernel that has an adapter among our names, the adapter's, as peft calls them."""
+    for entry in found:
+        yield entry
+        linear, theirs = entry.ours.removesuffix(".kernel"), entry.theirs.removesuffix(".weight")
+        if entry.ours.endswith(".kernel") and f"{linear}.lora_a" in ours:
+            yield Entry(theirs + LORA_A, f"{linear}.lora_a", entry.layer, TRANSPOSE)
+            yield Entry(theirs + LORA_B, f"{linear}.lora_b", entry.layer, entry.transform)
 
 
 def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Iterator[Entry]:
@@ -238,7 +256,7 @@ def _entries_of(ours: Mapping[str, object], table: NameTable) -> list[Entry]:
     if len(set(depths.values())) > 1:
         raise ValueError(f"our parameters: blocks. must be stacked equally deep, found {depths}")
     has_image = any(name.startswith("image_embedding.") for name in ours)
-    found = list(entries(table, 1 + max(depths.values(), default=0), has_image))
+    found = list(with_adapters(entries(table, 1 + max(depths.values(), default=0), has_image), ours))
     _same_names("our parameters", {e.ours for e in found}, ours)
     return found
 
