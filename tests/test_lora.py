@@ -41,12 +41,12 @@ def trained():
 
 
 def restored_of(trained, tmp_path, base=None):
-    _, family, params = trained
+    config, family, params = trained
     return build.Restored(config, 5, family, params, None, {}, tmp_path, base)
 
 
 def test_merged_equals_unmerged(trained):
-    config, family, params = trained
+    _, family, params = trained
     spec = family.spec
     merged = lora.merge(params, spec.lora_alpha)
     plain = build.model(config_of(rank=0))
