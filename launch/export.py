@@ -57,7 +57,7 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     """
     written, out = format_of(restored.config.model.family, format_name), Path(out)
     with safetensors_io.atomic_directory(out) as partial:
-        write_statistics(partial, restored, dtype)
+        write_statistics(partial, restored)
         write_provenance(partial, restored, dtype)
         differences, cast = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
@@ -98,6 +98,7 @@ def rounded(params: Mapping[str, jax.Array], dtype: np.dtype) -> Mapping[str, np
 
 def write_dreamzero(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
     """Of the JAX model and the PyTorch runtime on what was written."""
+    write_conf(directory, restored, dtype)
     settings = build.rollout_settings(restored.config)
     rollout = restored.family.rollout(**settings)
     dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, dtype=dtype,
@@ -130,6 +131,7 @@ def write_adapters(directory: Path, restored: build.Restored, dtype: np.dtype, s
     if changed := [name for name in trained if not ADAPTER.search(name) and not names.is_action_part(name)]:
         raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
                          f"{restored.config.optimizer.trainable!r}); export the whole")
+    write_conf(directory, restored, dtype, adapters_only=True)
     dreamzero_format.write_adapters(directory, spec, params, rollout=build.rollout_settings(restored.config),
                                     dtype=dtype, shard_bytes=shard_bytes)
     written = dict(names.to_reference(rounded(params, dtype), spec.head_dim))
@@ -263,20 +265,28 @@ def write_provenance(directory: Path, restored: build.Restored, dtype: str) -> N
     (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def write_statistics(directory: Path, restored: build.Restored, dtype: str) -> None:
-    """statistics.json as trained, and experiment_cfg/ with the same in the reference's form."""
+def write_statistics(directory: Path, restored: build.Restored) -> None:
+    """statistics.json as trained, and the same in the reference's form: experiment_cfg/metadata.json."""
     (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
-    known = {name: one for name, one in restored.statistics.items() if one["action"]}  # a robot, no bare video
-    folder = directory / "experiment_cfg"
-    folder.mkdir()
     stride, metadata = restored.family.spec.layout.frame_stride, {}
-    for name, one in known.items():  # a second dataset of one robot goes by its own name
+    for name, one in robots(restored).items():  # a second dataset of one robot goes by its own name
         entry = reference_experiment.metadata(one, restored.config.layout, stride)
         metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
-    (folder / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
-    robots = sorted({one["embodiment"] for one in known.values()})
-    conf = reference_experiment.conf(robots, restored.family.spec, restored.config.layout, dtype)
-    reference_experiment.write_conf(folder / "conf.yaml", conf)
+    (directory / "experiment_cfg").mkdir()
+    (directory / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+
+
+def write_conf(directory: Path, restored: build.Restored, dtype: np.dtype, *, adapters_only: bool = False) -> None:
+    """experiment_cfg/conf.yaml, which DreamZero's server reads."""
+    names_ = sorted({one["embodiment"] for one in robots(restored).values()})
+    settings = reference_experiment.conf(names_, restored.family.spec, restored.config.layout, dtype.name)
+    reference_experiment.write_conf(directory / "experiment_cfg" / "conf.yaml",
+                                    settings | {"save_lora_only": adapters_only})
+
+
+def robots(restored: build.Restored) -> dict[str, dict]:
+    """Statistics of the datasets that have actions."""
+    return {name: one for name, one in restored.statistics.items() if one["action"]}
 
 
 def main(_) -> None:

@@ -95,7 +95,7 @@ def conf(names: list[str], spec, layout, dtype: str) -> dict:
                        if _is_relative(r.embodiment.action, at)})
     return {
         "model": {"_target_": "groot.vla.model.dreamzero.base_vla.VLA.from_pretrained"},
-        "save_lora_only": False, "eval_bf16": dtype == "bfloat16",
+        "eval_bf16": dtype == "bfloat16",
         "relative_action": bool(relative), "relative_action_per_horizon": False, "relative_action_keys": relative,
         "modality_configs": {r.tag: _modalities(r, spec.layout) for r in robots},
         "transforms": {r.tag: _transforms(r, spec, layout, {o.tag: o.embodiment.id for o in robots}) for r in robots}}

@@ -59,6 +59,8 @@ def config(spec: DreamZeroSpec, rollout: Mapping, dtype: str = "float32") -> dic
     ours = {"network": network_sizes(spec), "layout": dataclasses.asdict(spec.layout),
             "visibility": spec.visibility, "rollout_visibility": spec.rollout_visibility,
             "window_frames": spec.window_frames, "dtype": dtype,
+            "inputs": {"latent_size": [spec.latent_height, spec.latent_width], "text_length": spec.text_length,
+                       "image_tokens": spec.image_tokens},
             "lora_scale": spec.lora_alpha / spec.lora_rank if spec.lora_rank else None, "rollout": dict(rollout)}
     layout = spec.layout
     head = {

@@ -143,7 +143,7 @@ DREAMZERO = dataclasses.replace(WAN, modules=VIDEO_MODULES + ACTION_MODULES)
 
 def is_action_part(name: str) -> bool:
     """Whether a parameter is none of the video model's, by our name or DreamZero's."""
-    return name.startswith(tuple(f"{ours}." for _, ours, _ in ACTION_MODULES))
+    return name.split(".")[0] in {ours.split(".")[0] for _, ours, _ in ACTION_MODULES}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,10 +186,7 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
-    config = Path(directory) / "config.json"
-    if not config.exists() or "wamax" not in (ours := json.loads(config.read_text())):
-        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
-    ours, weights = ours["wamax"], Weights(directory)
+    ours, weights = read_config(directory), Weights(directory)
     with torch.device("meta"):
         expected = DreamZero(**ours["network"]).state_dict()
     read = lora_tensors if ours["lora_scale"] else plain_tensors
@@ -197,6 +194,14 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
     runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
     return runtime, ours["rollout"]
+
+
+def read_config(directory: str | Path) -> dict:
+    """Our part of an export's config.json. Raises WeightsError where there is none."""
+    config = Path(directory) / "config.json"
+    if not config.exists() or "wamax" not in (found := json.loads(config.read_text())):
+        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
+    return found["wamax"]
 
 
 def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
