@@ -25,7 +25,6 @@ from data_pipelines.statistics import statistics_hash
 from launch import build, provenance
 from launch import flags as launch_flags
 from world_model import checkpoint, functional
-from world_model.axes import STACKED
 from world_model.checkpoint import CheckpointError
 from world_model.families import Family
 from world_model.interop import conversion
@@ -34,6 +33,7 @@ from world_model.interop.safetensors_io import WeightsError, atomic_directory
 from world_model.state import subset
 
 FAMILY = "dreamzero"
+LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
 
 
 def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
@@ -92,13 +92,16 @@ def statistics_of(source: Path | str) -> dict:
 
 
 def fresh_values(family: Family, seed: int, names: Iterable[str]) -> Callable[[str], np.ndarray]:
-    """name -> the value that a run of that seed would start from. Stacked ones are large and computed one at a time,
-    the others at once."""
+    """name -> the value that a run of that seed would start from. Large ones are computed when asked for, the others
+    together and once."""
+    shapes = functional.parameters(family.module)
+    large = {name for name in names if shapes[name].size > LARGE}
+
     def values(*wanted: str) -> dict:
         return jax.jit(lambda key: subset(family.init_params(key), wanted))(jax.random.key(seed))
 
-    small = functools.cache(lambda: values(*(name for name in names if not name.startswith(STACKED))))
-    return lambda name: np.asarray(values(name)[name] if name.startswith(STACKED) else small()[name])
+    small = functools.cache(lambda: values(*(name for name in names if name not in large)))
+    return lambda name: np.asarray(values(name)[name] if name in large else small()[name])
 
 
 def describe(report: dict) -> str:
