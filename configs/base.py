@@ -81,6 +81,7 @@ def common(family: str) -> ConfigDict:
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
     c.train.remat = "products"  # auto | none | full | lean | wide | dots | products (world_model/remat.py)
+    c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one
     c.train.log_every = 10  # steps between log lines
 
     c.optimizer = ConfigDict()
@@ -131,6 +132,9 @@ def dreamzero(c: ConfigDict) -> None:
     c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
     c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
     c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
+    c.model.lora_rank = 0  # of adapters in the blocks (train.init_from has their base); 0 = none
+    c.model.lora_alpha = 4.0  # an adapter counts alpha / rank
+    c.model.lora_pattern = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"  # linears of a block that get one
     c.noise.schedule = "coupled"  # coupled | high_noise | decoupled (Flash)
     c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
     c.noise.video_beta = 1.0  # see video_alpha

@@ -198,6 +198,7 @@ class Restored:
     objective: Objective
     statistics: dict
     workdir: Path
+    base: dict | None = None  # the published weights that training began with
 
     @functools.cached_property
     def data(self) -> Data:
@@ -219,4 +220,4 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
                            if name.startswith(prefix)}
     frozen = checkpoint.read_frozen(directory, step)
     return Restored(config, step, family, kind("params.") | kind("ema."), make_objective(config, family, frozen),
-                    meta["statistics"], Path(workdir))
+                    meta["statistics"], Path(workdir), meta.get("base"))

@@ -1,14 +1,21 @@
 """Takes the weights away: a directory that PyTorch reads, checked against the JAX model before it appears.
 
-    python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000]
+    python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000] [--dtype=bfloat16]
 
-OUT holds weights and config.json in the layout of the family's release (world_model/interop/*_format.py),
-statistics.json and experiment_cfg/metadata.json with the normalisation, and parity.json: the largest differences of the
-JAX model and the PyTorch runtime, float32, in every block's denoised latents and actions (launch/export_lingbot_va.py:
-of every chunk) and, for DreamZero, after each transformer block. Above the tolerance the command exits 1, says where
-the two first differ, and leaves the directory as OUT.rejected.
+OUT holds weights and config.json in a published layout (world_model/interop/*_format.py), statistics.json and
+experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
+with) and parity.json. For dreamzero that is the largest difference of the JAX model and the PyTorch runtime after each
+transformer block and of every block's denoised latents and actions, in float32; for lingbot_va, of every chunk's; for
+the others, of the weights read back. Above the tolerance the command exits 1, says where the two first differ, and
+leaves OUT.rejected.
+
+Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
+With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
+it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -21,19 +28,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipelines.embodiments import get_embodiment
-from launch import build, export_lingbot_va
+from data_pipelines.statistics import statistics_hash
+from launch import build, export_lingbot_va, provenance, reference_experiment
 from launch import flags as launch_flags
-from world_model.batch import Layout
+from launch.export_inputs import fixed_inputs, jax_outputs, torch_outputs
+from world_model import lora
 from world_model.checkpoint import CheckpointError
-from world_model.families.dreamzero import MASK_CHANNELS
-from world_model.families.dreamzero_rollout import DreamZeroRollout
-from world_model.interop import dreamzero_format, lingbot_va_format, safetensors_io
+from world_model.interop import conversion, dreamzero_format, lingbot_va_format, names, safetensors_io, wan_format
 from world_model.interop.difference import Difference, difference, first_above
-from world_model.interop.jax_face import JaxFace, Output
-from world_model.rollout import Conditions
-
-STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
+from world_model.interop.formats import FORMATS as LAYOUTS
+from world_model.lora import ADAPTER
+from world_model.state import trained_names
 
 
 class ParityError(RuntimeError):
@@ -41,22 +46,22 @@ class ParityError(RuntimeError):
 
 
 def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
-           shard_bytes: int = safetensors_io.SHARD_BYTES) -> dict:
-    """Writes `out` and returns its parity report.
+           shard_bytes: int = safetensors_io.SHARD_BYTES, format_name: str | None = None,
+           dtype: str = "float32") -> dict:
+    """Writes `out` and returns its parity report. format_name: default the family's own; dtype: of the file.
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    if (family := restored.config.model.family) not in FORMATS:
-        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
-    out, written = Path(out), FORMATS[family]
+    written, out = format_of(restored.config.model.family, format_name), Path(out)
     with safetensors_io.atomic_directory(out) as partial:
         write_statistics(partial, restored)
-        differences = written.write_and_compare(partial, restored, shard_bytes)
+        write_provenance(partial, restored, dtype)
+        differences, cast = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
+        sizes = lambda found: {entry: d.size for entry, d in found.items()}
         report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
-                  "passed": problem is None, "problem": problem,
-                  "max": max(d.size for d in differences.values()),
-                  "entries": {entry: d.size for entry, d in differences.items()}}
+                  "passed": problem is None, "problem": problem, "max": max(sizes(differences).values()),
+                  "entries": sizes(differences), "dtype": dtype, "cast": sizes(cast)}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
         if problem:
             rejected = out.with_name(f"{out.name}.rejected")
@@ -66,100 +71,117 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     return report
 
 
+class Comparison(NamedTuple):
+    """What was written against what was meant."""
+
+    parity: dict[str, Difference]  # of the same weights, held to the tolerance
+    cast: dict[str, Difference]  # what the file's dtype changes
+
+
 class Format(NamedTuple):
     """How a family's weights are written."""
 
-    write_and_compare: Callable[[Path, build.Restored, int], dict[str, Difference]]
+    family: str
+    write_and_compare: Callable[[Path, build.Restored, np.dtype, int], Comparison]
     compared_with: str  # what the differences are differences from
 
 
-def write_dreamzero(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
-    """Differences between the JAX model and the PyTorch runtime on what was written."""
+def rounded(params: Mapping[str, jax.Array], dtype: np.dtype) -> Mapping[str, np.ndarray]:
+    """float32 parameters as a file of that dtype holds them."""
+    if dtype == np.float32:
+        return params
+    return {name: np.asarray(x).astype(dtype).astype(np.float32) for name, x in params.items()}
+
+
+def write_dreamzero(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Of the JAX model and the PyTorch runtime on what was written."""
+    write_conf(directory, restored, dtype)
     settings = build.rollout_settings(restored.config)
     rollout = restored.family.rollout(**settings)
-    dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, shard_bytes=shard_bytes)
-    inputs = fixed_inputs(rollout)
-    return compare(jax_outputs(rollout, restored.params, inputs), torch_outputs(directory, inputs))
+    dreamzero_format.write(directory, restored.family.spec, restored.params, rollout=settings, dtype=dtype,
+                           shard_bytes=shard_bytes)
+    inputs, params = fixed_inputs(rollout), rounded(restored.params, dtype)
+    ours = jax_outputs(rollout, params, inputs)
+    parity = compare(ours, torch_outputs(directory, inputs))
+    return Comparison(parity, {} if params is restored.params else compare(
+        jax_outputs(rollout, restored.params, inputs), ours))
 
 
-def write_lingbot_va(directory: Path, restored: build.Restored, shard_bytes: int) -> dict[str, Difference]:
-    """The same for LingBot-VA."""
+def write_video_model(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int, *,
+                      format_name: str) -> Comparison:
+    """Of our parameters and what launch.import_weights reads back."""
+    spec, params = restored.family.spec, restored.params
+    if spec.lora_rank:
+        raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
+    wan_format.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
+    found = conversion.read(LAYOUTS[format_name].open(directory), params, spec)
+    written = rounded(params, dtype)
+    return Comparison(compare(written, found), {} if written is params else compare(params, written))
+
+
+def write_adapters(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Of what was trained beside a frozen base and what is read back."""
+    spec, params = restored.family.spec, restored.params
+    if not spec.lora_rank:
+        raise ValueError("--format=adapters: the model has none (model.lora_rank = 0)")
+    trained = trained_names(params, restored.config.optimizer.trainable)
+    if changed := [name for name in trained if not ADAPTER.search(name) and not names.is_action_part(name)]:
+        raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
+                         f"{restored.config.optimizer.trainable!r}); export the whole")
+    write_conf(directory, restored, dtype, adapters_only=True)
+    dreamzero_format.write_adapters(directory, spec, params, rollout=build.rollout_settings(restored.config),
+                                    dtype=dtype, shard_bytes=shard_bytes)
+    written = dict(names.to_reference(rounded(params, dtype), spec.head_dim))
+    found = {name: np.asarray(x, np.float32) for name, x in opened_tensors(directory).items()}
+    parity = compare({name: written[name] for name in found}, found)
+    return Comparison(parity, {})
+
+
+def opened_tensors(directory: Path) -> dict[str, np.ndarray]:
+    """What a dreamzero directory holds, by the network's names."""
+    source = LAYOUTS["dreamzero"].open(directory)
+    return {name: source[name] for name in source.where}
+
+
+def merged(restored: build.Restored) -> build.Restored:
+    """The same model without adapters: each added to its kernel. Raises ValueError where there are none."""
+    spec, config = restored.family.spec, restored.config.copy_and_resolve_references()
+    if not getattr(spec, "lora_rank", 0):
+        raise ValueError("--merge_lora: the model has no adapters (model.lora_rank = 0)")
+    config.model.lora_rank = 0
+    return dataclasses.replace(restored, config=config, family=build.model(config),
+                               params=lora.merge(restored.params, spec.lora_alpha))
+
+
+def write_lingbot_va(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """As `write_dreamzero`: every chunk's latents and actions."""
+    if dtype != np.float32:
+        raise ValueError(f"--dtype={dtype.name}: lingbot_va is written in float32")
     settings = build.rollout_settings(restored.config)
+    rollout = restored.family.rollout(**settings)
     lingbot_va_format.write(directory, restored.family.spec, restored.params, rollout=settings, shard_bytes=shard_bytes)
-    rollout = restored.family.rollout(**settings)
-    return compare(export_lingbot_va.jax_outputs(rollout, restored.params),
-                   export_lingbot_va.torch_outputs(rollout, directory))
+    return Comparison(compare(export_lingbot_va.jax_outputs(rollout, restored.params),
+                              export_lingbot_va.torch_outputs(rollout, directory)), {})
 
 
-FORMATS = {"dreamzero": Format(write_dreamzero, "PyTorch runtime"),
-           "lingbot_va": Format(write_lingbot_va, "PyTorch runtime")}  # nobody has released a lingbot_va_mot
+READ_BACK = "parameters read back"
+FORMATS = {  # a family's first is its own; nobody has released a lingbot_va_mot
+    "dreamzero": Format("dreamzero", write_dreamzero, "PyTorch runtime"),
+    **{name: Format("dreamzero", functools.partial(write_video_model, format_name=name), READ_BACK)
+       for name in ("wan", "diffusers")},
+    "adapters": Format("dreamzero", write_adapters, READ_BACK),
+    "lingbot_va": Format("lingbot_va", write_lingbot_va, "PyTorch runtime"),
+}
 
 
-class FixedInputs(NamedTuple):
-    """One sample of random numbers that never change."""
-
-    parts: dict  # of a training forward
-    conditions: Conditions  # of a rollout
-    keys: jax.Array
-    noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
-
-
-def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
-    """At the sizes of the rollout's model."""
-    rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
-    normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
-    time = lambda count: rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
-    frames = layout.latent_frames, spec.latent_height, spec.latent_width
-    latent, text = (*frames, spec.latent_channels), normal(spec.text_length, spec.text_dim)
-    text[:, spec.text_length // 2:] = 0  # past the prompt
-    parts = {
-        "clean_latents": normal(*latent), "noisy_latents": normal(*latent), "text": text,
-        "video_timestep": time(layout.latent_frames), "action_timestep": time(layout.num_actions),
-        "noisy_actions": normal(layout.num_actions, spec.action_dim),
-        "state": rng.uniform(-1, 1, size=(1, layout.num_states, spec.state_dim)).astype(np.float32),
-        "condition": normal(*frames, MASK_CHANNELS + latent[-1]) if spec.concat_first_frame else None,
-        "image": normal(spec.image_tokens, spec.image_dim) if spec.image_dim else None}
-    conditions = Conditions(first_latents=parts["clean_latents"][:, :1], unconditional_text=np.zeros_like(text),
-                            **{name: parts[name] for name in ("text", "state", "condition", "image")})
-    keys = jax.random.split(jax.random.key(0), 1)
-    noise = [tuple(map(np.asarray, rollout.noise(keys, i + 1))) for i in range(layout.num_blocks)]
-    return FixedInputs(parts, conditions, keys, noise)
-
-
-def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
-                ) -> dict[str, np.ndarray]:
-    """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    face = JaxFace(rollout.model.spec, params)
-    with jax.default_matmul_precision("highest"):
-        forward = face.forward(inputs.parts)
-        prediction = rollout(face.params, inputs.conditions, inputs.keys)
-    return _entries(rollout.model.spec.layout, forward, prediction.latents, prediction.actions)
-
-
-def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
-    """The same from an exported directory. Raises WeightsError where it does not load."""
-    import torch  # extra: torch
-
-    from world_model.interop import torch_rollout, torch_runtime
-    from world_model.interop.torch_face import TorchFace
-
-    tensor = lambda x: torch.from_numpy(np.array(x))
-    runtime, settings = torch_runtime.load(directory)
-    forward = TorchFace(runtime).forward(inputs.parts)
-    latents, actions = torch_rollout.Rollout(runtime, **settings)(
-        noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
-        **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
-    return _entries(runtime.layout, forward, latents, actions)
-
-
-def _entries(layout: Layout, forward: Output, latents, actions) -> dict[str, np.ndarray]:
-    entries = {f"forward/block{i}": hidden for i, hidden in enumerate(forward.hidden)}
-    entries |= {"forward/video": forward.video, "forward/action": forward.action}
-    n, m = layout.frames_per_block, layout.actions_per_block
-    for i in range(layout.num_blocks):
-        entries[f"rollout/block{i + 1}_latents"] = np.asarray(latents)[:, 1 + i * n:1 + (i + 1) * n]
-        entries[f"rollout/block{i + 1}_actions"] = np.asarray(actions)[:, i * m:(i + 1) * m]
-    return entries
+def format_of(family: str, name: str | None) -> Format:
+    """Raises ValueError where the family has no such format, naming those it has."""
+    there = {key: found for key, found in FORMATS.items() if found.family == family}
+    if not there:
+        raise ValueError(f"family {family!r} has no released layout to export to; there are {sorted(FORMATS)}")
+    if name not in (None, *there):
+        raise ValueError(f"--format={name}: a model of family {family} can be written as {sorted(there)}")
+    return there[name] if name else next(iter(there.values()))
 
 
 def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, Difference]:
@@ -167,31 +189,36 @@ def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray])
     return {entry: difference(entry, x, found[entry]) for entry, x in expected.items()}
 
 
+def write_provenance(directory: Path, restored: build.Restored, dtype: str) -> None:
+    """What the weights are and come from."""
+    found = {"family": restored.config.model.family, "step": restored.step, "dtype": dtype, "base": restored.base,
+             "statistics_hash": statistics_hash(restored.statistics), "code_version": provenance.code_version(),
+             "config": provenance.as_json(restored.config)}
+    (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def write_statistics(directory: Path, restored: build.Restored) -> None:
     """statistics.json as trained, and the same in the reference's form: experiment_cfg/metadata.json."""
     (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
+    stride, metadata = restored.family.spec.layout.frame_stride, {}
+    for name, one in robots(restored).items():  # a second dataset of one robot goes by its own name
+        entry = reference_experiment.metadata(one, restored.config.layout, stride)
+        metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
     (directory / "experiment_cfg").mkdir()
-    stride = restored.family.spec.layout.frame_stride
-    metadata = {name: dataset_metadata(one, restored.config.layout, stride)
-                for name, one in restored.statistics.items()}
     (directory / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
 
 
-def dataset_metadata(statistics: dict, layout, frame_stride: int) -> dict:
-    """One dataset's entry of metadata.json; each dimension is a key of its own, with its slot beside it.
+def write_conf(directory: Path, restored: build.Restored, dtype: np.dtype, *, adapters_only: bool = False) -> None:
+    """experiment_cfg/conf.yaml, which DreamZero's server reads."""
+    names_ = sorted({one["embodiment"] for one in robots(restored).values()})
+    settings = reference_experiment.conf(names_, restored.family.spec, restored.config.layout, dtype.name)
+    reference_experiment.write_conf(directory / "experiment_cfg" / "conf.yaml",
+                                    settings | {"save_lora_only": adapters_only})
 
-    "resolution" is that of the canvas on which all views are tiled.
-    """
-    robot = get_embodiment(statistics["embodiment"])
-    found, modalities = {}, {"video": {
-        view: {"resolution": [layout.width, layout.height], "channels": 3, "fps": robot.rate / frame_stride}
-        for view in robot.views}}
-    for part, dimensions in (("state", robot.state), ("action", robot.action)):
-        values = statistics[part] or {}
-        found[part] = {d.name: {k: [values[k][i]] for k in STATISTICS} for i, d in enumerate(dimensions)}
-        modalities[part] = {d.name: {"absolute": getattr(d, "relative_to", None) is None, "rotation_type": None,
-                                     "shape": [1], "continuous": True, "slot": d.slot} for d in dimensions}
-    return {"embodiment_tag": robot.name, "statistics": found, "modalities": modalities}
+
+def robots(restored: build.Restored) -> dict[str, dict]:
+    """Statistics of the datasets that have actions."""
+    return {name: one for name, one in restored.statistics.items() if one["action"]}
 
 
 def main(_) -> None:
@@ -199,17 +226,19 @@ def main(_) -> None:
     args = flags.FLAGS
     try:
         restored = build.restore(args.workdir, args.step)
-        if args.format not in (None, family := restored.config.model.family):
-            raise ValueError(f"--format={args.format}: {args.workdir} holds a model of family {family}")
-        report = export(restored, args.out, args.tolerance)
+        restored = merged(restored) if args.merge_lora else restored
+        report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
-    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"]}))
+    cast = {"cast": max(report["cast"].values())} if report["cast"] else {}
+    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **cast}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
     flags.DEFINE_enum("format", None, sorted(FORMATS), "whose names and layout; default: the model's family")
+    flags.DEFINE_bool("merge_lora", False, "add adapters to their weights first; default: write both")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")

@@ -6,10 +6,8 @@ SIGTERM saves and exits with 0. A loss that is not finite, a full disk or a chec
 the run with one sentence and exit code 1; the last good checkpoint stays.
 """
 
-import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from absl import flags
 
 from launch import fit, goodput, hosts, train_parts
 from launch import flags as launch_flags
+from launch.provenance import as_json, code_version
 from launch.watchdog import Watchdog
 from world_model import checkpoint, metrics, sharding, state
 
@@ -50,7 +49,8 @@ def train(config, workdir: Path | str, build) -> None:
         resumed = find_resumable(checkpoints.directory, target, config, data)
         start = 0 if resumed is None else resumed
         if resumed is None:
-            frozen, current = build.frozen(config, data, workdir), state.init_state(make_state, target)
+            frozen = build.frozen(config, data, workdir)
+            current = train_parts.start(config, make_state, target)
         else:
             frozen = checkpoint.read_frozen(checkpoints.directory, start)
             current = checkpoint.restore(checkpoints.directory, start, target)
@@ -127,7 +127,7 @@ def train(config, workdir: Path | str, build) -> None:
 def make_meta(target: dict, frozen: dict, config, data) -> dict:
     return checkpoint.make_meta(target, frozen, family=config.model.family, config=as_json(config),
                                 statistics=data.statistics, statistics_hash=data.statistics_hash,
-                                code_version=code_version())
+                                code_version=code_version(), base=train_parts.base_of(config))
 
 
 def find_resumable(directory: Path, target: dict, config, data) -> int | None:
@@ -175,20 +175,6 @@ def samples_of(rows: dict):
     return lambda: "; ".join(f"{name} {values.tolist()}" for name, values in ids.items())
 
 
-def as_json(config) -> dict:
-    """The config as plain JSON values."""
-    return json.loads(config.to_json())
-
-
-def code_version() -> str:
-    """The release, and the commit where there is one."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
-                         capture_output=True, check=False)
-    try:
-        release = importlib.metadata.version("wamax")
-    except importlib.metadata.PackageNotFoundError:
-        release = "uninstalled"
-    return " ".join([release, git.stdout.strip()]).strip()
 
 
 def say(text: str) -> None:

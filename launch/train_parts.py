@@ -1,10 +1,11 @@
 """The train step and the state it changes, from a config: what a run executes and a plan compiles."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
-from world_model import sharding, state
+from world_model import checkpoint, sharding, state
 from world_model.batch import Layout, encoded_batch_spec
 from world_model.optimizer import Optimizer, make_optimizer
 from world_model.train_step import jit_train_step, make_train_step
@@ -35,6 +36,32 @@ def make_target(config, model, mesh) -> tuple[Callable[[], dict], dict]:
                             trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
 
     return make_state, state.abstract_state(make_state, sharding.shardings(model.axes(), shapes, mesh))
+
+
+def start(config, make_state: Callable[[], dict], target: dict) -> dict:
+    """The state at step 0: fresh, or around the weights of the workdir train.init_from, each read into its place.
+
+    Raises CheckpointError naming the first parameter that is missing there or of another shape.
+    """
+    if not config.train.init_from:
+        return state.init_state(make_state, target)
+    directory = Path(config.train.init_from) / "checkpoints"
+    step = checkpoint.locate(directory)
+    params = checkpoint.restore(directory, step, {"params": target["params"]})["params"]
+
+    def around(params: dict) -> dict:
+        return state.create(params, optimizer_of(config), seed=config.seed, trainable=config.optimizer.trainable,
+                            ema=config.optimizer.ema_decay > 0)
+
+    return jax.jit(around, donate_argnums=0, out_shardings=state.state_shardings(target))(params)
+
+
+def base_of(config) -> dict | None:
+    """What checkpoints record of the published weights that train.init_from began with; None without any."""
+    if not config.train.init_from:
+        return None
+    directory = Path(config.train.init_from) / "checkpoints"
+    return checkpoint.read_json(directory, checkpoint.locate(directory), "meta").get("base")
 
 
 def make_step(config, objective: tuple[Callable, Callable], target: dict) -> Callable:

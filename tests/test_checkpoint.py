@@ -120,8 +120,9 @@ def test_a_damaged_array_is_an_error_with_its_path(tmp_path, current):
     (dict(statistics_hash="bb", statistics={"toy": {"q01": [0.0, 2.0]}}),
      r"normalisation statistics: toy.q01 is \[0.0, 1.0\] in the checkpoint, \[0.0, 2.0\] in this run"),
     (dict(statistics_hash="bb"), "only their hash differs"),
+    (dict(base={"format": "wan", "base_hash": "cc"}), "from other weights: it began with None, .*'base_hash': 'cc'"),
 ])
-def test_another_family_or_other_statistics_are_refused(current, changes, sentence):
+def test_another_family_base_or_other_statistics_are_refused(current, changes, sentence):
     with pytest.raises(checkpoint.CheckpointError, match=sentence):
         checkpoint.check_resume(meta_of(current), meta_of(current, **changes))
 

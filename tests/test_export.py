@@ -6,10 +6,12 @@ import json
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from configs import quickstart
 from data_pipelines.embodiments import Dimension, get_embodiment
-from launch import build, export
+from launch import build, export, import_weights, reference_experiment
+from world_model import checkpoint
 from world_model.interop import dreamzero_format, names
 from world_model.interop.safetensors_io import Weights, WeightsError
 from world_model.interop.torch_runtime import load
@@ -81,16 +83,65 @@ def test_statistics_go_along(exported):
     assert metadata["statistics"]["action"]["target_y"]["q99"] == [3.9]
     assert metadata["modalities"]["action"]["target_x"]["absolute"] is True
     assert metadata["modalities"]["state"]["agent_x"] == {
-        "absolute": True, "rotation_type": None, "shape": [1], "continuous": True, "slot": 0}
+        "absolute": True, "rotation_type": None, "shape": [1], "continuous": True, "slots": [0]}
     assert metadata["modalities"]["video"]["image"]["fps"] == 5.0
 
 
 def test_relative_actions_are_said_to_be_relative(restored, monkeypatch):
     robot = dataclasses.replace(get_embodiment("pusht"), action=(
         Dimension("target_x", 0, relative_to="agent_x"), Dimension("target_y", 1)))
-    monkeypatch.setattr(export, "get_embodiment", lambda name: robot)
-    said = export.dataset_metadata(STATISTICS["pusht"], restored.config.layout, 2)["modalities"]["action"]
+    monkeypatch.setattr(reference_experiment, "get_embodiment", lambda name: robot)
+    said = reference_experiment.metadata(STATISTICS["pusht"], restored.config.layout, 2)["modalities"]["action"]
     assert [said[name]["absolute"] for name in ("target_x", "target_y")] == [False, True]
+
+
+def test_a_known_robot_goes_by_the_servers_names(restored):
+    robot = reference_experiment.robot_of("droid")
+    assert robot.keys["action"] == {"joint_position": list(range(7)), "gripper_position": [7]}
+    conf = reference_experiment.conf(["droid"], restored.family.spec, restored.config.layout, "bfloat16")
+    assert conf["relative_action_keys"] == ["joint_position"] and conf["eval_bf16"] is True
+    state = conf["modality_configs"]["oxe_droid"]["state"]
+    assert state["eval_delta_indices"] == [0]
+    assert state["modality_keys"] == ["state.joint_position", "state.gripper_position"]
+    chain = conf["transforms"]["oxe_droid"]["transforms"]
+    assert chain[-1]["embodiment_tag_mapping"] == {"oxe_droid": 17} and "tokenizer_path" in chain[-1]
+    assert chain[-2]["video_concat_order"][-1] == "video.wrist_image_left"
+
+
+def test_provenance_and_conf_go_along(exported, restored):
+    found = json.loads((exported[0] / "provenance.json").read_text())
+    assert found["step"] == 7 and found["dtype"] == "float32" and found["base"] is None
+    assert found["config"] == json.loads(restored.config.to_json())
+    conf = yaml.safe_load((exported[0] / "experiment_cfg" / "conf.yaml").read_text())
+    assert conf["model"]["_target_"].startswith("groot.vla.model.dreamzero.base_vla.VLA")
+    assert set(conf["transforms"]) == set(conf["modality_configs"]) == {"pusht"}
+
+
+@pytest.mark.parametrize("format_name,dtype", [("wan", "float32"), ("diffusers", "bfloat16"), ("dreamzero", None)])
+def test_importing_an_export_gives_the_same_bits(restored, exported, tmp_path, format_name, dtype):
+    """In every layout; what bfloat16 changes is reported."""
+    source = exported[0]
+    if dtype:
+        source = tmp_path / "export"
+        report = export.export(restored, source, format_name=format_name, dtype=dtype)
+        assert report["max"] == 0 and bool(report["cast"]) == (dtype == "bfloat16")
+        if report["cast"]:
+            assert 1e-4 < max(report["cast"].values()) < 2**-8 * max(np.abs(x).max() for x in restored.params.values())
+    import_weights.import_weights(restored.config, format_name, source, tmp_path / "import")
+    expected = export.rounded(restored.params, np.dtype(dtype or "float32"))
+    arrays = dict(checkpoint.read_arrays(tmp_path / "import" / "checkpoints", 0, lambda name: True))
+    assert {name.removeprefix("params.") for name in arrays} == expected.keys()
+    for name, x in expected.items():
+        np.testing.assert_array_equal(arrays[f"params.{name}"], x, err_msg=name)
+    meta = checkpoint.read_json(tmp_path / "import" / "checkpoints", 0, "meta")
+    assert meta["statistics"] == STATISTICS
+
+
+def test_formats_belong_to_families(restored):
+    with pytest.raises(ValueError, match=r"--format=lingbot_va: a model of family dreamzero can be written as"):
+        export.format_of("dreamzero", "lingbot_va")
+    with pytest.raises(ValueError, match="family 'lingbot_va_mot' has no released layout"):
+        export.format_of("lingbot_va_mot", None)
 
 
 def tampered(restored, exported, directory, change):

@@ -68,7 +68,7 @@ def test_written_and_read_is_the_same_bit_for_bit_and_unread_tensors_are_there(g
     found = lingbot_va_format.read(tmp_path, golden.spec)
     for name, x in params.items():
         np.testing.assert_array_equal(found[name], x, err_msg=name)
-    weights = Weights(tmp_path / "transformer", stem="diffusion_pytorch_model")
+    weights = Weights(tmp_path / "transformer", "diffusion_pytorch_model")
     assert weights.keys() == golden.weights.keys()
     for name, x in golden.weights.items():
         theirs = name.replace("condition_embedder_action.text", "condition_embedder.text")

@@ -42,6 +42,9 @@ def block_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 def _axes(name: str, rank: int) -> tuple:
     stacked = ("layers",) if name.startswith(STACKED) else ()
     base = re.sub(r"^((blocks|final_block)\.)?((video|action)\.)?", "", name)
+    if adapter := re.fullmatch(r"(.+)\.lora_([ab])", base):  # rows of the kernel by rank, rank by its columns
+        rows, columns = _axes(f"{adapter[1]}.kernel", 2)
+        return stacked + ((rows, None) if adapter[2] == "a" else (None, columns))
     for pattern, axes in _AXES:
         if re.fullmatch(pattern, base):
             return stacked + axes

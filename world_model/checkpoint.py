@@ -60,10 +60,10 @@ class Checkpoints:
 
     def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict) -> None:
         """Starts writing; `meta` is what `make_meta` returns. Waits for an earlier save first."""
-        items = {"state": ocp.args.StandardSave(flatten(state)), "data": ocp.args.JsonSave(data),
+        items = {"state": ocp.args.PyTreeSave(flatten(state)), "data": ocp.args.JsonSave(data),
                  "meta": ocp.args.JsonSave(meta)}
         if flatten(frozen):
-            items["frozen"] = ocp.args.StandardSave(flatten(frozen))
+            items["frozen"] = ocp.args.PyTreeSave(flatten(frozen))
         with _explained("write", self.directory):
             self._wait()
             self._manager.save(step, args=ocp.args.Composite(**items))
@@ -78,8 +78,10 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save; closing twice is fine. Raises CheckpointError if the save failed."""
         with _explained("write", self.directory):
-            self._wait()
-            self._manager.close()
+            try:
+                self._wait()
+            finally:
+                self._manager.close()  # also after a failure: no thread writes any more when this returns
         self._pool.shutdown()
 
     def _wait(self) -> None:
@@ -169,10 +171,10 @@ def table(tree: dict) -> dict[str, list]:
 
 
 def make_meta(state: dict, frozen: dict, *, family: str, config: dict, statistics: dict, statistics_hash: str,
-              code_version: str) -> dict:
-    """The JSON that says what a checkpoint is."""
+              code_version: str, base: dict | None = None) -> dict:
+    """The JSON that says what a checkpoint is. base: {format, base_hash} of the published weights it began with."""
     return {"schema": SCHEMA, "family": family, "config": config, "statistics": statistics,
-            "statistics_hash": statistics_hash, "code_version": code_version, "arrays": table(state),
+            "statistics_hash": statistics_hash, "code_version": code_version, "base": base, "arrays": table(state),
             "frozen": unflatten(table(frozen), frozen)}
 
 
@@ -185,6 +187,9 @@ def check_resume(saved: dict, now: dict) -> None:
     for key, what in (("schema", "checkpoint format"), ("family", "model family")):
         if saved[key] != now[key]:
             raise CheckpointError(f"checkpoint of another {what}: {saved[key]!r}, this run's is {now[key]!r}")
+    if saved.get("base") != now["base"]:
+        raise CheckpointError(f"checkpoint of a run from other weights: it began with {saved.get('base')}, this run's "
+                              f"train.init_from with {now['base']}; name those, or start a new workdir")
     if saved["statistics_hash"] != now["statistics_hash"]:
         found = next(differences(saved["statistics"], now["statistics"]), "only their hash differs")
         raise CheckpointError(f"checkpoint of other normalisation statistics: {found}; go on with the "

@@ -108,10 +108,15 @@ def projected(x):
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear by `product`."""
+    """nnx.Linear by `product`; with an adapter where world_model/lora.py gave it one."""
+
+    lora_a = None
 
     def __call__(self, x):
-        return product(x, self.kernel[...]) + self.bias[...]
+        y = product(x, self.kernel[...]) + self.bias[...]
+        if self.lora_a is None:
+            return y
+        return y + self.lora_scale * product(product(x, self.lora_a[...]), self.lora_b[...])
 
 
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier) -> Linear:

@@ -28,6 +28,7 @@ class Rule(enum.Enum):
     EARLIER = "earlier blocks"
     UP_TO_OWN = "earlier blocks and its own"
     WINDOW = "its own and earlier blocks inside the window, and the first frame"
+    ALL = "every block"
     UP_TO_NEXT = "earlier blocks, its own and the one after it"
     BUT_LAST = "earlier blocks without the last of them"
 
@@ -80,6 +81,9 @@ _FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {
 # What is visible under one or the other, where a step draws which of them holds.
 _EITHER_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
 
+# Wan's own, before it is made causal: every frame sees every frame.
+_BIDIRECTIONAL: Table = {(NOISY, NOISY): Rule.ALL}
+
 TABLES: dict[str, Table] = {
     "lingbot_va": _INVERSE_DYNAMICS,
     "lingbot_va_forward_dynamics": _FORWARD_DYNAMICS,
@@ -90,6 +94,7 @@ TABLES: dict[str, Table] = {
     "dreamzero_action_sees_video": _ACTION_SEES_VIDEO,
     "dreamzero_video_sees_action": _VIDEO_SEES_ACTION,
     "dreamzero_isolated": _ISOLATED,
+    "bidirectional": _BIDIRECTIONAL,
 }
 
 
@@ -106,6 +111,8 @@ def allows(rule: Rule, query, key):
         return query == key
     if rule in (Rule.EARLIER, Rule.BUT_LAST):
         return key < query - (rule is Rule.BUT_LAST)
+    if rule is Rule.ALL:
+        return key >= 0 * query
     return key <= query + (rule is Rule.UP_TO_NEXT)
 
 

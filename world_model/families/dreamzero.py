@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import rotary, tokens, visibility
+from world_model import lora, rotary, tokens, visibility
 from world_model.attention import arrangement, make_attend, splash
 from world_model.attention.context import get_attend_context
 from world_model.families.embedders import (
@@ -28,7 +28,7 @@ from world_model.families.embedders import (
 from world_model.families.spec import PATCH, Spec
 from world_model.families.stack import Stack, Velocity
 from world_model.tokens import Group
-from world_model.transformer import Block, Mlp, Rows, Stream, linear
+from world_model.transformer import Block, Linear, Mlp, Rows, Stream, linear
 
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
@@ -47,6 +47,9 @@ class DreamZeroSpec(Spec):
     visibility: str = "dreamzero"
     rollout_visibility: str = "dreamzero"
     window_blocks: int = 4
+    lora_rank: int = 0
+    lora_alpha: float = 4.0
+    lora_pattern: str = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"
 
     def __post_init__(self):
         super().__post_init__()
@@ -103,18 +106,22 @@ class DreamZero(Stack):
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
         make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
+        if spec.lora_rank:
+            make_block = lora.adapted(make_block, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
         self.make_blocks(make_block, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: Inputs, *, with_hidden: bool = False):
+    def __call__(self, inputs: Inputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
         """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+
+        no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
 
         Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
         spec = self.spec
-        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else "dreamzero_no_clean")
+        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else no_clean)
         sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
         if not with_hidden:
             kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)

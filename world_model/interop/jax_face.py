@@ -57,6 +57,11 @@ class JaxFace:
         action = None if action is None else np.asarray(action)
         return Output(np.asarray(video), action, list(np.asarray(hidden)))
 
+    def bidirectional(self, parts: Parts) -> np.ndarray:
+        """Velocities [B, F, h, w, C] of the video alone, every frame seeing every other: Wan's own forward."""
+        forward = jax.jit(lambda p, x: functional.bind(self.model, p)(x, no_clean="bidirectional").video)
+        return np.asarray(forward(self.params, Inputs(**parts)))
+
     def losses(self, example: Parts) -> Losses:
         """Losses and gradient norms as in training.
 

@@ -73,7 +73,7 @@ def read(directory: str | Path, spec: LingBotVASpec) -> dict[str, np.ndarray]:
     folder = Path(directory) / FOLDER
     check_config(folder / "config.json", spec)
     shapes = functional.parameters(functional.abstract(LingBotVA, spec))
-    return names.from_reference(Weights(folder, stem=STEM), shapes, spec.head_dim, LINGBOT_VA)
+    return names.from_reference(Weights(folder, STEM), shapes, spec.head_dim, LINGBOT_VA)
 
 
 def check_config(path: Path, spec: LingBotVASpec) -> None:

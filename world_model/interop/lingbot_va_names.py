@@ -4,6 +4,7 @@
 text embedder is stored and never used. We do not keep it; a written file holds a copy of the one that is used.
 """
 
+from world_model.interop.diffusers_names import BLOCK_MODULES
 from world_model.interop.names import NameTable
 
 _TEXT = (("linear_1", "fc1"), ("linear_2", "fc2"))
@@ -22,17 +23,4 @@ MODULES = (
 )
 UNREAD_MODULES = tuple((f"condition_embedder_action.text_embedder.{theirs}", f"text_embedding.{ours}", "linear")
                        for theirs, ours in _TEXT)
-BLOCK_MODULES = (
-    ("scale_shift_table", "modulation", "array"),
-    *((f"attn1.to_{p}", f"self_attn.{p}", "rotary_linear") for p in "qk"),
-    ("attn1.to_v", "self_attn.v", "linear"),
-    ("attn1.to_out.0", "self_attn.o", "linear"),
-    *((f"attn1.norm_{p}", f"self_attn.{p}_norm", "rotary_norm") for p in "qk"),
-    ("norm2", "cross_norm", "layer_norm"),
-    *((f"attn2.to_{p}", f"cross_attn.{p}", "linear") for p in "qkv"),
-    ("attn2.to_out.0", "cross_attn.o", "linear"),
-    *((f"attn2.norm_{p}", f"cross_attn.{p}_norm", "rms_norm") for p in "qk"),
-    ("ffn.net.0.proj", "mlp.fc1", "linear"),
-    ("ffn.net.2", "mlp.fc2", "linear"),
-)
 LINGBOT_VA = NameTable(MODULES, BLOCK_MODULES, unread_modules=UNREAD_MODULES)

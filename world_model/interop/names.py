@@ -1,6 +1,7 @@
-"""A reference's parameter names and layouts, and ours, as one table read in both directions: a `NameTable` a family.
+"""A reference's parameter names and layouts, and ours, as one table read in both directions: a `NameTable` a format.
 
-DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B).
+DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B), and with it
+the original Wan's, which is the same without actions.
 Theirs are PyTorch layouts ([out, in] linears, a Conv3d patch embedding, category matrices with a leading axis
 of one category); ours are [in, out] kernels, with the first L - 1 blocks stacked under `blocks.` and the last
 under `final_block.`. Self-attention's queries and keys are stored half-split for the rotary embedding
@@ -8,7 +9,7 @@ under `final_block.`. Self-attention's queries and keys are stored half-split fo
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -90,7 +91,7 @@ class NameTable:
     unread_modules: Modules = ()  # of theirs, read by nobody: a copy of ours when written, left alone when read
 
 
-MODULES = (  # theirs, ours, kind
+VIDEO_MODULES = (  # theirs, ours, kind
     ("patch_embedding", "patch_embedding", "patch"),
     ("text_embedding.0", "text_embedding.fc1", "linear"),
     ("text_embedding.2", "text_embedding.fc2", "linear"),
@@ -99,6 +100,8 @@ MODULES = (  # theirs, ours, kind
     ("time_projection.1", "time_projection", "linear"),
     ("head.modulation", "head.modulation", "array"),
     ("head.head", "head.proj", "linear"),
+)
+ACTION_MODULES = (
     ("state_encoder.layer1", "state_encoder.fc1", "category"),
     ("state_encoder.layer2", "state_encoder.fc2", "category"),
     ("action_encoder.W1", "action_encoder.fc1", "category"),
@@ -133,7 +136,14 @@ IMAGE_BLOCK_MODULES = (
 )
 
 
-DREAMZERO = NameTable(MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+WAN = NameTable(VIDEO_MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+ACTIONS = NameTable(ACTION_MODULES, ())
+DREAMZERO = dataclasses.replace(WAN, modules=VIDEO_MODULES + ACTION_MODULES)
+
+
+def is_action_part(name: str) -> bool:
+    """Whether a parameter is none of the video model's, by our name or DreamZero's."""
+    return name.split(".")[0] in {ours.split(".")[0] for _, ours, _ in ACTION_MODULES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +170,24 @@ def entries(table: NameTable, num_layers: int, has_image: bool) -> Iterator[Entr
             yield from _module_entries(f"blocks.{i}.{theirs}", f"{home}.{ours}", kind, layer)
 
 
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def is_adapter(theirs: str) -> bool:
+    """Whether a name of theirs is an adapter's."""
+    return theirs.endswith((LORA_A, LORA_B))
+
+
+def with_adapters(found: Iterable[Entry], ours: Iterable[str]) -> Iterator[Entry]:
+    """Entries and, behind a kernel that has an adapter among our names, the adapter's, as peft calls them."""
+    for entry in found:
+        yield entry
+        linear, theirs = entry.ours.removesuffix(".kernel"), entry.theirs.removesuffix(".weight")
+        if entry.ours.endswith(".kernel") and f"{linear}.lora_a" in ours:
+            yield Entry(theirs + LORA_A, f"{linear}.lora_a", entry.layer, TRANSPOSE)
+            yield Entry(theirs + LORA_B, f"{linear}.lora_b", entry.layer, entry.transform)
+
+
 def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Iterator[Entry]:
     for their_suffix, our_suffix, transform in KINDS[kind]:
         yield Entry(theirs + their_suffix, ours + our_suffix, layer, transform)
@@ -168,11 +196,12 @@ def _module_entries(theirs: str, ours: str, kind: str, layer: int | None) -> Ite
 def reference_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int, table: NameTable = DREAMZERO
                      ) -> dict[str, jax.ShapeDtypeStruct]:
     """Our abstract parameters -> the reference's name -> abstract tensor, without any data."""
-    return {entry.theirs: _their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes, table)}
+    return {entry.theirs: their_shape(shapes, entry, head_dim) for entry in _entries_of(shapes, table)}
 
 
-def _their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
-                 ) -> jax.ShapeDtypeStruct:
+def their_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int
+                ) -> jax.ShapeDtypeStruct:
+    """Of one of their tensors, from our abstract parameters."""
     ours = shapes[entry.ours]
     one = jax.ShapeDtypeStruct(ours.shape if entry.layer is None else ours.shape[1:], ours.dtype)
     return jax.eval_shape(lambda x: entry.transform.to_theirs(x, head_dim), one)
@@ -212,7 +241,7 @@ def from_reference(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.S
     params = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
     for entry in (e for e in found if e.read):
         source = np.asarray(tensors[entry.theirs])
-        expected = _their_shape(shapes, entry, head_dim).shape
+        expected = their_shape(shapes, entry, head_dim).shape
         if source.shape != expected:
             raise ValueError(f"{entry.theirs} (ours: {entry.ours}): expected shape {expected}, "
                              f"found {source.shape}")
@@ -227,7 +256,7 @@ def _entries_of(ours: Mapping[str, object], table: NameTable) -> list[Entry]:
     if len(set(depths.values())) > 1:
         raise ValueError(f"our parameters: blocks. must be stacked equally deep, found {depths}")
     has_image = any(name.startswith("image_embedding.") for name in ours)
-    found = list(entries(table, 1 + max(depths.values(), default=0), has_image))
+    found = list(with_adapters(entries(table, 1 + max(depths.values(), default=0), has_image), ours))
     _same_names("our parameters", {e.ours for e in found}, ours)
     return found
 

@@ -85,47 +85,77 @@ def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[d
 
 
 class Weights(Mapping):
-    """Read-only key -> numpy array over a weights directory; a tensor is read when it is asked for.
+    """Read-only key -> numpy array over a weights directory; a tensor is read when it is asked for, and nothing of it
+    stays in memory: its file is mapped for that long alone.
 
     Everything that headers can tell is checked at construction: shards present and whole, the index and the
-    shards' contents the same.
+    shards' contents the same. `headers` keeps it: key -> (shape, dtype), dtype in safetensors' own spelling ("BF16").
+    More than one stem: files of each, no key in two of them.
     """
 
-    def __init__(self, directory: str | os.PathLike, stem: str = "model"):
-        self.directory, self.stem = Path(directory), stem
-        self._files = {}
-        self._weight_map = self._index()
-        self._files |= {name: self._open(name) for name in sorted(set(self._weight_map.values()) - set(self._files))}
-        for name, file in self._files.items():
+    def __init__(self, directory: str | os.PathLike, *stems: str):
+        self.directory = Path(directory)
+        self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._weight_map: dict[str, str] = {}
+        for stem in stems or ("model",):
+            found = self._index(stem)
+            if twice := sorted(found.keys() & self._weight_map.keys()):
+                raise WeightsError(f"{self.directory}: {twice[0]}: in {self._weight_map[twice[0]]} and in "
+                                   f"{found[twice[0]]}; a tensor stands in one file")
+            self._weight_map |= found
+        for name in sorted(set(self._weight_map.values())):
             listed = {key for key, shard in self._weight_map.items() if shard == name}
-            _same_keys(self.directory / name, expected=listed, found=set(file.keys()))
+            found = self._read_header(name)
+            _same_keys(self.directory / name, expected=listed, found=set(found))
+            self.headers |= found
 
-    def _index(self) -> dict[str, str]:
-        path = self.directory / index_name(self.stem)
-        if not path.exists() and (self.directory / (single := f"{self.stem}.safetensors")).exists():
-            self._files[single] = self._open(single)
-            return dict.fromkeys(self._files[single].keys(), single)
+    @property
+    def files(self) -> list[Path]:
+        """The shards, sorted."""
+        return [self.directory / name for name in sorted(set(self._weight_map.values()))]
+
+    def path_of(self, key: str) -> Path:
+        """The shard that holds a tensor."""
+        return self.directory / self._weight_map[key]
+
+    def _index(self, stem: str) -> dict[str, str]:
+        path = self.directory / index_name(stem)
+        single = f"{stem}.safetensors"
+        if not path.exists() and (self.directory / single).exists():
+            return dict.fromkeys(self._read_header(single), single)
         if not path.exists():
-            raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory")
+            raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory{self._pickles()}")
         try:
-            return json.loads(path.read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError) as e:
+            return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
+        except (json.JSONDecodeError, KeyError, TypeError) as e:
             raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
+        except ValueError as e:
+            raise WeightsError(f"{path}: {e}") from e
+
+    def _pickles(self) -> str:
+        """A clause about files that are not read although they hold tensors."""
+        found = sorted(p.name for p in self.directory.glob("*") if p.suffix in (".pth", ".pt", ".bin", ".ckpt"))
+        return f"; {found[0]} is a pickle, which can run code: convert it to safetensors" if found else ""
+
+    def _read_header(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        with self._open(name) as file:
+            views = {key: file.get_slice(key) for key in sorted(file.keys())}
+            return {key: (tuple(view.get_shape()), view.get_dtype()) for key, view in views.items()}
 
     def _open(self, name: str):
         path = self.directory / name
         if not path.exists():
             keys = [key for key, shard in self._weight_map.items() if shard == name]
-            raise WeightsError(f"{path}: shard missing; {index_name(self.stem)} expects {len(keys)} keys in it, "
-                               f"first {keys[0]}")
+            raise WeightsError(f"{path}: shard missing; its index expects {len(keys)} keys in it, first {keys[0]}")
         try:
             return safe_open(path, framework="numpy")
         except SafetensorError as e:
             raise WeightsError(f"{path}: truncated or not safetensors "
-                               f"({path.stat().st_size} bytes found): {e}") from e
+                               f"({path.stat().st_size} bytes found): {e}; fetch it again") from e
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return self._files[self._weight_map[key]].get_tensor(key)
+        with self._open(self._weight_map[key]) as file:
+            return file.get_tensor(key)
 
     def __iter__(self):
         return iter(self._weight_map)
@@ -140,11 +170,18 @@ class Weights(Mapping):
         """
         _same_keys(self.directory, expected=set(expected), found=set(self._weight_map))
         for key, (shape, dtype) in expected.items():
-            view = self._files[self._weight_map[key]].get_slice(key)
-            found = tuple(view.get_shape()), view.get_dtype()
+            found = self.headers[key]
             if found != (tuple(shape), dtype):
-                raise WeightsError(f"{self.directory / self._weight_map[key]}: {key}: expected {dtype} "
+                raise WeightsError(f"{self.path_of(key)}: {key}: expected {dtype} "
                                    f"{tuple(shape)}, found {found[1]} {found[0]}")
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object; json.loads alone would keep the last of two equal keys."""
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+        raise ValueError(f"{twice[0]}: listed twice; a tensor stands in one shard")
+    return dict(pairs)
 
 
 def _same_keys(where: Path, expected: set[str], found: set[str]) -> None:

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from world_model import rotary
 from world_model.batch import Layout
+from world_model.interop.dreamzero_format import LORA_LEVEL, PREFIX
+from world_model.interop.names import LORA_A, LORA_B
 from world_model.interop.safetensors_io import Weights, WeightsError
 from world_model.interop.torch_model import DreamZero, Tokens, join
 from world_model.tokens import Group, Sequence, make_sequence, token_ranges
 from world_model.visibility import Table, dense_mask, get_table
 
-PREFIX = "action_head.model."
+STORED = {"float32": "F32", "bfloat16": "BF16"}
 Context = tuple[Tensor, Tensor | None]  # text and image features, embedded
 
 
@@ -178,22 +180,51 @@ class Session:
                                     **parts)
 
 
-def load(directory: str | Path, device: str = "cpu") -> tuple[Runtime, dict]:
-    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends.
+def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Runtime, dict]:
+    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends. dtype: to compute in,
+    whatever the file's is.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
-    config = Path(directory) / "config.json"
-    if not config.exists() or "wamax" not in (ours := json.loads(config.read_text())):
-        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
-    ours, weights = ours["wamax"], Weights(directory)
+    ours, weights = read_config(directory), Weights(directory)
     with torch.device("meta"):
         expected = DreamZero(**ours["network"]).state_dict()
-    weights.check({PREFIX + name: (tuple(x.shape), "F32") for name, x in expected.items()})
-    network = load_network({name: weights[PREFIX + name] for name in expected}, ours["network"])
+    read = lora_tensors if ours["lora_scale"] else plain_tensors
+    network = load_network(read(weights, expected, ours), ours["network"]).to(dtype)
     tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
     runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
     return runtime, ours["rollout"]
+
+
+def read_config(directory: str | Path) -> dict:
+    """Our part of an export's config.json. Raises WeightsError where there is none."""
+    config = Path(directory) / "config.json"
+    if not config.exists() or "wamax" not in (found := json.loads(config.read_text())):
+        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
+    return found["wamax"]
+
+
+def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+    """All in float32. Raises WeightsError unless names, shapes and dtypes are exactly the network's."""
+    weights.check({PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()})
+    return {name: weights[PREFIX + name].astype(np.float32) for name in expected}
+
+
+def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+    """All in float32, adapters merged into the weights that they belong to; as strict."""
+    prefix, stored = PREFIX + LORA_LEVEL, STORED[ours["dtype"]]
+    listed = {prefix + name: (tuple(x.shape), stored) for name, x in expected.items()}
+    adapted = [key.removesuffix(LORA_A) for key in weights if key.endswith(LORA_A)]
+    for linear in adapted:
+        rank, weight = weights.headers[linear + LORA_A][0][0], linear.removeprefix(prefix) + ".weight"
+        outputs, inputs = expected[weight].shape if weight in expected else (0, 0)
+        listed |= {linear + LORA_A: ((rank, inputs), stored), linear + LORA_B: ((outputs, rank), stored)}
+    weights.check(listed)
+    tensors = {name: weights[prefix + name].astype(np.float32) for name in expected}
+    for linear in adapted:
+        a, b = (weights[linear + part].astype(np.float32) for part in (LORA_A, LORA_B))
+        tensors[linear.removeprefix(prefix) + ".weight"] += np.float32(ours["lora_scale"]) * (b @ a)
+    return tensors
 
 
 def load_network(tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> DreamZero:

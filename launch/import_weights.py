@@ -1,0 +1,151 @@
+"""Makes a checkpoint of published weights, for `launch.train --config.train.init_from=OUT` to start from.
+
+    python -m launch.import_weights --format=wan --source=DIR --config=configs/dreamzero_14b.py --out=OUT [--dry_run]
+
+Formats: wan (original), diffusers, dreamzero; where their files are expected is in world_model/interop/formats.py. All
+names and shapes on both sides are checked before any data is read; --dry_run stops there. Then tensors go one at a time
+from file to file, so that memory holds a few of them and never a shard. What the source lacks is initialised by the
+format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another
+size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with --config.model.lora_rank, holds
+its base or is put on --base, and only on the one that it names. OUT is a workdir with a checkpoint of weights alone at
+step 0 and import.json, which tells where each came from. It appears when it is whole.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipelines.statistics import statistics_hash
+from launch import build, provenance
+from launch import flags as launch_flags
+from world_model import checkpoint, functional
+from world_model.checkpoint import CheckpointError
+from world_model.families import Family
+from world_model.interop import conversion
+from world_model.interop.formats import FORMATS
+from world_model.interop.safetensors_io import WeightsError, atomic_directory
+from world_model.state import subset
+
+FAMILY = "dreamzero"
+LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
+
+
+def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
+                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None) -> dict:
+    """Writes `out` (nothing where it is None) and returns what import.json holds. base: (format, directory) of the
+    weights under a source that holds adapters alone.
+
+    Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
+    """
+    if config.model.family != FAMILY:
+        raise ValueError(f"model.family = {config.model.family!r}: these formats hold a network of family {FAMILY!r}")
+    family, opened = build.model(config), FORMATS[format_name].open(source)
+    if base:
+        opened = opened.over(FORMATS[base[0]].open(base[1]))
+    shapes = functional.parameters(family.module)
+    plan = conversion.make_plan(opened, shapes, family.spec, fits)
+    report = {"format": format_name, "source": str(Path(source).resolve()),
+              "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
+    if out is None:
+        return report
+    report["base_hash"] = conversion.base_hash(opened, plan)
+    check_base(Path(source), base, report["base_hash"])
+    fresh = fresh_values(family, config.seed, plan.fresh)
+    params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
+    with atomic_directory(out) as partial:
+        write(partial, config, params, statistics_of(source), report)
+    return report
+
+
+def check_base(source: Path, base: tuple[str, Path | str] | None, found: str) -> None:
+    """Raises WeightsError where an export of adapters names another base than the one it is put on."""
+    path = source / "provenance.json"
+    recorded = json.loads(path.read_text()).get("base") if base and path.exists() else None
+    if recorded and recorded["base_hash"] != found:
+        raise WeightsError(f"{path}: base: these adapters were trained on weights of hash {recorded['base_hash']} "
+                           f"({recorded['format']}), found {found} in --base={base[1]}; give that base")
+
+
+def write(directory: Path, config, params: dict, statistics: dict, report: dict) -> None:
+    """Checkpoint and import.json."""
+    base = {name: report[name] for name in ("format", "base_hash")}
+    state = {"params": params}
+    meta = checkpoint.make_meta(
+        state, {}, family=config.model.family, config=provenance.as_json(config), statistics=statistics,
+        statistics_hash=statistics_hash(statistics), code_version=provenance.code_version(), base=base)
+    checkpoints = checkpoint.Checkpoints(directory / "checkpoints", keep_last=1)
+    checkpoints.save(0, state, data={}, meta=meta, frozen={})
+    checkpoints.close()
+    (directory / "import.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def statistics_of(source: Path | str) -> dict:
+    """Normalisation statistics that an export of ours has beside the weights; others have none that we read."""
+    path = Path(source) / "statistics.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def fresh_values(family: Family, seed: int, names: Iterable[str]) -> Callable[[str], np.ndarray]:
+    """name -> the value that a run of that seed would start from. Large ones are computed when asked for, the others
+    together and once."""
+    shapes = functional.parameters(family.module)
+    large = {name for name in names if shapes[name].size > LARGE}
+
+    def values(*wanted: str) -> dict:
+        return jax.jit(lambda key: subset(family.init_params(key), wanted))(jax.random.key(seed))
+
+    small = functools.cache(lambda: values(*(name for name in names if name not in large)))
+    return lambda name: np.asarray(values(name)[name] if name in large else small()[name])
+
+
+def describe(report: dict) -> str:
+    """What a person should read of a report."""
+    size = sum(size for _, size in report["files"])
+    lines = [f"{report['format']}: {report['source']}, {len(report['files'])} files of {size / 1e9:.2f} GB",
+             f"loaded: {report['parameters_loaded']} parameters from {report['tensors_loaded']} tensors"]
+    lines += [f"fresh: {name} ({why})" for name, why in report["fresh"].items()]
+    lines += [f"fitted: {name} by {how}" for name, how in report["fitted"].items()]
+    lines += [f"left in the source: {count} tensors of the {part}" for part, count in report["left_in_source"].items()]
+    lines += [f"base hash: {report['base_hash']}"] if "base_hash" in report else []
+    return "\n".join(lines)
+
+
+def read_fits(pairs: list[str]) -> dict[str, str]:
+    """PATTERN=HOW -> {pattern: how}. Raises ValueError on another HOW."""
+    fits = dict(pair.rpartition("=")[::2] for pair in pairs)
+    for pattern, how in fits.items():
+        if not pattern or how not in conversion.FITS:
+            raise ValueError(f"--fit={pattern}={how}: expected PATTERN=HOW, HOW one of {', '.join(conversion.FITS)}")
+    return fits
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        if args.out is None and not args.dry_run:
+            raise ValueError("--out or --dry_run is needed")
+        report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
+                                read_fits(args.fit), (args.base_format, args.base) if args.base else None)
+    except (WeightsError, CheckpointError, ValueError, OSError) as error:
+        sys.exit(f"import: {error}")
+    print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    launch_flags.define_config()
+    flags.DEFINE_enum("format", None, sorted(FORMATS), "layout of the source")
+    flags.DEFINE_string("source", None, "directory of the published files")
+    flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
+    flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
+    flags.DEFINE_enum("base_format", "wan", ["wan", "dreamzero"], "layout of --base")
+    flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
+    flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")
+    flags.mark_flags_as_required(["config", "format", "source"])
+    launch_flags.run(main)

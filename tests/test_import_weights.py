@@ -1,0 +1,238 @@
+"""launch.import_weights: every tensor where it belongs, nothing silently random, a start for launch.train."""
+
+import json
+import weakref
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from configs import dreamzero_5b, dreamzero_14b
+from launch import build, import_weights, train_parts
+from world_model import checkpoint, functional
+from world_model.interop import names, safetensors_io
+from world_model.interop.formats import FORMATS
+from world_model.interop.safetensors_io import Weights, WeightsError
+
+ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
+IMAGE = ("image_embedding", "cross_attn.k_image", "cross_attn.v_image")
+
+
+def config_of(base=dreamzero_14b, **model):
+    config = base.get_config("debug")
+    config.model.update({"num_layers": 2} | model)
+    return config
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    shapes = functional.parameters(build.model(config).module)
+    bf16 = lambda shape: rng.normal(size=shape).astype(ml_dtypes.bfloat16).astype(np.float32)
+    return {name: bf16(x.shape) for name, x in shapes.items()}
+
+
+def is_in(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
+
+
+def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (), dtype=ml_dtypes.bfloat16):
+    """`params` in a published layout, without those that such a release lacks."""
+    fmt, kept = FORMATS[format_name], {k: x for k, x in params.items() if not is_in(k, lacks)}
+    folder = directory / fmt.folders[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = names.to_reference(kept, build.model(config).spec.head_dim, fmt.table)
+    safetensors_io.write(folder, ((fmt.prefixes[-1] + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
+    return directory
+
+
+def read_back(out) -> dict[str, np.ndarray]:
+    arrays = checkpoint.read_arrays(out / "checkpoints", 0, lambda name: True)
+    return {name.removeprefix("params."): x for name, x in arrays}
+
+
+@pytest.mark.parametrize("format_name,base,lacks", [
+    ("wan", dreamzero_14b, ACTIONS), ("diffusers", dreamzero_5b, ACTIONS + IMAGE), ("dreamzero", dreamzero_5b, ())])
+def test_every_tensor_arrives_or_is_fresh_by_rule(tmp_path, monkeypatch, format_name, base, lacks):
+    config = config_of(base)
+    params = random_params(config)
+    source = publish(tmp_path / "source", format_name, config, params, lacks)
+    value = lambda name: np.full(params[name].shape, len(name), np.float32)
+    monkeypatch.setattr(import_weights, "fresh_values", lambda *_: value)
+    report = import_weights.import_weights(config, format_name, source, tmp_path / "out")
+    found = read_back(tmp_path / "out")
+    assert found.keys() == params.keys()
+    fresh = {name for name in params if is_in(name, lacks)}
+    assert set(report["fresh"]) == fresh
+    assert report["parameters_loaded"] == len(params) - len(fresh)
+    for name, x in params.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], value(name) if name in fresh else x, err_msg=name)
+    meta = checkpoint.read_json(tmp_path / "out" / "checkpoints", 0, "meta")
+    assert meta["base"] == {"format": format_name, "base_hash": report["base_hash"]}
+    assert json.loads((tmp_path / "out" / "import.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_fresh_values_are_those_of_a_run():
+    family = build.model(config_of())
+    names_ = ["action_decoder.fc1.kernel", "blocks.cross_attn.k_image.kernel", "state_encoder.fc1.bias"]
+    initial = jax.jit(family.init_params)(jax.random.key(3))
+    fresh = import_weights.fresh_values(family, 3, names_)
+    for name in names_:
+        np.testing.assert_allclose(fresh(name), initial[name], atol=1e-6, err_msg=name)
+
+
+def test_a_run_starts_from_it(tmp_path):
+    """On another mesh than it was written on, with a fresh optimizer, an average and the base on record."""
+    config = config_of()
+    params = random_params(config)
+    source = publish(tmp_path / "source", "dreamzero", config, params)
+    report = import_weights.import_weights(config, "dreamzero", source, tmp_path / "out")
+    config.train.init_from, config.optimizer.ema_decay = str(tmp_path / "out"), 0.9
+    config.mesh.update(data=2, fsdp=4, context=1)
+    family = build.model(config)
+    make_state, target = train_parts.make_target(config, family, train_parts.make_mesh(config))
+    started = train_parts.start(config, make_state, target)
+    for name, x in params.items():
+        np.testing.assert_array_equal(started["params"][name], x, err_msg=name)
+        np.testing.assert_array_equal(started["ema"][name], x, err_msg=name)
+        assert not np.any(started["opt"]["mu"][name])
+        assert started["params"][name].sharding == target["params"][name].sharding
+    assert int(started["step"]) == 0
+    assert train_parts.base_of(config)["base_hash"] == report["base_hash"]
+
+
+def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):
+    """Each tensor is read once for the hash and once to be written, and is gone soon after: what lives at any time is a
+    few layers' tensors. benchmarks/import_memory.py measures the same at full width."""
+    config = config_of(num_layers=9)
+    source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
+    events, read = [], Weights.__getitem__
+    monkeypatch.setattr(Weights, "__getitem__", lambda self, key: events.append(("read", key)) or read(self, key))
+    plain, made, living = import_weights.conversion.fit, [], []
+
+    def fit(*args):
+        made.append(weakref.ref(x := plain(*args)))
+        living.append(sum(y.nbytes for ref in made if (y := ref()) is not None))
+        return x
+
+    monkeypatch.setattr(import_weights.conversion, "fit", fit)
+    report = import_weights.import_weights(config, "dreamzero", source, tmp_path / "out")
+    assert all(events.count(("read", key)) == 2 for key in Weights(source))
+    largest = 4 * 64 * 6 * 64  # time_projection
+    assert max(living) <= 2 * largest < max(size for _, size in report["files"]) * 1.3
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+    config = config_of()
+    source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS)
+    monkeypatch.setattr(Weights, "__getitem__", lambda *_: pytest.fail("a dry run reads no data"))
+    report = import_weights.import_weights(config, "wan", source, None)
+    assert report["parameters_loaded"] and sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+    assert "fresh: action_encoder.fc1.kernel (a video model has no actions)" in import_weights.describe(report)
+
+
+def test_changed_action_sizes_by_rule(tmp_path):
+    """Fewer actions: the leading ones; more states: zeros past the known ones; the decoder starts anew."""
+    config = config_of(action_dim=6, state_dim=8)
+    params = random_params(config)
+    source = publish(tmp_path / "source", "dreamzero", config, params)
+    other = config_of(action_dim=4, state_dim=9)
+    with pytest.raises(WeightsError, match=r"layer1\.W .*expected shape \(1, 9, 32\), found \(1, 8, 32\).*--fit"):
+        import_weights.import_weights(other, "dreamzero", source, tmp_path / "out")
+    fits = {r"action_encoder\.fc1": "slice", "state_encoder": "pad_zero", r"action_decoder\.fc2": "fresh"}
+    report = import_weights.import_weights(other, "dreamzero", source, tmp_path / "out", fits)
+    found = read_back(tmp_path / "out")
+    np.testing.assert_array_equal(found["action_encoder.fc1.kernel"], params["action_encoder.fc1.kernel"][:4])
+    np.testing.assert_array_equal(found["state_encoder.fc1.kernel"][:8], params["state_encoder.fc1.kernel"])
+    assert not found["state_encoder.fc1.kernel"][8:].any()
+    np.testing.assert_array_equal(found["action_decoder.fc1.kernel"], params["action_decoder.fc1.kernel"])
+    assert set(report["fresh"]) == {"action_decoder.fc2.kernel", "action_decoder.fc2.bias"}
+    assert report["fitted"]["action_encoder.fc1.kernel"] == "slice"
+    with pytest.raises(WeightsError, match=r"slice cannot make \(1, 9, 32\) of \(1, 8, 32\)"):
+        import_weights.import_weights(other, "dreamzero", source, None, fits | {"state_encoder": "slice"})
+    with pytest.raises(WeightsError, match="--fit=mlp=slice: no tensor of another size has such a name"):
+        import_weights.import_weights(other, "dreamzero", source, None, fits | {"mlp": "slice"})
+    with pytest.raises(ValueError, match="--fit=a=cut: expected PATTERN=HOW"):
+        import_weights.read_fits(["a=cut"])
+
+
+def test_another_base_depth_or_family_is_refused(tmp_path):
+    config = config_of()
+    params = random_params(config)
+    wan = publish(tmp_path / "wan", "wan", config, params, ACTIONS)
+    no_image = publish(tmp_path / "no_image", "wan", config, params, ACTIONS + IMAGE)
+    cases = [
+        (config_of(num_layers=4), "wan", wan, r"model of 4 layers.*the source has 2 layers.*64 missing \(blocks\.2\."),
+        (config, "wan", no_image, r"with an image branch.*missing"),  # only Wan2.2-TI2V-5B lacks one
+        (config_of(image_dim=0), "wan", wan, r"without an image branch.*unexpected"),
+        (config_of(ffn_dim=96), "wan", wan, r"ffn\.0\.weight .*expected shape \(96, 64\), found \(128, 64\)"),
+        (config, "dreamzero", wan, r"model\.safetensors\.index\.json: missing"),
+        (config, "diffusers", wan, r"missing .*unexpected .*another base, family or --format\?")]
+    for other, format_name, source, message in cases:
+        with pytest.raises(WeightsError, match=message):
+            import_weights.import_weights(other, format_name, source, None)
+    config.model.family = "lingbot_va"
+    with pytest.raises(ValueError, match="family = 'lingbot_va': these formats hold"):
+        import_weights.import_weights(config, "wan", wan, None)
+
+
+def test_integers_and_pickles_are_refused(tmp_path):
+    config = config_of()
+    source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS, dtype=np.int32)
+    with pytest.raises(WeightsError, match=r"expected one of F32, BF16, F16, found I32"):
+        import_weights.import_weights(config, "wan", source, None)
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "diffusion_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model.bin is a pickle, which can run code"):
+        import_weights.import_weights(config, "wan", tmp_path / "pickled", None)
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    config = config_of()
+    source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
+    plain, count = import_weights.conversion.fit, []
+
+    def full(*args):
+        count.append(1)
+        if len(count) > 50:
+            raise OSError(28, "No space left on device")
+        return plain(*args)
+
+    monkeypatch.setattr(import_weights.conversion, "fit", full)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        import_weights.import_weights(config, "dreamzero", source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", ["14b", "5b"])
+def test_full_sizes_fit_the_published_lists(size, tmp_path):
+    """All headers of the full model, in files without data."""
+    shapes = json.loads((Path(__file__).parent / "goldens" / "shapes" / f"dreamzero_{size}.json").read_text())
+    lacks = ("state_encoder", "action_", "img") if size == "5b" else ("state_encoder", "action_")
+    listed = {name: shape for name, shape in shapes.items() if not is_in(name, lacks)}
+    headers_only(tmp_path / "diffusion_pytorch_model.safetensors", listed)
+    config = {"14b": dreamzero_14b, "5b": dreamzero_5b}[size].get_config()
+    report = import_weights.import_weights(config, "wan", tmp_path, None)
+    assert report["tensors_loaded"] == len(listed)
+    assert len(report["fresh"]) == (14 if size == "14b" else 14 + 8 + 2 * 5)
+    dropped = listed | {"head.head.weight": [1, 1]}
+    headers_only(tmp_path / "diffusion_pytorch_model.safetensors", dropped)
+    with pytest.raises(WeightsError, match=r"head\.head\.weight .*found \(1, 1\)"):
+        import_weights.import_weights(config, "wan", tmp_path, None)
+
+
+def headers_only(path, shapes):
+    """A safetensors file of BF16 zeros that takes no room on the disk."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+
