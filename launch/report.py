@@ -70,7 +70,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
     out.mkdir(parents=True, exist_ok=True)
     verdicts = [met for *_, met in targets(summary) if met is not None]
     lead = (f"Step {evaluation['step']}, {evaluation['windows']} held-out windows, "
-            f"{evaluation['solver']['solver']} with {evaluation['solver']['solver_steps']} steps. "
+            f"{evaluation['solver']['solver_steps']} denoising steps. "
             f"{sum(verdicts)} of {len(verdicts)} measured targets met.")
     actions_per_block = len(evaluation["action"]["by_step"]["step"])
     sections = [

@@ -37,7 +37,7 @@ def results(windows=3, frames=9, size=16):
     arrays["actions"] = RNG.uniform(-1, 1, shape)
     arrays |= {"predicted_actions": arrays["actions"] + 0.1, "mean_actions": np.zeros(shape),
                "repeated_actions": arrays["actions"] + 0.2, "repeated_known": known}
-    evaluation = {"step": 38, "windows": windows, "solver": {"solver": "unipc", "solver_steps": 4},
+    evaluation = {"step": 38, "windows": windows, "solver": {"solver_steps": 4},
                   "video": scores.video_scores(arrays), "action": scores.action_scores(arrays, 8),
                   "loss": {"video_loss": 0.5, "action_loss": 0.4, "video_loss_sigma_0.00-0.50": 0.3,
                            "video_loss_sigma_0.50-1.00": 0.6, "action_loss_sigma_0.50-1.00": 0.2}}

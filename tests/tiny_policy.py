@@ -26,9 +26,9 @@ if DROID not in EMBODIMENTS:
         action=tuple(Dimension(name, i, relative_to=name if i < 7 else None) for i, name in enumerate(names))))
 
 
-def config(embodiment: str = "pusht"):
+def config(embodiment: str = "pusht", arm: str = "debug"):
     """Two blocks after the first frame, 32 pixels high."""
-    c = quickstart.get_config("debug")
+    c = quickstart.get_config(arm)
     c.layout.update(frames=9, height=32, width=32, frames_per_block=1, actions_per_block=4)
     if embodiment == DROID:
         c.layout.update(width=96, actions_per_block=24)
@@ -36,9 +36,9 @@ def config(embodiment: str = "pusht"):
     return c
 
 
-def write(workdir: Path, embodiment: str = "pusht") -> Path:
-    """A checkpoint of step 1 in `workdir`."""
-    c, rng = config(embodiment), np.random.default_rng(0)
+def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
+    """A checkpoint of step 1 in `workdir`, of an arm of configs/quickstart.py."""
+    c, rng = config(embodiment, arm), np.random.default_rng(0)
     robot = get_embodiment(embodiment)
     values = lambda dims: rng.uniform(100, 400, (50, len(dims)))
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,

@@ -43,6 +43,12 @@ class Policy:
     rollout: DreamZeroRollout
     objective: Objective  # for its encoders
 
+    def __post_init__(self):
+        """Raises ValueError for a family whose rollouts go otherwise."""
+        if not isinstance(self.rollout, DreamZeroRollout):
+            raise ValueError(f"{type(self.rollout).__name__} cannot be served over slots: this policy caches "
+                             "DreamZero's blocks. LingBot-VA acts through launch/chunk_policy.py")
+
     def empty(self, params: dict, slots: int) -> Window:
         """Windows of `slots` episodes, all zeros."""
         spec = self.rollout.model.spec
