@@ -32,7 +32,7 @@ def identity(config, stride: int) -> dict:
         kept = {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
-    encoders = {"video": config.encoders.video, "text": config.encoders.text}
+    encoders = {name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile")}
     return {"layout": config.layout.to_dict(), "encoders": encoders,
             "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
 

@@ -149,7 +149,10 @@ class Downsample(nnx.Module):
         x = self.conv(x, stride=(1, 2, 2), padding=((0, 1), (0, 1)))
         if not hasattr(self, "time_conv"):
             return x
-        halved = self.time_conv(past.join(x, 1, padded=False), stride=(2, 1, 1))
+        joined = past.join(x, 1, padded=False)
+        if joined.shape[1] == 1:
+            return x
+        halved = self.time_conv(joined, stride=(2, 1, 1))
         return jnp.concatenate([x[:, :1], halved], axis=1) if past.first else halved
 
 
@@ -163,10 +166,18 @@ class Upsample(nnx.Module):
 
     def __call__(self, x, past: Past):
         if hasattr(self, "time_conv"):
-            alone, rest = (x[:, :1], x[:, 1:]) if past.first else (x[:, :0], x)
-            doubled = rearrange(self.time_conv(past.join(rest, 2)), "b t h w (r c) -> b (t r) h w c", r=2)
-            x = jnp.concatenate([alone, doubled], axis=1)
+            x = self.double_time(x, past)
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3), padding=((1, 1), (1, 1)))
+
+
+    def double_time(self, x, past: Past):
+        """Frame 0 stays one; the frames after it begin from zeros."""
+        alone, rest = (x[:, :1], x[:, 1:]) if past.first else (None, x)
+        joined = past.join(rest, 2)
+        if not rest.shape[1]:
+            return x
+        doubled = rearrange(self.time_conv(joined), "b t h w (r c) -> b (t r) h w c", r=2)
+        return doubled if alone is None else jnp.concatenate([alone, doubled], axis=1)
 
 
 def averaged(x, outputs: int, time: int, space: int):

@@ -24,13 +24,12 @@ class WanVideo:
     """`VideoCodec` by one of Wan's autoencoders; arrays are those of `WanVae`, of `dtype`."""
 
     spec: WanVaeSpec
-    weights: encoder_weights.Source = encoder_weights.Source()
+    weights: encoder_weights.Source = encoder_weights.NOWHERE
     dtype: str = "float32"
     chunk: int = 1  # latent frames at once after the first: speed against memory; 0: all
     tile: int = 0  # latent pixels on a side of a tile; 0: frames are taken whole
 
     temporal_stride = TEMPORAL
-    fitted = False
 
     @property
     def channels(self) -> int:
@@ -48,7 +47,12 @@ class WanVideo:
                 for name, p in functional.parameters(_module(self.spec)).items()}
 
     def init(self, clips: Callable[[], np.ndarray] | None = None) -> dict:
-        """Reads the weights. Raises WeightsError where they are not those of this autoencoder."""
+        """What stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        return encoder_weights.fingerprint(self.weights)
+
+    def load(self, kept: dict) -> dict:
+        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
+        encoder_weights.check(self.weights, kept)
         return encoder_weights.load(self.weights, encoder_names.vae(self.spec), self.shapes())
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:

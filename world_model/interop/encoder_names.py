@@ -6,7 +6,6 @@ by one; a part of ours is one of theirs where they split what we keep together.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -21,10 +20,17 @@ def _reshaped(leading: int, trailing: int) -> Transform:
                      lambda x, d: x.reshape(x.shape[leading:x.ndim - trailing]))
 
 
+def _patches_to_weight(kernel):
+    """[p p 3, D], rows (row, column, channel) -> weight [D, 3, p, p]."""
+    side = round((kernel.shape[0] // 3) ** 0.5)
+    return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+
+
 CONV = Transform(lambda x, d: x.transpose(4, 3, 0, 1, 2), lambda x, d: x.transpose(2, 3, 4, 1, 0))
 PICTURE_CONV = Transform(lambda x, d: x[0].transpose(3, 2, 0, 1), lambda x, d: x.transpose(2, 3, 1, 0)[None])
 POINT_3D = Transform(lambda x, d: x.T[..., None, None, None], lambda x, d: x[..., 0, 0, 0].T)
 POINT_2D = Transform(lambda x, d: x.T[..., None, None], lambda x, d: x[..., 0, 0].T)
+PATCH = Transform(lambda x, d: _patches_to_weight(x), lambda x, d: x.transpose(2, 3, 1, 0).reshape(-1, len(x)))
 
 # kind of module -> (suffix of theirs, suffix of ours, transform) of each of its tensors
 KINDS = {
@@ -34,6 +40,14 @@ KINDS = {
     "point_2d": ((".weight", ".kernel", POINT_2D), (".bias", ".bias", SAME)),
     "gamma_3d": ((".gamma", ".scale", _reshaped(0, 3)),),
     "gamma_2d": ((".gamma", ".scale", _reshaped(0, 2)),),
+    "linear": ((".weight", ".kernel", TRANSPOSE), (".bias", ".bias", SAME)),
+    "matrix": ((".weight", ".kernel", TRANSPOSE),),
+    "layer_norm": ((".weight", ".scale", SAME), (".bias", ".bias", SAME)),
+    "norm": ((".weight", ".scale", SAME),),
+    "array": (("", "", SAME),),
+    "leading_1": (("", "", _reshaped(1, 0)),),
+    "leading_2": (("", "", _reshaped(2, 0)),),
+    "patch": (("", "", PATCH),),
 }
 
 
@@ -160,3 +174,74 @@ def _entries(modules, **where) -> Iterator[Entry]:
     for theirs, ours, kind in modules:
         for their_suffix, our_suffix, transform in KINDS[kind]:
             yield Entry(theirs + their_suffix, ours + our_suffix, transform, **where)
+
+
+_UMT5 = {  # theirs, ours, kind: outside the blocks, then of a block
+    "wan": ((("token_embedding.weight", "token_embedding", "array"), ("norm", "norm", "norm")),
+            (("blocks.{i}.norm1", "norm1", "norm"), ("blocks.{i}.norm2", "norm2", "norm"),
+             *((f"blocks.{{i}}.attn.{p}", f"self_attn.{p}", "matrix") for p in "qkvo"),
+             ("blocks.{i}.pos_embedding.embedding.weight", "self_attn.position_bias", "array"),
+             ("blocks.{i}.ffn.gate.0", "mlp.gate", "matrix"), ("blocks.{i}.ffn.fc1", "mlp.fc1", "matrix"),
+             ("blocks.{i}.ffn.fc2", "mlp.fc2", "matrix"))),
+    "diffusers": ((("shared.weight", "token_embedding", "array"), ("encoder.final_layer_norm", "norm", "norm")),
+                  (("encoder.block.{i}.layer.0.layer_norm", "norm1", "norm"),
+                   ("encoder.block.{i}.layer.1.layer_norm", "norm2", "norm"),
+                   *((f"encoder.block.{{i}}.layer.0.SelfAttention.{p}", f"self_attn.{p}", "matrix") for p in "qkvo"),
+                   ("encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+                    "self_attn.position_bias", "array"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wi_0", "mlp.gate", "matrix"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wi_1", "mlp.fc1", "matrix"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wo", "mlp.fc2", "matrix"))),
+}
+_UMT5_COPIES = {"wan": (), "diffusers": (("encoder.embed_tokens.weight", "shared.weight"),)}
+
+
+def umt5(layers: int) -> dict[str, Table]:
+    """{format: table} of UMT5's encoder."""
+    return {form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS}
+
+
+_CLIP = {  # as _UMT5
+    "wan": ((("visual.cls_embedding", "class_embedding", "leading_2"),
+             ("visual.pos_embedding", "position_embedding", "leading_1"),
+             ("visual.patch_embedding.weight", "patch_embedding", "patch"),
+             ("visual.pre_norm", "pre_norm", "layer_norm")),
+            (("visual.transformer.{i}.norm1", "norm1", "layer_norm"),
+             ("visual.transformer.{i}.norm2", "norm2", "layer_norm"),
+             ("visual.transformer.{i}.attn.to_qkv", "self_attn.qkv", "linear"),
+             ("visual.transformer.{i}.attn.proj", "self_attn.o", "linear"),
+             ("visual.transformer.{i}.mlp.0", "mlp.fc1", "linear"),
+             ("visual.transformer.{i}.mlp.2", "mlp.fc2", "linear"))),
+    "diffusers": ((("vision_model.embeddings.class_embedding", "class_embedding", "array"),
+                   ("vision_model.embeddings.position_embedding.weight", "position_embedding", "array"),
+                   ("vision_model.embeddings.patch_embedding.weight", "patch_embedding", "patch"),
+                   ("vision_model.pre_layrnorm", "pre_norm", "layer_norm")),
+                  (("vision_model.encoder.layers.{i}.layer_norm1", "norm1", "layer_norm"),
+                   ("vision_model.encoder.layers.{i}.layer_norm2", "norm2", "layer_norm"),
+                   *((f"vision_model.encoder.layers.{{i}}.self_attn.{p}_proj", f"self_attn.qkv/{part}", "linear")
+                     for part, p in enumerate("qkv")),
+                   ("vision_model.encoder.layers.{i}.self_attn.out_proj", "self_attn.o", "linear"),
+                   ("vision_model.encoder.layers.{i}.mlp.fc1", "mlp.fc1", "linear"),
+                   ("vision_model.encoder.layers.{i}.mlp.fc2", "mlp.fc2", "linear"))),
+}
+_CLIP_UNREAD = {  # the last block and what follows it, the text tower, fixed indices
+    "wan": r"visual\.(transformer\.{last}\.|post_norm\.|head$).*|log_scale|textual\..*",
+    "diffusers": r"vision_model\.(encoder\.layers\.{last}\.|post_layernorm\.|embeddings\.position_ids$).*"
+                 r"|visual_projection\.weight|logit_scale|text_(model|projection)\..*",
+}
+
+
+def clip(layers: int) -> dict[str, Table]:
+    """{format: table} of CLIP's picture encoder, of which `layers` blocks are read and one more is not."""
+    return {form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
+            for form in FORMATS}
+
+
+def _stacked(outside, block, layers: int) -> Iterator[Entry]:
+    """Entries of modules outside the blocks and of every block; "/i" after a name of ours: the i-th third of it."""
+    yield from _entries(outside)
+    for i in range(layers):
+        for theirs, ours, kind in block:
+            ours, _, part = ours.partition("/")
+            yield from _entries([(theirs.format(i=i), f"blocks.{ours}", kind)], layer=i,
+                                part=(int(part), 3) if part else None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,30 @@ class Source:
 
     path: str = ""  # a .safetensors file, a folder of them with an index, or (allow_pickle) a .pth or .pt file
     allow_pickle: bool = False  # read .pth through torch's weights_only unpickler
+
+
+NOWHERE = Source()
+
+
+def fingerprint(source: Source) -> dict[str, np.ndarray]:
+    """{"sha256": uint8 [32]} of the file's bytes, of a folder's weight files in order of their names: what a checkpoint
+    keeps in place of arrays that a file holds. Raises WeightsError without any file."""
+    path, digest = Path(source.path), hashlib.sha256()
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not source.path or not path.exists() or not files:
+        raise WeightsError(f"weights {source.path!r}: no such file or folder; give a local path")
+    for file in files:
+        with file.open("rb") as content:
+            while block := content.read(1 << 22):
+                digest.update(block)
+    return {"sha256": np.frombuffer(digest.digest(), np.uint8)}
+
+
+def check(source: Source, kept: Mapping[str, np.ndarray]) -> None:
+    """Raises WeightsError where the file is not the one of that fingerprint."""
+    if not np.array_equal(fingerprint(source)["sha256"], kept["sha256"]):
+        raise WeightsError(f"{source.path}: not the weights that this run, checkpoint or cache was made with (sha256 "
+                           f"{bytes(kept['sha256']).hex()[:16]}...)")
 
 
 def load(source: Source, tables: Mapping[str, Table], shapes: Mapping[str, jax.ShapeDtypeStruct]
@@ -80,12 +105,13 @@ def opened(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
             with safe_open(path, framework="numpy") as file:
                 yield _Lazy(file)
         except SafetensorError as error:
-            raise WeightsError(f"{path}: truncated or not safetensors ({path.stat().st_size} bytes): {error}") from error
+            raise WeightsError(f"{path}: truncated or not safetensors ({path.stat().st_size} bytes found): "
+                               f"{error}") from error
     elif source.allow_pickle:
         yield _unpickled(path)
     else:
-        raise WeightsError(f"{path}: not safetensors. A pickle is read only with encoders.allow_pickle = True, and then "
-                           "by torch's weights_only unpickler; better convert it once")
+        raise WeightsError(f"{path}: not safetensors. A pickle is read only with encoders.allow_pickle = True, and "
+                           "then by torch's weights_only unpickler")
 
 
 class _Lazy(Mapping):
