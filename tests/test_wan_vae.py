@@ -87,14 +87,13 @@ def test_as_diffusers(name):
     assert decoded.shape == x.shape and np.abs(decoded).max() <= 1
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_a_stream_is_one_pass(name):
-    """Two latents at a time with a rest, against all frames at once."""
-    _, params, _ = pair(name)
-    latents = jitted(name, "encode", chunk=0)(params, video())
-    np.testing.assert_allclose(jitted(name, "encode", chunk=2)(params, video()), latents, atol=2e-5)
-    np.testing.assert_allclose(jitted(name, "decode", chunk=2)(params, latents),
-                               jitted(name, "decode", chunk=0)(params, latents), atol=2e-5)
+def test_a_stream_is_one_pass():
+    """Two latents at a time with a rest, against all frames at once. The layers of wan21 are all in wan22."""
+    _, params, _ = pair("wan22")
+    latents = jitted("wan22", "encode", chunk=0)(params, video())
+    np.testing.assert_allclose(jitted("wan22", "encode", chunk=2)(params, video()), latents, atol=2e-5)
+    np.testing.assert_allclose(jitted("wan22", "decode", chunk=2)(params, latents),
+                               jitted("wan22", "decode", chunk=0)(params, latents), atol=2e-5)
 
 
 def test_what_a_stream_keeps_does_not_grow():
