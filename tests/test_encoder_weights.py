@@ -142,14 +142,14 @@ def test_sharded_text_encoder_in_a_training_step():
         return jnp.tanh(features @ params["w"]).sum() / counts, {}
 
     key = jax.random.key(0)
-    (expected, _), expected_gradient = gradients(loss, params, {"w"}, batch, key, 8, 2, None, (frozen,))
+    run = lambda specs: jax.jit(lambda *args: gradients(loss, args[0], {"w"}, args[1], key, 8, 2, None, args[2:], specs))
+    (expected, _), expected_gradient = run(())(params, batch, frozen)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     placed = train_parts.place(frozen, mesh)
     assert placed["text"]["blocks.mlp.gate.kernel"].sharding.spec == PartitionSpec(None, ("fsdp",), ("tensor",))
-    specs = (jax.tree.map(lambda a: a.sharding.spec, placed),)
-    step = jax.jit(lambda params, batch, frozen: gradients(loss, params, {"w"}, batch, key, 8, 2, None, (frozen,), specs))
     with jax.set_mesh(mesh):
-        (found, _), gradient = step(params, sharding.put_batch(batch, mesh), placed)
+        (found, _), gradient = run((jax.tree.map(lambda a: a.sharding.spec, placed),))(
+            params, sharding.put_batch(batch, mesh), placed)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     np.testing.assert_allclose(gradient["w"], expected_gradient["w"], rtol=1e-3, atol=1e-5)
 

@@ -102,11 +102,12 @@ def opened(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
         yield Weights(path, stems[0])
     elif path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="numpy") as file:
-                yield _Lazy(file)
+            file = safe_open(path, framework="numpy")
         except SafetensorError as error:
             raise WeightsError(f"{path}: truncated or not safetensors ({path.stat().st_size} bytes found): "
                                f"{error}") from error
+        with file:
+            yield _Lazy(file)
     elif source.allow_pickle:
         yield _unpickled(path)
     else:
@@ -120,6 +121,9 @@ class _Lazy(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._file.get_tensor(name)
+
+    def __contains__(self, name) -> bool:
+        return name in self._names
 
     def __iter__(self):
         return iter(self._names)
