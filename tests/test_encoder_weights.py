@@ -1,6 +1,7 @@
 """Frozen encoders from files: every format, everything that can be wrong with one, and the way into a training step."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,21 @@ def test_there_and_back(kind, form, tmp_path):
     assert found.keys() == ours.keys()
     for name in ours:
         np.testing.assert_array_equal(found[name], ours[name])
+
+
+def test_tables_by_name():
+    """DreamZero's checkpoints: the original names under prefixes."""
+    for component, size, first in (("video", TINY_VAE, "action_head.vae.model.conv1.weight"),
+                                   ("text", 2, "action_head.text_encoder.token_embedding.weight"),
+                                   ("image", 2, "action_head.image_encoder.model.visual.cls_embedding")):
+        found = encoder_names.table("dreamzero", component, size)
+        plain = encoder_names.table("wan", component, size)
+        assert first in {e.theirs for e in found.entries}
+        assert [e.ours for e in found.entries] == [e.ours for e in plain.entries]
+    assert re.fullmatch(found.unread, "action_head.image_encoder.model.log_scale")
+    assert not re.fullmatch(found.unread, "log_scale")
+    with pytest.raises(ValueError, match="no name table of 'audio' in format 'wan'"):
+        encoder_names.table("wan", "audio", 2)
 
 
 def test_a_folder_of_shards(tmp_path):

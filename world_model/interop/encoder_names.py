@@ -6,6 +6,7 @@ by one; a part of ours is one of theirs where they split what we keep together.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -80,6 +81,26 @@ class Table:
 
 
 FORMATS = ("wan", "diffusers")
+
+DREAMZERO_PREFIX = {"video": "action_head.vae.model.", "text": "action_head.text_encoder.",
+                    "image": "action_head.image_encoder.model."}
+
+
+def table(form: str, component: str, size) -> Table:
+    """The table of a component (video, text, image) in a format: wan, diffusers, or dreamzero, whose checkpoints hold
+    the original names under a prefix. size: `WanVaeSpec` of video, number of blocks that run of text and image.
+
+    Raises ValueError on an unknown name.
+    """
+    made = {"video": vae, "text": umt5, "image": clip}
+    if component not in made or form not in (*FORMATS, "dreamzero"):
+        raise ValueError(f"no name table of {component!r} in format {form!r}: components are {', '.join(made)}, "
+                         f"formats {', '.join(FORMATS)} and dreamzero")
+    if form != "dreamzero":
+        return made[component](size)[form]
+    plain, prefix = made[component](size)["wan"], DREAMZERO_PREFIX[component]
+    return Table(tuple(dataclasses.replace(e, theirs=prefix + e.theirs) for e in plain.entries),
+                 f"{re.escape(prefix)}({plain.unread})")
 
 
 def their_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
