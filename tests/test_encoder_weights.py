@@ -184,7 +184,9 @@ def test_from_a_config(tmp_path, monkeypatch):
 
     class NoData:
         cache = None
-        clips = None
+
+        def clips(self, count):
+            raise AssertionError("nothing is fitted")
 
     kept = build.frozen(c, NoData(), tmp_path)
     assert {part: tuple(arrays) for part, arrays in kept.items()} == dict.fromkeys(("video", "text", "image"), ("sha256",))
