@@ -46,6 +46,15 @@ def common(family: str) -> ConfigDict:
     c.encoders = ConfigDict()
     c.encoders.video = "patch_pca"  # video codec: world_model/encoders
     c.encoders.text = "hash"  # text encoder: world_model/encoders
+    c.encoders.image = "none"  # encoder of the first frame: none | clip
+    c.encoders.video_weights = ""  # of wan21, wan22: .safetensors file or folder (or .pth, see allow_pickle)
+    c.encoders.text_weights = ""  # of umt5, likewise
+    c.encoders.image_weights = ""  # of clip, likewise
+    c.encoders.tokenizer = ""  # of umt5: local tokenizer.json or SentencePiece .model
+    c.encoders.allow_pickle = False  # read .pth files, by torch's weights_only unpickler
+    c.encoders.dtype = "bfloat16"  # float32 | bfloat16: weights and arithmetic of encoders whose weights are in files
+    c.encoders.chunk = 1  # latent frames that a Wan VAE takes at once after the first: speed against memory; 0 = all
+    c.encoders.tile = 0  # latent pixels on a side of a Wan VAE's tiles; 0 = whole frames
     c.encoders.fit_clips = 64  # windows used to fit a codec that is fitted on the data
 
     c.noise = ConfigDict()

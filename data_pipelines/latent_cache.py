@@ -209,11 +209,11 @@ def shard_file(path: Path, dataset: str, shard: int, suffix: str) -> Path:
 
 
 def load_encoders(path: Path) -> dict:
-    """{"video": {name: array}, "text": {...}} of a cache."""
-    parts = {"video": {}, "text": {}}
+    """{"video": {name: array}, "text": {...}} of a cache, "image" where it has one: what a checkpoint keeps."""
+    parts: dict[str, dict] = {"video": {}, "text": {}}
     for name, value in load_file(path / "encoders.safetensors").items():
         part, _, rest = name.partition(".")
-        parts[part][rest] = value
+        parts.setdefault(part, {})[rest] = value
     return parts
 
 

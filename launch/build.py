@@ -23,6 +23,7 @@ from launch import latents, mixture
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
 from world_model.families import Family, make_family
+from world_model.interop.encoder_weights import Source
 from world_model.objective import Objective
 
 
@@ -36,15 +37,30 @@ def augmentation(config) -> Augmentation:
     return Augmentation(crop=config.data.crop, **config.data.augment)
 
 
+def _from_file(config, path: str) -> dict:
+    """What encoders take whose weights are in files."""
+    return {"weights": Source(path, config.encoders.allow_pickle), "dtype": config.encoders.dtype}
+
+
 def video_codec(config) -> encoders.VideoCodec:
     """The codec by name; its arrays come from `frozen`."""
-    return encoders.make_video_codec(config.encoders.video, channels=config.model.latent_channels)
+    c = config.encoders
+    return encoders.make_video_codec(c.video, channels=config.model.latent_channels, chunk=c.chunk, tile=c.tile,
+                                     **_from_file(config, c.video_weights))
 
 
 def text_encoder(config) -> encoders.TextEncoder:
     """The text encoder by name."""
     return encoders.make_text_encoder(config.encoders.text, text_length=config.model.text_length,
-                                      text_dim=config.model.text_dim)
+                                      text_dim=config.model.text_dim, tokenizer=config.encoders.tokenizer,
+                                      **_from_file(config, config.encoders.text_weights))
+
+
+def image_encoder(config) -> encoders.ImageEncoder | None:
+    """The image encoder by name; None where there is none, or its features come precomputed."""
+    sizes = {name: config.model.get(name, 0) for name in ("image_tokens", "image_dim")}
+    return encoders.make_image_encoder(config.encoders.image, **sizes,
+                                       **_from_file(config, config.encoders.image_weights))
 
 
 def model(config) -> Family:
@@ -159,23 +175,40 @@ def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCac
 
 
 def frozen(config, data: Data, workdir: Path) -> dict:
-    """The frozen encoders' arrays: fitted on training windows, or read from files."""
+    """What a checkpoint keeps of the encoders: arrays fitted on training windows, fingerprints of files."""
     if data.cache:
         return data.cache.encoders()
-    codec, text = video_codec(config), text_encoder(config)
-    return {"video": codec.init(functools.partial(data.clips, config.encoders.fit_clips)), "text": text.init()}
+    codec, text, image = video_codec(config), text_encoder(config), image_encoder(config)
+    kept = {"video": codec.init(functools.partial(data.clips, config.encoders.fit_clips)), "text": text.init()}
+    return kept | {"image": image.init()} if image else kept
+
+
+def arrays(config, frozen: dict) -> dict:
+    """The frozen encoders' arrays, numpy, from what `frozen` gave. Raises WeightsError where a file is missing or not
+    the one that was used before."""
+    made = {"video": video_codec, "text": text_encoder, "image": image_encoder}
+    return {part: made[part](config).load(kept) for part, kept in frozen.items()}
 
 
 def objective(config, family: Family, frozen: dict):
-    """(loss_fn, count_fn) for `train_step.make_train_step`."""
+    """(loss_fn, count_fn, the encoders' arrays) for `train_parts.make_step`. A run from a cache needs no arrays."""
     latents.check_encoders(config, video_codec(config).spatial_stride, frozen)
-    made = make_objective(config, family, frozen)
+    return *losses(config, family), {} if config.data.cache else arrays(config, frozen)
+
+
+def losses(config, family: Family):
+    """(loss_fn, count_fn) without the encoders' arrays: they are the loss's last argument, for batches of video."""
+    made = _objective(config, family, {})
     return made.loss, made.count
 
 
 def make_objective(config, family: Family, frozen: dict) -> Objective:
-    """The training objective with its encoders."""
-    return family.objective(video_codec(config), text_encoder(config), jax.tree.map(jnp.asarray, frozen),
+    """The training objective that holds its encoders' arrays."""
+    return _objective(config, family, jax.tree.map(jnp.asarray, arrays(config, frozen)))
+
+
+def _objective(config, family: Family, held: dict) -> Objective:
+    return family.objective(video_codec(config), text_encoder(config), held, image_encoder=image_encoder(config),
                             **config.noise, **config.loss)
 
 

@@ -37,7 +37,7 @@ def identity(config, stride: int) -> dict:
             kept["keep"] = hashlib.sha256(files.read_bytes(keep)).hexdigest()[:16]
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), str(dtype)] for name, (shape, dtype) in _named(encoded_spec(config, stride)).items()}
-    encoders = {"video": config.encoders.video, "text": config.encoders.text}
+    encoders = {name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile")}
     found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
              "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": code_hash()}
     return json.loads(json.dumps(found))  # tuples become lists, as the manifest holds them

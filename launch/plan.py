@@ -36,7 +36,7 @@ def plan(config, topology: str, slices: int = 1) -> dict:
     config = fit.fit(config, build.model, devices)
     mesh, family = train_parts.make_mesh(config, devices), build.model(config)
     _, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.objective(config, family, {"video": {}, "text": {}}), target)
+    step = train_parts.make_step(config, build.losses(config, family), target)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = step.lower(target, train_parts.abstract_batch(config, family.spec, mesh))

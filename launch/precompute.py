@@ -36,9 +36,9 @@ class Precompute:
 
     def __init__(self, config, out: Path, *, shard_bytes: int, batch: int, worker: int, workers: int):
         """Fits or reads the encoders and checks that OUT is this config's. Raises CacheError, OSError, ValueError."""
-        if config.data.cache or config.model.image_dim:
-            raise ValueError("a cache is made with data.cache empty and model.image_dim = 0: no encoder gives image "
-                             "features yet")
+        self.image = build.image_encoder(config)
+        if config.data.cache or (config.model.image_dim and not self.image):
+            raise ValueError("a cache is made with data.cache empty, and encoders.image set where model.image_dim is")
         self.config, self.out, self.batch, self.worker, self.workers = config, out, batch, worker, workers
         self.codec, self.text = build.video_codec(config), build.text_encoder(config)
         self.spec = latents.encoded_spec(config, self.codec.spatial_stride)
@@ -46,6 +46,7 @@ class Precompute:
         self.data = build.data(config, out)
         there = (out / "encoders.safetensors").is_file()
         self.frozen = load_encoders(out) if there else build.frozen(config, self.data, out)
+        self.params = jax.tree.map(jnp.asarray, build.arrays(config, self.frozen))
         self.makers = self.data.makers()
         self.windows = {maker.dataset.name: len(maker.windows) for maker in self.makers}
         self._bad: dict[tuple, str] = {}  # (dataset, window) -> why this job could not read it
@@ -122,8 +123,12 @@ class Precompute:
     def _features(self, prompt: str) -> np.ndarray:
         """bfloat16 [tokens, width]."""
         ids, length = self.text.tokenize(prompt)
-        encoded = self.text.encode(self.frozen["text"], jnp.asarray(ids)[None], jnp.asarray([length]))
+        encoded = self._encode_text(self.params["text"], ids[None], np.array([length]))
         return np.asarray(encoded[0, :length], bfloat16)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _encode_text(self, params, ids, length):
+        return self.text.encode(params, ids, length)
 
     def _rows(self, maker: SampleMaker, shard: int) -> Iterator[dict | str]:
         """Rows of a shard, decoded in threads while the batch before is encoded."""
@@ -142,17 +147,19 @@ class Precompute:
             return rows
         video = np.stack([row["video"] for row in good])
         padded = np.concatenate([video, video[:1].repeat(self.batch - len(video), 0)])  # one shape, one program
-        features = {name: np.asarray(value) for name, value in self._encode(padded).items()}
+        features = {name: np.asarray(value) for name, value in self._encode(self.params, padded).items()}
         numbers = iter(range(len(good)))
         return [row if isinstance(row, str) else row | _nth(features, next(numbers)) for row in rows]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _encode(self, video) -> dict:
+    def _encode(self, params, video) -> dict:
         """uint8 [B, T, H, W, 3] -> what the encoders make of it, bfloat16."""
-        params, pixels = self.frozen["video"], video.astype(jnp.float32) / 127.5 - 1
-        made = {"latents": self.codec.encode(params, pixels)}
+        pixels = video.astype(jnp.float32) / 127.5 - 1
+        made = {"latents": self.codec.encode(params["video"], pixels)}
         if "first_latents" in self.spec:
-            made["first_latents"] = self.codec.encode_first(params, pixels[:, :1], pixels.shape[1])
+            made["first_latents"] = self.codec.encode_first(params["video"], pixels[:, :1], pixels.shape[1])
+        if "image_features" in self.spec:
+            made["image_features"] = self.image.encode(params["image"], pixels[:, 0])
         return jax.tree.map(lambda x: x.astype(jnp.bfloat16), made)
 
     def contact_sheet(self, windows: int = 4, frames: int = 6) -> None:
@@ -167,7 +174,7 @@ class Precompute:
                     stored = cache.read(maker.dataset.name, window, maker.windows[window][0])["latents"]
                 except BadEpisode:
                     continue
-                decoded = self.codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
+                decoded = self.codec.decode(self.params["video"], jnp.asarray(stored, jnp.float32)[None])[0]
                 shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
                 strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
         (self.out / "contact_sheet.png").write_bytes(filmstrip(strips))

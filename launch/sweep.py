@@ -73,7 +73,7 @@ def check(config) -> dict:
     config = fit.fit(config, build.model)
     mesh, family = train_parts.make_mesh(config), build.model(config)
     _, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.objective(config, family, {"video": {}, "text": {}}), target)
+    step = train_parts.make_step(config, build.losses(config, family), target)
     with jax.set_mesh(mesh):
         jax.eval_shape(step, target, train_parts.abstract_batch(config, family.spec, mesh))
     samples = config.train.steps * config.train.global_batch_size

@@ -63,7 +63,9 @@ def train(config, workdir: Path | str, build) -> None:
         ledger = goodput.Ledger(times, start, began)
 
         # The step, and what the run says of itself.
-        step_fn = train_parts.make_step(config, build.objective(config, model, frozen), target)
+        *objective, encoders = build.objective(config, model, frozen)
+        encoders = train_parts.place(encoders, mesh)
+        step_fn = train_parts.make_step(config, objective, target, encoders)
         history = metrics.History()
         clock = metrics.Clock(config.train.global_batch_size, model.flops_per_sample, mesh.size)
         writer = metrics.Writer(workdir, start, config.log.tensorboard)
@@ -90,10 +92,10 @@ def train(config, workdir: Path | str, build) -> None:
                     batch = sharding.put_batch(rows, mesh)
                     if step == start + 1:
                         ledger.ends("startup", start)
-                        step_fn = compile_step(step_fn, target, batch)
+                        step_fn = compile_step(step_fn, target, batch, encoders)
                         ledger.ends("compile", start)
                         clock.restart()
-                    current, measured = step_fn(current, batch)
+                    current, measured = step_fn(current, batch, encoders)
                     clock.started(step, measured)
                     history.add(step, measured, samples_of(rows))
                     checkpoints.check()
@@ -143,13 +145,13 @@ def find_resumable(directory: Path, target: dict, config, data) -> int | None:
     return there[-1]
 
 
-def compile_step(step_fn, target: dict, batch: dict):
+def compile_step(step_fn, *args: dict):
     """Compiles ahead of the first call, to tell the time and the memory it takes."""
     began = time.monotonic()
-    compiled = step_fn.lower(target, batch).compile()
+    compiled = step_fn.lower(*args).compile()
     memory = compiled.memory_analysis()
     held, scratch = memory.argument_size_in_bytes / 2**20, memory.temp_size_in_bytes / 2**20
-    say(f"compiled in {time.monotonic() - began:.1f} s; per device {held:.0f} MiB of state and batch, "
+    say(f"compiled in {time.monotonic() - began:.1f} s; per device {held:.0f} MiB of state, encoders and batch, "
         f"{scratch:.0f} MiB of temporaries")
     return compiled
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from world_model import checkpoint, sharding, state
+from world_model.axes import axes_of
 from world_model.batch import Layout, encoded_batch_spec
 from world_model.optimizer import Optimizer, make_optimizer
 from world_model.train_step import jit_train_step, make_train_step
@@ -64,13 +65,24 @@ def base_of(config) -> dict | None:
     return checkpoint.read_json(directory, checkpoint.locate(directory), "meta").get("base")
 
 
-def make_step(config, objective: tuple[Callable, Callable], target: dict) -> Callable:
-    """The jitted step; objective: (loss_fn, count_fn)."""
+def make_step(config, objective: tuple[Callable, Callable], target: dict, *frozen: dict) -> Callable:
+    """The jitted step; objective: (loss_fn, count_fn); frozen: the encoders' placed arrays, if it takes them."""
     return jit_train_step(make_train_step(
         *objective, optimizer_of(config), accumulation=config.train.accumulation,
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
         compute_dtype=config.train.compute_dtype,
-        specs={name: p.sharding.spec for name, p in target["params"].items()}), target)
+        specs={name: p.sharding.spec for name, p in target["params"].items()},
+        frozen_specs=tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)), target, *frozen)
+
+
+def place(frozen: dict, mesh) -> dict:
+    """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
+    def placed(arrays: dict) -> dict:
+        where = sharding.shardings(axes_of(arrays), {name: a.shape for name, a in arrays.items()}, mesh)
+        return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
+                for name, a in arrays.items()}
+
+    return {part: placed(arrays) for part, arrays in frozen.items()}
 
 
 def abstract_batch(config, spec, mesh) -> dict:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "pygame", "matplotlib", "tensorboardX", "websockets",
-          "prometheus_client"}
+          "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers"}
 # Modules that exist for an extra may import it at their top.
 EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/",
                  "launch/serving/server.py", "launch/serving/telemetry.py"}

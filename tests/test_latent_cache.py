@@ -89,8 +89,8 @@ def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
     frozen = build.data(cached, tmp_path).cache.encoders()
     family = build.model(config)
     params = family.init_params(jax.random.key(0))
-    loss, count = build.objective(config, family, frozen)
-    value = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(1), count(b))[0]))
+    loss, count, arrays = build.objective(config, family, frozen)
+    value = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(1), count(b), arrays)[0]))
     for a, b in zip(take(config, tmp_path, 2), take(cached, tmp_path, 2)):
         (expected, gradient), (found, other) = value(params, a), value(params, b)
         np.testing.assert_allclose(found, expected, rtol=2e-3)  # bfloat16 keeps 4e-3 of each latent

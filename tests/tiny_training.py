@@ -78,13 +78,14 @@ def block(x: jax.Array, p: dict):
     return sharding.constrain(x, "batch", "tokens", None), None
 
 
-def objective(family, scale: float = 1.0):
-    """Denoising loss, normalised by the number of valid tokens of the whole batch."""
+def objective(family):
+    """Denoising loss, normalised by the number of valid tokens of the whole batch. The scale is a frozen array, or 1."""
 
     def count_fn(batch):
         return {"tokens": jnp.sum(batch["mask"])}
 
-    def loss_fn(params, batch, key, counts):
+    def loss_fn(params, batch, key, counts, frozen=None):
+        scale = frozen["codec"]["scale"][0] if frozen else 1.0
         draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (TOKENS, CHANNELS)))
         noise = draw(batch["sample_index"])
         out = family(params, (batch["x"] + noise).astype(params["embed.kernel"].dtype))
@@ -163,7 +164,7 @@ class Build:
         return {"codec": {"scale": np.float32([0.5])}}
 
     def objective(self, config, model, frozen):
-        return objective(model, float(frozen["codec"]["scale"][0]))
+        return *objective(model), frozen
 
 
 def config(steps: int = 12, every: int = 4, **mesh):

@@ -1,4 +1,5 @@
-"""Logical axes of the block stack's parameters; world_model/sharding.py says where each axis lives."""
+"""Logical axes of parameters, of the block stacks and the frozen encoders; world_model/sharding.py says where each
+axis lives."""
 
 import re
 
@@ -12,12 +13,14 @@ _AXES: tuple[tuple[str, tuple], ...] = (
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.bias", ("heads",)),
     (r"(self|cross)_attn\.(q|k|k_image)_norm\.scale", ("heads",)),
     (r"(self|cross)_attn\.o\.kernel", ("heads", "embed")),
-    (r"mlp\.fc1\.kernel", ("embed", "mlp")),
+    (r"self_attn\.qkv\.kernel", ("embed", None)),
+    (r"mlp\.(fc1|gate)\.kernel", ("embed", "mlp")),
     (r"mlp\.fc1\.bias", ("mlp",)),
     (r"mlp\.fc2\.kernel", ("mlp", "embed")),
     (r"(action_)?time_projection\.kernel", ("embed", "time")),
     (r"(patch_embedding|(action_)?text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|image_embedding\.fc2"
      r"|state_encoder\.fc2|action_encoder\.fc[123]|action_embedding)\.kernel", (None, "embed")),
+    (r"token_embedding", (None, "embed")),
     (r"(head\.proj|action_decoder\.fc1|video_head|action_head)\.kernel", ("embed", None)),
 )  # fmt: skip
 

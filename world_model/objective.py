@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from world_model import axes, functional
-from world_model.encoders import TextEncoder, VideoCodec
+from world_model.encoders import ImageEncoder, TextEncoder, VideoCodec
 from world_model.flow_matching import noise_levels
 
 BUCKETS = 4  # of sigma, for losses by noise level
@@ -39,7 +39,8 @@ class Objective:
     model: Any  # the family's module, abstract: structure without arrays
     codec: VideoCodec
     text_encoder: TextEncoder
-    frozen: dict  # the encoders' arrays: {"video": ..., "text": ...}
+    frozen: dict  # the encoders' arrays: {"video": ..., "text": ..., "image": ...}, where `loss` is not given them
+    image_encoder: ImageEncoder | None = None
     video_weight: float = 1.0
     action_weight: float = 1.0
     weighting: str = "bell"  # bell | uniform
@@ -63,9 +64,9 @@ class Objective:
         """Denominators, of the whole global batch."""
         raise NotImplementedError
 
-    def loss(self, params: dict, batch: dict, key: jax.Array, counts: dict):
-        """(loss, metrics); all additive over microbatches of one batch."""
-        example = self.encode(batch)
+    def loss(self, params: dict, batch: dict, key: jax.Array, counts: dict, frozen: dict | None = None):
+        """(loss, metrics); all additive over microbatches of one batch. frozen: arrays in place of the held ones."""
+        example = (self if frozen is None else dataclasses.replace(self, frozen=frozen)).encode(batch)
         sample_keys = lambda use: jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, use), i))(
             batch["sample_index"])
         params = axes.gathered(params, functional.shapes(type(self.model), self.model.spec))

@@ -110,7 +110,10 @@ class Policy:
         condition = None
         if spec.concat_first_frame:
             condition = objective.condition(objective.codec.encode_first(frozen["video"], video, spec.layout.frames))
-        context = rollout.context(params, text, None)
+        image = None
+        if spec.image_dim:
+            image = rollout.both(objective.image_encoder.encode(frozen["image"], video[:, 0]))
+        context = rollout.context(params, text, image)
         cache = cached.empty_cache(spec, len(text), params["patch_embedding.kernel"].dtype)
         cache = rollout.prefill(params, cache, context, rollout.both(objective.codec.encode(frozen["video"], video)),
                                 rollout.both(rollout.block_frames(condition, 0)), 0)

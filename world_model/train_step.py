@@ -27,25 +27,27 @@ COMPILER_OPTIONS = {"tpu": {
 def make_train_step(
     loss_fn: Callable, count_fn: Callable, optimizer: Optimizer, *, accumulation: int = 1,
     ema_decay: float = 0.0, trainable: str = ".*", compute_dtype: str = "float32",
-    specs: dict[str, PartitionSpec] | None = None,
+    specs: dict[str, PartitionSpec] | None = None, frozen_specs: tuple[dict, ...] = (),
 ) -> Callable:
-    """(state, batch) -> (state, metrics).
+    """(state, batch, *frozen) -> (state, metrics).
 
-    loss_fn(params, batch, key, counts) -> (loss, metrics): float32 scalars, normalised by `counts`, so that
+    loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics): float32 scalars, normalised by `counts`, so that
     those of microbatches and of devices add up to those of the whole batch. It gets this device's rows, and of
     a parameter whose spec in `specs` names fsdp this device's share, to be `sharding.gathered`. counts =
     count_fn(batch) is taken of the whole batch; key is fold_in(state key, step). Metrics gain loss, grad_norm
-    (before clipping), param_norm and learning_rate.
+    (before clipping), param_norm and learning_rate. frozen: at most one tree of arrays that are neither trained
+    nor saved, the encoders'; frozen_specs are its specs, as `specs` those of the parameters.
     """
 
-    def train_step(state: dict, batch: dict) -> tuple[dict, dict]:
+    def train_step(state: dict, batch: dict, *frozen: dict) -> tuple[dict, dict]:
         trained = subset(state["params"], trained_names(state["params"], trainable))
         # One cast for all microbatches and all layers: what fsdp gathers is of the compute dtype.
         weights = jax.tree.map(lambda p: p.astype(compute_dtype), state["params"])
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         counts = count_fn(batch)
 
-        (loss, metrics), grads = gradients(loss_fn, weights, set(trained), batch, key, counts, accumulation, specs)
+        (loss, metrics), grads = gradients(loss_fn, weights, set(trained), batch, key, counts, accumulation, specs,
+                                           frozen, frozen_specs)
         new, opt, info = optimizer.update(grads, state["opt"], trained)
         state = state | {"params": state["params"] | new, "opt": opt, "step": state["step"] + 1}
         if "ema" in state:
@@ -56,21 +58,23 @@ def make_train_step(
 
 
 def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, key, counts: dict,
-              accumulation: int = 1, specs: dict[str, PartitionSpec] | None = None):
+              accumulation: int = 1, specs: dict[str, PartitionSpec] | None = None,
+              frozen: tuple[dict, ...] = (), frozen_specs: tuple[dict, ...] = ()):
     """((loss, metrics), gradients of `trained`), summed over microbatches and devices.
 
     `data` and `fsdp` are manual here: each device runs loss_fn on its rows, and what crosses the network is what
     `sharding.gathered` and this function say, instead of what the partitioner thinks cheapest.
     """
-    def on_rows(weights, batch, key, counts):
-        loss_of = lambda chosen, microbatch: loss_fn(weights | chosen, microbatch, key, counts)
+    def on_rows(weights, batch, key, counts, *frozen):
+        loss_of = lambda chosen, microbatch: loss_fn(weights | chosen, microbatch, key, counts, *frozen)
         return accumulate(loss_of, {name: weights[name] for name in weights if name in trained}, batch, accumulation)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return on_rows(weights, batch, key, counts)
+        return on_rows(weights, batch, key, counts, *frozen)
     rows = RULES["batch"]
     shares = {name: sharding.only(rows, (specs or {}).get(name, PartitionSpec())) for name in weights}
+    frozen_shares = jax.tree.map(lambda spec: sharding.only(rows, spec), tuple(frozen_specs))
 
     def on_device(*args):
         value, grads = on_rows(*args)
@@ -78,9 +82,9 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
         return jax.lax.psum(value, rows), {name: jax.lax.psum(g, unsummed(name)) for name, g in grads.items()}
 
     return jax.shard_map(
-        on_device, in_specs=(shares, PartitionSpec(rows), PartitionSpec(), PartitionSpec()),
+        on_device, in_specs=(shares, PartitionSpec(rows), PartitionSpec(), PartitionSpec(), *frozen_shares),
         out_specs=(PartitionSpec(), {name: shares[name] for name in weights if name in trained}),
-        axis_names=set(rows), check_vma=False)(weights, batch, key, counts)
+        axis_names=set(rows), check_vma=False)(weights, batch, key, counts, *frozen)
 
 
 def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
@@ -106,14 +110,15 @@ def split(x: jax.Array, microbatches: int) -> jax.Array:
     return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
 
-def jit_train_step(train_step: Callable, target: dict) -> Callable:
-    """Jitted for the layout of the abstract state `target`; the state passed in is donated (its buffers
-    reused).
+def jit_train_step(train_step: Callable, target: dict, *frozen: dict) -> Callable:
+    """Jitted for the layout of the abstract state `target` and of the placed or abstract `frozen`; the state passed in
+    is donated (its buffers reused).
 
     Call it under `jax.set_mesh`, with batches placed by `sharding.put_batch`.
     """
     placed = state_shardings(target)
     mesh = target["step"].sharding.mesh
-    return jax.jit(train_step, donate_argnums=0, in_shardings=(placed, batch_sharding(mesh)),
+    return jax.jit(train_step, donate_argnums=0,
+                   in_shardings=(placed, batch_sharding(mesh), *map(state_shardings, frozen)),
                    out_shardings=(placed, NamedSharding(mesh, PartitionSpec())),
                    compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform))

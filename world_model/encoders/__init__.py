@@ -1,6 +1,7 @@
-"""Frozen encoders behind two small interfaces: video codec and text encoder.
+"""Frozen encoders behind three small interfaces: video codec, text encoder and image encoder.
 
-An encoder is a hashable description; its arrays are a plain dict that callers keep and pass back in.
+An encoder is a hashable description; its arrays are a plain dict that callers keep and pass back in. What a checkpoint
+keeps of them (`init`) is the arrays where they were fitted on data, a fingerprint where a file holds them.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,14 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from world_model.encoders.clip_vit import ClipImage
 from world_model.encoders.hash_text import HashText
 from world_model.encoders.patch_pca import PatchPca
 from world_model.encoders.precomputed import PrecomputedText, PrecomputedVideo
+from world_model.encoders.umt5 import Umt5Text
+from world_model.encoders.wan_vae import WAN21, WAN22
+from world_model.encoders.wan_video import WanVideo
+from world_model.interop.encoder_weights import NOWHERE, Source
 
 
 class VideoCodec(Protocol):
@@ -25,7 +31,10 @@ class VideoCodec(Protocol):
     spatial_stride: int  # pixels per latent pixel
 
     def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """The arrays. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
+        """What a checkpoint keeps. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
+
+    def load(self, kept: dict) -> dict:
+        """The arrays, from what `init` gave."""
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1], T = 4k + 1 -> [B, F, h, w, C]. ValueError where sizes do not divide."""
@@ -44,7 +53,10 @@ class TextEncoder(Protocol):
     text_dim: int  # width of the features
 
     def init(self) -> dict:
-        """The arrays."""
+        """What a checkpoint keeps."""
+
+    def load(self, kept: dict) -> dict:
+        """The arrays, from what `init` gave."""
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """(int32 [text_length], number of tokens). ValueError where the prompt has more than text_length."""
@@ -53,19 +65,61 @@ class TextEncoder(Protocol):
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], zero past each length."""
 
 
-def make_video_codec(name: str, *, channels: int) -> VideoCodec:
-    """Raises ValueError on an unknown name."""
+class ImageEncoder(Protocol):
+    """A picture -> features of its patches."""
+
+    image_tokens: int
+    image_dim: int  # width of the features
+
+    def init(self) -> dict:
+        """What a checkpoint keeps."""
+
+    def load(self, kept: dict) -> dict:
+        """The arrays, from what `init` gave."""
+
+    def encode(self, params: dict, frames: jax.Array) -> jax.Array:
+        """float [B, H, W, 3] in [-1, 1] -> float32 [B, image_tokens, image_dim]."""
+
+
+def make_video_codec(name: str, *, channels: int, weights: Source = NOWHERE, dtype: str = "float32", chunk: int = 1,
+                     tile: int = 0) -> VideoCodec:
+    """weights and what follows are for encoders whose weights are in files. Raises ValueError on an unknown name, or
+    where the codec has other than `channels` channels."""
+    wan = lambda spec: WanVideo(spec, weights, dtype, chunk, tile)
     made = {"patch_pca": lambda: PatchPca(channels),
+            "wan21": lambda: wan(WAN21),
+            "wan22": lambda: wan(WAN22),
             "wan21_latents": lambda: PrecomputedVideo(channels, spatial_stride=8),
             "wan22_latents": lambda: PrecomputedVideo(channels, spatial_stride=16)}
+    codec = _chosen("video", name, made)
+    if codec.channels != channels:
+        raise ValueError(f"model.latent_channels = {channels}, but encoders.video = {name!r} has {codec.channels}")
+    return codec
+
+
+def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: Source = NOWHERE, tokenizer: str = "",
+                      dtype: str = "float32") -> TextEncoder:
+    """As `make_video_codec`; tokenizer: a local file."""
+    made = {"hash": lambda: HashText(text_length, text_dim),
+            "umt5": lambda: Umt5Text(text_length, weights=weights, tokenizer=tokenizer, dtype=dtype),
+            "features": lambda: PrecomputedText(text_length, text_dim)}
+    encoder = _chosen("text", name, made)
+    if encoder.text_dim != text_dim:
+        raise ValueError(f"model.text_dim = {text_dim}, but encoders.text = {name!r} gives {encoder.text_dim}")
+    return encoder
+
+
+def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights: Source = NOWHERE,
+                       dtype: str = "float32") -> ImageEncoder | None:
+    """As `make_video_codec`; None for "none": no image features, or precomputed ones."""
+    encoder = _chosen("image", name, {"none": lambda: None, "clip": lambda: ClipImage(weights=weights, dtype=dtype)})
+    if encoder and (encoder.image_tokens, encoder.image_dim) != (image_tokens, image_dim):
+        raise ValueError(f"model.image_tokens x image_dim = {image_tokens} x {image_dim}, but encoders.image = "
+                         f"{name!r} gives {encoder.image_tokens} x {encoder.image_dim}")
+    return encoder
+
+
+def _chosen(kind: str, name: str, made: dict):
     if name not in made:
-        raise ValueError(f"encoders.video = {name!r}: expected one of {', '.join(made)}")
+        raise ValueError(f"encoders.{kind} = {name!r}: expected one of {', '.join(made)}")
     return made[name]()
-
-
-def make_text_encoder(name: str, *, text_length: int, text_dim: int) -> TextEncoder:
-    """Raises ValueError on an unknown name."""
-    made = {"hash": HashText, "features": PrecomputedText}
-    if name not in made:
-        raise ValueError(f"encoders.text = {name!r}: expected one of {', '.join(made)}")
-    return made[name](text_length, text_dim)

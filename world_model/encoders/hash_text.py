@@ -23,6 +23,10 @@ class HashText:
         """No arrays."""
         return {}
 
+    def load(self, kept: dict) -> dict:
+        """What was kept is all."""
+        return kept
+
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """(int32 [text_length], number of words). Raises ValueError where the prompt has more."""
         words = re.findall(r"\w+|[^\w\s]", prompt.lower())

@@ -33,6 +33,10 @@ class PatchPca:
         """Fits on uint8 [n, T, H, W, 3]."""
         return fit(clips(), self.channels)
 
+    def load(self, kept: dict) -> dict:
+        """What was kept is all."""
+        return kept
+
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1] -> normalised latents float32 [B, F, h, w, C]. Raises ValueError where
         T is not 4k + 1 or a side not a multiple of 8."""

@@ -22,6 +22,10 @@ class PrecomputedVideo:
         """No arrays."""
         return {}
 
+    def load(self, kept: dict) -> dict:
+        """What was kept is all."""
+        return kept
+
     def encode(self, params: dict, video):
         """Raises ValueError: there is nothing here to encode with."""
         raise ValueError("encoders.video stands for precomputed latents: the batch must hold 'latents', not 'video'")
@@ -39,6 +43,10 @@ class PrecomputedText:
     def init(self) -> dict:
         """No arrays."""
         return {}
+
+    def load(self, kept: dict) -> dict:
+        """What was kept is all."""
+        return kept
 
     def tokenize(self, prompt: str):
         """Raises ValueError: there is nothing here to encode with."""

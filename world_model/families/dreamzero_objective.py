@@ -34,16 +34,18 @@ class DreamZeroObjective(Objective):
 
     def features(self, batch: dict):
         """(latents, condition, text, image) by the frozen encoders."""
-        if self.model.spec.image_dim:
+        if self.model.spec.image_dim and not self.image_encoder:
             raise ValueError(f"model.image_dim = {self.model.spec.image_dim}, but no encoder gives image features; "
-                             "set model.image_dim = 0")
+                             "set model.image_dim = 0, or encoders.image")
         latents, _, text, _ = super().features(batch)
-        condition = None
+        first = batch["video"][:, :1].astype(jnp.float32) / 127.5 - 1
+        condition, image = None, None
+        if self.model.spec.image_dim:
+            image = self.image_encoder.encode(self.frozen["image"], first[:, 0])
         if self.model.spec.concat_first_frame:
-            first = batch["video"][:, :1].astype(jnp.float32) / 127.5 - 1
             condition = self.condition(
                 self.codec.encode_first(self.frozen["video"], first, batch["video"].shape[1]))
-        return latents, condition, text, None
+        return latents, condition, text, image
 
     def stored(self, batch: dict):
         """(latents, condition, text, image) as precomputed."""

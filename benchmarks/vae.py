@@ -1,0 +1,78 @@
+"""Encoding video by a Wan VAE, ours beside diffusers' on the same device, turn by turn. One JSON line.
+
+    python benchmarks/vae.py [--codec=wan21] [--frames=33 --height=352 --width=640] [--dtype=float32] [--repeats=3]
+
+Full widths, the same random weights on both sides. Needs torch and diffusers (extra: dev).
+"""
+
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from absl import app, flags
+from diffusers import AutoencoderKLWan
+
+from world_model import encoders
+from world_model.interop import encoder_names
+
+CODEC = flags.DEFINE_enum("codec", "wan21", ["wan21", "wan22"], "which VAE")
+FRAMES = flags.DEFINE_integer("frames", 33, "4k + 1")
+HEIGHT = flags.DEFINE_integer("height", 352, "pixels")
+WIDTH = flags.DEFINE_integer("width", 640, "pixels")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic, on both sides")
+CHUNK = flags.DEFINE_integer("chunk", 1, "latent frames at once of ours; diffusers takes one")
+REPEATS = flags.DEFINE_integer("repeats", 3, "timed turns of each, after one that is not timed")
+
+
+def main(_) -> None:
+    """The command."""
+    spec = {"wan21": encoders.WAN21, "wan22": encoders.WAN22}[CODEC.value]
+    ours = encoders.WanVideo(spec, dtype=DTYPE.value, chunk=CHUNK.value)
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    torch.manual_seed(0)
+    theirs = AutoencoderKLWan(
+        base_dim=spec.encoder_dim, decoder_base_dim=spec.decoder_dim, z_dim=spec.latent_channels,
+        is_residual=spec.shortcuts, patch_size=spec.patch if spec.patch > 1 else None, in_channels=3 * spec.patch**2,
+        out_channels=3 * spec.patch**2, scale_factor_spatial=spec.spatial_stride).eval()
+    tensors = {name: p.numpy() for name, p in theirs.state_dict().items()}
+    params = {e.ours: jnp.asarray(e.transform.to_ours(tensors[e.theirs], 0), DTYPE.value)
+              for e in encoder_names.vae(spec)["diffusers"].entries}
+    theirs = theirs.to(device, getattr(torch, DTYPE.value))
+
+    video = np.random.default_rng(0).uniform(-1, 1, (1, FRAMES.value, HEIGHT.value, WIDTH.value, 3)).astype(np.float32)
+    pixels = torch.from_numpy(video).permute(0, 4, 1, 2, 3).to(device, getattr(torch, DTYPE.value))
+    began = time.perf_counter()
+    program = jax.jit(ours.encode).lower(params, video).compile()
+    compiled = time.perf_counter() - began
+
+    def run_ours():
+        return np.asarray(program(params, video)) * np.array(spec.std) + np.array(spec.mean)
+
+    @torch.no_grad()
+    def run_theirs():
+        return theirs.encode(pixels).latent_dist.mode().float().cpu().permute(0, 2, 3, 4, 1).numpy()
+
+    seconds: dict = {"ours": [], "diffusers": []}
+    for turn in range(1 + REPEATS.value):
+        found = {}
+        for name, run in (("ours", run_ours), ("diffusers", run_theirs)):
+            began = time.perf_counter()
+            found[name] = run()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    apart = np.abs(found["ours"] - found["diffusers"]).max() / np.abs(found["diffusers"]).max()
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    print(json.dumps({
+        "codec": CODEC.value, "frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value,
+        "dtype": DTYPE.value, "device": jax.devices()[0].device_kind, "compile_seconds": round(compiled, 1),
+        **{f"{name}_seconds": round(value, 2) for name, value in middle.items()},
+        **{f"{name}_frames_per_second": round(FRAMES.value / value, 2) for name, value in middle.items()},
+        "times_as_fast": round(middle["diffusers"] / middle["ours"], 2), "relative_difference": float(apart)}))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,113 @@
+"""UMT5's encoder beside transformers' on random weights, the published layout, and prompts on the way to tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers
+import torch
+from transformers import UMT5Config, UMT5EncoderModel
+
+from world_model.encoders import tokenizer
+from world_model.encoders.umt5 import Umt5Spec, Umt5Text, buckets
+from world_model.interop import encoder_names
+
+SPEC = Umt5Spec(vocabulary=50, dim=24, heads=3, head_dim=8, ffn_dim=40, layers=2)
+TEXT = Umt5Text(160, SPEC)
+
+
+@functools.cache
+def oracle():
+    torch.manual_seed(0)
+    return UMT5EncoderModel(UMT5Config(
+        vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu",
+        initializer_factor=2.0)).eval()
+
+
+def params_of(model):
+    theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
+    table = encoder_names.umt5(SPEC.layers)["diffusers"]
+    assert theirs.keys() == {e.theirs for e in table.entries} | {copy for copy, _ in table.copies}
+    params = {name: np.empty(x.shape, np.float32) for name, x in TEXT.shapes().items()}
+    for e in table.entries:
+        e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
+    return params
+
+
+@torch.no_grad()
+def test_as_transformers():
+    """Positions up to 159 apart, prompts of different lengths; zero past each."""
+    rng = np.random.default_rng(0)
+    ids, length = rng.integers(1, 50, (2, 160)), np.array([160, 37])
+    mask = np.arange(160) < length[:, None]
+    model = oracle()
+    for p in model.parameters():
+        if p.ndim == 1:
+            p.uniform_(0.5, 1.5)
+    expected = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy()
+    features = jax.jit(TEXT.encode)(params_of(model), ids, length)
+    assert np.abs(features - expected)[mask].max() < 1e-4 * np.abs(expected[mask]).max()
+    assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
+
+
+def test_buckets():
+    attention = oracle().encoder.block[0].layer[0].SelfAttention
+    distance = np.arange(512)[None] - np.arange(512)[:, None]
+    expected = attention._relative_position_bucket(torch.from_numpy(distance)).numpy()
+    np.testing.assert_array_equal(buckets(512, 32, 128), expected)
+
+
+def test_published_shapes():
+    """242 tensors, 5,680,910,336 parameters, by the facts' names."""
+    shapes = encoder_names.their_shapes(encoder_names.umt5(24)["wan"], Umt5Text(512).shapes())
+    assert len(shapes) == 242 and sum(x.size for x in shapes.values()) == 5_680_910_336
+    assert shapes["token_embedding.weight"].shape == (256_384, 4096)
+    assert shapes["blocks.23.ffn.gate.0.weight"].shape == (10_240, 4096)
+    assert shapes["blocks.0.pos_embedding.embedding.weight"].shape == (32, 64)
+    assert shapes["blocks.7.attn.o.weight"].shape == (4096, 4096) and shapes["norm.weight"].shape == (4096,)
+
+
+def test_clean():
+    assert tokenizer.clean("  push&amp;amp;pull \n the\u00a0 &quot;T&quot; ") == 'push&pull the "T"'
+    assert tokenizer.clean("caf\u00c3\u00a9") == "caf\u00e9"  # UTF-8 once read as Latin-1
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tokenizer of each kind, made on the spot; id 1 ends a text."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+        {"<pad>": 0, "</s>": 1, "<unk>": 2, "push": 3, "the": 4, "block": 5}, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made.enable_padding(length=9)
+    made.enable_truncation(2)
+    made.save(str(folder / "tokenizer.json"))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["push the block", "pull the block back", "the red block"] * 20), vocab_size=24,
+        model_prefix=str(folder / "spiece"), pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        hard_vocab_limit=False)
+    return folder
+
+
+def test_tokenize(files):
+    text = Umt5Text(6, SPEC, tokenizer=str(files / "tokenizer.json"))
+    ids, length = text.tokenize("push  the\nblock")
+    np.testing.assert_array_equal(ids, [3, 4, 5, 1, 0, 0])
+    assert length == 4 and ids.dtype == np.int32
+    with pytest.raises(ValueError, match=r"has 7 tokens, model.text_length = 6"):
+        text.tokenize("push the block push the block")
+    ids, length = Umt5Text(40, SPEC, tokenizer=str(files / "spiece.model")).tokenize("push the block")
+    assert ids[length - 1] == 1 and (ids[length:] == 0).all() and (ids[:length] > 0).all()
+
+
+def test_no_tokenizer(tmp_path):
+    for path in ("google/umt5-xxl", str(tmp_path / "tokenizer.json")):
+        with pytest.raises(ValueError, match=r"encoders.tokenizer = .*give a local file"):
+            Umt5Text(6, SPEC, tokenizer=path).tokenize("push")
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"broken.json: not a tokenizer"):
+        Umt5Text(6, SPEC, tokenizer=str(tmp_path / "broken.json")).tokenize("push")

@@ -1,0 +1,162 @@
+"""The encoder of UMT5-XXL: a bidirectional T5, a table of relative positions in every layer (facts/dreamzero.md, e).
+
+Queries are not scaled, linears have no bias, norms are by root mean square, the MLP is gated by tanh-GELU.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from world_model import axes, functional
+from world_model.attention.reference import NEGATIVE
+from world_model.encoders import tokenizer
+from world_model.interop import encoder_names, encoder_weights
+from world_model.transformer import RMSNorm, product, xavier
+
+
+@dataclasses.dataclass(frozen=True)
+class Umt5Spec:
+    """Sizes; the defaults are UMT5-XXL's."""
+
+    vocabulary: int = 256_384
+    dim: int = 4096
+    heads: int = 64
+    head_dim: int = 64
+    ffn_dim: int = 10_240
+    layers: int = 24
+    buckets: int = 32  # of relative positions, half of them for keys after the query
+    max_distance: int = 128  # from here on all are one
+
+
+class Projection(nnx.Module):
+    """A linear layer without bias."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(xavier(rngs.params(), (inputs, outputs)))
+
+    def __call__(self, x):
+        return product(x, self.kernel[...])
+
+
+class Attention(nnx.Module):
+    """Self-attention with a bias by relative position."""
+
+    def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
+        inner = spec.heads * spec.head_dim
+        self.heads = spec.heads
+        self.q, self.k, self.v = (Projection(spec.dim, inner, rngs) for _ in range(3))
+        self.o = Projection(inner, spec.dim, rngs)
+        self.position_bias = nnx.Param(jnp.zeros((spec.buckets, spec.heads)))
+
+    def __call__(self, x, bucket, key_valid):
+        """x [B, L, D], bucket int [L, L], key_valid bool [B, L]."""
+        q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q, self.k, self.v))
+        logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+        logits += self.position_bias[...].astype(jnp.float32)[bucket].transpose(2, 0, 1)
+        weights = jax.nn.softmax(jnp.where(key_valid[:, None, None], logits, NEGATIVE), axis=-1).astype(v.dtype)
+        return self.o(jnp.einsum("bnqk,bknd->bqnd", weights, v).reshape(*x.shape[:2], -1))
+
+
+class GatedMlp(nnx.Module):
+    """fc2(fc1(x) * gelu(gate(x)))."""
+
+    def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
+        self.gate, self.fc1 = (Projection(spec.dim, spec.ffn_dim, rngs) for _ in range(2))
+        self.fc2 = Projection(spec.ffn_dim, spec.dim, rngs)
+
+    def __call__(self, x):
+        return self.fc2(self.fc1(x) * jax.nn.gelu(self.gate(x), approximate=True))
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each after its norm."""
+
+    def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
+        self.norm1, self.self_attn = RMSNorm(spec.dim), Attention(spec, rngs)
+        self.norm2, self.mlp = RMSNorm(spec.dim), GatedMlp(spec, rngs)
+
+    def __call__(self, x, bucket, key_valid):
+        x = x + self.self_attn(self.norm1(x), bucket, key_valid)
+        return x + self.mlp(self.norm2(x))
+
+
+class Umt5(nnx.Module):
+    """Token ids -> features. The blocks are stacked and scanned."""
+
+    def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
+        self.spec = spec
+        self.token_embedding = nnx.Param(jax.random.normal(rngs.params(), (spec.vocabulary, spec.dim)))
+        self.blocks = nnx.split_rngs(splits=spec.layers)(nnx.vmap(lambda r: Block(spec, r)))(rngs)
+        self.norm = RMSNorm(spec.dim)
+
+    def __call__(self, ids, key_valid):
+        """int [B, L], bool [B, L] -> [B, L, D]; rows past the prompt hold anything."""
+        shapes = axes.block_shapes(functional.shapes(Umt5, self.spec))
+        bucket = jnp.asarray(buckets(ids.shape[1], self.spec.buckets, self.spec.max_distance))
+        step = lambda x, params: (functional.bind(self.blocks, axes.gathered(params, shapes))(
+            x, bucket, key_valid), None)
+        x, _ = jax.lax.scan(step, self.token_embedding[...][ids], functional.parameters(self.blocks))
+        return self.norm(x)
+
+
+def buckets(length: int, count: int, max_distance: int) -> np.ndarray:
+    """int [L, L]: the bucket of (query, key). Half are for keys after the query; of each half, half are for one
+    distance, the others grow by a factor."""
+    distance = np.arange(length)[None] - np.arange(length)[:, None]
+    half, far = count // 2, np.abs(distance)
+    exact = half // 2
+    with np.errstate(divide="ignore"):
+        growth = np.log(far.astype(np.float32) / exact) / np.float32(np.log(max_distance / exact)) * (half - exact)
+    large = np.minimum(exact + np.maximum(growth, 0).astype(np.int32), half - 1)
+    return np.where(far < exact, far, large) + half * (distance > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Umt5Text:
+    """`TextEncoder` by UMT5; arrays are those of `Umt5`, of `dtype`."""
+
+    text_length: int
+    spec: Umt5Spec = Umt5Spec()
+    weights: encoder_weights.Source = encoder_weights.NOWHERE
+    tokenizer: str = ""  # a local tokenizer.json or SentencePiece .model
+    dtype: str = "float32"
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the features."""
+        return self.spec.dim
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the arrays."""
+        return {name: jax.ShapeDtypeStruct(shape, self.dtype)
+                for name, shape in functional.shapes(Umt5, self.spec).items()}
+
+    def init(self) -> dict:
+        """What stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        return encoder_weights.fingerprint(self.weights)
+
+    def load(self, kept: dict) -> dict:
+        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
+        encoder_weights.check(self.weights, kept)
+        return encoder_weights.load(self.weights, encoder_names.umt5(self.spec.layers), self.shapes())
+
+    def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
+        """(int32 [text_length], number of tokens). Raises ValueError where the prompt has more, or the tokenizer's file
+        is missing."""
+        return tokenizer.tokenize(self.tokenizer, prompt, self.text_length)
+
+    def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
+        """int32 [B, text_length], int32 [B] -> float32 [B, text_length, D], zero past each length."""
+        real = jnp.arange(ids.shape[1]) < jnp.asarray(length)[:, None]
+        params = axes.gathered(params, functional.shapes(Umt5, self.spec))
+        features = functional.bind(_module(self.spec), params)(ids, real)
+        return jnp.where(real[..., None], features.astype(jnp.float32), 0)
+
+
+@functools.cache
+def _module(spec: Umt5Spec) -> Umt5:
+    return functional.abstract(Umt5, spec)
