@@ -5,6 +5,10 @@
 One JSON line each for a robot that waits, one that does not and is grounded in the actions under way, and one that does
 not and keeps what was imagined: coverage, jerk, steps without a plan, and how far frames imagined while their actions
 ran are from those then seen (latent units).
+
+Measured on the quickstart's model (1,500 steps, forward dynamics in a fifth of them), 20 episodes of 120 steps, latency
+4: grounding brings the imagined frame from 0.281 to 0.219 of what is then seen, and jerk from 11.5 to 10.7. Coverage
+tells no difference (0.12 [0.06, 0.19] against 0.16 [0.09, 0.23]): this model solves no episode either way.
 """
 
 import dataclasses
