@@ -8,8 +8,6 @@ threads and worker processes decode whole batches ahead without touching the ord
 import copy
 import dataclasses
 import functools
-import math
-import mmap
 import multiprocessing
 import os
 import signal
@@ -23,6 +21,7 @@ from absl import flags, logging
 
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.board import Board
+from data_pipelines.collate import stack
 from data_pipelines.difference import first_difference
 from data_pipelines.episode import BadEpisode
 from data_pipelines.latent_cache import CachedMaker, LatentCache
@@ -54,7 +53,7 @@ class HostBatch:
     def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
         bad: list[BadWindow] = []
         samples = [self._sample(draw, bad) for draw in draws[self.rows]]
-        return {name: _stacked([s[name] for s in samples], self.lengths.get(name)) for name in samples[0]}, bad
+        return {name: stack([s[name] for s in samples], self.lengths.get(name)) for name in samples[0]}, bad
 
     def _sample(self, draw: Draw, bad: list[BadWindow]) -> dict[str, np.ndarray]:
         """The drawn window or, where its recording is unreadable, the next readable one of a random sequence
@@ -192,22 +191,6 @@ class Loader:
                                    for key, entry in self._bad.items())
             raise ValueError(f"{count} of {seen} windows are unreadable, more than data.max_bad_fraction = "
                              f"{self._max_bad_fraction}:\n{recordings}")
-
-
-def _stacked(rows: list[np.ndarray], length: int | None) -> np.ndarray:
-    """[B, ...]; rows shorter than `length` are followed by zeros.
-
-    Those are never written: fresh pages of the system are zero already. A prompt of 40 tokens of 512 is a third of a
-    megabyte instead of four, which was most of what a batch from the latent cache cost.
-    """
-    if length is None:
-        return np.stack(rows)
-    shape, kind = (len(rows), length, *rows[0].shape[1:]), rows[0].dtype
-    pages = mmap.mmap(-1, max(1, math.prod(shape) * kind.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    out = np.frombuffer(pages, kind, math.prod(shape)).reshape(shape)  # np.zeros would write into used memory
-    for filled, row in zip(out, rows):
-        filled[:len(row)] = row
-    return out
 
 
 def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:

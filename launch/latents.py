@@ -13,7 +13,7 @@ from world_model.batch import Layout, encoded_batch_spec
 
 ROOT = Path(__file__).parents[1]
 # modules that decide what a window holds
-MAKERS = ("samples", "augmentation", "windows", "views", "normalisation", "slots", "video")
+MAKERS = ("samples", "augmentation", "windows", "views", "normalisation", "slots", "video", "pictures")
 _ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.latent_cache import CacheError
-from launch import build, latents, precompute, train
+from launch import build, latents, precompute, precompute_beam, train
 from tests import lerobot_config
 from world_model import checkpoint
 from world_model.batch import check_batch
@@ -137,6 +137,36 @@ def test_two_workers_make_one_cache(config, out, tmp_path):
     jobs = [start(config, tmp_path / "shared", i, 2) for i in (0, 1)]
     assert [job.run(silent) for job in jobs] == [False, True]
     assert (tmp_path / "shared/_SUCCESS").read_text() == (out / "_SUCCESS").read_text()
+
+
+def test_shards_made_by_a_pipeline_are_the_same(config, out, tmp_path):
+    """What Beam calls, without Beam: shards in any order, one of them twice, as it starts lost work again."""
+    arguments = (config.to_json(), str(tmp_path / "beam"), 8 * 14_000, 4)
+    job = precompute_beam.job_of(*arguments)
+    job.prepare()
+    missing = job.missing()
+    made = [precompute_beam.make_shard(work, *arguments) for work in (*missing[::-1], missing[0])]
+    assert job.finish() and {(about["dataset"], about["shard"]) for about in made} == set(missing)
+    assert (tmp_path / "beam/_SUCCESS").read_text() == (out / "_SUCCESS").read_text()
+    assert (tmp_path / "beam/manifest.json").read_text() == (out / "manifest.json").read_text()
+
+
+def test_a_cache_holds_one_picture_of_each_window(config, out, tmp_path):
+    with pytest.raises(CacheError, match="data.augment must be off, or data.cache empty"):
+        build.data(with_cache(config, out, **{"data.augment.hue": 0.1}), tmp_path)
+    with pytest.raises(CacheError, match="crop: cache 1.0, now 0.9"):
+        build.data(with_cache(config, out, **{"data.crop": 0.9}), tmp_path)
+
+
+def test_another_keep_file_is_another_cache(config, tmp_path):
+    kept = config.copy_and_resolve_references()
+    file = tmp_path / "keep.json"
+    file.write_text('{"0": [[0, 9]]}')
+    with kept.unlocked():
+        kept.data.datasets.discs.keep = str(file)
+    before = latents.identity(kept, 8)
+    file.write_text('{"0": [[0, 8]]}')
+    assert latents.identity(kept, 8) != before
 
 
 @pytest.mark.parametrize("changes, named", [

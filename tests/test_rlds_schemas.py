@@ -203,3 +203,15 @@ def test_an_instruction_that_is_not_utf8_is_named(folders, tmp_path):
     shard.write_bytes(b"".join(checked(struct.pack("<Q", len(data))) + checked(data) for data in spoiled))
     with pytest.raises(BadEpisode, match="episode 0: the instruction is not UTF-8"):
         make_source("rlds", "robots", path=str(tmp_path / "text"), schema="rt_1")[0]
+
+
+def test_a_template_that_leads_out_of_the_dataset_stays_inside(folders, tmp_path):
+    """TFDS takes the last part of a shard's name alone."""
+    shutil.copytree(folders["rt_1"], tmp_path / "away")
+    shutil.move(next((tmp_path / "away").glob("*tfrecord*")), tmp_path)
+    info = tmp_path / "away/dataset_info.json"
+    value = json.loads(info.read_text())
+    value["splits"][0]["filepathTemplate"] = "../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info.write_text(json.dumps(value))
+    with pytest.raises(BadEpisode, match=f"No such file or directory: '{tmp_path}/away/rt_1-train"):
+        make_source("rlds", "robots", path=str(tmp_path / "away"), schema="rt_1")[0]

@@ -12,12 +12,13 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines import pictures
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.episode import BadEpisode
 from data_pipelines.pusht import dataset, recording
 from data_pipelines.pusht.simulator import Palette
 from data_pipelines.samples import check_episode
-from data_pipelines.sources import make_source, rlds
+from data_pipelines.sources import make_source
 from data_pipelines.sources.rlds import RldsSource
 from data_pipelines.sources.video_files import VideoFilesSource
 
@@ -76,8 +77,8 @@ def test_episodes_come_back_as_recorded(source, expected):
 
 
 def test_only_the_asked_pictures_are_decoded(source, monkeypatch):
-    decoded, decode = [], rlds._picture
-    monkeypatch.setattr(rlds, "_picture", lambda encoded, where: decoded.append(where) or decode(encoded, where))
+    decoded, decode = [], pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda encoded, where: decoded.append(where) or decode(encoded, where))
     source.lengths()
     episode = source[1]
     assert not decoded

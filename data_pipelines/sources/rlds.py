@@ -6,7 +6,6 @@ not another reader. Pictures stay encoded until a window asks for them.
 
 import contextlib
 import functools
-import io
 import json
 import logging
 import string
@@ -17,7 +16,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 
-from data_pipelines import files
+from data_pipelines import files, pictures
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.lru import begin_again
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, holds
@@ -179,13 +178,13 @@ class RldsSource:
 
     def __getitem__(self, index: int) -> Episode:
         steps, where = self._example(index)["steps"], self._place(index)
-        pictures = {view: _field(steps, field) for view, field in self.images.items()}
+        encoded = {view: _field(steps, field) for view, field in self.images.items()}
         length = len(_first_column(steps))
         text = _field(steps, self.instruction)[0] if self.instruction and length else ""
         return Episode(
             dataset=self.name, index=index, length=length, rate=self.rate, instruction=_text(text, where),
             state=_numbers(steps, self.state, where), action=_numbers(steps, self.action, where),
-            read_frames=functools.partial(_read_frames, pictures, self.images, where))
+            read_frames=functools.partial(pictures.read, encoded, self.images, where))
 
 
 def _local_metadata(path: str):
@@ -247,30 +246,3 @@ def _numbers(steps: dict, fields: Sequence[str], where: str) -> np.ndarray | Non
             raise BadEpisode(f"{where} step {step}: {field}[{dim}] is {rows[step, dim]}")
         parts.append(rows)
     return np.concatenate(parts, 1) if parts else None
-
-
-def _read_frames(pictures: dict[str, np.ndarray], images: dict[str, str], where: str,
-                 indices: np.ndarray) -> dict[str, np.ndarray]:
-    """view -> uint8 [n, H, W, 3] of the asked steps alone."""
-    distinct, back = np.unique(np.asarray(indices), return_inverse=True)
-    return {view: _alike([_picture(pictures[view][i], f"{where} step {i} {field}") for i in distinct],
-                         distinct, f"{where} {field}")[back] for view, field in images.items()}
-
-
-def _alike(frames: list[np.ndarray], steps: np.ndarray, where: str) -> np.ndarray:
-    for step, frame in zip(steps, frames):
-        if frame.shape != frames[0].shape:
-            raise BadEpisode(f"{where}: the picture of step {step} is {frame.shape[0]} x {frame.shape[1]}, that of "
-                             f"step {steps[0]} {frames[0].shape[0]} x {frames[0].shape[1]}")
-    return np.stack(frames)
-
-
-def _picture(encoded, where: str) -> np.ndarray:
-    """uint8 [H, W, 3]; the strict decoder, which refuses what is cut short."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, TypeError) as error:  # an UnidentifiedImageError is an OSError
-        raise BadEpisode(f"{where}: the picture cannot be decoded: {error}") from error
