@@ -101,8 +101,8 @@ def test_the_death_of_one_ends_the_other_and_a_restart_loses_nothing(alone, tmp_
     wait_for_step(tmp_path, EVERY + 2, two)  # a checkpoint is there
     two[1].kill()
     died = time.monotonic()
-    (code, _, err), _ = finish(two, 60)
-    assert code != 0 and time.monotonic() - died < 60
+    (code, _, err), _ = finish(two, 150)
+    assert code != 0 and time.monotonic() - died < 150
     assert "error: host 0 of 2 lost another one" in err or "heartbeat" in err.lower(), err[-2000:]
     for code, _out, err in finish(start(tmp_path, 2)):
         assert code == 0, err
@@ -120,7 +120,7 @@ def test_a_coordinator_that_does_not_answer_is_named_in_bounded_time(tmp_path):
     joined = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     process = subprocess.run(
         [sys.executable, "tests/tiny_training.py", f"--workdir={tmp_path}", "--connect_seconds=3"], text=True,
-        cwd=Path(__file__).parents[1], env=os.environ | SMALL | joined, capture_output=True, timeout=60, check=False)
+        cwd=Path(__file__).parents[1], env=os.environ | SMALL | joined, capture_output=True, timeout=240, check=False)
     assert process.returncode != 0
     assert joined["JAX_COORDINATOR_ADDRESS"] in process.stderr, process.stderr[-2000:]
 

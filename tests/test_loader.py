@@ -82,7 +82,7 @@ def test_workers_outlive_sigterm_but_not_a_killed_parent(tmp_path):
     root = os.path.dirname(os.path.dirname(__file__))
     # returns when nobody holds its standard output any more, the worker included
     done = subprocess.run([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root},
-                          capture_output=True, text=True, timeout=30)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL and "still reading" in done.stdout, done.stderr
 
 

@@ -26,7 +26,7 @@ def start(workdir, cache, *options):
          *options], cwd=Path(__file__).parents[1], env=os.environ | cached, stdout=subprocess.PIPE, text=True)
 
 
-def kill_when(process, condition, seconds=60.0):
+def kill_when(process, condition, seconds=300.0):
     """kill -9 as soon as `condition` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -58,7 +58,7 @@ def serving(engine, protocol=None, limits=None, **options):
         yield port[0], server
     finally:
         server.loop.call_soon_threadsafe(server.stop.set)
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -188,7 +188,7 @@ def test_a_session_flood_evicts_the_oldest_and_says_so(server):
     assert eventually(lambda: victim.infer(observation(frames=4, session_id="flood 7"))["actions"].shape == (4, 2))
 
 
-def eventually(act, seconds: float = 5.0):
+def eventually(act, seconds: float = 60.0):
     """act() once it no longer raises RuntimeError (the server learns of a closed connection a moment later)."""
     end = time.monotonic() + seconds
     while True:
@@ -271,7 +271,7 @@ def test_a_full_queue_refuses_and_a_drain_answers_what_was_taken(engine, monkeyp
 
     def slow(requests):
         entered.set()
-        assert release.wait(30)
+        assert release.wait(120)
         return plain(requests)
 
     monkeypatch.setattr(engine, "step", slow)
@@ -293,13 +293,13 @@ def test_a_full_queue_refuses_and_a_drain_answers_what_was_taken(engine, monkeyp
             client(port)
         release.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert {i: a.shape for i, a in answers.items()} == {0: (4, 2), 1: (4, 2)}
         with pytest.raises(websockets.exceptions.ConnectionClosed, match="1001.*shutting down"):
             policies[2]._ws.recv()
 
 
-def wait_for(condition, seconds: float = 10.0) -> bool:
+def wait_for(condition, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -326,7 +326,7 @@ def test_a_failing_device_ends_every_session_and_not_the_server(engine, monkeypa
 
     def fails(requests):
         entered.set()
-        assert release.wait(30)
+        assert release.wait(120)
         monkeypatch.setattr(engine, "step", plain)
         raise RuntimeError("out of memory")
 
@@ -348,7 +348,7 @@ def test_a_failing_device_ends_every_session_and_not_the_server(engine, monkeypa
         assert wait_for(lambda: "wamax_queue 1.0" in server.telemetry.text())
         release.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert all("all sessions begin again: out of memory" in errors[i] for i in range(2))
         with pytest.raises(RuntimeError, match="new here, or was evicted"):
             policies[1].infer(observation(frames=4))
