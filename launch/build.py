@@ -177,11 +177,12 @@ def arrays(config, frozen: dict) -> dict:
 
 
 def objective(config, family: Family, frozen: dict):
-    """(loss_fn, count_fn, the encoders' arrays) for `train_parts.make_step`. A run from a cache needs only those of the
-    text encoder, for the empty prompt."""
+    """(loss_fn, count_fn, the encoders' arrays) for `train_parts.make_step`. A run from a cache needs at most those
+    of the text encoder, for the empty prompt."""
     latents.check_encoders(config, video_codec(config).spatial_stride, frozen)
-    used = {"text": frozen["text"]} if config.data.cache else frozen
-    return *losses(config, family), arrays(config, used)
+    if config.data.cache:
+        frozen = {"text": frozen["text"]} if config.noise.get("text_dropout", 0) else {}
+    return *losses(config, family), arrays(config, frozen)
 
 
 def losses(config, family: Family):
