@@ -191,14 +191,17 @@ def arrays(config, frozen: dict) -> dict:
 
 
 def objective(config, family: Family, frozen: dict):
-    """(loss_fn, count_fn, the encoders' arrays) for `train_parts.make_step`. A run from a cache needs no arrays."""
+    """(loss_fn, count_fn, the encoders' arrays) for `train_parts.make_step`. A run from a cache needs at most those
+    of the text encoder, for the empty prompt."""
     latents.check_encoders(config, video_codec(config).spatial_stride, frozen)
-    return *losses(config, family), {} if config.data.cache else arrays(config, frozen)
+    if config.data.cache:
+        frozen = {"text": frozen["text"]} if config.noise.get("text_dropout", 0) else {}
+    return *losses(config, family), arrays(config, frozen)
 
 
 def losses(config, family: Family):
     """(loss_fn, count_fn) without the encoders' arrays: they are the loss's last argument, for batches of video."""
-    made = _objective(config, family, {})
+    made = _objective(config, family, {"video": {}, "text": {}})
     return made.loss, made.count
 
 

@@ -66,7 +66,9 @@ class Objective:
 
     def loss(self, params: dict, batch: dict, key: jax.Array, counts: dict, frozen: dict | None = None):
         """(loss, metrics); all additive over microbatches of one batch. frozen: arrays in place of the held ones."""
-        example = (self if frozen is None else dataclasses.replace(self, frozen=frozen)).encode(batch)
+        if frozen is not None:
+            return dataclasses.replace(self, frozen=frozen).loss(params, batch, key, counts)
+        example = self.encode(batch)
         sample_keys = lambda use: jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, use), i))(
             batch["sample_index"])
         params = axes.gathered(params, functional.shapes(type(self.model), self.model.spec))
