@@ -1,5 +1,6 @@
 """The PyTorch runtime against the goldens, and the properties that they do not show."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -90,6 +91,41 @@ def test_euler_steps_follow_the_velocity():
     for i in range(3):
         x = stepper.step(i, torch.ones(2), x)
     np.testing.assert_allclose(x, solver.sigmas[-1] - solver.sigmas[0], rtol=1e-6)
+
+
+def rollout_inputs(golden):
+    text, image, parts = parts_of(golden, clean=True, actions=True)
+    layout, generator = golden.spec.layout, torch.Generator().manual_seed(0)
+    draw = lambda like, n: torch.randn(like.shape[0], n, *like.shape[2:], generator=generator)
+    noise = [(draw(parts["clean_latents"], layout.frames_per_block),
+              draw(parts["noisy_actions"], layout.actions_per_block))]
+    return parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image
+
+
+def test_skipped_steps_reuse_the_last_prediction(golden, face, monkeypatch):
+    """As in world_model/step_skipping.py: a table's steps call the network, and one that never bites changes nothing."""
+    calls, plain = [], torch_runtime.Session.denoise
+    monkeypatch.setattr(torch_runtime.Session, "denoise", lambda self, **parts: (calls.append(
+        float(parts["video_timestep"][0, 0])), plain(self, **parts))[1])
+    inputs, times = rollout_inputs(golden), make_solver("unipc", 16).timesteps
+    every, _ = Rollout(face.runtime)(*inputs)
+    assert len(calls) == 16
+    calls.clear()
+    some, _ = Rollout(face.runtime, skipping="6")(*inputs)
+    np.testing.assert_allclose(calls, np.float32(times)[[0, 1, 5, 10, 14, 15]])
+    assert not torch.allclose(some, every, atol=1e-3)
+    never, _ = Rollout(face.runtime, skipping="adaptive", skip_thresholds=((2.0, 3),))(*inputs)
+    torch.testing.assert_close(never, every)
+
+
+def test_bfloat16_stays_near(golden, face):
+    inputs = rollout_inputs(golden)
+    expected = Rollout(face.runtime, steps=4)(*inputs)
+    low = copy.copy(face.runtime)
+    low.model = copy.deepcopy(low.model).to(torch.bfloat16)
+    found = Rollout(low, steps=4)(*inputs)
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == torch.float32 and 0 < (x - y).abs().mean() < 0.05 * y.abs().mean()
 
 
 def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, face):

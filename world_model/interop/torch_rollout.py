@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.interop.torch_runtime import Runtime, Session
+from world_model.interop.torch_runtime import Forward, Runtime, Session
 from world_model.solvers import Euler, UniPC, make_solver
+from world_model.step_skipping import THRESHOLDS, make_skipping
 
 
 class Stepper:
@@ -43,6 +45,8 @@ class Rollout:
     shift: float = 5.0
     video_final_sigma: float = 0.0
     guidance: float = 1.0  # v = u + guidance (c - u), on the video alone
+    skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
+    skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
 
     @torch.no_grad()
     def __call__(self, first_latents: Tensor, text: Tensor, state: Tensor, noise: Sequence[tuple[Tensor, Tensor]],
@@ -71,7 +75,7 @@ class Rollout:
                 actions.append(denoised[1])
             if block < len(noise):
                 clean = latents[-1] if history is None else history[:, frames]
-                session.prefill(self._both(clean), self._both(condition_now))
+                session.prefill(self._input(clean), self._input(condition_now))
         return torch.cat(latents, 1), torch.cat(actions, 1)
 
     def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None) -> Session:
@@ -80,28 +84,52 @@ class Rollout:
             if unconditional_text is None:
                 raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
             text = torch.cat([text, unconditional_text])
-        return self.runtime.start(text, self._both(image))
+        return self.runtime.start(text.to(self.dtype), self._input(image))
 
     @torch.no_grad()
     def denoise(self, session: Session, latents: Tensor, actions: Tensor, state: Tensor,
                 condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise of the session's next block -> its clean latents and actions."""
+        """Noise of the session's next block -> its clean latents and actions. Steps are in the noise's dtype, the
+        network in its own."""
         solvers = (make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
                    make_solver(self.solver, self.steps, self.shift))
         video_stepper, action_stepper = (Stepper(solver) for solver in solvers)
-        state, condition = self._both(state), self._both(condition)
+        state, condition = self._input(state), self._input(condition)
+        skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
+        memory = skipping.init(_array(latents))
         for i in range(self.steps):
-            times = [x.new_full(x.shape[:2], float(solver.timesteps[i]))
-                     for x, solver in zip((latents, actions), solvers, strict=True)]
-            out = session.denoise(
-                noisy_latents=self._both(latents), video_timestep=self._both(times[0]), condition=condition,
-                noisy_actions=self._both(actions), action_timestep=self._both(times[1]), state=state)
-            video, action = out.video, out.action
-            if self.guidance != 1:
-                conditional, unconditional = video.chunk(2)
-                video, action = unconditional + self.guidance * (conditional - unconditional), action.chunk(2)[0]
+            run, memory = skipping.decide(i, memory)
+            if run:
+                times = [self._both(x.new_full(x.shape[:2], float(solver.timesteps[i])))
+                         for x, solver in zip((latents, actions), solvers, strict=True)]
+                video, action = self._velocity(session.denoise(
+                    noisy_latents=self._input(latents), video_timestep=times[0], condition=condition,
+                    noisy_actions=self._input(actions), action_timestep=times[1], state=state), latents.dtype)
+                memory = skipping.note(memory, _array(video))
             latents, actions = video_stepper.step(i, video, latents), action_stepper.step(i, action, actions)
         return latents, actions
 
-    def _both(self, x: Tensor | None) -> Tensor | None:
-        return x if x is None or self.guidance == 1 else torch.cat([x, x])
+    def _velocity(self, out: Forward, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of video and actions, guided."""
+        video, action = out.video.to(dtype), out.action.to(dtype)
+        if self.guidance == 1:
+            return video, action
+        conditional, unconditional = video.chunk(2)
+        return unconditional + self.guidance * (conditional - unconditional), action.chunk(2)[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network."""
+        return self.runtime.model.head.head.weight.dtype
+
+    def _input(self, x: Tensor | None) -> Tensor | None:
+        """For both branches, as the network computes."""
+        return x if x is None else self._both(x.to(self.dtype))
+
+    def _both(self, x: Tensor) -> Tensor:
+        return x if self.guidance == 1 else torch.cat([x, x])
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """On the host, for the rule that decides which steps run."""
+    return x.float().cpu().numpy()
