@@ -6,10 +6,10 @@ import jax
 
 ATTENDED = "attended"  # output of self-attention (and its log-sum-exp), as its kernel leaves it
 MLP_OUTPUT = "mlp_output"
+MLP_HIDDEN = "mlp_hidden"  # its first product
 PROJECTED = "projected"  # outputs of the products to and from attention's width
 
 _policies = jax.checkpoint_policies
-_attended = _policies.save_only_these_names(ATTENDED)
 
 # name -> jax.checkpoint policy: which values inside a block are kept for the backward pass. From least memory to
 # least work.
@@ -19,8 +19,9 @@ POLICIES = {
     "lean": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT),
     # And all that is D wide: the first product of the MLP and element-wise work are done again.
     "wide": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT, PROJECTED),
-    # Outputs of all products with weights, and of attention: element-wise work and cross-attention are done again.
-    "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _attended),
+    # Outputs of all products of tokens with weights, and of attention: element-wise work and cross-attention are done
+    # again.
+    "dots": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT, MLP_HIDDEN, PROJECTED),
     # Keep every matrix product, attention's too: element-wise work alone is done again. The default: a loop stacks
     # what it keeps, and on a CPU writing and reading that costs more than the work.
     "products": _policies.dots_saveable,

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention.blockwise import dense
-from world_model.remat import MLP_OUTPUT, PROJECTED
+from world_model.remat import MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.rotary import rotate
 from world_model.sharding import constrain
 
@@ -134,7 +134,7 @@ class Mlp(nnx.Module):
         self.activation = activation
 
     def __call__(self, x):
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.activation(checkpoint_name(self.fc1(x), MLP_HIDDEN)))
 
 
 class SelfAttention(nnx.Module):
