@@ -1,6 +1,7 @@
 """launch.import_weights: every tensor where it belongs, nothing silently random, a start for launch.train."""
 
 import json
+import re
 import weakref
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def test_a_run_starts_from_it(tmp_path):
 
 
 def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):
-    """Each tensor is read once for the hash and once to be written, and is gone soon after: what lives at any time is a
-    few layers' tensors. benchmarks/import_memory.py measures the same at full width."""
+    """Each tensor is read once for the hash of the base, action parts aside, and once to be written, and is gone soon
+    after: what lives at any time is a few layers' tensors. benchmarks/import_memory.py measures the same at full width."""
     config = config_of(num_layers=9)
     source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
     events, read = [], Weights.__getitem__
@@ -119,9 +120,9 @@ def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):
 
     monkeypatch.setattr(import_weights.conversion, "fit", fit)
     report = import_weights.import_weights(config, "dreamzero", source, tmp_path / "out")
-    assert all(events.count(("read", key)) == 2 for key in Weights(source))
-    largest = 4 * 64 * 6 * 64  # time_projection
-    assert max(living) <= 2 * largest < max(size for _, size in report["files"]) * 1.3
+    reads = {key: events.count(("read", key)) for key in Weights(source)}
+    assert reads == {key: 1 if re.search("state_encoder|action_(en|de)coder", key) else 2 for key in reads}
+    assert max(living) < 1.3 * max(size for _, size in report["files"])  # of the largest shard
 
 
 def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):

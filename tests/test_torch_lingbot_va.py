@@ -80,7 +80,7 @@ def test_another_number_of_steps_is_found(restored, cheap, tmp_path, monkeypatch
 
 def test_what_does_not_fit_is_named(exported, restored, tmp_path):
     out, _ = exported
-    weights = dict(Weights(out / "transformer", stem=STEM))
+    weights = dict(Weights(out / "transformer", STEM))
     broken = tmp_path / "broken"
     (broken / "transformer").mkdir(parents=True)
     for name in ("wamax.json", "transformer/config.json"):

@@ -129,7 +129,7 @@ def load(directory: str | Path, device: str = "cpu") -> tuple[Network, LingBotVA
     """
     spec, settings = read_settings(directory)
     check_config(Path(directory) / FOLDER / "config.json", spec)
-    weights = Weights(Path(directory) / FOLDER, stem=STEM)
+    weights = Weights(Path(directory) / FOLDER, STEM)
     with torch.device("meta"):
         expected = {released_name(name): x for name, x in Network(spec).state_dict().items()}
     weights.check({name: (tuple(x.shape), "F32") for name, x in expected.items()})
