@@ -15,3 +15,13 @@ os.environ["XLA_FLAGS"] = " ".join([
     "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_collective_call_terminate_timeout_seconds=300"])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_end_with_their_module():
+    """Compiled programs of all modules together would take 4 GB a worker."""
+    yield
+    jax.clear_caches()
