@@ -22,6 +22,9 @@ class Ledger:
     def __init__(self, path: Path | None, step: int, began: float, now=time.time):
         self._path, self._now, self._seconds = path, now, dict.fromkeys(PHASES, 0.0)
         self._began = self._mark = began
+        if path and path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a") as file:
+                file.write("\n")  # after a line that a kill cut short
         self._write(step)
 
     def ends(self, phase: str, step: int, waited: float = 0.0) -> None:

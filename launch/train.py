@@ -85,13 +85,14 @@ def train(config, workdir: Path | str, build) -> None:
             stacks = workdir / f"stacks_{jax.process_index()}.txt"
             with jax.set_mesh(mesh), Watchdog(stacks, config.hosts.stuck_factor) as watchdog:
                 saved = resumed
+                ledger.ends("startup", start)
                 for step in range(start + 1, config.train.steps + 1):
                     if stop.requested(step):
                         break
                     rows = clock.next_batch(loader)
                     batch = sharding.put_batch(rows, mesh)
                     if step == start + 1:
-                        ledger.ends("startup", start)
+                        ledger.ends("startup", start)  # the first batch belongs to it
                         step_fn = compile_step(step_fn, target, batch, encoders)
                         ledger.ends("compile", start)
                         clock.restart()

@@ -30,7 +30,6 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
         first.ends(phase, step, waited)
     with path.open("a") as file:
         file.write('{"attempt": 1000.0, "ste')  # killed at step 6, in the middle of a line
-    path.write_text(path.read_text() + "\n")
     clock.now += 100  # nobody starts it
     second = goodput.Ledger(path, 4, began=clock.now, now=clock)
     for phase, step, seconds in [("startup", 4, 3), ("compile", 4, 7), ("steps", 8, 40)]:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from benchmarks.import_memory import headers_only
 from configs import dreamzero_5b, dreamzero_14b
 from launch import build, import_weights, train_parts
 from world_model import checkpoint, functional
@@ -222,18 +223,3 @@ def test_full_sizes_fit_the_published_lists(size, tmp_path):
     headers_only(tmp_path / "diffusion_pytorch_model.safetensors", dropped)
     with pytest.raises(WeightsError, match=r"head\.head\.weight .*found \(1, 1\)"):
         import_weights.import_weights(config, "wan", tmp_path, None)
-
-
-def headers_only(path, shapes):
-    """A safetensors file of BF16 zeros that takes no room on the disk."""
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + at)
-

@@ -48,11 +48,6 @@ class Segment:
 Sequence = tuple[Segment, ...]
 
 
-def block_of_frame(frame: int, frames_per_block: int) -> int:
-    """Block 0 is frame 0 alone; block i is frames 1 + (i - 1) n .. i n."""
-    return 0 if frame == 0 else 1 + (frame - 1) // frames_per_block
-
-
 def make_sequence(layout: Layout, tokens_per_frame: int, parts: list[tuple[Group, range]]) -> Sequence:
     """The segments of `parts`: (group, blocks of it that are present), in order."""
     segments, start = [], 0

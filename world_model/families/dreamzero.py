@@ -129,12 +129,11 @@ class DreamZero(Stack):
         x, time, rows, key_valid = self.embed(inputs, sequence)
         context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
         places = None if with_hidden else arrangement(spec.attention, sequence)
-        if with_hidden:
+        if places is None:
             stream = self.stream(table, sequence, rows)
-            x, hidden = self.run_all(x, modulation, context, stream, key_valid)
-        elif places is None:
-            stream = self.stream(table, sequence, rows)
-            x = self.run(x, modulation, context, stream, key_valid)
+            run = self.run_all if with_hidden else self.run
+            out = run(x, modulation, context, stream, key_valid)
+            x, hidden = out if with_hidden else (out, None)
         else:
             stream, last = self.arranged_stream(table, places, rows)
             key_valid = None if key_valid is None else places.arrange(key_valid)
