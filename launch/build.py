@@ -68,7 +68,8 @@ def model(config) -> Family:
     layout, stride = layout_of(config), video_codec(config).spatial_stride
     sizes = {key: value for key, value in config.model.items() if key != "family"}
     return make_family(config.model.family, layout=layout, latent_height=layout.height // stride,
-                       latent_width=layout.width // stride, remat=config.train.remat, **sizes)
+                       latent_width=layout.width // stride, remat=config.train.remat, matmul=config.train.matmul,
+                       **sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +251,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     step = checkpoint.locate(directory, step)
     meta = checkpoint.read_json(directory, step, "meta")
     config = ConfigDict(json.loads(json.dumps(meta["config"])))
+    config.train.matmul = "plain"  # rounding is for the speed of training
     family = model(config)
     arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
     kind = lambda prefix: {name.removeprefix(prefix): jnp.asarray(value) for name, value in arrays.items()
