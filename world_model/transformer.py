@@ -19,6 +19,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from world_model import matmul
+from world_model.attention import ring
 from world_model.attention.blockwise import dense
 from world_model.remat import MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.rotary import rotate
@@ -139,7 +140,8 @@ class SelfAttention(nnx.Module):
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
         x = x.reshape(*x.shape[:-1], self.heads, -1)
-        return constrain(x, "batch", None, "attention_heads", None)
+        meeting = ("tokens", "heads") if ring.needed(self.heads) else (None, "attention_heads")
+        return constrain(x, "batch", *meeting, None)
 
     def queries(self, x, rotary):
         """[B, L, n, d], rotated."""
