@@ -22,6 +22,7 @@ def golden():
     return parity.read(GOLDENS / "lingbot_va_tiny.npz")
 
 
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
 def test_inference_equals_the_golden(golden):
     """Cached passes, cache contents with eviction, the serving loop whole and partly denoised."""
     differences = parity.compare(golden, golden.face("torch"))
