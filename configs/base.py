@@ -164,6 +164,7 @@ def lingbot_va(c: ConfigDict) -> None:
     c.noise.text_dropout = 0.1  # probability that the prompt gives way to the empty one
     c.noise.shared_levels = False  # one draw of levels for the whole batch, as in the reference's trainer
     c.noise.forward_dynamics = 0.0  # share of steps in which video sees its own chunk's actions (L_fdm)
+    c.noise.given_first_frame = False  # the first frame has level 0 and no loss, as in rollouts; as released: denoised
     c.evaluate.action_steps = 50  # denoising steps of a chunk's actions
     c.evaluate.chunk_frames = 2  # K in rollouts
     c.evaluate.window_blocks = 30  # blocks in the cache, two a chunk

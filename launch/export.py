@@ -165,12 +165,12 @@ def write_lingbot_va(directory: Path, restored: build.Restored, dtype: np.dtype,
 
 
 READ_BACK = "parameters read back"
-FORMATS = {  # a family's first is its own; nobody has released a lingbot_va_mot
+FORMATS = {  # a family's first is its own
     "dreamzero": Format("dreamzero", write_dreamzero, "PyTorch runtime"),
     **{name: Format("dreamzero", functools.partial(write_video_model, format_name=name), READ_BACK)
        for name in ("wan", "diffusers")},
     "adapters": Format("dreamzero", write_adapters, READ_BACK),
-    "lingbot_va": Format("lingbot_va", write_lingbot_va, "PyTorch runtime"),
+    **{family: Format(family, write_lingbot_va, "PyTorch runtime") for family in lingbot_va_format.VARIANTS},
 }
 
 

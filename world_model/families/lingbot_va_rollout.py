@@ -15,7 +15,7 @@ import numpy as np
 
 from world_model.families import lingbot_va_cached as cached
 from world_model.families.lingbot_va import LingBotVA
-from world_model.families.lingbot_va_layout import frame_rotary
+from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS
 from world_model.flow_matching import noise_levels
 from world_model.functional import bind
@@ -50,17 +50,7 @@ class LingBotVARollout:
     executed_steps: int = 0  # partial denoising: so many of `steps` run, the last writes the cache; 0 = all
 
     def __post_init__(self):
-        spec = self.model.spec
-        if not 0 <= self.executed_steps <= self.steps:
-            raise ValueError(f"evaluate.executed_steps = {self.executed_steps}: expected 0 (all) to solver_steps = "
-                             f"{self.steps}")
-        _warn("evaluate.chunk_frames", self.chunk_frames, 1, spec.max_chunk_frames)
-        # Denoising sees one block less than the cache holds.
-        _warn("evaluate.window_blocks - 1", self.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
-        if self.executed_steps:
-            trained = noise_levels(self.shift).sigmas[HISTORY_LEVELS.start]
-            sigma = noise_levels(self.shift, self.steps).sigmas[self.executed_steps - 1]
-            _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
+        check_settings(self.model.spec, self)
 
     # --- whole windows -----------------------------------------------------------------------------------------
 
@@ -203,6 +193,22 @@ class LingBotVARollout:
         return cached.action_pass(model, ring, context, self._both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 
+def check_settings(spec: LingBotVASpec, rollout) -> None:
+    """Of this rollout or PyTorch's: warns of what training never drew, which may still be asked for. Raises ValueError
+    on what makes no sense."""
+    if not 0 <= rollout.executed_steps <= rollout.steps:
+        raise ValueError(f"evaluate.executed_steps = {rollout.executed_steps}: expected 0 (all) to solver_steps = "
+                         f"{rollout.steps}")
+    cached.check_window(rollout.window_blocks)
+    _warn("evaluate.chunk_frames", rollout.chunk_frames, 1, spec.max_chunk_frames)
+    # Denoising sees one block less than the cache holds.
+    _warn("evaluate.window_blocks - 1", rollout.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
+    if rollout.executed_steps:
+        trained = noise_levels(rollout.shift).sigmas[HISTORY_LEVELS.start]
+        sigma = noise_levels(rollout.shift, rollout.steps).sigmas[rollout.executed_steps - 1]
+        _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
+
+
 def levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(timestep, change of sigma after it) of every pass: the steps, then one that writes the clean result.
 
@@ -229,6 +235,5 @@ def _denoise(one_pass, guide, ring, noise, keep, kept, of_pass):
 
 
 def _warn(name: str, value: float, low: float, high: float) -> None:
-    """What training never drew may still be asked for."""
     if not low <= value <= high:
-        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=4)
+        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=5)

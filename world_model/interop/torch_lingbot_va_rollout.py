@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world_model import rotary
 from world_model.families.lingbot_va_layout import LingBotVASpec, frame_positions
-from world_model.families.lingbot_va_rollout import levels
+from world_model.families.lingbot_va_rollout import check_settings, levels
 from world_model.interop.torch_lingbot_va import KeysValues, Network
 
 
@@ -44,6 +44,9 @@ class Rollout:
     chunk_frames: int = 2
     window_blocks: int = 30
     executed_steps: int = 0
+
+    def __post_init__(self):
+        check_settings(self.spec, self)
 
     @torch.no_grad()
     def __call__(self, first_latents: Tensor, text: Tensor, noise: Sequence[tuple[Tensor, Tensor]],
