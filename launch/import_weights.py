@@ -7,7 +7,8 @@ names and shapes on both sides are checked before any data is read; --dry_run st
 from file to file, so that memory holds a few of them and never a shard. What the source lacks is initialised by the
 format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another
 size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with --config.model.lora_rank, holds
-its base or is put on --base, and only on the one that it names. OUT is a workdir with a checkpoint of weights alone at
+its base or is put on --base, and only on the one that it names. Pickles (.pth, .bin) are read with --allow_pickle,
+and then by torch's weights_only unpickler. OUT is a workdir with a checkpoint of weights alone at
 step 0 and import.json, which tells where each came from. It appears when it is whole.
 """
 
@@ -37,17 +38,18 @@ LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (2
 
 
 def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
-                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None) -> dict:
+                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None,
+                   allow_pickle: bool = False) -> dict:
     """Writes `out` (nothing where it is None) and returns what import.json holds. base: (format, directory) of the
-    weights under a source that holds adapters alone.
+    weights under a source that holds adapters alone. allow_pickle: of source and base.
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
     if config.model.family != FAMILY:
         raise ValueError(f"model.family = {config.model.family!r}: these formats hold a network of family {FAMILY!r}")
-    family, opened = build.model(config), FORMATS[format_name].open(source)
+    family, opened = build.model(config), FORMATS[format_name].open(source, allow_pickle)
     if base:
-        opened = opened.over(FORMATS[base[0]].open(base[1]))
+        opened = opened.over(FORMATS[base[0]].open(base[1], allow_pickle))
     shapes = functional.parameters(family.module)
     plan = conversion.make_plan(opened, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
@@ -132,7 +134,8 @@ def main(_) -> None:
         if args.out is None and not args.dry_run:
             raise ValueError("--out or --dry_run is needed")
         report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
-                                read_fits(args.fit), (args.base_format, args.base) if args.base else None)
+                                read_fits(args.fit), (args.base_format, args.base) if args.base else None,
+                                args.allow_pickle)
     except (WeightsError, CheckpointError, ValueError, OSError) as error:
         sys.exit(f"import: {error}")
     print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
@@ -145,6 +148,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
     flags.DEFINE_enum("base_format", "wan", ["wan", "dreamzero"], "layout of --base")
+    flags.DEFINE_bool("allow_pickle", False, "read .pth and .bin files too, by torch's weights_only unpickler")
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")
     flags.mark_flags_as_required(["config", "format", "source"])
