@@ -5,11 +5,11 @@
 Formats: wan (original), diffusers, dreamzero; where their files are expected is in world_model/interop/formats.py. All
 names and shapes on both sides are checked before any data is read; --dry_run stops there. Then tensors go one at a time
 from file to file, so that memory holds a few of them and never a shard. What the source lacks is initialised by the
-format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another
-size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with --config.model.lora_rank, holds
-its base or is put on --base, and only on the one that it names. Pickles (.pth, .bin) are read with --allow_pickle,
-and then by torch's weights_only unpickler. OUT is a workdir with a checkpoint of weights alone at
-step 0 and import.json, which tells where each came from. It appears when it is whole.
+format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of
+another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with
+--config.model.lora_rank, holds its base or is put on --base: on the one that it names, if it names one. Pickles
+(.pth, .bin) are read with --allow_pickle, by torch's weights_only unpickler. OUT is a workdir with a checkpoint of
+weights alone at step 0 and import.json, which tells where each came from. It appears when it is whole.
 """
 
 import functools
@@ -54,10 +54,16 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     plan = conversion.make_plan(opened, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
               "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
+    recorded = recorded_base(Path(source)) if base else None
+    if base:
+        report["base_named"] = bool(recorded)
     if out is None:
         return report
     report["base_hash"] = conversion.base_hash(opened, plan)
-    check_base(Path(source), base, report["base_hash"])
+    if recorded and recorded["base_hash"] != report["base_hash"]:
+        raise WeightsError(
+            f"{source}: these adapters were trained on weights of hash {recorded['base_hash']} ({recorded['format']}), "
+            f"found {report['base_hash']} in --base={base[1]}; give that base")
     fresh = fresh_values(family, config.seed, plan.fresh)
     params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
@@ -65,13 +71,10 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     return report
 
 
-def check_base(source: Path, base: tuple[str, Path | str] | None, found: str) -> None:
-    """Raises WeightsError where an export of adapters names another base than the one it is put on."""
+def recorded_base(source: Path) -> dict | None:
+    """What an export of adapters says about the weights that it was trained on; DreamZero's own say nothing."""
     path = source / "provenance.json"
-    recorded = json.loads(path.read_text()).get("base") if base and path.exists() else None
-    if recorded and recorded["base_hash"] != found:
-        raise WeightsError(f"{path}: base: these adapters were trained on weights of hash {recorded['base_hash']} "
-                           f"({recorded['format']}), found {found} in --base={base[1]}; give that base")
+    return json.loads(path.read_text()).get("base") if path.exists() else None
 
 
 def write(directory: Path, config, params: dict, statistics: dict, report: dict) -> None:
@@ -115,6 +118,8 @@ def describe(report: dict) -> str:
     lines += [f"fitted: {name} by {how}" for name, how in report["fitted"].items()]
     lines += [f"left in the source: {count} tensors of the {part}" for part, count in report["left_in_source"].items()]
     lines += [f"base hash: {report['base_hash']}"] if "base_hash" in report else []
+    if not report.get("base_named", True):
+        lines.append("base: names and shapes fit; the adapters do not say which weights they were trained on")
     return "\n".join(lines)
 
 

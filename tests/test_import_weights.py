@@ -182,6 +182,19 @@ def test_another_base_depth_or_family_is_refused(tmp_path):
         import_weights.import_weights(config, "wan", wan, None)
 
 
+def test_two_names_of_one_tensor_are_refused(tmp_path):
+    """As with and without peft's base_layer."""
+    config = config_of()
+    source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
+    weights = dict(Weights(source))
+    key = next(key for key in weights if key.endswith("self_attn.q.weight"))
+    again = key.replace(".weight", ".base_layer.weight")
+    (tmp_path / "again").mkdir()
+    safetensors_io.write(tmp_path / "again", (weights | {again: weights[key]}).items())
+    with pytest.raises(WeightsError, match=r"base_layer\.weight: names the same tensor as .*self_attn\.q\.weight"):
+        import_weights.import_weights(config, "dreamzero", tmp_path / "again", None)
+
+
 def test_integers_are_refused(tmp_path):
     config = config_of()
     source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS, dtype=np.int32)
