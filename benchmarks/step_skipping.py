@@ -27,12 +27,9 @@ def measure(restored: build.Restored, windows: int, guidance: float) -> dict:
     """way -> numbers."""
     objective, settings = restored.objective, build.rollout_settings(restored.config)
     batch = next(restored.data.heldout_batches(windows, windows))
-    example = jax.jit(objective.encode)(batch)
-    empty, length = objective.text_encoder.tokenize("")
-    unconditional = objective.text_encoder.encode(objective.frozen["text"], np.tile(empty, (windows, 1)),
-                                                  np.full(windows, length))
+    example = jax.jit(lambda objective, batch: objective.encode(batch))(objective, batch)
     given = Conditions(example.latents[:, :1], example.text, example.state, example.condition, example.image,
-                       unconditional)
+                       objective.empty_text(windows))
     keys = jax.random.split(jax.random.key(0), windows)
     found, plain = {}, None
     for way, skipping in WAYS.items():

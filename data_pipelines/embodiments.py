@@ -158,6 +158,20 @@ register(Embodiment(
             left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
             right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
 
+def _released(name: str, id: int) -> Embodiment:
+    """The robot as DreamZero's released weights have it: its dimensions one after another, from slot 0 on. The released
+    configs name the keys in this order. How wide AgiBot's state was is not known: its converter writes these 20
+    numbers, the docs say 32 (facts/dreamzero.md, i 11)."""
+    robot = get_embodiment(name)
+    packed = lambda dims: tuple(dataclasses.replace(d, slot=i) for i, d in enumerate(dims))
+    return dataclasses.replace(robot, name=f"{name}_dreamzero", id=id, state=packed(robot.state),
+                               action=packed(robot.action))
+
+
+# For runs that begin with released weights, and for export to the public server. DROID's order is that of the slots.
+register(_released("agibot_g1", id=126))
+register(_released("yam", id=132))
+
 register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
     name="aloha", id=3, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape", rate=50.0,

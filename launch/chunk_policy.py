@@ -18,6 +18,7 @@ from data_pipelines.slots import slot_mask
 from launch import build
 from launch.closed_loop import Run
 from world_model.families.lingbot_va_rollout import LingBotVARollout
+from world_model.objective import Objective
 
 
 @dataclasses.dataclass(eq=False)
@@ -137,8 +138,12 @@ class ChunkPolicy:
         frames = [[run.frames[min(i, len(run.frames) - 1)] for i in at] for run in self.runs]
         views = lambda seen: {name: np.stack([frame[name] for frame in seen]) for name in seen[0]}
         video = jnp.asarray(np.stack([self.robot.canvas(views(seen)) for seen in frames]), jnp.float32) / 127.5 - 1
-        codec, frozen = self.restored.objective.codec, self.restored.objective.frozen["video"]
         if step == 0:
-            return codec.encode(frozen, video[:, -1:])
+            return _encode(self.restored.objective, video[:, -1:])
         # The frames before are gone: this one's first stands in for them (as in world_model/policy.py).
-        return codec.encode(frozen, jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
+        return _encode(self.restored.objective, jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
+
+
+@jax.jit
+def _encode(objective: Objective, video: jax.Array) -> jax.Array:
+    return objective.codec.encode(objective.frozen["video"], video)

@@ -13,7 +13,6 @@ loss    The training loss, also by noise level, on fresh draws.
 """
 
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from launch import baselines, build, scores
 from launch import flags as launch_flags
 from world_model import image_metrics, metrics
 from world_model.checkpoint import CheckpointError
+from world_model.objective import Example, Objective
 from world_model.rollout import Conditions
 
 SHOWN = 6  # windows whose frames are kept for the report
@@ -68,15 +68,11 @@ class Evaluator:
 
     def windows(self, batch: dict, shown: int) -> dict[str, np.ndarray]:
         """Errors and predictions of a batch, with frames of the first `shown` windows; numpy, B leading."""
-        example, objective = self._encode(batch), self.restored.objective
-        conditions = Conditions(
-            example.latents[:, :1], example.text, example.state, example.condition, example.image,
-            unconditional_text=objective.empty_text(len(example.text)), actions=example.actions,
-            action_mask=example.action_mask)
-        keys = self._keys(batch)
+        objective, keys = self.restored.objective, self._keys(batch)
+        example, conditions = _encode(objective, batch)
         imagined = self.rollout(self.params, conditions, keys)
         reacting = self.rollout(self.params, conditions, keys, history=example.latents)
-        errors, frames = self._compare(batch["video"], example.latents, imagined.latents)
+        errors, frames = _compare(objective, batch["video"], example.latents, imagined.latents)
         datasets = tuple(d for d in self.restored.data.heldout if d.embodiment.action)
         repeated, known = baselines.repeated_actions(batch, datasets, self.restored.family.spec.layout)
         return jax.device_get(errors | {name: value[:shown] for name, value in frames.items() if shown}) | {
@@ -87,7 +83,7 @@ class Evaluator:
 
     def loss(self, batch: dict, draw: int) -> dict:
         """The objective's metrics on fresh noise."""
-        return self._loss(self.params, batch, jax.random.fold_in(self._root, draw))
+        return _loss(self.restored.objective, self.params, batch, jax.random.fold_in(self._root, draw))
 
     @property
     def _root(self) -> jax.Array:
@@ -96,32 +92,38 @@ class Evaluator:
     def _keys(self, batch: dict) -> jax.Array:
         return jax.vmap(lambda i: jax.random.fold_in(self._root, i))(batch["sample_index"])
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _encode(self, batch):
-        return self.restored.objective.encode(batch)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _loss(self, params, batch, key):
-        objective = self.restored.objective
-        return objective.loss(params, batch, key, objective.count(batch))[1]
+@jax.jit
+def _encode(objective: Objective, batch: dict) -> tuple[Example, Conditions]:
+    example = objective.encode(batch)
+    return example, Conditions(
+        example.latents[:, :1], example.text, example.state, example.condition, example.image,
+        unconditional_text=objective.empty_text(len(example.text)), actions=example.actions,
+        action_mask=example.action_mask)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _compare(self, video, latents, predicted):
-        """(errors [B, T] of pixels and [B, F] of latents, uint8 frames [B, T, H, W, 3])."""
-        codec, frozen = self.restored.objective.codec, self.restored.objective.frozen["video"]
-        raw = video.astype(jnp.float32) / 127.5 - 1
-        copied = codec.encode(frozen, jnp.repeat(raw[:, :1], raw.shape[1], axis=1))
-        truth, ours, copy = (codec.decode(frozen, x) for x in (latents, predicted, copied))
-        pairs = {"video": (ours, truth), "copy_last": (copy, truth), "codec": (truth, raw),
-                 "video_raw": (ours, raw), "copy_last_raw": (copy, raw)}
-        errors = {f"{name}_mse": image_metrics.mse(*pair) for name, pair in pairs.items()}
-        errors |= {f"{name}_ssim": image_metrics.ssim(*pair, scores.PEAK) for name, pair in pairs.items()}
-        errors |= {"latent_mse": image_metrics.mse(predicted, latents),
-                   "copy_last_latent_mse": image_metrics.mse(copied, latents),
-                   "latent_range": jnp.ptp(latents, axis=(1, 2, 3, 4))}
-        to_bytes = lambda x: jnp.round((x + 1) * 127.5).astype(jnp.uint8)
-        return errors, {"frames_raw": video, "frames_true": to_bytes(truth), "frames_predicted": to_bytes(ours),
-                        "frames_copy_last": to_bytes(copy)}
+
+@jax.jit
+def _loss(objective: Objective, params: dict, batch: dict, key: jax.Array) -> dict:
+    return objective.loss(params, batch, key, objective.count(batch))[1]
+
+
+@jax.jit
+def _compare(objective: Objective, video, latents, predicted):
+    """(errors [B, T] of pixels and [B, F] of latents, uint8 frames [B, T, H, W, 3])."""
+    codec, frozen = objective.codec, objective.frozen["video"]
+    raw = video.astype(jnp.float32) / 127.5 - 1
+    copied = codec.encode(frozen, jnp.repeat(raw[:, :1], raw.shape[1], axis=1))
+    truth, ours, copy = (codec.decode(frozen, x) for x in (latents, predicted, copied))
+    pairs = {"video": (ours, truth), "copy_last": (copy, truth), "codec": (truth, raw),
+             "video_raw": (ours, raw), "copy_last_raw": (copy, raw)}
+    errors = {f"{name}_mse": image_metrics.mse(*pair) for name, pair in pairs.items()}
+    errors |= {f"{name}_ssim": image_metrics.ssim(*pair, scores.PEAK) for name, pair in pairs.items()}
+    errors |= {"latent_mse": image_metrics.mse(predicted, latents),
+               "copy_last_latent_mse": image_metrics.mse(copied, latents),
+               "latent_range": jnp.ptp(latents, axis=(1, 2, 3, 4))}
+    to_bytes = lambda x: jnp.round((x + 1) * 127.5).astype(jnp.uint8)
+    return errors, {"frames_raw": video, "frames_true": to_bytes(truth), "frames_predicted": to_bytes(ours),
+                    "frames_copy_last": to_bytes(copy)}
 
 
 def write(out: Path, evaluation: dict, arrays: dict) -> None:

@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ from absl import flags
 from data_pipelines.statistics import statistics_hash
 from launch import build, export_lingbot_va, provenance, reference_experiment
 from launch import flags as launch_flags
-from launch.export_inputs import fixed_inputs, jax_outputs, torch_outputs
+from launch.export_inputs import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
 from world_model import lora
 from world_model.checkpoint import CheckpointError
 from world_model.interop import conversion, dreamzero_format, lingbot_va_format, names, safetensors_io, wan_format
@@ -56,12 +57,12 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     with safetensors_io.atomic_directory(out) as partial:
         write_statistics(partial, restored)
         write_provenance(partial, restored, dtype)
-        differences, cast = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
+        differences, cast, low = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
         sizes = lambda found: {entry: d.size for entry, d in found.items()}
         report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
                   "passed": problem is None, "problem": problem, "max": max(sizes(differences).values()),
-                  "entries": sizes(differences), "dtype": dtype, "cast": sizes(cast)}
+                  "entries": sizes(differences), "dtype": dtype, "cast": sizes(cast), "bfloat16": sizes(low)}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
         if problem:
             rejected = out.with_name(f"{out.name}.rejected")
@@ -76,6 +77,7 @@ class Comparison(NamedTuple):
 
     parity: dict[str, Difference]  # of the same weights, held to the tolerance
     cast: dict[str, Difference]  # what the file's dtype changes
+    bfloat16: Mapping[str, Difference] = MappingProxyType({})  # of computing in it, where something computes
 
 
 class Format(NamedTuple):
@@ -103,8 +105,9 @@ def write_dreamzero(directory: Path, restored: build.Restored, dtype: np.dtype, 
     inputs, params = fixed_inputs(rollout), rounded(restored.params, dtype)
     ours = jax_outputs(rollout, params, inputs)
     parity = compare(ours, torch_outputs(directory, inputs))
+    low = bfloat16_outputs(directory, inputs)
     return Comparison(parity, {} if params is restored.params else compare(
-        jax_outputs(rollout, restored.params, inputs), ours))
+        jax_outputs(rollout, restored.params, inputs), ours), compare({entry: ours[entry] for entry in low}, low))
 
 
 def write_video_model(directory: Path, restored: build.Restored, dtype: np.dtype, shard_bytes: int, *,
@@ -230,8 +233,8 @@ def main(_) -> None:
         report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
-    cast = {"cast": max(report["cast"].values())} if report["cast"] else {}
-    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **cast}))
+    told = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
+    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **told}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none

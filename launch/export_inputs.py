@@ -52,29 +52,47 @@ def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inpu
     with jax.default_matmul_precision("highest"):
         forward = face.forward(inputs.parts)
         prediction = rollout(face.params, inputs.conditions, inputs.keys)
-    return _entries(rollout.model.spec.layout, forward, prediction.latents, prediction.actions)
+    return _forward_entries(forward) | _rollout_entries(rollout.model.spec.layout, prediction.latents,
+                                                        prediction.actions)
 
 
 def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
     """The same from an exported directory. Raises WeightsError where it does not load."""
-    import torch  # extra: torch
-
-    from world_model.interop import torch_rollout, torch_runtime
+    from world_model.interop import torch_runtime  # extra: torch
     from world_model.interop.torch_face import TorchFace
 
-    tensor = lambda x: torch.from_numpy(np.array(x))
     runtime, settings = torch_runtime.load(directory)
-    forward = TorchFace(runtime).forward(inputs.parts)
+    return _forward_entries(TorchFace(runtime).forward(inputs.parts)) | _rolled_out(runtime, settings, inputs)
+
+
+def bfloat16_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    """The rollout's part of `torch_outputs`, by a network that computes in bfloat16."""
+    import torch  # extra: torch
+
+    from world_model.interop import torch_runtime
+
+    return _rolled_out(*torch_runtime.load(directory, dtype=torch.bfloat16), inputs)
+
+
+def _rolled_out(runtime, settings: dict, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    import torch  # extra: torch
+
+    from world_model.interop import torch_rollout
+
+    tensor = lambda x: torch.from_numpy(np.array(x))
     latents, actions = torch_rollout.Rollout(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
         **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
-    return _entries(runtime.layout, forward, latents, actions)
+    return _rollout_entries(runtime.layout, latents, actions)
 
 
-def _entries(layout: Layout, forward: Output, latents, actions) -> dict[str, np.ndarray]:
+def _forward_entries(forward: Output) -> dict[str, np.ndarray]:
     entries = {f"forward/block{i}": hidden for i, hidden in enumerate(forward.hidden)}
-    entries |= {"forward/video": forward.video, "forward/action": forward.action}
-    n, m = layout.frames_per_block, layout.actions_per_block
+    return entries | {"forward/video": forward.video, "forward/action": forward.action}
+
+
+def _rollout_entries(layout: Layout, latents, actions) -> dict[str, np.ndarray]:
+    n, m, entries = layout.frames_per_block, layout.actions_per_block, {}
     for i in range(layout.num_blocks):
         entries[f"rollout/block{i + 1}_latents"] = np.asarray(latents)[:, 1 + i * n:1 + (i + 1) * n]
         entries[f"rollout/block{i + 1}_actions"] = np.asarray(actions)[:, i * m:(i + 1) * m]

@@ -7,9 +7,9 @@ world_model/interop/formats.py. All names and shapes on both sides are checked b
 there. Then tensors go one at a time from file to file, so that memory holds a few of them and never a shard. What the
 source lacks is initialised by the format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says
 what to do with tensors of another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero,
-with --config.model.lora_rank, holds its base or is put on --base, and only on the one that it names. OUT is a workdir
-with a checkpoint of weights alone at step 0 and import.json, which tells where each came from. It appears when it is
-whole.
+with --config.model.lora_rank, holds its base or is put on --base: on the one that it names, if it names one. Pickles
+(.pth, .bin) are read with --allow_pickle, by torch's weights_only unpickler. OUT is a workdir with a checkpoint of
+weights alone at step 0 and import.json, which tells where each came from. It appears when it is whole.
 """
 
 import functools
@@ -37,26 +37,33 @@ LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (2
 
 
 def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
-                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None) -> dict:
+                   fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None,
+                   allow_pickle: bool = False) -> dict:
     """Writes `out` (nothing where it is None) and returns what import.json holds. base: (format, directory) of the
-    weights under a source that holds adapters alone.
+    weights under a source that holds adapters alone. allow_pickle: of source and base.
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
     if config.model.family != FORMATS[format_name].family:
         raise ValueError(f"model.family = {config.model.family!r}: --format={format_name} holds a network of family "
                          f"{FORMATS[format_name].family!r}")
-    family, opened = build.model(config), FORMATS[format_name].open(source)
+    family, opened = build.model(config), FORMATS[format_name].open(source, allow_pickle)
     if base:
-        opened = opened.over(FORMATS[base[0]].open(base[1]))
+        opened = opened.over(FORMATS[base[0]].open(base[1], allow_pickle))
     shapes = functional.parameters(family.module)
     plan = conversion.make_plan(opened, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
               "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
+    recorded = recorded_base(Path(source)) if base else None
+    if base:
+        report["base_named"] = bool(recorded)
     if out is None:
         return report
     report["base_hash"] = conversion.base_hash(opened, plan)
-    check_base(Path(source), base, report["base_hash"])
+    if recorded and recorded["base_hash"] != report["base_hash"]:
+        raise WeightsError(
+            f"{source}: these adapters were trained on weights of hash {recorded['base_hash']} ({recorded['format']}), "
+            f"found {report['base_hash']} in --base={base[1]}; give that base")
     fresh = fresh_values(family, config.seed, plan.fresh)
     params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
@@ -64,13 +71,10 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     return report
 
 
-def check_base(source: Path, base: tuple[str, Path | str] | None, found: str) -> None:
-    """Raises WeightsError where an export of adapters names another base than the one it is put on."""
+def recorded_base(source: Path) -> dict | None:
+    """What an export of adapters says about the weights that it was trained on; DreamZero's own say nothing."""
     path = source / "provenance.json"
-    recorded = json.loads(path.read_text()).get("base") if base and path.exists() else None
-    if recorded and recorded["base_hash"] != found:
-        raise WeightsError(f"{path}: base: these adapters were trained on weights of hash {recorded['base_hash']} "
-                           f"({recorded['format']}), found {found} in --base={base[1]}; give that base")
+    return json.loads(path.read_text()).get("base") if path.exists() else None
 
 
 def write(directory: Path, config, params: dict, statistics: dict, report: dict) -> None:
@@ -114,6 +118,8 @@ def describe(report: dict) -> str:
     lines += [f"fitted: {name} by {how}" for name, how in report["fitted"].items()]
     lines += [f"left in the source: {count} tensors of the {part}" for part, count in report["left_in_source"].items()]
     lines += [f"base hash: {report['base_hash']}"] if "base_hash" in report else []
+    if not report.get("base_named", True):
+        lines.append("base: names and shapes fit; the adapters do not say which weights they were trained on")
     return "\n".join(lines)
 
 
@@ -133,7 +139,8 @@ def main(_) -> None:
         if args.out is None and not args.dry_run:
             raise ValueError("--out or --dry_run is needed")
         report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
-                                read_fits(args.fit), (args.base_format, args.base) if args.base else None)
+                                read_fits(args.fit), (args.base_format, args.base) if args.base else None,
+                                args.allow_pickle)
     except (WeightsError, CheckpointError, ValueError, OSError) as error:
         sys.exit(f"import: {error}")
     print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
@@ -146,6 +153,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
     flags.DEFINE_enum("base_format", "wan", ["wan", "dreamzero"], "layout of --base")
+    flags.DEFINE_bool("allow_pickle", False, "read .pth and .bin files too, by torch's weights_only unpickler")
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")
     flags.mark_flags_as_required(["config", "format", "source"])

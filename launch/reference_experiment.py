@@ -6,7 +6,7 @@
 Facts: facts/dreamzero.md, sections f, h and i. A robot that the server knows goes by its names there, others by ours.
 Dimensions joint_0, joint_1, ... are one key "joint". The server fills the network's state and action from slot 0 on, in
 the order of the keys: a robot whose slots stand otherwise in our layout needs them reordered before it is served there,
-and each key says its slots.
+and each key says its slots. Entries called *_dreamzero stand as the server has them.
 """
 
 import itertools
@@ -26,22 +26,25 @@ class Known(NamedTuple):
     """A robot's names at the server, and the size of the pictures that its clients send."""
 
     tag: str
+    id: int  # of the prompt's template there
     names: dict[str, str]  # ours -> theirs, of views and keys
     resolution: tuple[int, int] | None = None  # width, height
 
 
+AGIBOT = Known("agibot", 26, {
+    "left_arm": "left_arm_joint_position", "right_arm": "right_arm_joint_position",
+    "left_effector": "left_effector_position", "right_effector": "right_effector_position",
+    "head": "head_position", "waist": "waist_position", "velocity": "robot_velocity"})
+YAM = Known("yam", 32, {
+    "top": "top_camera-images-rgb", "left": "left_camera-images-rgb", "right": "right_camera-images-rgb",
+    "left_joint": "left_joint_pos", "left_gripper": "left_gripper_pos", "right_joint": "right_joint_pos",
+    "right_gripper": "right_gripper_pos"})
 KNOWN = {
-    "droid": Known("oxe_droid", {
+    "droid": Known("oxe_droid", 17, {
         "joint": "joint_position", "gripper": "gripper_position", "exterior_1": "exterior_image_1_left",
         "exterior_2": "exterior_image_2_left", "wrist": "wrist_image_left"}, (320, 180)),
-    "agibot_g1": Known("agibot", {
-        "left_arm": "left_arm_joint_position", "right_arm": "right_arm_joint_position",
-        "left_effector": "left_effector_position", "right_effector": "right_effector_position",
-        "head": "head_position", "waist": "waist_position", "velocity": "robot_velocity"}),
-    "yam": Known("yam", {
-        "top": "top_camera-images-rgb", "left": "left_camera-images-rgb", "right": "right_camera-images-rgb",
-        "left_joint": "left_joint_pos", "left_gripper": "left_gripper_pos", "right_joint": "right_joint_pos",
-        "right_gripper": "right_gripper_pos"}),
+    "agibot_g1": AGIBOT, "agibot_g1_dreamzero": AGIBOT,
+    "yam": YAM, "yam_dreamzero": YAM,
 }
 
 
@@ -50,6 +53,7 @@ class Robot(NamedTuple):
 
     embodiment: Embodiment
     tag: str
+    id: int
     views: tuple[str, ...]
     resolution: tuple[int, int] | None
     keys: dict[str, dict[str, list[int]]]  # state, action: key -> indices of dimensions
@@ -58,12 +62,12 @@ class Robot(NamedTuple):
 def robot_of(name: str) -> Robot:
     """Raises ValueError on an unknown embodiment."""
     robot = get_embodiment(name)
-    known = KNOWN.get(name, Known(name, {}))
+    known = KNOWN.get(name, Known(name, robot.id, {}))
     theirs = lambda ours: known.names.get(ours, ours)
     keys = {part: {theirs(key): [i for i, _ in found] for key, found in itertools.groupby(
         enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))}
         for part, dimensions in (("state", robot.state), ("action", robot.action))}
-    return Robot(robot, known.tag, tuple(map(theirs, robot.views)), known.resolution, keys)
+    return Robot(robot, known.tag, known.id, tuple(map(theirs, robot.views)), known.resolution, keys)
 
 
 def metadata(statistics: dict, layout, frame_stride: int) -> dict:
@@ -98,7 +102,7 @@ def conf(names: list[str], spec, layout, dtype: str) -> dict:
         "eval_bf16": dtype == "bfloat16",
         "relative_action": bool(relative), "relative_action_per_horizon": False, "relative_action_keys": relative,
         "modality_configs": {r.tag: _modalities(r, spec.layout) for r in robots},
-        "transforms": {r.tag: _transforms(r, spec, layout, {o.tag: o.embodiment.id for o in robots}) for r in robots}}
+        "transforms": {r.tag: _transforms(r, spec, layout, {o.tag: o.id for o in robots}) for r in robots}}
 
 
 def _modalities(robot: Robot, layout) -> dict:

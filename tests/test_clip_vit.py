@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -14,20 +15,23 @@ from world_model.encoders.clip_vit import MEAN, STD, ClipImage, ClipSpec
 from world_model.interop import encoder_names
 
 SPEC = ClipSpec(size=28, patch=7, dim=24, heads=3, layers=2)
+MIDDLE = ClipSpec(size=112, patch=14, dim=256, heads=4, layers=7)  # 6 M weights
 
 
+@pytest.mark.parametrize("spec", [SPEC, MIDDLE], ids=["tiny", "middle"])
 @torch.no_grad()
-def test_as_transformers():
+def test_as_transformers(spec):
     """Features before the last block; a frame squashed to a square by PyTorch's bicubic, up in one axis, down in the
     other."""
     torch.manual_seed(0)
     model = CLIPVisionModel(CLIPVisionConfig(
-        hidden_size=24, intermediate_size=96, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7,
-        hidden_act="gelu", layer_norm_eps=1e-5)).eval()
+        hidden_size=spec.dim, intermediate_size=4 * spec.dim, num_hidden_layers=spec.layers + 1,
+        num_attention_heads=spec.heads, image_size=spec.size, patch_size=spec.patch, hidden_act="gelu",
+        layer_norm_eps=1e-5)).eval()
     for p in model.parameters():
-        p.add_(0.3 * torch.randn_like(p))
+        p.add_(1.5 / spec.dim**0.5 * torch.randn_like(p))
     theirs = {f"vision_model.{key.removeprefix('vision_model.')}": p.numpy() for key, p in model.state_dict().items()}
-    table, image = encoder_names.clip(SPEC.layers)["diffusers"], ClipImage(SPEC)
+    table, image = encoder_names.clip(spec.layers)["diffusers"], ClipImage(spec)
     read = {e.theirs for e in table.entries}
     assert theirs.keys() == read | {key for key in theirs if re.fullmatch(table.unread, key)}
     params = {name: np.empty(x.shape, np.float32) for name, x in image.shapes().items()}
@@ -35,13 +39,13 @@ def test_as_transformers():
         e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
 
     frames = np.random.default_rng(0).uniform(-1, 1, (2, 20, 44, 3)).astype(np.float32)
-    pixels = torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (28, 28), mode="bicubic",
-                                             align_corners=False)
+    pixels = torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (spec.size, spec.size),
+                                             mode="bicubic", align_corners=False)
     column = lambda values: torch.tensor(values)[:, None, None]
     pixels = (pixels * 0.5 + 0.5 - column(MEAN)) / column(STD)
     expected = model(pixels, output_hidden_states=True).hidden_states[-2].numpy()
     features = jax.jit(image.encode)(params, frames)
-    assert features.shape == (2, 17, 24) and features.dtype == jnp.float32
+    assert features.shape == (2, spec.tokens, spec.dim) and features.dtype == jnp.float32
     assert np.abs(features - expected).max() < 1e-4 * np.abs(expected).max()
 
 

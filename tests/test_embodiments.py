@@ -15,6 +15,7 @@ from data_pipelines.samples import Dataset
 from data_pipelines.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.views import VIEW_LAYOUTS, resize
+from launch import reference_experiment
 from tests.fake_source import LAYOUT, FakeSource, tokenize
 
 
@@ -82,8 +83,22 @@ def test_published_droid_order_is_slots_0_to_7():
         assert [d.relative_to is not None for d in robot.action] == [True] * 7 + [False]
 
 
+@pytest.mark.parametrize("name, keys", [
+    ("agibot_g1", ("left_arm_joint_position", "right_arm_joint_position", "left_effector_position",
+                   "right_effector_position", "head_position", "waist_position", "robot_velocity")),
+    ("yam", ("left_joint_pos", "left_gripper_pos", "right_joint_pos", "right_gripper_pos"))])
+def test_released_weights_have_a_robots_numbers_one_after_another(name, keys):
+    """Under the released configs' names, in their order, from slot 0 on; beside it the robot in the shared slots."""
+    released, shared = (reference_experiment.robot_of(n) for n in (f"{name}_dreamzero", name))
+    assert tuple(released.keys["action"]) == keys and tuple(released.keys["state"]) == keys[:len(released.keys["state"])]
+    for slots in (released.embodiment.action_slots, released.embodiment.state_slots):
+        np.testing.assert_array_equal(slots, np.arange(len(slots)))
+    assert shared.keys == released.keys and (shared.tag, shared.id) == (released.tag, released.id)
+    assert shared.embodiment.action_slots[len(slots) - 1] > len(slots)
+
+
 @pytest.mark.parametrize("name, state, action, relative", [
-    ("agibot_g1", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
+    ("agibot_g1", 20, 22, 20), ("agibot_g1_dreamzero", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
     ("google_robot", 8, 7, 0), ("so101", 6, 6, 5), ("metaworld", 4, 4, 0), ("pusht", 2, 2, 0)])
 def test_entries_have_the_dimensions_of_their_datasets(name, state, action, relative):
     robot = get_embodiment(name)

@@ -54,6 +54,8 @@ def test_directory_is_complete(exported, restored):
     assert list(report["entries"]) == [
         "forward/block0", "forward/block1", "forward/block2", "forward/video", "forward/action",
         "rollout/block1_latents", "rollout/block1_actions", "rollout/block2_latents", "rollout/block2_actions"]
+    assert list(report["bfloat16"]) == list(report["entries"])[5:]
+    assert 1e-3 < max(report["bfloat16"].values()) < 0.5  # told, not held to the tolerance
     assert len(list(out.glob("*.safetensors"))) > 1
     assert not list(out.parent.glob("*.partial*"))
 

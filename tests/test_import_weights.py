@@ -9,6 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.import_memory import headers_only
 from configs import dreamzero_5b, dreamzero_14b
@@ -19,6 +20,7 @@ from world_model.interop.formats import FORMATS
 from world_model.interop.safetensors_io import Weights, WeightsError
 
 ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
+STEM = FORMATS["wan"].stem
 IMAGE = ("image_embedding", "cross_attn.k_image", "cross_attn.v_image")
 
 
@@ -180,15 +182,56 @@ def test_another_base_depth_or_family_is_refused(tmp_path):
         import_weights.import_weights(config, "wan", wan, None)
 
 
-def test_integers_and_pickles_are_refused(tmp_path):
+def test_two_names_of_one_tensor_are_refused(tmp_path):
+    """As with and without peft's base_layer."""
+    config = config_of()
+    source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
+    weights = dict(Weights(source))
+    key = next(key for key in weights if key.endswith("self_attn.q.weight"))
+    again = key.replace(".weight", ".base_layer.weight")
+    (tmp_path / "again").mkdir()
+    safetensors_io.write(tmp_path / "again", (weights | {again: weights[key]}).items())
+    with pytest.raises(WeightsError, match=r"base_layer\.weight: names the same tensor as .*self_attn\.q\.weight"):
+        import_weights.import_weights(config, "dreamzero", tmp_path / "again", None)
+
+
+def test_integers_are_refused(tmp_path):
     config = config_of()
     source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS, dtype=np.int32)
     with pytest.raises(WeightsError, match=r"expected one of F32, BF16, F16, found I32"):
         import_weights.import_weights(config, "wan", source, None)
+
+
+def test_pickles_only_when_asked_and_only_of_tensors(tmp_path):
+    """Whole or in shards with an index; the same report and hash as of safetensors with the same tensors."""
+    config = config_of()
+    source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS)
+    tensors = {key: torch.from_numpy(x.astype(np.float32)).bfloat16() for key, x in Weights(source, STEM).items()}
     (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled" / "diffusion_pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model.bin is a pickle, which can run code"):
+    torch.save(tensors, tmp_path / "pickled" / f"{STEM}.pth")
+    with pytest.raises(WeightsError, match=rf"{STEM}.pth: not safetensors. A pickle can run code.*--allow_pickle"):
         import_weights.import_weights(config, "wan", tmp_path / "pickled", None)
+    (tmp_path / "shards").mkdir()
+    for part in range(2):
+        torch.save(dict(sorted(tensors.items())[part::2]), tmp_path / "shards" / f"{part}.bin")
+    (tmp_path / "shards" / f"{STEM}.bin.index.json").write_text(json.dumps(
+        {"weight_map": {key: f"{i % 2}.bin" for i, key in enumerate(sorted(tensors))}}))
+    expected = import_weights.import_weights(config, "wan", source, None)
+    safe = FORMATS["wan"].open(source)
+    for folder in ("pickled", "shards"):
+        report = import_weights.import_weights(config, "wan", tmp_path / folder, None, allow_pickle=True)
+        assert {k: v for k, v in report.items() if k not in ("source", "files")} == {
+            k: v for k, v in expected.items() if k not in ("source", "files")}
+        found = FORMATS["wan"].open(tmp_path / folder, allow_pickle=True)
+        for name in safe.where:
+            assert found.header(name) == safe.header(name)
+            np.testing.assert_array_equal(found[name], safe[name])
+    torch.save(tensors | {"code": torch.optim.SGD}, tmp_path / "pickled" / f"{STEM}.pth")
+    with pytest.raises(WeightsError, match="not a file of plain tensors"):
+        import_weights.import_weights(config, "wan", tmp_path / "pickled", None, allow_pickle=True)
+    torch.save(tensors | {"step": 3}, tmp_path / "pickled" / f"{STEM}.pth")
+    with pytest.raises(WeightsError, match="expected a dict of names and tensors"):
+        import_weights.import_weights(config, "wan", tmp_path / "pickled", None, allow_pickle=True)
 
 
 def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):

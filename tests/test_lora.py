@@ -155,3 +155,10 @@ def test_adapters_go_on_their_own_base_alone(trained, tmp_path, monkeypatch):
     whole = dataclasses.replace(restored_of(trained, tmp_path), config=dreamzero_14b.get_config("debug"))
     with pytest.raises(ValueError, match="of the base was trained too"):
         export.export(whole, tmp_path / "whole", format_name="adapters")
+    (tmp_path / "adapters" / "provenance.json").unlink()  # as DreamZero's, which name no base: what fits is taken
+    told = import_weights.import_weights(config, "dreamzero", tmp_path / "adapters", None, base=("wan", other))
+    assert "do not say which weights" in import_weights.describe(told) and again["base_named"]
+    smaller = config.copy_and_resolve_references()
+    smaller.model.ffn_dim = 40
+    with pytest.raises(WeightsError, match=r"ffn\.0.*expected shape .*40.* found .*48"):
+        import_weights.import_weights(smaller, "dreamzero", tmp_path / "adapters", None, base=("wan", wan))

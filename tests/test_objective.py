@@ -121,3 +121,20 @@ def test_image_features_need_an_encoder(made):
     _, make = made
     with pytest.raises(ValueError, match="model.image_dim = 8"):
         DreamZeroObjective(family.module, make().codec, make().text_encoder, make().frozen).encode(make_batch(1))
+
+
+def test_encoders_are_arguments_of_what_is_compiled(made):
+    """One program for any weights of an encoder, and none inside it."""
+    goal, batch, traced = made[1](), make_batch(2), []
+
+    @jax.jit
+    def latents(objective, batch):
+        traced.append(objective)
+        return objective.encode(batch).latents
+
+    other = jax.tree.map(lambda x: x + 1, goal)
+    assert type(other) is type(goal) and not isinstance(goal.frozen["video"], jax.core.Tracer)
+    assert jax.tree.leaves(goal) == jax.tree.leaves(goal.frozen)
+    found = [latents(objective, batch) for objective in (goal, other)]
+    assert np.abs(found[0] - found[1]).max() > 0.1 and len(traced) == 1
+    assert latents.trace(goal, batch).jaxpr.consts == []

@@ -78,6 +78,17 @@ def test_index_and_shard_disagree(directory):
         io.Weights(directory)
 
 
+def test_a_key_in_two_places(directory):
+    index = directory / io.index_name()
+    index.write_text(index.read_text().replace('"layer1.weight"', '"layer0.weight"'))
+    with pytest.raises(io.WeightsError, match=r"index\.json: layer0.weight: listed twice"):
+        io.Weights(directory)
+    io.write(directory, tensors().items(), stem="model")
+    save_file({"layer4.weight": np.zeros(1, np.float32)}, directory / "action_heads.safetensors")
+    with pytest.raises(io.WeightsError, match=r"layer4.weight: in model.* and in action_heads"):
+        io.Weights(directory, "model", "action_heads")
+
+
 @pytest.mark.parametrize("change,message", [
     ({"layer9.weight": ((10, 10), "F32")}, r"missing keys \['layer9.weight'\]"),
     ({"layer1.weight": None}, r"unexpected keys \['layer1.weight'\]"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 
 from launch import parity
 from world_model import visibility
@@ -126,6 +127,19 @@ def test_bfloat16_stays_near(golden, face):
     found = Rollout(low, steps=4)(*inputs)
     for x, y in zip(found, expected, strict=True):
         assert x.dtype == torch.float32 and 0 < (x - y).abs().mean() < 0.05 * y.abs().mean()
+
+
+@torch.no_grad()
+def test_the_network_compiles_as_one_graph(golden, face):
+    """By a backend that needs no compiler of C++; rollouts are the same."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = copy.copy(face.runtime)
+    compiled.model = copy.deepcopy(compiled.model)
+    compiled.model.compile(backend=counter, fullgraph=True)
+    inputs = rollout_inputs(golden)
+    for found, expected in zip(Rollout(compiled, steps=2)(*inputs), Rollout(face.runtime, steps=2)(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert counter.frame_count
 
 
 def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, face):

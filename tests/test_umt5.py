@@ -16,45 +16,46 @@ from world_model.encoders.umt5 import Umt5Spec, Umt5Text, buckets
 from world_model.interop import encoder_names
 
 SPEC = Umt5Spec(vocabulary=50, dim=24, heads=3, head_dim=8, ffn_dim=40, layers=2)
-TEXT = Umt5Text(160, SPEC)
+MIDDLE = Umt5Spec(vocabulary=1000, dim=256, heads=8, head_dim=32, ffn_dim=640, layers=8)  # 6 M weights
 
 
 @functools.cache
-def oracle():
+def oracle(spec):
     torch.manual_seed(0)
     return UMT5EncoderModel(UMT5Config(
-        vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu",
-        initializer_factor=2.0)).eval()
+        vocab_size=spec.vocabulary, d_model=spec.dim, d_kv=spec.head_dim, d_ff=spec.ffn_dim, num_layers=spec.layers,
+        num_heads=spec.heads, feed_forward_proj="gated-gelu", initializer_factor=2.0)).eval()
 
 
-def params_of(model):
+def params_of(model, spec):
     theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
-    table = encoder_names.umt5(SPEC.layers)["diffusers"]
+    table = encoder_names.umt5(spec.layers)["diffusers"]
     assert theirs.keys() == {e.theirs for e in table.entries} | {copy for copy, _ in table.copies}
-    params = {name: np.empty(x.shape, np.float32) for name, x in TEXT.shapes().items()}
+    params = {name: np.empty(x.shape, np.float32) for name, x in Umt5Text(160, spec).shapes().items()}
     for e in table.entries:
         e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
     return params
 
 
+@pytest.mark.parametrize("spec", [SPEC, MIDDLE], ids=["tiny", "middle"])
 @torch.no_grad()
-def test_as_transformers():
+def test_as_transformers(spec):
     """Positions up to 159 apart, prompts of different lengths; zero past each."""
     rng = np.random.default_rng(0)
-    ids, length = rng.integers(1, 50, (2, 160)), np.array([160, 37])
+    ids, length = rng.integers(1, spec.vocabulary, (2, 160)), np.array([160, 37])
     mask = np.arange(160) < length[:, None]
-    model = oracle()
+    model = oracle(spec)
     for p in model.parameters():
         if p.ndim == 1:
             p.uniform_(0.5, 1.5)
     expected = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy()
-    features = jax.jit(TEXT.encode)(params_of(model), ids, length)
+    features = jax.jit(Umt5Text(160, spec).encode)(params_of(model, spec), ids, length)
     assert np.abs(features - expected)[mask].max() < 1e-4 * np.abs(expected[mask]).max()
     assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
 
 
 def test_buckets():
-    attention = oracle().encoder.block[0].layer[0].SelfAttention
+    attention = oracle(SPEC).encoder.block[0].layer[0].SelfAttention
     distance = np.arange(512)[None] - np.arange(512)[:, None]
     expected = attention._relative_position_bucket(torch.from_numpy(distance)).numpy()
     np.testing.assert_array_equal(buckets(512, 32, 128), expected)

@@ -22,7 +22,9 @@ from world_model.interop import encoder_names
 SHAPES = Path(__file__).parent / "goldens/shapes"
 SMALL = {"latent_channels": 4, "mean": (0.1, -0.2, 0.3, 0.0), "std": (1.5, 0.7, 2.0, 1.0), "blocks": 1}
 SPECS = {"wan21": dataclasses.replace(WAN21, **SMALL, encoder_dim=8, decoder_dim=8),
-         "wan22": dataclasses.replace(WAN22, **SMALL, encoder_dim=8, decoder_dim=12)}
+         "wan22": dataclasses.replace(WAN22, **SMALL, encoder_dim=8, decoder_dim=12),
+         "wan21_middle": dataclasses.replace(WAN21, encoder_dim=24, decoder_dim=24),  # 8 M weights
+         "wan22_middle": dataclasses.replace(WAN22, encoder_dim=24, decoder_dim=36)}  # 15 M
 FRAMES, SIDE = 13, 32
 
 
@@ -76,13 +78,16 @@ def relative(a, b):
 @pytest.mark.parametrize("name", SPECS)
 @torch.no_grad()
 def test_as_diffusers(name):
+    """Tiny: all frames at once; middle, at the published depth: frame 0 and a stretch after it."""
     codec, params, model = pair(name)
-    x, mean, std = video(), np.array(SMALL["mean"]), np.array(SMALL["std"])
-    latents = jitted(name, "encode", chunk=0)(params, x)
-    assert latents.shape == (1, 4, SIDE // codec.spatial_stride, SIDE // codec.spatial_stride, 4)
+    frames, chunk = (5, 1) if name.endswith("middle") else (FRAMES, 0)
+    x, mean, std = video(frames), np.array(codec.spec.mean), np.array(codec.spec.std)
+    latents = jitted(name, "encode", chunk=chunk)(params, x)
+    side = SIDE // codec.spatial_stride
+    assert latents.shape == (1, 1 + frames // 4, side, side, codec.channels)
     assert relative(latents * std + mean, ours(model.encode(theirs(x)).latent_dist.mode())) < 1e-4
     z = np.random.default_rng(1).normal(size=latents.shape).astype(np.float32)
-    decoded = jitted(name, "decode", chunk=0)(params, z)
+    decoded = jitted(name, "decode", chunk=chunk)(params, z)
     assert relative(decoded, ours(model.decode(theirs(z * std + mean)).sample)) < 1e-4
     assert decoded.shape == x.shape and np.abs(decoded).max() <= 1
 

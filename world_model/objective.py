@@ -34,7 +34,11 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised; plain values from the config. A family adds what it draws and how it weighs errors."""
+    """What is minimised; plain values from the config. A family adds what it draws and how it weighs errors.
+
+    A pytree whose leaves are `frozen`: a compiled function that is given an objective has the encoders' arrays for
+    arguments; one that closes over it would hold gigabytes of constants.
+    """
 
     model: Any  # the family's module, abstract: structure without arrays
     codec: VideoCodec
@@ -45,6 +49,11 @@ class Objective:
     action_weight: float = 1.0
     weighting: str = "bell"  # bell | uniform
     action_average: str = "slots"  # slots | valid
+
+    def __init_subclass__(cls):
+        jax.tree_util.register_pytree_node(
+            cls, lambda o: ((o.frozen,), dataclasses.replace(o, frozen=None)),
+            lambda rest, leaves: dataclasses.replace(rest, frozen=leaves[0]))
 
     def __post_init__(self):
         if self.weighting not in ("bell", "uniform"):

@@ -83,7 +83,10 @@ class CausalConv(Conv):
         super().__init__((3, 3, 3), inputs, outputs, rngs)
 
     def __call__(self, x, past: Past):
-        return super().__call__(past.join(x, 2), padding=((1, 1), (1, 1)))
+        joined, padding = past.join(x, 2), ((1, 1), (1, 1))
+        if past.first and x.shape[1] == 1:  # frame 0 alone has zeros before it: one tap of three
+            return convolve(x, self.kernel[...][2:], padding=padding) + self.bias[...]
+        return super().__call__(joined, padding=padding)
 
 
 class ChannelNorm(nnx.Module):
@@ -168,7 +171,6 @@ class Upsample(nnx.Module):
         if hasattr(self, "time_conv"):
             x = self.double_time(x, past)
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3), padding=((1, 1), (1, 1)))
-
 
     def double_time(self, x, past: Past):
         """Frame 0 stays one; the frames after it begin from zeros."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from world_model.interop.encoder_names import Table, their_shapes
 from world_model.interop.safetensors_io import Weights, WeightsError
+from world_model.interop.tensor_files import open_tensors
 
 STEMS = ("diffusion_pytorch_model", "model")  # of safetensors folders
 
@@ -100,19 +100,9 @@ def opened(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
         if not stems:
             raise WeightsError(f"{path}: holds neither of {', '.join(f'{stem}.safetensors' for stem in STEMS)}")
         yield Weights(path, stems[0])
-    elif path.suffix == ".safetensors":
-        try:
-            file = safe_open(path, framework="numpy")
-        except SafetensorError as error:
-            raise WeightsError(f"{path}: truncated or not safetensors ({path.stat().st_size} bytes found): "
-                               f"{error}") from error
-        with file:
-            yield _Lazy(file)
-    elif source.allow_pickle:
-        yield _unpickled(path)
     else:
-        raise WeightsError(f"{path}: not safetensors. A pickle is read only with encoders.allow_pickle = True, and "
-                           "then by torch's weights_only unpickler")
+        with open_tensors(path, source.allow_pickle) as file:
+            yield _Lazy(file)
 
 
 class _Lazy(Mapping):
@@ -130,33 +120,3 @@ class _Lazy(Mapping):
 
     def __len__(self):
         return len(self._names)
-
-
-class _Pickled(_Lazy):
-    """Tensors of torch as numpy arrays; numpy has no bfloat16 of its own."""
-
-    def __init__(self, tensors: dict):
-        self._tensors, self._names = tensors, set(tensors)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        import ml_dtypes
-        import torch
-
-        tensor = self._tensors[name].detach()
-        if tensor.dtype == torch.bfloat16:
-            return tensor.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
-
-
-def _unpickled(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(f"{path}: reading a pickle needs the extra `torch`") from error
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds
-        raise WeightsError(f"{path}: not a file of plain tensors (torch weights_only): {error}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise WeightsError(f"{path}: expected a dict of names and tensors, found {type(tensors).__name__}")
-    return _Pickled(tensors)

@@ -98,8 +98,8 @@ class Format:
     family: str = "dreamzero"  # whose network it holds
     check: Callable[[Path, Spec], None] = lambda folder, spec: None  # see Source
 
-    def open(self, directory: str | Path) -> Source:
-        """With action parts where a file beside the weights holds them.
+    def open(self, directory: str | Path, allow_pickle: bool = False) -> Source:
+        """With action parts where a file beside the weights holds them. allow_pickle: take .pth and the like as well.
 
         Raises WeightsError where files are missing, damaged, contradict their index or hold what has no place here.
         """
@@ -109,7 +109,7 @@ class Format:
         if ACTION_HEADS in fresh and any(folder.glob(f"{ACTION_STEM}*")):
             table = dataclasses.replace(table, modules=table.modules + ACTION_MODULES)
             fresh, stems = tuple(rule for rule in fresh if rule is not ACTION_HEADS), [*stems, ACTION_STEM]
-        weights, where, apart = Weights(folder, *stems), {}, {}
+        weights, where, apart = Weights(folder, *stems, allow_pickle=allow_pickle), {}, {}
         for key in weights:
             component = next((c.part for c in self.components if key.startswith(c.prefix)), None)
             if component:

@@ -13,14 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from world_model.interop.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
+
 SHARD_BYTES = 5_000_000_000
-
-
-class WeightsError(ValueError):
-    """A weights directory is not what it should be; the message names file, key, expected and found."""
 
 
 @contextlib.contextmanager
@@ -64,9 +61,9 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
     (directory / index_name(stem)).write_text(json.dumps(index, indent=1))
 
 
-def index_name(stem: str = "model") -> str:
+def index_name(stem: str = "model", suffix: str = SAFE) -> str:
     """The file that says which shard holds what."""
-    return f"{stem}.safetensors.index.json"
+    return f"{stem}{suffix}.index.json"
 
 
 def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
@@ -90,11 +87,11 @@ class Weights(Mapping):
 
     Everything that headers can tell is checked at construction: shards present and whole, the index and the
     shards' contents the same. `headers` keeps it: key -> (shape, dtype), dtype in safetensors' own spelling ("BF16").
-    More than one stem: files of each, no key in two of them.
+    More than one stem: files of each, no key in two of them. allow_pickle: also where the files are torch's.
     """
 
-    def __init__(self, directory: str | os.PathLike, *stems: str):
-        self.directory = Path(directory)
+    def __init__(self, directory: str | os.PathLike, *stems: str, allow_pickle: bool = False):
+        self.directory, self._allow_pickle = Path(directory), allow_pickle
         self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
         self._weight_map: dict[str, str] = {}
         for stem in stems or ("model",):
@@ -119,23 +116,17 @@ class Weights(Mapping):
         return self.directory / self._weight_map[key]
 
     def _index(self, stem: str) -> dict[str, str]:
-        path = self.directory / index_name(stem)
-        single = f"{stem}.safetensors"
-        if not path.exists() and (self.directory / single).exists():
-            return dict.fromkeys(self._read_header(single), single)
-        if not path.exists():
-            raise WeightsError(f"{path}: missing; {self.directory} is not a (whole) weights directory{self._pickles()}")
-        try:
-            return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
-        except (json.JSONDecodeError, KeyError, TypeError) as e:
-            raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
-        except ValueError as e:
-            raise WeightsError(f"{path}: {e}") from e
-
-    def _pickles(self) -> str:
-        """A clause about files that are not read although they hold tensors."""
-        found = sorted(p.name for p in self.directory.glob("*") if p.suffix in (".pth", ".pt", ".bin", ".ckpt"))
-        return f"; {found[0]} is a pickle, which can run code: convert it to safetensors" if found else ""
+        for suffix in (SAFE, *(PICKLES if self._allow_pickle else ())):
+            path, single = self.directory / index_name(stem, suffix), f"{stem}{suffix}"
+            if path.exists():
+                return _read_index(path)
+            if (self.directory / single).exists():
+                return dict.fromkeys(self._read_header(single), single)
+        pickles = sorted(p for p in self.directory.glob("*") if p.suffix in PICKLES)
+        if pickles and not self._allow_pickle:
+            open_tensors(pickles[0])  # says why not
+        raise WeightsError(f"{self.directory / index_name(stem)}: missing; {self.directory} is not a (whole) weights "
+                           "directory")
 
     def _read_header(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
         with self._open(name) as file:
@@ -147,11 +138,7 @@ class Weights(Mapping):
         if not path.exists():
             keys = [key for key, shard in self._weight_map.items() if shard == name]
             raise WeightsError(f"{path}: shard missing; its index expects {len(keys)} keys in it, first {keys[0]}")
-        try:
-            return safe_open(path, framework="numpy")
-        except SafetensorError as e:
-            raise WeightsError(f"{path}: truncated or not safetensors "
-                               f"({path.stat().st_size} bytes found): {e}; fetch it again") from e
+        return open_tensors(path, self._allow_pickle)
 
     def __getitem__(self, key: str) -> np.ndarray:
         with self._open(self._weight_map[key]) as file:
@@ -174,6 +161,16 @@ class Weights(Mapping):
             if found != (tuple(shape), dtype):
                 raise WeightsError(f"{self.path_of(key)}: {key}: expected {dtype} "
                                    f"{tuple(shape)}, found {found[1]} {found[0]}")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """key -> shard."""
+    try:
+        return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
+    except ValueError as e:
+        raise WeightsError(f"{path}: {e}") from e
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:

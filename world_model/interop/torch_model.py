@@ -45,9 +45,9 @@ def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """x [B, L, n, d], angles float64 [L, d/2]: turns the pairs (2i, 2i + 1) by angle i, in float64."""
-    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
-    turned = pairs * torch.polar(torch.ones_like(angles), angles)[:, None]
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    a, b = x.double().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+    return torch.stack([a * cosine - b * sine, a * sine + b * cosine], -1).flatten(-2).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@
     session.prefill(first_frame, condition)      # clean latents into the cache, block after block
     out = session.denoise(noisy_latents=..., ...)  # velocities of the next block
 
+`runtime.model.compile()` is torch.compile of all that takes time, as one graph; positions and masks stay outside.
 Which token sees which comes from the tables of world_model/visibility.py, as in training. (The released code
 departs from its own training there: its cached inference lets state tokens see everything. The table
 "dreamzero_state_sees_all" reproduces that.) Latents are channel-last [B, F, h, w, C]; parts have the names of
