@@ -78,7 +78,7 @@ def serve(args) -> None:
     engine.tokenize(protocol.prompt)
     began = time.monotonic()
     engine.warm()
-    say(f"{engine.embodiment.name}, step {engine.restored.step}: warm after {time.monotonic() - began:.1f} s")
+    say(f"{engine.embodiment.name}, step {engine.model.step}: warm after {time.monotonic() - began:.1f} s")
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
     limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
