@@ -245,11 +245,12 @@ class Restored:
         config.data.cache = ""
         return data(config, self.workdir, statistics=self.statistics)
 
-    def policy(self, slots: int, channels: np.ndarray, **sampling) -> Policy:
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """What acts, with room for `slots` episodes of a robot that has those action channels, bool [action_dim];
         sampling: of the family's rollout, over the config's evaluate.*."""
         params = jax.tree.map(lambda p: p.astype(self.config.train.compute_dtype), self.params)
-        return self.family.policy(self.objective, params, slots, channels, **rollout_settings(self.config) | sampling)
+        return self.family.policy(self.objective, params, slots, channels, batch_sizes,
+                                  **rollout_settings(self.config) | sampling)
 
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:

@@ -19,7 +19,7 @@ def define_sampling() -> None:
     flags.DEFINE_enum("solver", None, ["unipc", "euler"], "default: the checkpoint's")
     flags.DEFINE_integer("solver_steps", None, "denoising steps; default: the checkpoint's", lower_bound=1)
     flags.DEFINE_float("guidance", None, "of the video; default: the checkpoint's")
-    flags.DEFINE_string("skipping", None, "solver steps that reuse a prediction: none (default), 5 to 8 (of 16), adaptive")
+    flags.DEFINE_string("skipping", None, "solver steps that reuse a prediction: none, 5 to 8 (of 16), adaptive")
     flags.DEFINE_list("skip_thresholds", None, "COSINE:STEPS of --skipping=adaptive; default: 0.95:3,0.93:1")
 
 

@@ -1,5 +1,7 @@
 """The policy over slots: equal to the rollout of a whole window, and no slot reaches another."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -65,6 +67,19 @@ def test_a_slot_does_not_depend_on_the_others_in_its_batch(engine):
 def test_another_embodiment_is_refused(engine, embodiment, dataset):
     with pytest.raises(ValueError, match="it knows 'pusht' \\(dataset 'toy'\\)"):
         choose_robot(engine.model, embodiment, dataset)
+
+
+@pytest.mark.parametrize("part,slots", [("action", 1), ("state", 1)])
+def test_a_model_too_narrow_for_the_robot_is_refused(engine, part, slots):
+    config = engine.model.config.copy_and_resolve_references()
+    config.model[f"{part}_dim"] = slots
+    with pytest.raises(ValueError, match=f"'pusht' has its {part} in slots up to 1, the checkpoint's model.{part}_dim = 1"):
+        choose_robot(dataclasses.replace(engine.model, config=config), None, None)
+
+
+def test_a_setting_of_another_family_is_refused(engine):
+    with pytest.raises(ValueError, match="DreamZeroRollout has no setting 'action_steps'; it has .*'guidance'"):
+        engine.model.policy(1, np.ones(32, bool), (1,), action_steps=2)
 
 
 def test_actions_in_flight_are_kept_and_seen(engine):

@@ -26,6 +26,7 @@ class Policy(Protocol):
     """What acts. Arrays are numpy; rows of a batch are different slots."""
 
     last_block: int | None  # after which a window is full; None: it slides on
+    batch_sizes: tuple[int, ...]  # each compiles, so that each is to be called before it counts
 
     def forget(self) -> None:
         """Empties every window."""
@@ -93,6 +94,7 @@ class SlotPolicy:
     params: dict
     slots: int
     channels: np.ndarray  # bool [action_dim], those that the robot has
+    batch_sizes: tuple[int, ...] = (1,)  # compiled; a batch is filled up to the next one
 
     last_block = None
 
@@ -129,27 +131,36 @@ class SlotPolicy:
         layout, of = spec.layout, jax.ShapeDtypeStruct
         shapes = jax.eval_shape(self._first, self._arrays, of((1, layout.height, layout.width, 3), jnp.uint8),
                                 of((text.text_length,), jnp.int32), of((), jnp.int32))
-        self._windows = jax.tree.map(lambda x: jnp.zeros((self.slots, *x.shape), x.dtype), shapes)
+        # One slot more: rows that fill up a batch write there.
+        self._windows = jax.tree.map(lambda x: jnp.zeros((self.slots + 1, *x.shape), x.dtype), shapes)
 
     def start(self, slots, frames, text_ids, text_length) -> None:
         """See `Policy`."""
-        self._windows = self._start(self._arrays, self._windows, slots, frames, text_ids, text_length)
+        rows = self._filled(slots, frames, text_ids, text_length)
+        self._windows = self._start(self._arrays, self._windows, *rows)
 
     def observe(self, slots, frames, actions, block) -> np.ndarray:
         """See `Policy`."""
-        self._windows, gap = self._observe(self._arrays, self._windows, slots, frames, actions, block,
-                                           self.places(block))
-        return np.asarray(gap)
+        rows = self._filled(slots, frames, actions, block)
+        self._windows, gap = self._observe(self._arrays, self._windows, *rows, self.places(rows[-1]))
+        return np.asarray(gap)[:len(slots)]
 
     def act(self, slots, state, block, keys, actions, known) -> Chunk:
         """See `Policy`."""
-        self._windows, chunk = self._act(self._arrays, self._windows, slots, state, block, keys, actions, known,
-                                         self.places(block))
-        return jax.device_get(chunk)
+        rows = self._filled(slots, state, block, keys, actions, known)
+        self._windows, chunk = self._act(self._arrays, self._windows, *rows, self.places(rows[2]))
+        return jax.tree.map(lambda x: x[:len(slots)], jax.device_get(chunk))
 
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""
         return np.asarray(self._decode(self._arrays, latents))
+
+    def _filled(self, slots, *rows) -> tuple:
+        """(slots, rows) up to the next compiled batch size: the first row again, in the spare slot."""
+        count = len(slots)
+        spare = next(size for size in sorted(self.batch_sizes) if size >= count) - count
+        which = np.append(np.arange(count), np.zeros(spare, int))
+        return np.append(slots, np.full(spare, self.slots)).astype(np.int32), *(x[which] for x in rows)
 
     def _start_rows(self, arrays, windows, slots, *first) -> Window:
         new = jax.vmap(self._first, in_axes=(None, *[0] * len(first)))(arrays, *first)

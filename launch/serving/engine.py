@@ -52,7 +52,7 @@ class Model(Protocol):
     statistics: dict
     objective: Objective  # for its text encoder
 
-    def policy(self, slots: int, channels: np.ndarray, **sampling) -> Policy:
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """See build.Restored."""
 
 
@@ -91,7 +91,7 @@ class Engine:
     model: Model
     robot: Robot
     slots: int
-    batch_sizes: tuple[int, ...] = (1, 8)  # compiled; a batch is filled up to the next one
+    batch_sizes: tuple[int, ...] = (1, 8)  # of a step; where the model compiles, it fills up to the next one
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
     hold_gap: float | None = None  # of safety.Guard
@@ -101,7 +101,7 @@ class Engine:
         width = self.model.config.model.action_dim
         self._nothing = np.zeros((self.robot.layout.actions_per_block, width), np.float32)
         self._channels = slot_mask(self.embodiment.action_slots, width)
-        self.policy = self.model.policy(self.slots + 1, self._channels, **self.sampling)  # one more, to fill up batches
+        self.policy = self.model.policy(self.slots, self._channels, self.batch_sizes, **self.sampling)
         self.guard = Guard(self.embodiment, self.hold_gap)
         self.batch_sizes = tuple(sorted(self.batch_sizes))
         self._root = jax.random.key(self.seed)
@@ -136,10 +136,10 @@ class Engine:
         zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
                                for view in self.embodiment.views}
         low = np.asarray(self.robot.statistics["state"]["mean"])
-        first = Request(self.slots, 1, zeros(1), low, self.tokenize(""), (0, 0),
+        first = Request(0, 1, zeros(1), low, self.tokenize(""), (0, 0),
                         np.zeros((0, len(self.embodiment.action))))
         later = first._replace(block=2, views=zeros(self.block_frames))
-        for size in self.batch_sizes:
+        for size in self.policy.batch_sizes:
             answers = self.step([first] * size)
             if self.last_block != 1:
                 self.step([later] * size)
@@ -165,24 +165,22 @@ class Engine:
         return self.policy.decode(latents[None])[0]
 
     def _start(self, requests: list[Request]) -> None:
-        rows, slots = self._filled(requests)
-        ids, lengths = zip(*(r.text for r in rows))
-        self.policy.start(slots, self._canvases(rows), np.stack(ids), np.int32(lengths))
+        ids, lengths = zip(*(r.text for r in requests))
+        self.policy.start(_slots(requests), self._canvases(requests), np.stack(ids), np.int32(lengths))
 
     def _observe(self, requests: list[Request]) -> list[float]:
-        rows, slots = self._filled(requests)
         # A block's frames say that the whole chunk was executed, as it was answered.
-        executed = np.stack([self._sent.get(r.slot, self._nothing) for r in rows])
-        gap = self.policy.observe(slots, self._canvases(rows), executed, np.int32([r.block - 1 for r in rows]))
-        return gap[:len(requests)].tolist()
+        executed = np.stack([self._sent.get(r.slot, self._nothing) for r in requests])
+        return self.policy.observe(_slots(requests), self._canvases(requests), executed,
+                                   np.int32([r.block - 1 for r in requests])).tolist()
 
     def _act(self, requests: list[Request]) -> Chunk:
-        rows, slots = self._filled(requests)
-        state = np.stack([self.robot.state(r.state) for r in rows])
+        state = np.stack([self.robot.state(r.state) for r in requests])
         # The block enters the noise in `Rollout.noise`; episode and chunk here.
-        names = np.zeros((len(rows), 2), np.uint32) if self.fixed_noise else np.array([r.key for r in rows], np.uint32)
+        names = np.array([(0, 0) if self.fixed_noise else r.key for r in requests], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
-        return self.policy.act(slots, state, np.int32([r.block for r in rows]), keys, *self._in_flight(rows))
+        return self.policy.act(_slots(requests), state, np.int32([r.block for r in requests]), keys,
+                               *self._in_flight(requests))
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
         """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""
@@ -195,15 +193,8 @@ class Engine:
         return actions, known
 
     def _predicted(self, commands: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Commands as the model would have predicted them in that state: [k, action dims] -> float32 [k, action_dim]."""
+        """Commands [k, action dims] as the model would have predicted them in that state, [k, action_dim]."""
         return self.robot.predicted(commands, state, len(self._channels))
-
-    def _filled(self, requests: list[Request]) -> tuple[list[Request], np.ndarray]:
-        """(requests up to the next compiled batch size, their slots); what is filled up writes to the spare slot."""
-        size = next(s for s in self.batch_sizes if s >= len(requests))
-        spare = size - len(requests)
-        return (requests + requests[:1] * spare,
-                np.int32([r.slot for r in requests] + [self.slots] * spare))
 
     def _canvases(self, rows: list[Request]) -> np.ndarray:
         return np.stack([self.robot.canvas(r.views) for r in rows])
@@ -215,3 +206,7 @@ class Engine:
         safe = self.guard.check(commands, request.state, gap)
         self._sent[request.slot] = self._predicted(safe.actions, request.state)
         return Answer(safe.actions, gap, latents, safe.interventions)
+
+
+def _slots(requests: list[Request]) -> np.ndarray:
+    return np.int32([r.slot for r in requests])

@@ -50,7 +50,7 @@ class Live:
             state["latest"] = {
                 "seen": _png(canvas[0]), "imagined": [_png(frame) for frame in imagined],
                 "actions": served.answer.actions.round(4).tolist(), "names": [d.name for d in engine.embodiment.action],
-                "facts": {"session": name, "block": " of ".join(map(str, filter(None, (request.block, engine.last_block)))),
+                "facts": {"session": name, "block": f"{request.block} of {engine.last_block or 'a sliding window'}",
                           "in the queue": f"{served.queue_ms:.0f} ms", "in the model": f"{served.infer_ms:.0f} ms",
                           "gap": "no history" if served.answer.gap is None else f"{served.answer.gap:.3f}",
                           "interventions": ", ".join(f"{n} {kind}" for kind, n in changed.items()) or "none"}}

@@ -87,9 +87,9 @@ class Family:
             raise ValueError(f"{self.parts.rollout.__name__} has no setting {unknown[0]!r}; it has {sorted(known)}")
         return self.parts.rollout(self.module, **settings)
 
-    def policy(self, objective: Objective, params: dict, slots: int, channels, **settings) -> SlotPolicy:
+    def policy(self, objective: Objective, params: dict, slots: int, channels, batch_sizes, **settings) -> SlotPolicy:
         """A policy over slots; settings as in `rollout`, the rest as in SlotPolicy."""
-        return self.parts.policy(self.rollout(**settings), objective, params, slots, channels)
+        return self.parts.policy(self.rollout(**settings), objective, params, slots, channels, batch_sizes)
 
     @property
     def training_flops(self) -> dict[str, float]:

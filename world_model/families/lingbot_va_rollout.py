@@ -159,7 +159,8 @@ class LingBotVARollout:
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Tables of a chunk's video and of its actions, from latent frame `first` on."""
-        return tuple(frame_rotary(self.model.spec, of_video, range(first, first + frames)) for of_video in (True, False))
+        frames = range(first, first + frames)
+        return frame_rotary(self.model.spec, True, frames), frame_rotary(self.model.spec, False, frames)
 
     def _both(self, x):
         return jnp.concatenate([x, x]) if self.guided else x
