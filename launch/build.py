@@ -25,6 +25,7 @@ from world_model.batch import Layout
 from world_model.families import Family, make_family
 from world_model.interop.encoder_weights import Source
 from world_model.objective import Objective
+from world_model.policy import Policy
 
 
 def layout_of(config) -> Layout:
@@ -236,6 +237,7 @@ class Restored:
     statistics: dict
     workdir: Path
     base: dict | None = None  # the published weights that training began with
+    frozen: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
 
     @functools.cached_property
     def data(self) -> Data:
@@ -243,6 +245,13 @@ class Restored:
         config = self.config.copy_and_resolve_references()
         config.data.cache = ""
         return data(config, self.workdir, statistics=self.statistics)
+
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """What acts, with room for `slots` episodes of a robot that has those action channels, bool [action_dim];
+        sampling: of the family's rollout, over the config's evaluate.*."""
+        params = jax.tree.map(lambda p: p.astype(self.config.train.compute_dtype), self.params)
+        return self.family.policy(self.objective, params, slots, channels, batch_sizes,
+                                  **rollout_settings(self.config) | sampling)
 
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:
@@ -258,4 +267,4 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
                            if name.startswith(prefix)}
     frozen = checkpoint.read_frozen(directory, step)
     return Restored(config, step, family, kind("params.") | kind("ema."), make_objective(config, family, frozen),
-                    meta["statistics"], Path(workdir), meta.get("base"))
+                    meta["statistics"], Path(workdir), meta.get("base"), frozen)
