@@ -68,7 +68,8 @@ def common(family: str) -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/mixture.py
-    c.data.size_exponent = 0.0  # a dataset's share is its weight x windows ** this: 0 weights alone, 1 by size
+    c.data.size_exponent = 0.0  # a dataset's share is its weight x size ** this: 0 weights alone, 1 by size, 1 / T
+    c.data.unit = "windows"  # windows | tokens: what sizes and shares are counted in
     c.data.statistics = ""  # JSON from launch.statistics; empty: computed before step 0
     c.data.statistics_per = "dataset"  # dataset | embodiment: datasets of one robot share one normalisation
     c.data.cache = ""  # folder from launch.precompute: training reads latents instead of video

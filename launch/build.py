@@ -140,12 +140,22 @@ def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Datase
         parts.append((dataset, heldout))
     if not parts:
         return []
-    sizes = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
-    weights = mixture.weights(config.data.datasets, sizes, config.data.size_exponent)
+    windows = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(config, parts))
     return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
 
 
-def data(config, workdir: Path, statistics: dict | None = None) -> Data:
+def _tokens(config, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
+    """{dataset: tokens of a window} where they are what is counted."""
+    if config.data.unit not in ("windows", "tokens"):
+        raise ValueError(f"data.unit = {config.data.unit!r}: expected windows or tokens")
+    if config.data.unit == "windows":
+        return None
+    per_frame = model(config).spec.tokens_per_frame
+    return {dataset.name: mixture.tokens_of(dataset, layout_of(config), per_frame) for dataset, _ in parts}
+
+
+def data(config, workdir: Path | str, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
     cache = latents.open_cache(config, video_codec(config).spatial_stride)
     if cache and augmentation(config) != augmentation(config).still:
@@ -161,7 +171,7 @@ def data(config, workdir: Path, statistics: dict | None = None) -> Data:
                 {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+def _statistics(config, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
     given = load_statistics(config.data.statistics) if config.data.statistics else None
     if cache:
         if given and statistics_hash(given) != statistics_hash(cache.statistics()):
@@ -170,9 +180,10 @@ def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCac
         return cache.statistics()
     if given:
         return given
-    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per)
+    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per,
+                                    max_bad_fraction=config.data.max_bad_fraction)
     if jax.process_index() == 0:
-        save_statistics(statistics, Path(workdir) / "statistics.json")
+        save_statistics(statistics, f"{workdir}/statistics.json")
     return statistics
 
 

@@ -35,7 +35,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
     robot = choose_robot(restored, "pusht", None)
     engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
-    horizon = robot.layout.actions_per_block
+    horizon = robot.horizon
     execute = execute or horizon
     if execute > horizon:
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
