@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# The TPU's compiler, apart from the rest: where JAX finds it, every command looks for a TPU.
+LIBTPU := .cache/libtpu
+
 .PHONY: install quickstart eval-pusht test lint clean
 
 install: $(VENV)/.installed
@@ -15,13 +18,17 @@ $(VENV)/.installed: requirements.lock setup.cfg
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+$(LIBTPU): | install
+	rm -rf $@.part && $(BIN)/pip install -q --disable-pip-version-check --no-deps --target $@.part libtpu==0.0.42.1
+	mv $@.part $@
+
 quickstart: install
 	$(BIN)/python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
 
 eval-pusht: install
 	$(BIN)/python -m launch.rollout --workdir=runs/quickstart
 
-test: install lint
+test: install lint $(LIBTPU)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: install

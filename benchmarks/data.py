@@ -33,11 +33,11 @@ from benchmarks.synthetic_lerobot import CAMERAS, RATE
 from data_pipelines import video
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.latent_cache import LatentCache, record_bytes
-from data_pipelines.latent_writer import CacheWriter
+from data_pipelines.latent_writer import CacheWriter, save_encoders
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics import compute_statistics, save_statistics
 from world_model.batch import Layout, encoded_batch_spec
 
 _SECONDS = flags.DEFINE_float("seconds", 4, "time given to each way in a round", lower_bound=1)
@@ -208,6 +208,8 @@ def write_cache(folder: Path, dataset: Dataset, windows: int) -> tuple[LatentCac
     writer.write_texts([np.ones((40, 4096), np.float32)])
     writer.write_index("arms", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
                        kept=dataset.source.kept(), text=np.zeros(len(dataset.source), np.int64))
+    save_encoders(folder, {})
+    save_statistics({}, f"{folder}/statistics.json")
     assert writer.finish({"arms": windows})
     return LatentCache(folder, {}, spec), windows * record_bytes(spec) / 2**30
 

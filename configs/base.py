@@ -68,7 +68,8 @@ def common(family: str) -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/mixture.py
-    c.data.size_exponent = 0.0  # a dataset's share is its weight x windows ** this: 0 weights alone, 1 by size
+    c.data.size_exponent = 0.0  # a dataset's share is its weight x size ** this: 0 weights alone, 1 by size, 1 / T
+    c.data.unit = "windows"  # windows | tokens: what sizes and shares are counted in
     c.data.statistics = ""  # JSON from launch.statistics; empty: computed before step 0
     c.data.statistics_per = "dataset"  # dataset | embodiment: datasets of one robot share one normalisation
     c.data.cache = ""  # folder from launch.precompute: training reads latents instead of video
@@ -90,6 +91,7 @@ def common(family: str) -> ConfigDict:
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
     c.train.remat = "products"  # auto | none | full | lean | wide | dots | products (world_model/remat.py)
+    c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (world_model/matmul.py)
     c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one
     c.train.log_every = 10  # steps between log lines
 
@@ -163,6 +165,7 @@ def lingbot_va(c: ConfigDict) -> None:
     c.noise.text_dropout = 0.1  # probability that the prompt gives way to the empty one
     c.noise.shared_levels = False  # one draw of levels for the whole batch, as in the reference's trainer
     c.noise.forward_dynamics = 0.0  # share of steps in which video sees its own chunk's actions (L_fdm)
+    c.noise.given_first_frame = False  # the first frame has level 0 and no loss, as in rollouts; as released: denoised
     c.evaluate.action_steps = 50  # denoising steps of a chunk's actions
     c.evaluate.chunk_frames = 2  # K in rollouts
     c.evaluate.window_blocks = 30  # blocks in the cache, two a chunk

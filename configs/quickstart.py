@@ -41,9 +41,10 @@ def lingbot_va() -> ConfigDict:
     c = base.get_config("lingbot_va")
     c.model.update(latent_channels=16, action_dim=32, max_chunk_frames=2)
     c.layout.update(frames_per_block=1, actions_per_block=8)
-    # Video is rolled out from clean history and without guidance: little of the short training goes into what only
-    # partial denoising and guidance need. Some goes into forward dynamics, for grounded asynchronous execution.
-    c.noise.update(history=0.1, text_dropout=0.0, forward_dynamics=0.2)
+    # Video is rolled out from a given first frame and clean history, without guidance: little of the short training
+    # goes into what only partial denoising and guidance need, none into drawing the first frame from nothing. Some goes
+    # into forward dynamics, for grounded asynchronous execution.
+    c.noise.update(history=0.1, text_dropout=0.0, forward_dynamics=0.2, given_first_frame=True)
     c.evaluate.update(solver_steps=2, action_steps=4, chunk_frames=2, window_blocks=6)
     return c
 

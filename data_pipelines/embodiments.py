@@ -38,6 +38,7 @@ class Embodiment:
     views: tuple[str, ...]  # camera names in tiling order
     view_layout: str  # key of data_pipelines.views.VIEW_LAYOUTS
     rate: float  # control steps per second; video at another rate is read at the nearest frames
+    horizon: int | None = None  # actions of a block that are learnt and executed; None: all of them
     state: tuple[Dimension, ...] = ()
     action: tuple[Dimension, ...] = ()
     normalisation: str = "quantile"  # key of data_pipelines.normalisation.RANGES
@@ -50,6 +51,8 @@ class Embodiment:
         if not self.rate > 0 or not self.views or "{instruction}" not in self.prompt:
             raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
                              f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"embodiment {self.name!r}: horizon = {self.horizon}: expected at least 1 action, or None")
         for part, dims in (("state", self.state), ("action", self.action)):
             for what, values in (("slot", [d.slot for d in dims]), ("name", [d.name for d in dims])):
                 twice = sorted({v for v in values if values.count(v) > 1})

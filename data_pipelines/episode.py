@@ -1,14 +1,24 @@
 """What every source yields: an episode whose frames are decoded only when asked for."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 
+ALWAYS_ALLOWED = 3  # unreadable things that are skipped however few there are in all
+
 
 class BadEpisode(Exception):
-    """One unreadable or inconsistent episode: named, counted and skipped up to a limit by the loader."""
+    """One unreadable or inconsistent episode: named, counted and skipped up to a limit (`check_limit`)."""
+
+
+def check_limit(bad: int, of: int, max_fraction: float, what: str, lines: Iterable[str]) -> None:
+    """Raises ValueError with the list where more of something is unreadable than may be skipped: `max_fraction` of all,
+    or a few; none where that is 0."""
+    if bad > (max(ALWAYS_ALLOWED, max_fraction * of) if max_fraction else 0):
+        raise ValueError(f"{bad} of {of} {what} are unreadable, more than data.max_bad_fraction = {max_fraction}:\n"
+                         + "\n".join(f"  {line}" for line in lines))
 
 
 @dataclasses.dataclass(frozen=True)

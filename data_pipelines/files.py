@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -16,8 +19,9 @@ def is_remote(file: str) -> bool:
 
 
 def exists(file: str) -> bool:
-    """True for a file or folder that is there."""
+    """True for a file or folder that is there, whoever made it a moment ago."""
     system, path = fsspec.core.url_to_fs(file)
+    system.invalidate_cache()
     return system.exists(path)
 
 
@@ -30,6 +34,15 @@ def listed(folder: str) -> list[str]:
         return sorted(system.unstrip_protocol(entry["name"]) for entry in system.ls(path, detail=True)
                       if entry["type"] == "file")
     return []
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """{name: bytes} of the files right inside a folder, by one listing; empty without the folder."""
+    system, path = fsspec.core.url_to_fs(folder)
+    with contextlib.suppress(FileNotFoundError):
+        return {os.path.basename(entry["name"]): entry["size"] for entry in system.ls(path, detail=True, refresh=True)
+                if entry["type"] != "directory"}
+    return {}
 
 
 def read_bytes(file: str) -> bytes:
@@ -65,32 +78,75 @@ def read_json_lines(file: str) -> list:
     return values
 
 
-def write_text(file: str, text: str) -> None:
-    """All of it or nothing, whoever else writes it. Raises OSError where it cannot be written."""
+@contextlib.contextmanager
+def new_file(file: str) -> Iterator[str]:
+    """A path to write to; what is there at the end of the block becomes FILE, all of it or nothing, whoever else writes
+    it. Folders are made. Raises OSError where it cannot be written."""
     if is_remote(file):
-        with fsspec.open(file, "wb") as opened:  # a store shows an object only when it is whole
-            opened.write(text.encode())
+        with tempfile.TemporaryDirectory() as folder:
+            yield (local := os.path.join(folder, "new"))
+            system, path = fsspec.core.url_to_fs(file)
+            system.put_file(local, path)  # a store shows an object only when it is whole
         return
-    partial = Path(f"{file}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(file)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(f"{file}.partial-{os.getpid()}")
+    try:
+        yield str(partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def local_copy(file: str) -> str:
-    """The file itself, or for an address a copy under the temporary folder, made when it is first asked for.
+def write_text(file: str, text: str) -> None:
+    """See `new_file`."""
+    with new_file(file) as path:
+        Path(path).write_text(text, "utf-8")
 
-    For readers that know paths alone. Copies of other sizes than the file now has are made anew, and nothing is
-    deleted: the folder (TMPDIR) must hold every shard that is read.
+
+def write_json(file: str, value) -> None:
+    """Sorted and indented; see `new_file`."""
+    write_text(file, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+_FRESH = 60  # seconds since its last use in which a copy is not deleted: another process may be about to open it
+
+
+def local_copy(file: str, version: str = "") -> str:
+    """The file itself, or for an address a copy under the temporary folder (TMPDIR), made when it is first asked for.
+
+    For readers that know paths alone, as array_record's. A copy of another `version`, by default the file's size, is
+    another copy. Copies take at most half of what their disk can give them: those used longest ago are deleted first.
+    Reads at random from more than that fetch the same files again and again: give TMPDIR a larger disk.
     """
     if not is_remote(file):
         return file
     system, path = fsspec.core.url_to_fs(file)
-    name = f"{hashlib.sha256(file.encode()).hexdigest()[:16]}-{system.size(path)}-{os.path.basename(path)}"
+    name = f"{hashlib.sha256(file.encode()).hexdigest()[:16]}-{version or system.size(path)}-{os.path.basename(path)}"
     copy = Path(tempfile.gettempdir()) / "wamax-copies" / name
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(copy.parent, system.size(path), file)
         handle, partial = tempfile.mkstemp(dir=copy.parent)
         os.close(handle)
         system.get_file(path, partial)
         os.replace(partial, copy)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(copy)
     return str(copy)
+
+
+def _make_room(folder: Path, needed: int, file: str) -> None:
+    """Deletes old copies until `needed` more bytes fit. Raises OSError where they cannot."""
+    found = []
+    for copy in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process's, done or deleted meanwhile
+            found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+    taken = sum(size for _, size, _ in found)
+    limit = (taken + shutil.disk_usage(folder).free) // 2
+    if needed > limit:
+        raise OSError(f"{file}: a copy takes {needed:,} bytes, and {folder} may take {limit:,}: set TMPDIR")
+    for used, size, copy in sorted(found):
+        if taken + needed <= limit or used > time.time() - _FRESH:
+            return
+        copy.unlink(missing_ok=True)
+        taken -= size

@@ -8,9 +8,11 @@
                              prompt of each training episode
     NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
     NAME/shard-I.json        its size, hash and unreadable windows; written last
-    _SUCCESS                 everything is there
+    _SUCCESS                 everything is there: what all shard-I.json say, sizes and hashes of the other files
 
 A window has the same number here and in the video pipeline: order, resuming and replacing unreadable windows are one.
+The folder may be an address for fsspec (gs://, s3://, ...). array_record's reader knows paths alone, so shards are
+copied to TMPDIR when a window of theirs is first asked for (`files.local_copy`, which bounds what they take).
 """
 
 import functools
@@ -19,18 +21,19 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader
-from safetensors.numpy import load_file
 
+from data_pipelines import files
 from data_pipelines.difference import first_difference
 from data_pipelines.episode import BadEpisode, Episode, Source
-from data_pipelines.lru import Lru
+from data_pipelines.lru import Lru, begin_again, unchanged
 from data_pipelines.samples import SampleMaker
 
-FORMAT = 1
+FORMAT = 2
+TEXTS = "texts.array_record"
 _STORED = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
@@ -51,38 +54,47 @@ def record_bytes(spec: dict[str, tuple]) -> int:
 class LatentCache:
     """A finished cache, read. Picklable; files are opened where they are used."""
 
-    def __init__(self, path: Path | str, identity: dict, spec: dict[str, tuple]):
-        """Raises CacheError where it is unfinished, a file has another size than written, or it was made for another
-        `identity` (the manifest's), naming the first difference."""
-        self.path, self.spec, self._fields = Path(path), spec, record_fields(spec)
-        if not (self.path / "_SUCCESS").is_file():
-            there = "unfinished; run launch.precompute again to go on" if self.path.is_dir() else "no such folder"
+    def __init__(self, path: str, identity: dict, spec: dict[str, tuple]):
+        """path: a folder or its address. Raises CacheError where it is unfinished, a file has another size than was
+        written, or it was made for another `identity` (the manifest's), naming the first difference."""
+        begin_again()
+        self.path, self.spec, self._fields = str(path), spec, record_fields(spec)
+        if not files.exists(f"{self.path}/_SUCCESS"):
+            there = "unfinished; run launch.precompute again to go on" if files.exists(self.path) else "no such folder"
             raise CacheError(f"data.cache = {path}: {there}")
-        self.manifest = json.loads((self.path / "manifest.json").read_text())
+        try:
+            self._read_manifest(identity)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error!r}") from error
+
+    def _read_manifest(self, identity: dict) -> None:
+        written = files.read_json(f"{self.path}/_SUCCESS")
+        if (found := written.get("format", 1)) != FORMAT:
+            raise CacheError(f"data.cache = {self.path} has format {found}, this code reads {FORMAT}: make it again")
+        self._files = {f"{self.path}/{name}": about for name, about in written["files"].items()} | {
+            self._shard(dataset, int(shard)): about for dataset, shards in written["shards"].items()
+            for shard, about in shards.items()}
+        self.manifest = json.loads(self._checked("manifest.json"))
         if change := first_difference(self.manifest["identity"], identity, sides=("cache", "this run")):
-            raise CacheError(f"data.cache = {path} was made for another config: {change}")
+            raise CacheError(f"data.cache = {self.path} was made for another config: {change}")
         self._per_shard = self.manifest["windows_per_shard"]
-        for dataset, shards in json.loads((self.path / "_SUCCESS").read_text()).items():
-            for shard, about in shards.items():
-                file = self._shard(dataset, int(shard))
-                size = file.stat().st_size if file.is_file() else "no file"
-                if size != about["bytes"]:
-                    raise CacheError(f"{file}: {about['bytes']} bytes were written, found {size}")
+        found = {f"{folder}/{name}": size for folder in {os.path.dirname(file) for file in self._files}
+                 for name, size in files.sizes(folder).items()}
+        for file, about in self._files.items():
+            if found.get(file) != about["bytes"]:
+                raise CacheError(f"{file}: {about['bytes']} bytes were written, found {found.get(file, 'no file')}")
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_texts")}
 
     def encoders(self) -> dict:
         """{"video": {name: array}, "text": {...}}. Raises CacheError where they are not those of the latents."""
-        arrays = load_file(self.path / "encoders.safetensors")
-        if (found := arrays_hash(arrays)) != self.manifest["encoders"]:
-            raise CacheError(f"{self.path}/encoders.safetensors has hash {found}, the latents were made with "
-                             f"{self.manifest['encoders']}")
+        self._checked("encoders.safetensors")
         return load_encoders(self.path)
 
     def statistics(self) -> dict[str, dict]:
         """{dataset: statistics} that state and actions are normalised by."""
-        return json.loads((self.path / "statistics.json").read_text())
+        return json.loads(self._checked("statistics.json"))
 
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
         """The episodes of a dataset; `original` opens their recordings where somebody asks for one."""
@@ -94,13 +106,12 @@ class LatentCache:
         unreadable."""
         file = self._shard(dataset, window // self._per_shard)
         try:
-            data = self._reader(file).read([window % self._per_shard])[0]
+            data = self._record(file, window % self._per_shard)
             text = self._text(int(self._index(dataset)["text"][episode]))
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
         if not data:
-            reason = json.loads(file.with_suffix(".json").read_text())["bad"][str(window)]
-            raise BadEpisode(f"{reason} (found when {file} was made)")
+            raise BadEpisode(f"{self._files[file]['bad'].get(str(window), 'no sample')} (found when {file} was made)")
         if len(data) != record_bytes(self.spec):
             raise BadEpisode(f"{file} record {window % self._per_shard}: {len(data)} bytes, expected "
                              f"{record_bytes(self.spec)}")
@@ -113,20 +124,28 @@ class LatentCache:
 
     def verify(self) -> Iterator[str]:
         """Reads everything; yields a sentence on each shard whose hash is not the one written."""
-        for dataset, shards in json.loads((self.path / "_SUCCESS").read_text()).items():
-            for shard, about in shards.items():
-                file, digest = self._shard(dataset, int(shard)), hashlib.sha256()
-                try:
-                    for i in range(about["records"]):
-                        digest.update(self._reader(file).read([i])[0])
-                except (RuntimeError, ValueError, IndexError) as error:
-                    yield f"{file}: cannot be read: {error}"
-                    continue
-                if digest.hexdigest() != about["sha256"]:
-                    yield f"{file}: its records are not those that were written"
+        for file, about in self._files.items():
+            if "records" not in about:
+                continue  # checked where they are read
+            digest = hashlib.sha256()
+            try:
+                for i in range(about["records"]):
+                    digest.update(self._record(file, i))
+            except (RuntimeError, ValueError, IndexError, OSError, BadEpisode) as error:
+                yield f"{file}: cannot be read: {error}"
+                continue
+            if digest.hexdigest() != about["sha256"]:
+                yield f"{file}: its records are not those that were written"
 
-    def _shard(self, dataset: str, shard: int) -> Path:
+    def _shard(self, dataset: str, shard: int) -> str:
         return shard_file(self.path, dataset, shard, ".array_record")
+
+    def _checked(self, name: str) -> bytes:
+        """A small file. Raises CacheError where it is not the one that was written."""
+        data, expected = files.read_bytes(f"{self.path}/{name}"), self._files[f"{self.path}/{name}"]["sha256"]
+        if (found := hashlib.sha256(data).hexdigest()) != expected:
+            raise CacheError(f"{self.path}/{name} has hash {found[:16]}, {expected[:16]} was written")
+        return data
 
     @functools.cached_property
     def _readers(self) -> Lru:
@@ -136,23 +155,27 @@ class LatentCache:
     def _texts(self) -> Lru:
         return Lru(1024)
 
-    def _reader(self, file: Path) -> ArrayRecordReader:
-        return self._readers.get(file) or self._readers.put(
-            file, ArrayRecordReader(str(file), options="readahead_buffer_size:0"))
+    def _record(self, file: str, number: int) -> bytes:
+        """A record with its checksum tested; raises what array_record does, and BadEpisode where FILE was replaced."""
+        about = self._files[file]
+        known = unchanged(local := files.local_copy(file, about["sha256"][:16]))
+        reader = self._readers.get(known) or self._readers.put(
+            known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
+        return reader.read([number])[0]
 
     def _text(self, number: int) -> np.ndarray:
         """bfloat16 [tokens of the prompt, width]."""
         found = self._texts.get(number)
         if found is None:
             (_, width), dtype = self.spec["text_features"]
-            stored = self._reader(self.path / "texts.array_record").read([number])[0]
+            stored = self._record(f"{self.path}/{TEXTS}", number)
             rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
             found = self._texts.put(number, rows.reshape(-1, width))
         return found
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
-        return load_file(self.path / dataset / "index.safetensors")
+        return safetensors.numpy.load(self._checked(index_name(dataset)))
 
 
 class CachedSource:
@@ -203,15 +226,20 @@ class CachedMaker:
         return row | self._maker.origin(index, start, sample_index)
 
 
-def shard_file(path: Path, dataset: str, shard: int, suffix: str) -> Path:
+def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:
     """PATH/NAME/shard-00003.SUFFIX."""
-    return path / dataset / f"shard-{shard:05d}{suffix}"
+    return f"{path}/{dataset}/shard-{shard:05d}{suffix}"
 
 
-def load_encoders(path: Path) -> dict:
+def index_name(dataset: str) -> str:
+    """NAME/index.safetensors."""
+    return f"{dataset}/index.safetensors"
+
+
+def load_encoders(path: str) -> dict:
     """{"video": {name: array}, "text": {...}} of a cache, "image" where it has one: what a checkpoint keeps."""
     parts: dict[str, dict] = {"video": {}, "text": {}}
-    for name, value in load_file(path / "encoders.safetensors").items():
+    for name, value in safetensors.numpy.load(files.read_bytes(f"{path}/encoders.safetensors")).items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = value
     return parts
@@ -224,11 +252,3 @@ def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
         value = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {value.shape} {value.dtype}".encode() + value.tobytes())
     return digest.hexdigest()[:16]
-
-
-def write_json(file: Path, value: dict) -> None:
-    """All of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    partial.replace(file)

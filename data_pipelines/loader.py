@@ -23,7 +23,7 @@ from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.board import Board
 from data_pipelines.collate import stack
 from data_pipelines.difference import first_difference
-from data_pipelines.episode import BadEpisode
+from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.latent_cache import CachedMaker, LatentCache
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
@@ -32,7 +32,6 @@ from data_pipelines.statistics import statistics_hash
 from world_model.batch import Layout, batch_spec, check_batch
 
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window
-_ALWAYS_ALLOWED = 3  # unreadable windows that are skipped however short the run
 
 
 class BadWindow(NamedTuple):
@@ -184,13 +183,9 @@ class Loader:
                 self._bad[key] = {"count": 0, "reason": window.reason}
                 logging.warning("skipped an unreadable recording: %s", window.reason)
             self._bad[key]["count"] += 1
-        count, seen = sum(entry["count"] for entry in self._bad.values()), self._step * self._rows
-        allowed = max(_ALWAYS_ALLOWED, self._max_bad_fraction * seen) if self._max_bad_fraction else 0
-        if count > allowed:
-            recordings = "\n".join(f"  {key}, met {entry['count']} times: {entry['reason']}"
-                                   for key, entry in self._bad.items())
-            raise ValueError(f"{count} of {seen} windows are unreadable, more than data.max_bad_fraction = "
-                             f"{self._max_bad_fraction}:\n{recordings}")
+        lines = (f"{key}, met {entry['count']} times: {entry['reason']}" for key, entry in self._bad.items())
+        check_limit(sum(entry["count"] for entry in self._bad.values()), self._step * self._rows,
+                    self._max_bad_fraction, "windows", lines)
 
 
 def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:

@@ -151,7 +151,8 @@ class SampleMaker:
         views = self._augmentation.cut(views, self._seed, sample_index)
         views = self._augmentation.colour(views, self._seed, sample_index)  # before tiling, which leaves cells black
         video = VIEW_LAYOUTS[embodiment.view_layout](views, layout.height, layout.width)
-        return {"video": video[rows], "frame_mask": steps < episode.length}
+        video = video if len(unique) == len(steps) else video[rows]
+        return {"video": video, "frame_mask": steps < episode.length}
 
     def _text(self, episode: Episode) -> dict[str, np.ndarray]:
         try:
@@ -190,11 +191,12 @@ def relative_actions(episode: Episode, starts: np.ndarray, block: int,
     """Actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where
     the embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
 
-    An action is real where the frame that it leads to was recorded. Statistics and training both come through
-    here.
+    An action is real where the frame that it leads to was recorded, and within the embodiment's horizon. Statistics and
+    training both come through here.
     """
     last = episode.length - 1
     steps = starts[:, None] + np.arange(block)
     state = np.zeros((episode.length, 0)) if episode.state is None else episode.state
     anchors = state[np.minimum(starts, last)][:, None]
-    return to_relative(episode.action[np.minimum(steps, last)], anchors, embodiment), steps < last
+    real = (steps < last) & (np.arange(block) < (embodiment.horizon or block))
+    return to_relative(episode.action[np.minimum(steps, last)], anchors, embodiment), real

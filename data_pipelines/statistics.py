@@ -21,8 +21,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from data_pipelines import files
 from data_pipelines.embodiments import Embodiment
-from data_pipelines.episode import BadEpisode, Episode
+from data_pipelines.episode import BadEpisode, Episode, check_limit
 from data_pipelines.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
 from data_pipelines.summary import Summary
@@ -51,19 +52,21 @@ class Gathered:
         return self
 
 
-def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, parts: str = "") -> dict:
+def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, parts: str = "",
+                       max_bad_fraction: float = 0.001) -> dict:
     """Statistics of the chosen episodes of one dataset, or of several of one robot: the state of every step of every
     stretch that windows lie in, and every action of every block that some window holds, relative to that block's start.
     Unusable episodes are skipped and named under "skipped". parts: a folder where what is counted is kept, so that an
-    interrupted call goes on; empty: nowhere.
+    interrupted call goes on; empty: nowhere. max_bad_fraction: share of a dataset's episodes that may be unusable.
 
-    Raises ValueError where no episode is usable, or where the statistics cannot normalise (`make_scale`).
+    Raises ValueError where more are, with the list, where none is usable, or where the statistics cannot normalise
+    (`make_scale`).
     """
     datasets = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     embodiment, name = datasets[0].embodiment, " + ".join(d.name for d in datasets)
     total = Gathered(embodiment)
     for dataset in datasets:
-        total.merge(gather(dataset, layout, parts))
+        total.merge(gather(dataset, layout, parts, max_bad_fraction))
     result = {"dataset": name, "embodiment": embodiment.name, "actions_per_block": layout.actions_per_block,
               "episodes": total.episodes, "skipped": total.skipped, "state": None, "action": None,
               "absolute_action": None}
@@ -78,9 +81,10 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, pa
     return result
 
 
-def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, parts: str = "") -> dict[str, dict]:
-    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes. parts: see
-    `compute_statistics`."""
+def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, parts: str = "",
+                       max_bad_fraction: float = 0.001) -> dict[str, dict]:
+    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes. parts and
+    max_bad_fraction: see `compute_statistics`."""
     if per not in SCOPES:
         raise ValueError(f"data.statistics_per = {per!r}: expected one of {SCOPES}")
     groups = collections.defaultdict(list)
@@ -88,12 +92,12 @@ def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, pa
         groups[dataset.name if per == "dataset" else dataset.embodiment.name].append(dataset)
     found = {}
     for group in groups.values():
-        found |= dict.fromkeys([d.name for d in group], compute_statistics(group, layout, parts))
+        found |= dict.fromkeys([d.name for d in group], compute_statistics(group, layout, parts, max_bad_fraction))
     return found
 
 
-def gather(dataset: Dataset, layout: Layout, parts: str = "") -> Gathered:
-    """What one dataset's episodes count, read in threads. parts: see `compute_statistics`."""
+def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: float = 0.001) -> Gathered:
+    """What one dataset's episodes count, read in threads. See `compute_statistics`."""
     total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)
     if not (dataset.embodiment.state or dataset.embodiment.action):
         return dataclasses.replace(total, episodes=len(windows.episodes))
@@ -104,6 +108,8 @@ def gather(dataset: Dataset, layout: Layout, parts: str = "") -> Gathered:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for part in threads.map(count, shares):
             total.merge(part)
+    lines = (f"{episode}: {reason}" for episode, reason in total.skipped.items())
+    check_limit(len(total.skipped), len(windows.episodes), max_bad_fraction, "episodes", lines)
     return total
 
 
@@ -173,10 +179,10 @@ def statistics_hash(statistics: dict) -> str:
 
 
 def save_statistics(statistics: dict[str, dict], path: str) -> None:
-    """{dataset: statistics} as JSON."""
-    pathlib.Path(path).write_text(json.dumps(statistics, indent=1, sort_keys=True) + "\n")
+    """{dataset: statistics} as JSON; path: a file or its address."""
+    files.write_json(path, statistics)
 
 
 def load_statistics(path: str) -> dict[str, dict]:
     """Inverse of `save_statistics`."""
-    return json.loads(pathlib.Path(path).read_text())
+    return files.read_json(path)

@@ -202,7 +202,8 @@ def read_at(file: str, times: np.ndarray, *, within: float, frames: int | None =
                              f"{len(table.order)} frames is at {table.times[shown[worst]]:.3f} s. The file is cut "
                              f"short, or does not belong to this recording")
         distinct, back = np.unique(shown, return_inverse=True)
-        return opened.read(table, distinct)[back]
+        frames = opened.read(table, distinct)
+        return frames if np.array_equal(distinct, shown) else frames[back]
 
 
 def _unreadable(file: str) -> str:

@@ -44,7 +44,19 @@ def _side_by_side(views: Sequence[np.ndarray], height: int, width: int) -> np.nd
     if width % len(views):
         raise ValueError(f"view layout 'side_by_side': layout.width = {width} does not divide by "
                          f"{len(views)} views")
-    return np.concatenate([resize(v, height, width // len(views)) for v in views], axis=2)
+    each = width // len(views)
+    return _canvas(height, width, [(0, i * each, resize(v, height, each)) for i, v in enumerate(views)])
+
+
+def _canvas(height: int, width: int, cells: Sequence[tuple[int, int, np.ndarray]]) -> np.ndarray:
+    """uint8 [n, height, width, 3] with each (top, left, picture) in its place, black where there is none. Every pixel
+    is written once: windows are tens of megabytes."""
+    out = np.empty((len(cells[0][2]), height, width, 3), np.uint8)
+    if sum(picture.shape[1] * picture.shape[2] for *_, picture in cells) < height * width:
+        out[:] = 0
+    for top, left, picture in cells:
+        out[:, top:top + picture.shape[1], left:left + picture.shape[2]] = picture
+    return out
 
 
 def _quarter(views: Sequence[np.ndarray], height: int, width: int, counts: tuple[int, ...], name: str):
@@ -59,14 +71,15 @@ def _quarter(views: Sequence[np.ndarray], height: int, width: int, counts: tuple
 def _grid(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Top left, bottom left, top right, bottom right; black where there is no fourth."""
     cells = _quarter(views, height, width, (3, 4), "grid_2x2")
-    cells += [np.zeros_like(cells[0])] * (4 - len(cells))
-    return np.concatenate([np.concatenate(cells[i:i + 2], axis=1) for i in (0, 2)], axis=2)
+    places = [(0, 0), (height // 2, 0), (0, width // 2), (height // 2, width // 2)]
+    return _canvas(height, width, [(*place, cell) for place, cell in zip(places, cells)])
 
 
 def _wide_top(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """The third view over the whole width on top, each of its pixels twice; the first two below."""
     left, right, top = _quarter(views, height, width, (3,), "wide_top")
-    return np.concatenate([top.repeat(2, axis=2), np.concatenate([left, right], axis=2)], axis=1)
+    return _canvas(height, width, [(0, 0, top.repeat(2, axis=2)), (height // 2, 0, left),
+                                   (height // 2, width // 2, right)])
 
 
 def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -74,8 +87,9 @@ def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
     if len(views) != 3 or height % 3 or width % 2:
         raise ValueError(f"view layout 't_shape' takes 3 views, a height of 3k and a width of 2k; found {len(views)} "
                          f"views, layout.height = {height}, layout.width = {width}")
-    small = [resize(v, height // 3, width // 2) for v in views[1:]]
-    return np.concatenate([np.concatenate(small, axis=2), resize(views[0], height - height // 3, width)], axis=1)
+    left, right = (resize(v, height // 3, width // 2) for v in views[1:])
+    return _canvas(height, width, [(0, 0, left), (0, width // 2, right),
+                                   (height // 3, 0, resize(views[0], height - height // 3, width))])
 
 
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,

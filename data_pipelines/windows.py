@@ -104,8 +104,8 @@ def frame_steps(layout: Layout, start: int, rate_ratio: float) -> np.ndarray:
 
 
 def block_starts(layout: Layout, start: int) -> np.ndarray:
-    """int64 [blocks]: step of each block's first action; what relative actions are relative to."""
-    return start + np.arange(layout.num_blocks) * layout.actions_per_block
+    """int64 [chunks]: step of each block's first action; what relative actions are relative to."""
+    return start + np.arange(layout.chunks) * layout.actions_per_block
 
 
 def state_steps(layout: Layout, start: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from launch.closed_loop import Policy, Run
+from launch.closed_loop import Policy, Run, mean_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +109,9 @@ def play(policy: Policy, runs: list[Run], mode: Mode, horizon: int) -> list[Exec
 
 
 def smoothness(executors: list[Executor]) -> dict:
-    """Means over episodes: commands' second difference (robot units; less is smoother), share of steps without a plan,
-    and of predicted actions dropped as stale."""
-    jerk = [np.linalg.norm(np.diff(e.run.actions, 2, axis=0), axis=1).mean() for e in executors if e.step > 2]
-    return {"jerk": float(np.mean(jerk)) if jerk else None,
+    """Means over episodes: commands' second difference (robot units; less is smoother) with its 95% interval, share of
+    steps without a plan, and of predicted actions dropped as stale."""
+    jerk = np.array([np.linalg.norm(np.diff(e.run.actions, 2, axis=0), axis=1).mean() for e in executors if e.step > 2])
+    return {"jerk": float(jerk.mean()) if len(jerk) else None, "jerk_ci": mean_interval(jerk) if len(jerk) else None,
             "held_share": float(np.mean([e.held / e.step for e in executors])),
             "dropped": float(np.mean([e.dropped for e in executors]))}

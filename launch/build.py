@@ -25,6 +25,7 @@ from world_model.batch import Layout
 from world_model.families import Family, make_family
 from world_model.interop.encoder_weights import Source
 from world_model.objective import Objective
+from world_model.policy import Policy
 
 
 def layout_of(config) -> Layout:
@@ -68,7 +69,8 @@ def model(config) -> Family:
     layout, stride = layout_of(config), video_codec(config).spatial_stride
     sizes = {key: value for key, value in config.model.items() if key != "family"}
     return make_family(config.model.family, layout=layout, latent_height=layout.height // stride,
-                       latent_width=layout.width // stride, remat=config.train.remat, **sizes)
+                       latent_width=layout.width // stride, remat=config.train.remat, matmul=config.train.matmul,
+                       **sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +140,22 @@ def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Datase
         parts.append((dataset, heldout))
     if not parts:
         return []
-    sizes = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
-    weights = mixture.weights(config.data.datasets, sizes, config.data.size_exponent)
+    windows = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(config, parts))
     return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
 
 
-def data(config, workdir: Path, statistics: dict | None = None) -> Data:
+def _tokens(config, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
+    """{dataset: tokens of a window} where they are what is counted."""
+    if config.data.unit not in ("windows", "tokens"):
+        raise ValueError(f"data.unit = {config.data.unit!r}: expected windows or tokens")
+    if config.data.unit == "windows":
+        return None
+    per_frame = model(config).spec.tokens_per_frame
+    return {dataset.name: mixture.tokens_of(dataset, layout_of(config), per_frame) for dataset, _ in parts}
+
+
+def data(config, workdir: Path | str, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
     cache = latents.open_cache(config, video_codec(config).spatial_stride)
     if cache and augmentation(config) != augmentation(config).still:
@@ -159,7 +171,7 @@ def data(config, workdir: Path, statistics: dict | None = None) -> Data:
                 {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+def _statistics(config, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
     given = load_statistics(config.data.statistics) if config.data.statistics else None
     if cache:
         if given and statistics_hash(given) != statistics_hash(cache.statistics()):
@@ -168,9 +180,10 @@ def _statistics(config, workdir: Path, datasets: list[Dataset], cache: LatentCac
         return cache.statistics()
     if given:
         return given
-    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per)
+    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per,
+                                    max_bad_fraction=config.data.max_bad_fraction)
     if jax.process_index() == 0:
-        save_statistics(statistics, Path(workdir) / "statistics.json")
+        save_statistics(statistics, f"{workdir}/statistics.json")
     return statistics
 
 
@@ -235,6 +248,7 @@ class Restored:
     statistics: dict
     workdir: Path
     base: dict | None = None  # the published weights that training began with
+    frozen: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
 
     @functools.cached_property
     def data(self) -> Data:
@@ -243,6 +257,13 @@ class Restored:
         config.data.cache = ""
         return data(config, self.workdir, statistics=self.statistics)
 
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """What acts, with room for `slots` episodes of a robot that has those action channels, bool [action_dim];
+        sampling: of the family's rollout, over the config's evaluate.*."""
+        params = jax.tree.map(lambda p: p.astype(self.config.train.compute_dtype), self.params)
+        return self.family.policy(self.objective, params, slots, channels, batch_sizes,
+                                  **rollout_settings(self.config) | sampling)
+
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:
     """The checkpoint of a step (default: the newest). Raises CheckpointError naming what does not fit."""
@@ -250,10 +271,11 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     step = checkpoint.locate(directory, step)
     meta = checkpoint.read_json(directory, step, "meta")
     config = ConfigDict(json.loads(json.dumps(meta["config"])))
+    config.train.matmul = "plain"  # rounding is for the speed of training
     family = model(config)
     arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
     kind = lambda prefix: {name.removeprefix(prefix): jnp.asarray(value) for name, value in arrays.items()
                            if name.startswith(prefix)}
     frozen = checkpoint.read_frozen(directory, step)
     return Restored(config, step, family, kind("params.") | kind("ema."), make_objective(config, family, frozen),
-                    meta["statistics"], Path(workdir), meta.get("base"))
+                    meta["statistics"], Path(workdir), meta.get("base"), frozen)

@@ -39,7 +39,7 @@ def round_trip(maker: SampleMaker, window: int, sample: dict) -> RoundTrip:
     episode, robot = dataset.source[index], dataset.embodiment
     parts = []
     for i, first in enumerate(block_starts(maker.layout, start)):
-        count = min(block, episode.length - 1 - first)
+        count = min(block, robot.horizon or block, episode.length - 1 - first)
         if count < 1:
             break
         rows = sample["actions"][i * block:i * block + count]

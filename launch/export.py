@@ -4,10 +4,10 @@
 
 OUT holds weights and config.json in a published layout (world_model/interop/*_format.py), statistics.json and
 experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
-with) and parity.json. For dreamzero that is the largest difference of the JAX model and the PyTorch runtime after each
-transformer block and of every block's denoised latents and actions, in float32; for lingbot_va, of every chunk's; for
-the others, of the weights read back. Above the tolerance the command exits 1, says where the two first differ, and
-leaves OUT.rejected.
+with), encoders/ (launch/exported.py) and parity.json: all that launch.serve --export needs. For dreamzero parity is the
+largest difference of the JAX model and the PyTorch runtime after each transformer block and of every block's denoised
+latents and actions, in float32; for lingbot_va, of every chunk's; for the others, of the weights read back. Above the
+tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
@@ -30,7 +30,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.statistics import statistics_hash
-from launch import build, export_lingbot_va, provenance, reference_experiment
+from launch import build, export_lingbot_va, exported, provenance, reference_experiment
 from launch import flags as launch_flags
 from launch.export_inputs import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
 from world_model import lora
@@ -57,6 +57,7 @@ def export(restored: build.Restored, out: Path | str, tolerance: float = 1e-4,
     with safetensors_io.atomic_directory(out) as partial:
         write_statistics(partial, restored)
         write_provenance(partial, restored, dtype)
+        exported.write_encoders(partial, restored)
         differences, cast, low = written.write_and_compare(partial, restored, np.dtype(dtype), shard_bytes)
         problem = first_above(differences, tolerance)
         sizes = lambda found: {entry: d.size for entry, d in found.items()}
@@ -168,12 +169,12 @@ def write_lingbot_va(directory: Path, restored: build.Restored, dtype: np.dtype,
 
 
 READ_BACK = "parameters read back"
-FORMATS = {  # a family's first is its own; nobody has released a lingbot_va_mot
+FORMATS = {  # a family's first is its own
     "dreamzero": Format("dreamzero", write_dreamzero, "PyTorch runtime"),
     **{name: Format("dreamzero", functools.partial(write_video_model, format_name=name), READ_BACK)
        for name in ("wan", "diffusers")},
     "adapters": Format("dreamzero", write_adapters, READ_BACK),
-    "lingbot_va": Format("lingbot_va", write_lingbot_va, "PyTorch runtime"),
+    **{family: Format(family, write_lingbot_va, "PyTorch runtime") for family in lingbot_va_format.VARIANTS},
 }
 
 

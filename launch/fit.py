@@ -34,6 +34,15 @@ def fit(config, make_family: Callable, devices=None) -> ConfigDict:
     return config
 
 
+def check_kernel(config, devices=None) -> None:
+    """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
+    here they are others)."""
+    platform = (devices or jax.devices())[0].platform
+    if config.model.attention == "splash" and platform != "tpu":
+        raise ValueError(f"model.attention = 'splash' is a kernel for TPUs, and the devices are {platform}s: "
+                         "--config.model.attention=blockwise")
+
+
 def choose_mesh(config, devices: int) -> dict[str, int]:
     """Sizes for those that are 0: as little `context` as leaves every batch shard a sample, then `fsdp` up to FSDP."""
     mesh = {axis: config.mesh[axis] for axis in sharding.AXES}

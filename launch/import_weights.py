@@ -2,12 +2,12 @@
 
     python -m launch.import_weights --format=wan --source=DIR --config=configs/dreamzero_14b.py --out=OUT [--dry_run]
 
-Formats: wan (original), diffusers, dreamzero; where their files are expected is in world_model/interop/formats.py. All
-names and shapes on both sides are checked before any data is read; --dry_run stops there. Then tensors go one at a time
-from file to file, so that memory holds a few of them and never a shard. What the source lacks is initialised by the
-format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of
-another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero, with
---config.model.lora_rank, holds its base or is put on --base: on the one that it names, if it names one. Pickles
+Formats: wan (original), diffusers, dreamzero, lingbot_va and lingbot_va_mot; where their files are expected is in
+world_model/interop/formats.py. All names and shapes on both sides are checked before any data is read; --dry_run stops
+there. Then tensors go one at a time from file to file, so that memory holds a few of them and never a shard. What the
+source lacks is initialised by the format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says
+what to do with tensors of another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero,
+with --config.model.lora_rank, holds its base or is put on --base: on the one that it names, if it names one. Pickles
 (.pth, .bin) are read with --allow_pickle, by torch's weights_only unpickler. OUT is a workdir with a checkpoint of
 weights alone at step 0 and import.json, which tells where each came from. It appears when it is whole.
 """
@@ -33,7 +33,6 @@ from world_model.interop.formats import FORMATS
 from world_model.interop.safetensors_io import WeightsError, atomic_directory
 from world_model.state import subset
 
-FAMILY = "dreamzero"
 LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
 
 
@@ -45,8 +44,9 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
-    if config.model.family != FAMILY:
-        raise ValueError(f"model.family = {config.model.family!r}: these formats hold a network of family {FAMILY!r}")
+    if config.model.family != FORMATS[format_name].family:
+        raise ValueError(f"model.family = {config.model.family!r}: --format={format_name} holds a network of family "
+                         f"{FORMATS[format_name].family!r}")
     family, opened = build.model(config), FORMATS[format_name].open(source, allow_pickle)
     if base:
         opened = opened.over(FORMATS[base[0]].open(base[1], allow_pickle))

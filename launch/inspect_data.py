@@ -5,8 +5,9 @@
 
 Per dataset: episodes, hours, rates, dimensions, languages, asked and realised shares, actions before and after
 normalisation, cameras that are frozen or duplicates of another, drift of time stamps, unreadable recordings among the
-sampled, windows as pictures. --benchmark also runs the loader alone: windows per second, the share of decoding, the
-step time that it can feed and, with --topology, what that slice would ask of each of its hosts (launch/plan.py).
+sampled, windows as pictures; and of how many episodes a batch is. --benchmark also runs the loader alone: windows per
+second, the share of decoding, the step time that it can feed and, with --topology, what that slice would ask of each of
+its hosts (launch/plan.py).
 """
 
 import collections
@@ -22,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.episode import BadEpisode, Episode, Source
-from data_pipelines.mixture import asked_fractions, realised_fractions
+from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
 from launch import build, report_page
 from launch import flags as launch_flags
@@ -148,19 +149,29 @@ def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tu
 
 def speed(data: build.Data, seconds: float = 10.0) -> tuple[float, list[str]]:
     """(windows per second of the loader alone, sentences on it)."""
-    size, batches, episodes = data.config.train.global_batch_size, 0, []
+    size, batches = data.config.train.global_batch_size, 0
     with data.loader() as loader:
         next(loader)
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
-            batch = next(loader)
+            next(loader)
             batches += 1
-            episodes.append(len(set(zip(batch["dataset_id"].tolist(), batch["episode_index"].tolist()))))
         each = (time.perf_counter() - began) / batches
     where = f"{size / each:.2f} windows per second here"
     return size / each, [
         f"The loader alone makes {where}: a host like this one feeds steps of {each:.2f} s or more at {size} windows a "
-        f"step.", decoding(data), f"A batch of {size} holds windows of {np.mean(episodes):.1f} different episodes."]
+        f"step.", decoding(data)]
+
+
+def diversity(data: build.Data, makers: list[SampleMaker], batches: int = 50) -> str:
+    """A sentence on how many episodes the first batches come from; index arithmetic, nothing is read."""
+    size, found = data.config.train.global_batch_size, []
+    order = make_order(data.training, [maker.windows for maker in makers], data.config.seed, size)
+    for first in range(0, batches * size, size):
+        draws = [order[position] for position in range(first, first + size)]
+        found.append(len({(draw.dataset, makers[draw.dataset].windows[draw.window][0]) for draw in draws}))
+    return (f"A batch of {size} holds windows of {np.mean(found):.1f} different episodes on average, of {min(found)} "
+            f"at least (the first {batches} batches).")
 
 
 @dataclasses.dataclass
@@ -226,15 +237,16 @@ def main(_) -> None:
         steps, batch = config.train.steps, config.train.global_batch_size
         asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
         realised = realised_fractions(data.training, steps * batch, batch)
+        makers = data.makers()
         found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
-                 for maker in data.makers()]
+                 for maker in makers]
         rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
         if flags.FLAGS.topology:
             lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(f"inspect_data: {error}")
     head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
-    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn."
+    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
     out.write_text(report_page.page("The data of a run", lead, [*head, *(html_of for html_of, _ in found)]))
     for line in (*lines, *(problem for _, problems in found for problem in problems)):
         print(line)

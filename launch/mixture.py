@@ -6,10 +6,16 @@ An entry of data.datasets is a dataset, as {"source", "path", "embodiment", "wei
     clips = {..., "weight": ((0, 1.0), (10_000, 0.25))}    # from step 10,000 on a quarter of it
 
 A group takes its weight's share, whatever it holds; inside, its members share by theirs. Only the outermost weights may
-change over steps. data.size_exponent multiplies every dataset's weight by its number of windows to that power.
+change over steps. data.size_exponent multiplies every dataset's weight by its number of windows to that power: 1 / T of
+a temperature T. With data.unit = "tokens", sizes and shares are those of tokens: a window that is short, or has no
+actions, counts less and is drawn more often.
 """
 
-from data_pipelines.samples import Weight
+import numpy as np
+
+from data_pipelines.samples import Dataset, Weight, index_windows
+from data_pipelines.windows import frame_steps
+from world_model.batch import Layout
 
 
 def entries(datasets) -> dict:
@@ -23,14 +29,37 @@ def entries(datasets) -> dict:
     return found
 
 
-def weights(datasets, sizes: dict[str, int], exponent: float) -> dict[str, Weight]:
-    """{dataset: weight}. sizes: windows of each dataset. Raises ValueError where a weight inside a group changes."""
+def weights(datasets, windows: dict[str, int], exponent: float, tokens: dict[str, float] | None = None
+            ) -> dict[str, Weight]:
+    """{dataset: weight of its draws}. windows: of each dataset; tokens: of a window of each, where those count.
+    Raises ValueError where a weight inside a group changes."""
+    each = tokens or dict.fromkeys(windows, 1.0)
+    shares = _shares(datasets, {name: count * each[name] for name, count in windows.items()}, exponent)
+    return {name: _times(share, 1 / each[name]) for name, share in shares.items()}
+
+
+def tokens_of(dataset: Dataset, layout: Layout, tokens_per_frame: int) -> float:
+    """Tokens of a window, on average: of latent frames that hold a recorded one, of actions and states."""
+    windows, robot = index_windows(dataset, layout), dataset.embodiment
+    lengths, rates = (np.asarray(x)[windows.episode] for x in (dataset.source.lengths(), dataset.source.rates()))
+    ratio = (rates / robot.rate)[:, None]
+    steps = frame_steps(layout, windows.first[:, None], ratio)  # [rows, T]; only an episode's first window may be short
+    frames = steps[:, np.r_[0, 1:layout.frames:4]] < lengths[:, None]  # the first raw frame of every latent one
+    count = tokens_per_frame * frames.sum(1).astype(np.float64)
+    if robot.action:
+        count += np.clip(lengths - 1 - windows.first, 0, layout.num_actions)
+    if robot.state:
+        count += layout.num_states
+    return float(np.average(count, weights=np.diff(windows.ends, prepend=0)))
+
+
+def _shares(datasets, sizes: dict[str, float], exponent: float) -> dict[str, Weight]:
     found: dict[str, Weight] = {}
     for name, entry in datasets.items():
         if "datasets" not in entry:
             found[name] = _times(entry.weight, sizes[name] ** exponent)
             continue
-        inside = weights(entry.datasets, sizes, exponent)
+        inside = _shares(entry.datasets, sizes, exponent)
         if changing := [each for each, weight in inside.items() if not isinstance(weight, (int, float))]:
             raise ValueError(f"dataset {changing[0]!r}: its weight in group {name!r} changes over steps; let the "
                              f"group's change")

@@ -2,9 +2,9 @@
 
     python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep]
 
-Needs libtpu (extra: tpu) and no TPU. Forward, backward and optimizer with donated state are compiled for the named
-slice; memory, executed FLOP and collectives are read from the compiled program. Step time is a bracket: all
-communication hidden behind the work, and none of it.
+Needs libtpu (extra: tpu) and no TPU; --topology=local plans for the accelerators that JAX sees here, GPUs too. Forward,
+backward and optimizer with donated state are compiled for the slice; memory, executed FLOP and collectives are read
+from the compiled program. Step time is a bracket: all communication hidden behind the work, and none of it.
 """
 
 import itertools
@@ -20,10 +20,11 @@ from jax.experimental import topologies
 
 from launch import build, estimate, fit, train_parts
 from launch import flags as launch_flags
-from launch.chips import CHIPS, Chip
+from launch.chips import CHIPS, Chip, chip_of
 from world_model.remat import KEPT
 
 LIBTPU_NAMES = {"v7x": "tpu7x"}
+LOCAL = "local"
 
 
 class PlanError(ValueError):
@@ -33,6 +34,7 @@ class PlanError(ValueError):
 def plan(config, topology: str, slices: int = 1) -> dict:
     """The JSON object. Raises PlanError or ValueError with a sentence for the person who asked."""
     chip, devices = describe_topology(topology, slices)
+    fit.check_kernel(config, devices)
     config = fit.fit(config, build.model, devices)
     mesh, family = train_parts.make_mesh(config, devices), build.model(config)
     _, target = train_parts.make_target(config, family, mesh)
@@ -70,11 +72,14 @@ def sweep(config, topology: str, slices: int = 1) -> Iterator[dict]:
 
 
 def describe_topology(topology: str, slices: int = 1) -> tuple[Chip, list]:
-    """(chip, devices) of "v5p:4x4x4". Raises PlanError on names that mean nothing."""
+    """(chip, devices) of "v5p:4x4x4", or of the devices here. Raises PlanError on names that mean nothing."""
+    if topology == LOCAL:
+        return describe_local()
     generation, _, shape = topology.partition(":")
-    if generation not in CHIPS:
-        raise PlanError(f"--topology={topology}: {generation!r} is no chip; there are {', '.join(CHIPS)}, "
-                        "as in v5p:4x4x4")
+    chips = [name for name in CHIPS if CHIPS[name].kind.startswith("TPU")]
+    if generation not in chips:
+        raise PlanError(f"--topology={topology}: {generation!r} is no chip; there are {', '.join(chips)}, "
+                        f"as in v5p:4x4x4, and {LOCAL} for the accelerators here")
     # Without these libtpu looks for the machine that it believes to run on.
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
                         ("TPU_ACCELERATOR_TYPE", "v5p-8"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")):
@@ -88,6 +93,16 @@ def describe_topology(topology: str, slices: int = 1) -> tuple[Chip, list]:
         raise PlanError(f"--topology={topology}: the compiler knows no such slice: "
                         f"{str(error).splitlines()[0]}") from error
     return CHIPS[generation], list(found.devices)
+
+
+def describe_local() -> tuple[Chip, list]:
+    """(chip, devices) that JAX sees here. Raises PlanError where nothing is published of them."""
+    devices = jax.devices()
+    name = chip_of(devices[0])
+    if name is None:
+        raise PlanError(f"--topology={LOCAL}: no figures of {devices[0].device_kind!r}, the devices here; there are: "
+                        + ", ".join(chip.kind for chip in CHIPS.values()))
+    return CHIPS[name], devices
 
 
 def main(_) -> None:
@@ -109,7 +124,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_config()
-    flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4")
+    flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4; or local")
     flags.DEFINE_integer("slices", 1, "slices of that shape, joined by the data-centre network")
     flags.DEFINE_bool("sweep", False, "plans meshes and remat policies around the config's; a table, fastest first")
     flags.DEFINE_bool("json", False, "one JSON object instead of the report")

@@ -6,7 +6,7 @@
 Stopped at any moment, the same command goes on with the next missing shard. Several processes, each with its
 --worker of --workers, share the work. The last one writes _SUCCESS and contact_sheet.png (decoded samples under the
 pixels that they come from). --verify reads a finished cache again and checks every hash. launch.precompute_beam lets
-Apache Beam hand out the shards.
+Apache Beam hand out the shards. OUT may be an address (gs://, s3://, ...): shards are written to TMPDIR, then sent.
 """
 
 import concurrent.futures
@@ -14,7 +14,6 @@ import functools
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,8 @@ import numpy as np
 from absl import flags
 from ml_dtypes import bfloat16
 
-from data_pipelines.episode import BadEpisode
+from data_pipelines import files
+from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.latent_cache import load_encoders, record_bytes
 from data_pipelines.latent_writer import CacheWriter, save_encoders
 from data_pipelines.samples import SampleMaker, prompt_of
@@ -34,17 +34,17 @@ from launch import flags as launch_flags
 class Precompute:
     """The job of one process."""
 
-    def __init__(self, config, out: Path, *, shard_bytes: int, batch: int, worker: int, workers: int):
-        """Fits or reads the encoders and checks that OUT is this config's. Raises CacheError, OSError, ValueError."""
+    def __init__(self, config, out: str, *, shard_bytes: int, batch: int, worker: int, workers: int):
+        """Fits or reads the encoders and checks that OUT, a folder or its address, is this config's. Raises CacheError,
+        OSError, ValueError."""
         self.image = build.image_encoder(config)
         if config.data.cache or (config.model.image_dim and not self.image):
             raise ValueError("a cache is made with data.cache empty, and encoders.image set where model.image_dim is")
         self.config, self.out, self.batch, self.worker, self.workers = config, out, batch, worker, workers
         self.codec, self.text = build.video_codec(config), build.text_encoder(config)
         self.spec = latents.encoded_spec(config, self.codec.spatial_stride)
-        out.mkdir(parents=True, exist_ok=True)
         self.data = build.data(config, out)
-        there = (out / "encoders.safetensors").is_file()
+        there = files.exists(f"{out}/encoders.safetensors")
         self.frozen = load_encoders(out) if there else build.frozen(config, self.data, out)
         self.params = jax.tree.map(jnp.asarray, build.arrays(config, self.frozen))
         self.makers = self.data.makers()
@@ -79,7 +79,7 @@ class Precompute:
     def prepare(self) -> None:
         """What lies beside the shards."""
         save_encoders(self.out, latents.flat_encoders(self.frozen))
-        save_statistics(self.data.statistics, self.out / "statistics.json")
+        save_statistics(self.data.statistics, f"{self.out}/statistics.json")
         self._write_texts()
 
     def missing(self) -> list[tuple[str, int]]:
@@ -91,10 +91,8 @@ class Precompute:
         maker = next(maker for maker in self.makers if maker.dataset.name == name)
         about = self.writer.write_shard(name, shard, self._rows(maker, shard))
         self._bad |= {(name, window): reason for window, reason in about["bad"].items()}
-        if len(self._bad) > max(3, self.config.data.max_bad_fraction * sum(self.windows.values())):
-            reasons = "\n".join(f"  {reason}" for reason in sorted(set(self._bad.values()))[:20])
-            raise ValueError(f"{len(self._bad)} windows are unreadable, more than data.max_bad_fraction = "
-                             f"{self.config.data.max_bad_fraction} of all:\n{reasons}")
+        check_limit(len(self._bad), sum(self.windows.values()), self.config.data.max_bad_fraction, "windows",
+                    sorted(set(self._bad.values())))
         return about
 
     def finish(self) -> bool:
@@ -177,11 +175,12 @@ class Precompute:
                 decoded = self.codec.decode(self.params["video"], jnp.asarray(stored, jnp.float32)[None])[0]
                 shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
                 strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
-        (self.out / "contact_sheet.png").write_bytes(filmstrip(strips))
+        with files.new_file(f"{self.out}/contact_sheet.png") as file, open(file, "wb") as opened:
+            opened.write(filmstrip(strips))
 
     def _with_cache(self):
         config = self.config.copy_and_resolve_references()
-        config.data.cache = str(self.out)
+        config.data.cache = self.out
         return config
 
 
@@ -209,7 +208,7 @@ def main(_) -> None:
                 raise ValueError("\n".join(problems))
             say(f"{args.out}: every record is as it was written")
             return
-        job = Precompute(args.config, Path(args.out), shard_bytes=args.shard_mib << 20, batch=args.batch,
+        job = Precompute(args.config, args.out, shard_bytes=args.shard_mib << 20, batch=args.batch,
                          worker=args.worker, workers=args.workers)
         say(job.estimate())
         whole = job.run(say)
@@ -222,7 +221,7 @@ def main(_) -> None:
 def define_flags() -> None:
     """Those that both commands have."""
     launch_flags.define_config()
-    flags.DEFINE_string("out", None, "folder of the cache")
+    flags.DEFINE_string("out", None, "folder of the cache, or its address")
     flags.DEFINE_integer("shard_mib", 256, "size of a shard", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "windows encoded at once", lower_bound=1)
     flags.mark_flags_as_required(["config", "out"])

@@ -3,15 +3,15 @@
     python -m launch.precompute_beam --config=configs/quickstart.py --out=.cache/latents --beam=--runner=DirectRunner
 
 --beam=OPTION, once for each, goes to Beam as it is: --beam=--runner=FlinkRunner, DataflowRunner, SparkRunner and what
-they ask for. Workers must see OUT and the data at the same paths, and have this package. What is written, resuming, the
-manifest and the checks are launch.precompute's; Beam only hands out shards and starts lost ones again, which is safe
-because a shard appears whole or not at all. Beam's pins clash with newer protobuf: install it in an environment apart.
+they ask for. Workers must see OUT and the data at the same paths or addresses, and have this package. What is written,
+resuming, the manifest and the checks are launch.precompute's; Beam only hands out shards and starts lost ones again,
+which is safe because a shard appears whole or not at all. Beam's pins clash with newer protobuf: install it in an
+environment apart.
 """
 
 import functools
 import json
 import sys
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ from launch import precompute
 @functools.lru_cache(maxsize=1)
 def job_of(config: str, out: str, shard_bytes: int, batch: int) -> precompute.Precompute:
     """One per worker process: opening the data and compiling the encoder are shared by its shards. config: JSON."""
-    return precompute.Precompute(ConfigDict(json.loads(config)), Path(out), shard_bytes=shard_bytes, batch=batch,
+    return precompute.Precompute(ConfigDict(json.loads(config)), out, shard_bytes=shard_bytes, batch=batch,
                                  worker=0, workers=1)
 
 

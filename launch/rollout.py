@@ -35,7 +35,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
     robot = choose_robot(restored, "pusht", None)
     engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
-    horizon = robot.layout.actions_per_block
+    horizon = robot.horizon
     execute = execute or horizon
     if execute > horizon:
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
@@ -72,7 +72,10 @@ def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | 
         policy = ModelPolicy(engine, engine.embodiment.instruction)
         executors = asynchronous.play(policy, runs, mode, layout.actions_per_block)
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
-        say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f}, held {found[name]['held_share']:.0%}")
+        found[name]["against_synchronous"] = closed_loop.difference(found[name], found["synchronous"])
+        low, high = found[name]["jerk_ci"]
+        say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
+            f"held {found[name]['held_share']:.0%}")
     return found
 
 

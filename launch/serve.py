@@ -1,6 +1,7 @@
 """Policy server: a trained checkpoint behind a WebSocket, for the public clients as they are (extra: serve).
 
     python -m launch.serve --checkpoint=runs/quickstart [--port=8000] [--protocol=openpi|dreamzero]
+    python -m launch.serve --export=DIR [--device=cuda]     # of launch.export, in PyTorch (extra: torch)
 
     policy = openpi_client.websocket_client_policy.WebsocketClientPolicy("127.0.0.1", 8000)
     policy.get_server_metadata()["observation"]    # {key: {shape, dtype}} of what `infer` wants
@@ -22,6 +23,7 @@ from absl import flags
 
 from launch import build
 from launch import flags as launch_flags
+from launch.exported import open_export
 from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.serving.protocols import PROTOCOLS
 from world_model.checkpoint import CheckpointError
@@ -31,9 +33,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def make_engine(args) -> Engine:
     """Restored, not yet compiled."""
-    restored = build.restore(args.checkpoint, args.step)
-    robot = choose_robot(restored, args.embodiment, args.dataset)
-    return Engine(restored, robot, slots=args.sessions, seed=args.seed,
+    model = open_export(args.export, args.device) if args.export else build.restore(args.checkpoint, args.step)
+    robot = choose_robot(model, args.embodiment, args.dataset)
+    return Engine(model, robot, slots=args.sessions, seed=args.seed,
                   batch_sizes=whole_numbers("batch_sizes", args.batch_sizes),
                   hold_gap=args.hold_gap, fixed_noise=args.fixed_noise, sampling=launch_flags.sampling(args))
 
@@ -78,7 +80,7 @@ def serve(args) -> None:
     engine.tokenize(protocol.prompt)
     began = time.monotonic()
     engine.warm()
-    say(f"{engine.embodiment.name}, step {engine.restored.step}: warm after {time.monotonic() - began:.1f} s")
+    say(f"{engine.embodiment.name}, step {engine.model.step}: warm after {time.monotonic() - began:.1f} s")
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
     limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
@@ -107,7 +109,9 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
-    flags.DEFINE_string("checkpoint", None, "directory of the training run")
+    flags.DEFINE_string("checkpoint", None, "directory of the training run: served in JAX")
+    flags.DEFINE_string("export", None, "directory of launch.export: served in PyTorch")
+    flags.DEFINE_string("device", "cpu", "PyTorch's, of --export")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
     flags.DEFINE_integer("port", 8000, "port; 0: any that is free", lower_bound=0, upper_bound=65535)
@@ -129,5 +133,6 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("tls_cert", None, "PEM certificate chain: wss:// in place of ws://")
     flags.DEFINE_string("tls_key", None, "its PEM private key")
     launch_flags.define_sampling()
-    flags.mark_flags_as_required(["checkpoint"])
+    flags.mark_flags_as_mutual_exclusive(["checkpoint", "export"], required=True)
+    flags.mark_flags_as_mutual_exclusive(["step", "export"])
     launch_flags.run(main)

@@ -4,8 +4,9 @@
 
 Prints a table per dataset; --out writes what data.statistics reads, and until then keeps what is counted in OUT.parts:
 stopped at any moment, the same command goes on (remove that folder if the recordings were changed meanwhile). Mean,
-std, min and max are exact, quantiles exact up to 131,071 values and beyond within the printed rank error. A million
-steps of 14 dimensions: 20 s on two cores.
+std, min and max are exact, quantiles exact up to 131,071 values and beyond within the printed rank error. Episodes that
+cannot be used are skipped and named, up to data.max_bad_fraction of a dataset (and three in any case): beyond, all are
+listed and nothing is written. A million steps of 14 dimensions: 13 s on two cores.
 """
 
 import shutil
@@ -49,7 +50,8 @@ def main(_) -> None:
             raise ValueError("data.datasets is empty: there is nothing to count")
         began = time.perf_counter()
         parts = f"{out}.parts" if out else ""
-        found = mixture_statistics(datasets, build.layout_of(config), config.data.statistics_per, parts)
+        found = mixture_statistics(datasets, build.layout_of(config), config.data.statistics_per, parts,
+                                   config.data.max_bad_fraction)
     except (OSError, ValueError) as error:
         sys.exit(f"statistics: {error}")
     for each in {statistics["dataset"]: statistics for statistics in found.values()}.values():

@@ -36,6 +36,7 @@ def train(config, workdir: Path | str, build) -> None:
     workdir, began = Path(workdir), time.time()
     with hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
+        fit.check_kernel(config)
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
         model = build.model(config)

@@ -97,4 +97,5 @@ def test_a_latency_that_leaves_nothing():
 
 def test_smoothness_of_a_straight_line():
     executor = Executor(Run(0, Line(), actions=[np.array([float(i), 0.0]) for i in range(5)]), Mode(0))
-    assert asynchronous.smoothness([executor]) == {"jerk": 0.0, "held_share": 0.0, "dropped": 0.0}
+    assert asynchronous.smoothness([executor]) == {"jerk": 0.0, "jerk_ci": [0.0, 0.0], "held_share": 0.0,
+                                                      "dropped": 0.0}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from world_model import sharding, tokens, visibility
-from world_model.attention import KERNELS, context, make_attend, splash
+from world_model.attention import KERNELS, context, make_attend, ring, splash
 from world_model.attention.blockwise import dense
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
@@ -116,3 +116,26 @@ def test_the_fused_cross_attention_equals_the_dense_one(shape, keys):
     with jax.set_mesh(sharding.make_mesh(**shape)) if shape else contextlib.nullcontext():
         actual = value(functools.partial(context.fused, interpret=True))(q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)
+
+
+@pytest.mark.parametrize("make", [functools.partial(make_attend, "blockwise"), splash.make_attend],
+                         ids=["tokens as they come", "arranged"])
+def test_where_heads_do_not_divide_keys_go_round(make):
+    """Three heads over four shares of the tokens, beside two rows of the batch; both kinds of masks."""
+    (q, k, v), weight, valid = arrays(batch=2, heads=3)
+    valid = valid[:2]
+    table = visibility.get_table("dreamzero")
+    drawn = jnp.asarray(np.random.default_rng(0).random((len(SEQUENCE), len(SEQUENCE))) < 0.8) | np.eye(len(SEQUENCE), dtype=bool)
+    sighted = (visibility.dense_mask(table, SEQUENCE, SEQUENCE) & np.asarray(valid)[:, None]).any(axis=-1)
+    weight = weight * sighted[..., None, None]
+
+    def run(make):
+        attend = make(table, SEQUENCE, SEQUENCE)
+        value = lambda *qkv: sum((attend(*qkv, valid, mask) * weight).sum() for mask in (None, drawn))
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(q, k, v)
+
+    expected = run(KERNELS["reference"])
+    with jax.set_mesh(sharding.make_mesh(data=2, context=4)):
+        assert ring.needed(3) and not ring.needed(4)
+        actual = run(make)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5), actual, expected)

@@ -8,7 +8,7 @@ from launch import asynchronous, build, closed_loop
 from launch.asynchronous import Mode
 from launch.chunk_policy import ChunkPolicy
 from launch.closed_loop import Run
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import choose_robot
 from tests import tiny_policy
 
 N = 4  # control steps of a latent frame
@@ -90,11 +90,6 @@ def test_episodes_are_driven_to_their_end(make, mode):
     assert all(len(run.actions) == 14 and np.isfinite(run.actions).all() for run in runs)
     assert (len(policy.gaps) > 0) == mode.asynchronous and closed_loop.scores(runs)["episodes"] == 2
     assert asynchronous.smoothness(executors)["held_share"] < 1
-
-
-def test_the_engine_refuses_the_family_in_a_sentence(restored):
-    with pytest.raises(ValueError, match="LingBotVARollout cannot be served over slots"):
-        Engine(restored, choose_robot(restored, "pusht", None), slots=1)
 
 
 def test_episodes_out_of_step_are_refused(make):

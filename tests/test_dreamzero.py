@@ -142,7 +142,7 @@ def test_guidance_one_is_no_guidance_and_more_moves_the_video_away_from_the_unco
 
 def mesh_shapes():
     return [dict(fsdp=1), dict(fsdp=8), dict(fsdp=4, tensor=2), dict(data=2, fsdp=2, tensor=2),
-            dict(tensor=2, context=2, fsdp=2)]
+            dict(tensor=2, context=2, fsdp=2), dict(context=8)]  # over eight, four heads: keys go round
 
 
 def test_loss_and_gradients_do_not_depend_on_the_mesh():

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.episode import BadEpisode
+from data_pipelines.latent_cache import CacheError, LatentCache, record_fields
+from data_pipelines.latent_writer import CacheWriter, save_encoders
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters
 from data_pipelines.sources.records import Records
+from data_pipelines.statistics import save_statistics
 from tests.test_lerobot import FIELDS, FIXTURES
 from tests.test_rlds_schemas import folders  # noqa: F401  a fixture
+from world_model.batch import Layout, encoded_batch_spec
 
 FUZZ = functools.partial(settings, derandomize=True, deadline=None, database=None,
                          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -122,6 +127,62 @@ def test_records(folders, how, schema):  # noqa: F811
                 assert f"episode {i}" in str(error)
                 continue
             np.testing.assert_array_equal(episode.action, known[i].action)
+
+
+SPEC = encoded_batch_spec(Layout(5, 8, 8, 1, 4, 1), action_dim=3, state_dim=2, text=(4, 6), latent=(2, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Three shards of two windows, of three episodes with a prompt each; (its folder, what it holds)."""
+    folder, rng = str(tmp_path_factory.mktemp("cache")), np.random.default_rng(0)
+    writer = CacheWriter(folder, {"identity": {"a": 1}, "encoders": ""}, SPEC, 2)
+    rows = [{name: rng.normal(size=shape).astype(dtype) for name, (shape, dtype) in record_fields(SPEC).items()}
+            for _ in range(6)]
+    for shard in range(3):
+        writer.write_shard("d", shard, iter(rows[2 * shard:2 * shard + 2]))
+    texts = [rng.normal(size=(3, 6)) for _ in range(3)]
+    writer.write_texts(iter(texts))
+    writer.write_index("d", lengths=np.arange(3), rates=np.ones(3), kept=np.zeros((3, 3), np.int64), text=np.arange(3))
+    save_encoders(folder, {"video.mean": np.ones(2, np.float32)})
+    save_statistics({"d": {}}, f"{folder}/statistics.json")
+    assert writer.finish({"d": 6})
+    known = LatentCache(folder, {"a": 1}, SPEC)
+    return folder, [known.read("d", i, i // 2) for i in range(6)]
+
+
+CACHE_FILES = ("d/shard-00001.array_record", "texts.array_record", "d/index.safetensors", "statistics.json",
+               "encoders.safetensors", "manifest.json", "_SUCCESS")
+
+
+@FUZZ(max_examples=120)
+@given(damage(), st.sampled_from(CACHE_FILES), st.booleans())
+def test_latent_caches(cache, how, name, same_size):
+    """same_size: a file whose length was written down after it was cut, so that its reader meets what is left."""
+    folder, rows = cache
+    with tempfile.TemporaryDirectory() as temporary:
+        copied, success = Path(temporary) / "cache", Path(temporary) / "cache/_SUCCESS"
+        shutil.copytree(folder, copied)
+        (copied / name).write_bytes(damaged((copied / name).read_bytes(), how))
+        if same_size and name.endswith("array_record"):
+            whole = (Path(folder) / name).stat().st_size
+            success.write_text(success.read_text().replace(f'"bytes": {whole}', f'"bytes": {(copied / name).stat().st_size}'))
+        try:
+            found = LatentCache(copied, {"a": 1}, SPEC)
+            assert found.statistics() == {"d": {}} and found.encoders()["video"]["mean"].tolist() == [1, 1]
+            index = found.source("d", None)
+        except CacheError as error:
+            assert str(copied) in str(error)
+            return
+        assert index.lengths().tolist() == [0, 1, 2]
+        for i, row in enumerate(rows):
+            try:
+                again = found.read("d", i, i // 2)
+            except BadEpisode as error:
+                assert str(copied / "d/shard-") in str(error)
+                continue
+            for field in row:
+                np.testing.assert_array_equal(again[field], row[field])
 
 
 @FUZZ(max_examples=60)

@@ -178,7 +178,7 @@ def test_another_base_depth_or_family_is_refused(tmp_path):
         with pytest.raises(WeightsError, match=message):
             import_weights.import_weights(other, format_name, source, None)
     config.model.family = "lingbot_va"
-    with pytest.raises(ValueError, match="family = 'lingbot_va': these formats hold"):
+    with pytest.raises(ValueError, match="family = 'lingbot_va': --format=wan holds a network of family 'dreamzero'"):
         import_weights.import_weights(config, "wan", wan, None)
 
 

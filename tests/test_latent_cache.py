@@ -1,20 +1,32 @@
-"""The latent cache: the same stream and the same training as from video; what is unfinished or does not fit is named."""
+"""The latent cache: the same stream and the same training as from video; what is unfinished or does not fit is named.
 
+The model sees image features too, of a small CLIP with random weights.
+"""
+
+import functools
 import json
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from data_pipelines.episode import BadEpisode
 from data_pipelines.latent_cache import CacheError
 from launch import build, latents, precompute, precompute_beam, train
 from tests import lerobot_config
-from world_model import checkpoint
+from world_model import checkpoint, encoders
 from world_model.batch import check_batch
+from world_model.encoders.clip_vit import ClipImage, ClipSpec
+from world_model.interop import encoder_names
+
+CLIP = ClipSpec(size=28, patch=14, dim=32, heads=2, layers=2)
 
 IDS = ("dataset_id", "episode_index", "start", "sample_index", "embodiment_id", "frame_mask", "state", "actions",
        "action_mask")
@@ -22,7 +34,7 @@ IDS = ("dataset_id", "episode_index", "start", "sample_index", "embodiment_id", 
 
 def start(config, out: Path, worker: int = 0, workers: int = 1) -> precompute.Precompute:
     """Eight windows a shard."""
-    return precompute.Precompute(config, out, shard_bytes=8 * 14_000, batch=4, worker=worker, workers=workers)
+    return precompute.Precompute(config, str(out), shard_bytes=8 * 14_000, batch=4, worker=worker, workers=workers)
 
 
 def silent(line: str) -> None:
@@ -30,15 +42,23 @@ def silent(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def config():
-    return lerobot_config.get_config()
+def config(tmp_path_factory):
+    file, rng, tables = tmp_path_factory.mktemp("clip") / "clip.safetensors", np.random.default_rng(0), encoder_names.clip(2)
+    ours = {name: 0.3 * rng.normal(size=x.shape).astype(np.float32) for name, x in ClipImage(CLIP).shapes().items()}
+    save_file(dict(encoder_names.to_theirs(tables["wan"], ours)), file)
+    config = lerobot_config.get_config()
+    config.encoders.update(image="clip", image_weights=str(file), dtype="float32")
+    config.model.update(image_dim=CLIP.dim, image_tokens=CLIP.tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "ClipImage", functools.partial(ClipImage, CLIP))
+        yield config
 
 
 @pytest.fixture(scope="module")
 def out(config, tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("cache") / "latents", []
     job = start(config, folder)
-    assert "98 windows of 13 KiB" in job.estimate() and "98 windows are still to be made" in job.estimate()
+    assert "98 windows of 14 KiB" in job.estimate() and "98 windows are still to be made" in job.estimate()
     assert job.run(lines.append) and len(lines) == 4 + 9
     return folder
 
@@ -64,8 +84,9 @@ def take(config, workdir, steps: int = 6) -> list[dict]:
 
 def test_batches_are_the_encoded_ones_of_the_video_pipeline(config, out, tmp_path):
     video, cached = take(config, tmp_path), take(with_cache(config, out), tmp_path)
-    codec, text = build.video_codec(config), build.text_encoder(config)
+    codec, text, image = build.video_codec(config), build.text_encoder(config), build.image_encoder(config)
     spec, frozen = latents.encoded_spec(config, 8), latents.open_cache(with_cache(config, out), 8).encoders()
+    pictures = build.arrays(config, frozen)["image"]
     for a, b in zip(video, cached):
         check_batch(b, spec, 8)
         for name in IDS:
@@ -73,6 +94,7 @@ def test_batches_are_the_encoded_ones_of_the_video_pipeline(config, out, tmp_pat
         pixels = jnp.asarray(a["video"], jnp.float32) / 127.5 - 1
         for name, expected in (("latents", codec.encode(frozen["video"], pixels)),
                                ("first_latents", codec.encode_first(frozen["video"], pixels[:, :1], 9)),
+                               ("image_features", image.encode(pictures, pixels[:, 0])),
                                ("text_features", text.encode(frozen["text"], a["text_ids"], a["text_length"]))):
             np.testing.assert_allclose(b[name].astype(np.float32), expected, rtol=2**-8, atol=1e-3, err_msg=name)
 
@@ -193,6 +215,36 @@ def test_other_code_is_refused(config, out, tmp_path, monkeypatch):
         build.data(with_cache(config, out), tmp_path)
 
 
+def test_a_model_that_sees_pictures_needs_their_encoder(config, tmp_path):
+    blind = config.copy_and_resolve_references()
+    blind.encoders.image = "none"
+    with pytest.raises(ValueError, match="encoders.image set where model.image_dim is"):
+        start(blind, tmp_path / "latents")
+
+
+def test_an_object_store(config, out, tmp_path, monkeypatch):
+    """Written and read by address, shards through copies in TMPDIR; the same bytes, batches and checks."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    address, memory = "memory://bucket/latents", fsspec.filesystem("memory")
+    assert start(config, address).run(silent)
+    assert memory.cat("/bucket/latents/_SUCCESS") == (out / "_SUCCESS").read_bytes()
+    assert memory.cat("/bucket/latents/contact_sheet.png").startswith(b"\x89PNG")
+    for a, b in zip(take(with_cache(config, out), tmp_path, 3), take(with_cache(config, address), tmp_path, 3)):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert list((tmp_path / "wamax-copies").glob("*shard*")) and not list(tmp_path.rglob("*partial*"))
+    assert list(latents.open_cache(with_cache(config, address), 8).verify()) == []
+    with pytest.raises(CacheError, match="another config: holdout"):
+        latents.open_cache(with_cache(config, address, **{"data.holdout": 0.3}), 8)
+    shard = "/bucket/latents/discs/shard-00001.array_record"
+    memory.pipe(shard, memory.cat(shard)[:-1])
+    with pytest.raises(CacheError, match=r"memory://bucket/latents/discs/shard-00001.array_record: \d+ bytes were written"):
+        latents.open_cache(with_cache(config, address), 8)
+    memory.rm("/bucket/latents/_SUCCESS")
+    with pytest.raises(CacheError, match="memory://bucket/latents: unfinished; run launch.precompute again"):
+        latents.open_cache(with_cache(config, address), 8)
+
+
 def test_other_encoders_are_refused(config, out, tmp_path):
     frozen = latents.open_cache(with_cache(config, out), 8).encoders()
     frozen["video"]["latent_mean"] = frozen["video"]["latent_mean"] + 1
@@ -214,6 +266,10 @@ def test_shards_that_changed_are_named(config, copied, tmp_path):
             next(loader)
         bad = loader.state()["bad"]
     assert any("shard-00002.array_record record" in entry["reason"] for entry in bad.values())
+    cache.read("discs", 0, 0)
+    (copied / "discs/shard-00000.array_record").write_bytes((copied / "discs/shard-00001.array_record").read_bytes())
+    with pytest.raises(BadEpisode, match="shard-00000.array_record: changed under the running job"):
+        cache.read("discs", 0, 0)
     file.write_bytes(data[:-1])
     with pytest.raises(CacheError, match=f"{file}: {len(data)} bytes were written, found {len(data) - 1}"):
         latents.open_cache(found, 8)

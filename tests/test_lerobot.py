@@ -328,6 +328,32 @@ def test_metadata_that_make_no_sense_are_named(v21, name, content, named):
         open_source(v21)
 
 
+def not_utf8(file: Path, name: str, row: int) -> None:
+    """Bytes under the name of a text, as writers that do not look leave them."""
+    table = pq.read_table(file)
+    values = [b"\xff\xfe" if i == row else b"move" for i in range(len(table))]
+    text = pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+    place = table.column_names.index(name) if name in table.column_names else len(table.column_names)
+    pq.write_table(table.append_column(name, text) if place == len(table.column_names)
+                   else table.set_column(place, name, text), file)
+
+
+def test_texts_in_tables_that_are_not_utf8_are_named(v21, v30):
+    for episode, row in enumerate((0, 1, 1, 1)):
+        not_utf8(table_of(v21, episode), "annotation.text", row)
+    info = json.loads((v21 / "meta/info.json").read_text())
+    info["features"]["annotation.text"] = {"dtype": "string"}
+    (v21 / "meta/info.json").write_text(json.dumps(info))
+    source = open_source(v21, instruction="annotation.text")
+    assert source[1].instruction == "move"
+    with pytest.raises(BadEpisode, match="episode_000000.parquet episode 0: 'annotation.text' is not UTF-8"):
+        source[0]
+    tasks = v30 / "meta/tasks.parquet"
+    not_utf8(tasks, next(n for n in pq.read_table(tasks).column_names if n != "task_index"), 2)
+    with pytest.raises(ValueError, match="tasks.parquet cannot be read: .*UTF8"):
+        open_source(v30)
+
+
 def test_no_dataset_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no LeRobot dataset in {tmp_path}.*info.json is missing"):
         open_source(tmp_path)

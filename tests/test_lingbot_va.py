@@ -265,3 +265,5 @@ def test_rollouts_outside_the_trained_range_warn_and_impossible_ones_are_refused
         LingBotVARollout(model, steps=5, executed_steps=6)
     with pytest.raises(ValueError, match="must be an even number"):
         cached.make_ring(golden[0].spec, 1, 2, 5)
+    with pytest.raises(ValueError, match="must be an even number"):
+        LingBotVARollout(model, window_blocks=7)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from configs import lingbot_va_mot_5b
-from launch import build, export, parity
-from world_model import functional
+from configs import dreamzero_5b, lingbot_va_5b
+from launch import build, import_weights, parity, train_parts
+from world_model import checkpoint, functional
+from world_model.checkpoint import CheckpointError
 from world_model.families.lingbot_va import LingBotVA
-from world_model.interop import lingbot_va_format, names
+from world_model.interop import conversion, lingbot_va_format, names
+from world_model.interop.formats import FORMATS
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.interop.safetensors_io import Weights, WeightsError
 
@@ -42,8 +44,13 @@ def released(golden, tmp_path):
     return folder.parent
 
 
+def read(directory, spec):
+    shapes = functional.parameters(functional.abstract(LingBotVA, spec))
+    return conversion.read(FORMATS["lingbot_va"].open(directory), shapes, spec)
+
+
 def test_a_release_is_read(golden, params, released):
-    found = lingbot_va_format.read(released, golden.spec)
+    found = read(released, golden.spec)
     assert found.keys() == params.keys()
     for name, x in params.items():
         np.testing.assert_array_equal(found[name], x, err_msg=name)
@@ -57,7 +64,7 @@ def test_a_release_is_read(golden, params, released):
 def test_bfloat16_is_read_as_float32(golden, params, released):
     half = {name: x.astype(ml_dtypes.bfloat16) for name, x in golden.weights.items()}
     save_file(half, released / "transformer/diffusion_pytorch_model.safetensors")
-    found = lingbot_va_format.read(released, golden.spec)
+    found = read(released, golden.spec)
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(found["action_head.bias"], half["action_proj_out.bias"].astype(np.float32))
 
@@ -65,7 +72,7 @@ def test_bfloat16_is_read_as_float32(golden, params, released):
 def test_written_and_read_is_the_same_bit_for_bit_and_unread_tensors_are_there(golden, params, tmp_path):
     lingbot_va_format.write(tmp_path, golden.spec, params, shard_bytes=400_000)
     assert len(list((tmp_path / "transformer").glob("diffusion_pytorch_model-*.safetensors"))) > 1
-    found = lingbot_va_format.read(tmp_path, golden.spec)
+    found = read(tmp_path, golden.spec)
     for name, x in params.items():
         np.testing.assert_array_equal(found[name], x, err_msg=name)
     weights = Weights(tmp_path / "transformer", "diffusion_pytorch_model")
@@ -84,24 +91,48 @@ def test_another_config_is_refused(golden, released, change, match):
     path = released / "transformer/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(WeightsError, match=match):
-        lingbot_va_format.read(released, golden.spec)
+        read(released, golden.spec)
 
 
-def test_a_dreamzero_directory_and_dreamzero_weights_are_refused(golden, tmp_path):
+def config_of(golden):
+    """Of the golden's model."""
+    config = lingbot_va_5b.get_config("debug")
+    spec, layout = golden.spec, golden.spec.layout
+    config.model.update({key: getattr(spec, key) for key in config.model if key != "family"})
+    config.layout.update({key: getattr(layout, key) for key in config.layout})
+    config.layout.update(height=16 * spec.latent_height, width=16 * spec.latent_width)
+    config.encoders.update(video="wan22_latents", text="features")
+    return config
+
+
+def test_a_release_is_imported_and_starts_no_run_of_another_family(golden, params, released, tmp_path):
+    """By the command that imports DreamZero's; tensors that nothing reads are counted and left."""
+    config, out = config_of(golden), tmp_path / "out"
+    report = import_weights.import_weights(config, "lingbot_va", released, out)
+    assert report["left_in_source"] == {conversion.UNREAD: 4} and not report["fresh"]
+    assert report["parameters_loaded"] == len(params) and report["tensors_loaded"] == len(golden.weights) - 4
+    found = dict(checkpoint.read_arrays(out / "checkpoints", 0, lambda name: True))
+    for name, x in params.items():
+        np.testing.assert_array_equal(found[f"params.{name}"], x, err_msg=name)
+    other = dreamzero_5b.get_config("debug")
+    other.mesh.update(data=1, fsdp=8, context=1)
+    other.train.init_from = str(out)
+    target = train_parts.make_target(other, build.model(other), train_parts.make_mesh(other))
+    with pytest.raises(CheckpointError, match="params"):
+        train_parts.start(other, *target)
+
+
+def test_another_family_is_refused_both_ways(golden, released, tmp_path):
+    """Its directory, its weights, its format and its checkpoint, given to this family; and this one's to DreamZero."""
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(WeightsError, match="transformer/config.json: missing"):
-        lingbot_va_format.read(tmp_path, golden.spec)
-    shapes = functional.parameters(functional.abstract(LingBotVA, golden.spec))
-    other = parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz").weights
+    with pytest.raises(WeightsError, match="transformer.*missing"):
+        read(tmp_path, golden.spec)
+    other, shapes = parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz"), functional.parameters(
+        functional.abstract(LingBotVA, golden.spec))
     with pytest.raises(ValueError, match=r"missing \['action_embedder.bias'"):
-        names.from_reference(other, shapes, golden.spec.head_dim, LINGBOT_VA)
-    dreamzero = parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz")
+        names.from_reference(other.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
     with pytest.raises(ValueError, match=r"unexpected \['action_embedder.bias'"):
-        dreamzero.face("jax", golden.weights)
-
-
-def test_a_family_without_a_release_is_not_exported(tmp_path):
-    config = lingbot_va_mot_5b.get_config("debug")
-    restored = build.Restored(config, 1, None, {}, None, {}, tmp_path)
-    with pytest.raises(ValueError, match="'lingbot_va_mot' has no released layout"):
-        export.export(restored, tmp_path / "out")
+        other.face("jax", golden.weights)
+    for config, name in ((config_of(golden), "dreamzero"), (dreamzero_5b.get_config("debug"), "lingbot_va")):
+        with pytest.raises(ValueError, match=rf"--format={name} holds a network of family '{name}'"):
+            import_weights.import_weights(config, name, released, None)

@@ -123,6 +123,22 @@ def test_forward_dynamics_is_drawn_for_its_share_of_the_steps_and_counted_apart(
     assert without["forward_dynamics_loss/sum"] == 0 < without["video_loss"]
 
 
+def test_a_given_first_frame_is_shown_as_rollouts_show_it_and_costs_nothing(made):
+    goal, batch = made[1](given_first_frame=True), make_batch(4)
+    example, draws = goal.encode(batch), drawn(goal, batch)
+    given, plain = goal.inputs(example, draws), made[1]().inputs(example, draws)
+    np.testing.assert_array_equal(given.noisy_latents[:, 0], example.latents[:, 0])
+    assert not given.video_timestep[:, 0].any() and not given.action_timestep[:, 0].any()
+    for field in ("noisy_latents", "video_timestep", "action_timestep"):
+        np.testing.assert_array_equal(getattr(given, field)[:, 1:], getattr(plain, field)[:, 1:])
+    np.testing.assert_array_equal(given.noisy_actions, plain.noisy_actions)
+    assert goal.count(batch)["frames"] == 15 - 4
+    run = jax.jit(lambda noise: goal.loss_at(made[0], example, draws._replace(noise=noise), goal.count(batch)))
+    value, metrics = run(draws.noise)
+    assert value == run(draws.noise.at[:, 0].add(1.0))[0]
+    assert sum(n for name, n in metrics.items() if name.startswith("video") and name.endswith("count")) == 15 - 4
+
+
 def test_stored_features_cannot_drop_their_prompt(made):
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
     goal = LingBotVAObjective(made[1]().model, None, text, {"text": {}})

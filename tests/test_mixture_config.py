@@ -5,8 +5,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines.mixture import asked_fractions
+from data_pipelines.samples import Dataset
 from launch import build, mixture
 from tests import lerobot_config
+from tests.fake_source import FakeSource
 
 
 def config(**groups) -> ConfigDict:
@@ -49,3 +51,23 @@ def test_a_nested_mixture_is_drawn_as_asked(tmp_path):
         for _ in range(4):
             next(loader)
         assert abs(loader.state()["positions"]["clips"] - 32 * 31 / (31 + 3 * 67)) < 1
+
+
+def test_shares_of_tokens(tmp_path):
+    counted = lerobot_config.get_config()
+    counted.data.unit = "tokens"
+    layout, per_frame = build.layout_of(counted), 5
+    parts = {dataset.name: dataset for dataset, _ in build.open_datasets(counted)}
+    assert build.model(counted).spec.tokens_per_frame == 12  # 48 x 64 pixels, 6 x 8 latent ones, patches of 2 x 2
+    whole = FakeSource([100], rate=15.0)
+    robot, clip = parts["discs"].embodiment, parts["clips"].embodiment
+    assert mixture.tokens_of(Dataset("d", whole, robot), layout, per_frame) == 15 + 24 + 2
+    assert mixture.tokens_of(Dataset("c", whole, clip), layout, per_frame) == 15
+    short = FakeSource([9], rate=15.0)  # frames 0, 3 and 6, and eight actions: two latent frames
+    assert mixture.tokens_of(Dataset("d", short, robot), layout, per_frame) == 10 + 8 + 2
+    drawn = {name: dataset.weight * mixture.tokens_of(dataset, layout, 12) for name, dataset in parts.items()}
+    assert drawn["discs"] / drawn["clips"] == pytest.approx(3.0)
+    assert parts["discs"].weight / parts["clips"].weight < 2.5
+    counted.data.unit = "bytes"
+    with pytest.raises(ValueError, match="data.unit = 'bytes': expected windows or tokens"):
+        build.open_datasets(counted)

@@ -61,6 +61,18 @@ def test_unknown_chips_are_named():
         plan.describe_topology("v9:2x2")
 
 
+def test_the_devices_here_are_planned_for_where_something_is_published_of_them(monkeypatch):
+    with pytest.raises(plan.PlanError, match="no figures of 'cpu', the devices here; .* NVIDIA H100"):
+        plan.describe_topology("local")
+    monkeypatch.setattr(plan.jax, "devices", lambda: [Gpu] * 8)
+    assert plan.describe_topology("local") == (CHIPS["h100"], [Gpu] * 8)
+
+
+def test_a_kernel_for_other_devices_is_named():
+    with pytest.raises(ValueError, match="'splash' is a kernel for TPUs, and the devices are cpus: --config.model.att"):
+        fit.check_kernel(dreamzero_14b.get_config())
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     def missing(**_):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
@@ -83,6 +95,12 @@ class Tpu:
     """A device of which the memory is known."""
 
     device_kind, platform = "TPU v5", "tpu"
+
+
+class Gpu:
+    """As JAX shows one."""
+
+    device_kind, platform = "NVIDIA H100 80GB HBM3", "gpu"
 
 
 def test_the_mesh_is_chosen_for_the_devices():

@@ -1,5 +1,7 @@
 """The policy over slots: equal to the rollout of a whole window, and no slot reaches another."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -33,13 +35,13 @@ def test_slots_equal_the_rollout_of_the_whole_window(engine):
     video = clip(0, 9)
     first, = engine.step([request(engine, 1, 1, video[:1])])
     second, = engine.step([request(engine, 1, 2, video[1:5])])
-    objective, rollout = engine.restored.objective, engine.policy.rollout
+    objective, rollout = engine.model.objective, engine.policy.rollout
     ids, length = engine.tokenize("push the T")
     latents, condition, text, _ = jax.jit(objective.features)(
         {"video": video[None], "text_ids": ids[None], "text_length": np.int32([length])})
     state = np.tile(engine.robot.state(STATE), (1, 2, 1))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 7), 1)
-    whole = rollout(engine.params, Conditions(latents[:, :1], text, state, condition), key[None], history=latents)
+    whole = rollout(engine.policy.params, Conditions(latents[:, :1], text, state, condition), key[None], history=latents)
     normalised = whole.actions.reshape(2, 4, -1)
     for answer, actions, frames in ((first, normalised[0], whole.latents[0, 1:2]),
                                     (second, normalised[1], whole.latents[0, 2:3])):
@@ -64,7 +66,20 @@ def test_a_slot_does_not_depend_on_the_others_in_its_batch(engine):
 @pytest.mark.parametrize("embodiment,dataset", [("droid", None), (None, "other"), ("pusht", "other")])
 def test_another_embodiment_is_refused(engine, embodiment, dataset):
     with pytest.raises(ValueError, match="it knows 'pusht' \\(dataset 'toy'\\)"):
-        choose_robot(engine.restored, embodiment, dataset)
+        choose_robot(engine.model, embodiment, dataset)
+
+
+@pytest.mark.parametrize("part,slots", [("action", 1), ("state", 1)])
+def test_a_model_too_narrow_for_the_robot_is_refused(engine, part, slots):
+    config = engine.model.config.copy_and_resolve_references()
+    config.model[f"{part}_dim"] = slots
+    with pytest.raises(ValueError, match=f"'pusht' has its {part} in slots up to 1, the checkpoint's model.{part}_dim = 1"):
+        choose_robot(dataclasses.replace(engine.model, config=config), None, None)
+
+
+def test_a_setting_of_another_family_is_refused(engine):
+    with pytest.raises(ValueError, match="DreamZeroRollout has no setting 'action_steps'; it has .*'guidance'"):
+        engine.model.policy(1, np.ones(32, bool), (1,), action_steps=2)
 
 
 def test_actions_in_flight_are_kept_and_seen(engine):

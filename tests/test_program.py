@@ -50,6 +50,18 @@ ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
     assert Program(text).estimated_cycles() == 250
 
 
+def test_gpu_products_are_calls_of_cublas():
+    text = """
+ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
+  %a = bf16[128,64]{1,0} parameter(0)
+  %b = bf16[64,32]{1,0} parameter(1)
+  %call = (bf16[128,32]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+  ROOT %out = bf16[128,32]{1,0} get-tuple-element(%call), index=0
+}
+"""
+    assert Program(text).executed_flops() == 2 * 128 * 64 * 32
+
+
 @pytest.mark.parametrize("axis,group,stride", [("data", 2, 4), ("fsdp", 2, 2), ("tensor", 2, 1)])
 def test_collectives_tell_their_axis_and_bytes(axis, group, stride):
     """A sum over one mesh axis is one all-reduce: each device sends twice (n - 1) / n of the array."""

@@ -59,6 +59,18 @@ def test_unusable_episodes_are_named():
         robots(lengths=(40, 60), unreadable=(0, 1))
 
 
+def test_too_many_unusable_episodes_are_fatal_with_their_list():
+    source = FakeSource([40] * 50, unreadable=(3, 7, 11, 19))
+    dataset = Dataset("fake", source, ROBOT)
+    named = r"4 of 50 episodes are unreadable, more than data.max_bad_fraction = 0.001:\n.*fake/3: .*torn.*(\n.*){3}fake/19"
+    with pytest.raises(ValueError, match=named):
+        compute_statistics(dataset, LAYOUT)
+    assert len(compute_statistics(dataset, LAYOUT, max_bad_fraction=0.08)["skipped"]) == 4
+    with pytest.raises(ValueError, match="1 of 50 episodes .* = 0:"):
+        compute_statistics(dataclasses.replace(dataset, source=FakeSource([40] * 50, unreadable=(7,))), LAYOUT,
+                           max_bad_fraction=0)
+
+
 def test_clips_have_no_statistics():
     statistics = compute_statistics(clips(), LAYOUT)
     assert statistics["state"] is None and statistics["action"] is None

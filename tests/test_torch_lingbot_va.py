@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
-from launch import build, export, parity
+from configs import lingbot_va_5b, lingbot_va_mot_5b, quickstart
+from launch import build, export, import_weights, parity
 from world_model.interop import torch_lingbot_va, torch_runtime
 from world_model.interop.safetensors_io import Weights, WeightsError, write
+from world_model.interop.torch_lingbot_va_rollout import Rollout
 
 GOLDENS = Path(__file__).parent / "goldens"
 STEM = "diffusion_pytorch_model"
@@ -21,6 +22,7 @@ def golden():
     return parity.read(GOLDENS / "lingbot_va_tiny.npz")
 
 
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
 def test_inference_equals_the_golden(golden):
     """Cached passes, cache contents with eviction, the serving loop whole and partly denoised."""
     differences = parity.compare(golden, golden.face("torch"))
@@ -37,14 +39,17 @@ def test_weights_are_loaded_strictly(golden):
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory):
-    """An untrained model with every parameter random."""
-    config = quickstart.get_config("lingbot_va_debug")
+    return untrained(quickstart.get_config("lingbot_va_debug"), tmp_path_factory.mktemp("run"))
+
+
+def untrained(config, workdir):
+    """A model with every parameter random."""
     config.evaluate.update(solver_steps=2, action_steps=2, window_blocks=4, guidance=2.0)
     family, rng = build.model(config), np.random.default_rng(0)
     shapes = jax.eval_shape(family.init_params, jax.random.key(0))
     params = {name: (0.2 * rng.normal(size=x.shape) + name.endswith("scale")).astype(np.float32)
               for name, x in shapes.items()}
-    return build.Restored(config, 7, family, params, None, {}, tmp_path_factory.mktemp("run"))
+    return build.Restored(config, 7, family, params, None, {}, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,28 @@ def test_an_export_passes_the_gate_on_final_actions(exported):
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
+def test_a_mixture_of_transformers_passes_the_gate_and_is_read_strictly(cheap, tmp_path):
+    """Two narrower streams that meet in the cache: every chunk's latents and actions; no other variant reads it."""
+    config = lingbot_va_mot_5b.get_config("debug")
+    config.model.update(num_layers=2)
+    config.layout.update(frames=13)
+    restored, out = untrained(config, tmp_path), tmp_path / "export"
+    report = export.export(restored, out)
+    assert report["passed"] and report["max"] < 2e-5
+    assert {f"{kind}/chunk{chunk}_{what}" for kind in ("reacting", "imagined") for chunk in (0, 1)
+            for what in ("latents", "actions")} == report["entries"].keys()
+    found = import_weights.import_weights(config, "lingbot_va_mot", out, None)
+    assert found["parameters_loaded"] == len(restored.params) and not found["left_in_source"]
+    with pytest.raises(WeightsError, match=r"config.json: expected the class WanTransformer3DModel, found Wamax"):
+        import_weights.import_weights(lingbot_va_5b.get_config("debug"), "lingbot_va", out, None)
+    spec = torch_lingbot_va.load(out)[1]
+    weights = dict(Weights(out / "transformer", STEM))
+    weights["blocks.1.action.attn1.to_k.weight"] = weights.pop("blocks.1.video.attn1.to_k.weight")
+    with pytest.raises(RuntimeError, match=r"Missing key[\s\S]*blocks.1.video.self_attn.k.weight[\s\S]*size mismatch"):
+        torch_lingbot_va.load_network(weights, spec)
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
 def test_another_number_of_steps_is_found(restored, cheap, tmp_path, monkeypatch):
     """The gate is no formality: what PyTorch does otherwise is told, and the directory put aside."""
     plain = torch_lingbot_va.load
@@ -89,6 +116,13 @@ def test_what_does_not_fit_is_named(exported, restored, tmp_path):
     write(broken / "transformer", weights.items(), stem=STEM)
     with pytest.raises(WeightsError, match=r"proj_out.weight: expected F32 .* found F32"):
         torch_lingbot_va.load(broken)
+
+
+def test_settings_outside_the_trained_range_warn_and_impossible_ones_are_refused(golden):
+    with pytest.warns(UserWarning, match=r"chunk_frames = 5 lies outside the trained range 1\.\.4"):
+        Rollout(None, golden.spec, chunk_frames=5)
+    with pytest.raises(ValueError, match="must be an even number"):
+        Rollout(None, golden.spec, window_blocks=7)
 
 
 def test_directories_of_the_other_family_are_refused_both_ways(exported, tmp_path):

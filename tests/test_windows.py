@@ -8,6 +8,7 @@ import pytest
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout
@@ -52,6 +53,48 @@ def test_a_window_holds_the_steps_it_should():
         np.testing.assert_allclose(found[inside, 0], (steps + steps % 5)[inside], atol=1e-4)
         np.testing.assert_allclose(found[:, 1], steps % 3, atol=1e-4)
     assert sample["action_mask"][:, [0, 7]].all() and sample["action_mask"].sum() == 64
+
+
+@pytest.mark.parametrize("layout, frames, chunks, states", [
+    # DreamZero: 33 frames, 3 steps apart; four chunks of 24 actions, the state at each one's start (facts, f)
+    (Layout(33, 6, 8, frames_per_block=2, actions_per_block=24, states_per_block=1), range(0, 97, 3),
+     (0, 24, 48, 72), (0, 24, 48, 72)),
+    # LingBot-VA: the 16 actions that lead into each latent frame, video at a quarter of their rate; no state
+    (Layout(17, 6, 8, frames_per_block=1, actions_per_block=16, states_per_block=0), range(0, 65, 4),
+     (0, 16, 32, 48), ()),
+    # a single-step VLA: the picture and the state of now, 50 actions from here on
+    (Layout(1, 6, 8, frames_per_block=1, actions_per_block=50, states_per_block=1), (0,), (0,), (0,)),
+], ids=["dreamzero", "lingbot_va", "vla"])
+def test_families_windows_come_from_one_description(layout, frames, chunks, states):
+    dataset, start = robots(lengths=(140, 150)), 7
+    dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, layout))
+    maker = make_maker(dataset, layout)
+    window = next(i for i in range(len(maker.windows)) if maker.windows[i] == (1, start))
+    sample, scale = maker(window, 0), maker.scale("action")
+    np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], start + np.array(frames))
+    known = [round(float(x)) for x in maker.scale("state").denormalise(sample["state"][:, [0, 9]])[:, 0]]
+    clipped = lambda x: min(max(x, dataset.statistics["state"]["q01"][0]), dataset.statistics["state"]["q99"][0])
+    assert known == [round(clipped(start + s)) for s in states]
+    block = layout.actions_per_block
+    assert sample["actions"].shape == (len(chunks) * block, 32) and sample["action_mask"][:, 0].all()
+    for i, chunk in enumerate(chunks):
+        steps = start + chunk + np.arange(block)
+        relative = np.stack([steps + steps % 5 - (start + chunk), steps % 3], 1)
+        np.testing.assert_allclose(sample["actions"][i * block:(i + 1) * block, [0, 7]], scale.normalise(relative),
+                                   atol=1e-6)
+
+
+def test_a_robots_horizon_ends_its_chunks():
+    """Actions past it are neither learnt nor counted."""
+    robot = dataclasses.replace(ROBOT, horizon=10)
+    dataset = robots(lengths=(40, 60), embodiment=robot)
+    sample = make_maker(dataset)(3, 0)
+    real = np.arange(32) % 16 < 10
+    np.testing.assert_array_equal(sample["action_mask"][:, 0], real)
+    assert not sample["actions"][~real].any()
+    assert dataset.statistics["action"]["max"][0] < robots(lengths=(40, 60)).statistics["action"]["max"][0]
+    with pytest.raises(ValueError, match="horizon = 0: expected at least 1 action"):
+        dataclasses.replace(ROBOT, horizon=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 20, 32])

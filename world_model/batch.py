@@ -47,18 +47,25 @@ class Layout:
         return (self.latent_frames - 1) // self.frames_per_block
 
     @property
+    def chunks(self) -> int:
+        """Runs of actions: one per block; a single frame has one too, as a single-step VLA's window."""
+        return max(1, self.num_blocks)
+
+    @property
     def num_actions(self) -> int:
         """N."""
-        return self.num_blocks * self.actions_per_block
+        return self.chunks * self.actions_per_block
 
     @property
     def num_states(self) -> int:
         """S."""
-        return self.num_blocks * self.states_per_block
+        return self.chunks * self.states_per_block
 
     @property
     def frame_stride(self) -> int:
         """Control steps between two raw video frames of a window. Raises ValueError where it is no whole number."""
+        if self.frames == 1:
+            return self.actions_per_block  # the next frame would be that after the actions
         stride, rest = divmod(self.actions_per_block, 4 * self.frames_per_block)
         if rest or not stride:
             raise ValueError(

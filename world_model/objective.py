@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from world_model import axes, functional
 from world_model.encoders import ImageEncoder, TextEncoder, VideoCodec
 from world_model.flow_matching import noise_levels
+from world_model.rollout import Conditions
 
 BUCKETS = 4  # of sigma, for losses by noise level
 
@@ -107,6 +108,13 @@ class Objective:
     def stored(self, batch: dict):
         """(latents, condition, text, image) as precomputed."""
         return batch["latents"].astype(jnp.float32), None, batch["text_features"].astype(jnp.float32), None
+
+    def begin(self, frames, text_ids, text_length) -> Conditions:
+        """What a rollout starts from, without a state: first frames uint8 [B, 1, H, W, 3], text_ids [B, text_length],
+        text_length [B]."""
+        latents, _, text, _ = Objective.features(self, {"video": frames, "text_ids": text_ids,
+                                                        "text_length": text_length})
+        return Conditions(latents, text, None, unconditional_text=self.empty_text(len(frames)))
 
     def empty_text(self, batch_size: int):
         """[B, Lt, text_dim]: features of the empty prompt."""

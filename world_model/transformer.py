@@ -18,6 +18,8 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from world_model import matmul
+from world_model.attention import ring
 from world_model.attention.blockwise import dense
 from world_model.remat import MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.rotary import rotate
@@ -90,33 +92,22 @@ class RMSNorm(nnx.Module):
         return y.astype(x.dtype) * self.scale[...]
 
 
-def product(x, kernel):
-    """x [..., inputs] @ kernel [inputs, outputs].
-
-    Batch and tokens are merged first: the kernel's gradient then sums over one axis and the compiler need not
-    transpose a copy of x for it. On several devices both may be sharded, and merging them would gather.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if any(mesh.shape[axis] > 1 for axis in mesh.axis_names if axis not in mesh.manual_axes):
-        return x @ kernel
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
-
-
 def projected(x):
     """Marks what a rematerialisation policy may keep."""
     return checkpoint_name(x, PROJECTED)
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear by `product`; with an adapter where world_model/lora.py gave it one."""
+    """nnx.Linear by a product of world_model/matmul.py; with an adapter where world_model/lora.py gave it one."""
 
     lora_a = None
+    product = staticmethod(matmul.plain)
 
     def __call__(self, x):
-        y = product(x, self.kernel[...]) + self.bias[...]
+        y = self.product(x, self.kernel[...]) + self.bias[...]
         if self.lora_a is None:
             return y
-        return y + self.lora_scale * product(product(x, self.lora_a[...]), self.lora_b[...])
+        return y + self.lora_scale * matmul.plain(matmul.plain(x, self.lora_a[...]), self.lora_b[...])
 
 
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier) -> Linear:
@@ -149,7 +140,8 @@ class SelfAttention(nnx.Module):
     def split(self, x):
         """[B, L, D] -> [B, L, n, d]."""
         x = x.reshape(*x.shape[:-1], self.heads, -1)
-        return constrain(x, "batch", None, "attention_heads", None)
+        meeting = ("tokens", "heads") if ring.needed(self.heads) else (None, "attention_heads")
+        return constrain(x, "batch", *meeting, None)
 
     def queries(self, x, rotary):
         """[B, L, n, d], rotated."""

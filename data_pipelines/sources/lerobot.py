@@ -108,7 +108,10 @@ class LeRobotSource:
     def _text(self, steps: pa.Table, where: str) -> str:
         if self._instruction is None:
             return ""
-        value = steps[self._instruction][0].as_py()
+        try:
+            value = steps[self._instruction][0].as_py()
+        except UnicodeDecodeError as error:
+            raise BadEpisode(f"{where}: {self._instruction!r} is not UTF-8: {error}") from error
         if isinstance(value, str):
             return value
         if value not in self._meta.tasks:

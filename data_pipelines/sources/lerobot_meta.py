@@ -187,8 +187,10 @@ def read_parquet(file: str, choose=None) -> pa.Table:
     """A whole small table; choose: all column names -> those to read. Raises ValueError where it cannot be read."""
     try:
         with fsspec.open(file, "rb") as opened:
-            table = pq.ParquetFile(opened)
-            return table.read(choose(table.schema_arrow.names) if choose else None)
+            opened = pq.ParquetFile(opened)
+            table = opened.read(choose(opened.schema_arrow.names) if choose else None)
+            table.validate(full=True)  # texts are UTF-8
+            return table
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 

@@ -4,18 +4,19 @@ The server and the closed-loop evaluation both act through here. An engine is us
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from data_pipelines.embodiments import Embodiment, get_embodiment
 from data_pipelines.robot import Robot
 from data_pipelines.slots import slot_mask
 from launch import build
 from launch.serving.safety import Guard
-from world_model.policy import Policy
+from world_model.objective import Objective
+from world_model.policy import Chunk, Policy
 
 
 class Request(NamedTuple):
@@ -43,12 +44,24 @@ class ModelError(RuntimeError):
     """The model's numbers cannot be executed."""
 
 
-def choose_robot(restored: build.Restored, embodiment: str | None, dataset: str | None) -> Robot:
-    """The robot that a checkpoint knows how to drive; both names may be None where only one fits.
+class Model(Protocol):
+    """What is served: a checkpoint (build.Restored) or an export (exported.Exported)."""
+
+    config: ConfigDict
+    step: int
+    statistics: dict
+    objective: Objective  # for its text encoder
+
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """See build.Restored."""
+
+
+def choose_robot(model: Model, embodiment: str | None, dataset: str | None) -> Robot:
+    """The robot that a model knows how to drive; both names may be None where only one fits.
 
     Raises ValueError naming what there is.
     """
-    known = {name: s["embodiment"] for name, s in restored.statistics.items() if s["action"]}
+    known = {name: s["embodiment"] for name, s in model.statistics.items() if s["action"]}
     fits = {name: robot for name, robot in known.items()
             if embodiment in (None, robot) and dataset in (None, name)}
     if not fits:
@@ -57,8 +70,14 @@ def choose_robot(restored: build.Restored, embodiment: str | None, dataset: str 
     if len(fits) > 1:
         raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with --embodiment and --dataset")
     name = next(iter(fits))
-    return Robot(get_embodiment(fits[name]), restored.statistics[name], build.layout_of(restored.config),
-                 restored.config.model.state_dim, build.augmentation(restored.config))
+    robot, sizes = get_embodiment(fits[name]), model.config.model
+    for part, slots, size in (("action", robot.action_slots, sizes.action_dim),
+                              ("state", robot.state_slots, sizes.state_dim)):
+        if slots.max(initial=-1) >= size:
+            raise ValueError(f"embodiment {robot.name!r} has its {part} in slots up to {slots.max()}, the checkpoint's "
+                             f"model.{part}_dim = {size} has slots 0 to {size - 1}: it was trained on another robot")
+    return Robot(robot, model.statistics[name], build.layout_of(model.config), sizes.state_dim,
+                 build.augmentation(model.config))
 
 
 def _listed(robots: dict[str, str]) -> str:
@@ -67,26 +86,26 @@ def _listed(robots: dict[str, str]) -> str:
 
 @dataclasses.dataclass(eq=False)
 class Engine:
-    """A restored model with room for `slots` episodes."""
+    """A model with room for `slots` episodes."""
 
-    restored: build.Restored
+    model: Model
     robot: Robot
     slots: int
-    batch_sizes: tuple[int, ...] = (1, 8)  # compiled; a batch is filled up to the next one
+    batch_sizes: tuple[int, ...] = (1, 8)  # of a step; where the model compiles, it fills up to the next one
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
     hold_gap: float | None = None  # of safety.Guard
-    sampling: dict = dataclasses.field(default_factory=dict)  # of rollout.Rollout, over the checkpoint's evaluate.*
+    sampling: dict = dataclasses.field(default_factory=dict)  # of the rollout, over the model's evaluate.*
 
     def __post_init__(self):
-        c = self.restored.config
-        settings = build.rollout_settings(c) | self.sampling
-        self.policy = Policy(self.restored.family.rollout(**settings), self.restored.objective)
-        self.params = jax.tree.map(lambda p: p.astype(c.train.compute_dtype), self.restored.params)
+        width = self.model.config.model.action_dim
+        self._nothing = np.zeros((self.robot.layout.actions_per_block, width), np.float32)
+        self._channels = slot_mask(self.embodiment.action_slots, width)
+        self.policy = self.model.policy(self.slots, self._channels, self.batch_sizes, **self.sampling)
         self.guard = Guard(self.embodiment, self.hold_gap)
         self.batch_sizes = tuple(sorted(self.batch_sizes))
         self._root = jax.random.key(self.seed)
-        self.forget()
+        self._sent: dict[int, np.ndarray] = {}  # slot -> the commands answered last, normalised
 
     @property
     def embodiment(self) -> Embodiment:
@@ -98,13 +117,18 @@ class Engine:
         """Raw frames of a block."""
         return 4 * self.robot.layout.frames_per_block
 
+    @property
+    def last_block(self) -> int | None:
+        """After which a window is full; None: it slides on."""
+        return self.policy.last_block
+
     def forget(self) -> None:
         """Empties every window."""
-        self._windows = self.policy.empty(self.params, self.slots + 1)  # the last is for filled-up rows
+        self.policy.forget()
 
     def tokenize(self, instruction: str) -> tuple[np.ndarray, int]:
         """(ids, length) of the robot's prompt. Raises ValueError where it is too long."""
-        return self.restored.objective.text_encoder.tokenize(self.robot.prompt(instruction))
+        return self.model.objective.text_encoder.tokenize(self.robot.prompt(instruction))
 
     def warm(self) -> None:
         """Compiles everything that is called later. Raises ModelError where the model's actions are not finite."""
@@ -112,12 +136,12 @@ class Engine:
         zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
                                for view in self.embodiment.views}
         low = np.asarray(self.robot.statistics["state"]["mean"])
-        first = Request(self.slots, 1, zeros(1), low, self.tokenize(""), (0, 0),
+        first = Request(0, 1, zeros(1), low, self.tokenize(""), (0, 0),
                         np.zeros((0, len(self.embodiment.action))))
         later = first._replace(block=2, views=zeros(self.block_frames))
-        for size in self.batch_sizes:
+        for size in self.policy.batch_sizes:
             answers = self.step([first] * size)
-            if layout.num_blocks > 1:
+            if self.last_block != 1:
                 self.step([later] * size)
         if isinstance(answers[0], ModelError):
             raise answers[0]
@@ -138,50 +162,41 @@ class Engine:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """An answer's latents -> uint8 [block_frames, height, width, 3]."""
-        return np.asarray(self.policy.decode(latents[None]))[0]
+        return self.policy.decode(latents[None])[0]
 
     def _start(self, requests: list[Request]) -> None:
-        rows, slots = self._filled(requests)
-        ids, lengths = zip(*(r.text for r in rows))
-        self._windows = self.policy.start(self.params, self._windows, slots, self._canvases(rows), np.stack(ids),
-                                          np.int32(lengths))
+        ids, lengths = zip(*(r.text for r in requests))
+        self.policy.start(_slots(requests), self._canvases(requests), np.stack(ids), np.int32(lengths))
 
     def _observe(self, requests: list[Request]) -> list[float]:
-        rows, slots = self._filled(requests)
-        before = np.int32([r.block - 1 for r in rows])
-        self._windows, gap = self.policy.observe(self.params, self._windows, slots, self._canvases(rows), before)
-        return np.asarray(gap)[:len(requests)].tolist()
+        # A block's frames say that the whole chunk was executed, as it was answered.
+        executed = np.stack([self._sent.get(r.slot, self._nothing) for r in requests])
+        return self.policy.observe(_slots(requests), self._canvases(requests), executed,
+                                   np.int32([r.block - 1 for r in requests])).tolist()
 
-    def _act(self, requests: list[Request]):
-        rows, slots = self._filled(requests)
-        state = np.stack([self.robot.state(r.state) for r in rows])
+    def _act(self, requests: list[Request]) -> Chunk:
+        state = np.stack([self.robot.state(r.state) for r in requests])
         # The block enters the noise in `Rollout.noise`; episode and chunk here.
-        names = np.zeros((len(rows), 2), np.uint32) if self.fixed_noise else np.array([r.key for r in rows], np.uint32)
+        names = np.array([(0, 0) if self.fixed_noise else r.key for r in requests], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
-        self._windows, chunk = self.policy.act(self.params, self._windows, slots, state,
-                                               np.int32([r.block for r in rows]), keys,
-                                               *self._in_flight(rows))
-        return jax.device_get(chunk)
+        return self.policy.act(_slots(requests), state, np.int32([r.block for r in requests]), keys,
+                               *self._in_flight(requests))
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
         """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""
-        width = self.restored.config.model.action_dim
-        actions = np.zeros((len(rows), self.robot.layout.actions_per_block, width), np.float32)
+        actions = np.stack([self._nothing] * len(rows))
         known = np.zeros_like(actions, bool)
         for row, request in enumerate(rows):
             count = len(request.in_flight)
-            actions[row, :count] = self.robot.predicted(request.in_flight, request.state, width)
-            known[row, :count] = slot_mask(self.embodiment.action_slots, width)
+            actions[row, :count] = self._predicted(request.in_flight, request.state)
+            known[row, :count] = self._channels
         return actions, known
 
-    def _filled(self, requests: list[Request]) -> tuple[list[Request], np.ndarray]:
-        """(requests up to the next compiled batch size, their slots); what is filled up writes to the spare slot."""
-        size = next(s for s in self.batch_sizes if s >= len(requests))
-        spare = size - len(requests)
-        return (requests + requests[:1] * spare,
-                np.int32([r.slot for r in requests] + [self.slots] * spare))
+    def _predicted(self, commands: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Commands [k, action dims] as the model would have predicted them in that state, [k, action_dim]."""
+        return self.robot.predicted(commands, state, len(self._channels))
 
-    def _canvases(self, rows: list[Request]) -> jnp.ndarray:
+    def _canvases(self, rows: list[Request]) -> np.ndarray:
         return np.stack([self.robot.canvas(r.views) for r in rows])
 
     def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray, gap: float | None):
@@ -189,4 +204,9 @@ class Engine:
         if not np.isfinite(commands).all():
             return ModelError(f"the model predicted actions that are not finite, in state {request.state.tolist()}")
         safe = self.guard.check(commands, request.state, gap)
+        self._sent[request.slot] = self._predicted(safe.actions, request.state)
         return Answer(safe.actions, gap, latents, safe.interventions)
+
+
+def _slots(requests: list[Request]) -> np.ndarray:
+    return np.int32([r.slot for r in requests])

@@ -41,7 +41,7 @@ class Live:
     def json(self, shown: Shown | None, imagined: np.ndarray | None, **counts) -> str:
         """live.json; imagined: uint8 [n, H, W, 3], the answer's latents decoded (on the engine's thread)."""
         engine = self._engine
-        state = {"embodiment": engine.embodiment.name, "step": engine.restored.step, "gaps": list(self._gaps),
+        state = {"embodiment": engine.embodiment.name, "step": engine.model.step, "gaps": list(self._gaps),
                  "latest": None, **counts}
         if shown is not None:
             name, request, served = shown
@@ -50,7 +50,7 @@ class Live:
             state["latest"] = {
                 "seen": _png(canvas[0]), "imagined": [_png(frame) for frame in imagined],
                 "actions": served.answer.actions.round(4).tolist(), "names": [d.name for d in engine.embodiment.action],
-                "facts": {"session": name, "block": f"{request.block} of {engine.robot.layout.num_blocks}",
+                "facts": {"session": name, "block": f"{request.block} of {engine.last_block or 'a sliding window'}",
                           "in the queue": f"{served.queue_ms:.0f} ms", "in the model": f"{served.infer_ms:.0f} ms",
                           "gap": "no history" if served.answer.gap is None else f"{served.answer.gap:.3f}",
                           "interventions": ", ".join(f"{n} {kind}" for kind, n in changed.items()) or "none"}}

@@ -63,7 +63,7 @@ class OpenPi:
                          "actions_in_flight": {"shape": [None, len(self.robot.embodiment.action)],
                                                "dtype": "float32"}},
             "frames": {"start": 1, "continue": 4 * layout.frames_per_block, "every": layout.frame_stride},
-            "actions": {"shape": [layout.actions_per_block, len(self.robot.embodiment.action)], "dtype": "float32",
+            "actions": {"shape": [self.robot.horizon, len(self.robot.embodiment.action)], "dtype": "float32",
                         "names": [d.name for d in self.robot.embodiment.action]},
             "state_names": [d.name for d in self.robot.embodiment.state], "rate": self.robot.embodiment.rate}
 
@@ -86,7 +86,7 @@ class OpenPi:
             self._in_flight(message.get("actions_in_flight")))
 
     def _in_flight(self, value) -> np.ndarray:
-        horizon, dims = self.robot.layout.actions_per_block, len(self.robot.embodiment.action)
+        horizon, dims = self.robot.horizon, len(self.robot.embodiment.action)
         if value is None:
             return np.zeros((0, dims))
         if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64) or value.ndim != 2 \

@@ -116,7 +116,7 @@ class Sessions:
         else:
             raise BadRequest(f"found {count} frames: send 1, which begins a new window, or the {length} of a block, "
                              f"every {self.engine.robot.layout.frame_stride} control steps since the last request")
-        full = not fresh and session.block == self.engine.robot.layout.num_blocks
+        full = not fresh and session.block == self.engine.last_block
         if fresh or full or observation.prompt != session.prompt or (count == 1 and not self.remembers):
             return 1, last
         return session.block + 1, views

@@ -9,7 +9,7 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 
 from collections.abc import Callable
 
-from world_model.attention import blockwise, reference, splash
+from world_model.attention import blockwise, reference, ring, splash
 from world_model.tokens import Sequence
 from world_model.visibility import Table
 
@@ -23,10 +23,12 @@ KERNELS: dict[str, Callable[..., Attend]] = {
 
 
 def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> Attend:
-    """The attend function of a kernel. Raises ValueError on an unknown kernel or a query that sees nothing."""
+    """The attend function of a kernel; a ring under a mesh whose `context` does not divide the heads. Raises ValueError
+    on an unknown kernel or a query that sees nothing."""
     if kernel not in KERNELS:
         raise ValueError(f"no attention kernel {kernel!r}; there are {sorted(KERNELS)}")
-    return KERNELS[kernel](table, queries, keys, window_frames)
+    attend, around = (make(table, queries, keys, window_frames) for make in (KERNELS[kernel], ring.make_attend))
+    return lambda q, *others: (around if ring.needed(q.shape[2]) else attend)(q, *others)
 
 
 def arrangement(kernel: str, sequence: Sequence) -> splash.Arrangement | None:

@@ -20,6 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from world_model import sharding
+from world_model.attention import ring
 from world_model.remat import ATTENDED
 from world_model.tokens import CLEAN_GROUPS, Sequence, length, merge_ranges, segment_of_token
 from world_model.visibility import Table, sees
@@ -51,11 +52,14 @@ def make_arranged(table: Table, queries: "Arrangement", keys: "Arrangement", win
     tile, mask = keys.tile, TableMask(table, queries, keys, window_frames)
     pairs = mask.tiles(tile) * tile * tile
 
+    around = ring.make_ring(*mask.table())
     # One mask serves every head.
     made = kernel.make_splash_mha(masks.MultiHeadMask([mask]), head_shards=1, q_seq_shards=1,
                                   **_settings(tile, interpret))
 
     def attend(q, k, v, key_valid=None, drawn=None):
+        if ring.needed(q.shape[2]):
+            return around(q, k, v, key_valid, drawn)
         now = made if drawn is None else drawn_kernel(mask.drawn(drawn), tile, interpret)
         # The number of pairs travels in the scope's name to where a plan reads the compiled program.
         with jax.named_scope(f"pairs_{pairs}"):
@@ -183,6 +187,10 @@ class TableMask(masks.Mask):
         (rows, row_counts), (columns, column_counts) = (
             _runs(segment[where]) for segment, where in zip((self._queries, self._keys), index, strict=True))
         return self._seen[np.ix_(rows, columns)].repeat(row_counts, axis=0).repeat(column_counts, axis=1)
+
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arguments of ring.make_ring."""
+        return self._seen[:, :-1], self._queries, self._keys
 
     def drawn(self, drawn):
         """bool [padded queries, padded keys] of those pairs that `drawn`, bool [segments of queries, segments of keys],

@@ -15,7 +15,8 @@ from world_model import axes, functional
 from world_model.attention.reference import NEGATIVE
 from world_model.encoders import tokenizer
 from world_model.interop import encoder_names, encoder_weights
-from world_model.transformer import RMSNorm, product, xavier
+from world_model.matmul import plain as product
+from world_model.transformer import RMSNorm, xavier
 
 
 @dataclasses.dataclass(frozen=True)

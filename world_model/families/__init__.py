@@ -18,15 +18,18 @@ from world_model.families import (
     dreamzero,
     dreamzero_flops,
     dreamzero_objective,
+    dreamzero_policy,
     dreamzero_rollout,
     lingbot_va,
     lingbot_va_flops,
     lingbot_va_layout,
     lingbot_va_mot,
     lingbot_va_objective,
+    lingbot_va_policy,
     lingbot_va_rollout,
 )
 from world_model.objective import Objective
+from world_model.policy import SlotPolicy
 
 
 class Parts(NamedTuple):
@@ -36,17 +39,20 @@ class Parts(NamedTuple):
     spec: type  # its sizes: a dataclass
     objective: type[Objective]
     rollout: type  # called as world_model/rollout.py says
+    policy: type[SlotPolicy]
     forward_flops: Callable[[Any], flops.Parts]
 
 
 FAMILIES = {
     "dreamzero": Parts(dreamzero.DreamZero, dreamzero.DreamZeroSpec, dreamzero_objective.DreamZeroObjective,
-                       dreamzero_rollout.DreamZeroRollout, dreamzero_flops.forward_flops),
+                       dreamzero_rollout.DreamZeroRollout, dreamzero_policy.DreamZeroPolicy,
+                       dreamzero_flops.forward_flops),
     "lingbot_va": Parts(lingbot_va.LingBotVA, lingbot_va_layout.LingBotVASpec, lingbot_va_objective.LingBotVAObjective,
-                        lingbot_va_rollout.LingBotVARollout, lingbot_va_flops.forward_flops),
+                        lingbot_va_rollout.LingBotVARollout, lingbot_va_policy.LingBotVAPolicy,
+                        lingbot_va_flops.forward_flops),
     "lingbot_va_mot": Parts(lingbot_va_mot.LingBotVAMoT, lingbot_va_mot.LingBotVAMoTSpec,
                             lingbot_va_objective.LingBotVAObjective, lingbot_va_rollout.LingBotVARollout,
-                            lingbot_va_flops.mot_forward_flops),
+                            lingbot_va_policy.LingBotVAPolicy, lingbot_va_flops.mot_forward_flops),
 }
 
 
@@ -75,8 +81,15 @@ class Family:
         return self.parts.objective(self.module, *encoders, **settings)
 
     def rollout(self, **settings):
-        """A compiled rollout; settings as in the family's own."""
+        """A compiled rollout; settings as in the family's own. Raises ValueError on one that it does not have."""
+        known = {field.name for field in dataclasses.fields(self.parts.rollout)} - {"model"}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(f"{self.parts.rollout.__name__} has no setting {unknown[0]!r}; it has {sorted(known)}")
         return self.parts.rollout(self.module, **settings)
+
+    def policy(self, objective: Objective, params: dict, slots: int, channels, batch_sizes, **settings) -> SlotPolicy:
+        """A policy over slots; settings as in `rollout`, the rest as in SlotPolicy."""
+        return self.parts.policy(self.rollout(**settings), objective, params, slots, channels, batch_sizes)
 
     @property
     def training_flops(self) -> dict[str, float]:

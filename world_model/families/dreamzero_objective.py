@@ -10,6 +10,7 @@ from world_model import flow_matching
 from world_model.families.dreamzero import MASK_CHANNELS, Inputs
 from world_model.functional import bind
 from world_model.objective import Example, Objective, by_level, frame_errors, normal
+from world_model.rollout import Conditions
 
 USE_LEVELS, USE_VIDEO_NOISE, USE_ACTION_NOISE = range(3)
 
@@ -34,18 +35,27 @@ class DreamZeroObjective(Objective):
 
     def features(self, batch: dict):
         """(latents, condition, text, image) by the frozen encoders."""
-        if self.model.spec.image_dim and not self.image_encoder:
-            raise ValueError(f"model.image_dim = {self.model.spec.image_dim}, but no encoder gives image features; "
-                             "set model.image_dim = 0, or encoders.image")
         latents, _, text, _ = super().features(batch)
-        first = batch["video"][:, :1].astype(jnp.float32) / 127.5 - 1
-        condition, image = None, None
-        if self.model.spec.image_dim:
-            image = self.image_encoder.encode(self.frozen["image"], first[:, 0])
-        if self.model.spec.concat_first_frame:
-            condition = self.condition(
-                self.codec.encode_first(self.frozen["video"], first, batch["video"].shape[1]))
+        condition, image = self._of_first(batch["video"][:, :1], batch["video"].shape[1])
         return latents, condition, text, image
+
+    def begin(self, frames, text_ids, text_length) -> Conditions:
+        """See `Objective`."""
+        begun = super().begin(frames, text_ids, text_length)
+        condition, image = self._of_first(frames, self.model.spec.layout.frames)
+        return begun._replace(condition=condition, image=image)
+
+    def _of_first(self, frame, count: int):
+        """(condition of `count` frames, image features), None where the model has none, from uint8 [B, 1, H, W, 3]."""
+        spec, first, condition, image = self.model.spec, frame.astype(jnp.float32) / 127.5 - 1, None, None
+        if spec.image_dim and not self.image_encoder:
+            raise ValueError(f"model.image_dim = {spec.image_dim}, but no encoder gives image features; set "
+                             "model.image_dim = 0, or encoders.image")
+        if spec.image_dim:
+            image = self.image_encoder.encode(self.frozen["image"], first[:, 0])
+        if spec.concat_first_frame:
+            condition = self.condition(self.codec.encode_first(self.frozen["video"], first, count))
+        return condition, image
 
     def stored(self, batch: dict):
         """(latents, condition, text, image) as precomputed."""

@@ -6,7 +6,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from world_model.transformer import Rows, layer_norm, linear, product
+from world_model.matmul import plain as product
+from world_model.transformer import Rows, layer_norm, linear
 
 
 def patchify(x, patch: int):

@@ -21,6 +21,7 @@ from flax import nnx
 
 from world_model import tokens, visibility
 from world_model.attention import make_attend
+from world_model.attention.context import get_attend_context
 from world_model.families.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
 from world_model.families.lingbot_va_layout import (
     GROUPS,
@@ -107,7 +108,7 @@ class LingBotVA(Stack):
             rows=joined.rows, rotary=jnp.asarray(rotary_table(self.spec, sequence)),
             attend=self.attend(sequence, sequence, inputs), output_rows=Rows(rows[clean:]),
             output_row_start=sum(count for count, _ in rows[:clean]), output_slice=slice(start, stop),
-            attend_output=self.attend(read, sequence, inputs))
+            attend_output=self.attend(read, sequence, inputs), attend_context=get_attend_context(self.spec.attention))
         run = self.run_all if with_hidden else self.run
         out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), stream, joined.valid)
         x, hidden = out if with_hidden else (out, None)

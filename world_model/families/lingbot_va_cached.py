@@ -32,12 +32,17 @@ class Ring(NamedTuple):
 
 def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks: int, dtype=jnp.float32) -> Ring:
     """An empty ring. Raises ValueError where the window holds no whole chunk."""
-    if window_blocks < 2 or window_blocks % 2:
-        raise ValueError(f"evaluate.window_blocks = {window_blocks}: a chunk is two blocks (video, actions), so the "
-                         "window must be an even number, at least 2")
+    check_window(window_blocks)
     room = chunk_frames * (spec.tokens_per_frame + spec.actions_per_frame) * window_blocks // 2
     return Ring(make_cache(spec, batch, room, dtype), jnp.full(window_blocks, -1, jnp.int32),
                 jnp.zeros(window_blocks, jnp.int32))
+
+
+def check_window(window_blocks: int) -> None:
+    """Raises ValueError where it divides a chunk."""
+    if window_blocks < 2 or window_blocks % 2:
+        raise ValueError(f"evaluate.window_blocks = {window_blocks}: a chunk is two blocks (video, actions), so the "
+                         "window must be an even number, at least 2")
 
 
 def encode_context(model: LingBotVA, text) -> Context:

@@ -17,6 +17,8 @@ GROUPS = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION, *HEADS_READ)  # the order of a 
 class LingBotVASpec(Spec):
     """Sizes; defaults and units in configs/base.py."""
 
+    image_dim = lora_rank = 0  # neither an image branch nor adapters
+
     state_dim: int = 0
     max_chunk_frames: int = 4
     min_window_blocks: int = 4

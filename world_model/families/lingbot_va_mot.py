@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx, traverse_util
 
 from world_model import tokens
+from world_model.attention.context import get_attend_context
 from world_model.families.embedders import modulated_norm
 from world_model.families.lingbot_va import Inputs, LingBotVA, join
 from world_model.families.lingbot_va_layout import HEADS_READ, VIDEO_GROUPS, LingBotVASpec
@@ -69,7 +70,8 @@ class JointBlock(nnx.Module):
         with jax.named_scope(ATTENTION_SCOPE):
             attended = attend(queries, keys, values, key_valid)
         attended = jnp.split(attended, [querying[0].queries.shape[1]], axis=1)
-        left = (block.leave(*each) for block, *each in zip(blocks, querying, attended, context, strict=True))
+        left = (block.leave(*each, streams.video.attend_context)
+                for block, *each in zip(blocks, querying, attended, context, strict=True))
         return Pair(*left), own
 
     def context_keys_values(self, context: Pair) -> Pair:
@@ -122,7 +124,7 @@ class LingBotVAMoT(LingBotVA):
         (start, stop), = tokens.token_ranges(own, lambda s: s.group in HEADS_READ)
         (clean, _), noisy = part.rows.parts
         return Stream(part.rows, jnp.asarray(make_rotary(self.spec, own)), attends[0], Rows((noisy,)), clean,
-                      slice(start, stop), attends[1])
+                      slice(start, stop), attends[1], get_attend_context(self.spec.attention))
 
     # --- parts -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ With another coin, one for the step, video is predicted from its own chunk's act
 Eq. 13), by which a rollout imagines what the actions that are being executed will lead to. The paper adds it in
 post-training as a second term; here it takes the place of the video loss in its share of the steps, at no cost. In such
 a step no clean action sees its chunk's video, earlier chunks' neither, while a rollout's cache holds those that did.
+
+As released, an episode's first frame is denoised like the rest, from nothing, although every rollout gives it, at level
+0 among the frames of its chunk. `given_first_frame` trains what is rolled out: the first frame has level 0 and no loss.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from world_model.families.lingbot_va import Inputs
 from world_model.flow_matching import add_noise, velocity
@@ -54,6 +58,7 @@ class LingBotVAObjective(Objective):
     text_dropout: float = 0.1  # probability of the empty prompt
     shared_levels: bool = False  # one draw of levels and coin for the whole batch
     forward_dynamics: float = 0.0  # probability of a step in which video sees its own chunk's actions
+    given_first_frame: bool = False  # level 0 and no loss for it, as rollouts have it
 
     def encode(self, batch: dict) -> Example:
         """Actions gain group 0 in front: zeros, masked, which stand for the actions before the first frame."""
@@ -66,7 +71,7 @@ class LingBotVAObjective(Objective):
 
     def count(self, batch: dict) -> dict:
         """Denominators, of the whole global batch: latent frames, and those with real actions (or all as well)."""
-        frames = batch["frame_mask"][:, ::4]
+        frames = self.predicted(batch["frame_mask"][:, ::4])
         with_actions = batch["action_mask"].reshape(len(frames), frames.shape[1] - 1, -1).any(axis=-1)
         actions = with_actions.sum() if self.action_average == "valid" else frames.size
         return {"frames": jnp.maximum(frames.sum() * 1.0, 1), "actions": jnp.maximum(actions * 1.0, 1)}
@@ -94,20 +99,20 @@ class LingBotVAObjective(Objective):
     def inputs(self, example: Example, drawn: Drawn) -> Inputs:
         """What the model is given. Masked action channels are zero in everything that it sees."""
         sigmas, timesteps, _ = self.level_tables(self.shift)
-        action_sigmas, action_timesteps, _ = self.level_tables(self.action_shift)
+        video_sigma, video_timestep, _ = self.levels(drawn.video_index, self.shift)
+        action_sigma, action_timestep, _ = self.levels(drawn.action_index, self.action_shift)
         n = self.model.spec.actions_per_frame
         coin, mask = drawn.history[:, None], example.action_mask
         sigma = jnp.where(coin, sigmas[drawn.history_index], 0)
-        noisy = add_noise(example.actions, drawn.action_noise, jnp.repeat(action_sigmas[drawn.action_index], n, axis=1))
+        noisy = add_noise(example.actions, drawn.action_noise, jnp.repeat(action_sigma, n, axis=1))
         text = example.text
         if self.text_dropout:
             text = jnp.where(drawn.no_text[:, None, None], self.empty_text(len(text)), text)
         return Inputs(
-            noisy_latents=add_noise(example.latents, drawn.noise, sigmas[drawn.video_index]),
-            video_timestep=timesteps[drawn.video_index],
+            noisy_latents=add_noise(example.latents, drawn.noise, video_sigma), video_timestep=video_timestep,
             clean_latents=add_noise(example.latents, drawn.history_noise, sigma),
             clean_timestep=jnp.where(coin, timesteps[drawn.history_index], 0),
-            noisy_actions=jnp.where(mask, noisy, 0), action_timestep=action_timesteps[drawn.action_index],
+            noisy_actions=jnp.where(mask, noisy, 0), action_timestep=action_timestep,
             clean_actions=jnp.where(mask, example.actions, 0), text=text, chunk_frames=drawn.chunk_frames,
             window_blocks=drawn.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid,
             forward_dynamics=drawn.forward_dynamics)
@@ -118,21 +123,35 @@ class LingBotVAObjective(Objective):
 
     def loss_of(self, params, inputs: Inputs, example: Example, drawn: Drawn, counts):
         """(loss, metrics): errors of both velocities per frame, weighed by noise level."""
-        predicted = bind(self.model, params)(inputs)
-        video_error, action_error = self.errors(predicted, example, drawn)
+        velocities, counted = bind(self.model, params)(inputs), self.predicted(example.frame_valid)
+        video_error, action_error = self.errors(velocities, example, drawn)
         video_weight, action_weight = self.weights(drawn)
-        video_loss = (video_error * video_weight * example.frame_valid).sum() / counts["frames"]
+        video_loss = (video_error * video_weight * counted).sum() / counts["frames"]
         action_loss = (self.action_frames(action_error, example) * action_weight).sum() / counts["actions"]
         metrics = {"video_loss": video_loss, "action_loss": action_loss}
         if drawn.forward_dynamics is not None:
-            of_forward = drawn.forward_dynamics * example.frame_valid
+            of_forward = drawn.forward_dynamics * counted
             metrics |= {"forward_dynamics_loss/sum": (video_error * video_weight * of_forward).sum(),
                         "forward_dynamics_loss/count": of_forward.sum() * 1.0}
-        sigmas, action_sigmas = self.level_tables(self.shift)[0], self.level_tables(self.action_shift)[0]
-        of_action = jnp.repeat(action_sigmas[drawn.action_index], self.model.spec.actions_per_frame, axis=1)
-        metrics |= by_level("video", video_error, example.frame_valid, sigmas[drawn.video_index])
+        (sigma, *_), (action_sigma, *_) = (self.levels(drawn.video_index, self.shift),
+                                           self.levels(drawn.action_index, self.action_shift))
+        of_action = jnp.repeat(action_sigma, self.model.spec.actions_per_frame, axis=1)
+        metrics |= by_level("video", video_error, counted, sigma)
         metrics |= by_level("action", action_error, example.action_mask, of_action[..., None])
         return self.video_weight * video_loss + self.action_weight * action_loss, metrics
+
+    def predicted(self, frame_valid):
+        """bool [B, F]: frames whose velocity counts."""
+        return frame_valid & ~self.given(frame_valid.shape[1])
+
+    def given(self, frames: int) -> np.ndarray:
+        """bool [F]: frames that are given, not predicted."""
+        return (np.arange(frames) == 0) & self.given_first_frame
+
+    def levels(self, index, shift: float):
+        """(sigma, timestep, loss weight), each float32 [B, F], of drawn level indices."""
+        given = self.given(index.shape[1])
+        return tuple(jnp.where(given, 0, table[index]) for table in self.level_tables(shift))
 
     def errors(self, predicted, example: Example, drawn: Drawn):
         """Squared errors: of video per frame [B, F], of actions [B, N, action_dim], zero where masked."""
@@ -142,8 +161,7 @@ class LingBotVAObjective(Objective):
 
     def weights(self, drawn: Drawn):
         """Loss weights [B, F] of the video's and of the actions' levels."""
-        return (self.level_tables(self.shift)[2][drawn.video_index],
-                self.level_tables(self.action_shift)[2][drawn.action_index])
+        return self.levels(drawn.video_index, self.shift)[2], self.levels(drawn.action_index, self.action_shift)[2]
 
     def action_frames(self, error, example: Example):
         """[B, N, action_dim] -> [B, F]: mean over a frame's real values; 0 where it has none."""

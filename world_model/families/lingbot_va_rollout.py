@@ -15,11 +15,11 @@ import numpy as np
 
 from world_model.families import lingbot_va_cached as cached
 from world_model.families.lingbot_va import LingBotVA
-from world_model.families.lingbot_va_layout import frame_rotary
+from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS
 from world_model.flow_matching import noise_levels
 from world_model.functional import bind
-from world_model.rollout import Conditions, Prediction
+from world_model.rollout import Conditions, Known, Prediction
 
 
 class Session(NamedTuple):
@@ -50,17 +50,7 @@ class LingBotVARollout:
     executed_steps: int = 0  # partial denoising: so many of `steps` run, the last writes the cache; 0 = all
 
     def __post_init__(self):
-        spec = self.model.spec
-        if not 0 <= self.executed_steps <= self.steps:
-            raise ValueError(f"evaluate.executed_steps = {self.executed_steps}: expected 0 (all) to solver_steps = "
-                             f"{self.steps}")
-        _warn("evaluate.chunk_frames", self.chunk_frames, 1, spec.max_chunk_frames)
-        # Denoising sees one block less than the cache holds.
-        _warn("evaluate.window_blocks - 1", self.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
-        if self.executed_steps:
-            trained = noise_levels(self.shift).sigmas[HISTORY_LEVELS.start]
-            sigma = noise_levels(self.shift, self.steps).sigmas[self.executed_steps - 1]
-            _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
+        check_settings(self.model.spec, self)
 
     # --- whole windows -----------------------------------------------------------------------------------------
 
@@ -110,28 +100,30 @@ class LingBotVARollout:
                                 params["patch_embedding.kernel"].dtype)
         return Session(self._context(params, text), ring)
 
-    def predict(self, params: dict, session: Session, noise, action_noise, action_mask=None, first_latents=None):
+    def predict(self, params: dict, session: Session, noise, action_noise, action_mask=None, first_latents=None,
+                rotary=None, known: Known | None = None):
         """(latents [B, K, h, w, C], actions [B, K n, A], session) of the next chunk.
 
         action_mask: bool [B, A], channels that this robot has. first_latents: [B, 1, h, w, C], the observation, in
-        an episode's first chunk; there action group 0 is zero.
+        an episode's first chunk; there action group 0 is zero. rotary: that of `rotary`, where session.frame is traced.
+        known: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`).
         """
         frames, start = noise.shape[1], first_latents is not None
         kept = (np.arange(frames) == 0) & start
         given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
         mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
-        latents, ring = self._video(params, session.ring, session.context, noise, given, kept,
-                                    self._rotary(session, True, frames), 2 * session.chunk)
-        actions, ring = self._actions(params, ring, session.context, action_noise, mask, kept,
-                                      self._rotary(session, False, frames), 2 * session.chunk + 1)
+        of_video, of_actions = rotary or self.rotary(session.frame, frames)
+        latents, ring = self._video(params, session.ring, session.context, noise, given, kept, of_video,
+                                    2 * session.chunk, known=known)
+        actions, ring = self._actions(params, ring, session.context, action_noise, mask, kept, of_actions,
+                                      2 * session.chunk + 1, known)
         return latents, actions, session._replace(ring=ring)
 
-    def observe(self, params: dict, session: Session, latents, actions) -> Session:
+    def observe(self, params: dict, session: Session, latents, actions, rotary=None) -> Session:
         """What really happened in the chunk replaces what was predicted of it: latents [B, K, h, w, C], executed
-        actions [B, K n, A], normalised, zero on channels that the robot lacks."""
-        frames = latents.shape[1]
+        actions [B, K n, A], normalised, zero on channels that the robot lacks. rotary as in `predict`."""
         ring = self._observe(params, session.ring, session.context, latents, actions,
-                             self._rotary(session, True, frames), self._rotary(session, False, frames), session.chunk)
+                             *(rotary or self.rotary(session.frame, latents.shape[1])), session.chunk)
         return session._replace(ring=ring)
 
     def ground(self, params: dict, session: Session, noise, actions, first_latents=None):
@@ -145,9 +137,9 @@ class LingBotVARollout:
         frames, start = noise.shape[1], first_latents is not None
         kept = (np.arange(frames) == 0) & start
         given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
-        video_rotary, block = self._rotary(session, True, frames), 2 * session.chunk
-        ring = self._acting(params, session.ring, session.context, actions, self._rotary(session, False, frames), block)
-        latents, _ = self._video(params, ring, session.context, noise, given, kept, video_rotary, block, 1)
+        (of_video, of_actions), block = self.rotary(session.frame, frames), 2 * session.chunk
+        ring = self._acting(params, session.ring, session.context, actions, of_actions, block)
+        latents, _ = self._video(params, ring, session.context, noise, given, kept, of_video, block, 1)
         return latents, self.observe(params, session, latents, actions)
 
     @property
@@ -155,8 +147,10 @@ class LingBotVARollout:
         """Whether an unconditional branch runs."""
         return self.guidance != 1.0
 
-    def _rotary(self, session: Session, of_video: bool, frames: int):
-        return jnp.asarray(frame_rotary(self.model.spec, of_video, range(session.frame, session.frame + frames)))
+    def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tables of a chunk's video and of its actions, from latent frame `first` on."""
+        frames = range(first, first + frames)
+        return frame_rotary(self.model.spec, True, frames), frame_rotary(self.model.spec, False, frames)
 
     def _both(self, x):
         return jnp.concatenate([x, x]) if self.guided else x
@@ -179,28 +173,48 @@ class LingBotVARollout:
                                   clean, rotary, block + 1)[1]
 
     @functools.partial(jax.jit, static_argnums=(0, 9))
-    def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0):
+    def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0, known: Known | None = None):
         """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
+        of_pass = levels(self.steps, self.shift, self.executed_steps)
+        straight = None if known is None else _straight(of_pass, noise, known.latents, known.latent_mask)
         keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
         one = lambda ring, x, time: cached.video_pass(
             bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block, ahead)
-        return _denoise(one, self._guide, ring, noise, keep, kept, levels(self.steps, self.shift, self.executed_steps))
+        return _denoise(one, self._guide, ring, noise, keep, kept, of_pass, straight)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _actions(self, params, ring, context, noise, mask, kept, rotary, block):
+    def _actions(self, params, ring, context, noise, mask, kept, rotary, block, known: Known | None = None):
         """The same of its actions; the conditional half of the output is used as it is."""
+        of_pass = levels(self.action_steps, self.action_shift)
+        straight = None if known is None else _straight(of_pass, noise, known.actions, known.action_mask)
         group = jnp.repeat(kept, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         keep = lambda x: jnp.where(mask[:, None, :] & ~group[:, None], x, 0)
         one = lambda ring, x, time: cached.action_pass(
             bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
         conditional = lambda velocity: velocity[:len(noise)]
-        return _denoise(one, conditional, ring, noise, keep, kept, levels(self.action_steps, self.action_shift))
+        return _denoise(one, conditional, ring, noise, keep, kept, of_pass, straight)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
         model, clean = bind(self.model, params), jnp.zeros((self._both(latents).shape[0], latents.shape[1]))
         _, ring = cached.video_pass(model, ring, context, self._both(latents), clean, video_rotary, 2 * chunk)
         return cached.action_pass(model, ring, context, self._both(actions), clean, action_rotary, 2 * chunk + 1)[1]
+
+
+def check_settings(spec: LingBotVASpec, rollout) -> None:
+    """Of this rollout or PyTorch's: warns of what training never drew, which may still be asked for. Raises ValueError
+    on what makes no sense."""
+    if not 0 <= rollout.executed_steps <= rollout.steps:
+        raise ValueError(f"evaluate.executed_steps = {rollout.executed_steps}: expected 0 (all) to solver_steps = "
+                         f"{rollout.steps}")
+    cached.check_window(rollout.window_blocks)
+    _warn("evaluate.chunk_frames", rollout.chunk_frames, 1, spec.max_chunk_frames)
+    # Denoising sees one block less than the cache holds.
+    _warn("evaluate.window_blocks - 1", rollout.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
+    if rollout.executed_steps:
+        trained = noise_levels(rollout.shift).sigmas[HISTORY_LEVELS.start]
+        sigma = noise_levels(rollout.shift, rollout.steps).sigmas[rollout.executed_steps - 1]
+        _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
 
 
 def levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +228,12 @@ def levels(steps: int, shift: float, executed: int = 0) -> tuple[np.ndarray, np.
     return times[:passes].astype(np.float32), changes[:passes].astype(np.float32)
 
 
-def _denoise(one_pass, guide, ring, noise, keep, kept, of_pass):
+def _straight(of_pass, noise, value, mask):
+    """(mask, velocity) that leads from noise to a known value: Euler steps are exact on it."""
+    return mask, (value - noise) / of_pass[1].sum()
+
+
+def _denoise(one_pass, guide, ring, noise, keep, kept, of_pass, straight=None):
     """(result, ring) of Euler steps. Every pass writes the ring in its own slot, which itself it does not see: what
     stays is the last one."""
     def step(carry, level):
@@ -222,13 +241,15 @@ def _denoise(one_pass, guide, ring, noise, keep, kept, of_pass):
         time, change = level
         x = keep(x)
         velocity, ring = one_pass(ring, x, jnp.broadcast_to(jnp.where(kept, 0, time), (len(x), len(kept))))
-        return (x + change * guide(velocity.astype(jnp.float32)), ring), None
+        velocity = guide(velocity.astype(jnp.float32))
+        if straight is not None:
+            velocity = jnp.where(straight[0], straight[1], velocity)
+        return (x + change * velocity, ring), None
 
     (x, ring), _ = jax.lax.scan(step, (noise, ring), of_pass)
     return keep(x), ring
 
 
 def _warn(name: str, value: float, low: float, high: float) -> None:
-    """What training never drew may still be asked for."""
     if not low <= value <= high:
-        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=4)
+        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=5)

@@ -28,6 +28,7 @@ class Spec:
     qk_scale: float = 1.0
     attention: str = "blockwise"
     remat: str = "products"
+    matmul: str = "plain"
 
     def __post_init__(self):
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:

@@ -3,6 +3,7 @@
 The first L - 1 blocks are stacked and scanned, the last stands apart (world_model/transformer.py).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from world_model import axes, functional, remat
-from world_model.transformer import Stream
+from world_model.matmul import get_product
+from world_model.transformer import Linear, Stream
 
 
 class Velocity(NamedTuple):
@@ -40,6 +42,7 @@ class Stack(nnx.Module):
 
     def make_blocks(self, make_block: Callable, num_layers: int, rngs: nnx.Rngs) -> None:
         """make_block(rngs=...) gives one block."""
+        make_block = functools.partial(_multiplying, make_block, get_product(self.spec.matmul))
         split = nnx.split_rngs(splits=num_layers - 1)
         self.blocks = split(nnx.vmap(lambda r: make_block(rngs=r)))(rngs)
         self.final_block = make_block(rngs=rngs)
@@ -93,6 +96,15 @@ class Stack(nnx.Module):
         graph, stacked = nnx.split(self.blocks)
         keys_values = lambda params: nnx.merge(graph, params).context_keys_values(context)
         return Context(jax.lax.map(keys_values, stacked), self.final_block.context_keys_values(context))
+
+
+def _multiplying(make_block: Callable, product: Callable, *, rngs: nnx.Rngs) -> nnx.Module:
+    """A block whose linears multiply by `product`."""
+    block = make_block(rngs=rngs)
+    for _, node in nnx.iter_graph(block):
+        if isinstance(node, Linear):
+            node.product = product
+    return block
 
 
 def make_cache(spec, batch: int, room: int, dtype=jnp.float32) -> Cache:

@@ -21,6 +21,7 @@ from world_model.lora import ADAPTER
 
 DTYPES = ("F32", "BF16", "F16")
 FITS = ("slice", "pad_zero", "fresh")
+UNREAD = "network that nothing reads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ def make_plan(source: Source, shapes: Mapping[str, jax.ShapeDtypeStruct], spec,
     Raises:
       WeightsError: naming file, key, expected and found, on anything that is not accounted for.
     """
+    source.check(source.directory, spec)
     entries = _entries(source, shapes, spec)
     covered = {entry.ours for entry in entries}
     fresh = {name: rule.why for name in shapes if name not in covered
@@ -59,9 +61,10 @@ def make_plan(source: Source, shapes: Mapping[str, jax.ShapeDtypeStruct], spec,
     fresh |= {name: "of another size, by --fit" for name, how in fitted.items() if how == "fresh"}
     loaded: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.ours not in fresh:
+        if entry.read and entry.ours not in fresh:
             loaded.setdefault(entry.ours, []).append(entry)
-    return Plan(loaded, fresh, fitted, source.apart)
+    unread = sum(not entry.read for entry in entries)
+    return Plan(loaded, fresh, fitted, source.apart | ({UNREAD: unread} if unread else {}))
 
 
 def _entries(source: Source, shapes, spec) -> list[Entry]:

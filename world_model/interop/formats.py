@@ -3,10 +3,11 @@
     wan        original Wan: DIR/diffusion_pytorch_model*.safetensors
     diffusers  DIR/transformer/diffusion_pytorch_model*.safetensors, or DIR itself
     dreamzero  DIR/model*.safetensors, the network's tensors under action_head.model.
+    lingbot_va, lingbot_va_mot  DIR/transformer/diffusion_pytorch_model*.safetensors beside a config.json
 
-All three hold a network of family "dreamzero" or its video part; beside the latter, an export of ours has the action
-parts in action_heads*.safetensors. A DreamZero checkpoint may be full, or LoRA: the base under its names and adapters
-under peft's, or adapters and action parts alone.
+The first three hold a network of family "dreamzero" or its video part; beside the latter, an export of ours has the
+action parts in action_heads*.safetensors. A DreamZero checkpoint may be full, or LoRA: the base under its names and
+adapters under peft's, or adapters and action parts alone.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from world_model.families.dreamzero import DreamZeroSpec
+from world_model.families.spec import Spec
+from world_model.interop import lingbot_va_format
 from world_model.interop.diffusers_names import DIFFUSERS
 from world_model.interop.names import ACTION_MODULES, DREAMZERO, WAN, NameTable
 from world_model.interop.safetensors_io import Weights, WeightsError
@@ -55,6 +58,7 @@ class Source:
     table: NameTable
     fresh: tuple[Fresh, ...]
     apart: dict[str, int]  # component that is left where it is -> its tensors
+    check: Callable[[Path, Spec], None]  # raises WeightsError where what stands beside the tensors is another model's
 
     def __getitem__(self, name: str) -> np.ndarray:
         weights, key = self.where[name]
@@ -91,6 +95,8 @@ class Format:
     fresh: tuple[Fresh, ...]
     components: tuple[Component, ...] = ()
     inserted: str = ""  # a level that some versions of peft put into names
+    family: str = "dreamzero"  # whose network it holds
+    check: Callable[[Path, Spec], None] = lambda folder, spec: None  # see Source
 
     def open(self, directory: str | Path, allow_pickle: bool = False) -> Source:
         """With action parts where a file beside the weights holds them. allow_pickle: take .pth and the like as well.
@@ -113,7 +119,7 @@ class Format:
             if name in where:
                 raise WeightsError(f"{weights.path_of(key)}: {key}: names the same tensor as {where[name][1]}")
             where[name] = weights, key
-        return Source(folder, where, table, fresh, apart)
+        return Source(folder, where, table, fresh, apart, self.check)
 
     def _name(self, weights: Weights, key: str) -> str:
         prefix = next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
@@ -133,4 +139,7 @@ FORMATS = {
         components=(Component("action_head.text_encoder.", "text encoder"),
                     Component("action_head.image_encoder.", "image encoder"),
                     Component("action_head.vae.", "video codec")), inserted=".base_layer."),
+    **{family: Format(lingbot_va_format.STEM, (lingbot_va_format.FOLDER,), ("",), variant.table, (), family=family,
+                      check=lingbot_va_format.check_config)
+       for family, variant in lingbot_va_format.VARIANTS.items()},
 }

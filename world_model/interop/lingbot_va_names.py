@@ -1,7 +1,9 @@
-"""LingBot-VA's released names: the 839 tensors of its WanTransformer3DModel (facts/lingbot_va.md, section 1).
+"""LingBot-VA's names: the 839 tensors of the released WanTransformer3DModel (facts/lingbot_va.md, section 1), and in
+their manner those of the Mixture of Transformers, which nobody has released.
 
 `condition_embedder_action` is a full copy of `condition_embedder`, but text always goes through the latter: its own
-text embedder is stored and never used. We do not keep it; a written file holds a copy of the one that is used.
+text embedder is stored and never used. We do not keep it; a written file holds a copy of the one that is used. In a
+Mixture of Transformers it is the actions' own, and a block is two.
 """
 
 from world_model.interop.diffusers_names import BLOCK_MODULES
@@ -24,3 +26,12 @@ MODULES = (
 UNREAD_MODULES = tuple((f"condition_embedder_action.text_embedder.{theirs}", f"text_embedding.{ours}", "linear")
                        for theirs, ours in _TEXT)
 LINGBOT_VA = NameTable(MODULES, BLOCK_MODULES, unread_modules=UNREAD_MODULES)
+
+STREAMS = ("video", "action")
+MOT_MODULES = (
+    ("action_scale_shift_table", "action_head_modulation", "array"),
+    *((f"condition_embedder_action.text_embedder.{theirs}", f"action_text_embedding.{ours}", "linear")
+      for theirs, ours in _TEXT),
+)
+LINGBOT_VA_MOT = NameTable(MODULES + MOT_MODULES, tuple(
+    (f"{stream}.{theirs}", f"{stream}.{ours}", kind) for stream in STREAMS for theirs, ours, kind in BLOCK_MODULES))

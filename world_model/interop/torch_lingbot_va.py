@@ -1,4 +1,4 @@
-"""LingBot-VA's network in plain PyTorch, loaded from a released directory (extra: torch).
+"""LingBot-VA's network in plain PyTorch, shared or as a Mixture of Transformers, loaded from files (extra: torch).
 
     network, spec, settings = load("export", device="cuda")      # rollouts: torch_lingbot_va_rollout.py
 
@@ -16,15 +16,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.families.lingbot_va_layout import LingBotVASpec
+from world_model.families.lingbot_va_mot import LingBotVAMoTSpec
 from world_model.families.spec import PATCH
 from world_model.interop import names
+from world_model.interop.diffusers_names import BLOCK_MODULES
 from world_model.interop.lingbot_va_format import FOLDER, STEM, check_config, read_settings
-from world_model.interop.lingbot_va_names import LINGBOT_VA
+from world_model.interop.lingbot_va_names import STREAMS
 from world_model.interop.safetensors_io import Weights
 from world_model.interop.torch_model import Block, Tokens, norm, time_sinusoid
 
 _OF_BLOCK = {ours: theirs for theirs, ours, _ in names.DREAMZERO.block_modules}
-BLOCK_NAMES = {_OF_BLOCK[ours]: theirs for theirs, ours, _ in LINGBOT_VA.block_modules}  # torch_model's -> released
+BLOCK_NAMES = {of + _OF_BLOCK[ours]: of + theirs  # torch_model's -> released
+               for of in ("", *(f"{stream}." for stream in STREAMS)) for theirs, ours, _ in BLOCK_MODULES}
 
 KeysValues = list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each; keys are rotated
 
@@ -41,7 +44,7 @@ class TwoLinears(nn.Module):
 
 
 class Conditions(nn.Module):
-    """Timesteps and text. The actions' own text embedder is stored and never used, as released."""
+    """Timesteps and text. Of a shared network the actions' text embedder is stored and never used, as released."""
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int):
         super().__init__()
@@ -56,22 +59,35 @@ class Conditions(nn.Module):
 
 
 class Network(nn.Module):
-    """The parameters, and one pass over a chunk's video or its actions."""
+    """The parameters, and one pass over a chunk's video or its actions. Both go through the same blocks."""
 
-    def __init__(self, spec: LingBotVASpec):
+    def __init__(self, spec: LingBotVASpec, action_dim: int | None = None):
         super().__init__()
-        dim, patch = spec.dim, PATCH * PATCH * spec.latent_channels
+        dim, narrow, patch = spec.dim, action_dim or spec.dim, PATCH * PATCH * spec.latent_channels
         self.grid = spec.grid
-        self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, dim)
+        self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, narrow)
         self.condition_embedder, self.condition_embedder_action = (
-            Conditions(dim, spec.freq_dim, spec.text_dim) for _ in range(2))
-        self.blocks = nn.ModuleList(Block(dim, spec.ffn_dim, spec.num_heads, False) for _ in range(spec.num_layers))
+            Conditions(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
+        self.blocks = nn.ModuleList(self.make_block(spec) for _ in range(spec.num_layers))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
-        self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(dim, spec.action_dim)
+        self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)
 
-    def context(self, text: Tensor) -> tuple[Tensor, None]:
-        """[B, Lt, text_dim] -> what blocks take."""
-        return self.condition_embedder.text_embedder(text), None
+    def make_block(self, spec: LingBotVASpec) -> nn.Module:
+        """One layer."""
+        return Block(spec.dim, spec.ffn_dim, spec.num_heads, False)
+
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+        """What of a layer video or actions go through."""
+        return layer
+
+    def head_table(self, of_video: bool) -> Tensor:
+        """[1, 2, D], of the norm in front of the head."""
+        return self.scale_shift_table
+
+    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, Lt, text_dim] -> what the video's blocks take, what the actions' do."""
+        text = self.condition_embedder.text_embedder(text)
+        return text, text
 
     def video(self, latents: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
               ) -> tuple[Tensor, KeysValues]:
@@ -79,28 +95,62 @@ class Network(nn.Module):
         rows, columns = self.grid
         cropped = latents[:, :, :PATCH * rows, :PATCH * columns]
         x = rearrange(cropped, "b f (h p) (w q) c -> b (f h w) (c p q)", p=PATCH, q=PATCH)
-        x, own = self._run(self.condition_embedder, self.patch_embedding_mlp(x), timesteps, angles, context, past)
+        x, own = self._run(True, self.patch_embedding_mlp(x), timesteps, angles, context, past)
         return rearrange(self.proj_out(x), "b (f h w) (p q c) -> b f (h p) (w q) c", p=PATCH, q=PATCH, h=rows,
                          w=columns), own
 
     def actions(self, actions: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
                 ) -> tuple[Tensor, KeysValues]:
         """The same of actions [B, K n, A]; timesteps [B, K]."""
-        x, own = self._run(self.condition_embedder_action, self.action_embedder(actions), timesteps, angles, context,
-                           past)
+        x, own = self._run(False, self.action_embedder(actions), timesteps, angles, context, past)
         return self.action_proj_out(x), own
 
-    def _run(self, conditions: Conditions, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
+    def _run(self, of_video: bool, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
              past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """All blocks over [past, x], and the modulated norm in front of the heads."""
-        time, modulation = conditions.time(timesteps)
+        time, modulation = (self.condition_embedder if of_video else self.condition_embedder_action).time(timesteps)
+        text = context[0 if of_video else 1], None
         rows = torch.arange(timesteps.shape[1], device=x.device).repeat_interleave(x.shape[1] // timesteps.shape[1])
         tokens, own = Tokens(x, angles, timesteps, rows), []
-        for i, block in enumerate(self.blocks):
-            x, written = block(x, modulation, tokens, context, None, past[i] if past else None)
+        for i, layer in enumerate(self.blocks):
+            x, written = self.of_stream(layer, of_video)(x, modulation, tokens, text, None, past[i] if past else None)
             own.append(written)
-        shift, scale = self.scale_shift_table[0]
+        shift, scale = self.head_table(of_video)[0]
         return norm(x) * (1 + scale + time[:, rows]) + shift + time[:, rows], own
+
+
+class MoTNetwork(Network):
+    """Blocks of its own for each modality; they meet in the keys and values that both write and read."""
+
+    def __init__(self, spec: LingBotVAMoTSpec):
+        super().__init__(spec, spec.action_stream_dim)
+        self.action_scale_shift_table = nn.Parameter(torch.empty(1, 2, spec.action_stream_dim))
+
+    def make_block(self, spec: LingBotVAMoTSpec) -> nn.Module:
+        """See Network; a narrow block has the heads of the wide one."""
+        return nn.ModuleDict({"video": super().make_block(spec), "action": Block(
+            spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
+
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+        """See Network."""
+        return layer["video" if of_video else "action"]
+
+    def head_table(self, of_video: bool) -> Tensor:
+        """See Network."""
+        return self.scale_shift_table if of_video else self.action_scale_shift_table
+
+    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """See Network."""
+        return self.condition_embedder.text_embedder(text), self.condition_embedder_action.text_embedder(text)
+
+
+NETWORKS = {LingBotVASpec: Network, LingBotVAMoTSpec: MoTNetwork}
+
+
+def make_network(spec: LingBotVASpec) -> Network:
+    """Of shapes alone."""
+    with torch.device("meta"):
+        return NETWORKS[type(spec)](spec)
 
 
 def released_name(name: str) -> str:
@@ -114,8 +164,7 @@ def released_name(name: str) -> str:
 
 def load_network(tensors: Mapping[str, np.ndarray], spec: LingBotVASpec) -> Network:
     """A network with `tensors` under the released names, strictly: RuntimeError lists what does not fit."""
-    with torch.device("meta"):
-        network = Network(spec)
+    network = make_network(spec)
     ours = {released_name(name): name for name in network.state_dict()}
     state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)) for name, x in tensors.items()}
     network.load_state_dict(state, strict=True, assign=True)
@@ -128,9 +177,8 @@ def load(directory: str | Path, device: str = "cpu") -> tuple[Network, LingBotVA
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
     spec, settings = read_settings(directory)
-    check_config(Path(directory) / FOLDER / "config.json", spec)
+    check_config(Path(directory) / FOLDER, spec)
     weights = Weights(Path(directory) / FOLDER, STEM)
-    with torch.device("meta"):
-        expected = {released_name(name): x for name, x in Network(spec).state_dict().items()}
+    expected = {released_name(name): x for name, x in make_network(spec).state_dict().items()}
     weights.check({name: (tuple(x.shape), "F32") for name, x in expected.items()})
     return load_network(weights, spec).to(device), spec, settings

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from world_model import rotary
 from world_model.families.lingbot_va_layout import LingBotVASpec, frame_positions
-from world_model.families.lingbot_va_rollout import levels
+from world_model.families.lingbot_va_rollout import check_settings, levels
 from world_model.interop.torch_lingbot_va import KeysValues, Network
+from world_model.rollout import Known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Rollout:
     chunk_frames: int = 2
     window_blocks: int = 30
     executed_steps: int = 0
+
+    def __post_init__(self):
+        check_settings(self.spec, self)
 
     @torch.no_grad()
     def __call__(self, first_latents: Tensor, text: Tensor, noise: Sequence[tuple[Tensor, Tensor]],
@@ -77,8 +81,9 @@ class Rollout:
 
     @torch.no_grad()
     def predict(self, session: Session, noise: Tensor, action_noise: Tensor, first_latents: Tensor | None = None,
-                action_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(latents, actions) of the next chunk; action_mask bool [B, A], channels that this robot has."""
+                action_mask: Tensor | None = None, known: Known | None = None) -> tuple[Tensor, Tensor]:
+        """(latents, actions) of the next chunk; action_mask bool [B, A], channels that this robot has. What is known
+        goes straight from its noise to its value."""
         kept = torch.zeros(noise.shape[1], dtype=torch.bool, device=noise.device)
         kept[0] = first_latents is not None
         group = kept.repeat_interleave(self.spec.actions_per_frame)[:, None]
@@ -90,11 +95,13 @@ class Rollout:
             shown = ~group if action_mask is None else ~group & action_mask[:, None]
             return torch.where(shown, x, 0)
 
-        latents = self._denoise(session, True, noise, keep_video, kept, levels(self.steps, self.shift,
-                                                                              self.executed_steps))
-        actions = self._denoise(session, False, action_noise, keep_actions, kept, levels(self.action_steps,
-                                                                                        self.action_shift))
-        return latents, actions
+        of_video, of_actions = (levels(self.steps, self.shift, self.executed_steps),
+                                levels(self.action_steps, self.action_shift))
+        straight = (None, None) if known is None else (
+            (known.latent_mask, (known.latents - noise) / float(of_video[1].sum())),
+            (known.action_mask, (known.actions - action_noise) / float(of_actions[1].sum())))
+        latents = self._denoise(session, True, noise, keep_video, kept, of_video, straight[0])
+        return latents, self._denoise(session, False, action_noise, keep_actions, kept, of_actions, straight[1])
 
     @torch.no_grad()
     def observe(self, session: Session, latents: Tensor, actions: Tensor) -> None:
@@ -120,13 +127,14 @@ class Rollout:
         session.cache[block] = own
         return velocity
 
-    def _denoise(self, session: Session, of_video: bool, x: Tensor, keep, kept: Tensor, of_pass) -> Tensor:
-        """Euler steps; the last pass is what stays in the cache."""
+    def _denoise(self, session: Session, of_video: bool, x: Tensor, keep, kept: Tensor, of_pass, straight) -> Tensor:
+        """Euler steps; the last pass is what stays in the cache. straight: (mask, velocity) of what is known."""
         for time, change in zip(*of_pass, strict=True):
             x = keep(x)
             timesteps = torch.where(kept, 0.0, float(time)).float().expand(len(x), -1)
             velocity = self.run_pass(session, of_video, x, timesteps)
-            x = x + float(change) * (self._guide(velocity) if of_video else velocity[:len(x)])
+            velocity = self._guide(velocity) if of_video else velocity[:len(x)]
+            x = x + float(change) * (velocity if straight is None else torch.where(*straight, velocity))
         return keep(x)
 
     def _both(self, x: Tensor) -> Tensor:

@@ -59,11 +59,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class SelfAttention(nn.Module):
     """Projections; the norm of q and k is over all heads together."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, width: int | None = None):
         super().__init__()
-        self.num_heads = num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim), RMSNorm(dim)
+        self.num_heads, width = num_heads, width or dim
+        self.q, self.k, self.v = (nn.Linear(dim, width) for _ in range(3))
+        self.o = nn.Linear(width, dim)
+        self.norm_q, self.norm_k = RMSNorm(width), RMSNorm(width)
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, n, d]."""
@@ -111,14 +112,14 @@ def join(parts: list[Tokens]) -> Tokens:
 
 
 class Block(nn.Module):
-    """Modulated self-attention, cross-attention without a gate, modulated MLP."""
+    """Modulated self-attention, cross-attention without a gate, modulated MLP. head_dim: as in transformer.Block."""
 
-    def __init__(self, dim: int, ffn_dim: int, num_heads: int, has_image: bool):
+    def __init__(self, dim: int, ffn_dim: int, num_heads: int, has_image: bool, head_dim: int | None = None):
         super().__init__()
         self.modulation = nn.Parameter(torch.empty(1, 6, dim))
-        self.self_attn = SelfAttention(dim, num_heads)
+        self.self_attn = SelfAttention(dim, num_heads, head_dim and num_heads * head_dim)
         self.norm3 = nn.LayerNorm(dim, eps=EPS)
-        self.cross_attn = CrossAttention(dim, num_heads, has_image)
+        self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else num_heads, has_image)
         self.ffn = _gelu_mlp(dim, ffn_dim, dim)
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tokens, context: tuple, mask: Tensor | None,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from world_model.interop.torch_runtime import Forward, Runtime, Session
+from world_model.rollout import Known
 from world_model.solvers import Euler, UniPC, make_solver
 from world_model.step_skipping import THRESHOLDS, make_skipping
 
@@ -75,7 +76,7 @@ class Rollout:
                 actions.append(denoised[1])
             if block < len(noise):
                 clean = latents[-1] if history is None else history[:, frames]
-                session.prefill(self._input(clean), self._input(condition_now))
+                self.prefill(session, clean, condition_now)
         return torch.cat(latents, 1), torch.cat(actions, 1)
 
     def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None) -> Session:
@@ -87,16 +88,24 @@ class Rollout:
         return self.runtime.start(text.to(self.dtype), self._input(image))
 
     @torch.no_grad()
+    def prefill(self, session: Session, latents: Tensor, condition: Tensor | None = None) -> None:
+        """The session's next block as it really was, into the cache of all branches."""
+        session.prefill(self._input(latents), self._input(condition))
+
+    @torch.no_grad()
     def denoise(self, session: Session, latents: Tensor, actions: Tensor, state: Tensor,
-                condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+                condition: Tensor | None = None, known: Known | None = None) -> tuple[Tensor, Tensor]:
         """Noise of the session's next block -> its clean latents and actions. Steps are in the noise's dtype, the
-        network in its own."""
+        network in its own. What is known goes straight from its noise to its value."""
         solvers = (make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
                    make_solver(self.solver, self.steps, self.shift))
         video_stepper, action_stepper = (Stepper(solver) for solver in solvers)
         state, condition = self._input(state), self._input(condition)
         skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
         memory = skipping.init(_array(latents))
+        if known is not None:
+            straight = ((latents - known.latents) / float(solvers[0].sigmas[0]),
+                        (actions - known.actions) / float(solvers[1].sigmas[0]))
         for i in range(self.steps):
             run, memory = skipping.decide(i, memory)
             if run:
@@ -106,6 +115,9 @@ class Rollout:
                     noisy_latents=self._input(latents), video_timestep=times[0], condition=condition,
                     noisy_actions=self._input(actions), action_timestep=times[1], state=state), latents.dtype)
                 memory = skipping.note(memory, _array(video))
+                if known is not None:
+                    video = torch.where(known.latent_mask, straight[0], video)
+                    action = torch.where(known.action_mask, straight[1], action)
             latents, actions = video_stepper.step(i, video, latents), action_stepper.step(i, action, actions)
         return latents, actions
 

@@ -156,6 +156,12 @@ class Cache:
                   for (k, v), (k_new, v_new) in zip(self.keys_values, new.keys_values, strict=True)]
         return Cache(self.sequence + new.sequence, joined)
 
+    def before(self, block: int) -> "Cache":
+        """Without what belongs to that block or a later one."""
+        kept = tuple(segment for segment in self.sequence if segment.block < block)
+        count = sum(segment.length for segment in kept)
+        return Cache(kept, [(k[:, :count], v[:, :count]) for k, v in self.keys_values])
+
 
 class Session:
     """Cached inference, one autoregressive block after another."""
@@ -171,6 +177,11 @@ class Session:
         self.cache = Cache(out.sequence, out.keys_values) if self.cache is None else self.cache.append(out)
         self.block = out.sequence[-1].block + 1
         return out
+
+    def rewind(self, block: int) -> None:
+        """Back to where that block, 1 or above, is the next one; where it is that already, nothing happens."""
+        if block < self.block:
+            self.cache, self.block = self.cache.before(block), block
 
     def denoise(self, **parts: Tensor | None) -> Forward:
         """Velocities of the block that follows the cached ones: noisy parts and `condition` of `_embed`."""

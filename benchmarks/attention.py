@@ -1,0 +1,72 @@
+"""Attention kernels by shape, forward and backward, on the device here; one JSON line per kernel and shape.
+
+    python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,splash] [--heads=4] [--repeats=20]
+
+The sequences and visibility tables are those of the configs, one sample in bfloat16; --heads takes fewer heads than the
+model has (the time goes with them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4 backward, so
+that what a kernel computes in vain makes it slower; `covered` is what the tiles of splash compute over that.
+"""
+
+import json
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from configs import dreamzero_5b, dreamzero_14b
+from launch import build
+from world_model import tokens, visibility
+from world_model.attention import KERNELS, make_attend, splash
+
+CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
+SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "of which configs")
+ARM = flags.DEFINE_string("arm", "", "of those configs; debug: small, for a CPU")
+ONLY = flags.DEFINE_list("kernels", [], "default: all that this device runs")
+HEADS = flags.DEFINE_integer("heads", 4, "attention heads", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 20, "timed calls, after two that are not", lower_bound=1)
+
+
+def measure(kernel: str, family, heads: int, repeats: int) -> dict:
+    """Seconds of value and gradient of one layer's self-attention."""
+    spec = family.spec
+    sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
+    attend = make_attend(kernel, table, sequence, sequence, spec.window_frames)
+    shape = 1, tokens.length(sequence), heads, spec.dim // spec.num_heads
+    q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))
+    value = lambda q, k, v: (attend(q, k, v) * weight).sum(dtype=jnp.float32)
+    run = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+    times = []
+    for _ in range(repeats + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(run(q, k, v))
+        times.append(time.perf_counter() - began)
+    seconds = statistics.median(times[2:])
+    pairs = int(visibility.dense_mask(table, sequence, sequence, spec.window_frames).sum())
+    flops = 6 * 2.0 * pairs * heads * shape[-1]
+    return {"kernel": kernel, "tokens": shape[1], "heads": heads, "head_dim": shape[-1], "visible_pairs": pairs,
+            "milliseconds": 1e3 * seconds, "tflop_per_second": flops / seconds / 1e12,
+            "covered": covered(table, sequence, spec.window_frames) / pairs if kernel == "splash" else None,
+            "device": jax.devices()[0].device_kind, "load": os.getloadavg()[0]}
+
+
+def covered(table, sequence, window_frames: int) -> int:
+    """Pairs in the tiles that splash computes."""
+    tile = splash.choose_tile(sequence, sequence)
+    places = splash.Arrangement(sequence, tile)
+    return splash.TableMask(table, places, places, window_frames).tiles(tile) * tile * tile
+
+
+def main(_) -> None:
+    """The command."""
+    here = [name for name in KERNELS if name != "splash" or jax.default_backend() == "tpu"]
+    for shape in SHAPES.value:
+        family = build.model(CONFIGS[shape].get_config(ARM.value))
+        for kernel in ONLY.value or here:
+            print(json.dumps({"shape": shape} | measure(kernel, family, HEADS.value, REPEATS.value)), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

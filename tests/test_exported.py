@@ -1,0 +1,71 @@
+"""An export served in PyTorch: the same actions as the checkpoint in JAX, to the same public client."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from launch import build, export
+from launch.exported import open_export
+from launch.serving.engine import Engine, choose_robot
+from tests import tiny_policy
+from tests.serving import client, observation, serving
+from world_model.interop.safetensors_io import WeightsError
+
+
+@pytest.fixture(scope="module", params=["debug", "lingbot_va_debug"])
+def engines(request, tmp_path_factory):
+    """(of the checkpoint, of its export, whose training run is gone)."""
+    workdir, out = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("out") / "export"
+    restored = build.restore(tiny_policy.write(workdir, arm=request.param))
+    export.export(restored, out)
+    shutil.rmtree(workdir)
+    made = [Engine(model, choose_robot(model, None, None), slots=2, batch_sizes=(1,))
+            for model in (restored, open_export(out))]
+    with jax.default_matmul_precision("highest"):
+        for engine in made:
+            engine.warm()
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:evaluate")
+def test_both_runtimes_answer_the_same(engines):
+    """First frame, two blocks of what was seen (the second begins a new window or slides on), actions under way."""
+    requests = [observation(0, reset=True), observation(1, frames=4), observation(2, frames=4),
+                observation(3, reset=True, actions_in_flight=np.float32([[200, 300], [210, 290]])),
+                observation(4, frames=4)]
+    found = []
+    for engine in engines:
+        with serving(engine) as (port, server):
+            policy, answers = client(port), []
+            for message in requests:
+                reply = policy.infer(message | {"session_id": "same noise"})
+                latest = server.live.latest.served.answer
+                answers.append((reply["actions"], latest.latents, latest.gap))
+            found.append(answers)
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours[0], theirs[0], atol=0.03)  # of 300: 1e-4
+        np.testing.assert_allclose(ours[1], theirs[1], atol=1e-4)
+        assert (ours[2] is None) == (theirs[2] is None)
+        assert ours[2] is None or ours[2] == pytest.approx(theirs[2], rel=1e-4)
+    assert np.abs(np.diff([a for a, *_ in found[0]], axis=0)).max(axis=(1, 2)).min() > 1e-2  # and they do answer
+
+
+def test_a_block_asked_for_again_is_answered_the_same(engines):
+    """A window goes back to where it was: in PyTorch caches grow."""
+    from tests.test_lingbot_va_policy import clip, request
+
+    for engine in engines:
+        engine.step([request(engine, 0, 1, clip(0))])
+        once, again = (engine.step([request(engine, 0, 2, clip(0))])[0] for _ in range(2))
+        np.testing.assert_allclose(once.actions, again.actions, rtol=1e-5)
+
+
+def test_what_an_export_lacks_is_named(engines, tmp_path):
+    with pytest.raises(WeightsError, match=r"provenance.json: missing; give a directory of launch.export"):
+        open_export(tmp_path)
+    shutil.copytree(engines[1].model.directory, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "encoders")
+    with pytest.raises(WeightsError, match="encoders"):
+        open_export(tmp_path / "copy")

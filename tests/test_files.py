@@ -1,0 +1,51 @@
+"""Files by path or address: whole or not at all; copies of remote files stay within their bound."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+
+from data_pipelines import files
+
+
+@pytest.mark.parametrize("folder", ["local", "memory"])
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, folder):
+    folder = str(tmp_path) if folder == "local" else f"memory://{tmp_path.name}"
+    with pytest.raises(KeyError), files.new_file(f"{folder}/new/file") as path:
+        with open(path, "w") as opened:
+            opened.write("half")
+        raise KeyError
+    assert not files.exists(f"{folder}/new/file") and files.sizes(f"{folder}/new") == {}
+    files.write_json(f"{folder}/new/file", {"b": 1, "a": [2]})
+    assert files.read_json(f"{folder}/new/file") == {"a": [2], "b": 1}
+    assert files.sizes(f"{folder}/new") == {"file": len(files.read_bytes(f"{folder}/new/file"))}
+
+
+def test_copies_are_bounded_and_the_oldest_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(
+        free=500 - sum(file.stat().st_size for file in folder.iterdir())))  # so that copies may take 250 bytes
+    memory, copies = fsspec.filesystem("memory"), []
+    for i in range(3):
+        memory.pipe(f"/copies/{i}", bytes([i]) * 100)
+    for i in (0, 1, 0, 2):
+        copies.append(files.local_copy(f"memory://copies/{i}"))
+        assert Path(copies[-1]).read_bytes() == bytes([i]) * 100
+        os.utime(copies[-1], (1000 + len(copies),) * 2)  # long ago, the later the newer
+    assert copies[0] == copies[2] and [os.path.exists(copies[i]) for i in (0, 1, 3)] == [True, False, True]
+    memory.pipe("/copies/large", bytes(251))
+    with pytest.raises(OSError, match="copies/large: a copy takes 251 bytes, and .* may take 250: set TMPDIR"):
+        files.local_copy("memory://copies/large")
+
+
+def test_a_copy_in_use_stays_and_another_version_is_another_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=200))
+    fsspec.filesystem("memory").pipe("/versions/a", bytes(90))
+    one, other = (files.local_copy("memory://versions/a", version) for version in ("1", "2"))
+    assert one != other and os.path.exists(one) and os.path.exists(other)
+    assert files.local_copy(one) == one

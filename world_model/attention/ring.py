@@ -1,0 +1,87 @@
+"""Ring attention (arXiv 2310.01889), for tokens over the mesh axis `context` where its size does not divide the heads.
+
+Every device keeps its stretch of queries. In as many turns as there are devices it meets the keys and values that it
+holds, under their part of the visibility table, adds them to a running softmax and hands them to its neighbour. Where
+heads divide, tokens are exchanged for heads instead (all-to-all, sharding.RULES["attention_heads"]), and the named
+kernel skips what is masked; a ring computes it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from world_model import sharding
+from world_model.attention.reference import NEGATIVE
+from world_model.tokens import Sequence, segment_of_token
+from world_model.visibility import Table, sees
+
+NOBODY = -1  # the segment of padding: it sees nothing and nothing sees it
+
+
+def needed(heads: int) -> bool:
+    """Whether attention over that many heads goes round, under the mesh of `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape["context"] > 1 and heads % (mesh.shape["tensor"] * mesh.shape["context"]) > 0
+
+
+def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
+    """See `world_model.attention.make_attend`; for a mesh on which it is `needed`."""
+    seen = np.array([[sees(table, q, k, window_frames) for k in keys] for q in queries], bool)
+    return make_ring(seen, segment_of_token(queries), segment_of_token(keys))
+
+
+def make_ring(seen: np.ndarray, rows: np.ndarray, columns: np.ndarray):
+    """attend(q, k, v, key_valid, drawn) where bool `seen` [segments of queries, segments of keys] says who sees whom,
+    and int `rows` [Lq], `columns` [Lk] each token's segment."""
+    def attend(q, k, v, key_valid=None, drawn=None):
+        ways = jax.sharding.get_abstract_mesh().shape["context"]
+        visible = jnp.pad(seen if drawn is None else seen & drawn, ((0, 1), (0, 1)))  # NOBODY is the last
+        valid = jnp.ones(k.shape[:2], bool) if key_valid is None else key_valid
+        whole = lambda x, axis, value=0: _pad(x, -x.shape[axis] % ways, axis, value)
+        out = _over_context(_turns)(
+            *(whole(x, 1) for x in (q, k, v)), whole(valid, 1), whole(jnp.asarray(rows), 0, NOBODY),
+            whole(jnp.asarray(columns), 0, NOBODY), visible)
+        return out[:, :q.shape[1]]
+
+    return attend
+
+
+def _over_context(turns):
+    """`turns` on each device's rows of the batch, stretch of tokens and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rows, tokens, heads = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
+                           for axis in ("batch", "tokens", "heads"))
+    whole, stretch = PartitionSpec(rows, tokens, heads), PartitionSpec(tokens)
+    return jax.shard_map(
+        turns, in_specs=(whole, whole, whole, PartitionSpec(rows, tokens), stretch, stretch, PartitionSpec()),
+        out_specs=whole, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
+
+
+def _turns(q, k, v, valid, rows, columns, visible):
+    """Attention of this device's queries over everyone's keys; softmax in float32."""
+    ways = jax.lax.axis_size("context")
+    neighbours = [(i, (i + 1) % ways) for i in range(ways)]
+    q = q * q.shape[-1] ** -0.5
+
+    @jax.checkpoint  # scores are made again on the way back, turn by turn
+    def turn(carry, _):
+        (k, v, valid, columns), (top, total, out) = carry
+        mask = visible[rows][:, columns] & valid[:, None, None, :]
+        logits = jnp.where(mask, jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32), NEGATIVE)
+        higher = jax.lax.stop_gradient(jnp.maximum(top, logits.max(axis=-1)))
+        weights, shrink = jnp.where(mask, jnp.exp(logits - higher[..., None]), 0.0), jnp.exp(top - higher)
+        summed = jnp.einsum("bnqk,bknd->bnqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        running = higher, total * shrink + weights.sum(axis=-1), out * shrink[..., None] + summed
+        return (jax.lax.ppermute((k, v, valid, columns), "context", neighbours), running), None
+
+    shape = q.shape[0], q.shape[2], q.shape[1]
+    nothing = jnp.full(shape, NEGATIVE), jnp.zeros(shape), jnp.zeros((*shape, q.shape[-1]))
+    (_, (_, total, out)), _ = jax.lax.scan(turn, ((k, v, valid, columns), nothing), length=ways)
+    out = out / jnp.where(total > 0, total, 1.0)[..., None]
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype)
+
+
+def _pad(x, count: int, axis: int, value):
+    """`count` more along an axis."""
+    return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)], constant_values=value)

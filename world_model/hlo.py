@@ -1,0 +1,152 @@
+"""A compiled program's text (`compiled.as_text()`, HLO) taken apart: computations, instructions, shapes, groups."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32,
+         "s64": 64, "u64": 64, "f64": 64}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of the program."""
+
+    name: str
+    shape: str  # as written: f32[2,3]{1,0}, or a tuple of those
+    op: str
+    rest: str  # operands and attributes
+    shapes: dict[str, str]  # of its computation: instruction -> shape
+    scope: str  # its op_name ("jit(step)/while/body/..."); an operand's or the fusion's where it has none
+    overlapped: bool = False  # started by one instruction and awaited by another
+
+    def operands(self) -> list[str]:
+        """Shapes of all operands."""
+        return [self.shapes[name] for name in _operands(self.rest)]
+
+    def called(self, attributes: str) -> list[str]:
+        """Names of the computations under any of `attributes`, as "calls|body"."""
+        return re.findall(rf"(?:{attributes})=%?([\w.\-]+)", self.rest)
+
+
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """({computation: its instructions}, the name of the entry)."""
+    computations: dict[str, list[Instruction]] = {}
+    lines, entry = [], ""
+    for line in re.sub(r"kernel_metadata=\{\n.*\n\}", "", text).splitlines():
+        head = re.match(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$", line)
+        if head:
+            lines, shapes, scopes = [], {}, {}
+            computations[head.group(2)] = lines
+            entry = head.group(2) if head.group(1) else entry
+        elif match := _INSTRUCTION.match(line):
+            name, shape, _, rest = match.groups()
+            own = re.search(r'op_name="([^"]*)"', rest)
+            inherited = next((scopes[n] for n in _operands(rest) if scopes.get(n)), "")
+            shapes[name], scopes[name] = shape, own.group(1) if own else inherited
+            lines.append(Instruction(*match.groups(), shapes, scopes[name]))
+    _name_scatters(computations)
+    _mark_async_fusions(computations)
+    _hand_down_scopes(computations)
+    return computations, entry
+
+
+def _name_scatters(computations: dict) -> None:
+    """A TPU program writes a scatter as an all-reduce in a computation of that name."""
+    for name, found in computations.items():
+        if name.startswith("all-reduce-scatter"):
+            found[:] = [dataclasses.replace(i, op="reduce-scatter", shape=found[-1].shape) if i.op == "all-reduce"
+                        else i for i in found]
+
+
+def _mark_async_fusions(computations: dict) -> None:
+    """A collective that runs beside products stands three times or more in a TPU program: in the fusion that starts
+    it, in every product that carries a step of it, and in the fusion that ends it. The first counts."""
+    for i in [i for lines in computations.values() for i in lines if i.op == "fusion"]:
+        for called in i.called("calls"):
+            inside = computations[called]
+            if i.name.startswith("async-collective-start"):
+                inside[:] = [dataclasses.replace(c, overlapped=True) for c in inside]
+            elif i.name.startswith("async-collective-done") or "async_collective_fusion" in called:
+                inside[:] = [c for c in inside if c.op not in COLLECTIVES]
+
+
+def _hand_down_scopes(computations: dict) -> None:
+    """What stands in a fusion without a scope has the fusion's."""
+    callers = {called: i.scope for lines in computations.values() for i in lines if i.op == "fusion"
+               for called in i.called("calls")}
+    for name, scope in callers.items():
+        computations[name] = [i if i.scope else dataclasses.replace(i, scope=scope) for i in computations[name]]
+
+
+def trips(loop: Instruction, computations: dict) -> int:
+    """How often a loop runs: as annotated (CPU, GPU), or the bound of its condition, as in every `lax.scan` (TPU): the
+    counter starts at 0. Raises ValueError where neither tells."""
+    if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known.group(1))
+    condition = computations[loop.called("condition")[0]]
+    root, constants = condition[-1], [i for i in condition if i.op == "constant" and i.shape.startswith("s32[]")]
+    if root.op != "compare" or "direction=LT" not in root.rest or len(constants) != 1:
+        raise ValueError(f"while loop {loop.name} has no known trip count: its work cannot be counted")
+    return int(re.match(r"(\d+)", constants[0].rest).group(1))
+
+
+def _operands(rest: str) -> list[str]:
+    """Names of an instruction's operands."""
+    written = re.split(r"\), |\)$", rest, maxsplit=1)[0]
+    return re.findall(r"%([\w.\-]+)", written) or [part.split(" ")[-1] for part in written.split(", ")]
+
+
+def dims(shape: str) -> tuple[int, ...]:
+    """Dimensions of an array's shape; of a tuple's first array."""
+    return tuple(int(n) for n in SHAPE.search(shape).group(2).split(",") if n)
+
+
+def sizes(shape: str) -> list[int]:
+    """Bytes of each array of a tuple, or of the one array."""
+    return [math.prod(int(n) for n in numbers.split(",") if n) * _BITS.get(kind, 0) // 8
+            for kind, numbers in SHAPE.findall(shape)]
+
+
+def groups(rest: str) -> tuple[int, int]:
+    """(devices in a group, stride between their numbers), of any of the ways in which a collective's groups are
+    written."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        members = _numbers(listed.group(1))
+    elif tiled := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+?),? ", rest):
+        members = _iota(tiled.group(2)).reshape(_numbers(tiled.group(1)))[0].tolist()
+    elif meshed := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{([^}]*)\}", rest):
+        members = _of_mesh(*meshed.groups())
+    elif pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        members = [int(n) for n in pairs.groups()]
+    else:
+        raise ValueError(f"collective over groups that are written in an unknown way: {rest[:200]}")
+    return len(members), members[1] - members[0] if len(members) > 1 else 0
+
+
+def _of_mesh(axes: str, device_ids: str | None, used: str) -> list[int]:
+    """The first group of a mesh's devices along some of its axes."""
+    lengths = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+    along = re.findall(r"'(\w+)'(:?)", used)
+    if any(part for _, part in along):
+        raise ValueError(f"replica groups over part of an axis: {axes} {used}")
+    numbers = _iota(device_ids or f"[{math.prod(lengths.values())}]").reshape(list(lengths.values()))
+    inner = [list(lengths).index(name) for name, _ in along]
+    count = math.prod(numbers.shape[axis] for axis in inner)
+    return np.moveaxis(numbers, inner, range(-len(inner), 0)).reshape(-1, count)[0].tolist()
+
+
+def _iota(text: str) -> np.ndarray:
+    """[4,2]T(1,0) -> numbers 0..7 laid out as [4, 2], transposed."""
+    shape, order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    numbers = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return numbers.transpose(_numbers(order)) if order else numbers
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
