@@ -122,9 +122,10 @@ def test_what_a_stream_keeps_does_not_grow():
     assert jax.tree.map(lambda x: x.shape, kept) == jax.tree.map(lambda x: x.shape, later)
 
 
-@pytest.mark.parametrize("latent", [0, 1, 2])
-def test_causal(latent):
-    params, encode = pair("wan21")[1], jitted("wan21", "encode", chunk=0)
+@pytest.mark.parametrize("latent, chunk", [(0, 0), (1, 0), (2, 0), (1, 1), (1, 2)])
+def test_causal(latent, chunk):
+    """To the bit, also where frames are computed together."""
+    params, encode = pair("wan21")[1], jitted("wan21", "encode", chunk=chunk)
     changed = video()
     changed[:, 1 + 4 * latent:] = 0
     difference = np.abs(encode(params, changed) - encode(params, video())).max((0, 2, 3, 4))
@@ -146,14 +147,23 @@ def test_bfloat16():
     assert relative(latents, np.asarray(jitted("wan21", "encode", chunk=0)(params, video()))) < 0.1
 
 
-def test_convolution_by_taps_is_the_convolution():
+@pytest.mark.parametrize("size, stride, padding, together", [
+    ((3, 3, 3), (1, 1, 1), ((1, 1), (1, 1)), (1, 2, 4)), ((1, 3, 3), (1, 2, 2), ((0, 1), (0, 1)), (1,)),
+    ((3, 1, 1), (2, 1, 1), ((0, 0), (0, 0)), (1,))])
+def test_convolution_by_pictures_is_the_convolution(size, stride, padding, together):
+    """As sums of taps and as short convolutions of two and of four frames; in bfloat16 too."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 7, 6, 5, 4)).astype(np.float32)
-    for size, stride, padding in (((3, 3, 3), (1, 1, 1), ((1, 1), (1, 1))), ((1, 3, 3), (1, 2, 2), ((0, 1), (0, 1))),
-                                  ((3, 1, 1), (2, 1, 1), ((0, 0), (0, 0)))):
-        kernel = rng.normal(size=(*size, 4, 3)).astype(np.float32)
-        np.testing.assert_allclose(wan_vae_blocks.by_taps(x, kernel, stride, padding),
-                                   wan_vae_blocks.at_once(x, kernel, stride, padding), atol=1e-5)
+    kernel = rng.normal(size=(*size, 4, 3)).astype(np.float32)
+    x = rng.normal(size=(2, 7 * stride[0] + size[0], 6, 5, 4)).astype(np.float32)  # makes 8 frames
+    low = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+    expected, expected_low = (wan_vae_blocks.at_once(*pair, stride, padding) for pair in ((x, kernel), low))
+    for count in together:
+        found = wan_vae_blocks.by_pictures(x, kernel, stride, padding, count)
+        assert found.shape == expected.shape and found.shape[1] == 8
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        found = wan_vae_blocks.by_pictures(*low, stride, padding, count)
+        assert found.dtype == expected_low.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype(np.float32), expected_low.astype(np.float32), rtol=1e-2, atol=1e-2)
 
 
 def test_tiles_join_without_seams():

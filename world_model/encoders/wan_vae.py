@@ -174,7 +174,7 @@ class WanVae(nnx.Module):
 
     def encode(self, pixels, kept: tuple | None):
         """[B, 1 + 4k or 4k, H, W, 3] in [-1, 1] -> (normalised means, float32 [B, 1 + k or k, h, w, C], kept)."""
-        past = Past(kept)
+        past = Past(kept, -(-pixels.shape[1] // TEMPORAL))
         # channel, column, row: the published order inside a folded pixel
         x = rearrange(pixels, "b t (h p) (w q) c -> b t h w (c q p)", p=self.spec.patch, q=self.spec.patch)
         moments = self.to_latent(self.encoder(x, past)).astype(jnp.float32)
@@ -183,7 +183,7 @@ class WanVae(nnx.Module):
 
     def decode(self, latents, kept: tuple | None):
         """Normalised latents [B, 1 + k or k, h, w, C] -> (float32 [B, 1 + 4k or 4k, H, W, 3] in [-1, 1], kept)."""
-        past = Past(kept)
+        past = Past(kept, latents.shape[1])
         latents = latents * jnp.array(self.spec.std) + jnp.array(self.spec.mean)
         x = self.from_latent(latents.astype(self.from_latent.kernel.dtype))
         x = self.decoder(x, past).astype(jnp.float32)
