@@ -8,7 +8,7 @@ import pytest
 
 from launch import build, export
 from launch.exported import open_export
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine, ModelError, Request, choose_robot
 from tests import tiny_policy
 from tests.serving import client, observation, serving
 from world_model.interop.safetensors_io import WeightsError
@@ -52,14 +52,22 @@ def test_both_runtimes_answer_the_same(engines):
     assert np.abs(np.diff([a for a, *_ in found[0]], axis=0)).max(axis=(1, 2)).min() > 1e-2  # and they do answer
 
 
-def test_a_block_asked_for_again_is_answered_the_same(engines):
+def test_a_block_asked_for_again_after_an_error_is_answered_as_if_there_had_been_none(engines):
     """A window goes back to where it was: in PyTorch caches grow."""
-    from tests.test_lingbot_va_policy import clip, request
+    frames = lambda count: {"image": np.full((count, 32, 32, 3), 50 * count, np.uint8)}
+
+    def chunks(engine, fails: bool):
+        ask = lambda block, count: engine.step([Request(
+            0, block, frames(count), np.array([200.0, 300.0]), engine.tokenize("push"), (7, 1), np.zeros((0, 2)))])[0]
+        ask(1, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            if fails:
+                patch.setattr(type(engine.robot), "commands", lambda *_: np.full((4, 2), np.nan, np.float32))
+                assert isinstance(ask(2, 4), ModelError)
+        return ask(2, 4).actions
 
     for engine in engines:
-        engine.step([request(engine, 0, 1, clip(0))])
-        once, again = (engine.step([request(engine, 0, 2, clip(0))])[0] for _ in range(2))
-        np.testing.assert_allclose(once.actions, again.actions, rtol=1e-5)
+        np.testing.assert_allclose(chunks(engine, True), chunks(engine, False), rtol=1e-5)
 
 
 def test_what_an_export_lacks_is_named(engines, tmp_path):
