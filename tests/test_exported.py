@@ -1,5 +1,6 @@
 """An export served in PyTorch: the same actions as the checkpoint in JAX, to the same public client."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -71,6 +72,13 @@ def test_a_block_asked_for_again_after_an_error_is_answered_as_if_there_had_been
 
 
 def test_what_an_export_lacks_is_named(engines, tmp_path):
+    elsewhere = dataclasses.replace(engines[1].model, device="cuda")
+    with pytest.raises(ValueError, match="--device=cuda: PyTorch .* finds no CUDA device here"), \
+            pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        elsewhere.policy(1, np.ones(32, bool), (1,))
+    with pytest.raises(ValueError, match="the PyTorch runtime runs both branches of the guidance as one batch"):
+        engines[1].model.policy(1, np.ones(32, bool), (1,), guidance=2.0, branch_devices=2)
     with pytest.raises(WeightsError, match=r"provenance.json: missing; give a directory of launch.export"):
         open_export(tmp_path)
     shutil.copytree(engines[1].model.directory, tmp_path / "copy")
