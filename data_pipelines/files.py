@@ -129,9 +129,11 @@ def local_copy(file: str, version: str = "") -> str:
         handle, partial = tempfile.mkstemp(dir=copy.parent)
         os.close(handle)
         system.get_file(path, partial)
-        os.replace(partial, copy)
+        with contextlib.suppress(FileExistsError):  # another thread's or process's stays: it may be open already
+            os.link(partial, copy)
+        os.unlink(partial)
     with contextlib.suppress(FileNotFoundError):
-        os.utime(copy)
+        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))  # used now, and not changed
     return str(copy)
 
 
@@ -140,7 +142,7 @@ def _make_room(folder: Path, needed: int, file: str) -> None:
     found = []
     for copy in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process's, done or deleted meanwhile
-            found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+            found.append((copy.stat().st_atime, copy.stat().st_size, copy))
     taken = sum(size for _, size, _ in found)
     limit = (taken + shutil.disk_usage(folder).free) // 2
     if needed > limit:

@@ -157,8 +157,8 @@ class LatentCache:
 
     def _record(self, file: str, number: int) -> bytes:
         """A record with its checksum tested; raises what array_record does, and BadEpisode where FILE was replaced."""
-        about = self._files[file]
-        known = unchanged(local := files.local_copy(file, about["sha256"][:16]))
+        local = files.local_copy(file, self._files[file]["sha256"][:16])
+        known = (*unchanged(file), local)  # a copy is of one version, and may be made anew
         reader = self._readers.get(known) or self._readers.put(
             known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
         return reader.read([number])[0]

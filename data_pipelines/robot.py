@@ -59,9 +59,10 @@ class Robot:
         return scatter(self.scale("state").normalise(values), self.embodiment.state_slots, self.state_dim)
 
     def commands(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Predicted actions [N, action slots] of the block that began in `state` [state dims] -> float32 [horizon,
-        action dims], absolute, in robot units."""
-        return to_robot_units(actions[:self.horizon], state, self.embodiment, self.statistics).astype(np.float32)
+        """Predicted actions [N, action slots] of the block that began in `state` [state dims] -> float32 [N or the
+        embodiment's horizon, action dims], absolute, in robot units."""
+        actions = actions[:self.embodiment.horizon]
+        return to_robot_units(actions, state, self.embodiment, self.statistics).astype(np.float32)
 
     def predicted(self, commands: np.ndarray, state: np.ndarray, action_dim: int) -> np.ndarray:
         """The inverse of `commands`: [N, action dims] -> float32 [N, action_dim]."""

@@ -70,7 +70,7 @@ def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | 
                        "not_grounded": Mode(latency, overlap=overlap, grounded=False)}.items():
         runs = make_runs(seeds, layout.height, max_steps)
         policy = ModelPolicy(engine, engine.embodiment.instruction)
-        executors = asynchronous.play(policy, runs, mode, layout.actions_per_block)
+        executors = asynchronous.play(policy, runs, mode, engine.robot.horizon)
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
         found[name]["against_synchronous"] = closed_loop.difference(found[name], found["synchronous"])
         low, high = found[name]["jerk_ci"]

@@ -1,5 +1,6 @@
 """Files by path or address: whole or not at all; copies of remote files stay within their bound."""
 
+import concurrent.futures
 import os
 import shutil
 import tempfile
@@ -49,3 +50,20 @@ def test_a_copy_in_use_stays_and_another_version_is_another_copy(tmp_path, monke
     one, other = (files.local_copy("memory://versions/a", version) for version in ("1", "2"))
     assert one != other and os.path.exists(one) and os.path.exists(other)
     assert files.local_copy(one) == one
+    before = os.stat(one)
+    os.utime(one, ns=(10**12, before.st_mtime_ns))
+    assert files.local_copy("memory://versions/a", "1") == one
+    assert os.stat(one).st_mtime_ns == before.st_mtime_ns and os.stat(one).st_atime > 1000  # used, and not changed
+
+
+def test_threads_that_want_the_same_copy_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fsspec.filesystem("memory").pipe("/threads/a", bytes(100_000))
+
+    def copied(_) -> tuple:
+        path = files.local_copy("memory://threads/a")
+        return path, os.stat(path).st_ino, os.stat(path).st_mtime_ns
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(copied, range(64)))) == 1
+    assert len(os.listdir(tmp_path / "wamax-copies")) == 1

@@ -233,7 +233,10 @@ def test_an_object_store(config, out, tmp_path, monkeypatch):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
     assert list((tmp_path / "wamax-copies").glob("*shard*")) and not list(tmp_path.rglob("*partial*"))
-    assert list(latents.open_cache(with_cache(config, address), 8).verify()) == []
+    cache = latents.open_cache(with_cache(config, address), 8)
+    assert list(cache.verify()) == []
+    shutil.rmtree(tmp_path / "wamax-copies")
+    assert list(pickle.loads(pickle.dumps(cache)).verify()) == []  # copies that had to go are made anew
     with pytest.raises(CacheError, match="another config: holdout"):
         latents.open_cache(with_cache(config, address, **{"data.holdout": 0.3}), 8)
     shard = "/bucket/latents/discs/shard-00001.array_record"

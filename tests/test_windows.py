@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.normalisation import to_robot_units
+from data_pipelines.robot import Robot
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share
@@ -93,6 +94,8 @@ def test_a_robots_horizon_ends_its_chunks():
     np.testing.assert_array_equal(sample["action_mask"][:, 0], real)
     assert not sample["actions"][~real].any()
     assert dataset.statistics["action"]["max"][0] < robots(lengths=(40, 60)).statistics["action"]["max"][0]
+    driven = Robot(robot, dataset.statistics, dataclasses.replace(LAYOUT, states_per_block=1), state_dim=64)
+    assert driven.horizon == 10 and driven.commands(np.zeros((16, 32)), np.zeros(2)).shape == (10, 2)
     with pytest.raises(ValueError, match="horizon = 0: expected at least 1 action"):
         dataclasses.replace(ROBOT, horizon=0)
 

@@ -43,7 +43,7 @@ def _array_record(shard: str, number: int) -> bytes:
     from array_record.python.array_record_module import ArrayRecordReader
 
     local = files.local_copy(shard)
-    name = unchanged(local)
+    name = (*unchanged(shard), local)  # a copy is of one version, and may be made anew
     reader = _readers.get(name) or _readers.put(name, ArrayRecordReader(local, options="readahead_buffer_size:0"))
     return reader.read([number])[0]
 
