@@ -52,6 +52,9 @@ def test_as_transformers(spec):
     features = jax.jit(Umt5Text(160, spec).encode)(params_of(model, spec), ids, length)
     assert np.abs(features - expected)[mask].max() < 1e-4 * np.abs(expected[mask]).max()
     assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
+    halved = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params_of(model, spec).items()}
+    low = jax.jit(Umt5Text(160, spec, dtype="bfloat16").encode)(halved, ids, length)
+    assert low.dtype == jnp.float32 and 0 < np.abs(low - expected)[mask].mean() < 0.05 * np.abs(expected[mask]).mean()
 
 
 def test_buckets():
