@@ -129,6 +129,7 @@ def common(family: str) -> ConfigDict:
     c.evaluate.batch_size = 8  # windows per batch
     c.evaluate.solver_steps = 16  # denoising steps of the video per block or chunk
     c.evaluate.guidance = 1.0  # classifier-free guidance of the video; 1 = off
+    c.evaluate.action_guidance = 1.0  # and of the actions
 
     c.log = ConfigDict()
     c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)

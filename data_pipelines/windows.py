@@ -33,6 +33,15 @@ def split_episodes(dataset: str, episodes: np.ndarray, holdout: float) -> tuple[
     return episodes[~held], episodes[held]
 
 
+def take_share(dataset: str, episodes: np.ndarray, share: float) -> np.ndarray:
+    """Those of `episodes` that a smaller copy of the dataset would have; at least one. A smaller share is part of a
+    larger one."""
+    if not 0 < share <= 1:
+        raise ValueError(f"dataset {dataset!r}: share = {share}: expected a fraction above 0, at most 1")
+    draw = np.array([_uniform(f"{dataset}/share", i) for i in episodes.tolist()])
+    return episodes[(draw < share) | (draw == draw.min())]
+
+
 def _uniform(dataset: str, index: int) -> float:
     digest = hashlib.sha256(f"{dataset}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -18,7 +18,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
-from data_pipelines.windows import split_episodes
+from data_pipelines.windows import split_episodes, take_share
 from launch import latents, mixture
 from world_model import checkpoint, encoders
 from world_model.batch import Layout
@@ -129,12 +129,13 @@ def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Datase
     parts, places, entries = [], {}, mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
-                   if key not in ("source", "embodiment", "weight", "window_stride")}
+                   if key not in ("source", "embodiment", "weight", "window_stride", "share")}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
         # a recording that two datasets read is on the same side in both
         first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
         training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
+        training = take_share(first, training, entry.get("share", 1.0))
         dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))

@@ -42,9 +42,16 @@ class Exported:
 
     def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """See build.Restored; nothing compiles, so any batch will do. Raises WeightsError where the weights do not
-        load."""
-        from world_model.interop import torch_policy  # extra: torch
+        load, ValueError without PyTorch or its device."""
+        try:
+            import torch
 
+            from world_model.interop import torch_policy  # extra: torch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"an export runs in PyTorch, and {error.name!r} is missing: pip install -e '.[torch]'") \
+                from error
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device={self.device}: PyTorch {torch.__version__} finds no CUDA device here")
         rollout = self.family.rollout(**build.rollout_settings(self.config) | sampling)
         return torch_policy.POLICIES[self.config.model.family](self.directory, self.device, rollout, self.objective,
                                                                slots, channels)

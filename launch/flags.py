@@ -19,6 +19,8 @@ def define_sampling() -> None:
     flags.DEFINE_enum("solver", None, ["unipc", "euler"], "default: the checkpoint's")
     flags.DEFINE_integer("solver_steps", None, "denoising steps; default: the checkpoint's", lower_bound=1)
     flags.DEFINE_float("guidance", None, "of the video; default: the checkpoint's")
+    flags.DEFINE_float("action_guidance", None, "of the actions; default: the checkpoint's")
+    flags.DEFINE_integer("branch_devices", None, "2: each branch of the guidance on a device of its own; default: 1")
     flags.DEFINE_string("skipping", None, "solver steps that reuse a prediction: none, 5 to 8 (of 16), adaptive")
     flags.DEFINE_list("skip_thresholds", None, "COSINE:STEPS of --skipping=adaptive; default: 0.95:3,0.93:1")
 
@@ -26,7 +28,8 @@ def define_sampling() -> None:
 def sampling(args) -> dict:
     """Settings of a family's rollout that were given. Raises ValueError where a threshold cannot be read."""
     pairs = [text.split(":") for text in args.skip_thresholds or ()]
-    given = {"solver": args.solver, "steps": args.solver_steps, "guidance": args.guidance, "skipping": args.skipping,
+    given = {"solver": args.solver, "steps": args.solver_steps, "guidance": args.guidance,
+             "action_guidance": args.action_guidance, "branch_devices": args.branch_devices, "skipping": args.skipping,
              "skip_thresholds": tuple((float(cosine), int(steps)) for cosine, steps in pairs) or None}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -5,6 +5,7 @@ An entry of data.datasets is a dataset, as {"source", "path", "embodiment", "wei
     robots = {"weight": 3.0, "datasets": {"droid": {..., "weight": 2.0}, "bridge": {..., "weight": 1.0}}}
     clips = {..., "weight": ((0, 1.0), (10_000, 0.25))}    # from step 10,000 on a quarter of it
 
+`share = 0.1` trains on a tenth of a dataset's recordings, the same at every start; what is held out stays.
 A group takes its weight's share, whatever it holds; inside, its members share by theirs. Only the outermost weights may
 change over steps. data.size_exponent multiplies every dataset's weight by its number of windows to that power: 1 / T of
 a temperature T. With data.unit = "tokens", sizes and shares are those of tokens: a window that is short, or has no

@@ -19,6 +19,7 @@ from world_model.families.dreamzero import DreamZero
 from world_model.families.dreamzero_rollout import DreamZeroRollout
 from world_model.interop import names
 from world_model.rollout import Conditions, Known
+from world_model.solvers import make_solver
 
 FULL = dict(layout=Layout(33, 352, 640, 2, 24, 1), freq_dim=256, text_dim=4096, text_length=512, image_dim=1280,
             image_tokens=257, action_dim=32, state_dim=64, action_hidden_dim=1024)
@@ -124,20 +125,50 @@ def test_rollout_history_decides_the_cache():
     assert np.abs(real.latents[:, 3:] - imagined.latents[:, 3:]).max() > 1e-3
 
 
-def test_guidance_one_is_no_guidance_and_more_moves_the_video_away_from_the_unconditional():
+def test_guidance_extrapolates_from_the_unconditional_branch():
+    """Of the video and of the actions, each by its own scale; 1 leaves alone; on two devices the same."""
     z, spec, params = goldens_io.load("ti2v")
     inputs = goldens_io.inputs(z)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, None, inputs.image, 0 * inputs.text)
-    module, keys = functional.abstract(DreamZero, spec), jax.random.split(jax.random.key(0), 1)
-    plain = DreamZeroRollout(module, solver="euler", steps=1)(params, given, keys)
-    near_one = DreamZeroRollout(module, solver="euler", steps=1, guidance=1 + 1e-6)(params, given, keys)
-    strong = DreamZeroRollout(module, solver="euler", steps=1, guidance=3.0)(params, given, keys)
-    unconditional = DreamZeroRollout(module, solver="euler", steps=1)(params, given._replace(text=0 * inputs.text), keys)
+    keys = jax.random.split(jax.random.key(0), 1)
+    make = functools.partial(DreamZeroRollout, functional.abstract(DreamZero, spec), solver="euler", steps=1)
+    plain = make()(params, given, keys)
+    near_one = make(guidance=1 + 1e-6)(params, given, keys)
+    strong = make(guidance=3.0, action_guidance=2.0)(params, given, keys)
+    unconditional = make()(params, given._replace(text=0 * inputs.text), keys)
     np.testing.assert_allclose(near_one.latents, plain.latents, atol=1e-4)
+    np.testing.assert_allclose(near_one.actions[:, :4], plain.actions[:, :4], atol=1e-5)
     first = slice(1, 3)  # before any prediction has entered the cache, one Euler step is linear in the velocity
     np.testing.assert_allclose(strong.latents[:, first], 3 * plain.latents[:, first]
                                - 2 * unconditional.latents[:, first], atol=1e-4)
-    np.testing.assert_allclose(strong.actions[:, :4], plain.actions[:, :4], atol=1e-5)
+    np.testing.assert_allclose(strong.actions[:, :4], 2 * plain.actions[:, :4] - unconditional.actions[:, :4], atol=1e-4)
+    spread = make(guidance=3.0, action_guidance=2.0, branch_devices=2)
+    apart = spread(spread.placed(params), given, keys)
+    np.testing.assert_allclose(apart.latents, strong.latents, atol=1e-4)
+    np.testing.assert_allclose(apart.actions, strong.actions, atol=1e-4)
+    text = spread.context(params, spread.branches(inputs.text, 0 * inputs.text), spread.both(inputs.image)).final[0]
+    assert text.sharding.shard_shape(text.shape)[0] == 1 and text.shape[0] == 2  # each device holds its branch
+    with pytest.raises(ValueError, match="without guidance there is one branch"):
+        make(branch_devices=2)
+    with pytest.raises(ValueError, match="branch_devices = 3: guidance has 2 branches"):
+        make(guidance=3.0, branch_devices=3)
+
+
+def test_video_alone(golden):
+    """Without a state no action is predicted, and what is imagined is that of a clip without actions."""
+    spec, params, inputs = golden
+    given = Conditions(inputs.clean_latents[:, :1], inputs.text, None, inputs.condition, inputs.image)
+    keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
+    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver="euler", steps=1)
+    alone = rollout(params, given, keys, history=inputs.clean_latents)
+    noise = [rollout.noise(keys, block + 1)[0] for block in range(spec.layout.num_blocks)]
+    sigma, time = (float(x[0]) for x in (make_solver("euler", 1).sigmas, make_solver("euler", 1).timesteps))
+    noisy = jnp.concatenate([inputs.noisy_latents[:, :1], *noise], axis=1)
+    trained = jax.jit(lambda i: functional.bind(functional.abstract(DreamZero, spec), params)(i))(inputs._replace(
+        noisy_latents=noisy, video_timestep=jnp.full(noisy.shape[:2], time), noisy_actions=None, action_timestep=None,
+        state=None))
+    assert alone.actions is None
+    np.testing.assert_allclose(alone.latents[:, 1:], (noisy - sigma * trained.video)[:, 1:], atol=1e-4)
 
 
 def mesh_shapes():

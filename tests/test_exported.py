@@ -1,5 +1,6 @@
 """An export served in PyTorch: the same actions as the checkpoint in JAX, to the same public client."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from launch import build, export
 from launch.exported import open_export
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine, ModelError, Request, choose_robot
 from tests import tiny_policy
 from tests.serving import client, observation, serving
 from world_model.interop.safetensors_io import WeightsError
@@ -52,17 +53,32 @@ def test_both_runtimes_answer_the_same(engines):
     assert np.abs(np.diff([a for a, *_ in found[0]], axis=0)).max(axis=(1, 2)).min() > 1e-2  # and they do answer
 
 
-def test_a_block_asked_for_again_is_answered_the_same(engines):
+def test_a_block_asked_for_again_after_an_error_is_answered_as_if_there_had_been_none(engines):
     """A window goes back to where it was: in PyTorch caches grow."""
-    from tests.test_lingbot_va_policy import clip, request
+    frames = lambda count: {"image": np.full((count, 32, 32, 3), 50 * count, np.uint8)}
+
+    def chunks(engine, fails: bool):
+        ask = lambda block, count: engine.step([Request(
+            0, block, frames(count), np.array([200.0, 300.0]), engine.tokenize("push"), (7, 1), np.zeros((0, 2)))])[0]
+        ask(1, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            if fails:
+                patch.setattr(type(engine.robot), "commands", lambda *_: np.full((4, 2), np.nan, np.float32))
+                assert isinstance(ask(2, 4), ModelError)
+        return ask(2, 4).actions
 
     for engine in engines:
-        engine.step([request(engine, 0, 1, clip(0))])
-        once, again = (engine.step([request(engine, 0, 2, clip(0))])[0] for _ in range(2))
-        np.testing.assert_allclose(once.actions, again.actions, rtol=1e-5)
+        np.testing.assert_allclose(chunks(engine, True), chunks(engine, False), rtol=1e-5)
 
 
 def test_what_an_export_lacks_is_named(engines, tmp_path):
+    elsewhere = dataclasses.replace(engines[1].model, device="cuda")
+    with pytest.raises(ValueError, match="--device=cuda: PyTorch .* finds no CUDA device here"), \
+            pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        elsewhere.policy(1, np.ones(32, bool), (1,))
+    with pytest.raises(ValueError, match="the PyTorch runtime runs both branches of the guidance as one batch"):
+        engines[1].model.policy(1, np.ones(32, bool), (1,), guidance=2.0, branch_devices=2)
     with pytest.raises(WeightsError, match=r"provenance.json: missing; give a directory of launch.export"):
         open_export(tmp_path)
     shutil.copytree(engines[1].model.directory, tmp_path / "copy")

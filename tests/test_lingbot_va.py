@@ -20,7 +20,7 @@ from world_model.families.lingbot_va_layout import GROUPS, frame_rotary, make_se
 from world_model.families.lingbot_va_rollout import LingBotVARollout
 from world_model.interop import names
 from world_model.interop.lingbot_va_names import LINGBOT_VA
-from world_model.rollout import Conditions
+from world_model.rollout import Conditions, Known
 from world_model.tokens import Group
 
 HERE = Path(__file__).parent
@@ -226,6 +226,21 @@ def test_rollout_history_decides_the_cache(golden, inputs):
     real = rollout(face.params, given, keys, history=inputs.clean_latents)
     np.testing.assert_array_equal(real.latents[:, :2], imagined.latents[:, :2])
     assert np.abs(real.latents[:, 2:] - imagined.latents[:, 2:]).max() > 1e-3
+
+
+def test_given_video_comes_back_and_decides_the_actions(golden, inputs):
+    """Inverse dynamics of one chunk; given actions come back too."""
+    face = golden[1]
+    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    noise, session = rollout.noise(jax.random.split(jax.random.key(0), 1), 0, 2), rollout.start(face.params, inputs.text)
+    video, actions = inputs.clean_latents[:, :2], 0.1 * inputs.clean_actions[:, :noise[1].shape[1]]
+    run = lambda of_video, of_actions: rollout.predict(face.params, session, *noise, known=Known(
+        actions, jnp.full(actions.shape, of_actions), video, jnp.full(video.shape, of_video)))[:2]
+    free, inverse, forced = run(False, False), run(True, False), run(False, True)
+    np.testing.assert_allclose(inverse[0], video, atol=1e-5)
+    np.testing.assert_allclose(forced[1], actions, atol=1e-5)
+    np.testing.assert_allclose(forced[0], free[0], atol=1e-5)  # a chunk's video comes before its actions
+    assert np.abs(inverse[1] - free[1]).max() > 1e-3
 
 
 def test_ring_positions_do_not_matter(golden, inputs):

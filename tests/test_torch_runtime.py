@@ -157,5 +157,5 @@ def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_a
     torch.testing.assert_close(guided, plain + 3 * (video - plain), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(guided_actions, actions)
     assert not torch.allclose(guided, video, atol=1e-3)
-    with pytest.raises(ValueError, match="guidance = 2 needs unconditional_text"):
+    with pytest.raises(ValueError, match="guidance other than 1 needs unconditional_text"):
         dataclasses.replace(Rollout(face.runtime), guidance=2).start(text)

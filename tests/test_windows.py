@@ -9,7 +9,7 @@ from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.statistics import compute_statistics
-from data_pipelines.windows import WindowIndex, split_episodes
+from data_pipelines.windows import WindowIndex, split_episodes, take_share
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout
 
@@ -170,3 +170,15 @@ def test_split_is_stable_and_leaves_both_sides():
         split_episodes("pusht", np.arange(1), 0.1)
     with pytest.raises(ValueError, match=r"data.holdout = 1.0"):
         split_episodes("pusht", np.arange(5), 1.0)
+
+
+def test_a_share_of_the_recordings_is_stable_and_nested():
+    episodes = np.arange(1000)
+    tenth, half = (take_share("pusht", episodes, share) for share in (0.1, 0.5))
+    assert 70 < len(tenth) < 130 and 440 < len(half) < 560 and set(tenth) < set(half)
+    np.testing.assert_array_equal(take_share("pusht", episodes, 1.0), episodes)
+    assert len(take_share("pusht", episodes[:3], 1e-6)) == 1
+    training = split_episodes("pusht", episodes, 0.1)[0]
+    assert abs(len(take_share("pusht", training, 0.1)) / len(training) - 0.1) < 0.05  # the two draws are independent
+    with pytest.raises(ValueError, match="'pusht': share = 0: expected a fraction"):
+        take_share("pusht", episodes, 0)

@@ -99,7 +99,8 @@ class SlotPolicy:
     last_block = None
 
     def __post_init__(self):
-        self._arrays = self.params, self.objective.frozen  # arguments of what is compiled, not constants in it
+        # Arguments of what is compiled, not constants in it.
+        self._arrays = self.rollout.placed(self.params), self.objective.frozen
         compiled = lambda function: jax.jit(function, donate_argnums=1)
         self._start, self._observe, self._act = map(compiled, (self._start_rows, self._observe_rows, self._act_rows))
         self._decode = jax.jit(lambda arrays, latents: decode_later(self._encoders(arrays), latents))

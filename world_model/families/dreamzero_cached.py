@@ -53,27 +53,29 @@ class Noisy(NamedTuple):
 
     latents: jax.Array  # [B, frames_per_block, h, w, C]
     video_timestep: jax.Array  # float32 [B, frames_per_block]
-    actions: jax.Array  # [B, actions_per_block, action_dim]
-    action_timestep: jax.Array  # float32 [B, actions_per_block]
-    state: jax.Array  # [B, states_per_block, state_dim]
+    actions: jax.Array | None  # [B, actions_per_block, action_dim]; these three None: video alone
+    action_timestep: jax.Array | None  # float32 [B, actions_per_block]
+    state: jax.Array | None  # [B, states_per_block, state_dim]
 
 
 def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, condition, block) -> Velocity:
     """Velocity of one block's video and actions given the cached clean video before it. block >= 1."""
     spec, frames = model.spec, noisy.latents.shape[1]
     first = first_frame(spec, block)
-    own = _own(spec, [Group.NOISY_VIDEO, Group.ACTION, Group.STATE], frames)
-    x = jnp.concatenate([model.embed_video(noisy.latents, condition),
-                         *model.embed_actions(noisy.actions, noisy.action_timestep, noisy.state)], axis=1)
-    count_a, count_s = noisy.actions.shape[1], noisy.state.shape[1]
-    state_timestep = noisy.action_timestep[:, ::count_a // count_s]
-    time = model.embed_time(jnp.concatenate([noisy.video_timestep, noisy.action_timestep, state_timestep], axis=1))
-    rows = Rows(((frames, spec.tokens_per_frame), (count_a, 1), (count_s, 1)))
-    table = jnp.concatenate([_video_rotary(spec, first, frames), _index_rotary(spec, (block - 1) * count_a, count_a),
-                             _index_rotary(spec, (block - 1) * count_s, count_s)], axis=1)
-    stream = _stream(model, own, rows, table, reading=True)
+    groups, x = [Group.NOISY_VIDEO], [model.embed_video(noisy.latents, condition)]
+    rows, times = [(frames, spec.tokens_per_frame)], [noisy.video_timestep]
+    table = [_video_rotary(spec, first, frames)]
+    if noisy.actions is not None:
+        count_a, count_s = noisy.actions.shape[1], noisy.state.shape[1]
+        groups += [Group.ACTION, Group.STATE]
+        x += model.embed_actions(noisy.actions, noisy.action_timestep, noisy.state)
+        rows += [(count_a, 1), (count_s, 1)]
+        times += [noisy.action_timestep, noisy.action_timestep[:, ::count_a // count_s]]
+        table += [_index_rotary(spec, (block - 1) * count, count) for count in (count_a, count_s)]
+    time = model.embed_time(jnp.concatenate(times, axis=1))
+    stream = _stream(model, _own(spec, groups, frames), Rows(tuple(rows)), jnp.concatenate(table, axis=1), reading=True)
     valid = _cache_valid(spec, first, first, windowed=False)
-    x, _ = model.run_cached(x, model.modulation(time), context, stream, cache, valid)
+    x, _ = model.run_cached(jnp.concatenate(x, axis=1), model.modulation(time), context, stream, cache, valid)
     return model.read_heads(x, time, noisy.actions)
 
 

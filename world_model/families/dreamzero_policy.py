@@ -30,7 +30,7 @@ class DreamZeroPolicy(SlotPolicy):
         """See `SlotPolicy`."""
         rollout = self.rollout
         begun = objective.begin(frame, text_ids, text_length)
-        text = jnp.concatenate([begun.text, begun.unconditional_text]) if rollout.guided else begun.text
+        text = rollout.branches(begun.text, begun.unconditional_text)
         context = rollout.context(params, text, rollout.both(begun.image))
         cache = cached.empty_cache(rollout.model.spec, len(text), params["patch_embedding.kernel"].dtype)
         cache = rollout.prefill(params, cache, context, rollout.both(begun.first_latents),

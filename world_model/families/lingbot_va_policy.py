@@ -25,7 +25,7 @@ class LingBotVAPolicy(SlotPolicy):
     def first(self, params, objective, frame, text_ids, text_length):
         """See `SlotPolicy`: the first frame is chunk 0, with the zero actions that training has there."""
         begun, spec = objective.begin(frame, text_ids, text_length), self.rollout.model.spec
-        session = self.rollout.start(params, begun.text, begun.unconditional_text if self.rollout.guided else None)
+        session = self.rollout.start(params, begun.text, begun.unconditional_text)
         nothing = jnp.zeros((1, spec.actions_per_frame, spec.action_dim))
         session = self.rollout.observe(params, session, begun.first_latents, nothing)
         return session.ring, session.context

@@ -19,7 +19,7 @@ from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS
 from world_model.flow_matching import noise_levels
 from world_model.functional import bind
-from world_model.rollout import Conditions, Known, Prediction
+from world_model.rollout import Conditions, Guided, Known, Prediction
 
 
 class Session(NamedTuple):
@@ -36,7 +36,7 @@ class Session(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LingBotVARollout:
+class LingBotVARollout(Guided):
     """A compiled rollout: whole windows by calling it, or chunk by chunk: start, then predict and observe."""
 
     model: LingBotVA  # abstract: structure without arrays
@@ -44,12 +44,12 @@ class LingBotVARollout:
     action_steps: int = 50
     shift: float = 5.0
     action_shift: float = 1.0
-    guidance: float = 1.0  # v = u + guidance (c - u), on the video alone; both branches fill their cache
     chunk_frames: int = 2  # K
     window_blocks: int = 30  # blocks in the cache, two a chunk
     executed_steps: int = 0  # partial denoising: so many of `steps` run, the last writes the cache; 0 = all
 
     def __post_init__(self):
+        super().__post_init__()
         check_settings(self.model.spec, self)
 
     # --- whole windows -----------------------------------------------------------------------------------------
@@ -92,10 +92,9 @@ class LingBotVARollout:
 
     def start(self, params: dict, text, unconditional_text=None) -> Session:
         """An empty cache. text [B, Lt, text_dim]; with guidance both branches are one batch, conditional first."""
-        if self.guided:
-            if unconditional_text is None:
-                raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
-            text = jnp.concatenate([text, unconditional_text])
+        if self.guided and unconditional_text is None:
+            raise ValueError("guidance other than 1 needs unconditional_text")
+        text = self.branches(text, unconditional_text)
         ring = cached.make_ring(self.model.spec, len(text), self.chunk_frames, self.window_blocks,
                                 params["patch_embedding.kernel"].dtype)
         return Session(self._context(params, text), ring)
@@ -142,24 +141,10 @@ class LingBotVARollout:
         latents, _ = self._video(params, ring, session.context, noise, given, kept, of_video, block, 1)
         return latents, self.observe(params, session, latents, actions)
 
-    @property
-    def guided(self) -> bool:
-        """Whether an unconditional branch runs."""
-        return self.guidance != 1.0
-
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Tables of a chunk's video and of its actions, from latent frame `first` on."""
         frames = range(first, first + frames)
         return frame_rotary(self.model.spec, True, frames), frame_rotary(self.model.spec, False, frames)
-
-    def _both(self, x):
-        return jnp.concatenate([x, x]) if self.guided else x
-
-    def _guide(self, velocity):
-        if not self.guided:
-            return velocity
-        conditional, unconditional = jnp.split(velocity, 2)
-        return unconditional + self.guidance * (conditional - unconditional)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _context(self, params, text):
@@ -168,8 +153,8 @@ class LingBotVARollout:
     @functools.partial(jax.jit, static_argnums=0)
     def _acting(self, params, ring, context, actions, rotary, block):
         """The ring with the actions of the chunk whose video, `block`, is not known: they do not see it."""
-        clean = jnp.zeros((self._both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
-        return cached.action_pass(bind(self.model, params), cached.forget(ring, block), context, self._both(actions),
+        clean = jnp.zeros((self.both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
+        return cached.action_pass(bind(self.model, params), cached.forget(ring, block), context, self.both(actions),
                                   clean, rotary, block + 1)[1]
 
     @functools.partial(jax.jit, static_argnums=(0, 9))
@@ -179,26 +164,27 @@ class LingBotVARollout:
         straight = None if known is None else _straight(of_pass, noise, known.latents, known.latent_mask)
         keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
         one = lambda ring, x, time: cached.video_pass(
-            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block, ahead)
-        return _denoise(one, self._guide, ring, noise, keep, kept, of_pass, straight)
+            bind(self.model, params), ring, context, self.both(x), self.both(time), rotary, block, ahead)
+        guide = lambda velocity: self.guide(velocity, self.guidance)
+        return _denoise(one, guide, ring, noise, keep, kept, of_pass, straight)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _actions(self, params, ring, context, noise, mask, kept, rotary, block, known: Known | None = None):
-        """The same of its actions; the conditional half of the output is used as it is."""
+        """The same of its actions."""
         of_pass = levels(self.action_steps, self.action_shift)
         straight = None if known is None else _straight(of_pass, noise, known.actions, known.action_mask)
         group = jnp.repeat(kept, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         keep = lambda x: jnp.where(mask[:, None, :] & ~group[:, None], x, 0)
         one = lambda ring, x, time: cached.action_pass(
-            bind(self.model, params), ring, context, self._both(x), self._both(time), rotary, block)
-        conditional = lambda velocity: velocity[:len(noise)]
-        return _denoise(one, conditional, ring, noise, keep, kept, of_pass, straight)
+            bind(self.model, params), ring, context, self.both(x), self.both(time), rotary, block)
+        guide = lambda velocity: self.guide(velocity, self.action_guidance)
+        return _denoise(one, guide, ring, noise, keep, kept, of_pass, straight)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
-        model, clean = bind(self.model, params), jnp.zeros((self._both(latents).shape[0], latents.shape[1]))
-        _, ring = cached.video_pass(model, ring, context, self._both(latents), clean, video_rotary, 2 * chunk)
-        return cached.action_pass(model, ring, context, self._both(actions), clean, action_rotary, 2 * chunk + 1)[1]
+        model, clean = bind(self.model, params), jnp.zeros((self.both(latents).shape[0], latents.shape[1]))
+        _, ring = cached.video_pass(model, ring, context, self.both(latents), clean, video_rotary, 2 * chunk)
+        return cached.action_pass(model, ring, context, self.both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 
 def check_settings(spec: LingBotVASpec, rollout) -> None:

@@ -14,6 +14,7 @@ from world_model import rotary
 from world_model.families.lingbot_va_layout import LingBotVASpec, frame_positions
 from world_model.families.lingbot_va_rollout import check_settings, levels
 from world_model.interop.torch_lingbot_va import KeysValues, Network
+from world_model.interop.torch_rollout import guide
 from world_model.rollout import Known
 
 
@@ -42,6 +43,7 @@ class Rollout:
     shift: float = 5.0
     action_shift: float = 1.0
     guidance: float = 1.0
+    action_guidance: float = 1.0
     chunk_frames: int = 2
     window_blocks: int = 30
     executed_steps: int = 0
@@ -72,9 +74,9 @@ class Rollout:
 
     def start(self, text: Tensor, unconditional_text: Tensor | None = None) -> Session:
         """An empty cache. With guidance both branches are one batch, the conditional one first."""
-        if self.guidance != 1:
+        if self.guided:
             if unconditional_text is None:
-                raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
+                raise ValueError("guidance other than 1 needs unconditional_text")
             text = torch.cat([text, unconditional_text])
         with torch.no_grad():
             return Session(self.network.context(text))
@@ -133,15 +135,15 @@ class Rollout:
             x = keep(x)
             timesteps = torch.where(kept, 0.0, float(time)).float().expand(len(x), -1)
             velocity = self.run_pass(session, of_video, x, timesteps)
-            velocity = self._guide(velocity) if of_video else velocity[:len(x)]
+            if self.guided:
+                velocity = guide(velocity, self.guidance if of_video else self.action_guidance)
             x = x + float(change) * (velocity if straight is None else torch.where(*straight, velocity))
         return keep(x)
 
-    def _both(self, x: Tensor) -> Tensor:
-        return x if self.guidance == 1 else torch.cat([x, x])
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional branch runs."""
+        return (self.guidance, self.action_guidance) != (1, 1)
 
-    def _guide(self, velocity: Tensor) -> Tensor:
-        if self.guidance == 1:
-            return velocity
-        conditional, unconditional = velocity.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional)
+    def _both(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x]) if self.guided else x

@@ -40,7 +40,10 @@ class TorchPolicy:
         """rollout: in JAX; its settings are those of `runtime`, and it draws the noise."""
         self.device, self.objective, self.count = device, objective, slots
         self.channels = self._tensor(channels)[None]
-        self.settings = {f.name: getattr(rollout, f.name) for f in dataclasses.fields(rollout) if f.name != "model"}
+        if rollout.branch_devices != 1:
+            raise ValueError("branch_devices = 2: the PyTorch runtime runs both branches of the guidance as one batch")
+        self.settings = {f.name: getattr(rollout, f.name) for f in dataclasses.fields(rollout)
+                         if f.name not in ("model", "branch_devices")}
         self.runtime = self.load(directory)
         self._noise = jax.jit(jax.vmap(lambda key, block: self.noise(rollout, key[None], block)))
         held = lambda function: jax.jit(lambda frozen, *x: function(dataclasses.replace(objective, frozen=frozen), *x))
@@ -82,7 +85,7 @@ class TorchPolicy:
         begun = jax.device_get(self._begin(self.objective.frozen, frames, text_ids, text_length))
         for row, slot in enumerate(slots):
             own = Conditions(*(None if x is None else self._tensor(x[row:row + 1]) for x in begun))
-            self._slots[slot] = self.first(own, own.unconditional_text if self.runtime.guidance != 1 else None)
+            self._slots[slot] = self.first(own, own.unconditional_text if self.runtime.guided else None)
 
     def observe(self, slots, frames, actions, block) -> np.ndarray:
         """See `Policy`."""

@@ -45,7 +45,8 @@ class Rollout:
     steps: int = 16
     shift: float = 5.0
     video_final_sigma: float = 0.0
-    guidance: float = 1.0  # v = u + guidance (c - u), on the video alone
+    guidance: float = 1.0  # v = u + guidance (c - u), of the video
+    action_guidance: float = 1.0  # likewise of the actions
     skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
     skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
 
@@ -59,7 +60,7 @@ class Rollout:
         Args:
           first_latents: [B, 1, h, w, C]; text [B, Lt, Dt]; state [B, S, P]; condition [B, F, h, w, 4 + C].
           noise: per block, of its video and its actions.
-          unconditional_text: needed where guidance is not 1.
+          unconditional_text: needed where a guidance is not 1.
           history: real latents [B, F, h, w, C] for the cache; without it, the rollout's own.
         """
         layout = self.runtime.layout
@@ -81,9 +82,9 @@ class Rollout:
 
     def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None) -> Session:
         """A session for `denoise`. With guidance both branches are one batch, the conditional one first."""
-        if self.guidance != 1:
+        if self.guided:
             if unconditional_text is None:
-                raise ValueError(f"guidance = {self.guidance} needs unconditional_text")
+                raise ValueError("guidance other than 1 needs unconditional_text")
             text = torch.cat([text, unconditional_text])
         return self.runtime.start(text.to(self.dtype), self._input(image))
 
@@ -124,10 +125,14 @@ class Rollout:
     def _velocity(self, out: Forward, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Of video and actions, guided."""
         video, action = out.video.to(dtype), out.action.to(dtype)
-        if self.guidance == 1:
+        if not self.guided:
             return video, action
-        conditional, unconditional = video.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional), action.chunk(2)[0]
+        return guide(video, self.guidance), guide(action, self.action_guidance)
+
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional branch runs."""
+        return (self.guidance, self.action_guidance) != (1, 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,7 +144,13 @@ class Rollout:
         return x if x is None else self._both(x.to(self.dtype))
 
     def _both(self, x: Tensor) -> Tensor:
-        return x if self.guidance == 1 else torch.cat([x, x])
+        return torch.cat([x, x]) if self.guided else x
+
+
+def guide(velocity: Tensor, scale: float) -> Tensor:
+    """One velocity of both branches', the conditional one first."""
+    conditional, unconditional = velocity.chunk(2)
+    return conditional if scale == 1 else unconditional + scale * (conditional - unconditional)
 
 
 def _array(x: Tensor) -> np.ndarray:
