@@ -60,10 +60,11 @@ def test_directory_is_complete(exported, restored):
     assert not list(out.parent.glob("*.partial*"))
 
 
-def test_the_gate_of_the_form_without_a_joined_frame(tmp_path):
-    """Text-image-to-video: no condition, no image branch."""
+def test_the_gate_of_the_other_form_and_ways_to_denoise(tmp_path):
+    """Text-image-to-video: no condition, no image branch. Guidance, skipped steps, and video left noisy as in Flash."""
     config = quickstart.get_config("debug")
     config.model.update(num_layers=2, concat_first_frame=False, image_dim=0)
+    config.evaluate.update(guidance=2.0, skipping="6", solver_steps=16, video_final_sigma=0.4)
     family, rng = build.model(config), np.random.default_rng(0)
     shapes = jax.eval_shape(family.init_params, jax.random.key(0))
     params = {name: (0.2 * rng.normal(size=x.shape)).astype(np.float32) for name, x in shapes.items()}
