@@ -151,6 +151,7 @@ def dreamzero(c: ConfigDict) -> None:
     c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
     c.noise.video_beta = 1.0  # see video_alpha
     c.evaluate.solver = "unipc"  # unipc | euler
+    c.evaluate.video_final_sigma = 0.0  # noise level at which the video is left; Flash 0.8
 
 
 def lingbot_va(c: ConfigDict) -> None:

@@ -47,6 +47,9 @@ def test_as_transformers(spec):
     features = jax.jit(image.encode)(params, frames)
     assert features.shape == (2, spec.tokens, spec.dim) and features.dtype == jnp.float32
     assert np.abs(features - expected).max() < 1e-4 * np.abs(expected).max()
+    halved = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params.items()}
+    low = jax.jit(ClipImage(spec, dtype="bfloat16").encode)(halved, frames)
+    assert low.dtype == jnp.float32 and 0 < np.abs(low - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
 def test_published_shapes():

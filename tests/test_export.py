@@ -60,6 +60,23 @@ def test_directory_is_complete(exported, restored):
     assert not list(out.parent.glob("*.partial*"))
 
 
+def test_the_gate_of_the_other_form_and_ways_to_denoise(tmp_path):
+    """Text-image-to-video: no condition, no image branch. Guidance, skipped steps, and video left noisy as in Flash."""
+    config = quickstart.get_config("debug")
+    config.model.update(num_layers=2, concat_first_frame=False, image_dim=0)
+    config.evaluate.update(guidance=2.0, skipping="6", solver_steps=16, video_final_sigma=0.4)
+    family, rng = build.model(config), np.random.default_rng(0)
+    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    params = {name: (0.2 * rng.normal(size=x.shape)).astype(np.float32) for name, x in shapes.items()}
+    restored = build.Restored(config, 7, family, params, None, STATISTICS, tmp_path)
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        report = export.export(restored, tmp_path / "export")
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert report["passed"] and report["max"] < 2e-5 and "rollout/block2_actions" in report["entries"]
+
+
 def test_weights_are_ours_under_the_reference_names(exported, restored):
     weights = Weights(exported[0])
     expected = dict(names.to_reference(restored.params, restored.family.spec.head_dim))

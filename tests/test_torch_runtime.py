@@ -130,8 +130,10 @@ def test_bfloat16_stays_near(golden, face):
 
 
 @torch.no_grad()
-def test_the_network_compiles_as_one_graph(golden, face):
+def test_the_network_compiles_as_one_graph():
     """By a backend that needs no compiler of C++; rollouts are the same."""
+    golden = parity.read(GOLDENS / "dreamzero_i2v_tiny.npz")
+    face = golden.face("torch")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = copy.copy(face.runtime)
     compiled.model = copy.deepcopy(compiled.model)

@@ -1,5 +1,6 @@
 """UMT5's encoder beside transformers' on random weights, the published layout, and prompts on the way to tokens."""
 
+import copy
 import functools
 
 import jax
@@ -52,6 +53,11 @@ def test_as_transformers(spec):
     features = jax.jit(Umt5Text(160, spec).encode)(params_of(model, spec), ids, length)
     assert np.abs(features - expected)[mask].max() < 1e-4 * np.abs(expected[mask]).max()
     assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
+    halved = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params_of(model, spec).items()}
+    low = jax.jit(Umt5Text(160, spec, dtype="bfloat16").encode)(halved, ids, length)
+    theirs = copy.deepcopy(model).bfloat16()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+    error, oracles = (np.abs(x - expected)[mask].mean() for x in (low, theirs.last_hidden_state.float().numpy()))
+    assert low.dtype == jnp.float32 and 0 < error < 1.5 * oracles  # rounds no more than transformers does
 
 
 def test_buckets():

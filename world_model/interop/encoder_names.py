@@ -1,7 +1,8 @@
 """Name tables of the frozen encoders: their name <-> our name, and how a tensor changes, for every published format.
 
 `wan` is the layout of the original files (Wan2.1_VAE.pth, Wan2.2_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth,
-models_clip_*.pth), `diffusers` that of the diffusers and transformers libraries. Stacked layers of ours are theirs one
+models_clip_*.pth), `diffusers` that of the diffusers and transformers libraries, `dreamzero` that of DreamZero's
+checkpoints, which hold the encoders too. Stacked layers of ours are theirs one
 by one; a part of ours is one of theirs where they split what we keep together.
 """
 
@@ -12,44 +13,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from world_model.interop.names import SAME, TRANSPOSE, Transform
-
-
-def _reshaped(leading: int, trailing: int) -> Transform:
-    """Theirs has axes of one around ours."""
-    return Transform(lambda x, d: x.reshape((1,) * leading + x.shape + (1,) * trailing),
-                     lambda x, d: x.reshape(x.shape[leading:x.ndim - trailing]))
-
-
-def _patches_to_weight(kernel):
-    """[p p 3, D], rows (row, column, channel) -> weight [D, 3, p, p]."""
-    side = round((kernel.shape[0] // 3) ** 0.5)
-    return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
-
-
-CONV = Transform(lambda x, d: x.transpose(4, 3, 0, 1, 2), lambda x, d: x.transpose(2, 3, 4, 1, 0))
-PICTURE_CONV = Transform(lambda x, d: x[0].transpose(3, 2, 0, 1), lambda x, d: x.transpose(2, 3, 1, 0)[None])
-POINT_3D = Transform(lambda x, d: x.T[..., None, None, None], lambda x, d: x[..., 0, 0, 0].T)
-POINT_2D = Transform(lambda x, d: x.T[..., None, None], lambda x, d: x[..., 0, 0].T)
-PATCH = Transform(lambda x, d: _patches_to_weight(x), lambda x, d: x.transpose(2, 3, 1, 0).reshape(-1, len(x)))
-
-# kind of module -> (suffix of theirs, suffix of ours, transform) of each of its tensors
-KINDS = {
-    "conv": ((".weight", ".kernel", CONV), (".bias", ".bias", SAME)),
-    "picture_conv": ((".weight", ".kernel", PICTURE_CONV), (".bias", ".bias", SAME)),
-    "point_3d": ((".weight", ".kernel", POINT_3D), (".bias", ".bias", SAME)),
-    "point_2d": ((".weight", ".kernel", POINT_2D), (".bias", ".bias", SAME)),
-    "gamma_3d": ((".gamma", ".scale", _reshaped(0, 3)),),
-    "gamma_2d": ((".gamma", ".scale", _reshaped(0, 2)),),
-    "linear": ((".weight", ".kernel", TRANSPOSE), (".bias", ".bias", SAME)),
-    "matrix": ((".weight", ".kernel", TRANSPOSE),),
-    "layer_norm": ((".weight", ".scale", SAME), (".bias", ".bias", SAME)),
-    "norm": ((".weight", ".scale", SAME),),
-    "array": (("", "", SAME),),
-    "leading_1": (("", "", _reshaped(1, 0)),),
-    "leading_2": (("", "", _reshaped(2, 0)),),
-    "patch": (("", "", PATCH),),
-}
+from world_model.interop.transforms import KINDS, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,26 +45,15 @@ class Table:
 
 
 FORMATS = ("wan", "diffusers")
-
 DREAMZERO_PREFIX = {"video": "action_head.vae.model.", "text": "action_head.text_encoder.",
                     "image": "action_head.image_encoder.model."}
 
 
-def table(form: str, component: str, size) -> Table:
-    """The table of a component (video, text, image) in a format: wan, diffusers, or dreamzero, whose checkpoints hold
-    the original names under a prefix. size: `WanVaeSpec` of video, number of blocks that run of text and image.
-
-    Raises ValueError on an unknown name.
-    """
-    made = {"video": vae, "text": umt5, "image": clip}
-    if component not in made or form not in (*FORMATS, "dreamzero"):
-        raise ValueError(f"no name table of {component!r} in format {form!r}: components are {', '.join(made)}, "
-                         f"formats {', '.join(FORMATS)} and dreamzero")
-    if form != "dreamzero":
-        return made[component](size)[form]
-    plain, prefix = made[component](size)["wan"], DREAMZERO_PREFIX[component]
-    return Table(tuple(dataclasses.replace(e, theirs=prefix + e.theirs) for e in plain.entries),
-                 f"{re.escape(prefix)}({plain.unread})")
+def _with_dreamzero(component: str, tables: dict[str, Table]) -> dict[str, Table]:
+    """And of DreamZero's checkpoints, which hold everything, a component's original names under a prefix."""
+    plain, prefix = tables["wan"], DREAMZERO_PREFIX[component]
+    entries = tuple(dataclasses.replace(e, theirs=prefix + e.theirs) for e in plain.entries)
+    return tables | {"dreamzero": Table(entries, f"{re.escape(prefix)}({plain.unread})|(?!{re.escape(prefix)}).*")}
 
 
 def their_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -153,7 +106,7 @@ _VAE_OUTSIDE = {
 
 def vae(spec) -> dict[str, Table]:
     """{format: table} of an autoencoder; spec: `wan_vae.WanVaeSpec`."""
-    return {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS}
+    return _with_dreamzero("video", {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS})
 
 
 def _vae_modules(spec, form: str) -> Iterator[tuple[str, str, str]]:
@@ -219,13 +172,14 @@ _UMT5_COPIES = {"wan": (), "diffusers": (("encoder.embed_tokens.weight", "shared
 
 def umt5(layers: int) -> dict[str, Table]:
     """{format: table} of UMT5's encoder."""
-    return {form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS}
+    return _with_dreamzero("text", {
+        form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS})
 
 
 _CLIP = {  # as _UMT5
     "wan": ((("visual.cls_embedding", "class_embedding", "leading_2"),
              ("visual.pos_embedding", "position_embedding", "leading_1"),
-             ("visual.patch_embedding.weight", "patch_embedding", "patch"),
+             ("visual.patch_embedding.weight", "patch_embedding", "picture_patch"),
              ("visual.pre_norm", "pre_norm", "layer_norm")),
             (("visual.transformer.{i}.norm1", "norm1", "layer_norm"),
              ("visual.transformer.{i}.norm2", "norm2", "layer_norm"),
@@ -235,7 +189,7 @@ _CLIP = {  # as _UMT5
              ("visual.transformer.{i}.mlp.2", "mlp.fc2", "linear"))),
     "diffusers": ((("vision_model.embeddings.class_embedding", "class_embedding", "array"),
                    ("vision_model.embeddings.position_embedding.weight", "position_embedding", "array"),
-                   ("vision_model.embeddings.patch_embedding.weight", "patch_embedding", "patch"),
+                   ("vision_model.embeddings.patch_embedding.weight", "patch_embedding", "picture_patch"),
                    ("vision_model.pre_layrnorm", "pre_norm", "layer_norm")),
                   (("vision_model.encoder.layers.{i}.layer_norm1", "norm1", "layer_norm"),
                    ("vision_model.encoder.layers.{i}.layer_norm2", "norm2", "layer_norm"),
@@ -254,8 +208,9 @@ _CLIP_UNREAD = {  # the last block and what follows it, the text tower, fixed in
 
 def clip(layers: int) -> dict[str, Table]:
     """{format: table} of CLIP's picture encoder, of which `layers` blocks are read and one more is not."""
-    return {form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
-            for form in FORMATS}
+    return _with_dreamzero("image", {
+        form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
+        for form in FORMATS})
 
 
 def _stacked(outside, block, layers: int) -> Iterator[Entry]:

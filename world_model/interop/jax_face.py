@@ -15,7 +15,7 @@ from world_model import functional, solvers
 from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero, DreamZeroSpec, Inputs
 from world_model.families.dreamzero_objective import Drawn, DreamZeroObjective
-from world_model.interop import names
+from world_model.interop import names, transforms
 from world_model.objective import Example
 
 Parts = Mapping[str, np.ndarray | None]
@@ -125,5 +125,5 @@ class JaxSession:
         last = layer in (-1, self.spec.num_layers - 1)
         keys, values = self.cache.final if last else (x[layer] for x in self.cache.blocks)
         frames = int(cached.first_frame(self.spec, self.block))
-        keys = names.ROTARY.to_theirs(np.asarray(keys), self.spec.head_dim)
+        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.spec.head_dim)
         return np.stack([keys, np.asarray(values)])[:, :, :frames * self.spec.tokens_per_frame]

@@ -12,7 +12,7 @@ from world_model.families.lingbot_va import LingBotVA
 from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import Drawn, LingBotVAObjective
 from world_model.families.lingbot_va_rollout import LingBotVARollout
-from world_model.interop import names
+from world_model.interop import names, transforms
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.objective import Example
 
@@ -113,5 +113,5 @@ class LingBotVASession:
         last = layer in (-1, self.face.spec.num_layers - 1)
         keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.blocks)
         index = cached.cached_tokens(self.face.spec, self.ring)[0]
-        keys = names.ROTARY.to_theirs(np.asarray(keys), self.face.spec.head_dim)
+        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.face.spec.head_dim)
         return keys[:, index], np.asarray(values)[:, index]

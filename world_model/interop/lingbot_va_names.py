@@ -12,7 +12,7 @@ from world_model.interop.names import NameTable
 _TEXT = (("linear_1", "fc1"), ("linear_2", "fc2"))
 
 MODULES = (
-    ("scale_shift_table", "head_modulation", "array"),
+    ("scale_shift_table", "head_modulation", "leading_1"),
     ("patch_embedding_mlp", "patch_embedding", "patch_linear"),
     ("action_embedder", "action_embedding", "linear"),
     *((f"condition_embedder{theirs}.time_embedder.linear_{i}", f"{ours}time_embedding.fc{i}", "linear")
@@ -29,7 +29,7 @@ LINGBOT_VA = NameTable(MODULES, BLOCK_MODULES, unread_modules=UNREAD_MODULES)
 
 STREAMS = ("video", "action")
 MOT_MODULES = (
-    ("action_scale_shift_table", "action_head_modulation", "array"),
+    ("action_scale_shift_table", "action_head_modulation", "leading_1"),
     *((f"condition_embedder_action.text_embedder.{theirs}", f"action_text_embedding.{ours}", "linear")
       for theirs, ours in _TEXT),
 )

@@ -2,80 +2,17 @@
 
 DreamZero's is here, from the public state dict of dreamzero0/dreamzero (1317 tensors at 14B, 997 at 5B), and with it
 the original Wan's, which is the same without actions.
-Theirs are PyTorch layouts ([out, in] linears, a Conv3d patch embedding, category matrices with a leading axis
-of one category); ours are [in, out] kernels, with the first L - 1 blocks stacked under `blocks.` and the last
-under `final_block.`. Self-attention's queries and keys are stored half-split for the rotary embedding
-(world_model/rotary.py), theirs interleaved, so their columns are permuted inside each head.
+Theirs are PyTorch layouts (transforms.py); ours have the first L - 1 blocks stacked under `blocks.` and the last under
+`final_block.`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
 
-
-def _patch_to_theirs(kernel):
-    """[4 C, D], rows (ph, pw, c) with c fastest -> Conv3d weight [D, C, 1, 2, 2]."""
-    rows, dim = kernel.shape
-    return kernel.reshape(2, 2, rows // 4, dim).transpose(3, 2, 0, 1)[:, :, None]
-
-
-def _patch_to_ours(weight):
-    """The inverse of _patch_to_theirs."""
-    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
-
-
-def _interleave(x, head_dim):
-    """Last axis of each head: (first half, second half) -> pairs (2i, 2i + 1)."""
-    return x.reshape(*x.shape[:-1], -1, 2, head_dim // 2).swapaxes(-1, -2).reshape(x.shape)
-
-
-def _half_split(x, head_dim):
-    """The inverse of _interleave."""
-    return x.reshape(*x.shape[:-1], -1, head_dim // 2, 2).swapaxes(-1, -2).reshape(x.shape)
-
-
-def _channels_first(kernel):
-    """[4 C, D], rows (ph, pw, c) with c fastest -> linear weight [D, 4 C] over (c, ph, pw)."""
-    rows, dim = kernel.shape
-    return kernel.reshape(4, rows // 4, dim).transpose(2, 1, 0).reshape(dim, rows)
-
-
-def _channels_last(weight):
-    """The inverse of _channels_first."""
-    dim, rows = weight.shape
-    return weight.reshape(dim, rows // 4, 4).transpose(2, 1, 0).reshape(rows, dim)
-
-
-@dataclasses.dataclass(frozen=True)
-class Transform:
-    """How one tensor changes on the way: functions of (numpy or JAX array, head_dim)."""
-
-    to_theirs: Callable
-    to_ours: Callable
-
-
-SAME = Transform(lambda x, d: x, lambda x, d: x)
-TRANSPOSE = Transform(lambda x, d: x.T, lambda x, d: x.T)
-ONE_LEADING = Transform(lambda x, d: x[None], lambda x, d: x[0])
-PATCH = Transform(lambda x, d: _patch_to_theirs(x), lambda x, d: _patch_to_ours(x))
-PATCH_LINEAR = Transform(lambda x, d: _channels_first(x), lambda x, d: _channels_last(x))
-ROTARY = Transform(_interleave, _half_split)
-ROTARY_TRANSPOSE = Transform(lambda x, d: _interleave(x, d).T, lambda x, d: _half_split(x.T, d))
-
-# kind of module -> (suffix of theirs, suffix of ours, transform) of each of its tensors
-KINDS = {
-    "linear": ((".weight", ".kernel", TRANSPOSE), (".bias", ".bias", SAME)),
-    "layer_norm": ((".weight", ".scale", SAME), (".bias", ".bias", SAME)),
-    "rms_norm": ((".weight", ".scale", SAME),),
-    "rotary_linear": ((".weight", ".kernel", ROTARY_TRANSPOSE), (".bias", ".bias", ROTARY)),
-    "rotary_norm": ((".weight", ".scale", ROTARY),),
-    "patch": ((".weight", ".kernel", PATCH), (".bias", ".bias", SAME)),
-    "patch_linear": ((".weight", ".kernel", PATCH_LINEAR), (".bias", ".bias", SAME)),
-    "category": ((".W", ".kernel", ONE_LEADING), (".b", ".bias", ONE_LEADING)),
-    "array": (("", "", ONE_LEADING),),
-}
+from world_model.interop.transforms import KINDS, TRANSPOSE, Transform
 
 Modules = tuple[tuple[str, str, str], ...]  # theirs, ours, kind
 
@@ -98,7 +35,7 @@ VIDEO_MODULES = (  # theirs, ours, kind
     ("time_embedding.0", "time_embedding.fc1", "linear"),
     ("time_embedding.2", "time_embedding.fc2", "linear"),
     ("time_projection.1", "time_projection", "linear"),
-    ("head.modulation", "head.modulation", "array"),
+    ("head.modulation", "head.modulation", "leading_1"),
     ("head.head", "head.proj", "linear"),
 )
 ACTION_MODULES = (
@@ -117,22 +54,22 @@ IMAGE_MODULES = (  # only in models with an image context
     ("img_emb.proj.4", "image_embedding.norm2", "layer_norm"),
 )
 BLOCK_MODULES = (  # theirs under blocks.{i}., ours under blocks. (stacked) or final_block.
-    ("modulation", "modulation", "array"),
+    ("modulation", "modulation", "leading_1"),
     *((f"self_attn.{p}", f"self_attn.{p}", "rotary_linear") for p in "qk"),
     *((f"self_attn.{p}", f"self_attn.{p}", "linear") for p in "vo"),
     ("self_attn.norm_q", "self_attn.q_norm", "rotary_norm"),
     ("self_attn.norm_k", "self_attn.k_norm", "rotary_norm"),
     ("norm3", "cross_norm", "layer_norm"),
     *((f"cross_attn.{p}", f"cross_attn.{p}", "linear") for p in "qkvo"),
-    ("cross_attn.norm_q", "cross_attn.q_norm", "rms_norm"),
-    ("cross_attn.norm_k", "cross_attn.k_norm", "rms_norm"),
+    ("cross_attn.norm_q", "cross_attn.q_norm", "norm"),
+    ("cross_attn.norm_k", "cross_attn.k_norm", "norm"),
     ("ffn.0", "mlp.fc1", "linear"),
     ("ffn.2", "mlp.fc2", "linear"),
 )
 IMAGE_BLOCK_MODULES = (
     ("cross_attn.k_img", "cross_attn.k_image", "linear"),
     ("cross_attn.v_img", "cross_attn.v_image", "linear"),
-    ("cross_attn.norm_k_img", "cross_attn.k_image_norm", "rms_norm"),
+    ("cross_attn.norm_k_img", "cross_attn.k_image_norm", "norm"),
 )
 
 
