@@ -146,8 +146,9 @@ def test_guidance_extrapolates_from_the_unconditional_branch():
     apart = spread(spread.placed(params), given, keys)
     np.testing.assert_allclose(apart.latents, strong.latents, atol=1e-4)
     np.testing.assert_allclose(apart.actions, strong.actions, atol=1e-4)
-    text = spread.context(params, spread.branches(inputs.text, 0 * inputs.text), spread.both(inputs.image)).final[0]
-    assert text.sharding.shard_shape(text.shape)[0] == 1 and text.shape[0] == 2  # each device holds its branch
+    context = spread.context(params, spread.branches(inputs.text, 0 * inputs.text), spread.both(inputs.image))
+    keys = jax.tree.leaves(context.final)[0]
+    assert len(keys) == 2 and keys.sharding.shard_shape(keys.shape)[0] == 1  # each device holds its branch
     with pytest.raises(ValueError, match="without guidance there is one branch"):
         make(branch_devices=2)
     with pytest.raises(ValueError, match="branch_devices = 3: guidance has 2 branches"):

@@ -90,3 +90,14 @@ def test_actions_in_flight_are_kept_and_seen(engine):
     np.testing.assert_allclose(other.actions[:2], [[390, 110], [120, 380]], atol=0.1)
     for a, b in ((free, first), (first, other)):
         assert np.abs(a.actions[2:] - b.actions[2:]).max() > 1e-2 and np.abs(a.latents - b.latents).max() > 1e-3
+
+
+def test_guidance_on_two_devices_answers_the_same(engine):
+    """And both branches' caches stand apart."""
+    ask = lambda other: other.step([request(other, 0, 1, clip(6, 1))])[0]
+    batched, apart = (Engine(engine.model, engine.robot, slots=1, batch_sizes=(1,), sampling={"guidance": 2.0, **more})
+                      for more in ({}, {"branch_devices": 2}))
+    expected, found = ask(batched), ask(apart)
+    np.testing.assert_allclose(found.actions, expected.actions, rtol=1e-4)
+    np.testing.assert_allclose(found.latents, expected.latents, atol=1e-4)
+    assert np.abs(found.latents - ask(engine).latents).max() > 1e-2
