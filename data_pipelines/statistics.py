@@ -96,6 +96,33 @@ def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, pa
     return found
 
 
+MEAN_APART, OUTSIDE = 0.5, 1e-3  # of the published std and range: the published count held-out recordings too
+
+
+def against_published(dataset: Dataset, statistics: dict) -> list[str]:
+    """Sentences about dimensions in which what was counted is not what the dataset's own meta/stats.json says: they are
+    of another version, or partial. Empty where they agree or there are none."""
+    published, said = getattr(dataset.source, "published", None), []
+    for part, dims in (("state", dataset.embodiment.state), ("action", dataset.embodiment.action)):
+        theirs = published and dims and published(part)
+        ours = statistics["absolute_action"] if part == "action" and statistics["absolute_action"] else statistics[part]
+        if not theirs:
+            continue
+        if len(theirs["mean"]) != len(dims):
+            raise ValueError(f"dataset {dataset.name!r}: meta/stats.json has {len(theirs['mean'])} dimensions of "
+                             f"{part}, {dataset.embodiment.name} {len(dims)}")
+        room = OUTSIDE * np.maximum(theirs["max"] - theirs["min"], 1e-6)
+        for i, dim in enumerate(dims):
+            apart = abs(ours["mean"][i] - theirs["mean"][i]) / max(theirs["std"][i], 1e-6)
+            if ours["min"][i] < theirs["min"][i] - room[i] or ours["max"][i] > theirs["max"][i] + room[i]:
+                said.append(f"{part} {dim.name}: {ours['min'][i]:.4g} to {ours['max'][i]:.4g}, meta/stats.json says "
+                            f"{theirs['min'][i]:.4g} to {theirs['max'][i]:.4g}")
+            elif apart > MEAN_APART:
+                said.append(f"{part} {dim.name}: mean {ours['mean'][i]:.4g}, meta/stats.json says "
+                            f"{theirs['mean'][i]:.4g} +- {theirs['std'][i]:.4g}")
+    return said
+
+
 def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: float = 0.001) -> Gathered:
     """What one dataset's episodes count, read in threads. See `compute_statistics`."""
     total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)

@@ -6,7 +6,8 @@ Prints a table per dataset; --out writes what data.statistics reads, and until t
 stopped at any moment, the same command goes on (remove that folder if the recordings were changed meanwhile). Mean,
 std, min and max are exact, quantiles exact up to 131,071 values and beyond within the printed rank error. Episodes that
 cannot be used are skipped and named, up to data.max_bad_fraction of a dataset (and three in any case): beyond, all are
-listed and nothing is written. A million steps of 14 dimensions: 13 s on two cores.
+listed and nothing is written. Where a dataset brings its own (meta/stats.json of lerobot and GEAR), a dimension that
+was counted otherwise is named. A million steps of 14 dimensions: 13 s on two cores.
 """
 
 import shutil
@@ -16,7 +17,7 @@ import time
 from absl import flags
 
 from data_pipelines.embodiments import get_embodiment
-from data_pipelines.statistics import mixture_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics import against_published, mixture_statistics, save_statistics, statistics_hash
 from launch import build
 from launch import flags as launch_flags
 
@@ -52,10 +53,14 @@ def main(_) -> None:
         parts = f"{out}.parts" if out else ""
         found = mixture_statistics(datasets, build.layout_of(config), config.data.statistics_per, parts,
                                    config.data.max_bad_fraction)
+        differing = {d.name: against_published(d, found[d.name]) for d in datasets}
     except (OSError, ValueError) as error:
         sys.exit(f"statistics: {error}")
     for each in {statistics["dataset"]: statistics for statistics in found.values()}.values():
         print(table(each))
+    for name, sentences in differing.items():
+        for sentence in sentences:
+            print(f"warning: {name}, {sentence}")
     print(f"{time.perf_counter() - began:.1f} s, hash {statistics_hash(found)}")
     if out:
         save_statistics(found, out)

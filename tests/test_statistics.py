@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ from data_pipelines.episode import Episode
 from data_pipelines.normalisation import Scale, make_scale
 from data_pipelines.samples import Dataset
 from data_pipelines.statistics import (
+    against_published,
     compute_statistics,
     load_statistics,
     mixture_statistics,
     save_statistics,
     statistics_hash,
 )
+from launch import build
+from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
 
 
@@ -187,3 +192,23 @@ def test_an_interrupted_count_goes_on(tmp_path):
     assert compute_statistics(dataset, LAYOUT, str(tmp_path / "parts")) == expected and source.opened == 4
     other = dataclasses.replace(dataset, episodes=np.arange(32))
     assert compute_statistics(other, LAYOUT, str(tmp_path / "parts")) == compute_statistics(other, LAYOUT)
+
+
+def test_a_datasets_own_statistics_are_compared(tmp_path):
+    """lerobot's meta/stats.json says what we count, until it is of other data."""
+    config = lerobot_config.get_config()
+    path = config.data.datasets.discs.path = str(tmp_path / "discs")
+    shutil.copytree(lerobot_config.FIXTURE, path)
+    opened = lambda: next(dataset for dataset, _ in build.open_datasets(config) if dataset.name == "discs")
+    dataset = opened()
+    counted = compute_statistics(dataset, build.layout_of(config))
+    assert against_published(dataset, counted) == []
+    file = tmp_path / "discs/meta/stats.json"
+    stats = json.loads(file.read_text())
+    stats["observation.state"]["max"][1] -= 0.5
+    stats["action"]["mean"][2] += stats["action"]["std"][2]
+    file.write_text(json.dumps(stats))
+    state, action = against_published(opened(), counted)
+    assert state.startswith(f"state {dataset.embodiment.state[1].name}: ") and "meta/stats.json says" in state
+    assert action.startswith(f"action {dataset.embodiment.action[2].name}: mean ")
+    assert against_published(robots(), compute_statistics(robots(), LAYOUT)) == []

@@ -67,6 +67,16 @@ class LeRobotSource:
             chosen &= self._described()
         return self.filters.stretches(self._meta.lengths, chosen, map(str, self._meta.numbers.tolist()))
 
+    def published(self, part: str) -> dict[str, np.ndarray] | None:
+        """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action" as meta/stats.json has them (lerobot's
+        and GEAR's); None without."""
+        fields = {"state": self._state, "action": self._action}[part]
+        if not fields or not all(field.column in self._meta.stats for field in fields):
+            return None
+        column = lambda field, name: np.asarray(self._meta.stats[field.column][name], np.float64)
+        return {name: np.concatenate([column(f, name).reshape(-1)[f.start:f.end] for f in fields])
+                for name in ("mean", "std", "min", "max")}
+
     def _described(self) -> np.ndarray:
         """bool [episodes]: whether there is an instruction; True where that cannot be read, which fails when drawn."""
         def described(index: int) -> bool:

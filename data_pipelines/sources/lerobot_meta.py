@@ -57,6 +57,7 @@ class Meta:
         self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes in one
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json") if self._exists("modality.json") else {}
+        self.stats = self._json("stats.json") if self._exists("stats.json") else {}  # {column: {"mean": [...], ...}}
         self._episodes = self._present(self._read_episodes(where))
         self.numbers = self._episodes["episode_index"].to_numpy().astype(np.int64)  # [episodes]
         self.lengths = self._episodes["length"].to_numpy().astype(np.int64)  # steps, [episodes]
