@@ -71,6 +71,8 @@ def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     """Raises WeightsError where something is missing; weights are read when a policy is made."""
     directory = Path(directory)
     provenance, statistics = (_read(directory / name) for name in ("provenance.json", "statistics.json"))
+    if not (directory / FOLDER).is_dir():
+        raise WeightsError(f"{directory / FOLDER}: missing, as in exports of earlier versions; export the run again")
     config = ConfigDict(provenance["config"])
     if config.encoders.tokenizer:
         config.encoders.tokenizer = str(directory / FOLDER / Path(config.encoders.tokenizer).name)

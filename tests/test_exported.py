@@ -83,5 +83,5 @@ def test_what_an_export_lacks_is_named(engines, tmp_path):
         open_export(tmp_path)
     shutil.copytree(engines[1].model.directory, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "encoders")
-    with pytest.raises(WeightsError, match="encoders"):
+    with pytest.raises(WeightsError, match="encoders: missing, as in exports of earlier versions; export the run again"):
         open_export(tmp_path / "copy")
