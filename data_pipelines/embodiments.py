@@ -212,6 +212,15 @@ register(Embodiment(
     state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
     action=_dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1))))
 
+register(Embodiment(
+    # the same arm as data_pipelines/metaworld records it: a command is held for four steps of the simulator, and the
+    # gripper, which its experts never move, is not learnt
+    name="metaworld_20hz", id=8, views=("image",), view_layout="single", rate=20.0,
+    prompt="A Sawyer arm at a table. {instruction}",
+    state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
+    action=(*(Dimension(f"hand_difference_{i}", ACTION_SLOTS["left_arm"][i], low=-1, high=1) for i in range(3)),
+            Dimension("gripper", ACTION_SLOTS["left_gripper"][0], low=-1, high=1, constant=True))))
+
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 _arm_dimensions = lambda side: (
     *(Dimension(f"{side}_{name}", slot) for name, slot in zip(_POSE, DUAL_ARM_SLOTS[f"{side}_pose"], strict=True)),

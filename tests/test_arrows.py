@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "pygame", "matplotlib", "tensorboardX", "websockets",
+EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco", "pygame", "matplotlib", "tensorboardX", "websockets",
           "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers"}
 # Modules that exist for an extra may import it at their top.
 EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from data_pipelines import recorder
 from data_pipelines.pusht import controller, dataset, recording
 from data_pipelines.pusht.simulator import RATE, WORLD, Palette, Simulator
 
@@ -108,7 +109,7 @@ def test_a_seed_decides_everything():
 def test_worker_processes_make_the_same_episodes(monkeypatch):
     monkeypatch.setattr(recording, "MAX_STEPS", 140)  # spawned processes know no other
     jobs = [((0, 0, i), SIZE) for i in range(2)]
-    alone, pooled = (list(dataset._map(dataset.episode_steps, jobs, workers, "", lambda *_: None)) for workers in (1, 2))
+    alone, pooled = (list(recorder.parallel(dataset.episode_steps, jobs, workers, "", lambda *_: None)) for workers in (1, 2))
     assert repr(alone) == repr(pooled)
 
 

@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import pictures
+from data_pipelines import pictures, recorder
 from data_pipelines.embodiments import get_embodiment
 from data_pipelines.episode import BadEpisode
-from data_pipelines.pusht import dataset, recording
+from data_pipelines.pusht import recording
 from data_pipelines.pusht.simulator import Palette
 from data_pipelines.samples import check_episode
 from data_pipelines.sources import make_source
@@ -27,7 +27,7 @@ FIELDS = {"rate": 10.0, "images": {"image": "observation/image"}, "state": "obse
 
 
 def png(height: int, width: int) -> bytes:
-    return dataset._png(np.zeros((height, width, 3), np.uint8))
+    return recorder.png(np.zeros((height, width, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def expected():
 def folder(expected, tmp_path_factory):
     """Episodes 0 and 1 whole; then a NaN action, a NaN state, a small picture, a torn picture, each at step 4."""
     def spoiled(step: int, **changes):
-        steps = dataset._steps(expected[0])
+        steps = recorder.rlds_steps(expected[0])
         steps[step] = {**steps[step], **changes}
         return steps
 
     state, image = np.zeros(2, np.float32), png(SIZE, SIZE)
     out = tmp_path_factory.mktemp("rlds") / "dataset"
-    dataset.write_rlds(out, SIZE, [
-        *(dataset._steps(r) for r in expected),
+    recorder.write_rlds(out, "pusht", SIZE, (2, 2), [
+        *(recorder.rlds_steps(r) for r in expected),
         spoiled(4, action=np.array([1, np.nan], np.float32)),
         spoiled(4, observation={"state": state + np.inf, "image": image}),
         spoiled(4, observation={"state": state, "image": png(SIZE, SIZE - 8)}),

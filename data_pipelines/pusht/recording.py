@@ -1,11 +1,10 @@
 """Simulated PushT episodes: what a step holds, and how a seed decides everything."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from data_pipelines.pusht.controller import PushController, keeps_clear
 from data_pipelines.pusht.simulator import Palette, Simulator
+from data_pipelines.recorder import Recording
 
 MAX_STEPS = 140  # 14 seconds
 SHORT_SHARE, SHORT_STEPS = 0.03, (6, 16)  # a few recordings stop at once: shorter than a training window
@@ -16,20 +15,6 @@ COLOURS = {  # of clips; white, the robot episodes' background, is not among the
     "red": (214, 40, 40), "orange": (247, 140, 20), "yellow": (250, 220, 60), "green": (30, 130, 60),
     "teal": (20, 150, 160), "navy": (20, 40, 110), "purple": (120, 50, 170), "pink": (245, 160, 200),
     "brown": (110, 65, 30), "cream": (250, 235, 200), "black": (20, 20, 20), "sky": (135, 200, 250)}
-
-
-class Recording(NamedTuple):
-    """One episode. Step t: what is seen, then the action applied to it."""
-
-    images: np.ndarray  # uint8 [steps, size, size, 3]
-    states: np.ndarray  # float32 [steps, 2], position of the agent, pixels of the world
-    actions: np.ndarray  # float32 [steps, 2], target position, pixels of the world
-    rewards: np.ndarray  # float32 [steps], coverage of the goal after the step
-    instruction: str
-
-    @property
-    def solved(self) -> bool:
-        return bool(self.rewards[-1] > SOLVED)
 
 
 def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recording:
@@ -46,7 +31,7 @@ def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recordin
             break
     images, states, actions, rewards = (np.stack(part) for part in zip(*steps, strict=True))
     return Recording(images, states.astype(np.float32), actions, rewards.astype(np.float32),
-                     INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))])
+                     INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))], bool(rewards[-1] > SOLVED))
 
 
 def start_poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,57 @@
+"""Records a Meta-World task: an RLDS dataset of its scripted expert's episodes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.metaworld.simulator import TASKS, Simulator
+from data_pipelines.metaworld.task import MAX_STEPS, draw_seed
+from data_pipelines.recorder import Progress, Recording, parallel, rlds_steps, write_once, write_rlds
+
+EPISODES_DIR = "metaworld_rlds"
+_FORMAT = 1  # raise it when recordings of the same recipe change
+_EPISODE_SEED = 0
+WANDER = 6  # steps at most, before a recording begins, in which the hand drifts off: nobody starts where it is perfect
+LINGER = 6  # steps after the task is done, so that the end of a chunk is seen too
+
+
+def write(out: Path, *, task: str, episodes: int, seed: int, image_size: int, workers: int = 2,
+          progress: Progress = lambda *_: None) -> bool:
+    """Makes OUT/metaworld_rlds. False where OUT holds the same recipe already.
+
+    A recording of another recipe is replaced. Raises FileExistsError where OUT holds anything else, ValueError for an
+    unknown task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task = {task!r} is unknown; there are {', '.join(TASKS)}")
+    recipe = {"format": _FORMAT, "task": task, "episodes": episodes, "seed": seed, "image_size": image_size}
+
+    def make(folder: Path) -> None:
+        jobs = [(task, (seed, _EPISODE_SEED, i), image_size) for i in range(episodes)]
+        # Apart: in a process that holds TensorFlow, which writes the dataset, the software renderer crashes.
+        write_rlds(folder / EPISODES_DIR, "metaworld", image_size, (4, 4),
+                   parallel(episode_steps, jobs, workers, "episodes", progress, apart=True))
+
+    return write_once(out, recipe, (EPISODES_DIR,), make)
+
+
+def episode_steps(task: str, seed: tuple[int, ...], image_size: int) -> tuple[int, list[dict]]:
+    """(steps, RLDS steps with pictures as PNG) of one episode."""
+    recording = record(task, seed, image_size)
+    return len(recording.images), rlds_steps(recording)
+
+
+def record(task: str, seed: tuple[int, ...], image_size: int) -> Recording:
+    """One episode, a function of its arguments: the hand wanders off unrecorded, then the expert does the task."""
+    rng = np.random.default_rng(seed)
+    simulator = Simulator(task, draw_seed(*seed))
+    drift = np.append(rng.uniform(-1, 1, 3), 0.0)
+    for _ in range(rng.integers(WANDER, endpoint=True)):
+        simulator.step(drift)
+    steps, done = [], 0
+    while len(steps) < MAX_STEPS and done <= LINGER:
+        image, state, action = simulator.render(image_size), simulator.state, simulator.expert()
+        simulator.step(action)
+        steps.append((image, state.astype(np.float32), action.astype(np.float32), np.float32(simulator.reward)))
+        done += simulator.solved
+    return Recording(*(np.stack(part) for part in zip(*steps, strict=True)), simulator.task.instruction, done > 0)

@@ -1,0 +1,160 @@
+"""One Meta-World table: physics by MuJoCo, small pictures by a software renderer (extra: sim).
+
+A command [4] is held for REPEAT steps of the simulator, which makes 20 commands a second: a difference of the hand's
+position, -1 to 1 for 1 cm a step of the simulator, and the force of the gripper. What is measured is the hand's
+position in m and the gripper's opening, 0 to 1: where the object stands has to be seen.
+"""
+
+import copy
+import dataclasses
+import functools
+import os
+import warnings
+
+import numpy as np
+
+REPEAT = 4  # steps of the simulator (80 Hz) that a command is held
+RATE = 20.0  # commands per second
+OVERSAMPLED = 2  # pictures are drawn larger and averaged: moving edges then change the pixels smoothly
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is asked for, and from where it is looked at."""
+
+    instruction: str
+    camera: str  # of the simulator's: topview, corner, corner2, corner3, corner4
+
+
+# The positions of object and goal are drawn for every episode. In all of them the expert's gripper never moves.
+TASKS = {
+    "button-press-topdown-v3": Task("press the button from above", "topview"),
+    "reach-v3": Task("reach the red ball", "corner2"),
+    "drawer-close-v3": Task("close the drawer", "topview"),
+    "door-close-v3": Task("close the door", "topview"),
+    "handle-press-v3": Task("press the handle down", "corner3"),
+}
+
+
+class DisplayError(ValueError):
+    """Nothing can be drawn here; says what to install."""
+
+
+class Simulator:
+    """One world of a task. `seed` draws where everything stands."""
+
+    def __init__(self, task: str, seed: int):
+        self.task, self._env = TASKS[task], _another(task)
+        self._expert = _expert(task)
+        self._env.seed(seed)
+        self._observation, _ = self._env.reset()
+        self.reward, self.solved = 0.0, False  # after the last command; reward 0 to 1
+
+    @property
+    def state(self) -> np.ndarray:
+        """float64 [4]: hand x, y, z in m, opening of the gripper."""
+        return self._observation[:4].copy()
+
+    def expert(self) -> np.ndarray:
+        """What the task's scripted controller, which knows where everything stands, would do now: float64 [4]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that commands above 1 are cut off
+            return np.clip(self._expert.get_action(self._observation), -1.0, 1.0).astype(np.float64)
+
+    def step(self, action: np.ndarray) -> None:
+        """Holds a command [4] for 50 ms, or less where the task is done."""
+        for _ in range(REPEAT):
+            self._observation, reward, _, _, info = self._env.step(np.asarray(action, np.float32))
+            self.reward, self.solved = float(reward) / 10, bool(info["success"])
+            if self.solved:
+                return
+
+    def render(self, size: int) -> np.ndarray:
+        """uint8 [size, size, 3]. Raises DisplayError where nothing can be drawn."""
+        return _camera(size).draw(self._env.model, self._env.data, self.task.camera)
+
+
+def _expert(task: str):
+    from metaworld.policies import ENV_POLICY_MAP
+
+    return ENV_POLICY_MAP[task]()
+
+
+@functools.cache
+def _first(task: str):
+    """A world of the task, read from its XML and meshes, which takes longer than an episode."""
+    from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+
+    env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](seed=0)
+    env._freeze_rand_vec, env.seeded_rand_vec = False, True  # every reset draws, from the world's own generator
+    return env
+
+
+def _another(task: str):
+    """A world of its own: the environment's own copying would read everything again."""
+    import mujoco
+
+    first = _first(task)
+    env = first.__class__.__new__(first.__class__)
+    env.__dict__.update(first.__dict__)
+    env.model = copy.copy(first.model)
+    env.data = mujoco.MjData(env.model)
+    return env
+
+
+@functools.cache
+def _camera(size: int) -> "_Camera":
+    return _Camera(size)
+
+
+class _Camera:
+    """Draws every world of a process: contexts of OpenGL are dear, and the software renderer takes but one."""
+
+    def __init__(self, size: int):
+        self._size, self._side = size, size * OVERSAMPLED
+        self._model = None  # whose meshes are loaded
+        try:
+            self._context = _context()(self._side, self._side)
+            self._context.make_current()
+        except (ImportError, AttributeError, RuntimeError, OSError) as error:  # AttributeError: PyOpenGL without it
+            raise DisplayError(
+                "Meta-World draws without a display by OSMesa, which is missing here: apt-get install libosmesa6 "
+                "(Debian), or set MUJOCO_GL=egl where there is a GPU or Mesa's EGL") from error
+
+    def draw(self, model, data, name: str) -> np.ndarray:
+        """uint8 [size, size, 3] of a world through the camera of that name."""
+        import mujoco
+
+        self._context.make_current()
+        if self._model is None or self._model.names != model.names:
+            self._load(model)
+        camera = mujoco.MjvCamera()
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(name).id
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        pixels, rect = np.empty((self._side, self._side, 3), np.uint8), mujoco.MjrRect(0, 0, self._side, self._side)
+        mujoco.mjr_render(rect, self._scene, self._meshes)
+        mujoco.mjr_readPixels(pixels, None, rect, self._meshes)
+        parts = pixels[::-1].reshape(self._size, OVERSAMPLED, self._size, OVERSAMPLED, 3)
+        return np.round(parts.mean((1, 3))).astype(np.uint8)
+
+    def _load(self, model) -> None:
+        import mujoco
+
+        # Shadows and multisampling take fifteen times as long as the rest.
+        quality = model.vis.quality
+        quality.shadowsize = quality.offsamples = 0
+        model.vis.global_.offwidth = model.vis.global_.offheight = self._side
+        self._model, self._scene = model, mujoco.MjvScene(model, 1000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] = 0
+        self._meshes = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._meshes)
+
+
+def _context():
+    """The class of OpenGL contexts that MUJOCO_GL names; OSMesa where it names none."""
+    if os.environ.get("MUJOCO_GL"):
+        from mujoco.gl_context import GLContext
+    else:
+        from mujoco.osmesa import GLContext
+    return GLContext

@@ -1,0 +1,125 @@
+"""What recording any simulator needs: episodes to an RLDS dataset (TFDS, array_record), pictures to PNG and mp4.
+
+A recording is written into a temporary directory that is renamed when whole; DIR/recipe.json tells what it was made
+of, and the same recipe is not recorded twice (extras: sim, data).
+"""
+
+import concurrent.futures
+import io
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+RECIPE = "recipe.json"
+# A key frame every ten frames, so that a window is a short seek away. Constant quantiser: the look-ahead of constant
+# quality (mbtree) makes another file of the same frames now and then.
+_X264 = {"qp": "12", "g": "10", "threads": "1"}
+
+Progress = Callable[[str, int, int, int], None]  # (what, done, of, steps so far)
+
+
+class Recording(NamedTuple):
+    """One episode. Step t: what is seen, then the action applied to it."""
+
+    images: np.ndarray  # uint8 [steps, size, size, 3]
+    states: np.ndarray  # float32 [steps, state dims], robot units
+    actions: np.ndarray  # float32 [steps, action dims], robot units
+    rewards: np.ndarray  # float32 [steps], after the step
+    instruction: str
+    solved: bool  # at its end
+
+
+def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[Path], None]) -> bool:
+    """Has `make` fill a directory with `parts` that becomes `out`. False where `out` holds the same recipe already.
+
+    A recording of another recipe is replaced. Raises FileExistsError where `out` holds anything else.
+    """
+    if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) == recipe:
+        return False
+    if foreign := sorted({p.name for p in out.glob("*")} - {*parts, RECIPE}):
+        raise FileExistsError(f"{out} holds {foreign[0]!r}, which is no such recording: choose another directory")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    make(partial)
+    (partial / RECIPE).write_text(json.dumps(recipe) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return True
+
+
+def parallel(make: Callable, jobs: list[tuple], workers: int, what: str, progress: Progress,
+             apart: bool = False) -> Iterator:
+    """Results of (steps, result) = make(*job) in the order of the jobs, however many processes work.
+
+    apart: one worker too is a process of its own.
+    """
+    # Spawned, not forked: the caller may hold the threads of TensorFlow and JAX.
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn) if apart or workers > 1 else None
+    try:
+        total = 0
+        for done, (steps, result) in enumerate((pool.map if pool else map)(make, *zip(*jobs))):
+            yield result
+            total += steps
+            progress(what, done + 1, len(jobs), total)
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+def rlds_steps(recording: Recording) -> list[dict]:
+    """RLDS steps with pictures as PNG."""
+    last = len(recording.images) - 1
+    return [{"observation": {"image": png(image), "state": state}, "action": action, "reward": reward,
+             "discount": float(not (recording.solved and t == last)),
+             "is_first": t == 0, "is_last": t == last, "is_terminal": recording.solved and t == last,
+             "language_instruction": recording.instruction}
+            for t, (image, state, action, reward) in enumerate(zip(*recording[:4], strict=True))]
+
+
+def write_rlds(out: Path, name: str, image_size: int, dims: tuple[int, int], episodes: Iterable[list[dict]]) -> None:
+    """A TFDS dataset directory with split "train", from the steps of each episode; dims: of state and action."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset({
+        "observation": {
+            "image": tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="png"),
+            "state": tfds.features.Tensor(shape=dims[:1], dtype=np.float32)},
+        "action": tfds.features.Tensor(shape=dims[1:], dtype=np.float32),
+        "reward": np.float32, "discount": np.float32,
+        "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
+        "language_instruction": tfds.features.Text()})})
+    written = tfds.dataset_builders.store_as_tfds_dataset(
+        name=name, version="1.0.0", features=features, file_format="array_record", disable_shuffling=True,
+        split_datasets={"train": ((i, {"steps": steps}) for i, steps in enumerate(episodes))},
+        data_dir=out.with_name("tfds"))
+    shutil.move(written.data_dir, out)  # TFDS nests name and version; the reader wants the dataset itself
+    shutil.rmtree(out.with_name("tfds"))
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as PNG."""
+    import cv2
+
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def mp4(images: np.ndarray, rate: float) -> bytes:
+    """uint8 [steps, H, W, 3] as H.264 in an mp4 container, `rate` frames per second."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=int(rate), options=_X264)
+        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()

@@ -1,0 +1,41 @@
+"""Records a Meta-World task: episodes of its scripted expert (extra: sim, data; Debian's libosmesa6).
+
+    python -m launch.record_metaworld --task=button-press-topdown-v3 --out=.cache/metaworld [--episodes=100 --seed=0]
+
+Writes OUT/metaworld_rlds (TFDS, array_record); a whole recording of the same recipe is reused. Pictures are drawn
+without a display: MUJOCO_GL=egl takes a GPU or Mesa's EGL instead of OSMesa.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from launch import flags as launch_flags
+from launch.record_pusht import Progress
+
+
+def main(_) -> None:
+    """The command."""
+    from data_pipelines.metaworld import dataset
+
+    args = flags.FLAGS
+    try:
+        made = dataset.write(Path(args.out), task=args.task, episodes=args.episodes, seed=args.seed,
+                             image_size=args.image_size, workers=args.workers, progress=Progress())
+    except ModuleNotFoundError as error:
+        sys.exit(f"record_metaworld: the simulator needs {error.name!r}: pip install -e '.[sim,data]'")
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f"record_metaworld: {error}")
+    print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes in {args.out}/{dataset.EPISODES_DIR}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "directory to write")
+    flags.DEFINE_string("task", "button-press-topdown-v3", "name in data_pipelines/metaworld/simulator.py")
+    flags.DEFINE_integer("episodes", 100, "episodes", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of everything")
+    flags.DEFINE_integer("image_size", 64, "pixels, height and width", lower_bound=16)
+    flags.DEFINE_integer("workers", 2, "simulating processes", lower_bound=1)
+    flags.mark_flags_as_required(["out"])
+    launch_flags.run(main)
