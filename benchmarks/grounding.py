@@ -20,8 +20,8 @@ from absl import app, flags
 from launch import asynchronous, build, closed_loop
 from launch.asynchronous import Mode
 from launch.chunk_policy import ChunkPolicy
-from launch.rollout import make_runs
 from launch.serving.engine import choose_robot
+from launch.simulators import TASKS
 
 
 def main(_) -> None:
@@ -32,7 +32,8 @@ def main(_) -> None:
     for name, mode in (("synchronous", Mode(args.latency, asynchronous=False)),
                        ("grounded", Mode(args.latency, overlap=0)),
                        ("not_grounded", Mode(args.latency, overlap=0, grounded=False))):
-        runs = make_runs(range(args.seed, args.seed + args.episodes), robot.layout.height, args.max_steps)
+        seeds = range(args.seed, args.seed + args.episodes)
+        runs = TASKS["pusht"].make_runs(seeds, robot.layout.height, args.max_steps)
         policy = ChunkPolicy(restored, robot, grounded=mode.grounded)
         executors = asynchronous.play(policy, runs, mode, policy.horizon)
         found = closed_loop.scores(runs)

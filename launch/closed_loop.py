@@ -23,7 +23,7 @@ class Run:
     """An episode under way."""
 
     seed: int
-    episode: object  # data_pipelines.pusht.task.Episode
+    episode: object  # as data_pipelines.pusht.task.Episode; `coverage` is the reward where a task has no such thing
     frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -95,8 +95,8 @@ class ModelPolicy:
 
 
 def repeat_last(runs: list[Run]) -> list[np.ndarray]:
-    """The last command again; the first is to stay where one is (commands are positions, as the state is)."""
-    return [np.array([run.actions[-1] if run.actions else run.states[-1]]) for run in runs]
+    """The last command again; the first is to stay where one is."""
+    return [np.array([run.actions[-1] if run.actions else run.episode.still()]) for run in runs]
 
 
 class Random:

@@ -1,8 +1,8 @@
 """Closed-loop evaluation: the model acts in a simulator, beside policies that need no model (extra: sim).
 
-    python -m launch.rollout --workdir=runs/quickstart [--episodes=50 --seed=1000 --execute=16 --out=DIR]
+    python -m launch.rollout --workdir=runs/quickstart [--task=pusht --episodes=50 --seed=1000 --execute=16 --out=DIR]
 
-PushT episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
+Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
 return the frames that really came. The same seeds are given to `repeat_last`, `random` and, as what can be reached, to
 the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4 control
 steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
@@ -11,6 +11,7 @@ WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what 
 
 import collections
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -24,6 +25,7 @@ from launch import flags as launch_flags
 from launch.asynchronous import Mode
 from launch.closed_loop import ModelPolicy, Random, Run
 from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.simulators import choose_task
 from world_model.checkpoint import CheckpointError
 
 PANEL, GAP = 256, 8  # pixels of a video's panels and between them
@@ -31,28 +33,32 @@ PANEL, GAP = 256, 8  # pixels of a video's panels and between them
 
 def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
              sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
-             say=print) -> tuple[dict, list[Run], Engine]:
-    """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no PushT."""
-    robot = choose_robot(restored, "pusht", None)
+             task: str | None = None, say=print) -> tuple[dict, list[Run], Engine]:
+    """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no robot that
+    has a simulator. task: a name in launch/simulators.py."""
+    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
+    robot = choose_robot(restored, chosen.embodiment, None)
     engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
     horizon = robot.horizon
     execute = execute or horizon
     if execute > horizon:
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
-    policies = {"model": (ModelPolicy(engine, robot.embodiment.instruction), execute),
+    instruction, seeds = chosen.instruction or robot.embodiment.instruction, range(seed, seed + episodes)
+    fresh = functools.partial(chosen.make_runs, seeds, robot.layout.height, max_steps)
+    policies = {"model": (ModelPolicy(engine, instruction), execute),
                 "repeat_last": (closed_loop.repeat_last, 1), "random": (Random(robot.statistics, horizon), horizon),
                 "expert": (closed_loop.expert, 1)}
-    result = {"task": "pusht", "step": restored.step, "seed": seed, "execute": execute,
+    result = {"task": chosen.name, "step": restored.step, "seed": seed, "execute": execute,
               "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
     played = {}
     for name, (policy, count) in policies.items():
         began = time.monotonic()
-        runs = played[name] = make_runs(range(seed, seed + episodes), robot.layout.height, max_steps)
+        runs = played[name] = fresh()
         closed_loop.play(policy, runs, count)
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found))
     if latency:
-        result["latency"] = delayed(engine, latency, overlap, range(seed, seed + episodes), max_steps, say)
+        result["latency"] = delayed(engine, instruction, latency, overlap, fresh, say)
     trivial = max(("repeat_last", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
@@ -62,14 +68,13 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     return result, played["model"], engine
 
 
-def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | None, say) -> dict:
-    """The model with a latency of so many control steps, in every way of living with it."""
-    layout, found = engine.robot.layout, {}
+def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh, say) -> dict:
+    """The model with a latency of so many control steps, in every way of living with it. fresh: makes the episodes."""
+    found = {}
     for name, mode in {"synchronous": Mode(latency, asynchronous=False),
                        "asynchronous": Mode(latency, overlap=overlap),
                        "not_grounded": Mode(latency, overlap=overlap, grounded=False)}.items():
-        runs = make_runs(seeds, layout.height, max_steps)
-        policy = ModelPolicy(engine, engine.embodiment.instruction)
+        runs, policy = fresh(), ModelPolicy(engine, instruction)
         executors = asynchronous.play(policy, runs, mode, engine.robot.horizon)
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
         found[name]["against_synchronous"] = closed_loop.difference(found[name], found["synchronous"])
@@ -77,17 +82,6 @@ def delayed(engine: Engine, latency: int, overlap: int, seeds, max_steps: int | 
         say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
             f"held {found[name]['held_share']:.0%}")
     return found
-
-
-def make_runs(seeds, image_size: int, max_steps: int | None) -> list[Run]:
-    """Fresh episodes. Raises ValueError where the simulator is not installed."""
-    try:
-        from data_pipelines.pusht.task import Episode
-        options = {} if max_steps is None else {"max_steps": max_steps}
-        return [Run(seed, Episode(seed, image_size, **options)) for seed in seeds]
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the PushT simulator needs {error.name!r}: pip install -e '.[sim]' (no system package; "
-                         "pygame draws without a display)") from error
 
 
 def describe(name: str, found: dict) -> str:
@@ -100,12 +94,12 @@ def describe(name: str, found: dict) -> str:
 
 def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
     """The episodes with most and with least coverage, `count` of each."""
-    from data_pipelines.pusht.dataset import mp4
+    from data_pipelines.recorder import mp4
 
     ranked = sorted(runs, key=lambda run: (-max(run.episode.coverage), len(run.actions)))
     for kind, chosen in (("best", ranked[:count]), ("worst", ranked[-count:])):
         for run in chosen:
-            (out / f"{kind}_{run.seed}.mp4").write_bytes(mp4(side_by_side(run, engine)))
+            (out / f"{kind}_{run.seed}.mp4").write_bytes(mp4(side_by_side(run, engine), engine.embodiment.rate))
 
 
 def side_by_side(run: Run, engine: Engine) -> np.ndarray:
@@ -130,7 +124,7 @@ def main(_) -> None:
     try:
         result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
                                         execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
-                                        latency=args.latency, overlap=args.overlap)
+                                        latency=args.latency, overlap=args.overlap, task=args.task)
     except (CheckpointError, ModelError, ValueError, OSError) as error:
         sys.exit(f"rollout: {error}")
     out = Path(args.out or Path(args.workdir) / "closed_loop")
@@ -145,6 +139,7 @@ def main(_) -> None:
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.DEFINE_string("task", None, "name in launch/simulators.py; default: the first for the model's robot")
     flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
     flags.DEFINE_integer("execute", None, "actions of each chunk that are executed; default: all", lower_bound=1)

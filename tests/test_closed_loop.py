@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from launch import build, closed_loop, rollout
+from launch import build, closed_loop, rollout, simulators
 from launch.closed_loop import ModelPolicy, Run
 from launch.serving.engine import Engine, choose_robot
 from tests import tiny_policy
@@ -29,7 +29,7 @@ def play(engine, seeds, execute=4, steps=10):
         seen.append(requests)
         return plain(self, requests)
 
-    runs = rollout.make_runs(seeds, 32, steps)
+    runs = simulators.TASKS["pusht"].make_runs(seeds, 32, steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "step", step)
         closed_loop.play(ModelPolicy(engine, "push"), runs, execute)
@@ -74,7 +74,7 @@ def test_trivial_policies_and_the_expert():
     found = {}
     for name, policy, hold in (("still", closed_loop.repeat_last, 1), ("random", closed_loop.Random(statistics, 4), 4),
                                ("expert", closed_loop.expert, 1)):
-        runs = rollout.make_runs(range(3), 32, 140)
+        runs = simulators.TASKS["pusht"].make_runs(range(3), 32, 140)
         closed_loop.play(policy, runs, hold)
         found[name] = closed_loop.scores(runs)
         if name == "still":
@@ -119,5 +119,14 @@ def test_a_missing_simulator_is_named(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "data_pipelines.pusht.task", None)
-    with pytest.raises(ValueError, match=r"pip install -e '.\[sim\]'"):
-        rollout.make_runs([0], 32, 5)
+    with pytest.raises(ValueError, match=r"simulator of pusht needs .*pip install -e '.\[sim\]'"):
+        simulators.TASKS["pusht"].make_runs([0], 32, 5)
+
+
+def test_a_task_is_chosen_for_the_robot_or_named():
+    assert simulators.choose_task(None, {"pusht"}).name == "pusht"
+    assert simulators.choose_task("reach-v3", {"metaworld_20hz"}).instruction == "reach the red ball"
+    with pytest.raises(ValueError, match="--task=pusht: the model drives metaworld_20hz; tasks for it are: button-press"):
+        simulators.choose_task("pusht", {"metaworld_20hz"})
+    with pytest.raises(ValueError, match="no task: the model drives droid; tasks for it are: none; all tasks: pusht, "):
+        simulators.choose_task(None, {"droid"})

@@ -18,12 +18,9 @@ def draw_seed(*parts: int) -> int:
 class Episode:
     """One world. Ends when the task is done, or after `max_steps`."""
 
-    measure = "reward, 0 to 1"  # what `coverage` holds
-
     def __init__(self, task: str, seed: int, image_size: int, max_steps: int = MAX_STEPS):
         self._simulator = Simulator(task, draw_seed(seed, SEED))
         self._size, self._steps = image_size, max_steps
-        self.instruction = self._simulator.task.instruction
         self.coverage: list[float] = []  # the environment's reward after each step, of at most 1
 
     def views(self) -> dict[str, np.ndarray]:

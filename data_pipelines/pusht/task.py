@@ -12,8 +12,6 @@ SEED = 2  # evaluation episodes begin elsewhere than recorded episodes (0) and c
 class Episode:
     """One world. Ends when more than SOLVED of the goal is covered, or after `max_steps`."""
 
-    embodiment = "pusht"
-
     def __init__(self, seed: int, image_size: int, max_steps: int = MAX_STEPS):
         self._simulator = Simulator(*start_poses(np.random.default_rng((seed, SEED))))
         self._size, self._steps = image_size, max_steps
@@ -26,6 +24,10 @@ class Episode:
 
     def state(self) -> np.ndarray:
         """float64 [2], pixels."""
+        return self._simulator.agent
+
+    def still(self) -> np.ndarray:
+        """The command that moves nothing: float64 [2]. Commands are positions, as the state is."""
         return self._simulator.agent
 
     def expert(self) -> np.ndarray:
