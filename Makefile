@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The TPU's compiler, apart from the rest: where JAX finds it, every command looks for a TPU.
 LIBTPU := .cache/libtpu
 
-.PHONY: install quickstart eval-pusht test lint clean
+.PHONY: install quickstart eval-pusht eval-metaworld test lint clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,11 @@ quickstart: install
 
 eval-pusht: install
 	$(BIN)/python -m launch.rollout --workdir=runs/quickstart
+
+eval-metaworld: install  # draws with Debian's libosmesa6 (apt-get install libosmesa6), or MUJOCO_GL=egl
+	$(BIN)/python -m launch.record_metaworld --out=.cache/metaworld
+	$(BIN)/python -m launch.train --config=configs/metaworld.py --workdir=runs/metaworld
+	$(BIN)/python -m launch.rollout --workdir=runs/metaworld
 
 test: install lint $(LIBTPU)
 	$(BIN)/python -m pytest -n 2 --dist loadscope

@@ -69,7 +69,7 @@ class Executor:
             command = self.plan.pop(0)
         else:
             self.held += 1
-            command = self.run.actions[-1] if self.run.actions else self.run.states[-1]
+            command = self.run.episode.still(*self.run.actions[-1:])
         self.run.episode.step(command)
         self.run.actions.append(command)
         self.run.look()

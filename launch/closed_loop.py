@@ -99,6 +99,16 @@ def repeat_last(runs: list[Run]) -> list[np.ndarray]:
     return [np.array([run.actions[-1] if run.actions else run.episode.still()]) for run in runs]
 
 
+class Mean:
+    """The mean command of training, always."""
+
+    def __init__(self, statistics: dict):
+        self._mean = np.array(statistics["action"]["mean"])
+
+    def __call__(self, runs: list[Run]) -> list[np.ndarray]:
+        return [self._mean[None] for _ in runs]
+
+
 class Random:
     """Commands uniform between the 1st and 99th percentile of training, each held for a chunk."""
 

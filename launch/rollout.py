@@ -3,9 +3,9 @@
     python -m launch.rollout --workdir=runs/quickstart [--task=pusht --episodes=50 --seed=1000 --execute=16 --out=DIR]
 
 Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
-return the frames that really came. The same seeds are given to `repeat_last`, `random` and, as what can be reached, to
-the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4 control
-steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
+return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
+reached, to the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4
+control steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
 WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
 """
 
@@ -23,7 +23,7 @@ from absl import flags
 from launch import asynchronous, build, closed_loop
 from launch import flags as launch_flags
 from launch.asynchronous import Mode
-from launch.closed_loop import ModelPolicy, Random, Run
+from launch.closed_loop import Mean, ModelPolicy, Random, Run
 from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.simulators import choose_task
 from world_model.checkpoint import CheckpointError
@@ -45,8 +45,8 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
     instruction, seeds = chosen.instruction or robot.embodiment.instruction, range(seed, seed + episodes)
     fresh = functools.partial(chosen.make_runs, seeds, robot.layout.height, max_steps)
-    policies = {"model": (ModelPolicy(engine, instruction), execute),
-                "repeat_last": (closed_loop.repeat_last, 1), "random": (Random(robot.statistics, horizon), horizon),
+    policies = {"model": (ModelPolicy(engine, instruction), execute), "repeat_last": (closed_loop.repeat_last, 1),
+                "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
                 "expert": (closed_loop.expert, 1)}
     result = {"task": chosen.name, "step": restored.step, "seed": seed, "execute": execute,
               "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
@@ -59,7 +59,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         say(describe(name, found))
     if latency:
         result["latency"] = delayed(engine, instruction, latency, overlap, fresh, say)
-    trivial = max(("repeat_last", "random"), key=lambda name: result["policies"][name]["coverage"])
+    trivial = max(("repeat_last", "mean", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
     result["interventions"] = dict(sum((run.interventions for run in played["model"]), collections.Counter()))

@@ -22,6 +22,9 @@ class Line:
     def state(self):
         return np.array([self.x])
 
+    def still(self, last=None):
+        return self.state() if last is None else last
+
     def step(self, action):
         self.x, self.steps = float(action[0]), self.steps + 1
 

@@ -105,9 +105,9 @@ def test_evaluation_as_a_whole(restored, tmp_path):
     result, runs, engine = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=6,
                                             latency=1, overlap=1, say=lambda _: None)
     text = json.dumps(result, allow_nan=False)
-    assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "random", "expert"}
+    assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "mean", "random", "expert"}
     assert set(result["latency"]) == {"synchronous", "asynchronous", "not_grounded"}
-    assert result["against"]["policy"] in ("repeat_last", "random") and result["imagination_gap"] > 0
+    assert result["against"]["policy"] in ("repeat_last", "mean", "random") and result["imagination_gap"] > 0
     rollout.write_videos(tmp_path, runs, engine, 1)
     assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]
     assert all(p.stat().st_size > 1000 for p in tmp_path.glob("*.mp4"))

@@ -31,8 +31,8 @@ class Episode:
         """float64 [4]: hand in m, opening of the gripper."""
         return self._simulator.state
 
-    def still(self) -> np.ndarray:
-        """The command that moves nothing: float64 [4]."""
+    def still(self, last: np.ndarray | None = None) -> np.ndarray:
+        """What holds the robot after command `last`: float64 [4]. Commands are differences: none."""
         return np.zeros(4)
 
     def expert(self) -> np.ndarray:

@@ -26,9 +26,9 @@ class Episode:
         """float64 [2], pixels."""
         return self._simulator.agent
 
-    def still(self) -> np.ndarray:
-        """The command that moves nothing: float64 [2]. Commands are positions, as the state is."""
-        return self._simulator.agent
+    def still(self, last: np.ndarray | None = None) -> np.ndarray:
+        """What holds the robot after command `last`: float64 [2]. Commands are positions: the last one again."""
+        return self._simulator.agent if last is None else last
 
     def expert(self) -> np.ndarray:
         """What the scripted controller, which sees the block's pose, would do now: float64 [2]."""
