@@ -38,7 +38,8 @@ def serving(engine, protocol=None, limits=None, **options):
         assert started.wait(30)
         yield port[0], server
     finally:
-        server.loop.call_soon_threadsafe(server.stop.set)
+        with contextlib.suppress(RuntimeError):  # the loop of a server that a test has stopped is closed
+            server.loop.call_soon_threadsafe(server.stop.set)
         thread.join(120)
         assert not thread.is_alive()
 

@@ -10,6 +10,7 @@ from world_model import functional
 from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero
 from world_model.families.dreamzero_rollout import DreamZeroRollout
+from world_model.families.stack import Velocity
 from world_model.solvers import make_solver
 from world_model.step_skipping import STATIC, Adaptive, make_skipping
 
@@ -82,7 +83,8 @@ def test_static_rollout_reuses_the_last_velocity(block):
     rollout = DreamZeroRollout(module, skipping="6")
     found = rollout.denoise(*block[1])
     solver, velocity = make_solver("unipc", 16), jax.jit(
-        lambda x, a, t: rollout._velocity(functional.bind(module, params), cache, context, x, a, state, condition, index, t, t))
+        lambda x, a, t: rollout._velocity(functional.bind(module, params), cache, context, Velocity(x, a), state, condition,
+                                          index, Velocity(t, t)))
     video_carry, action_carry = solver.init(latents), solver.init(actions)
     for i, time in enumerate(np.float32(solver.timesteps)):
         if i in STATIC[6]:
