@@ -8,8 +8,9 @@ each one's median over the rounds is told: a machine that others use as well slo
 
 floor      PyAV alone: open, seek, decode from the first to the last frame of the window, only the 33 become RGB
 needed     our reader alone: only the needed packets are decoded (data_pipelines/video.py); no table, no tiling
-lerobot    its access pattern in a torch DataLoader, not its package: per camera and window a file is opened, sought by
-           time, decoded forward, every frame becomes an RGB tensor and the nearest are picked; collated
+lerobot    in a torch DataLoader, lerobot's own dataset where that package can be imported (`lerobot_is`: package), or
+           else its pattern: per camera and window a file is opened, sought by time, decoded forward, every frame becomes
+           an RGB tensor and the nearest are picked; collated
 video      our loader from video: tables, relative and normalised actions, tiling to 360 x 640, collated batches
 cache      our loader from the latent cache, records of the 14B's size (9 x 44 x 80 x 16 bfloat16)
 disk       the same files read plainly, a record's size at a time, one after the other: no loader can be faster
@@ -151,8 +152,19 @@ def resident(loader: Loader, windows: int) -> list[int]:
     return found
 
 
-def lerobot_pattern(folder: Path) -> float:
-    """See the module's docstring."""
+def lerobot_dataset(folder: Path):
+    """lerobot's own dataset, whose items are windows; None where the package cannot be imported."""
+    try:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    except (ImportError, RuntimeError):  # RuntimeError: its torchvision is for another torch
+        return None
+    times = [STRIDE * i / RATE for i in range(FRAMES)]
+    return LeRobotDataset("wamax/arms", root=folder,
+                          delta_timestamps={f"observation.images.{camera}": times for camera in CAMERAS})
+
+
+def lerobot_windows(folder: Path, own) -> float:
+    """See the module's docstring. own: of `lerobot_dataset`."""
     import torch
 
     class Windows(torch.utils.data.IterableDataset):
@@ -160,8 +172,14 @@ def lerobot_pattern(folder: Path) -> float:
             info = torch.utils.data.get_worker_info()
             for i, (episode, steps) in enumerate(draws()):
                 if i % info.num_workers == info.id:
-                    views = [self.query(file, steps / RATE) for file in files_of(folder, episode)]
-                    yield {"actions": torch.zeros(96, 14), **dict(zip(CAMERAS, views))}
+                    yield {"actions": torch.zeros(96, 14), **self.views(episode, steps)}
+
+        def views(self, episode, steps):
+            if own is not None:
+                item = own[episode * STEPS + int(steps[0])]
+                return {camera: item[f"observation.images.{camera}"] for camera in CAMERAS}
+            found = [self.query(file, steps / RATE) for file in files_of(folder, episode)]
+            return dict(zip(CAMERAS, found, strict=True))
 
         def query(self, file, times):
             frames, known = [], []
@@ -224,13 +242,14 @@ def main(_) -> None:
                                           prefetch=2 * CORES, **options)
         with loader() as batches:
             windows = len(batches._makers[0].windows)
+        own = lerobot_dataset(folder)
         cache, size = write_cache(Path(temporary) / "cache", dataset, windows)
         ways = {
             "floor": lambda: windows_per_second(
                 lambda draw: [decode_floor(f, draw[1]) for f in files_of(folder, draw[0])]),
             "needed": lambda: windows_per_second(lambda draw: [
                 video.read_at(str(f), draw[1] / RATE, within=0.5 / RATE) for f in files_of(folder, draw[0])]),
-            "lerobot": lambda: lerobot_pattern(folder),
+            "lerobot": lambda: lerobot_windows(folder, own),
             "video": lambda: loader_rows(loader()),
             "cache": lambda: loader_rows(loader(cache=cache)),
             "disk": lambda: disk_records(Path(temporary) / "cache", record_bytes(cache.spec))}
@@ -242,6 +261,7 @@ def main(_) -> None:
                   for name, options in (("video", {}), ("cache", {"cache": cache})) if _MEMORY.value}
         print(json.dumps({
             "benchmark": "data", "unit": "windows/s", "encoder": _ENCODER.value, "cores": CORES,
+            "lerobot_is": "pattern" if own is None else "package",
             **{name: round(value, 2) for name, value in result.items()},
             "video_over_floor": round(result["video"] / result["floor"], 2),
             "video_over_lerobot": round(result["video"] / result["lerobot"], 2), "cache_gib": round(size, 2),
