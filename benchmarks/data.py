@@ -9,8 +9,8 @@ each one's median over the rounds is told: a machine that others use as well slo
 floor      PyAV alone: open, seek, decode from the first to the last frame of the window, only the 33 become RGB
 needed     our reader alone: only the needed packets are decoded (data_pipelines/video.py); no table, no tiling
 lerobot    in a torch DataLoader, lerobot's own dataset where that package can be imported (`lerobot_is`: package), or
-           else its pattern: per camera and window a file is opened, sought by time, decoded forward, every frame becomes
-           an RGB tensor and the nearest are picked; collated
+           else its pattern: per camera and window a file is opened, sought by time, decoded forward, every frame
+           becomes an RGB tensor and the nearest are picked; collated
 video      our loader from video: tables, relative and normalised actions, tiling to 360 x 640, collated batches
 cache      our loader from the latent cache, records of the 14B's size (9 x 44 x 80 x 16 bfloat16)
 disk       the same files read plainly, a record's size at a time, one after the other: no loader can be faster
