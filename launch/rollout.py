@@ -48,7 +48,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     policies = {"model": (ModelPolicy(engine, instruction), execute), "repeat_last": (closed_loop.repeat_last, 1),
                 "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
                 "expert": (closed_loop.expert, 1)}
-    result = {"task": chosen.name, "step": restored.step, "seed": seed, "execute": execute,
+    result = {"task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
               "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
     played = {}
     for name, (policy, count) in policies.items():
@@ -56,9 +56,9 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         runs = played[name] = fresh()
         closed_loop.play(policy, runs, count)
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
-        say(describe(name, found))
+        say(describe(name, found, chosen.measure))
     if latency:
-        result["latency"] = delayed(engine, instruction, latency, overlap, fresh, say)
+        result["latency"] = delayed(engine, instruction, latency, overlap, fresh, chosen.measure, say)
     trivial = max(("repeat_last", "mean", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
@@ -68,7 +68,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     return result, played["model"], engine
 
 
-def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh, say) -> dict:
+def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh, measure: str, say) -> dict:
     """The model with a latency of so many control steps, in every way of living with it. fresh: makes the episodes."""
     found = {}
     for name, mode in {"synchronous": Mode(latency, asynchronous=False),
@@ -79,16 +79,16 @@ def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh,
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
         found[name]["against_synchronous"] = closed_loop.difference(found[name], found["synchronous"])
         low, high = found[name]["jerk_ci"]
-        say(f"{describe(name, found[name])}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
+        say(f"{describe(name, found[name], measure)}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
             f"held {found[name]['held_share']:.0%}")
     return found
 
 
-def describe(name: str, found: dict) -> str:
+def describe(name: str, found: dict, measure: str) -> str:
     """One line for the terminal."""
     low, high = found["success_rate_ci"]
     return (f"{name:12s} success {found['successes']:3d}/{found['episodes']} = {found['success_rate']:.0%} "
-            f"[{low:.0%}, {high:.0%}], best coverage {found['coverage']:.3f} "
+            f"[{low:.0%}, {high:.0%}], best {measure} {found['coverage']:.3f} "
             f"[{found['coverage_ci'][0]:.3f}, {found['coverage_ci'][1]:.3f}], {found['steps']:.0f} steps")
 
 
@@ -132,7 +132,7 @@ def main(_) -> None:
     (out / "closed_loop.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_videos(out, runs, engine, args.videos)
     gain = result["against"]
-    print(f"best coverage above {gain['policy']}: {gain['coverage']:+.3f} "
+    print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
           f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]; written to {out}")
 
 

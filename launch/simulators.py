@@ -16,6 +16,7 @@ class Task:
     module: str
     options: dict = dataclasses.field(default_factory=dict)  # of Episode
     instruction: str = ""  # empty: the embodiment's own
+    measure: str = "coverage"  # what `Episode.coverage` holds
 
     def make_runs(self, seeds, image_size: int, max_steps: int | None = None) -> list[Run]:
         """Fresh episodes. Raises ValueError where the simulator is not installed."""
@@ -29,7 +30,7 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("pusht", "pusht", "data_pipelines.pusht.task"),
-    *(Task(name, "metaworld_20hz", "data_pipelines.metaworld.task", {"task": name}, task.instruction)
+    *(Task(name, "metaworld_20hz", "data_pipelines.metaworld.task", {"task": name}, task.instruction, "reward")
       for name, task in metaworld.TASKS.items()))}
 
 
