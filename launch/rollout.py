@@ -50,11 +50,11 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
                 "expert": (closed_loop.expert, 1)}
     result = {"task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
               "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
-    played = {}
+    played = []
     for name, (policy, count) in policies.items():
-        began = time.monotonic()
-        runs = played[name] = fresh()
+        began, runs = time.monotonic(), fresh()
         closed_loop.play(policy, runs, count)
+        played = played or runs  # the model's alone: a world of Meta-World takes 20 MB
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found, chosen.measure))
     if latency:
@@ -62,10 +62,10 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     trivial = max(("repeat_last", "mean", "random"), key=lambda name: result["policies"][name]["coverage"])
     result["against"] = {"policy": trivial} | closed_loop.difference(
         result["policies"]["model"], result["policies"][trivial])
-    result["interventions"] = dict(sum((run.interventions for run in played["model"]), collections.Counter()))
-    gaps = [gap for run in played["model"] for gap in run.gaps]
+    result["interventions"] = dict(sum((run.interventions for run in played), collections.Counter()))
+    gaps = [gap for run in played for gap in run.gaps]
     result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
-    return result, played["model"], engine
+    return result, played, engine
 
 
 def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh, measure: str, say) -> dict:
