@@ -177,8 +177,7 @@ def test_a_client_that_does_not_read_blocks_nobody(engine):
 
 
 def test_load_on_the_command(tmp_path):
-    """From a checkpoint on disk to SIGTERM, a few seconds of the load test: benchmarks/serve_load.py."""
-    outcome = serve_load.run(tiny_policy.write(tmp_path), clients=6, seconds=6.0, batch_sizes="4")
+    """From a checkpoint on disk to SIGTERM, some seconds of the load test: benchmarks/serve_load.py."""
+    outcome = serve_load.run(tiny_policy.write(tmp_path), clients=6, seconds=15.0, batch_sizes="4")
     assert outcome["passed"], outcome
-    # Every client was answered; how often in six seconds is up to the machine.
-    assert outcome["requests"] >= 6 and sum(outcome["hostile_acts"].values()) > 5 and outcome["mixups"] == 0
+    assert outcome["requests"] > 20 and sum(outcome["hostile_acts"].values()) > 5 and outcome["mixups"] == 0
