@@ -31,6 +31,9 @@ class Table:
     def step(self, action):
         self.at, self.steps = np.array(action, float), self.steps + 1
 
+    def still(self, last=None):
+        return self.at if last is None else last
+
     @property
     def over(self):
         return self.steps >= 14
