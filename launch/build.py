@@ -95,12 +95,22 @@ class Data:
                             cache=self.cache, process_index=process_index, process_count=process_count,
                             augmentation=augmentation(c))
 
+    @property
+    def heldout_robots(self) -> tuple[Dataset, ...]:
+        """Held-out episodes with actions. Raises ValueError where there are none."""
+        found = tuple(d for d in self.heldout if d.embodiment.action)
+        if not found:
+            raise ValueError("no held-out episodes with actions: raise data.holdout or add an action-labelled dataset")
+        return found
+
+    @property
+    def heldout_windows(self) -> int:
+        """Different windows of `heldout_robots`."""
+        return sum(len(index_windows(dataset, layout_of(self.config))) for dataset in self.heldout_robots)
+
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
         """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
-        labelled = tuple(d for d in self.heldout if d.embodiment.action)
-        if not labelled:
-            raise ValueError("no held-out episodes with actions: raise data.holdout or add an action-labelled dataset")
-        with self._loader(labelled, batch_size) as loader:
+        with self._loader(self.heldout_robots, batch_size) as loader:
             for _ in range(-(-windows // batch_size)):
                 yield next(loader)
 

@@ -38,13 +38,16 @@ USE_EVALUATION = 1000  # of random keys, beside those of world_model/objective.p
 def evaluate(restored: build.Restored, say=print) -> tuple[dict, dict]:
     """(evaluation, arrays): what is written as JSON and npz. Arrays are per window; see `Evaluator`."""
     config, evaluator = restored.config, Evaluator.of(restored)
-    rows, losses = [], []
-    for batch in restored.data.heldout_batches(config.evaluate.batch_size, config.evaluate.windows):
+    rows, losses, there = [], [], restored.data.heldout_windows
+    wanted = min(config.evaluate.windows, there)
+    if there < config.evaluate.windows:
+        say(f"the held-out episodes have {there} windows, fewer than evaluate.windows = {config.evaluate.windows}")
+    for batch in restored.data.heldout_batches(config.evaluate.batch_size, wanted):
         rows.append(evaluator.windows(batch, shown=SHOWN if not rows else 0))
         losses += [jax.device_get(evaluator.loss(batch, draw)) for draw in range(LOSS_DRAWS)]
-        say(f"evaluated {sum(len(row['frame_mask']) for row in rows)} of {config.evaluate.windows} windows")
+        say(f"evaluated {min(wanted, sum(len(row['frame_mask']) for row in rows))} of {wanted} windows")
     arrays = {name: np.concatenate([row[name] for row in rows if name in row]) for name in rows[0]}
-    evaluation = {"step": restored.step, "windows": len(arrays["frame_mask"]),
+    evaluation = {"step": restored.step, "windows": len(arrays["frame_mask"]), "heldout_windows": there,
                   "solver": dict(config.evaluate), "video": scores.video_scores(arrays),
                   "action": scores.action_scores(arrays, config.layout.actions_per_block),
                   "loss": metrics.reduce(losses)}
@@ -73,7 +76,7 @@ class Evaluator:
         imagined = self.rollout(self.params, conditions, keys)
         reacting = self.rollout(self.params, conditions, keys, history=example.latents)
         errors, frames = _compare(objective, batch["video"], example.latents, imagined.latents)
-        datasets = tuple(d for d in self.restored.data.heldout if d.embodiment.action)
+        datasets = self.restored.data.heldout_robots
         repeated, known = baselines.repeated_actions(batch, datasets, self.restored.family.spec.layout)
         return jax.device_get(errors | {name: value[:shown] for name, value in frames.items() if shown}) | {
             "frame_mask": batch["frame_mask"], "latent_mask": np.asarray(example.frame_valid),
