@@ -1,9 +1,12 @@
 """Plans: what is reckoned from a compiled step, and what a wrong question is answered with. The compiler here is the
 CPU's, on eight virtual devices: the text it writes is read by the same code as the TPU's."""
 
+import json
+
 import jax
 import pytest
 
+from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import estimate, fit, plan
 from launch.chips import CHIPS
@@ -39,6 +42,15 @@ def test_a_plan_counts_all_work(planned):
     assert 1.0 < ratio < 1.4
     attention = planned["executed_attention_flops_per_sample"] / planned["visible_attention_flops_per_sample"]
     assert 1.0 <= attention < 1.4
+
+
+def test_plans_make_a_table(planned, tmp_path):
+    (tmp_path / "tiny.json").write_text(json.dumps(planned))
+    row = plan_table.table([plan_table.read(tmp_path / "tiny.json")]).splitlines()[2]
+    assert row.startswith("| tiny |") and f"{planned['hbm_peak_gib_per_chip']:.1f} of" in row
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(ValueError, match="torn.json"):
+        plan_table.read(tmp_path / "torn.json")
 
 
 def test_a_plan_can_be_read(planned):

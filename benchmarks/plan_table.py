@@ -1,0 +1,48 @@
+"""The table of docs/plans.md, from what `launch.plan --json` printed.
+
+    python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --json > plans/dreamzero_14b-v5p.json
+    python -m benchmarks.plan_table plans/*.json
+
+A row per file, named by it; pairs of numbers are communication hidden behind the work, and none of it hidden.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+COLUMNS = {
+    "plan": lambda p: p["name"],
+    "slice": lambda p: f"{p['topology']}, {p['chips']} chips" + (f", {p['slices']} slices" if p["slices"] > 1 else ""),
+    "batch": lambda p: f"{p['global_batch']}",
+    "mesh, remat": lambda p: ", ".join([*(f"{axis} {n}" for axis, n in p["mesh"].items() if n > 1), p["remat"]]),
+    "HBM, GiB": lambda p: f"{p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f}",
+    "executed / model FLOP": lambda p: f"{p['executed_flops_per_sample'] / p['model_flops_per_sample']:.3f}",
+    "collectives, GB (/ FSDP minimum)": lambda p: (
+        f"{p['collective_bytes_per_chip'] / 1e9:.1f} "
+        f"({p['collective_bytes_per_chip'] / p['fsdp_minimum_bytes_per_chip']:.2f})"),
+    "step, s": lambda p: f"{p['step_seconds_overlapped']:.3g} to {p['step_seconds_serial']:.3g}",
+    "MFU": lambda p: f"{p['mfu_overlapped']:.1%} to {p['mfu_serial']:.1%}",
+    "samples/s/chip": lambda p: f"{p['samples_per_second_per_chip']:.3g}",
+    "tracing; compiling, s": lambda p: f"{p['lower_seconds']:.0f}; {p['compile_seconds']:.0f}",
+}
+
+
+def table(plans: list[dict]) -> str:
+    """Markdown, a row a plan."""
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([read(plan) for read in COLUMNS.values()] for plan in plans)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def read(path: Path) -> dict:
+    """One plan. Raises ValueError naming the file."""
+    try:
+        return json.loads(path.read_text()) | {"name": path.stem}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected the output of launch.plan --json, found {error}") from error
+
+
+if __name__ == "__main__":
+    try:
+        print(table([read(Path(argument)) for argument in sys.argv[1:]]))
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"plan_table: {error}")
