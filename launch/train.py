@@ -6,6 +6,7 @@ SIGTERM saves and exits with 0. A loss that is not finite, a full disk or a chec
 the run with one sentence and exit code 1; the last good checkpoint stays.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import fit, goodput, hosts, train_parts
+from launch import fit, goodput, hosts, memory, train_parts
 from launch import flags as launch_flags
 from launch.provenance import as_json, code_version
 from launch.watchdog import Watchdog
@@ -28,19 +29,20 @@ WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and met
 def train(config, workdir: Path | str, build) -> None:
     """The whole run. `build` makes model, data and objective: launch/build.py, or a test's stand-in.
 
-    Raises CheckpointError, NonFiniteLoss, ValueError or OSError with a sentence for the person who started
+    Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person who started
     it.
     """
     if "://" in str(workdir):
         raise ValueError(f"--workdir={workdir}: a mounted folder is needed, as every host sees it (docs/pods.md)")
     workdir, began = Path(workdir), time.time()
-    with hosts.StopSignal() as stop:
+    with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
         fit.check_kernel(config)
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
         model = build.model(config)
         make_state, target = train_parts.make_target(config, model, mesh)
+        guard.enter_context(memory.explained(config, target, mesh))
 
         # Data, then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
@@ -179,8 +181,6 @@ def samples_of(rows: dict):
     return lambda: "; ".join(f"{name} {values.tolist()}" for name, values in ids.items())
 
 
-
-
 def say(text: str) -> None:
     """One process speaks."""
     if jax.process_index() == 0:
@@ -193,7 +193,8 @@ def run(config, workdir: Path | str, build) -> int:
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
         hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
         train(config, workdir, build)
-    except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, OSError, ValueError) as error:
+    except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, memory.OutOfMemory, OSError,
+            ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except jax.errors.JaxRuntimeError as error:

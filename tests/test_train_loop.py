@@ -155,3 +155,17 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path, capsys):
         assert error.strip().endswith(f"the last good checkpoint is step {good[-1]}")
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch, capsys):
+    def no_room(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory: used 120.0G of 95.0G hbm")
+
+    monkeypatch.setattr(train, "compile_step", no_room)
+    config = tiny.config(steps=2, fsdp=4)
+    config.train.remat, config.mesh.data = "dots", 2
+    assert train.run(config, tmp_path, tiny.Build()) == 1
+    said = capsys.readouterr().err
+    assert "used 120.0G of 95.0G hbm" in said and "GiB per device" in said and "MiB  params.blocks.fc" in said
+    assert "--config.train.remat=wide  (now dots; then lean, full)" in said
+    assert "--config.mesh.data=1 --config.mesh.fsdp=8" in said
