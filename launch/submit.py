@@ -30,10 +30,20 @@ def make_job(name: str, topology: str, slices: int, image: str, bucket: str, com
     return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image, bucket)
 
 
-def training_command(argv: list[str], file: str, workdir: str) -> list[str]:
-    """What every host runs: launch.train with the same config and overrides."""
-    overrides = [arg for arg in argv if arg.lstrip("-").startswith("config.")]
+def training_command(file: str, overrides: list[str], workdir: str) -> list[str]:
+    """What every host runs: launch.train with the same config and overrides, as --config.KEY=VALUE."""
     return ["python", "-m", "launch.train", f"--config={file}", *overrides, f"--workdir={workdir}"]
+
+
+def job_of(args, name: str, command: list[str], workdir: str) -> manifests.Job:
+    """The job of `define`'s flags. Raises ValueError where they do not go together."""
+    asked = {"jobset": (), "xpk": ("cluster",), "queued": ("project", "zone")}[args.by]
+    if missing := [flag for flag in ("topology", "bucket", "image", *asked) if not getattr(args, flag)]:
+        why = f", which --by={args.by} needs" if missing[0] in asked else ""
+        raise ValueError(f"--{missing[0]} is missing{why}")
+    if not workdir.startswith(manifests.RUNS + "/"):
+        raise ValueError(f"{workdir} is no folder below {manifests.RUNS}, where the bucket is mounted")
+    return make_job(name, args.topology, args.slices, args.image, args.bucket, command)
 
 
 def rendered(job: manifests.Job, args) -> tuple[list[str], str]:
@@ -46,31 +56,19 @@ def rendered(job: manifests.Job, args) -> tuple[list[str], str]:
     return ["bash", "-e"], "\n".join(lines[:-1]) + "\nwait\n# when done:\n# " + lines[-1] + "\n"
 
 
-def main(_) -> None:
-    """The command."""
-    args = flags.FLAGS
-    try:
-        needed = {"jobset": (), "xpk": ("cluster",), "queued": ("project", "zone")}[args.by]
-        if missing := [name for name in needed if not getattr(args, name)]:
-            raise ValueError(f"--by={args.by} needs --{missing[0]}")
-        command = training_command(sys.argv[1:], config_flags.get_config_filename(args["config"]), args.workdir)
-        if not args.workdir.startswith(manifests.RUNS + "/"):
-            raise ValueError(f"--workdir={args.workdir}: a folder below {manifests.RUNS}, where the bucket is mounted")
-        job = make_job(args.name, args.topology, args.slices, args.image, args.bucket, command)
-    except ValueError as error:
-        sys.exit(f"submit: {error}")
-    start, text = rendered(job, args)
+def start(job: manifests.Job, args) -> None:
+    """Starts it, or with --dry-run prints what would. Raises CalledProcessError."""
+    command, text = rendered(job, args)
     if args["dry-run"].value:
-        print(f"# {shlex.join(start)}\n{text}", end="")
+        print(f"# {shlex.join(command)}\n{text}", end="")
     else:
-        subprocess.run(start, input=text, text=True, check=True)
+        subprocess.run(command, input=text, text=True, check=True)
 
 
-if __name__ == "__main__":
-    launch_flags.define_config()
+def define() -> None:
+    """Flags of where and how a job is started."""
     flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4")
     flags.DEFINE_integer("slices", 1, "slices of that shape")
-    flags.DEFINE_string("workdir", None, "folder of the run, below /runs")
     flags.DEFINE_string("bucket", None, "Cloud Storage bucket with hierarchical namespace, mounted at /runs")
     flags.DEFINE_string("image", None, "container image with this code (Dockerfile)")
     flags.DEFINE_string("name", "wamax", "of the job")
@@ -79,6 +77,23 @@ if __name__ == "__main__":
     flags.DEFINE_string("project", "", "queued: Google Cloud project")
     flags.DEFINE_string("zone", "", "queued: zone")
     flags.DEFINE_bool("spot", False, "queued: spot capacity")
-    flags.DEFINE_bool("dry-run", False, "prints what would run")
-    flags.mark_flags_as_required(["config", "topology", "workdir", "bucket", "image"])
+    flags.DEFINE_bool("dry-run", False, "checks and prints, runs nothing")
+
+
+def main(_) -> None:
+    """The command."""
+    args = flags.FLAGS
+    try:
+        overrides = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith("config.")]
+        command = training_command(config_flags.get_config_filename(args["config"]), overrides, args.workdir)
+        start(job_of(args, args.name, command, args.workdir), args)
+    except (ValueError, subprocess.CalledProcessError) as error:
+        sys.exit(f"submit: {error}")
+
+
+if __name__ == "__main__":
+    launch_flags.define_config()
+    define()
+    flags.DEFINE_string("workdir", None, "folder of the run, below /runs")
+    flags.mark_flags_as_required(["config", "workdir"])
     launch_flags.run(main)

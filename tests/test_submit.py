@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import types
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -46,6 +48,17 @@ def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
     assert job["template"]["spec"]["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 
 
+def test_what_a_jobset_starts_is_a_job_by_kubernetes_own_schema():
+    """The schema of JobSet itself is in no package; of what it wraps, a Job of pods, it is."""
+    manifest = manifests.jobset(submit.make_job("run-1", "v5p:4x4x4", 2, "registry/wamax:1", "bucket", COMMAND))
+    (replicated,) = manifest["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"], **replicated["template"]}
+    kubernetes_validate.validate(job, "1.33", strict=True)
+    job["spec"]["template"]["spec"]["containers"][0]["port"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError, match="'port' was unexpected"):
+        kubernetes_validate.validate(job, "1.33", strict=True)
+
+
 def test_commands_keep_what_they_quote():
     job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", "bucket", [*COMMAND, "--config.optimizer.no_decay=a b$"])
     assert "'--command=python -m launch.train" in manifests.xpk(job, "cluster")
@@ -59,6 +72,19 @@ def test_names_that_clusters_refuse():
     for name in ("Run", "1run", "a" * 41, "run_1", "run-"):
         with pytest.raises(ValueError, match="--name="):
             submit.make_job(name, "v5p:4x4x4", 1, "image", "bucket", COMMAND)
+
+
+@pytest.mark.parametrize("changed, sentence", [
+    ({"image": None}, "--image is missing"), ({"by": "xpk"}, "--cluster is missing, which --by=xpk needs")])
+def test_what_is_missing_is_named(changed, sentence):
+    args = types.SimpleNamespace(topology="v5p:4x4x4", slices=1, bucket="b", image="i", by="jobset", cluster="",
+                                 project="", zone="")
+    vars(args).update(changed)
+    with pytest.raises(ValueError, match=sentence):
+        submit.job_of(args, "run", COMMAND, "/runs/run")
+    with pytest.raises(ValueError, match="/tmp/run is no folder below /runs"):
+        vars(args).update(image="i", by="jobset")
+        submit.job_of(args, "run", COMMAND, "/tmp/run")
 
 
 def test_a_dry_run_prints_the_manifest_and_starts_nothing():
