@@ -14,7 +14,7 @@ from data_pipelines.statistics import compute_statistics
 from launch import build
 from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, FakeSource, robots, tokenize
-from tests.test_lerobot import FIELDS, FIXTURES, LENGTHS
+from tests.lerobot_files import FIELDS, FIXTURES, LENGTHS
 
 ALL = np.ones(4, np.bool_)
 NAMES = [str(i) for i in range(4)]
