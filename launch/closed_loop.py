@@ -32,19 +32,21 @@ class Run:
     gaps: list[float] = dataclasses.field(default_factory=list)
     interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-    def look(self) -> None:
-        """Notes what is seen now."""
-        self.frames.append(self.episode.views())
+    def look(self, draw: bool = True) -> None:
+        """Notes what is seen now; draw: with pictures, which may take longer than all else."""
+        if draw:
+            self.frames.append(self.episode.views())
         self.states.append(self.episode.state())
 
 
 Policy = Callable[[list[Run]], list[np.ndarray]]  # episodes that need a chunk -> [n, action dims] of each
 
 
-def play(policy: Policy, runs: list[Run], execute: int) -> None:
-    """Drives every episode to its end, all of them together, `execute` actions of each chunk."""
+def play(policy: Policy, runs: list[Run], execute: int, draw: bool = True) -> None:
+    """Drives every episode to its end, all of them together, `execute` actions of each chunk; draw: the policy needs
+    pictures."""
     for run in runs:
-        run.look()
+        run.look(draw)
     while active := [run for run in runs if not run.episode.over]:
         for run, chunk in zip(active, policy(active), strict=True):
             for action in chunk[:execute]:
@@ -52,7 +54,7 @@ def play(policy: Policy, runs: list[Run], execute: int) -> None:
                     break
                 run.episode.step(action)
                 run.actions.append(action)
-                run.look()
+                run.look(draw)
 
 
 class ModelPolicy:

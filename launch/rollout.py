@@ -1,6 +1,7 @@
 """Closed-loop evaluation: the model acts in a simulator, beside policies that need no model (extra: sim).
 
     python -m launch.rollout --workdir=runs/quickstart [--task=pusht --episodes=50 --seed=1000 --execute=16 --out=DIR]
+    python -m launch.rollout --workdir=DIR --task=button-press-topdown-v3-green --baselines=  # in other colours, alone
 
 Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
 return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
@@ -15,6 +16,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +30,19 @@ from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.simulators import choose_task
 from world_model.checkpoint import CheckpointError
 
+TRIVIAL = ("repeat_last", "mean", "random")
+BASELINES = (*TRIVIAL, "expert")
 PANEL, GAP = 256, 8  # pixels of a video's panels and between them
 
 
 def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
              sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
-             task: str | None = None, say=print) -> tuple[dict, list[Run], Engine]:
-    """(result as JSON values, the model's episodes, its engine). ValueError where the checkpoint drives no robot that
-    has a simulator. task: a name in launch/simulators.py."""
+             task: str | None = None, baselines: Sequence[str] = BASELINES,
+             say=print) -> tuple[dict, list[Run], Engine]:
+    """(result as JSON values, the model's episodes, its engine). task: a name in launch/simulators.py; baselines: of
+    BASELINES, played beside the model. Raises ValueError where the checkpoint drives no robot that has a simulator."""
+    if unknown := set(baselines) - set(BASELINES):
+        raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
     chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
     robot = choose_robot(restored, chosen.embodiment, None)
     engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
@@ -51,17 +58,18 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     result = {"task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
               "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
     played = []
-    for name, (policy, count) in policies.items():
-        began, runs = time.monotonic(), fresh()
-        closed_loop.play(policy, runs, count)
+    for name in ("model", *baselines):
+        (policy, count), began, runs = policies[name], time.monotonic(), fresh()
+        closed_loop.play(policy, runs, count, draw=name == "model")
         played = played or runs  # the model's alone: a world of Meta-World takes 20 MB
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found, chosen.measure))
     if latency:
         result["latency"] = delayed(engine, instruction, latency, overlap, fresh, chosen.measure, say)
-    trivial = max(("repeat_last", "mean", "random"), key=lambda name: result["policies"][name]["coverage"])
-    result["against"] = {"policy": trivial} | closed_loop.difference(
-        result["policies"]["model"], result["policies"][trivial])
+    if played_trivial := [name for name in TRIVIAL if name in baselines]:
+        best = max(played_trivial, key=lambda name: result["policies"][name]["coverage"])
+        result["against"] = {"policy": best} | closed_loop.difference(
+            result["policies"]["model"], result["policies"][best])
     result["interventions"] = dict(sum((run.interventions for run in played), collections.Counter()))
     gaps = [gap for run in played for gap in run.gaps]
     result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
@@ -124,16 +132,18 @@ def main(_) -> None:
     try:
         result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
                                         execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
-                                        latency=args.latency, overlap=args.overlap, task=args.task)
+                                        latency=args.latency, overlap=args.overlap, task=args.task,
+                                        baselines=args.baselines)
     except (CheckpointError, ModelError, ValueError, OSError) as error:
         sys.exit(f"rollout: {error}")
     out = Path(args.out or Path(args.workdir) / "closed_loop")
     out.mkdir(parents=True, exist_ok=True)
     (out / "closed_loop.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_videos(out, runs, engine, args.videos)
-    gain = result["against"]
-    print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
-          f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]; written to {out}")
+    if gain := result.get("against"):
+        print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
+              f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]")
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
@@ -146,6 +156,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("latency", 0, "control steps that the model seems to take to answer", lower_bound=0)
     flags.DEFINE_integer("overlap", 2, "steps over which asynchronous chunks fade into each other", lower_bound=0)
     flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
+    flags.DEFINE_list("baselines", list(BASELINES), "played beside the model; empty: none")
     flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
     launch_flags.define_sampling()

@@ -30,8 +30,9 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("pusht", "pusht", "data_pipelines.pusht.task"),
-    *(Task(name, "metaworld_20hz", "data_pipelines.metaworld.task", {"task": name}, task.instruction, "reward")
-      for name, task in metaworld.TASKS.items()))}
+    *(Task(name if look == "plain" else f"{name}-{look}", "metaworld_20hz", "data_pipelines.metaworld.task",
+           {"task": name, "look": look}, task.instruction, "reward")
+      for look in metaworld.LOOKS for name, task in metaworld.TASKS.items()))}
 
 
 def choose_task(name: str | None, embodiments: set[str]) -> Task:

@@ -111,8 +111,22 @@ def test_evaluation_as_a_whole(restored, tmp_path):
     rollout.write_videos(tmp_path, runs, engine, 1)
     assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]
     assert all(p.stat().st_size > 1000 for p in tmp_path.glob("*.mp4"))
+    with pytest.raises(ValueError, match="--baselines=expret: there are repeat_last, mean, random, expert"):
+        rollout.evaluate(restored, episodes=1, seed=0, execute=None, batch=2, baselines=["expret"])
     with pytest.raises(ValueError, match="--execute=5: the model predicts 4 actions"):
         rollout.evaluate(restored, episodes=1, seed=0, execute=5, batch=1)
+
+
+def test_the_model_alone(restored):
+    result, _, _ = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=4, baselines=[],
+                                    say=lambda _: None)
+    assert set(result["policies"]) == {"model"} and "against" not in result
+
+
+def test_what_needs_no_pictures_has_none_drawn():
+    runs = simulators.TASKS["pusht"].make_runs([0], 32, 3)
+    closed_loop.play(closed_loop.expert, runs, 1, draw=False)
+    assert not runs[0].frames and len(runs[0].states) == 4
 
 
 def test_a_missing_simulator_is_named(monkeypatch):
@@ -126,6 +140,7 @@ def test_a_missing_simulator_is_named(monkeypatch):
 def test_a_task_is_chosen_for_the_robot_or_named():
     assert simulators.choose_task(None, {"pusht"}).name == "pusht"
     assert simulators.choose_task("reach-v3", {"metaworld_20hz"}).instruction == "reach the red ball"
+    assert simulators.choose_task("reach-v3-green", {"metaworld_20hz"}).options == {"task": "reach-v3", "look": "green"}
     with pytest.raises(ValueError, match="--task=pusht: the model drives metaworld_20hz; tasks for it are: button-press"):
         simulators.choose_task("pusht", {"metaworld_20hz"})
     with pytest.raises(ValueError, match="no task: the model drives droid; tasks for it are: none; all tasks: pusht, "):

@@ -1,5 +1,7 @@
 """Meta-World without a display: physics, experts, success and seeds for real; what is said where nothing can be drawn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,34 @@ def test_what_is_recorded(monkeypatch):
     assert len(recording.images) < 40 and not np.array_equal(recording.states[0], recording.states[-1])
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_another_look_changes_colours_alone(task):
+    plain, green, again = (Simulator(task, 3, look) for look in ("plain", "green", "plain"))
+    for _ in range(3):
+        for world in (plain, green, again):
+            world.step(world.expert())
+    np.testing.assert_array_equal(plain.state, green.state)
+    colours = [world._env.model.mat_rgba for world in (plain, green, again)]
+    changed = (colours[0] != colours[1]).any(1)
+    names = {plain._env.model.mat(i).name for i in np.flatnonzero(changed)}
+    assert "table_wood" in names and len(names) < len(changed)  # every task stands on the table
+    np.testing.assert_array_equal(colours[0], colours[2])  # worlds do not touch each other
+    assert green._env.model.light_diffuse.max() < plain._env.model.light_diffuse.min()
+
+
+def test_repeated_placements_differ_by_the_hand_alone(monkeypatch):
+    monkeypatch.setattr(Simulator, "render", lambda self, size: np.zeros((size, size, 3), np.uint8))
+    jobs = []
+    monkeypatch.setattr(dataset, "parallel", lambda make, given, *_, **__: jobs.extend(given))
+    monkeypatch.setattr(dataset, "write_once", lambda out, recipe, parts, make: make(out))
+    monkeypatch.setattr(dataset, "write_rlds", lambda *_: None)
+    dataset.write(Path("out"), task=BUTTON, episodes=4, seed=7, image_size=16, placements=2)
+    one, other, same = (dataset.record(*job) for job in jobs[:3])
+    ends = [recording.states[-1, :3] for recording in (one, other, same)]
+    np.testing.assert_allclose(ends[0], ends[2], atol=0.01)  # the same button
+    assert np.abs(ends[0] - ends[1]).max() > 0.02 and not np.allclose(one.states[0], same.states[0])
+
+
 def test_no_display_is_a_sentence(monkeypatch):
     def missing():
         raise AttributeError("'NoneType' object has no attribute 'glGetError'")
@@ -76,5 +106,7 @@ def test_no_display_is_a_sentence(monkeypatch):
 
 
 def test_an_unknown_task_is_answered_with_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match="look = 'gren' is unknown; there are plain, green"):
+        dataset.write(tmp_path / "new", task=BUTTON, episodes=1, seed=0, image_size=64, look="gren")
     with pytest.raises(ValueError, match="task = 'fly-v3' is unknown; there are button-press-topdown-v3, reach-v3"):
         dataset.write(tmp_path / "new", task="fly-v3", episodes=1, seed=0, image_size=64)

@@ -8,7 +8,8 @@ import pytest
 
 from configs import quickstart
 from configs.ablations import noise
-from launch import build, sweep
+from launch import build, comparison, sweep
+from world_model import checkpoint
 
 DEBUG = quickstart.get_config("debug")
 
@@ -53,7 +54,7 @@ def test_the_ablations_that_we_ship_make_models_that_differ(file):
     module = runpy.run_path(str(file))
     configs = [sweep.apply(module["get_config"](), overrides) for overrides in sweep.variants(module).values()]
     specs = [build.model(config).spec for config in configs]  # sizes and names are checked by the spec
-    assert len({(str(spec), config.data.to_json(), config.noise.to_json())
+    assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json())
                 for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
 
 
@@ -71,24 +72,78 @@ def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path
         whole(tmp_path / f"base/seed_{seed}", 20 + gain, 0.5)
         whole(tmp_path / f"other/seed_{seed}", 24 + gain, 0.4)
     facts = {"parameters": 1, "steps": 30, "flops": 2e15}
-    rows = sweep.results({"base": facts, "other": facts | {"flops": 3e15}}, [0, 1, 2, 3], tmp_path)
+    checked = {"base": facts, "other": facts | {"flops": 3e15}}
+    rows = comparison.results(checked, {name: [comparison.OPEN_LOOP] for name in checked}, [0, 1, 2, 3], tmp_path)
     base, other = rows
     assert (base["seeds"], base["seconds"], base["equal"]) == (3, 3 * (10 * 8 / 8 + 20 * 8 / 16), ["steps"])
     video = base["video gain, dB"]
     assert video["mean"] == pytest.approx(2.0) and video["half"] == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert other["difference"]["video gain, dB"]["mean"] == pytest.approx(4.0)
     assert other["difference"]["video gain, dB"]["half"] == pytest.approx(2.776 * (2 / 3) ** 0.5, rel=1e-3)
-    text = sweep.table(rows)
+    text = comparison.table(rows)
     assert "equal steps;" in text and "+4.000 ± 2.267" in text
-    assert sweep.plot(rows).startswith(b"<?xml")
+    assert comparison.plot(rows).startswith(b"<?xml")
 
 
 def test_what_is_whole_is_not_run_again(tmp_path, capsys):
     whole(tmp_path / "schedule_coupled/seed_0", 21.0, 0.5)
-    wanted = sweep.variants({"get_sweep": noise.get_sweep})
+    wanted, measured = (read({"get_sweep": noise.get_sweep}) for read in (sweep.variants, sweep.measurements))
     facts = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in wanted}
-    rows = sweep.run("configs/ablations/noise.py", wanted, [0], tmp_path, facts, dry_run=True)
+    rows = sweep.run("configs/ablations/noise.py", wanted, measured, [0], tmp_path, facts, dry_run=True)
     printed = capsys.readouterr().out
     assert "schedule_coupled, seed 0: whole" in printed and "schedule_decoupled, seed 0: to run" in printed
     assert "--config.noise.schedule=decoupled --config.seed=0" in printed and printed.count("launch.train") == 2
     assert [row["seeds"] for row in rows] == [1, 0, 0]
+
+
+ROLLED_OUT = {"get_sweep": lambda: [{"name": "base"}, {"name": "wide", "model.dim": 64, "rollouts": ["fast"]}],
+              "get_rollouts": lambda: {"slow": ["--solver_steps=4"], "fast": ["--solver_steps=1", "--baselines="]}}
+
+
+def solved(workdir, name, share):
+    (workdir / f"closed_loop_{name}").mkdir(parents=True)
+    result = {"policies": {"model": {"success_rate": share}}}
+    (workdir / f"closed_loop_{name}/closed_loop.json").write_text(json.dumps(result))
+
+
+def test_rollouts_are_measured_instead_each_of_the_variants_that_ask_for_it(tmp_path, capsys):
+    """Seed 0 is whole but for one rollout of the base, which is trained already."""
+    wanted, measured = sweep.variants(ROLLED_OUT), sweep.measurements(ROLLED_OUT)
+    assert wanted == {"base": {}, "wide": {"model.dim": 64}}
+    for name in wanted:
+        whole(tmp_path / f"{name}/seed_0", 21.0, 0.5)
+        solved(tmp_path / f"{name}/seed_0", "fast", 0.5)
+    for part in ("", "state", "data", "meta"):
+        folder = tmp_path / "base/seed_0/checkpoints/30" / part
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / checkpoint.COMMIT_MARK).write_text("{}")
+    checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in wanted}
+    sweep.run("f.py", wanted, measured, [0, 1], tmp_path, checked, dry_run=True)
+    printed = capsys.readouterr().out.splitlines()
+    runs = [line.split(",")[0] + line.partition(":")[2].partition(",")[0] for line in printed if ", seed" in line]
+    assert runs == ["base to run", "wide whole", "base to run", "wide to run"]
+    started = [line.split()[2] for line in printed if line.startswith("  ")]
+    assert started == ["launch.rollout", *["launch.train", "launch.rollout", "launch.rollout"],
+                       *["launch.train", "launch.rollout"]]
+    slow = next(line for line in printed if line.startswith("  "))
+    assert f"--out={tmp_path}/base/seed_0/closed_loop_slow --solver_steps=4" in slow
+
+
+def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):
+    for seed, share in enumerate((0.4, 0.6)):
+        for name, rollouts in (("base", {"slow": share, "fast": 0.2}), ("wide", {"fast": share})):
+            whole(tmp_path / f"{name}/seed_{seed}", 21.0, 0.5)
+            for rollout, value in rollouts.items():
+                solved(tmp_path / f"{name}/seed_{seed}", rollout, value)
+    checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in ("base", "wide")}
+    base, wide = rows = comparison.results(checked, sweep.measurements(ROLLED_OUT), [0, 1], tmp_path)
+    assert base["solved, slow"]["mean"] == pytest.approx(0.5) and wide["solved, slow"] is None
+    assert wide["difference"]["solved, fast"]["mean"] == pytest.approx(0.3) and "video gain, dB" not in wide
+    assert "| wide | 2 | - | - | 0.500 ± " in comparison.table(rows)
+    assert comparison.plot(rows).startswith(b"<?xml")
+
+
+def test_a_rollout_that_is_not_defined_is_named():
+    module = ROLLED_OUT | {"get_sweep": lambda: [{"name": "base", "rollouts": ["fats"]}]}
+    with pytest.raises(sweep.SweepError, match="variant 'base': .* no 'fats', only slow, fast"):
+        sweep.measurements(module)

@@ -35,16 +35,25 @@ TASKS = {
     "handle-press-v3": Task("press the handle down", "corner3"),
 }
 
+# Colours (RGBA) of the simulator's materials, where a world has them, and "light", the lamps' strength. Positions and
+# physics are the same in all.
+LOOKS = {
+    "plain": {},
+    "green": {"table_wood": (0.3, 0.6, 0.4, 1), "btn_yellow": (0.2, 0.2, 0.6, 1), "btn_red": (0.9, 0.7, 0.1, 1),
+              "light": 0.15},
+}
+
 
 class DisplayError(ValueError):
     """Nothing can be drawn here; says what to install."""
 
 
 class Simulator:
-    """One world of a task. `seed` draws where everything stands."""
+    """One world of a task. `seed` draws where everything stands; `look`: a name in LOOKS."""
 
-    def __init__(self, task: str, seed: int):
+    def __init__(self, task: str, seed: int, look: str = "plain"):
         self.task, self._env = TASKS[task], _another(task)
+        _paint(self._env.model, LOOKS[look])
         self._expert = _expert(task)
         self._env.seed(seed)
         self._observation, _ = self._env.reset()
@@ -100,6 +109,15 @@ def _another(task: str):
     env.model = copy.copy(first.model)
     env.data = mujoco.MjData(env.model)
     return env
+
+
+def _paint(model, look: dict) -> None:
+    """Gives a world's own model the colours of a look."""
+    there = {model.mat(i).name for i in range(model.nmat)}
+    for material in look.keys() & there:
+        model.mat(material).rgba[:] = look[material]
+    if "light" in look:
+        model.light_diffuse[:] = look["light"]
 
 
 @functools.cache

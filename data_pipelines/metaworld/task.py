@@ -18,8 +18,8 @@ def draw_seed(*parts: int) -> int:
 class Episode:
     """One world. Ends when the task is done, or after `max_steps`."""
 
-    def __init__(self, task: str, seed: int, image_size: int, max_steps: int = MAX_STEPS):
-        self._simulator = Simulator(task, draw_seed(seed, SEED))
+    def __init__(self, task: str, seed: int, image_size: int, max_steps: int = MAX_STEPS, look: str = "plain"):
+        self._simulator = Simulator(task, draw_seed(seed, SEED), look)
         self._size, self._steps = image_size, max_steps
         self.coverage: list[float] = []  # the environment's reward after each step, of at most 1
 
