@@ -14,6 +14,11 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARG]", lock_config=True)
 
 
+def overridden(config: flags.FlagHolder | flags.Flag) -> dict:
+    """{dotted key: value} of what the command line set over the file."""
+    return dict(config_flags.get_override_values(config))
+
+
 def define_sampling() -> None:
     """Flags of how actions are sampled, over the checkpoint's evaluate.*; read by `sampling`."""
     flags.DEFINE_enum("solver", None, ["unipc", "euler"], "default: the checkpoint's")

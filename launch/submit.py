@@ -30,9 +30,10 @@ def make_job(name: str, topology: str, slices: int, image: str, bucket: str, com
     return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image, bucket)
 
 
-def training_command(file: str, overrides: list[str], workdir: str) -> list[str]:
-    """What every host runs: launch.train with the same config and overrides, as --config.KEY=VALUE."""
-    return ["python", "-m", "launch.train", f"--config={file}", *overrides, f"--workdir={workdir}"]
+def training_command(file: str, overrides: dict, workdir: str) -> list[str]:
+    """What every host runs: launch.train with the same config and overrides, {dotted key: value}."""
+    options = [f"--config.{key}={value}" for key, value in overrides.items()]
+    return ["python", "-m", "launch.train", f"--config={file}", *options, f"--workdir={workdir}"]
 
 
 def job_of(args, name: str, command: list[str], workdir: str) -> manifests.Job:
@@ -84,8 +85,8 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     try:
-        overrides = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith("config.")]
-        command = training_command(config_flags.get_config_filename(args["config"]), overrides, args.workdir)
+        file, overrides = config_flags.get_config_filename(args["config"]), launch_flags.overridden(args["config"])
+        command = training_command(file, overrides, args.workdir)
         start(job_of(args, args.name, command, args.workdir), args)
     except (ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"submit: {error}")

@@ -7,6 +7,9 @@ base that others are compared with; or a grid {dotted key: [values]}. Measured a
 or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's
 "rollouts" names those that it takes part in, else all. What is whole is not run again. Results: OUT/results.json,
 results.md and results.svg, with 95% confidence intervals over seeds (launch/comparison.py).
+
+With --submit and launch.submit's flags each training is a job on a pod slice of its own instead, OUT below /runs; the
+same command without it, where the bucket is mounted, then measures what is trained.
 """
 
 import itertools
@@ -21,7 +24,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch import build, comparison, fit, train_parts
+from launch import build, comparison, fit, submit, train_parts
 from launch import flags as launch_flags
 from launch.comparison import Measurement
 from world_model import checkpoint
@@ -104,8 +107,7 @@ def commands(file: str, overrides: dict, seed: int, workdir: Path, steps: int,
     checkpoints = workdir / "checkpoints"
     if not missing or (checkpoints.is_dir() and steps in checkpoint.steps(checkpoints)):
         return missing
-    options = [f"--config.{key}={value}" for key, value in (overrides | {"seed": seed}).items()]
-    return [["launch.train", f"--config={file}", *options, f"--workdir={workdir}"], *missing]
+    return [submit.training_command(file, overrides | {"seed": seed}, str(workdir))[2:], *missing]
 
 
 def run(file: str, wanted: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int], out: Path,
@@ -123,6 +125,19 @@ def run(file: str, wanted: dict[str, dict], measured: dict[str, list[Measurement
     return comparison.results(checked, measured, seeds, out)
 
 
+def submit_all(file: str, wanted: dict[str, dict], seeds: list[int], out: Path, args) -> None:
+    """Starts a pod job for the training of every variant and seed, or prints it. Raises ValueError,
+    CalledProcessError."""
+    jobs = []
+    for seed, name in itertools.product(seeds, wanted):
+        workdir = str(out / name / f"seed_{seed}")
+        command = submit.training_command(file, wanted[name] | {"seed": seed}, workdir)
+        label = "".join(c if c.isalnum() else "-" for c in f"{args.name}-{name}-{seed}".lower())
+        jobs.append(submit.job_of(args, label, command, workdir))
+    for job in jobs:  # none is started where one cannot be
+        submit.start(job, args)
+
+
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
@@ -130,15 +145,19 @@ def main(_) -> None:
     out = Path(args.out)
     try:
         module = runpy.run_path(file.partition(":")[0])
-        wanted, measured, checked = variants(module), measurements(module), {}
+        given = launch_flags.overridden(args["config"])  # holds for every variant that does not say otherwise
+        wanted = {name: given | overrides for name, overrides in variants(module).items()}
+        measured, checked = measurements(module), {}
         for name, overrides in wanted.items():
             try:
                 checked[name] = check(apply(args.config, overrides))
             except (ValueError, TypeError) as error:
                 raise SweepError(f"variant {name}: {error}") from error
         seeds = [int(seed) for seed in args.seeds]
+        if args.submit:
+            return submit_all(file, wanted, seeds, out, args)
         rows = run(file, wanted, measured, seeds, out, checked, args["dry-run"].value)
-    except (SweepError, subprocess.CalledProcessError) as error:
+    except (ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"sweep: {error}")
     if any(row["seeds"] for row in rows):
         (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -151,6 +170,7 @@ if __name__ == "__main__":
     launch_flags.define_config()
     flags.DEFINE_string("out", None, "directory of all runs: OUT/VARIANT/seed_N")
     flags.DEFINE_list("seeds", ["0"], "seeds of every variant")
-    flags.DEFINE_bool("dry-run", False, "checks and prints, runs nothing")
+    flags.DEFINE_bool("submit", False, "train on pods, a job for each run")
+    submit.define()
     flags.mark_flags_as_required(["config", "out"])
     launch_flags.run(main)

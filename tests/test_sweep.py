@@ -2,9 +2,12 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from configs import quickstart
 from configs.ablations import noise
@@ -147,3 +150,18 @@ def test_a_rollout_that_is_not_defined_is_named():
     module = ROLLED_OUT | {"get_sweep": lambda: [{"name": "base", "rollouts": ["fats"]}]}
     with pytest.raises(sweep.SweepError, match="variant 'base': .* no 'fats', only slow, fast"):
         sweep.measurements(module)
+
+
+def test_pods_get_a_job_for_each_run():
+    """As a command: what it was given beside the file holds for all, and nothing is started where one job cannot be."""
+    command = [sys.executable, "-m", "launch.sweep", "--config=configs/ablations/size.py:debug", "--seeds=0,1",
+               "--config.train.global_batch_size=8", "--submit", "--dry-run", "--topology=v5p:2x2x1", "--bucket=b", "--image=i"]
+    done = subprocess.run([*command, "--out=/runs/size"], capture_output=True, text=True, check=True)
+    jobs = [yaml.safe_load(text) for text in done.stdout.split("# kubectl apply -f -\n")[1:]]
+    assert [job["metadata"]["name"] for job in jobs] == [
+        f"wamax-{name}-{seed}" for seed in (0, 1) for name in ("base", "half", "shallow")]
+    started = jobs[-1]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert started[2:] == ["launch.train", "--config=configs/ablations/size.py:debug", "--config.train.global_batch_size=8",
+                           "--config.model.num_layers=2", "--config.seed=1", "--workdir=/runs/size/shallow/seed_1"]
+    done = subprocess.run([*command, "--out=runs/size"], capture_output=True, text=True)
+    assert done.returncode == 1 and "is no folder below /runs" in done.stderr and not done.stdout
