@@ -180,14 +180,21 @@ def png(image: np.ndarray) -> bytes:
 
 
 def intervals(names: list[str], metrics: dict[str, list[dict | None]]) -> bytes:
-    """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap."""
+    """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap.
+
+    Intervals of a few values may be many times as wide as they spread: those run out of the panel.
+    """
     with figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
         for axis, (metric, found) in zip(axes[0], metrics.items(), strict=True):
             for row, values in enumerate(found):
                 if values is None:
                     continue
-                axis.plot(values["values"], [row] * len(values["values"]), ".", color=OTHER)
                 axis.errorbar(values["mean"], row, xerr=values["half"], fmt="o", color=MODEL, capsize=3)
+                axis.plot(values["values"], [row] * len(values["values"]), ".", color=BASELINE, zorder=3)
+            every = [value for values in found if values for value in values["values"]]
+            if spread := np.ptp(every or [0.0]):
+                low, high = axis.get_xlim()
+                axis.set_xlim(max(low, min(every) - spread), min(high, max(every) + spread))
             axis.set_title(metric)
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.5, -0.5)
