@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The TPU's compiler, apart from the rest: where JAX finds it, every command looks for a TPU.
 LIBTPU := .cache/libtpu
 
-.PHONY: install quickstart eval-pusht eval-metaworld test lint clean
+.PHONY: install browser quickstart eval-pusht eval-metaworld test lint clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,12 @@ $(LIBTPU): | install
 	rm -rf $@.part && $(BIN)/pip install -q --disable-pip-version-check --no-deps --target $@.part libtpu==0.0.42.1
 	mv $@.part $@
 
+# Shows a test the server's page. Comes from Debian, not from Python's index.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -yq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300
+browser:
+	@command -v chromium >/dev/null || { $(APT) update && $(APT) install --no-install-recommends chromium; } || \
+	  { echo "make test needs Chromium, which apt-get could not install here. As root on Debian: apt-get install chromium"; exit 1; }
+
 quickstart: install
 	$(BIN)/python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -33,7 +39,7 @@ eval-metaworld: install  # draws with Debian's libosmesa6 (apt-get install libos
 	$(BIN)/python -m launch.train --config=configs/metaworld.py --workdir=runs/metaworld
 	$(BIN)/python -m launch.rollout --workdir=runs/metaworld
 
-test: install lint $(LIBTPU)
+test: install browser lint $(LIBTPU)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: install

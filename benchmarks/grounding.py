@@ -34,7 +34,7 @@ def main(_) -> None:
                        ("not_grounded", Mode(args.latency, overlap=0, grounded=False))):
         seeds = range(args.seed, args.seed + args.episodes)
         runs = TASKS["pusht"].make_runs(seeds, robot.layout.height, args.max_steps)
-        policy = ChunkPolicy(restored, robot, grounded=mode.grounded)
+        policy = ChunkPolicy(restored, robot, robot.embodiment.instruction, grounded=mode.grounded)
         executors = asynchronous.play(policy, runs, mode, policy.horizon)
         found = closed_loop.scores(runs)
         print(json.dumps({"name": name, **dataclasses.asdict(mode), **asynchronous.smoothness(executors),

@@ -30,6 +30,7 @@ class ChunkPolicy:
 
     restored: build.Restored
     robot: Robot
+    instruction: str  # the task's
     grounded: bool = True
     seed: int = 0
 
@@ -66,7 +67,7 @@ class ChunkPolicy:
     def _begin(self, runs: list[Run]) -> None:
         self.runs, self.seen, self.planned, self.imagined = list(runs), 0, {}, {}
         objective, batch = self.restored.objective, len(runs)
-        ids, length = objective.text_encoder.tokenize(self.robot.prompt(self.robot.embodiment.instruction))
+        ids, length = objective.text_encoder.tokenize(self.robot.prompt(self.instruction))
         text = objective.text_encoder.encode(objective.frozen["text"], jnp.tile(ids, (batch, 1)),
                                              jnp.full(batch, length))
         session = self.rollout.start(self.params, text, objective.empty_text(batch))

@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 
+from world_model.rollout import Schedule
+
 TRUTH, MODEL, BASELINE, OTHER = "#1f2937", "#2563eb", "#d97706", "#9ca3af"
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -130,6 +132,25 @@ def loss_by_level(loss: dict) -> bytes:
             axis.set(title=f"{name} error by noise level", xlabel="sigma (1 = noise)")
             axis.set_xticks(range(len(levels)), list(levels))
             axis.grid(False, axis="x")
+    return buffer.getvalue()
+
+
+def schedules(parts: dict[str, Schedule]) -> bytes:
+    """Noise level by solver step of each part; filled where the model runs, hollow where its last prediction is
+    reused."""
+    with figure(1, len(parts), 9, 2.6, sharey=True) as (buffer, axes):
+        for axis, (part, (sigmas, runs)) in zip(axes[0], parts.items(), strict=True):
+            step, ran = np.arange(len(sigmas)), np.array(runs or (True,) * (len(sigmas) - 1))
+            axis.plot(step, sigmas, color=OTHER, linewidth=1)
+            axis.plot(step[:-1][ran], sigmas[:-1][ran], "o", color=MODEL, markersize=5, label="the model runs")
+            if not ran.all():
+                axis.plot(step[:-1][~ran], sigmas[:-1][~ran], "o", color=MODEL, markerfacecolor="white", markersize=5,
+                          label="its last prediction again")
+            axis.plot(step[-1], sigmas[-1], "D", color=TRUTH, markersize=4, label="result")
+            count = "decided on the way" if runs is None else f"{ran.sum()} of {len(ran)} steps run the model"
+            axis.set(title=f"{part}: {count}", xlabel="solver step", ylim=(-0.05, 1.05))
+        axes[0, 0].set_ylabel("sigma (1 = noise)")
+        axes[0, 0].legend(loc="lower left")
     return buffer.getvalue()
 
 

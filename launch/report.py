@@ -19,6 +19,7 @@ from data_pipelines.mixture import asked_fractions
 from launch import build, figures, report_page
 from launch import flags as launch_flags
 from world_model import checkpoint, visibility
+from world_model.rollout import Schedule
 
 MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
 MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
@@ -60,11 +61,11 @@ def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
 
 
 def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: dict, metrics: list[dict],
-                 mask_image: np.ndarray, mixture: dict) -> Path:
+                 mask_image: np.ndarray, mixture: dict, schedules: dict[str, Schedule]) -> Path:
     """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
 
     evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask_image: uint8 [n, n, 3];
-    summary, mixture: as `make_summary` makes and takes.
+    summary, mixture: as `make_summary` makes and takes; schedules: of the rollout that was evaluated.
     """
     out = Path(workdir) / "report"
     out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,9 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
                 "ones, not chosen. Repeating the last command is unknown in the first block."),
             _plot(figures.actions(arrays, actions_per_block), "true and predicted actions of held-out windows"),
             _plot(figures.action_errors(evaluation["action"]), "action error by horizon")),
+        report_page.section(
+            "Sampling", report_page.text("How each block is denoised: the noise level before every solver step."),
+            _plot(figures.schedules(schedules), "noise level by solver step")),
         report_page.section(
             "Training", _plot(figures.losses(metrics), "training losses of video and action"),
             report_page.text("On held-out windows, by noise level (mean square error of the velocity, unweighted):"),
@@ -138,6 +142,11 @@ def draw_mask(restored: build.Restored) -> np.ndarray:
     return restored.family.module.draw_mask()
 
 
+def sampling(restored: build.Restored) -> dict[str, Schedule]:
+    """How the evaluation's rollout denoises video and actions."""
+    return restored.family.rollout(**build.rollout_settings(restored.config)).schedules()
+
+
 def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
     """{dataset: {"asked", "realised"}} fractions, from the loader's state in a checkpoint."""
     asked = asked_fractions({name: part["weight"] for name, part in data_state["mixture"].items()}, data_state["step"])
@@ -172,7 +181,8 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     metrics = read_metrics(workdir)
     mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
     summary = make_summary(evaluation, metrics, mixture, **measured)
-    return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture)
+    return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture,
+                        sampling(restored))
 
 
 def main(_) -> None:

@@ -7,7 +7,8 @@ Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for
 return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
 reached, to the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4
 control steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
-WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined.
+WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined; with --rerun also *.rrd of
+the same episodes (launch/rerun_log.py).
 """
 
 import collections
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import asynchronous, build, closed_loop
+from launch import asynchronous, build, closed_loop, rerun_log
 from launch import flags as launch_flags
 from launch.asynchronous import Mode
 from launch.closed_loop import Mean, ModelPolicy, Random, Run
@@ -100,18 +101,31 @@ def describe(name: str, found: dict, measure: str) -> str:
             f"[{found['coverage_ci'][0]:.3f}, {found['coverage_ci'][1]:.3f}], {found['steps']:.0f} steps")
 
 
+def extremes(runs: list[Run], count: int) -> list[tuple[str, Run]]:
+    """The episodes with most and with least coverage, `count` of each, with names for their files."""
+    ranked = sorted(runs, key=lambda run: (-max(run.episode.coverage), len(run.actions)))
+    return [(f"{kind}_{run.seed}", run) for kind, chosen in (("best", ranked[:count]), ("worst", ranked[-count:]))
+            for run in chosen]
+
+
 def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
-    """The episodes with most and with least coverage, `count` of each."""
+    """OUT/NAME.mp4 of `extremes`."""
     from data_pipelines.recorder import mp4
 
-    ranked = sorted(runs, key=lambda run: (-max(run.episode.coverage), len(run.actions)))
-    for kind, chosen in (("best", ranked[:count]), ("worst", ranked[-count:])):
-        for run in chosen:
-            (out / f"{kind}_{run.seed}.mp4").write_bytes(mp4(side_by_side(run, engine), engine.embodiment.rate))
+    for name, run in extremes(runs, count):
+        video = side_by_side(*seen_and_imagined(run, engine))
+        (out / f"{name}.mp4").write_bytes(mp4(video, engine.embodiment.rate))
 
 
-def side_by_side(run: Run, engine: Engine) -> np.ndarray:
-    """uint8 [steps, PANEL, 2 PANEL + GAP, 3]: seen, and imagined when the chunk was chosen (the first frame before)."""
+def write_recordings(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
+    """OUT/NAME.rrd of `extremes`. Raises ValueError where Rerun is not installed."""
+    for name, run in extremes(runs, count):
+        _, imagined = seen_and_imagined(run, engine)
+        rerun_log.write(out / f"{name}.rrd", run, engine.embodiment, imagined)
+
+
+def seen_and_imagined(run: Run, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+    """Both uint8 [steps, H, W, 3]: canvases, and as imagined when the chunk was chosen (the first frame before)."""
     seen = np.stack([engine.robot.canvas({view: frame[None] for view, frame in views.items()})[0]
                      for views in run.frames])
     imagined, stride = seen.copy(), engine.robot.layout.frame_stride
@@ -120,16 +134,22 @@ def side_by_side(run: Run, engine: Engine) -> np.ndarray:
         # Frame i of a block is that of the step (i + 1) stride after its first; between two, the coming one is shown.
         end = min(len(seen), begin + 1 + len(frames))
         imagined[begin + 1:end] = frames[:end - begin - 1]
-    enlarge = lambda x: x.repeat(-(-PANEL // x.shape[1]), 1).repeat(-(-PANEL // x.shape[2]), 2)
-    panels = enlarge(seen), enlarge(imagined)
+    return seen, imagined
+
+
+def side_by_side(*videos: np.ndarray) -> np.ndarray:
+    """Videos uint8 [steps, H, W, 3] in panels of at least PANEL pixels, with a white gap between two."""
+    panels = [x.repeat(-(-PANEL // x.shape[1]), 1).repeat(-(-PANEL // x.shape[2]), 2) for x in videos]
     gap = np.full((*panels[0].shape[:2], GAP, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], axis=2)
+    return np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=2)
 
 
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     try:
+        if args.rerun:
+            rerun_log.load()  # said before the episodes, not after
         result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
                                         execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
                                         latency=args.latency, overlap=args.overlap, task=args.task,
@@ -139,6 +159,8 @@ def main(_) -> None:
     out = Path(args.out or Path(args.workdir) / "closed_loop")
     out.mkdir(parents=True, exist_ok=True)
     (out / "closed_loop.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if args.rerun:
+        write_recordings(out, runs, engine, args.videos)
     write_videos(out, runs, engine, args.videos)
     if gain := result.get("against"):
         print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
@@ -158,6 +180,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
     flags.DEFINE_list("baselines", list(BASELINES), "played beside the model; empty: none")
     flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
+    flags.DEFINE_bool("rerun", False, "the same episodes for Rerun's viewer too (extra: rerun)")
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
     launch_flags.define_sampling()
     flags.mark_flags_as_required(["workdir"])

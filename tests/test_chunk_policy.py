@@ -47,7 +47,8 @@ def restored(tmp_path_factory):
 @pytest.fixture(scope="module")
 def make(restored):
     jax.config.update("jax_disable_most_optimizations", True)
-    yield lambda **options: ChunkPolicy(restored, choose_robot(restored, "pusht", None), **options)
+    robot = choose_robot(restored, "pusht", None)
+    yield lambda instruction="push", **options: ChunkPolicy(restored, robot, instruction, **options)
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -79,6 +80,7 @@ def test_the_answer_is_what_is_on_its_way_and_then_what_it_leads_to(make):
     assert np.abs(answer(make(), other)[3:] - plain[3:]).max() > 1e-3  # told otherwise, it answers otherwise
     naive = [answer(make(grounded=False), x) for x in (flight, other)]
     np.testing.assert_array_equal(naive[0][3:], naive[1][3:])
+    assert np.abs(answer(make("stay where you are"), flight)[3:] - plain[3:]).max() > 1e-4  # asked otherwise, too
     short = answer(make(), flight[:1])  # then it holds
     np.testing.assert_array_equal(short, plain)
 

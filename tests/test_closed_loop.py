@@ -47,13 +47,14 @@ def test_the_model_sees_what_happened_and_its_commands_are_executed(played, engi
     assert [len(requests) for requests in seen] == [2, 1] * 3  # three episodes in batches of two
     assert [[r.block for r in requests] for requests in seen] == [[1, 1], [1], [2, 2], [2], [1, 1], [1]]
     run, asked = runs[2], [seen[i][0] for i in (1, 3, 5)]
+    assert all(request.text[0].tolist() == engine.tokenize("push")[0].tolist() for request in asked)
     for request, steps in zip(asked, ([0], [1, 2, 3, 4], [8])):
         np.testing.assert_array_equal(request.views["image"], [run.frames[i]["image"] for i in steps])
         np.testing.assert_array_equal(request.state, run.states[steps[-1]])
     assert len(run.actions) == len(run.episode.coverage) == 10 and len(run.frames) == 11
     assert [begin for begin, _ in run.imagined] == [0, 4, 8] and len(run.gaps) == 1
     assert not np.array_equal(run.frames[0]["image"], run.frames[-1]["image"])
-    assert rollout.side_by_side(run, engine).shape == (11, 256, 2 * 256 + 8, 3)
+    assert rollout.side_by_side(*rollout.seen_and_imagined(run, engine)).shape == (11, 256, 2 * 256 + 8, 3)
 
 
 def test_an_episode_does_not_depend_on_the_others(played, engine):

@@ -17,7 +17,7 @@ from world_model.families import lingbot_va_cached as cached
 from world_model.families import make_family
 from world_model.families.lingbot_va import Inputs
 from world_model.families.lingbot_va_layout import GROUPS, frame_rotary, make_sequence
-from world_model.families.lingbot_va_rollout import LingBotVARollout
+from world_model.families.lingbot_va_rollout import LingBotVARollout, levels
 from world_model.interop import names
 from world_model.interop.lingbot_va_names import LINGBOT_VA
 from world_model.rollout import Conditions, Known
@@ -226,6 +226,22 @@ def test_rollout_history_decides_the_cache(golden, inputs):
     real = rollout(face.params, given, keys, history=inputs.clean_latents)
     np.testing.assert_array_equal(real.latents[:, :2], imagined.latents[:, :2])
     assert np.abs(real.latents[:, 2:] - imagined.latents[:, 2:]).max() > 1e-3
+
+
+def test_video_alone(golden, inputs):
+    """Nothing of actions is predicted or remembered: what is imagined is that of a clip without actions."""
+    face = golden[1]
+    rollout = LingBotVARollout(face.model, steps=1, action_steps=1, chunk_frames=2, window_blocks=6)
+    keys = jax.random.split(jax.random.key(0), 1)
+    given = Conditions(inputs.clean_latents[:, :1], inputs.text, None)
+    alone = rollout(face.params, given, keys, history=inputs.clean_latents, video_alone=True)
+    noise = jnp.concatenate([rollout.noise(keys, i, c.stop - c.start)[0] for i, c in enumerate(rollout.chunks())], axis=1)
+    times, changes = levels(1, rollout.shift)
+    trained = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs._replace(
+        noisy_latents=noise, video_timestep=jnp.full((1, 5), times[0]), action_valid=jnp.zeros((1, 15), bool)))
+    assert alone.actions is None
+    np.testing.assert_allclose(alone.latents[:, 2:], (noise + changes[0] * trained.video)[:, 2:], atol=1e-5)
+    np.testing.assert_array_equal(alone.latents[:, :1], inputs.clean_latents[:, :1])
 
 
 def test_given_video_comes_back_and_decides_the_actions(golden, inputs):

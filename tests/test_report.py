@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import report, report_page, scores
+from launch import build, figures, report, report_page, scores
+from tests import tiny_policy
+from world_model import step_skipping
+from world_model.rollout import Schedule
 
 RNG = np.random.default_rng(0)
 MIXTURE = {"pusht": {"asked": 0.75, "realised": 0.7512}, "clips <web>": {"asked": 0.25, "realised": 0.2488}}
@@ -51,7 +54,8 @@ def written(tmp_path_factory):
     evaluation, arrays = results()
     summary = report.make_summary(evaluation, METRICS, MIXTURE, seconds=800.0, resume_bitwise=True)
     mask = np.zeros((8, 8, 3), np.uint8)
-    path = report.write_report(workdir, summary, evaluation, arrays, METRICS, mask, MIXTURE)
+    schedules = {part: Schedule(np.linspace(1, 0, 5), (True,) * 4) for part in ("video", "action")}
+    path = report.write_report(workdir, summary, evaluation, arrays, METRICS, mask, MIXTURE, schedules)
     return path.read_text(), json.loads((workdir / "report" / "summary.json").read_text())
 
 
@@ -82,7 +86,7 @@ def test_page_is_self_contained_and_well_formed(written):
 
     reader = Reader()
     reader.feed(page)
-    assert reader.open_tags == [] and len(reader.sources) == 7
+    assert reader.open_tags == [] and len(reader.sources) == 8
     assert all(source.startswith("data:image/") for source in reader.sources)
     assert "url(" not in page and "<script" not in page
     assert "tiny &amp; small" in page and "clips &lt;web&gt;" in page and "75.12%" in page
@@ -118,6 +122,26 @@ def test_mixture_from_the_loaders_state():
     state = {"step": 10, "mixture": {"a": {"weight": 3.0}, "b": {"weight": 1.0}}, "positions": {"a": 74, "b": 26}}
     found = report.realised_mixture(state)
     assert found == {"a": {"asked": 0.75, "realised": 0.74}, "b": {"asked": 0.25, "realised": 0.26}}
+
+
+def sampling(arm: str, **settings) -> dict[str, Schedule]:
+    c = tiny_policy.config(arm=arm)
+    return build.model(c).rollout(**build.rollout_settings(c) | settings).schedules()
+
+
+def test_the_sampling_schedule_is_the_rollouts_own():
+    """Flash leaves the video at 0.8; a table says which steps run; LingBot-VA's loops have lengths of their own."""
+    found = sampling("debug", steps=16, video_final_sigma=0.8, skipping="5")
+    assert [found[part].sigmas[-1] for part in ("video", "action")] == [pytest.approx(0.8), 0]
+    assert all(np.flatnonzero(s.runs).tolist() == list(step_skipping.STATIC[5]) for s in found.values())
+    assert all(len(s.sigmas) == 17 and (np.diff(s.sigmas) < 0).all() for s in found.values())
+    assert sampling("debug", skipping="adaptive")["video"].runs is None
+    whole = sampling("lingbot_va_debug", steps=5, action_steps=7)
+    assert {part: len(s.runs) for part, s in whole.items()} == {"video": 5, "action": 7}
+    part = sampling("lingbot_va_debug", steps=5, action_steps=7, executed_steps=4)["video"]
+    np.testing.assert_allclose(whole["video"].sigmas[[0, -1]], [1, 0], atol=1e-6)
+    np.testing.assert_allclose(part.sigmas, whole["video"].sigmas[:5], atol=1e-6)
+    assert b"5 of 16 steps run the model" in re.sub(rb"<!-- (.*?) -->", rb"\1", figures.schedules(found))
 
 
 def test_bar_stays_inside():

@@ -7,8 +7,8 @@ A rollout is called with parameters, conditions, one key per sample and, if ther
 `history` decides what enters the cache after a block: real latents (policy: each block's actions are predicted
 from what really happened) or, without it, the model's own (imagination: everything from the first frame).
 `known`, where a family takes it, decides what is predicted: actions that are given make it forward dynamics, video that
-is given inverse dynamics, and actions already on their way to the robot are given in part. Conditions without a state
-ask DreamZero for video alone.
+is given inverse dynamics, and actions already on their way to the robot are given in part. Video alone is asked of
+DreamZero by conditions without a state, of LingBot-VA, which has none, by `video_alone=True`.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -47,6 +48,14 @@ class Prediction(NamedTuple):
     latents: jax.Array  # [B, F, h, w, C]; frame 0 is the given one
     actions: jax.Array | None  # [B, N, action_dim], normalised; None where video alone was asked for
     model_calls: jax.Array | None = None  # int32 [blocks]: solver steps that ran the model, where some may not
+
+
+class Schedule(NamedTuple):
+    """How one part of a block, its video or its actions, is denoised."""
+
+    sigmas: np.ndarray  # float64 [steps + 1]: the noise level before every solver step, and after the last
+    runs: tuple[bool, ...] | None  # of every step: whether the model runs or its last prediction is reused; None:
+    # decided on the way
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

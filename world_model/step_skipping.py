@@ -19,6 +19,9 @@ THRESHOLDS = ((0.95, 3), (0.93, 1))  # (cosine, steps) of `Adaptive`, as release
 class Skipping(Protocol):
     """Decides inside `lax.scan`."""
 
+    def planned(self, steps: int) -> tuple[bool, ...] | None:
+        """Whether each step runs; None where that is decided on the way."""
+
     def init(self, video: jax.Array):
         """What is remembered before the first step; video: like a prediction [B, n, h, w, C]."""
 
@@ -32,6 +35,9 @@ class Skipping(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Never:
     """Every step runs."""
+
+    def planned(self, steps):
+        return (True,) * steps
 
     def init(self, video):
         return ()
@@ -48,6 +54,9 @@ class Static:
     """The steps of a table run."""
 
     runs: tuple[bool, ...]  # of every step; the first must
+
+    def planned(self, steps):
+        return self.runs
 
     def init(self, video):
         return ()
@@ -78,6 +87,9 @@ class Adaptive:
     """
 
     thresholds: tuple[tuple[float, int], ...] = THRESHOLDS
+
+    def planned(self, steps):
+        return None
 
     def init(self, video) -> Memory:
         none = jnp.int32(0)

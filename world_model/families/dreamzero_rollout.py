@@ -10,9 +10,9 @@ from world_model.families import dreamzero_cached as cached
 from world_model.families.dreamzero import DreamZero
 from world_model.families.stack import Velocity
 from world_model.functional import bind
-from world_model.rollout import Conditions, Guided, Known, Prediction
+from world_model.rollout import Conditions, Guided, Known, Prediction, Schedule
 from world_model.solvers import make_solver
-from world_model.step_skipping import THRESHOLDS, make_skipping
+from world_model.step_skipping import THRESHOLDS, Skipping, make_skipping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,22 @@ class DreamZeroRollout(Guided):
     video_final_sigma: float = 0.0  # DreamZero-Flash leaves the video noisy (0.8)
     skipping: str = "none"  # steps that reuse the last prediction: world_model/step_skipping.py
     skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
+
+    @property
+    def solvers(self) -> Velocity:
+        """Of video and actions."""
+        return Velocity(make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
+                        make_solver(self.solver, self.steps, self.shift))
+
+    @property
+    def skips(self) -> Skipping:
+        """Which of their steps reuse a prediction."""
+        return make_skipping(self.skipping, self.steps, self.skip_thresholds)
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Of video and actions, as denoised."""
+        runs = self.skips.planned(self.steps)
+        return {part: Schedule(solver.sigmas, runs) for part, solver in self.solvers._asdict().items()}
 
     def __call__(self, params: dict, conditions: Conditions, keys, history=None,
                  known: Known | None = None) -> Prediction:
@@ -105,15 +121,14 @@ class DreamZeroRollout(Guided):
         predicted, as in training, and any solver is exact on it. Without actions and state (None), the video alone.
         """
         model = bind(self.model, params)
-        solvers = Velocity(make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
-                           None if actions is None else make_solver(self.solver, self.steps, self.shift))
+        solvers = self.solvers if actions is not None else self.solvers._replace(action=None)
         each = lambda function, *of: jax.tree.map(function, solvers, *of)  # video and, where they are, actions
         noise, times = Velocity(latents, actions), each(lambda solver: jnp.asarray(solver.timesteps, jnp.float32))
         if known is not None:
             mask = Velocity(known.latent_mask, known.action_mask)
             straight = each(lambda solver, x, value: (x - value) / solver.sigmas[0], noise,
                             Velocity(known.latents, known.actions))
-        skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
+        skipping = self.skips
 
         def step(carry, i):
             sample, past, last, memory = carry

@@ -19,7 +19,7 @@ from world_model.families.lingbot_va_layout import LingBotVASpec, frame_rotary
 from world_model.families.lingbot_va_objective import HISTORY_LEVELS
 from world_model.flow_matching import noise_levels
 from world_model.functional import bind
-from world_model.rollout import Conditions, Guided, Known, Prediction
+from world_model.rollout import Conditions, Guided, Known, Prediction, Schedule
 
 
 class Session(NamedTuple):
@@ -52,27 +52,52 @@ class LingBotVARollout(Guided):
         super().__post_init__()
         check_settings(self.model.spec, self)
 
+    @property
+    def video_passes(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `levels`."""
+        return levels(self.steps, self.shift, self.executed_steps)
+
+    @property
+    def action_passes(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `levels`."""
+        return levels(self.action_steps, self.action_shift)
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Of video and actions, as denoised; the pass that only writes the cache is none of the steps."""
+        found = {}
+        for part, (times, changes) in (("video", self.video_passes), ("action", self.action_passes)):
+            steps = np.flatnonzero(changes)
+            sigmas = times[0] / 1000 + np.append(0, np.cumsum(changes[steps], dtype=np.float64))
+            found[part] = Schedule(sigmas, (True,) * len(steps))
+        return found
+
     # --- whole windows -----------------------------------------------------------------------------------------
 
-    def __call__(self, params: dict, conditions: Conditions, keys, history=None) -> Prediction:
+    def __call__(self, params: dict, conditions: Conditions, keys, history=None,
+                 video_alone: bool = False) -> Prediction:
         """keys: one per sample [B]. history: real latents [B, F, h, w, C], with conditions.actions [B, F n, A]; or
-        None. Predicted actions leave group 0 out: [B, (F - 1) n, A]."""
+        None. Predicted actions leave group 0 out: [B, (F - 1) n, A].
+
+        video_alone: neither predicts nor remembers actions, as in a clip without them.
+        """
         spec, n = self.model.spec, self.model.spec.actions_per_frame
         mask = None if conditions.action_mask is None else conditions.action_mask.any(axis=1)
         session = self.start(params, conditions.text, conditions.unconditional_text)
         latents, actions = [], []
         for frames in self.chunks():
             first, count = frames.start, frames.stop - frames.start
-            noise = self.noise(keys, session.chunk, count)
+            noise, action_noise = self.noise(keys, session.chunk, count)
             given = conditions.first_latents if first == 0 else None
-            video, action, session = self.predict(params, session, *noise, mask, given)
+            video, action, session = self.predict(
+                params, session, noise, None if video_alone else action_noise, mask, given)
             latents.append(video)
             actions.append(action)
             if history is not None and frames.stop < spec.layout.latent_frames:
-                executed = conditions.actions[:, first * n:frames.stop * n]
+                executed = None if video_alone else conditions.actions[:, first * n:frames.stop * n]
                 session = self.observe(params, session, history[:, frames], executed)
             session = session.next(count)
-        return Prediction(jnp.concatenate(latents, axis=1), jnp.concatenate(actions, axis=1)[:, n:])
+        actions = None if video_alone else jnp.concatenate(actions, axis=1)[:, n:]
+        return Prediction(jnp.concatenate(latents, axis=1), actions)
 
     def chunks(self) -> list[slice]:
         """The latent frames of every chunk of a window; the last may be short."""
@@ -105,22 +130,26 @@ class LingBotVARollout(Guided):
 
         action_mask: bool [B, A], channels that this robot has. first_latents: [B, 1, h, w, C], the observation, in
         an episode's first chunk; there action group 0 is zero. rotary: that of `rotary`, where session.frame is traced.
-        known: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`).
+        known: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`). Without
+        action_noise (None) the video alone is predicted, and nothing stands in the cache for its actions.
         """
         frames, start = noise.shape[1], first_latents is not None
         kept = (np.arange(frames) == 0) & start
         given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
-        mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
         of_video, of_actions = rotary or self.rotary(session.frame, frames)
         latents, ring = self._video(params, session.ring, session.context, noise, given, kept, of_video,
                                     2 * session.chunk, known=known)
+        if action_noise is None:
+            return latents, None, session._replace(ring=ring)
+        mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
         actions, ring = self._actions(params, ring, session.context, action_noise, mask, kept, of_actions,
                                       2 * session.chunk + 1, known)
         return latents, actions, session._replace(ring=ring)
 
     def observe(self, params: dict, session: Session, latents, actions, rotary=None) -> Session:
         """What really happened in the chunk replaces what was predicted of it: latents [B, K, h, w, C], executed
-        actions [B, K n, A], normalised, zero on channels that the robot lacks. rotary as in `predict`."""
+        actions [B, K n, A], normalised, zero on channels that the robot lacks; None: nobody acts. rotary as in
+        `predict`."""
         ring = self._observe(params, session.ring, session.context, latents, actions,
                              *(rotary or self.rotary(session.frame, latents.shape[1])), session.chunk)
         return session._replace(ring=ring)
@@ -160,7 +189,7 @@ class LingBotVARollout(Guided):
     @functools.partial(jax.jit, static_argnums=(0, 9))
     def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0, known: Known | None = None):
         """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
-        of_pass = levels(self.steps, self.shift, self.executed_steps)
+        of_pass = self.video_passes
         straight = None if known is None else _straight(of_pass, noise, known.latents, known.latent_mask)
         keep = lambda x: jnp.where(kept[:, None, None, None], given, x)
         one = lambda ring, x, time: cached.video_pass(
@@ -171,7 +200,7 @@ class LingBotVARollout(Guided):
     @functools.partial(jax.jit, static_argnums=0)
     def _actions(self, params, ring, context, noise, mask, kept, rotary, block, known: Known | None = None):
         """The same of its actions."""
-        of_pass = levels(self.action_steps, self.action_shift)
+        of_pass = self.action_passes
         straight = None if known is None else _straight(of_pass, noise, known.actions, known.action_mask)
         group = jnp.repeat(kept, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         keep = lambda x: jnp.where(mask[:, None, :] & ~group[:, None], x, 0)
@@ -184,6 +213,8 @@ class LingBotVARollout(Guided):
     def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
         model, clean = bind(self.model, params), jnp.zeros((self.both(latents).shape[0], latents.shape[1]))
         _, ring = cached.video_pass(model, ring, context, self.both(latents), clean, video_rotary, 2 * chunk)
+        if actions is None:
+            return ring
         return cached.action_pass(model, ring, context, self.both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 

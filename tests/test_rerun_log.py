@@ -1,0 +1,70 @@
+"""Recordings for Rerun, against a stand-in that notes the calls: the package, 170 MB, is no part of the lock."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from data_pipelines.embodiments import get_embodiment
+from launch import rerun_log
+from launch.closed_loop import Run
+
+
+class Stream:
+    """Of one file: {(entity, step or None): what was logged}."""
+
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, application, recording_id):
+        self.logged, self.step, self.closed, self.path = {}, None, False, None
+        Stream.made.append(self)
+
+    def save(self, path):
+        self.path = path
+
+    def set_time(self, timeline, *, sequence):
+        assert timeline == "step"
+        self.step = sequence
+
+    def log(self, entity, value, *, static=False):
+        assert self.path is not None and not self.closed  # before `save` nothing reaches the file
+        self.logged[entity, None if static else self.step] = value
+
+    def disconnect(self):
+        self.closed = True
+
+
+@pytest.fixture
+def rerun(monkeypatch):
+    kind = lambda name: lambda value=None, **named: (name, named or value)
+    module = types.SimpleNamespace(RecordingStream=Stream, **{n: kind(n) for n in ("Image", "Scalars", "SeriesLines")})
+    monkeypatch.setitem(sys.modules, "rerun", module)
+    Stream.made.clear()
+
+
+def test_every_step_is_logged_at_its_place(rerun, tmp_path):
+    """Three steps: four observations, three actions."""
+    rng, robot = np.random.default_rng(0), get_embodiment("pusht")
+    run = Run(7, None, frames=[{"image": rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)} for _ in range(4)],
+              states=list(rng.normal(size=(4, 2))), actions=list(rng.normal(size=(3, 2))))
+    imagined = rng.integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
+    rerun_log.write(tmp_path / "best_7.rrd", run, robot, imagined)
+    stream, = Stream.made
+    assert stream.closed and stream.path == tmp_path / "best_7.rrd"
+    assert stream.logged.pop(("state", None)) == ("SeriesLines", {"names": ["agent_x", "agent_y"]})
+    assert stream.logged.pop(("action", None)) == ("SeriesLines", {"names": ["target_x", "target_y"]})
+    expected = {("camera/image", i): ("Image", run.frames[i]["image"]) for i in range(4)}
+    expected |= {("imagined", i): ("Image", imagined[i]) for i in range(4)}
+    expected |= {("state", i): ("Scalars", run.states[i]) for i in range(4)}
+    expected |= {("action", i): ("Scalars", run.actions[i]) for i in range(3)}
+    assert stream.logged.keys() == expected.keys()
+    for key, (kind, value) in expected.items():
+        assert stream.logged[key][0] == kind
+        np.testing.assert_array_equal(stream.logged[key][1], value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(ValueError, match=r"'rerun-sdk': pip install -e '.\[rerun\]'"):
+        rerun_log.load()

@@ -1,0 +1,105 @@
+"""The server's live page in headless Chromium: what it promises is in the document and on the screen."""
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving import client, make_engine, observation, serving
+
+COLOURS = np.uint8([[[200, 30, 40], [20, 160, 60]], [[30, 60, 210], [230, 190, 20]]])  # quarters of what is seen
+MARKS = ("div", "span", "table", "svg")  # that have an id
+
+
+class Page(HTMLParser):
+    """Text inside every element with an id, and images by theirs."""
+
+    def __init__(self, document: str):
+        super().__init__()
+        self.text, self.images, self.shapes, self._open = {}, {}, {}, []
+        self.feed(document)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag == "img":
+            self.images[found["id"]] = found.get("src", "")
+        elif tag in MARKS:
+            self._open.append(found.get("id"))
+        else:
+            for name in filter(None, self._open):
+                self.shapes.setdefault(name, []).append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in MARKS:
+            self._open.pop()
+
+    def handle_data(self, data):
+        for name in filter(None, self._open):
+            self.text[name] = self.text.get(name, "") + data
+
+
+def browse(url: str, folder) -> tuple[str, np.ndarray]:
+    """(document after its scripts have run, screenshot uint8 [H, W, 3]). Virtual time stands still while the page
+    waits for the server, so that a slow machine changes nothing."""
+    chromium = shutil.which("chromium")
+    assert chromium, "this test needs Chromium (Debian: apt-get install chromium), which `make test` installs"
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+               "--window-size=1050,900", "--virtual-time-budget=4000", f"--user-data-dir={folder / 'profile'}")
+    done = subprocess.run([chromium, *options, "--dump-dom", f"--screenshot={folder / 'page.png'}", url],
+                          capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, np.array(Image.open(folder / "page.png").convert("RGB"))
+
+
+def picture(data_url: str) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(base64.b64decode(data_url.partition(",")[2]))))
+
+
+@pytest.fixture(scope="module")
+def seen() -> np.ndarray:
+    return COLOURS.repeat(16, 0).repeat(16, 1)
+
+
+@pytest.fixture(scope="module")
+def browsed(tmp_path_factory, seen):
+    """(page, screenshot, actions answered last) after two chunks of an episode and one of another."""
+    engine = make_engine(tmp_path_factory.mktemp("run"), "pusht", slots=2, batch_sizes=(1,))
+    engine.warm()
+    with serving(engine) as (port, _):
+        other, policy = client(port), client(port)
+        other.infer(observation(1))
+        policy.infer(observation(2, session_id="shown"))
+        image = {"observation/image": np.stack([seen] * 4)}
+        actions = policy.infer(observation(3, frames=4, session_id="shown") | image)["actions"]
+        document, screen = browse(f"http://127.0.0.1:{port}/", tmp_path_factory.mktemp("browser"))
+    return Page(document), screen, actions
+
+
+def test_the_document_says_what_was_served(browsed, seen):
+    page, _, actions = browsed
+    assert page.text["what"] == "pusht, step 1; 2 sessions, 2 connections"
+    np.testing.assert_array_equal(picture(page.images["seen"]), seen)
+    imagined = picture(page.images["imagined"])
+    assert imagined.shape == (32, 32, 3) and imagined.std() > 0
+    assert re.fullmatch(r"[1-4] of 4", page.text["frame"])
+    assert page.text["names"].split() == ["target_x", "target_y"]
+    assert page.shapes["actions"].count("polyline") == 2 and page.shapes["actions"].count("circle") == actions.size
+    assert page.shapes["gaps"].count("circle") == 1  # the first chunk of an episode has none
+    assert re.fullmatch(r"sessionid:shownblock2 of 2in the queue\d+ msin the model\d+ msgap\d\.\d{3}interventions.+",
+                        page.text["facts"])
+
+
+def test_the_screen_shows_it(browsed):
+    """Quarters of the observation, each enlarged to 128 by 128 pixels, and both dimensions' curves."""
+    _, screen, _ = browsed
+    area = lambda colour: (screen == np.uint8(colour)).all(-1).sum()
+    for colour in COLOURS.reshape(-1, 3):
+        assert 0.95 * 128**2 < area(colour) < 1.05 * 128**2
+    for colour in ((0x25, 0x63, 0xEB), (0xD9, 0x77, 0x06)):
+        assert area(colour) > 100
