@@ -8,6 +8,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
 class CloudEntries(logging.Handler):
     """In place of Google's client and of its handler: what was logged, as JSON carries it."""
 
-    entries = []  # of one service, over all processes
+    entries: ClassVar[list] = []  # of one service, over all processes
 
     def __init__(self, *_, **__):
         super().__init__()
