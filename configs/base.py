@@ -133,6 +133,7 @@ def common(family: str) -> ConfigDict:
 
     c.log = ConfigDict()
     c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)
+    c.log.cloud_goodput = ""  # log of Google Cloud that also gets the ledger's events (extra: goodput); "" = none
     return c
 
 

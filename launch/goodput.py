@@ -17,11 +17,14 @@ PHASES = ("startup", "compile", "steps", "data_wait", "checkpoint")
 
 class Ledger:
     """Charges the time since the last call to the phase that ends with it. Keeps no file where `path` is None (all
-    hosts but the first). step: where this attempt starts; began: its wall clock, seconds since the epoch."""
+    hosts but the first). step: where this attempt starts; began: its wall clock, seconds since the epoch; cloud: who
+    else is told (launch/cloud_goodput.CloudLog)."""
 
-    def __init__(self, path: Path | None, step: int, began: float, now=time.time):
-        self._path, self._now, self._seconds = path, now, dict.fromkeys(PHASES, 0.0)
+    def __init__(self, path: Path | None, step: int, began: float, cloud=None, now=time.time):
+        self._path, self._cloud, self._now, self._seconds = path, cloud, now, dict.fromkeys(PHASES, 0.0)
         self._began = self._mark = began
+        if cloud:
+            cloud.begins(began)
         if path and path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
                 file.write("\n")  # after a line that a kill cut short
@@ -32,7 +35,19 @@ class Ledger:
         before, self._mark = self._mark, self._now()
         self._seconds[phase] += (self._mark - before) * (1 - waited)
         self._seconds["data_wait"] += (self._mark - before) * waited
+        if self._cloud:
+            self._cloud.ends(phase, before, self._mark)
         self._write(step)
+
+    def starts(self, step: int) -> None:
+        """A step starts; only `cloud` wants to know."""
+        if self._cloud:
+            self._cloud.starts(step, self._now())
+
+    def done(self) -> None:
+        """The last step of the run has been saved."""
+        if self._cloud:
+            self._cloud.done(self._now())
 
     def _write(self, step: int) -> None:
         if self._path:

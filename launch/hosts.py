@@ -13,7 +13,9 @@ import sys
 import jax
 from jax._src import distributed  # the key-value store of the coordinator has no public name
 from jax._src.clusters import ClusterEnv
+from jax._src.lax.parallel import reduce_scatter_p
 from jax.experimental import multihost_utils
+from jax.interpreters import mlir
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -45,8 +47,7 @@ def join(connect_seconds: int, heartbeat_seconds: int) -> None:
         print(f"host {index} of {count} connects to {address}, for at most {connect_seconds} s", file=sys.stderr,
               flush=True)
         explicit = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
-    # On CPU one process's programs may overlap, and the exchanges of two then meet in another order on another host.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    _make_cpu_safe()
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=connect_seconds,
                                    heartbeat_timeout_seconds=heartbeat_seconds)
@@ -54,6 +55,26 @@ def join(connect_seconds: int, heartbeat_seconds: int) -> None:
         raise HostError(f"no connection to the other hosts within {connect_seconds} s "
                         f"({os.environ.get(EXPLICIT[0], 'coordinator as found by jax.distributed')}): "
                         f"{str(error).splitlines()[0]}") from error
+
+
+def _make_cpu_safe() -> None:
+    """What several processes on CPU need; other platforms do not notice.
+
+    One process's programs may overlap, and the exchanges of two then meet in another order on another host: so one at a
+    time. Gloo's reduce-scatter may give wrong values and stops after 30 s whatever it is told (jax issues 40830 and
+    40831): so each host gets everyone's part of its share and adds them, the same bytes.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mlir.register_lowering(reduce_scatter_p, mlir.lower_fun(_scatter, multiple_results=False), platform="cpu")
+
+
+def _scatter(x, *, scatter_dimension: int, axis_name, axis_index_groups, axis_size: int, tiled: bool):
+    """jax.lax.psum_scatter as an all-to-all and a sum."""
+    if tiled:
+        axis, shape = scatter_dimension, x.shape
+        x = x.reshape(*shape[:axis], axis_size, shape[axis] // axis_size, *shape[axis + 1:])
+    return jax.lax.all_to_all(x, axis_name, scatter_dimension, scatter_dimension,
+                              axis_index_groups=axis_index_groups).sum(scatter_dimension)
 
 
 def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import fit, goodput, hosts, memory, train_parts
+from launch import cloud_goodput, fit, goodput, hosts, memory, train_parts
 from launch import flags as launch_flags
 from launch.provenance import as_json, code_version
 from launch.watchdog import Watchdog
@@ -37,6 +37,7 @@ def train(config, workdir: Path | str, build) -> None:
     workdir, began = Path(workdir), time.time()
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
+        cloud = cloud_goodput.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
         fit.check_kernel(config)
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
@@ -63,7 +64,7 @@ def train(config, workdir: Path | str, build) -> None:
         meta = make_meta(target, frozen, config, data)
         introduce(config, workdir, mesh, target, start)
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
-        ledger = goodput.Ledger(times, start, began)
+        ledger = goodput.Ledger(times, start, began, cloud)
 
         # The step, and what the run says of itself.
         *objective, encoders = build.objective(config, model, frozen)
@@ -99,6 +100,7 @@ def train(config, workdir: Path | str, build) -> None:
                         step_fn = compile_step(step_fn, target, batch, encoders)
                         ledger.ends("compile", start)
                         clock.restart()
+                    ledger.starts(step)
                     current, measured = step_fn(current, batch, encoders)
                     clock.started(step, measured)
                     history.add(step, measured, samples_of(rows))
@@ -116,6 +118,8 @@ def train(config, workdir: Path | str, build) -> None:
                     save(done)
                 checkpoints.close()  # what is said to be saved is saved
                 ledger.ends("checkpoint", done)
+                if done == config.train.steps:
+                    ledger.done()
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
                 if times:
                     say(goodput.describe(goodput.read(times)))

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco", "pygame", "matplotlib", "tensorboardX", "websockets",
-          "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers"}
+          "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers",
+          "ml_goodput_measurement"}
 # Modules that exist for an extra may import it at their top.
 EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/",
                  "launch/serving/server.py", "launch/serving/telemetry.py"}

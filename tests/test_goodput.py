@@ -1,13 +1,19 @@
 """The ledger of a run's time over restarts, and the watchdog."""
 
+import datetime
+import json
+import logging
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from typing import ClassVar
+from unittest import mock
 
 import pytest
 
-from launch import goodput
+from launch import cloud_goodput, goodput
 from launch.watchdog import KNOWN_AFTER, Watchdog
 
 
@@ -48,6 +54,81 @@ def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
                                        cwd=Path(__file__).parents[1], check=False)
     assert "goodput 100.0% of 10 s in 1 attempt" in run(tmp_path).stdout
     assert "python -m launch.goodput WORKDIR" in run(tmp_path / "nowhere").stderr
+
+
+class CloudEntries(logging.Handler):
+    """In place of Google's client and of its handler: what was logged, as JSON carries it."""
+
+    entries: ClassVar[list] = []  # of one service, over all processes
+
+    def __init__(self, *_, **__):
+        super().__init__()
+        self.project = "project"
+
+    def emit(self, record):
+        self.entries.append(types.SimpleNamespace(
+            payload=json.loads(json.dumps(record.msg)), timestamp=datetime.datetime.now(datetime.UTC),
+            insert_id=str(len(self.entries))))
+
+    def logger(self, name):
+        return types.SimpleNamespace(list_entries=lambda **_: self.entries)
+
+
+@pytest.fixture
+def google(monkeypatch):
+    """Google's client libraries, of which only the log is real enough to be used."""
+    names = ["google.api_core", "google.cloud.logging", "google.cloud.logging_v2", "google.cloud.logging_v2.handlers",
+             "google.cloud.logging_v2.handlers.transports", "google.cloud.monitoring_v3", "google.cloud.storage"]
+    modules = {name: mock.MagicMock() for name in names}
+    modules["google.cloud.logging"].Client = CloudEntries
+    modules["google.cloud.logging_v2.handlers"].CloudLoggingHandler = CloudEntries
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("google.cloud.logging", modules["google.cloud.logging"], raising=False)
+    monkeypatch.setattr(CloudEntries, "entries", [])
+    yield
+    for name in [name for name in sys.modules if name.startswith("ml_goodput_measurement")]:
+        del sys.modules[name]  # it holds on to what stood in
+
+
+def test_googles_calculator_finds_the_same_time_in_the_ledgers_events(google, tmp_path):
+    clock, lines = Clock(), tmp_path / "goodput.jsonl"
+
+    def attempt(first, last, save_at):
+        ledger = goodput.Ledger(lines, first - 1, clock.now, cloud_goodput.open_log("log", "job"), now=clock)
+        for phase, seconds in [("startup", 5), ("compile", 15)]:
+            clock.now += seconds
+            ledger.ends(phase, first - 1)
+        for step in range(first, last + 1):
+            ledger.starts(step)
+            clock.now += 10
+            ledger.ends("steps", step)
+            if step == save_at:
+                clock.now += 2
+                ledger.ends("checkpoint", step)
+        return ledger
+
+    attempt(1, 6, save_at=4)  # killed, and started again after 100 s from the checkpoint
+    clock.now += 100
+    attempt(5, 8, save_at=8).done()
+    from ml_goodput_measurement.src.goodput import BadputType, GoodputCalculator
+    calculator = GoodputCalculator("job", "log", cache_dir=str(tmp_path))
+    percent, badput, last_step = calculator.get_job_goodput(include_badput_breakdown=True)
+    mine, whole = goodput.account(goodput.read(lines)), clock.now - 1000
+    assert last_step == 8 and mine["steps"] == 80
+    assert percent * whole / 100 == pytest.approx(mine["steps"] + 2)  # it counts the save after the last step as a step
+    assert badput[BadputType.TRAINING_PREP] * whole / 100 == pytest.approx(mine["startup"] + mine["compile"])
+    assert badput[BadputType.CUSTOM_BADPUT_EVENTS] == {"CHECKPOINT": pytest.approx(100 * 2 / whole)}
+    assert badput[BadputType.INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION] * whole / 100 == pytest.approx(
+        mine["down"] + 10)  # from the start of the last step before the kill
+    assert badput[BadputType.WASTED_PROGRESS_FROM_DISRUPTION] * whole / 100 == pytest.approx(mine["lost"] - 10)
+
+
+def test_googles_log_is_off_by_default_and_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.logging", None)  # as pip leaves it with --no-deps
+    assert cloud_goodput.open_log("", "job") is None
+    with pytest.raises(ValueError, match="log.cloud_goodput = 'log' needs the extra `goodput`"):
+        cloud_goodput.open_log("log", "job")
 
 
 @pytest.mark.parametrize("times, written", [(3.0, True), (0.0, False)])

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import types
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from launch import checkpoint as command
-from launch import flags, train
+from launch import cloud_goodput, flags, train
 from tests import tiny_training as tiny
 from world_model import checkpoint
 
@@ -89,8 +90,13 @@ def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, 
         return plain(loader)
 
     monkeypatch.setattr(tiny.Loader, "__next__", terminated_at_3)
+    told = mock.Mock()
+    monkeypatch.setattr(cloud_goodput, "open_log", lambda name, job: told if (name, job) == ("log", tmp_path.name) else 1)
     config = tiny.config(steps=6, every=100, fsdp=8)
+    config.log.cloud_goodput = "log"
     assert train.run(config, tmp_path, tiny.Build()) == 0
+    assert [call.args[0] for call in told.starts.call_args_list] == [1, 2, 3] and not told.done.called
+    assert {call.args[0] for call in told.ends.call_args_list} == {"startup", "compile", "steps", "checkpoint"}
     assert "stopped by SIGTERM at step 3, saved" in capsys.readouterr().out
     assert checkpoint.steps(tmp_path / "checkpoints") == [3]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,0 +1,51 @@
+"""The ledger's events for Google's own goodput measurement (github.com/AI-Hypercomputer/ml-goodput-measurement): its
+recorder writes them to Cloud Logging, and its calculator and dashboards read them there, over all restarts of a job."""
+
+from datetime import UTC, datetime
+
+
+def open_log(name: str, job: str) -> "CloudLog | None":
+    """Where config.log.cloud_goodput = `name` sends the events of `job`, the same over its restarts; None for "".
+
+    Raises ValueError where the extra is missing.
+    """
+    if not name:
+        return None
+    try:
+        from ml_goodput_measurement.src.goodput import GoodputRecorder
+        return CloudLog(GoodputRecorder(job, name, logging_enabled=True))
+    except ImportError as error:
+        raise ValueError(f"log.cloud_goodput = {name!r} needs the extra `goodput`: pip install 'wamax[goodput]' "
+                         f"({error})") from error
+
+
+class CloudLog:
+    """What launch/goodput.Ledger tells, in the recorder's words. Times are seconds since the epoch."""
+
+    def __init__(self, recorder):
+        self._recorder = recorder
+
+    def begins(self, began: float) -> None:
+        """An attempt begins, with its preparation: everything before the first step."""
+        self._recorder.record_job_start_time(_utc(began))
+        self._recorder.record_training_preparation_start_time(_utc(began))
+
+    def starts(self, step: int, now: float) -> None:
+        """A step starts. The recorder's side takes the steps' times from one start to the next."""
+        self._recorder.record_step_start_time(step, _utc(now))
+
+    def ends(self, phase: str, began: float, now: float) -> None:
+        """A phase of the ledger ends. Waiting for data has no word for itself there: it is part of the steps."""
+        if phase == "compile":
+            self._recorder.record_training_preparation_end_time(_utc(now))
+        if phase == "checkpoint":
+            self._recorder.record_custom_badput_event_start_time(_utc(began), phase)
+            self._recorder.record_custom_badput_event_end_time(_utc(now), phase)
+
+    def done(self, now: float) -> None:
+        """The job is done and will not be started again."""
+        self._recorder.record_job_end_time(_utc(now))
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
