@@ -94,7 +94,7 @@ def table(rows: list[dict]) -> str:
              "|---" * (4 + 2 * len(metrics)) + "|"]
     for row in rows:
         cells = [f"{text(row[m])} | {text(row['difference'][m], '+')}" for m in metrics]
-        lines.append(f"| {row['variant']} | {row['seeds']} | {' | '.join(cells)} | {row['flops'] / 1e15:.2f} | "
+        lines.append(f"| {row['variant']} | {row['seeds']} | {' | '.join(cells)} | {row['flops'] / 1e15:.2g} | "
                      f"{row['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
