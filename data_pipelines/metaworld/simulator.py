@@ -5,6 +5,7 @@ position, -1 to 1 for 1 cm a step of the simulator, and the force of the gripper
 position in m and the gripper's opening, 0 to 1: where the object stands has to be seen.
 """
 
+import atexit
 import copy
 import dataclasses
 import functools
@@ -123,6 +124,9 @@ def _paint(model, look: dict) -> None:
 @functools.cache
 def _camera(size: int) -> "_Camera":
     return _Camera(size)
+
+
+atexit.register(_camera.cache_clear)  # contexts are freed while OpenGL's own module is still whole
 
 
 class _Camera:
