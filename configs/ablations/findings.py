@@ -7,8 +7,8 @@
 
 Published: action-free video of another look helps where the robot's own data lack it, and as much data of varied
 situations teach more than of repeated ones (DreamZero, arXiv 2602.15922, section 5 and table 4); with decoupled noise
-one step does (DreamZero-Flash). Every variant trains for as many steps, so that clips mean less robot data. What
-`repetitive` holds out for its open-loop numbers is its own.
+one step does (DreamZero-Flash). Measured: docs/results.md. Every variant trains for as many steps, so that clips mean
+less robot data.
 """
 
 from ml_collections import ConfigDict
