@@ -142,7 +142,8 @@ def schedules(parts: dict[str, Schedule]) -> bytes:
         for axis, (part, (sigmas, runs)) in zip(axes[0], parts.items(), strict=True):
             step, ran = np.arange(len(sigmas)), np.array(runs or (True,) * (len(sigmas) - 1))
             axis.plot(step, sigmas, color=OTHER, linewidth=1)
-            axis.plot(step[:-1][ran], sigmas[:-1][ran], "o", color=MODEL, markersize=5, label="the model runs")
+            axis.plot(step[:-1][ran], sigmas[:-1][ran], "o", color=MODEL, markersize=5,
+                      label="the model runs" if runs else "solver step")
             if not ran.all():
                 axis.plot(step[:-1][~ran], sigmas[:-1][~ran], "o", color=MODEL, markerfacecolor="white", markersize=5,
                           label="its last prediction again")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.embodiments import get_embodiment
-from launch import rerun_log
+from launch import rerun_log, rollout
 from launch.closed_loop import Run
 
 
@@ -62,6 +62,19 @@ def test_every_step_is_logged_at_its_place(rerun, tmp_path):
     for key, (kind, value) in expected.items():
         assert stream.logged[key][0] == kind
         np.testing.assert_array_equal(stream.logged[key][1], value)
+
+
+def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_path):
+    """A chunk chosen at step 1 imagines steps 2 and 3; before that the first frames stand."""
+    frames = lambda seed: [{"image": np.full((2, 2, 3), 10 * seed + i, np.uint8)} for i in range(4)]
+    runs = [Run(seed, types.SimpleNamespace(coverage=[seed / 10]), frames=frames(seed), states=[np.zeros(2)] * 4,
+                actions=[np.zeros(2)] * 3, imagined=[(1, np.uint8(100 + seed))]) for seed in range(3)]
+    robot = types.SimpleNamespace(canvas=lambda views: views["image"], layout=types.SimpleNamespace(frame_stride=1))
+    engine = types.SimpleNamespace(robot=robot, embodiment=get_embodiment("pusht"),
+                                   decode=lambda value: np.full((4, 2, 2, 3), value))
+    rollout.write_recordings(tmp_path, runs, engine, 1)
+    assert [stream.path.name for stream in Stream.made] == ["best_2.rrd", "worst_0.rrd"]
+    assert [Stream.made[0].logged["imagined", i][1].mean() for i in range(4)] == [20, 21, 102, 102]
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -83,7 +83,8 @@ def browsed(tmp_path_factory, seen):
 
 def test_the_document_says_what_was_served(browsed, seen):
     page, _, actions = browsed
-    assert page.text["what"] == "pusht, step 1; 2 sessions, 2 connections"
+    # On a very slow machine an idle connection may have been given up meanwhile.
+    assert re.fullmatch(r"pusht, step 1; [12] sessions, [12] connections", page.text["what"])
     np.testing.assert_array_equal(picture(page.images["seen"]), seen)
     imagined = picture(page.images["imagined"])
     assert imagined.shape == (32, 32, 3) and imagined.std() > 0
