@@ -1,6 +1,6 @@
 """Forward and backward of the training step at a fixed small shape; prints one JSON line.
 
-    python benchmarks/train_step.py [--repeats=20]
+    python benchmarks/train_step.py [--repeats=20] [--reference=PATH]
 
 float32, dim 256, 4 heads, 4 layers, ffn 1024, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, batch 2, 8 actions
 and 1 state per block, text 64 x 4096, image features 257 x 1280. Gradients of every parameter, none of any input.
@@ -9,13 +9,19 @@ xla_gflop      XLA's cost analysis of the same program with the loop over layers
                includes element-wise work
 executed_gflop matrix products of the measured program itself, from its text, loop bodies times trip count
 minimum_gflop  matrix products that the result depends on; the convention is in world_model/flops.py
+
+--reference=PATH (benchmarks/reference.py): another implementation's forward and backward, timed in turn. Its shape: the
+fields of the family's spec, and batch.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,18 +85,16 @@ def unrolled_flops(family, arguments) -> float:
         jax.lax.scan = scan
 
 
-def measure(repeats: int) -> dict:
-    """The JSON line."""
+def measure(repeats: int, path: str = "") -> dict:
+    """The JSON line; path: of a reference."""
+    from benchmarks import reference
     family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
     inputs, targets = make_inputs(family.spec)
     arguments = jax.device_put((family.init_params(jax.random.key(0)), inputs, targets))
     compiled, trace_seconds, compile_seconds = compile_step(family, arguments)
-    times = []
-    for _ in range(repeats + 2):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - began)
-    times = times[2:]
+    shape = dataclasses.asdict(family.spec) | {"batch": BATCH}
+    theirs = [reference.load_step(path, shape)] if path else []
+    times, *their_times = reference.alternate(repeats, lambda: jax.block_until_ready(compiled(*arguments)), *theirs)
     parts = {part: BATCH * count / 1e9 for part, count in family.training_flops.items()}
     minimum = sum(parts.values())
     return {
@@ -102,10 +106,13 @@ def measure(repeats: int) -> dict:
         "gflop_per_second": minimum / statistics.median(times),
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
         "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "load": os.getloadavg()[0],
-        "jax": jax.__version__}
+        "jax": jax.__version__, **(reference.compare(times, *their_times) if path else {})}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
-    print(json.dumps(measure(parser.parse_args().repeats)))
+    parser.add_argument("--reference", default="", help="Python file with another implementation's step")
+    args = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # a script's own folder is there alone
+    print(json.dumps(measure(args.repeats, args.reference)))

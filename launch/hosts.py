@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import jax
 from jax._src import distributed  # the key-value store of the coordinator has no public name
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.interpreters import mlir
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+CLOCK_SECONDS = 300  # that two hosts' clocks may be apart
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -78,27 +80,49 @@ def _scatter(x, *, scatter_dimension: int, axis_name, axis_index_groups, axis_si
 
 
 def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -> None:
-    """Every host runs the same config with the same code and packages, or all raise HostError with a difference."""
+    """Every host runs the same config with the same code and packages, or all raise HostError with a difference; also
+    where their clocks are more than CLOCK_SECONDS apart."""
     if jax.process_count() == 1:
         return
     mine = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
             **{f"config.{key}": value for key, value in _leaves(config)}}
-    client, milliseconds = distributed.global_state.client, timeout_seconds * 1000
-    client.key_value_set(f"wamax/facts/{jax.process_index()}", json.dumps(mine))
-    everyone = [json.loads(_wait_for(client, f"wamax/facts/{i}", milliseconds, i))
-                for i in range(jax.process_count())]
+    everyone = _exchange("facts", {"clock": time.time(), **mine}, timeout_seconds)
+    clocks = [theirs.pop("clock") for theirs in everyone]
+    _check_equal(everyone, "start all with the same config and code")
+    apart = max(clocks) - min(clocks)
+    if apart > CLOCK_SECONDS:
+        raise HostError(f"the clock of host {clocks.index(max(clocks))} is {apart:.0f} s ahead of host "
+                        f"{clocks.index(min(clocks))}'s: set them (NTP); buckets refuse a host whose clock is wrong")
+
+
+def agree_on(what: str, value, timeout_seconds: int) -> None:
+    """All hosts see the same `value` (JSON) of `what`, each `what` asked once a run, or all raise HostError."""
+    if jax.process_count() > 1:
+        _check_equal(_exchange(what, {what: value}, timeout_seconds), "all must see the same files: is the workdir the "
+                     "same mounted folder on each?")
+
+
+def _exchange(name: str, mine: dict, timeout_seconds: int) -> list[dict]:
+    """What every host says, by host."""
+    client = distributed.global_state.client
+    client.key_value_set(f"wamax/{name}/{jax.process_index()}", json.dumps(mine))
+    return [json.loads(_wait_for(client, f"wamax/{name}/{i}", timeout_seconds * 1000, i))
+            for i in range(jax.process_count())]
+
+
+def _check_equal(everyone: list[dict], advice: str) -> None:
     for index, theirs in enumerate(everyone):
         for key in sorted(everyone[0].keys() | theirs.keys()):
             if everyone[0].get(key) != theirs.get(key):
                 raise HostError(f"hosts differ: {key} is {everyone[0].get(key)!r} on host 0 and {theirs.get(key)!r} on "
-                                f"host {index}; start all with the same config and code")
+                                f"host {index}; {advice}")
 
 
 def _wait_for(client, key: str, milliseconds: int, host: int) -> str:
     try:
         return client.blocking_key_value_get(key, milliseconds)
     except Exception as error:  # the runtime's own error types are not public
-        raise HostError(f"host {host} did not say what it runs within {milliseconds // 1000} s") from error
+        raise HostError(f"host {host} did not say its {key.split('/')[1]} within {milliseconds // 1000} s") from error
 
 
 def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:

@@ -51,6 +51,7 @@ def train(config, workdir: Path | str, build) -> None:
         checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                                              keep_every=config.checkpoint.keep_every)
         resumed = find_resumable(checkpoints.directory, target, config, data)
+        hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
         start = 0 if resumed is None else resumed
         if resumed is None:
             frozen = build.frozen(config, data, workdir)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch import hosts
 from tests import tiny_training as tiny
 from world_model import checkpoint
 
@@ -125,8 +126,52 @@ def test_a_coordinator_that_does_not_answer_is_named_in_bounded_time(tmp_path):
     assert joined["JAX_COORDINATOR_ADDRESS"] in process.stderr, process.stderr[-2000:]
 
 
+class Store(dict):
+    """The coordinator's key-value store; a key that is not there has been waited for."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self[key]
+
+
+@pytest.fixture
+def as_host(monkeypatch):
+    """as_host(index): from now on this process is that one of two hosts."""
+    def become(index):
+        monkeypatch.setattr(hosts.jax, "process_index", lambda: index)
+
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.distributed.global_state, "client", Store())
+    return become
+
+
+@pytest.mark.parametrize("trouble, sentence", [
+    (("importlib.metadata.version", lambda name: "0.0.1"),
+     r"hosts differ: flax is '\d.+' on host 0 and '0.0.1' on host 1"),
+    (("time.time", lambda: time.monotonic() + 1e6), r"the clock of host \d is \d+ s ahead of host \d's: set them")],
+    ids=["version", "clock"])
+def test_another_version_or_clock_is_found_before_anything_runs(as_host, monkeypatch, trouble, sentence):
+    with monkeypatch.context() as patch:
+        patch.setattr(*trouble)
+        as_host(1)
+        with pytest.raises(hosts.HostError, match="host 0 did not say its facts within 7 s"):
+            hosts.agree({"seed": 0}, "runs/a", "v1", 7)
+    as_host(0)
+    with pytest.raises(hosts.HostError, match=sentence):
+        hosts.agree({"seed": 0}, "runs/a", "v1", 7)
+
+
+def test_a_host_that_sees_other_checkpoints_stops_all(as_host):
+    as_host(1)
+    with pytest.raises(hosts.HostError, match="host 0 did not say its newest checkpoint"):
+        hosts.agree_on("newest checkpoint", None, 7)
+    as_host(0)
+    with pytest.raises(hosts.HostError, match="newest checkpoint is 400 on host 0 and None on host 1; all must see the same"):
+        hosts.agree_on("newest checkpoint", 400, 7)
+
+
 def test_half_an_environment_is_refused(monkeypatch):
-    from launch import hosts
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(hosts.HostError, match="JAX_NUM_PROCESSES set, JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID not"):
         hosts.join(1, 1)

@@ -68,6 +68,15 @@ def test_the_real_configs_are_the_published_sizes(module):
     assert (layout.latent_frames, layout.num_blocks, layout.num_actions) == (9, 4, 96)
 
 
+def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr(plan.topologies, "get_topology_desc", missing)
+    with pytest.raises(plan.PlanError, match=r"libtpu, the TPU compiler, is missing: pip install 'wamax\[tpu\]'"):
+        plan.describe_topology("v5p:2x2x2")
+
+
 def test_unknown_chips_are_named():
     with pytest.raises(plan.PlanError, match="'v9' is no chip; there are v5e, v5p"):
         plan.describe_topology("v9:2x2")
