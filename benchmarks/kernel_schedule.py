@@ -29,7 +29,7 @@ from world_model import visibility
 from world_model.attention import splash
 from world_model.program import KERNEL_PRODUCTS
 
-TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "chip generation and slice shape")
+TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
 SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "of which config")
 TILE = flags.DEFINE_integer("tile", None, "tokens on a side of a tile; default: the model's choice")
 KEEP = flags.DEFINE_string("keep", None, "folder for what libtpu writes; default: a temporary one")
@@ -84,8 +84,8 @@ def cycles(bundles: list[Bundle]) -> float:
 
 
 def rows_of(instruction: str) -> int:
-    """Rows that one instruction sends through a matrix unit, a row a cycle: 16 of bfloat16, 8 of float32; a load
-    that transposes (lmr) is followed by half of them."""
+    """Rows that one instruction sends through a unit of 128 x 128, a row a cycle: 16 of bfloat16, 8 of float32 and of
+    rows that were latched (lmr). Summed over a tile they are the products' FLOP at the chip's peak, to the cycle."""
     return 16 if ".bf16" in instruction and ".lmr" not in instruction else 8
 
 
@@ -127,13 +127,18 @@ def compile_attention(family, tile: int, device) -> tuple[int, int]:
 
 def main(_) -> None:
     """The command."""
-    folder = Path(KEEP.value or tempfile.mkdtemp())
+    folder, chip = Path(KEEP.value or tempfile.mkdtemp()), TOPOLOGY.value.partition(":")[0]
+    if chip not in ("v5e", "v5p"):
+        raise app.UsageError(f"--topology={TOPOLOGY.value}: how long an instruction keeps a matrix unit busy is known "
+                             "of v5e and v5p alone")
+    if KEEP.value and any(folder.glob("*")):
+        raise app.UsageError(f"--keep={folder}: not empty, and older schedules there would be taken for these")
     # Read once, when the first slice is described.
     os.environ["LIBTPU_INIT_ARGS"] = " ".join((
         f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
         "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
     _, devices = plan.describe_topology(TOPOLOGY.value)
-    family, chip = build.model(CONFIGS[SHAPE.value].get_config()), TOPOLOGY.value.partition(":")[0]
+    family = build.model(CONFIGS[SHAPE.value].get_config())
     sequence, heads = family.module.sequence(True, True), family.spec.num_heads
     tile = TILE.value or splash.choose_tile(sequence, sequence)
     rows, tiles = compile_attention(family, tile, devices[0])

@@ -26,7 +26,8 @@ class Chip:
 # GPU: NVIDIA's data sheets (dense bf16; NVLink one way; a 400 Gbit/s adapter, A100 200, for each); memory as the driver
 # shows it. The clock is the boost clock: compilers for GPUs estimate no cycles.
 CHIPS = {
-    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9),
+    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
+                {"fwd": 0.58, "dkv": 0.81}),
     "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9,
                 {"fwd": 0.58, "dkv": 0.77}),
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
