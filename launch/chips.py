@@ -15,16 +15,21 @@ class Chip:
     dollars_per_hour: float | None  # on demand, list price in us-central where there is one
     kind: str  # `device_kind` in JAX
     dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network
+    kernel_efficiency: dict[str, float] | None = None  # of the peak, by attention kernel; None: not looked at
 
 
 # TPU: Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s;
 # v5e: 197, 16, 1600 Gbit/s). FLOP per cycle: v5e four and v5p eight units of 128 x 128 multiply-adds, v6e two and v7x
 # four of 256 x 256.
+# Kernels: `python -m benchmarks.kernel_schedule`, the 14B's self-attention by libtpu 0.0.42.1's own schedule; without
+# waits for memory, and seen on no chip.
 # GPU: NVIDIA's data sheets (dense bf16; NVLink one way; a 400 Gbit/s adapter, A100 200, for each); memory as the driver
 # shows it. The clock is the boost clock: compilers for GPUs estimate no cycles.
 CHIPS = {
-    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9),
-    "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9),
+    "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
+                {"fwd": 0.58, "dkv": 0.81}),
+    "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9,
+                {"fwd": 0.58, "dkv": 0.77}),
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
     "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9),

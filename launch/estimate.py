@@ -10,7 +10,7 @@ from world_model.transformer import ATTENTION_SCOPE
 
 ICI_EFFICIENCY = 0.8  # of the published bandwidth that ring collectives reach
 MATMUL_EFFICIENCY = 0.75  # of the peak, at least this time for products, should the compiler's estimate be lower
-KERNEL_EFFICIENCY = 0.5  # of the peak, for attention kernels, of which the compiler estimates nothing; not measured
+KERNEL_EFFICIENCY = {"fwd": 0.5, "dkv": 0.5}  # of the peak, for attention kernels of chips not looked at: a guess
 FLASH_PRODUCTS = 7  # of a flash kernel, forward 2 and backward 5: it makes the scores again; the model's count has 6
 GIB = 2**30
 
@@ -22,7 +22,8 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
     batch, model = config.train.global_batch_size, sum(parts.values())
     devices, chips = mesh.size, mesh.size // chip.devices
     executed = program.executed_flops() * devices / batch
-    in_kernels = program.kernel_flops() * devices / batch
+    by_kernel = {kind: program.kernel_flops(kind) * devices / batch for kind in KERNEL_EFFICIENCY}
+    in_kernels = sum(by_kernel.values())
     exchanged = program.collective_bytes()
     by_kind, between_slices = collections.Counter(), 0.0
     for collective, count in exchanged.items():
@@ -36,9 +37,9 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
     shards = mesh.shape["fsdp"]
     minimum = 3 * 2 * parameters * (shards - 1) / shards * chip.devices  # two gathers and one scatter of bf16 weights
     cycles = program.estimated_cycles() / chip.clock
-    per_chip = batch / chips / chip.peak_flops
+    per_chip, efficiency = batch / chips / chip.peak_flops, chip.kernel_efficiency or KERNEL_EFFICIENCY
     computed = (max(cycles, (executed - in_kernels) * per_chip / MATMUL_EFFICIENCY)
-                + in_kernels * per_chip / KERNEL_EFFICIENCY)
+                + sum(flops * per_chip / efficiency[kind] for kind, flops in by_kernel.items()))
     exchanging = ((sum(by_kind.values()) - between_slices) / (chip.ici_bandwidth * ICI_EFFICIENCY)
                   + between_slices / chip.dcn_bandwidth)
     overlapped, serial = max(computed, exchanging), computed + exchanging
@@ -49,7 +50,7 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
         "parameters": parameters, "model_flops_per_sample": model, "model_flops_by_part": parts,
         "executed_flops_per_sample": executed,
         "visible_attention_flops_per_sample": parts["self_attention"] * (FLASH_PRODUCTS / 6 if in_kernels else 1),
-        "kernel_flops_per_sample": in_kernels,
+        "kernel_flops_per_sample": in_kernels, "kernel_efficiency": efficiency,
         "executed_attention_flops_per_sample": program.executed_flops(ATTENTION_SCOPE) * devices / batch,
         "hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * chip.devices / GIB,
         "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * chip.devices / GIB,
@@ -101,6 +102,7 @@ def describe(p: dict) -> str:
     """The report for a person, with the formulas."""
     si = lambda x: f"{x:.3e}"
     model, executed = p["model_flops_per_sample"], p["executed_flops_per_sample"]
+    efficiency = " and ".join(f"{value:.2f}" for value in p["kernel_efficiency"].values())
     mesh = " x ".join(f"{axis} {size}" for axis, size in p["mesh"].items())
     fits = p["hbm_peak_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
     parts = sorted(p["model_flops_by_part"].items(), key=lambda item: -item[1])
@@ -125,7 +127,7 @@ def describe(p: dict) -> str:
         f"step {p['step_seconds_overlapped']:.2f} s (communication hidden) to {p['step_seconds_serial']:.2f} s (not "
         f"hidden): compute {p['compute_seconds']:.2f} s = the larger of the compiler's cycle estimates "
         f"({p['compiler_estimated_seconds']:.2f} s) and FLOP outside attention kernels / ({MATMUL_EFFICIENCY} x peak), "
-        f"and FLOP inside / ({KERNEL_EFFICIENCY} x peak); communication "
+        f"and FLOP inside / ({efficiency} of the peak, forward and backward); communication "
         f"{p['communication_seconds']:.2f} s = bytes / ({ICI_EFFICIENCY} x published ICI)",
         f"MFU {100 * p['mfu_overlapped']:.1f}% to {100 * p['mfu_serial']:.1f}%; "
         f"{p['samples_per_second_per_chip']:.4f} samples/s/chip; {p['chip_hours']:,.0f} chip-hours, {cost}, "

@@ -65,10 +65,10 @@ class Program:
         return float(self.total(lambda i: collections.Counter(
             {"flops": _flops(i) if inside.search(i.scope) else 0.0}))["flops"])
 
-    def kernel_flops(self) -> float:
-        """The part of `executed_flops` inside attention kernels."""
+    def kernel_flops(self, kind: str = "") -> float:
+        """The part of `executed_flops` inside attention kernels; kind: of those of a name in KERNEL_PRODUCTS."""
         return float(self.total(lambda i: collections.Counter(
-            {"flops": kernel_flops(i) if i.op == "custom-call" else 0.0}))["flops"])
+            {"flops": kernel_flops(i) if i.op == "custom-call" and f"splash_mha_{kind}" in i.scope else 0.0}))["flops"])
 
     def largest_arrays(self, count: int) -> list[tuple[int, str, str]]:
         """(bytes, shape, op_name) of the largest arrays that instructions make, one per shape and op_name."""
@@ -112,7 +112,7 @@ def _dot_flops(i: Instruction, contracting: str) -> float:
 
 # Products over the tile pairs that an attention kernel computes: scores and output; going back, scores again and
 # four gradients, of which one kernel or two may make their shares.
-_KERNEL_PRODUCTS = {"fwd": 2, "dkv": 5}
+KERNEL_PRODUCTS = {"fwd": 2, "dkv": 5}
 
 
 def kernel_flops(i: Instruction) -> float:
@@ -122,7 +122,7 @@ def kernel_flops(i: Instruction) -> float:
         return 0.0
     queries = next(dims(shape) for shape in i.operands() if shape.startswith(("bf16", "f32")))  # after tables of tiles
     head_dim = min(queries[-2:])  # stored before or after the tokens, of which there are more
-    return 2.0 * _KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * head_dim
+    return 2.0 * KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * head_dim
 
 
 def _convolution_flops(i: Instruction) -> float:

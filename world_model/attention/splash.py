@@ -94,7 +94,7 @@ def sharded(made, q, k, v, valid, heads: str = "attention_heads", queries: str |
         # before the next one's are made.
         seeing = jnp.ones(q.shape[2], jnp.int32)
         ids = lambda i: None if valid is None else kernel.SegmentIds(seeing, valid[i].astype(jnp.int32))
-        return jnp.stack([made(q[i], k[i], v[i], ids(i)) for i in range(len(q))])
+        return jnp.stack([each_head(made, q[i], k[i], v[i], ids(i)) for i in range(len(q))])
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -106,6 +106,13 @@ def sharded(made, q, k, v, valid, heads: str = "attention_heads", queries: str |
     return jax.shard_map(
         each, in_specs=(PartitionSpec(), over_queries, over_keys, over_keys, valid_spec), out_specs=over_queries,
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)(made, q, k, v, valid)
+
+
+def each_head(made, q, k, v, ids):
+    """The kernel over heads, q, k, v [n, L, d]. A mapped axis is shared out to a chip's two cores (v5p); the backward
+    kernel's own axis of heads is not, since heads might share keys."""
+    one = lambda q, k, v: made(q[None], k[None], v[None], ids)[0]
+    return jax.vmap(one)(q, k, v)
 
 
 def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:

@@ -1,0 +1,153 @@
+"""How many cycles the attention kernels take by libtpu's own schedule of them, without a TPU; one JSON line a kernel.
+
+    JAX_PLATFORMS=cpu python -m benchmarks.kernel_schedule --topology=v5p:2x2x1 [--shape=14b] [--tile=896] [--keep=DIR]
+
+One layer's attention is compiled for the chip, and libtpu writes down the instruction bundles of each kernel. A bundle
+takes a cycle unless a matrix unit that it feeds is still busy: `cycles_per_tile` counts both, for a tile that is
+computed. A kernel is a loop over tiles, also over those that it skips: `cycles_per_head` adds what every round and
+every row of tiles takes beside. Waits for memory are not in it: a tile's operands are fetched while the one before is
+computed. `efficiency`: the products' own cycles at the chip's peak, over these; launch/chips.py has what was found.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax.sharding import SingleDeviceSharding
+
+from benchmarks.attention import CONFIGS
+from launch import build, plan
+from launch.chips import CHIPS
+from world_model import visibility
+from world_model.attention import splash
+from world_model.program import KERNEL_PRODUCTS
+
+TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
+SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "of which config")
+TILE = flags.DEFINE_integer("tile", None, "tokens on a side of a tile; default: the model's choice")
+KEEP = flags.DEFINE_string("keep", None, "folder for what libtpu writes; default: a temporary one")
+
+BUNDLE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s.*?:")
+MATMUL = re.compile(r"(vmatmul[\w.]*?)\.(mxu\d)")
+SKIP = re.compile(r"sbr\.rel \(!?%p\d+\w*\) target = \$region(\d+)")
+EMPTY = re.compile(r"Start/End empty region (\d+)")
+STEP_SLACK = 2  # rounds that a pipelined loop runs beside its steps
+CORES = {"v5p": 2}  # that share out a device's heads; elsewhere one
+
+
+@dataclasses.dataclass
+class Bundle:
+    """One instruction bundle of a kernel's loop: what it asks of the matrix units, and the skips that may pass it."""
+
+    address: int
+    matmuls: list[tuple[str, str]]  # (instruction, unit)
+    guards: list[int]  # addresses of the branches that jump over it
+
+
+def read_loop(text: str) -> tuple[list[Bundle], int]:
+    """(bundles of the loop over tiles, its rounds)."""
+    bundles, open_skips, rounds = [], {}, 0
+    started = False
+    for line in text.splitlines():
+        if not (found := BUNDLE.match(line)):
+            continue
+        for region in EMPTY.findall(line):
+            open_skips.pop(region, None)
+        started = started or bool(re.match(r"\s*\S+\s+LB:", line))
+        if started:
+            bundles.append(Bundle(int(found.group(1), 16), MATMUL.findall(line), list(open_skips.values())))
+        if skip := SKIP.search(line):
+            open_skips[skip.group(1)] = bundles[-1].address if bundles else 0
+        if exits := re.search(r"(\d+) /\* loop exit test", line):
+            rounds = int(exits.group(1))
+        if rounds and "sbr.rel" in line:
+            return bundles, rounds
+    raise ValueError("no loop over tiles in what libtpu wrote: another version than 0.0.42?")
+
+
+def cycles(bundles: list[Bundle]) -> float:
+    """Of bundles one after another: one each, and waits for matrix units that are busy."""
+    now, free = 0.0, collections.Counter()
+    for bundle in bundles:
+        now += 1
+        for instruction, unit in bundle.matmuls:
+            now = max(now, free[unit])
+            free[unit] = now + rows_of(instruction)
+    return now
+
+
+def rows_of(instruction: str) -> int:
+    """Rows that one instruction sends through a unit of 128 x 128, a row a cycle: 16 of bfloat16, 8 of float32 and of
+    rows that were latched (lmr). Summed over a tile they are the products' FLOP at the chip's peak, to the cycle."""
+    return 16 if ".bf16" in instruction and ".lmr" not in instruction else 8
+
+
+def reckon(text: str, chip: str, heads: int, rows: int, tiles: int, flops_per_tile: float) -> dict:
+    """What one kernel takes."""
+    bundles, rounds = read_loop(text)
+    by_guard = collections.defaultdict(list)
+    for bundle in bundles:
+        by_guard[tuple(bundle.guards)].append(bundle)
+    # Branches inside which no other stands: first and last visit of a row of tiles, or the products of a tile.
+    leaves = {g for g in by_guard if g and not any(o[:len(g)] == g and len(o) > len(g) for o in by_guard)}
+    product = max(by_guard, key=lambda g: sum(len(b.matmuls) for b in by_guard[g]))
+    tile = cycles(by_guard[product])
+    steps = (rounds - STEP_SLACK) * CORES.get(chip, 1) / heads
+    step = sum(len(found) for g, found in by_guard.items() if g not in leaves | {product})
+    row = sum(len(by_guard[g]) for g in leaves - {product})
+    tiles = tiles if product in leaves else steps
+    total = tiles * tile + steps * step + rows * row
+    figures = CHIPS[chip]
+    ideal = flops_per_tile / (figures.peak_flops / figures.clock / figures.devices / CORES.get(chip, 1))
+    return {"bundles_per_tile": len(by_guard[product]), "cycles_per_tile": tile, "ideal_cycles_per_tile": ideal,
+            "steps_per_head": steps, "cycles_per_step": step, "rows_per_head": rows, "cycles_per_row": row,
+            "tiles_per_head": tiles, "cycles_per_head": total, "efficiency": tiles * ideal / total}
+
+
+def compile_attention(family, tile: int, device) -> tuple[int, int]:
+    """(rows of tiles, computed tiles) of one layer's self-attention, value and gradient of which are compiled; libtpu
+    writes down the kernels' schedules meanwhile."""
+    spec = family.spec
+    sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
+    places = splash.Arrangement(sequence, tile)
+    attend = splash.make_arranged(table, places, places, spec.window_frames)
+    array = jax.ShapeDtypeStruct((1, len(places.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
+                                 sharding=SingleDeviceSharding(device))
+    value = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
+    jax.jit(jax.grad(value, argnums=(0, 1, 2))).lower(array, array, array).compile()
+    return len(places.order) // tile, splash.TableMask(table, places, places, spec.window_frames).tiles(tile)
+
+
+def main(_) -> None:
+    """The command."""
+    folder, chip = Path(KEEP.value or tempfile.mkdtemp()), TOPOLOGY.value.partition(":")[0]
+    if chip not in ("v5e", "v5p"):
+        raise app.UsageError(f"--topology={TOPOLOGY.value}: how long an instruction keeps a matrix unit busy is known "
+                             "of v5e and v5p alone")
+    if KEEP.value and any(folder.glob("*")):
+        raise app.UsageError(f"--keep={folder}: not empty, and older schedules there would be taken for these")
+    # Read once, when the first slice is described.
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join((
+        f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
+        "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
+    _, devices = plan.describe_topology(TOPOLOGY.value)
+    family = build.model(CONFIGS[SHAPE.value].get_config())
+    sequence, heads = family.module.sequence(True, True), family.spec.num_heads
+    tile = TILE.value or splash.choose_tile(sequence, sequence)
+    rows, tiles = compile_attention(family, tile, devices[0])
+    for kind, products in KERNEL_PRODUCTS.items():
+        path, = folder.glob(f"*splash_mha_{kind}_*-01-final_bundles.txt")
+        flops = 2.0 * products * tile * tile * family.spec.dim / heads
+        print(json.dumps({"chip": chip, "kernel": kind, "tile": tile}
+                         | reckon(path.read_text(), chip, heads, rows, tiles, flops)), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
