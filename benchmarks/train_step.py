@@ -14,19 +14,24 @@ minimum_gflop  matrix products that the result depends on; the convention is in 
 fields of the family's spec, and batch.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: its folder's statistics.py is not Python's
+    sys.path[0] = str(Path(__file__).parents[1])
+
 import argparse
 import dataclasses
 import json
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import reference
 from world_model import functional
 from world_model.batch import Layout
 from world_model.families import make_family
@@ -87,7 +92,6 @@ def unrolled_flops(family, arguments) -> float:
 
 def measure(repeats: int, path: str = "") -> dict:
     """The JSON line; path: of a reference."""
-    from benchmarks import reference
     family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
     inputs, targets = make_inputs(family.spec)
     arguments = jax.device_put((family.init_params(jax.random.key(0)), inputs, targets))
@@ -114,5 +118,4 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--reference", default="", help="Python file with another implementation's step")
     args = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # a script's own folder is there alone
     print(json.dumps(measure(args.repeats, args.reference)))

@@ -79,21 +79,23 @@ def alone(tmp_path_factory):
     return workdir
 
 
-def test_sigterm_on_one_of_two_saves_all_and_another_number_goes_on_to_the_same_losses(alone, tmp_path):
-    two = start(tmp_path, 2, "--slow=0.5")
-    wait_for_step(tmp_path, 2, two)
-    two[1].send_signal(signal.SIGTERM)
-    for code, _out, err in finish(two):
+def test_sigterm_on_one_of_four_saves_all_and_two_go_on_to_the_same_losses(alone, tmp_path):
+    four = start(tmp_path, 4, "--slow=0.3")
+    wait_for_step(tmp_path, 2, four)
+    four[1].send_signal(signal.SIGTERM)
+    for code, _out, err in finish(four):
         assert code == 0, err
     there = checkpoint.steps(tmp_path / "checkpoints")
     assert there and there[-1] < STEPS
-    for code, _out, err in finish(start(tmp_path, 1)):
+    wrote = {path.name for path in (tmp_path / "checkpoints" / str(there[-1]) / "state").glob("ocdbt.process_*")}
+    assert wrote == {f"ocdbt.process_{index}" for index in range(4)}
+    for code, _out, err in finish(start(tmp_path, 2)):
         assert code == 0, err
     assert checkpoint.steps(tmp_path / "checkpoints")[-1] == STEPS
     assert_same_losses(tmp_path, alone)
     used = {tuple(map(int, line.split()[:2])) for line in (tmp_path / "batches.txt").read_text().splitlines()}
     for step in range(STEPS):  # every host its own rows, and together all of them
-        rows = 4 if step < there[-1] else 8
+        rows = 2 if step < there[-1] else 4
         assert {(step, step * 1000 + first) for first in range(0, 8, rows)} <= used
 
 
