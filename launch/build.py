@@ -109,10 +109,15 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     meta = checkpoint.read_json(directory, step, "meta")
     config = ConfigDict(json.loads(json.dumps(meta["config"])))
     config.train.matmul = "plain"  # rounding is for the speed of training
-    family = model(config)
+    frozen = checkpoint.read_frozen(directory, step)
+    try:
+        family = model(config)
+        objective = make_objective(config, family, frozen)
+    except AttributeError as error:  # of a ConfigDict
+        raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
+                                         f"and lacks a key: {error}") from error
     arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
     kind = lambda prefix: {name.removeprefix(prefix): jnp.asarray(value) for name, value in arrays.items()
                            if name.startswith(prefix)}
-    frozen = checkpoint.read_frozen(directory, step)
-    return Restored(config, step, family, kind("params.") | kind("ema."), make_objective(config, family, frozen),
-                    meta["statistics"], Path(workdir), meta.get("base"), frozen)
+    return Restored(config, step, family, kind("params.") | kind("ema."), objective, meta["statistics"], Path(workdir),
+                    meta.get("base"), frozen)

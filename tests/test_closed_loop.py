@@ -9,6 +9,7 @@ from launch import build, closed_loop, rollout, simulators
 from launch.closed_loop import ModelPolicy, Run
 from launch.serving.engine import Engine, choose_robot
 from tests import tiny_policy
+from world_model import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,17 @@ def test_a_task_is_chosen_for_the_robot_or_named():
         simulators.choose_task("pusht", {"metaworld_20hz"})
     with pytest.raises(ValueError, match="no task: the model drives droid; tasks for it are: none; all tasks: pusht, "):
         simulators.choose_task(None, {"droid"})
+
+
+def test_a_checkpoint_of_another_version_is_named(restored, monkeypatch):
+    read = checkpoint.read_json
+
+    def without_a_key(*place):
+        found = read(*place)
+        if place[-1] == "meta":
+            del found["config"]["encoders"]["chunk"]
+        return found
+
+    monkeypatch.setattr(checkpoint, "read_json", without_a_key)
+    with pytest.raises(checkpoint.CheckpointError, match="step .*: its config is of another version .* key: .*chunk"):
+        build.restore(restored.workdir)
