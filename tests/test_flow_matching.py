@@ -113,3 +113,8 @@ def _ks(found, reference):
     """Kolmogorov-Smirnov distance of two sets of integers in 0..999."""
     cumulative = [np.cumsum(np.bincount(index, minlength=1000)) / index.size for index in (found, reference)]
     return np.abs(cumulative[0] - cumulative[1]).max()
+
+
+def test_one_level_has_weight_one():
+    levels = fm.noise_levels(5.0, 1)
+    assert levels.sigmas.tolist() == levels.weights.tolist() == [1.0]

@@ -40,7 +40,8 @@ def noise_levels(shift: float = 5.0, count: int = 1000) -> NoiseLevels:
     sigmas = shifted(np.linspace(1, 0, count + 1)[:-1], shift)
     timesteps = 1000 * sigmas
     bell = np.exp(-2 * ((timesteps - 500) / 1000) ** 2)
-    weights = (bell - bell.min()) * count / (bell - bell.min()).sum()
+    above = bell - bell.min()
+    weights = above * count / above.sum() if count > 1 else np.ones(1)  # of one level nothing is above it
     return NoiseLevels(*(table.astype(np.float32) for table in (sigmas, timesteps, weights)))
 
 
