@@ -1,6 +1,6 @@
 """Attention kernels by shape, forward and backward, on the device here; one JSON line per kernel and shape.
 
-    python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,splash] [--heads=4] [--repeats=20]
+    python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,cudnn] [--heads=4] [--repeats=20]
 
 The sequences and visibility tables are those of the configs, one sample in bfloat16; --heads takes fewer heads than the
 model has (the time goes with them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4 backward, so
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch import build
+from launch import build, fit
 from world_model import tokens, visibility
 from world_model.attention import KERNELS, make_attend, splash
 
@@ -61,7 +61,7 @@ def covered(table, sequence, window_frames: int) -> int:
 
 def main(_) -> None:
     """The command."""
-    here = [name for name in KERNELS if name != "splash" or jax.default_backend() == "tpu"]
+    here = [name for name in KERNELS if fit.MADE_FOR.get(name) in (None, jax.default_backend())]
     for shape in SHAPES.value:
         family = build.model(CONFIGS[shape].get_config(ARM.value))
         for kernel in ONLY.value or here:

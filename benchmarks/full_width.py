@@ -1,7 +1,7 @@
 """The real train step at full width and a few layers, on the accelerators here; prints one JSON line.
 
     python -m benchmarks.full_width --config=configs/dreamzero_14b.py --config.model.num_layers=2 \
-        --config.train.global_batch_size=1 [--config.model.attention=blockwise] [--repeats=20] \
+        --config.train.global_batch_size=1 [--config.model.attention=cudnn] [--repeats=20] \
         [--reference=PATH]
 
 Forward, backward and optimizer with donated state, as a run executes them (launch/train_parts.py), on random batches:

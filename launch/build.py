@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from launch import latents
+from launch import fit, latents
 from launch.datasets import Data, data, open_datasets
 from launch.parts import augmentation, image_encoder, layout_of, model, text_encoder, video_codec
 from world_model import checkpoint
@@ -109,6 +109,8 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     meta = checkpoint.read_json(directory, step, "meta")
     config = ConfigDict(json.loads(json.dumps(meta["config"])))
     config.train.matmul = "plain"  # rounding is for the speed of training
+    if not fit.has_kernel(config):
+        config.model.attention = "blockwise"  # trained elsewhere: weights do not depend on the kernel
     frozen = checkpoint.read_frozen(directory, step)
     try:
         family = model(config)

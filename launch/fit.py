@@ -14,6 +14,7 @@ from world_model import sharding
 from world_model.remat import KEPT
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
+MADE_FOR = {"splash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
 # D-wide arrays per token beside what is kept: blocks at work, as plans of the 14B showed; more where more is redone.
 WORKING_SET = {"full": 120, "lean": 120, "wide": 90, "dots": 90}
@@ -35,12 +36,21 @@ def fit(config, make_family: Callable, devices=None) -> ConfigDict:
     return config
 
 
+def has_kernel(config, devices=None) -> bool:
+    """Whether the attention kernel is one for these devices."""
+    return MADE_FOR.get(config.model.attention) in (None, (devices or jax.devices())[0].platform)
+
+
 def check_kernel(config, devices=None) -> None:
     """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
-    here they are others)."""
-    platform = (devices or jax.devices())[0].platform
-    if config.model.attention == "splash" and platform != "tpu":
-        raise ValueError(f"model.attention = 'splash' is a kernel for TPUs, and the devices are {platform}s: "
+    here they are others), or not in the dtype of the run."""
+    kernel = config.model.attention
+    if not has_kernel(config, devices):
+        raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices are "
+                         f"{(devices or jax.devices())[0].platform}s: --config.model.attention=blockwise")
+    if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":
+        raise ValueError(f"model.attention = 'cudnn' computes in bfloat16, and train.compute_dtype is "
+                         f"{config.train.compute_dtype}: --config.train.compute_dtype=bfloat16, or "
                          "--config.model.attention=blockwise")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from world_model import sharding, tokens, visibility
-from world_model.attention import KERNELS, context, make_attend, ring, splash
+from world_model.attention import KERNELS, blockwise, context, cudnn, make_attend, ring, splash
 from world_model.attention.blockwise import dense
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
@@ -35,8 +35,10 @@ def arrays(seed=0, batch=3, heads=2, width=8):
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
-    """The TPU kernel runs here step by step."""
+    """The TPU kernel runs here step by step, cuDNN's spans through XLA."""
     monkeypatch.setitem(KERNELS, "splash", functools.partial(splash.make_attend, interpret=True))
+    spans = functools.partial(cudnn.flash, implementation="xla")
+    monkeypatch.setitem(KERNELS, "cudnn", functools.partial(blockwise.make_attend, attention=spans))
 
 
 @pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))

@@ -11,20 +11,30 @@ PROJECTED = "projected"  # outputs of the products to and from attention's width
 
 _policies = jax.checkpoint_policies
 
+
+def _by_cudnn(primitive, *_, **__) -> bool:
+    """Output and log-sum-exp of jax.nn.dot_product_attention's kernel, which cannot be named from outside."""
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
+def _keep(policy: Callable) -> Callable:
+    return _policies.save_from_both_policies(policy, _by_cudnn)
+
+
 # name -> jax.checkpoint policy: which values inside a block are kept for the backward pass. From least memory to
 # least work.
 POLICIES = {
     "full": _policies.nothing_saveable,  # the block's input alone
     # What costs most to make again per byte: attention, and the second product of the MLP.
-    "lean": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT),
+    "lean": _keep(_policies.save_only_these_names(ATTENDED, MLP_OUTPUT)),
     # And all that is D wide: the first product of the MLP and element-wise work are done again.
-    "wide": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT, PROJECTED),
+    "wide": _keep(_policies.save_only_these_names(ATTENDED, MLP_OUTPUT, PROJECTED)),
     # Outputs of all products of tokens with weights, and of attention: element-wise work and cross-attention are done
     # again.
-    "dots": _policies.save_only_these_names(ATTENDED, MLP_OUTPUT, MLP_HIDDEN, PROJECTED),
+    "dots": _keep(_policies.save_only_these_names(ATTENDED, MLP_OUTPUT, MLP_HIDDEN, PROJECTED)),
     # Keep every matrix product, attention's too: element-wise work alone is done again. The default: a loop stacks
     # what it keeps, and on a CPU writing and reading that costs more than the work.
-    "products": _policies.dots_saveable,
+    "products": _keep(_policies.dots_saveable),
 }
 
 # policy -> (D-wide, MLP-wide) arrays kept per token and block, the block's input among them; for reckoning memory.

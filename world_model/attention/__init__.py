@@ -9,7 +9,7 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 
 from collections.abc import Callable
 
-from world_model.attention import blockwise, reference, ring, splash
+from world_model.attention import blockwise, cudnn, reference, ring, splash
 from world_model.tokens import Sequence
 from world_model.visibility import Table
 
@@ -18,6 +18,7 @@ Attend = Callable[..., "jax.Array"]  # noqa: F821
 KERNELS: dict[str, Callable[..., Attend]] = {
     "reference": reference.make_attend,
     "blockwise": blockwise.make_attend,
+    "cudnn": cudnn.make_attend,
     "splash": splash.make_attend,
 }
 

@@ -1,7 +1,9 @@
 """Attention span by span: each set of queries meets exactly the keys it may see, so no masked product is computed.
 
-The path for CPU and GPU. A span is dense, so any fused kernel serves it (cuDNN flash attention on a GPU).
+The path for CPU and GPU. A span is dense, so any fused kernel serves it (attention/cudnn.py).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,8 @@ from world_model.visibility import Span, Table, make_spans
 SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
 
 
-def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
-    """See `world_model.attention.make_attend`.
+def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0, attention: Callable | None = None):
+    """See `world_model.attention.make_attend`; attention: of one span, `dense` if None.
 
     Queries, keys and values are cut into pieces once, and spans joined from pieces: the backward pass then adds
     gradients piece by piece, where slices would pad each to full length. Spans of the same shape are computed
@@ -30,6 +32,7 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         same_shape.setdefault((_count(span.queries), _count(span.keys)), []).append(span)
 
     rows, columns = segment_of_token(queries), segment_of_token(keys)
+    attention = attention or (lambda *span: checkpoint_name(dense(*span), ATTENDED))
 
     def attend(q, k, v, key_valid=None, drawn=None):
         batch = q.shape[0]
@@ -39,14 +42,14 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
         for group in same_shape.values():
             join = lambda pieces, side, group=group: jnp.concatenate(
                 [_join(pieces, getattr(span, side)) for span in group])
-            result = dense(
+            result = attention(
                 join(q, "queries"), join(k, "keys"), join(v, "keys"), None if valid is None else join(valid, "keys"),
                 None if drawn is None else jnp.repeat(_drawn_pairs(drawn, group, rows, columns), batch, axis=0))
             for span, part in zip(group, jnp.split(result, len(group)), strict=True):
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
                 out |= dict(zip(inside, jax.lax.split(part, lengths, axis=1), strict=True))
-        return checkpoint_name(jnp.concatenate([out[piece] for piece in sorted(out)], axis=1), ATTENDED)
+        return jnp.concatenate([out[piece] for piece in sorted(out)], axis=1)
 
     return attend
 

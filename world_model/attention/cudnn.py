@@ -1,0 +1,50 @@
+"""Blockwise spans through cuDNN's flash attention (NVIDIA GPUs, bfloat16 or float16): scores are never written out.
+
+With a span cuDNN takes a number of valid keys per sample: valid keys are moved to the front (attention does not depend on
+the order of keys), which costs a copy of them, where a mask would be read for every pair and would get a gradient. Pairs
+drawn at run time are such a mask, and it must be whole. JAX trains even lengths alone: odd ones get one more, unseen.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from world_model.attention import blockwise
+
+
+def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
+    """blockwise.dense by the `implementation` of jax.nn.dot_product_attention ("xla": any device).
+
+    Raises jax's NotImplementedError where cuDNN does not take the dtype or the width of a head (a multiple of 8, at most
+    128; 256 from Hopper on), its RuntimeError where there is no cuDNN.
+    """
+    queries, keys = q.shape[1], k.shape[1]
+    if keys == 1:  # softmax over one key is 1
+        return jnp.broadcast_to(v, q.shape)
+    mask = count = None
+    if pairs is not None:
+        pairs = pairs if key_valid is None else pairs & key_valid[:, None]
+        mask, key_valid = (_even(pairs, 1, 2)[:, None], None) if pairs.shape[1] > 1 else (None, pairs[:, 0])
+    if key_valid is not None:
+        order = jnp.argsort(~key_valid, axis=1)  # stable
+        k, v = _take(k, order), _take(v, order)
+        count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key, not valid
+    elif keys % 2 and mask is None:
+        count = jnp.full(len(k), keys, jnp.int32)
+    return jax.nn.dot_product_attention(
+        _even(q, 1), _even(k, 1), _even(v, 1), mask=mask, key_value_seq_lengths=count,
+        implementation=implementation)[:, :queries]
+
+
+def _take(x, order):
+    """x [B, L, n, d] in another order of L per sample; on the way back each place is written once."""
+    return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(x, order)
+
+
+def _even(x, *axes: int):
+    """Zeros (of a mask: False) after odd lengths."""
+    return jnp.pad(x, [(0, x.shape[i] % 2 if i in axes else 0) for i in range(x.ndim)])
+
+
+make_attend = functools.partial(blockwise.make_attend, attention=flash)
