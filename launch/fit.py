@@ -44,10 +44,10 @@ def has_kernel(config, devices=None) -> bool:
 def check_kernel(config, devices=None) -> None:
     """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
     here they are others), or not in the dtype of the run."""
-    kernel = config.model.attention
+    kernel, platform = config.model.attention, (devices or jax.devices())[0].platform
     if not has_kernel(config, devices):
-        raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices are "
-                         f"{(devices or jax.devices())[0].platform}s: --config.model.attention=blockwise")
+        raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices "
+                         f"are {platform}s: --config.model.attention=blockwise")
     if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":
         raise ValueError(f"model.attention = 'cudnn' computes in bfloat16, and train.compute_dtype is "
                          f"{config.train.compute_dtype}: --config.train.compute_dtype=bfloat16, or "

@@ -21,6 +21,10 @@ def engine(tmp_path_factory):
     return Engine(restored, choose_robot(restored, "pusht", None), slots=3, batch_sizes=(1, 2))
 
 
+def test_a_model_trained_on_a_tpu_acts_here(engine):
+    assert engine.model.config.model.attention == engine.model.family.spec.attention == "blockwise"
+
+
 def clip(seed: int, frames: int) -> np.ndarray:
     blocks = np.random.default_rng(seed).integers(0, 255, (frames, 4, 4, 3))
     return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)

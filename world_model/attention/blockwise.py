@@ -18,7 +18,8 @@ from world_model.visibility import Span, Table, make_spans
 SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
 
 
-def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0, attention: Callable | None = None):
+def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0,
+                attention: Callable | None = None):
     """See `world_model.attention.make_attend`; attention: of one span, `dense` if None.
 
     Queries, keys and values are cut into pieces once, and spans joined from pieces: the backward pass then adds

@@ -1,8 +1,9 @@
 """Blockwise spans through cuDNN's flash attention (NVIDIA GPUs, bfloat16 or float16): scores are never written out.
 
-With a span cuDNN takes a number of valid keys per sample: valid keys are moved to the front (attention does not depend on
-the order of keys), which costs a copy of them, where a mask would be read for every pair and would get a gradient. Pairs
-drawn at run time are such a mask, and it must be whole. JAX trains even lengths alone: odd ones get one more, unseen.
+With a span cuDNN takes a number of valid keys per sample: valid keys are moved to the front (attention does not depend
+on the order of keys), which costs a copy of them, where a mask would be read for every pair and would get a gradient.
+Pairs drawn at run time are such a mask, and it must be whole. JAX trains even lengths alone: odd ones get one more,
+unseen. What the backward pass reads is kept by world_model/remat.py.
 """
 
 import functools
@@ -16,8 +17,8 @@ from world_model.attention import blockwise
 def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
     """blockwise.dense by the `implementation` of jax.nn.dot_product_attention ("xla": any device).
 
-    Raises jax's NotImplementedError where cuDNN does not take the dtype or the width of a head (a multiple of 8, at most
-    128; 256 from Hopper on), its RuntimeError where there is no cuDNN.
+    Raises jax's NotImplementedError where cuDNN does not take the dtype or the width of a head (a multiple of 8, at
+    most 128; 256 from Hopper on), its RuntimeError where there is no cuDNN.
     """
     queries, keys = q.shape[1], k.shape[1]
     if keys == 1:  # softmax over one key is 1

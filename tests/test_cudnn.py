@@ -1,0 +1,78 @@
+"""What cuDNN's attention lowers to for a GPU, without one; its numbers are held through XLA in test_attention.py."""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import lingbot_va_5b
+from launch import build, fit, train_parts
+from tests.test_attention import SEQUENCE, arrays
+from world_model import visibility
+from world_model.attention import make_attend
+from world_model.remat import remat
+
+TABLE = visibility.get_table("dreamzero")
+
+
+@pytest.fixture(autouse=True)
+def cudnn_is_here(monkeypatch):
+    """JAX asks for cuDNN's version when it traces."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300)
+
+
+def lower(jitted, *arguments) -> tuple[collections.Counter, str]:
+    """(cuDNN's kernels by name, the program)."""
+    text = jitted.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    return collections.Counter(re.findall(r"@__cudnn\$(\w+)", text)), text
+
+
+def shapes() -> set[tuple[int, int]]:
+    """(queries, keys) of the spans, brought to even lengths."""
+    count = lambda ranges: sum(stop - start for start, stop in ranges)
+    spans = visibility.make_spans(TABLE, SEQUENCE, SEQUENCE)
+    found = {(count(s.queries), count(s.keys)) for s in spans}
+    assert any(q % 2 for q, _ in found) and any(k % 2 for _, k in found) and len(found) > 4
+    return {(q + q % 2, k + k % 2) for q, k in found}
+
+
+@pytest.mark.parametrize("policy, forward", [("none", 1), ("lean", 1), ("products", 1), ("full", 2)])
+def test_each_shape_of_span_is_one_kernel_each_way(policy, forward):
+    """In a loop over layers, as the model has it; what the backward pass reads is kept, unless nothing is."""
+    (x, _, _), _, valid = arrays()
+    attend = make_attend("cudnn", TABLE, SEQUENCE, SEQUENCE)
+    block = remat(lambda x: jnp.tanh(attend(2 * x, x, x, valid)), policy)
+    value = lambda x: jax.lax.scan(lambda x, _: (block(x), None), x, length=2)[0].sum(dtype=jnp.float32)
+    kernels, text = lower(jax.jit(jax.value_and_grad(value)), x.astype(jnp.bfloat16))
+    assert kernels == {"fmhaSoftmax": forward * len(shapes()), "fmhaSoftmaxBackward": len(shapes())}
+    assert "stablehlo.exponential" not in text and "stablehlo.dot_general" not in text
+    span = r"tensor<\d+x(\d+)x2x8xbf16>"  # [samples, tokens, heads, d]
+    calls = re.findall(rf"@__cudnn\$fmhaSoftmax\(.*: \({span}, {span},", text)
+    assert {(int(q), int(k)) for q, k in calls} == shapes()
+
+
+def test_a_train_step_lowers_for_a_gpu():
+    """Of LingBot-VA, which draws who sees whom: a mask, which cuDNN takes as a bias."""
+    config = lingbot_va_5b.get_config("debug")
+    config.model.attention, config.train.remat, config.train.global_batch_size = "cudnn", "wide", 1
+    config = fit.fit(config, build.model, jax.devices()[:1])
+    mesh, family = train_parts.make_mesh(config, jax.devices()[:1]), build.model(config)
+    _, target = train_parts.make_target(config, family, mesh)
+    step = train_parts.make_step(config, build.losses(config, family), target)
+    with jax.set_mesh(mesh):
+        kernels, _ = lower(step, target, train_parts.abstract_batch(config, family.spec, mesh))
+    assert kernels["fmhaScaleBiasSoftmax"] == kernels["fmhaScaleBiasSoftmaxBackward"] > 5
+    assert len(kernels) == 2
+
+
+def test_what_the_devices_or_the_dtype_do_not_have_is_named():
+    config = lingbot_va_5b.get_config("debug")
+    config.model.attention = "cudnn"
+    with pytest.raises(ValueError, match="'cudnn' is a kernel for GPUs, and the devices are cpus: --config.model.attent"):
+        fit.check_kernel(config)
+    config.train.compute_dtype = "float32"
+    gpu = type("Gpu", (), {"platform": "gpu"})
+    with pytest.raises(ValueError, match="train.compute_dtype is float32: --config.train.compute_dtype=bfloat16, or "):
+        fit.check_kernel(config, [gpu])
