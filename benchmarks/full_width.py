@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import statistics
+import sys
 import time
 
 import jax
@@ -40,10 +41,14 @@ def random_batch(shapes: dict) -> dict:
 
 
 def measure(config, repeats: int, path: str = "") -> dict:
-    """The JSON line; path: of a reference. Raises ValueError where config and devices do not fit."""
+    """The JSON line; path: of a reference. Raises ValueError where config and devices do not fit,
+    or the reference has no step."""
     fit.check_kernel(config)
     config = fit.fit(config, build.model)
     mesh, family = train_parts.make_mesh(config), build.model(config)
+    shape = dataclasses.asdict(family.spec) | {"batch": config.train.global_batch_size,
+                                               "compute_dtype": config.train.compute_dtype}
+    theirs = [reference.load_step(path, shape)] if path else []
     make_state, target = train_parts.make_target(config, family, mesh)
     step = train_parts.make_step(config, build.losses(config, family), target)
     shapes = train_parts.abstract_batch(config, family.spec, mesh)
@@ -58,9 +63,6 @@ def measure(config, repeats: int, path: str = "") -> dict:
             current, metrics = compiled(current, batch)
             jax.block_until_ready((current, metrics))
 
-        shape = dataclasses.asdict(family.spec) | {"batch": config.train.global_batch_size,
-                                                   "compute_dtype": config.train.compute_dtype}
-        theirs = [reference.load_step(path, shape)] if path else []
         times, *their_times = reference.alternate(repeats, ours, *theirs)
     samples, chip = config.train.global_batch_size, chip_of(jax.devices()[0])
     median = statistics.median(times)
@@ -82,7 +84,10 @@ def measure(config, repeats: int, path: str = "") -> dict:
 
 def main(_) -> None:
     """The command."""
-    print(json.dumps(measure(flags.FLAGS.config, flags.FLAGS.repeats, flags.FLAGS.reference)))
+    try:
+        print(json.dumps(measure(flags.FLAGS.config, flags.FLAGS.repeats, flags.FLAGS.reference)))
+    except ValueError as error:
+        sys.exit(f"full_width: {error}")
 
 
 if __name__ == "__main__":

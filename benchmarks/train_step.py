@@ -91,13 +91,13 @@ def unrolled_flops(family, arguments) -> float:
 
 
 def measure(repeats: int, path: str = "") -> dict:
-    """The JSON line; path: of a reference."""
+    """The JSON line; path: of a reference. Raises ValueError where that has no step."""
     family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
+    shape = dataclasses.asdict(family.spec) | {"batch": BATCH}
+    theirs = [reference.load_step(path, shape)] if path else []
     inputs, targets = make_inputs(family.spec)
     arguments = jax.device_put((family.init_params(jax.random.key(0)), inputs, targets))
     compiled, trace_seconds, compile_seconds = compile_step(family, arguments)
-    shape = dataclasses.asdict(family.spec) | {"batch": BATCH}
-    theirs = [reference.load_step(path, shape)] if path else []
     times, *their_times = reference.alternate(repeats, lambda: jax.block_until_ready(compiled(*arguments)), *theirs)
     parts = {part: BATCH * count / 1e9 for part, count in family.training_flops.items()}
     minimum = sum(parts.values())
@@ -118,4 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--reference", default="", help="Python file with another implementation's step")
     args = parser.parse_args()
-    print(json.dumps(measure(args.repeats, args.reference)))
+    try:
+        print(json.dumps(measure(args.repeats, args.reference)))
+    except ValueError as error:
+        sys.exit(f"train_step: {error}")
