@@ -40,7 +40,8 @@ class Client:
         self.policy = WebsocketClientPolicy("127.0.0.1", port)
         metadata = self.policy.get_server_metadata()
         rng = np.random.default_rng(number)
-        self._requests = [self._observation(metadata, rng, frames) | {"session_id": f"load {number}", "reset": first}
+        self._requests = [self._observation(metadata, rng, frames)
+                          | {"session_id": f"load {number}", "reset": first, "prompt": "go"}
                           for frames, first in ((1, True), (metadata["frames"]["continue"], False))]
         self.latencies, self.refused, self.wrong, self.failed = [], 0, 0, []
 

@@ -7,16 +7,21 @@ from datetime import UTC, datetime
 def open_log(name: str, job: str) -> "CloudLog | None":
     """Where config.log.cloud_goodput = `name` sends the events of `job`, the same over its restarts; None for "".
 
-    Raises ValueError where the extra is missing.
+    Raises ValueError where the extra or Google's credentials are missing.
     """
     if not name:
         return None
     try:
+        from google.auth.exceptions import GoogleAuthError
         from ml_goodput_measurement.src.goodput import GoodputRecorder
         return CloudLog(GoodputRecorder(job, name, logging_enabled=True))
     except ImportError as error:
         raise ValueError(f"log.cloud_goodput = {name!r} needs the extra `goodput`: pip install 'wamax[goodput]' "
                          f"({error})") from error
+    except (GoogleAuthError, OSError) as error:  # OSError: credentials, but of no project
+        raise ValueError(f"log.cloud_goodput = {name!r}: Cloud Logging cannot be reached as anybody ({error}). Run "
+                         "`gcloud auth application-default login`, or start on a machine with a service account; "
+                         "GOOGLE_CLOUD_PROJECT names the project. Without: --config.log.cloud_goodput=") from error
 
 
 class CloudLog:

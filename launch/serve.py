@@ -50,7 +50,7 @@ def whole_numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
 def make_protocol(args, engine: Engine):
     """The protocol of --protocol. Raises ValueError where the embodiment does not fit it."""
     robot = engine.robot
-    options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction}
+    options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction or None}
     if args.image_size:
         options["image_size"] = whole_numbers("image_size", args.image_size.split("x"))
     elif args.protocol == "openpi":
@@ -77,10 +77,12 @@ def serve(args) -> None:
         raise ValueError(f"--token_file={args.token_file} is empty")
     tls, engine = tls_context(args.tls_cert, args.tls_key), make_engine(args)
     protocol = make_protocol(args, engine)
-    engine.tokenize(protocol.prompt)
+    engine.tokenize(protocol.prompt or "")
     began = time.monotonic()
     engine.warm()
     say(f"{engine.embodiment.name}, step {engine.model.step}: warm after {time.monotonic() - began:.1f} s")
+    if protocol.prompt is None:
+        say("no --prompt, and the robot has no instruction of its own: clients must send a prompt")
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
     limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
@@ -118,7 +120,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_enum("protocol", "openpi", sorted(PROTOCOLS), "whose clients")
     flags.DEFINE_string("embodiment", None, "robot to drive, where the checkpoint knows several")
     flags.DEFINE_string("dataset", None, "whose statistics, where several are of that robot")
-    flags.DEFINE_string("prompt", None, "where a client sends none; default: the embodiment's instruction")
+    flags.DEFINE_string("prompt", None, "where a client sends none; default: the embodiment's instruction, and "
+                        "where it has none clients must send theirs")
     flags.DEFINE_string("image_size", None, "HEIGHTxWIDTH of a view; default: the canvas, for dreamzero 180x320")
     flags.DEFINE_integer("sessions", 64, "episodes at once; the least recently used makes room", lower_bound=1)
     flags.DEFINE_list("batch_sizes", ["1", "4", "16"], "episodes per step of the model that are compiled")

@@ -74,13 +74,19 @@ class CloudEntries(logging.Handler):
         return types.SimpleNamespace(list_entries=lambda **_: self.entries)
 
 
+class NoCredentials(Exception):
+    """google.auth.exceptions.GoogleAuthError."""
+
+
 @pytest.fixture
 def google(monkeypatch):
     """Google's client libraries, of which only the log is real enough to be used."""
-    names = ["google.api_core", "google.cloud.logging", "google.cloud.logging_v2", "google.cloud.logging_v2.handlers",
+    names = ["google.api_core", "google.auth", "google.auth.exceptions", "google.cloud.logging",
+             "google.cloud.logging_v2", "google.cloud.logging_v2.handlers",
              "google.cloud.logging_v2.handlers.transports", "google.cloud.monitoring_v3", "google.cloud.storage"]
     modules = {name: mock.MagicMock() for name in names}
     modules["google.cloud.logging"].Client = CloudEntries
+    modules["google.auth.exceptions"].GoogleAuthError = NoCredentials
     modules["google.cloud.logging_v2.handlers"].CloudLoggingHandler = CloudEntries
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -128,6 +134,13 @@ def test_googles_log_is_off_by_default_and_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.logging", None)  # as pip leaves it with --no-deps
     assert cloud_goodput.open_log("", "job") is None
     with pytest.raises(ValueError, match="log.cloud_goodput = 'log' needs the extra `goodput`"):
+        cloud_goodput.open_log("log", "job")
+
+
+@pytest.mark.parametrize("error", [NoCredentials("Your default credentials were not found."), OSError("no project")])
+def test_credentials_that_are_missing_are_asked_for(error, google, monkeypatch):
+    monkeypatch.setattr(sys.modules["google.cloud.logging"], "Client", mock.Mock(side_effect=error))
+    with pytest.raises(ValueError, match=rf"log.cloud_goodput = 'log': .*{error}.*gcloud auth application-default login"):
         cloud_goodput.open_log("log", "job")
 
 

@@ -2,11 +2,14 @@
 
 import types
 
+import numpy as np
 import pytest
 
+from data_pipelines.embodiments import get_embodiment
 from launch import serve
 from launch.serving.protocols import BadRequest, Observation
 from launch.serving.sessions import Sessions
+from world_model.batch import Layout
 
 
 def test_an_empty_token_file_would_let_everybody_in(tmp_path):
@@ -30,6 +33,26 @@ def test_sizes_are_whole_numbers(texts):
     assert serve.whole_numbers("batch_sizes", ["1", "4"]) == (1, 4)
     with pytest.raises(ValueError, match="--batch_sizes: expected whole numbers from 1 on, found"):
         serve.whole_numbers("batch_sizes", texts)
+
+
+@pytest.mark.parametrize("embodiment, default", [("pusht", "push the T onto the green target"), ("metaworld_20hz", None)])
+def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
+    """Unless the one who starts the server gives one, an empty one too."""
+    engine = types.SimpleNamespace(robot=types.SimpleNamespace(
+        embodiment=get_embodiment(embodiment), layout=Layout(9, 8, 8, 1, 4, 1), horizon=4))
+    robot = engine.robot.embodiment
+    observation = {f"observation/{view}": np.zeros((8, 8, 3), np.uint8) for view in robot.views} | {
+        "observation/state": np.zeros(len(robot.state))}
+    start = lambda prompt: serve.make_protocol(
+        types.SimpleNamespace(prompt=prompt, image_size=None, protocol="openpi"), engine)
+    assert start(None).metadata()["optional"]["prompt"]["default"] == default
+    assert start(None).parse(observation | {"prompt": ""}).prompt == start("").parse(observation).prompt == ""
+    assert start("press").parse(observation).prompt == "press"
+    if default is None:
+        with pytest.raises(BadRequest, match="lacks 'prompt', and this server has none for its robot: send what"):
+            start(None).parse(observation)
+    else:
+        assert start(None).parse(observation).prompt == default
 
 
 def test_a_flood_is_refused_where_every_session_has_a_request_on_its_way():

@@ -48,7 +48,7 @@ class OpenPi:
 
     robot: Robot
     image_size: tuple[int, int]  # height, width of every view
-    prompt: str  # where the client sends none
+    prompt: str | None  # where the client sends none; None: it must
     remembers = False  # frames are the client's to keep
 
     def metadata(self) -> dict:
@@ -80,7 +80,7 @@ class OpenPi:
             raise BadRequest(f"'step' should be a whole number from 0 on, found {_kind(step)}")
         return Observation(
             _text(message, "session_id", MAX_NAME) or None, bool(reset),
-            _text(message, "prompt", MAX_PROMPT, self.prompt), None if step is None else int(step),
+            _prompt(message, self.prompt), None if step is None else int(step),
             _views(message, images, self.image_size),
             _vector(message, "observation/state", [d.name for d in self.robot.embodiment.state]),
             self._in_flight(message.get("actions_in_flight")))
@@ -110,7 +110,7 @@ class DreamZero:
 
     robot: Robot
     image_size: tuple[int, int] = (180, 320)
-    prompt: str = ""
+    prompt: str | None = None  # where the client sends none; None: it must
     remembers = True
 
     VIEWS = ("observation/exterior_image_0_left", "observation/exterior_image_1_left", "observation/wrist_image_left")
@@ -145,7 +145,7 @@ class DreamZero:
         names = [d.name for d in self.robot.embodiment.state]
         state = [_vector(message, vectors[0], names[:self.JOINTS]), _vector(message, vectors[1], names[self.JOINTS:])]
         views = dict(zip(self.robot.embodiment.views, self.VIEWS, strict=True))
-        return Observation(session, False, _text(message, "prompt", MAX_PROMPT, self.prompt), None,
+        return Observation(session, False, _prompt(message, self.prompt), None,
                            _views(message, views, self.image_size), np.concatenate(state),
                            np.zeros((0, len(self.robot.embodiment.action))))
 
@@ -203,6 +203,13 @@ def _text(message: Mapping, key: str, limit: int, default: str = "") -> str:
         found = f"{len(value)} characters" if isinstance(value, str) else _kind(value)
         raise BadRequest(f"{key!r} should be a text of at most {limit} characters, found {found}")
     return value
+
+
+def _prompt(message: Mapping, default: str | None) -> str:
+    if default is None and "prompt" not in message:
+        raise BadRequest("the observation lacks 'prompt', and this server has none for its robot: send what the robot "
+                         "shall do, or start the server with --prompt")
+    return _text(message, "prompt", MAX_PROMPT, default or "")
 
 
 def _kind(value) -> str:
