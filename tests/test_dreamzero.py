@@ -173,8 +173,9 @@ def test_video_alone(golden):
 
 
 def mesh_shapes():
-    return [dict(fsdp=1), dict(fsdp=8), dict(fsdp=4, tensor=2), dict(data=2, fsdp=2, tensor=2),
-            dict(tensor=2, context=2, fsdp=2), dict(context=8)]  # over eight, four heads: keys go round
+    """Each axis alone or beside the others; a compilation each."""
+    return [dict(fsdp=1), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2), dict(tensor=2, context=2, fsdp=2),
+            dict(context=8)]  # over eight, four heads: keys go round
 
 
 def test_loss_and_gradients_do_not_depend_on_the_mesh():
