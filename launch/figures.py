@@ -150,6 +150,7 @@ def schedules(parts: dict[str, Schedule]) -> bytes:
             axis.plot(step[-1], sigmas[-1], "D", color=TRUTH, markersize=4, label="result")
             count = "decided on the way" if runs is None else f"{ran.sum()} of {len(ran)} steps run the model"
             axis.set(title=f"{part}: {count}", xlabel="solver step", ylim=(-0.05, 1.05))
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].set_ylabel("sigma (1 = noise)")
         axes[0, 0].legend(loc="lower left")
     return buffer.getvalue()
