@@ -39,8 +39,8 @@ def check_kernel(config, devices=None) -> None:
     """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
     here they are others)."""
     platform = (devices or jax.devices())[0].platform
-    if config.model.attention == "splash" and platform != "tpu":
-        raise ValueError(f"model.attention = 'splash' is a kernel for TPUs, and the devices are {platform}s: "
+    if config.model.attention == "flash" and platform != "tpu":
+        raise ValueError(f"model.attention = 'flash' is a kernel for TPUs, and the devices are {platform}s: "
                          "--config.model.attention=blockwise")
 
 
