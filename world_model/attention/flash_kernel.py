@@ -51,7 +51,7 @@ def _attend_backward(tiles, name, interpret, kept, d_out):
     q, k, v, valid, drawn, out, lse = kept
     delta = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(axis=1, keepdims=True)
     pieces = tiles.pieces(GRADIENT_MEMORY // (q.shape[1] * (4 + 2 * q.dtype.itemsize)))
-    cut = lambda x: jnp.split(x, len(pieces), axis=2)
+    cut = lambda x: jax.lax.split(x, [len(piece.queries) for piece in pieces], axis=2)
     found = [_backward(piece, interpret, q, k, v, d_out, lse, delta, piece.visible(valid, drawn))
              for piece, q, d_out, lse, delta in zip(pieces, *map(cut, (q, d_out, lse, delta)), strict=True)]
     dq, dk, dv = zip(*found, strict=True)

@@ -80,11 +80,9 @@ class Tiles:
         return Visible(kinds, self._words(seen), codes)
 
     def pieces(self, most: int) -> list["Tiles"]:
-        """The same for stretches of the queries, as long as each other and of at most `most` tokens (or one tile)."""
-        tiles = len(self.queries) // self.tile[0]
-        longest = max(1, most // self.tile[0])
-        count = next(n for n in range(1, tiles + 1) if tiles % n == 0 and tiles // n <= longest)
-        return [Tiles(self.seen, queries, self.keys, self.tile) for queries in np.split(self.queries, count)]
+        """The same for stretches of the queries, of about equal length and at most `most` tokens (or one tile)."""
+        count = -(-len(self._rows) // max(1, most // self.tile[0]))
+        return [Tiles(self.seen, rows.reshape(-1), self.keys, self.tile) for rows in np.array_split(self._rows, count)]
 
     def _words(self, seen):
         """int32 [tiles of keys, W, Lq]."""
