@@ -24,7 +24,7 @@ UNSEEN, FLOOR = -1e30, -1e20  # a score that is not; below every score that is, 
 FIRST, LAST, FIRST_ACROSS, LAST_ACROSS = 1, 2, 4, 8  # visits of a pair's row (column) of tiles; of the other side's
 # Keys and queries computed at a time, so that products run beside vector work, and how many such blocks of scores
 # are made ahead: by `python -m benchmarks.kernel_schedule`.
-FORWARD_BLOCK, AHEAD, BACKWARD_WIDTH = (128, 512), 2, 512
+FORWARD_BLOCK, AHEAD, BACKWARD_WIDTH = (128, 128), 8, 512
 VECTOR_MEMORY = 64 * 2**20  # bytes
 GRADIENT_MEMORY = 32 * 2**20  # of these, for the gradients of a head's queries and for two copies to be written
 
