@@ -1,10 +1,10 @@
 """Attention kernels by shape, forward and backward, on the device here; one JSON line per kernel and shape.
 
-    python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,cudnn] [--heads=4] [--repeats=20]
+    python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,cudnn,flash] [--heads=4] [--repeats=20]
 
 The sequences and visibility tables are those of the configs, one sample in bfloat16; --heads takes fewer heads than the
 model has (the time goes with them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4 backward, so
-that what a kernel computes in vain makes it slower; `covered` is what the tiles of splash compute over that.
+that what a kernel computes in vain makes it slower; `covered` is what the tiles of flash compute over that.
 """
 
 import json
@@ -19,7 +19,8 @@ from absl import app, flags
 from configs import dreamzero_5b, dreamzero_14b
 from launch import build, fit
 from world_model import tokens, visibility
-from world_model.attention import KERNELS, make_attend, splash
+from world_model.attention import KERNELS, make_attend
+from world_model.attention.arrangement import Arrangement, choose_tile, make_tiles
 
 CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
 SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "of which configs")
@@ -48,15 +49,14 @@ def measure(kernel: str, family, heads: int, repeats: int) -> dict:
     flops = 6 * 2.0 * pairs * heads * shape[-1]
     return {"kernel": kernel, "tokens": shape[1], "heads": heads, "head_dim": shape[-1], "visible_pairs": pairs,
             "milliseconds": 1e3 * seconds, "tflop_per_second": flops / seconds / 1e12,
-            "covered": covered(table, sequence, spec.window_frames) / pairs if kernel == "splash" else None,
+            "covered": covered(table, sequence, spec.window_frames) / pairs if kernel == "flash" else None,
             "device": jax.devices()[0].device_kind, "load": os.getloadavg()[0]}
 
 
 def covered(table, sequence, window_frames: int) -> int:
-    """Pairs in the tiles that splash computes."""
-    tile = splash.choose_tile(sequence, sequence)
-    places = splash.Arrangement(sequence, tile)
-    return splash.TableMask(table, places, places, window_frames).tiles(tile) * tile * tile
+    """Pairs in the tiles that flash computes."""
+    places = Arrangement(sequence, choose_tile(sequence, sequence))
+    return make_tiles(table, places, places, window_frames).computed * places.tile**2
 
 
 def main(_) -> None:

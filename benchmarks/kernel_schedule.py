@@ -3,10 +3,11 @@
     JAX_PLATFORMS=cpu python -m benchmarks.kernel_schedule --topology=v5p:2x2x1 [--shape=14b] [--tile=896] [--keep=DIR]
 
 One layer's attention is compiled for the chip, and libtpu writes down the instruction bundles of each kernel. A bundle
-takes a cycle unless a matrix unit that it feeds is still busy: `cycles_per_tile` counts both, for a tile that is
-computed. A kernel is a loop over tiles, also over those that it skips: `cycles_per_head` adds what every round and
-every row of tiles takes beside. Waits for memory are not in it: a tile's operands are fetched while the one before is
-computed. `efficiency`: the products' own cycles at the chip's peak, over these; launch/chips.py has what was found.
+takes a cycle unless a matrix unit that it feeds is still busy: `cycles_per_tile` counts both. A kernel is a loop over
+pairs of tiles: `cycles_per_head` adds what every round and every row of tiles takes beside. Waits for memory are not in
+it: a tile's operands are fetched while the one before is computed. `efficiency`: the products' own cycles at the chip's
+peak, over these; launch/chips.py has what was found. The first line is what the compiler estimates of all that stands
+outside the kernels, cycles per head.
 """
 
 import collections
@@ -26,8 +27,10 @@ from benchmarks.attention import CONFIGS
 from launch import build, plan
 from launch.chips import CHIPS
 from world_model import visibility
-from world_model.attention import splash
-from world_model.program import KERNEL_PRODUCTS
+from world_model.attention import flash
+from world_model.attention.arrangement import Arrangement, choose_tile, make_tiles
+from world_model.attention.tiles import FULL, MASKED, Tiles
+from world_model.program import KERNEL_PRODUCTS, Program
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
 SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "of which config")
@@ -89,40 +92,43 @@ def rows_of(instruction: str) -> int:
     return 16 if ".bf16" in instruction and ".lmr" not in instruction else 8
 
 
-def reckon(text: str, chip: str, heads: int, rows: int, tiles: int, flops_per_tile: float) -> dict:
-    """What one kernel takes."""
+def reckon(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], flops_per_tile: float) -> dict:
+    """What one kernel takes. tiles: how many of each kind a head computes, in the order of the kernel's branches."""
     bundles, rounds = read_loop(text)
     by_guard = collections.defaultdict(list)
     for bundle in bundles:
         by_guard[tuple(bundle.guards)].append(bundle)
-    # Branches inside which no other stands: first and last visit of a row of tiles, or the products of a tile.
+    matmuls = {guards: sum(len(bundle.matmuls) for bundle in found) for guards, found in by_guard.items()}
+    products = {kind: by_guard[guards] for kind, guards in zip(
+        tiles, (g for g in by_guard if 2 * matmuls[g] > max(matmuls.values())), strict=True)}
+    # Branches inside which no other stands: products of a tile, or a first or last visit of a row of tiles.
     leaves = {g for g in by_guard if g and not any(o[:len(g)] == g and len(o) > len(g) for o in by_guard)}
-    product = max(by_guard, key=lambda g: sum(len(b.matmuls) for b in by_guard[g]))
-    tile = cycles(by_guard[product])
+    row = sum(len(by_guard[g]) for g in leaves if not matmuls[g])
+    step = sum(len(found) for g, found in by_guard.items() if g not in leaves)
     steps = (rounds - STEP_SLACK) * CORES.get(chip, 1) / heads
-    step = sum(len(found) for g, found in by_guard.items() if g not in leaves | {product})
-    row = sum(len(by_guard[g]) for g in leaves - {product})
-    tiles = tiles if product in leaves else steps
-    total = tiles * tile + steps * step + rows * row
+    tile = {kind: cycles(found) for kind, found in products.items()}
+    total = sum(tiles[kind] * tile[kind] for kind in tiles) + steps * step + rows * row
     figures = CHIPS[chip]
     ideal = flops_per_tile / (figures.peak_flops / figures.clock / figures.devices / CORES.get(chip, 1))
-    return {"bundles_per_tile": len(by_guard[product]), "cycles_per_tile": tile, "ideal_cycles_per_tile": ideal,
-            "steps_per_head": steps, "cycles_per_step": step, "rows_per_head": rows, "cycles_per_row": row,
-            "tiles_per_head": tiles, "cycles_per_head": total, "efficiency": tiles * ideal / total}
+    return {"tiles_per_head": tiles, "bundles_per_tile": {kind: len(found) for kind, found in products.items()},
+            "cycles_per_tile": tile, "ideal_cycles_per_tile": ideal, "steps_per_head": steps, "cycles_per_step": step,
+            "rows_per_head": rows, "cycles_per_row": row, "cycles_per_head": total,
+            "efficiency": sum(tiles.values()) * ideal / total}
 
 
-def compile_attention(family, tile: int, device) -> tuple[int, int]:
-    """(rows of tiles, computed tiles) of one layer's self-attention, value and gradient of which are compiled; libtpu
-    writes down the kernels' schedules meanwhile."""
+def compile_attention(family, tile: int, device) -> Tiles:
+    """The tiles of one layer's self-attention, value and gradient of which are compiled; libtpu writes down the
+    kernels' schedules meanwhile. Prints what the compiler estimates of the rest."""
     spec = family.spec
     sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
-    places = splash.Arrangement(sequence, tile)
-    attend = splash.make_arranged(table, places, places, spec.window_frames)
+    places = Arrangement(sequence, tile)
+    attend = flash.make_arranged(table, places, places, spec.window_frames)
     array = jax.ShapeDtypeStruct((1, len(places.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
                                  sharding=SingleDeviceSharding(device))
     value = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
-    jax.jit(jax.grad(value, argnums=(0, 1, 2))).lower(array, array, array).compile()
-    return len(places.order) // tile, splash.TableMask(table, places, places, spec.window_frames).tiles(tile)
+    compiled = jax.jit(jax.grad(value, argnums=(0, 1, 2))).lower(array, array, array).compile()
+    print(json.dumps({"outside_kernels": Program(compiled.as_text()).estimated_cycles() / spec.num_heads}), flush=True)
+    return make_tiles(table, places, places, spec.window_frames)
 
 
 def main(_) -> None:
@@ -140,13 +146,16 @@ def main(_) -> None:
     _, devices = plan.describe_topology(TOPOLOGY.value)
     family = build.model(CONFIGS[SHAPE.value].get_config())
     sequence, heads = family.module.sequence(True, True), family.spec.num_heads
-    tile = TILE.value or splash.choose_tile(sequence, sequence)
-    rows, tiles = compile_attention(family, tile, devices[0])
+    tile = TILE.value or choose_tile(sequence, sequence)
+    tiles = compile_attention(family, tile, devices[0])
+    kinds = tiles.visible().kinds
+    counts = {name: int((kinds == kind).sum()) for name, kind in (("full", FULL), ("masked", MASKED))}
     for kind, products in KERNEL_PRODUCTS.items():
-        path, = folder.glob(f"*splash_mha_{kind}_*-01-final_bundles.txt")
+        path, = folder.glob(f"*flash_{kind}*-01-final_bundles.txt")
         flops = 2.0 * products * tile * tile * family.spec.dim / heads
+        rows = len(tiles.queries) // tile
         print(json.dumps({"chip": chip, "kernel": kind, "tile": tile}
-                         | reckon(path.read_text(), chip, heads, rows, tiles, flops)), flush=True)
+                         | reckon(path.read_text(), chip, heads, rows, counts, flops)), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def common(family: str) -> ConfigDict:
     c.model.state_dim = 64  # proprioceptive slots
     c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
     c.model.qk_scale = 1.0  # initial scale of normalised q and k; above 1 attention starts sharper (small grids)
-    c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | splash (TPU)
+    c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | flash (TPU)
 
     c.layout = ConfigDict()
     c.layout.frames = 33  # raw video frames per window, T = 4k + 1

@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/dreamzero_14b.py:{arg}: arms are {ARMS}")
     c = base.get_config()
     c.encoders.update(video="wan21_latents", text="features")
-    c.model.attention = "splash"
+    c.model.attention = "flash"
     c.mesh.update(data=0, fsdp=0, context=0)
     c.train.update(remat="auto")
     if arg == "debug":

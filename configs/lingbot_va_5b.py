@@ -28,7 +28,7 @@ def shape(c: ConfigDict, arg: str) -> ConfigDict:
     c.layout.update(frames=33, height=384, width=320)
     c.encoders.update(video="wan22_latents", text="features")
     c.noise.text_dropout = 0.0
-    c.model.attention = "splash"
+    c.model.attention = "flash"
     c.mesh.update(data=0, fsdp=0, context=0)
     c.train.update(remat="auto", steps=50_000, global_batch_size=64)
     c.optimizer.update(learning_rate=1e-5, b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=2.0, warmup_fraction=2e-4,

@@ -27,9 +27,9 @@ class Chip:
 # shows it. The clock is the boost clock: compilers for GPUs estimate no cycles.
 CHIPS = {
     "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
-                {"fwd": 0.58, "dkv": 0.81}),
+                {"fwd": 0.81, "bwd": 0.91}),
     "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9,
-                {"fwd": 0.58, "dkv": 0.77}),
+                {"fwd": 0.77, "bwd": 0.90}),
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
     "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9),

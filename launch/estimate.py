@@ -10,7 +10,7 @@ from world_model.transformer import ATTENTION_SCOPE
 
 ICI_EFFICIENCY = 0.8  # of the published bandwidth that ring collectives reach
 MATMUL_EFFICIENCY = 0.75  # of the peak, at least this time for products, should the compiler's estimate be lower
-KERNEL_EFFICIENCY = {"fwd": 0.5, "dkv": 0.5}  # of the peak, for attention kernels of chips not looked at: a guess
+KERNEL_EFFICIENCY = {"fwd": 0.5, "bwd": 0.5}  # of the peak, for attention kernels of chips not looked at: a guess
 FLASH_PRODUCTS = 7  # of a flash kernel, forward 2 and backward 5: it makes the scores again; the model's count has 6
 GIB = 2**30
 

@@ -14,7 +14,7 @@ from world_model import sharding
 from world_model.remat import KEPT
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
-MADE_FOR = {"splash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
+MADE_FOR = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
 # D-wide arrays per token beside what is kept: blocks at work, as plans of the 14B showed; more where more is redone.
 WORKING_SET = {"full": 120, "lean": 120, "wide": 90, "dots": 90}

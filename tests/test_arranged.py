@@ -8,12 +8,13 @@ import numpy as np
 
 from tests import goldens_io
 from world_model import functional, tokens, visibility
-from world_model.attention import context, splash
+from world_model.attention import context, flash
+from world_model.attention.arrangement import Arrangement
 from world_model.families.dreamzero import DreamZero
 
 
 def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatch):
-    monkeypatch.setattr(splash, "make_arranged", functools.partial(splash.make_arranged, interpret=True))
+    monkeypatch.setattr(flash, "make_arranged", functools.partial(flash.make_arranged, interpret=True))
     monkeypatch.setattr(context, "fused", functools.partial(context.fused, interpret=True))
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
@@ -32,7 +33,7 @@ def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatc
         return grads, out.video, out.action[1:]
 
     assert inputs.noisy_latents.shape[0] > 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("splash"), run("reference"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("flash"), run("reference"))
 
 
 def test_an_arrangement_puts_every_token_once_and_back():
@@ -40,7 +41,7 @@ def test_an_arrangement_puts_every_token_once_and_back():
     sequence = functional.abstract(DreamZero, spec).sequence(True, True)
     kept = visibility.needed(visibility.get_table("dreamzero"), sequence, {tokens.Group.NOISY_VIDEO})
     sequence = tokens.restart(sequence, kept.__contains__)
-    places = splash.Arrangement(sequence, 128)
+    places = Arrangement(sequence, 128)
     x = np.arange(1.0, 1 + tokens.length(sequence), dtype=np.float32)[None, :, None]
     arranged = np.asarray(places.arrange(x))
     assert arranged.shape[1] == len(places.order) and arranged.shape[1] % 128 == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from world_model import sharding, tokens, visibility
-from world_model.attention import KERNELS, blockwise, context, cudnn, make_attend, ring, splash
+from world_model.attention import KERNELS, blockwise, context, cudnn, flash, make_attend, ring
 from world_model.attention.blockwise import dense
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
@@ -36,7 +36,7 @@ def arrays(seed=0, batch=3, heads=2, width=8):
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     """The TPU kernel runs here step by step, cuDNN's spans through XLA."""
-    monkeypatch.setitem(KERNELS, "splash", functools.partial(splash.make_attend, interpret=True))
+    monkeypatch.setitem(KERNELS, "flash", functools.partial(flash.make_attend, interpret=True))
     spans = functools.partial(cudnn.flash, implementation="xla")
     monkeypatch.setitem(KERNELS, "cudnn", functools.partial(blockwise.make_attend, attention=spans))
 
@@ -75,7 +75,7 @@ def test_an_invalid_key_has_no_influence_at_all(kernel):
 
 def test_unknown_kernel_lists_the_names():
     with pytest.raises(ValueError, match="blockwise"):
-        make_attend("flash", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
+        make_attend("ring", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
 
 
 @pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
@@ -120,7 +120,7 @@ def test_the_fused_cross_attention_equals_the_dense_one(shape, keys):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)
 
 
-@pytest.mark.parametrize("make", [functools.partial(make_attend, "blockwise"), splash.make_attend],
+@pytest.mark.parametrize("make", [functools.partial(make_attend, "blockwise"), flash.make_attend],
                          ids=["tokens as they come", "arranged"])
 def test_where_heads_do_not_divide_keys_go_round(make):
     """Three heads over four shares of the tokens, beside two rows of the batch; both kinds of masks."""

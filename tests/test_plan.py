@@ -90,7 +90,7 @@ def test_the_devices_here_are_planned_for_where_something_is_published_of_them(m
 
 
 def test_a_kernel_for_other_devices_is_named():
-    with pytest.raises(ValueError, match="'splash' is a kernel for TPUs, and the devices are cpus: --config.model.att"):
+    with pytest.raises(ValueError, match="'flash' is a kernel for TPUs, and the devices are cpus: --config.model.att"):
         fit.check_kernel(dreamzero_14b.get_config())
 
 

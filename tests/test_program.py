@@ -128,10 +128,10 @@ def test_an_attention_kernel_counts_the_pairs_that_its_scope_names():
 ENTRY %main (t: s8[1,2,2], q: bf16[3,40,256,128]) -> bf16[3,40,256,128] {
   %t = s8[1,2,2]{2,1,0} parameter(0)
   %q = bf16[3,40,256,128]{3,2,1,0} parameter(1)
-  %b = f32[8]{0} custom-call(), custom_call_target="AllocateBuffer", metadata={op_name="jit(f)/attend/pairs_5000/splash_mha_fwd_residuals/pallas_call"}
+  %b = f32[8]{0} custom-call(), custom_call_target="AllocateBuffer", metadata={op_name="jit(f)/attend/pairs_5000/flash_fwd/pallas_call"}
   ROOT %k = bf16[3,40,256,128]{3,2,1,0} custom-call(%t, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{}"
-}}, metadata={op_name="jit(f)/attend/pairs_5000/splash_mha_fwd_residuals/pallas_call"}
+}}, metadata={op_name="jit(f)/attend/pairs_5000/flash_fwd/pallas_call"}
 }
 """
     assert Program(text).kernel_flops() == 2 * 2 * 5000 * 128 * 40 * 3

@@ -25,11 +25,11 @@ def compiled():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_only_splash_is_a_kernel_and_all_count_at_least_the_visible_products(compiled):
+def test_only_flash_is_a_kernel_and_all_count_at_least_the_visible_products(compiled):
     visible = visibility.dense_mask(visibility.get_table("dreamzero"), tpu_compile.SEQUENCE, tpu_compile.SEQUENCE).sum()
     work = 2.0 * visible * tpu_compile.HEADS * tpu_compile.HEAD_DIM
     for suffix in ("", ", drawn"):  # a kernel makes its scores twice; a sum's gradient needs no output, else
-        assert compiled[f"splash{suffix}"]["kernel_flops"] == compiled[f"splash{suffix}"]["flops"] >= 7 * work
+        assert compiled[f"flash{suffix}"]["kernel_flops"] == compiled[f"flash{suffix}"]["flops"] >= 7 * work
         assert compiled[f"blockwise{suffix}"]["kernel_flops"] == 0
         assert 5 * work <= compiled[f"blockwise{suffix}"]["flops"] < compiled[f"reference{suffix}"]["flops"]
 

@@ -39,7 +39,7 @@ def config(embodiment: str = "pusht", arm: str = "debug"):
 def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     """A checkpoint of step 1 in `workdir`, of an arm of configs/quickstart.py."""
     c, rng = config(embodiment, arm), np.random.default_rng(0)
-    c.model.attention = "splash"  # as if trained on a TPU
+    c.model.attention = "flash"  # as if trained on a TPU
     robot = get_embodiment(embodiment)
     values = lambda dims: rng.uniform(100, 400, (50, len(dims)))
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,

@@ -49,7 +49,7 @@ def main(_) -> None:
             attend, devices[0], count, (1, count), (len(SEQUENCE), len(SEQUENCE)))
     found["context"] = compile_gradient(context.fused, devices[0], CONTEXT)
     config = dreamzero_14b.get_config("debug")
-    config.model.update(attention="splash", num_layers=2)
+    config.model.update(attention="flash", num_layers=2)
     config.train.global_batch_size = 4
     found["plan"] = plan.plan(config, "v5p:2x2x1")
     print(json.dumps(found))

@@ -68,7 +68,7 @@ class Program:
     def kernel_flops(self, kind: str = "") -> float:
         """The part of `executed_flops` inside attention kernels; kind: of those of a name in KERNEL_PRODUCTS."""
         return float(self.total(lambda i: collections.Counter(
-            {"flops": kernel_flops(i) if i.op == "custom-call" and f"splash_mha_{kind}" in i.scope else 0.0}))["flops"])
+            {"flops": kernel_flops(i) if i.op == "custom-call" and f"flash_{kind}" in i.scope else 0.0}))["flops"])
 
     def largest_arrays(self, count: int) -> list[tuple[int, str, str]]:
         """(bytes, shape, op_name) of the largest arrays that instructions make, one per shape and op_name."""
@@ -111,13 +111,13 @@ def _dot_flops(i: Instruction, contracting: str) -> float:
 
 
 # Products over the tile pairs that an attention kernel computes: scores and output; going back, scores again and
-# four gradients, of which one kernel or two may make their shares.
-KERNEL_PRODUCTS = {"fwd": 2, "dkv": 5}
+# four gradients.
+KERNEL_PRODUCTS = {"fwd": 2, "bwd": 5}
 
 
 def kernel_flops(i: Instruction) -> float:
-    """Of a splash attention kernel; its scope says how many (query, key) pairs the tiles cover that it computes."""
-    pairs, kernel = re.search(r"pairs_(\d+)", i.scope), re.search(r"splash_mha_(\w+?)_", i.scope)
+    """Of an attention kernel; its scope says how many (query, key) pairs the tiles cover that it computes."""
+    pairs, kernel = re.search(r"pairs_(\d+)", i.scope), re.search(r"flash_(fwd|bwd)", i.scope)
     if not pairs or not kernel or "tpu_custom_call" not in i.rest:  # buffers are made in the kernel's scope as well
         return 0.0
     queries = next(dims(shape) for shape in i.operands() if shape.startswith(("bf16", "f32")))  # after tables of tiles

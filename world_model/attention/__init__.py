@@ -9,7 +9,8 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 
 from collections.abc import Callable
 
-from world_model.attention import blockwise, cudnn, reference, ring, splash
+from world_model.attention import blockwise, cudnn, flash, reference, ring
+from world_model.attention.arrangement import Arrangement, choose_tile
 from world_model.tokens import Sequence
 from world_model.visibility import Table
 
@@ -19,7 +20,7 @@ KERNELS: dict[str, Callable[..., Attend]] = {
     "reference": reference.make_attend,
     "blockwise": blockwise.make_attend,
     "cudnn": cudnn.make_attend,
-    "splash": splash.make_attend,
+    "flash": flash.make_attend,
 }
 
 
@@ -32,6 +33,6 @@ def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, wi
     return lambda q, *others: (around if ring.needed(q.shape[2]) else attend)(q, *others)
 
 
-def arrangement(kernel: str, sequence: Sequence) -> splash.Arrangement | None:
+def arrangement(kernel: str, sequence: Sequence) -> Arrangement | None:
     """The order in which a kernel would have the tokens stand through all blocks, if it has one."""
-    return splash.Arrangement(sequence, splash.choose_tile(sequence, sequence)) if kernel == "splash" else None
+    return Arrangement(sequence, choose_tile(sequence, sequence)) if kernel == "flash" else None

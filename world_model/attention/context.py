@@ -1,48 +1,44 @@
 """Cross-attention: every query over all of a short context (text, image features), no mask."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+import numpy as np
 
-from world_model.attention import splash
+from world_model.attention import flash
+from world_model.attention.arrangement import cheapest_tile
 from world_model.attention.blockwise import dense
-
-QUERY_TILE = 1024  # with a context of 512 its scores take 2 MiB of the vector memory
+from world_model.attention.tiles import NOBODY, Tiles
 
 
 def get_attend_context(name: str):
     """attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d]) -> [B, Lq, n, d] for the kernel of self-attention
-    of that name. `splash` keeps the scores on chip; written out, they cost a TPU 4% of the 14B's
+    of that name. `flash` keeps the scores on chip; written out, they cost a TPU 4% of the 14B's
     block by the compiler's estimate."""
-    return fused if name == "splash" else dense
+    return fused if name == "flash" else dense
 
 
 def fused(q, k, v, interpret: bool = False):
-    """JAX's splash kernel without a mask; queries and context are padded to whole tiles. Nothing is kept for the
-    backward pass: making it again costs less than the memory."""
+    """The kernel of self-attention; queries and context are padded to whole tiles. Nothing is kept for the backward
+    pass: making it again costs less than the memory."""
     queries, keys = q.shape[1], k.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else mesh.shape["context"]
-    tile = min(QUERY_TILE, _ceil(-(-queries // shards)))
-    q = _pad(q * q.shape[-1] ** -0.5, -queries % (tile * shards))
-    k, v = (_pad(x, -keys % splash.LANES) for x in (k, v))
-    made = _made(q.shape[1] // shards, k.shape[1], tile, interpret)
-    valid = None if k.shape[1] == keys else jnp.broadcast_to(jnp.arange(k.shape[1]) < keys, k.shape[:2])
-    with jax.named_scope(f"pairs_{q.shape[1] * k.shape[1]}"):
-        out = splash.sharded(made, *(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), valid, "heads", "tokens")
-    return jnp.swapaxes(out, 1, 2)[:, :queries]
+    tiles = _tiles(-(-queries // shards), keys)
+    q = _pad(q, len(tiles.queries) * shards)
+    k, v = (_pad(x, len(tiles.keys)) for x in (k, v))
+    return flash.sharded(tiles, q, k, v, interpret=interpret, heads="heads", queries="tokens")[:, :queries]
 
 
-def _made(queries: int, keys: int, tile: int, interpret: bool):
-    return kernel.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((queries, keys))]), head_shards=1, q_seq_shards=1, interpret=interpret,
-        block_sizes=splash.block_sizes(tile, keys))
+@functools.cache
+def _tiles(queries: int, keys: int) -> Tiles:
+    """Of so many queries and keys, padded: one segment each."""
+    tile = cheapest_tile([queries]), cheapest_tile([keys])
+    places_q, places_k = (-(-tokens // side) * side for tokens, side in zip((queries, keys), tile, strict=True))
+    segment_k = np.where(np.arange(places_k) < keys, 0, NOBODY)
+    return Tiles(np.ones((1, 1), bool), np.zeros(places_q, int), segment_k, tile)
 
 
-def _ceil(tokens: int) -> int:
-    return -(-tokens // splash.LANES) * splash.LANES
-
-
-def _pad(x, tokens: int):
-    return jnp.pad(x, ((0, 0), (0, tokens), (0, 0), (0, 0))) if tokens else x
+def _pad(x, places: int):
+    return jnp.pad(x, ((0, 0), (0, places - x.shape[1]), (0, 0), (0, 0)))

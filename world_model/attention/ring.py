@@ -13,10 +13,9 @@ from jax.sharding import PartitionSpec
 
 from world_model import sharding
 from world_model.attention.reference import NEGATIVE
+from world_model.attention.tiles import NOBODY
 from world_model.tokens import Sequence, segment_of_token
 from world_model.visibility import Table, sees
-
-NOBODY = -1  # the segment of padding: it sees nothing and nothing sees it
 
 
 def needed(heads: int) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 from world_model import lora, rotary, tokens, visibility
-from world_model.attention import arrangement, make_attend, splash
+from world_model.attention import arrangement, flash, make_attend
+from world_model.attention.arrangement import Arrangement
 from world_model.attention.context import get_attend_context
 from world_model.families.embedders import (
     ActionEncoder,
@@ -155,13 +156,13 @@ class DreamZero(Stack):
             output_slice=slice(start, stop), attend_output=attend(queries=read),
             attend_context=get_attend_context(spec.attention))
 
-    def arranged_stream(self, table, places: splash.Arrangement, rows: Rows) -> tuple[Stream, splash.Arrangement]:
+    def arranged_stream(self, table, places: Arrangement, rows: Rows) -> tuple[Stream, Arrangement]:
         """Tokens as the kernel would have them; the last block's queries are all but the clean copy, which stands
         first. Also the arrangement of those."""
         spec, clean = self.spec, _clean_parts(places.sequence)
-        last = splash.Arrangement(
+        last = Arrangement(
             tokens.restart(places.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), places.tile)
-        attend = functools.partial(splash.make_arranged, table, keys=places, window_frames=spec.window_frames)
+        attend = functools.partial(flash.make_arranged, table, keys=places, window_frames=spec.window_frames)
         angles = np.where(places.order[:, None] < 0, 0, self.rotary_angles(places.sequence)[places.order])
         return Stream(
             rows=Rows(rows.parts, places.order), rotary=rotary.constant(angles), attend=attend(queries=places),

@@ -1,0 +1,66 @@
+"""Attention over the visibility table by our kernel for TPUs (flash_kernel.py), on one device or a mesh.
+
+Where block size and window are drawn while training, what each listed pair of tiles shows is data: made of the drawn
+mask inside the step, it says anew which tiles are empty, full or masked, and nothing is compiled again.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from world_model import sharding
+from world_model.attention import flash_kernel, ring
+from world_model.attention.arrangement import Arrangement, choose_tile, make_tiles
+from world_model.attention.tiles import Tiles
+from world_model.remat import ATTENDED
+from world_model.tokens import Sequence
+from world_model.visibility import Table
+
+
+def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0, *,
+                tile: int | None = None, interpret: bool = False):
+    """See `world_model.attention.make_attend`. tile: tokens on a side (default: `choose_tile`); interpret: runs the
+    kernel's program on any platform, slowly, for tests."""
+    tile = tile or choose_tile(queries, keys)
+    places_q, places_k = Arrangement(queries, tile), Arrangement(keys, tile)
+    arranged = make_arranged(table, places_q, places_k, window_frames, interpret=interpret)
+
+    def attend(q, k, v, key_valid=None, drawn=None):
+        valid = None if key_valid is None else places_k.arrange(key_valid)
+        return places_q.restore(arranged(places_q.arrange(q), places_k.arrange(k), places_k.arrange(v), valid, drawn))
+
+    return attend
+
+
+def make_arranged(table: Table, queries: Arrangement, keys: Arrangement, window_frames: int = 0, *,
+                  interpret: bool = False):
+    """attend(q, k, v, key_valid, drawn) of `make_attend` over tokens that stand as the kernel wants them."""
+    tiles = make_tiles(table, queries, keys, window_frames)
+    around = ring.make_ring(tiles.seen, tiles.queries, tiles.keys)
+
+    def attend(q, k, v, key_valid=None, drawn=None):
+        if ring.needed(q.shape[2]):
+            return around(q, k, v, key_valid, drawn)
+        return sharded(tiles, q, k, v, key_valid, drawn, name=ATTENDED, interpret=interpret)
+
+    return attend
+
+
+def sharded(tiles: Tiles, q, k, v, valid=None, drawn=None, *, name: str | None = None, interpret: bool = False,
+            heads: str = "attention_heads", queries: str | None = None):
+    """q [B, Lq, n, d] over k, v [B, Lk, n, d] -> [B, Lq, n, d] by the kernel over the mesh: each device its rows of the
+    batch, its heads and, where `queries` names their axis, its queries, of which `tiles` are."""
+    def each(q, k, v, valid, drawn):
+        flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+        return flash_kernel.attend(tiles, name, interpret, *flat, valid, drawn).reshape(q.shape)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        rows, heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
+                               for axis in ("batch", heads, queries))
+        over_queries, over_keys = PartitionSpec(rows, heads, None, tokens), PartitionSpec(rows, heads)
+        each = jax.shard_map(
+            each, in_specs=(over_queries, over_keys, over_keys, PartitionSpec(rows), PartitionSpec()),
+            out_specs=over_queries, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
+    minor = lambda x: jnp.moveaxis(x, 1, 3)  # [B, n, d, L]
+    return jnp.moveaxis(each(*map(minor, (q * q.shape[-1] ** -0.5, k, v)), valid, drawn), 3, 1)

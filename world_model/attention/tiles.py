@@ -1,0 +1,91 @@
+"""Which tiles of (queries, keys) attention computes, and who sees whom inside them, as arrays that a kernel walks over.
+
+Every pair of tiles in which something is visible is one step of a kernel; there is no step for any other. Inside a pair
+queries and keys come in segments: a key's `code` has one bit set, that of its segment among those of its tile, a
+query's `word` for that tile the bits of the segments that it sees, and they meet where the two share a bit. No mask of
+pairs is ever held. A key taken away at run time loses its bit; who sees whom may be drawn at run time as well.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NOBODY = -1  # the segment of padding: no query sees it
+SKIP, FULL, MASKED = 0, 1, 2  # kinds of pairs: nothing is visible, everything, some
+BITS = 31  # of an int32, its sign left alone
+
+
+class Visible(NamedTuple):
+    """What of the listed pairs is visible in one call. G: 1, or samples of the batch."""
+
+    kinds: jax.Array  # int32 [G, P]
+    words: jax.Array  # int32 [tiles of keys, W, Lq]
+    codes: jax.Array  # int32 [G, W, Lk]
+
+
+class Tiles:
+    """Pairs of tiles of bool `seen` [segments of queries, segments of keys].
+
+    queries [Lq], keys [Lk]: each token's segment; of whole tiles of `tile` (queries, keys) tokens. Keys may be NOBODY.
+    """
+
+    def __init__(self, seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, tile: tuple[int, int]):
+        self.seen, self.queries, self.keys, self.tile = seen, queries, keys, tile
+        self._rows, columns = (segments.reshape(-1, side) for segments, side in zip((queries, keys), tile, strict=True))
+        present = [np.unique(tile[tile != NOBODY]) for tile in columns]
+        self.words = -(-max(1, *map(len, present)) // BITS)
+        self._segments = np.full((len(columns), self.words * BITS), NOBODY)  # that the bits of a tile's words stand for
+        self._codes = np.zeros((self.words, len(keys)), np.int32)
+        for tile, found in enumerate(present):
+            self._segments[tile, :len(found)] = found
+            for bit, segment in enumerate(found):
+                self._codes[bit // BITS, tile * self.tile[1]:][:self.tile[1]] |= np.int32(
+                    (columns[tile] == segment) * (1 << bit % BITS))
+        self._padded = (columns == NOBODY).any(axis=1)
+        listed = self._kinds(seen) != SKIP
+        self.computed = int(listed.sum())
+        # A tile that nobody sees or that sees nobody: one empty step, which writes zeros.
+        listed[0] |= ~listed.any(axis=0)
+        listed[:, 0] |= ~listed.any(axis=1)
+        self.rows, self.columns = (x.astype(np.int32) for x in np.nonzero(listed))
+
+    @functools.cached_property
+    def by_column(self) -> np.ndarray:
+        """int [P]: the pairs in the order of the backward pass, column by column."""
+        return np.lexsort((self.rows, self.columns))
+
+    def _kinds(self, seen):
+        """int32 [tiles of queries, tiles of keys]; numpy or traced."""
+        real = self._segments != NOBODY
+        sees = seen[:, self._segments] & real  # [segments of queries, tiles of keys, bits]
+        some, every = sees.any(axis=-1), (sees == real).all(axis=-1) & ~self._padded
+        inside = [np.unique(row) for row in self._rows]
+        backend = jnp if isinstance(seen, jax.Array) else np
+        some = backend.stack([some[row].any(axis=0) for row in inside])
+        every = backend.stack([every[row].all(axis=0) for row in inside])
+        return backend.where(every, FULL, backend.where(some, MASKED, SKIP)).astype(np.int32)
+
+    def visible(self, valid=None, drawn=None) -> Visible:
+        """valid: bool [B, Lk] of keys; drawn: bool like `seen`, of the pairs that remain."""
+        seen = self.seen if drawn is None else drawn & self.seen
+        kinds, codes = self._kinds(seen)[None, self.rows, self.columns], self._codes[None]
+        if valid is not None:
+            of_tile = valid.reshape(len(valid), -1, self.tile[1])
+            some, every = (found[:, self.columns] for found in (of_tile.any(axis=-1), of_tile.all(axis=-1)))
+            kinds = jnp.where(some, jnp.where(every | (kinds == SKIP), kinds, MASKED), SKIP)
+            codes = jnp.where(valid[:, None], codes, 0)
+        return Visible(kinds, self._words(seen), codes)
+
+    def pieces(self, most: int) -> list["Tiles"]:
+        """The same for stretches of the queries, of about equal length and at most `most` tokens (or one tile)."""
+        count = -(-len(self._rows) // max(1, most // self.tile[0]))
+        return [Tiles(self.seen, rows.reshape(-1), self.keys, self.tile) for rows in np.array_split(self._rows, count)]
+
+    def _words(self, seen):
+        """int32 [tiles of keys, W, Lq]."""
+        bits = (seen[:, self._segments] & (self._segments != NOBODY)).reshape(len(seen), -1, self.words, BITS)
+        words = (bits.astype(np.int32) << np.arange(BITS, dtype=np.int32)).sum(axis=-1, dtype=np.int32)
+        return words.transpose(1, 2, 0)[:, :, self.queries]
