@@ -20,14 +20,20 @@ def gradient_made(x):
 gradient_made.defvjp(lambda x: (x, None), lambda _, gradient: (made(gradient),))
 
 
-@jax.custom_vjp
 def row_major(x):
-    """x with its last axis minor. Products would else leave tokens minor in one pass and features in the other, with
-    transpositions between."""
+    """x with its last axis minor, where each device holds its rows of x whole: for the partitioner's sake, which would
+    gather it else. Products would leave tokens minor in one pass and features in the other, transpositions between."""
+    mesh = jax.sharding.get_abstract_mesh()
+    whole = all(mesh.shape[axis] == 1 or axis in mesh.manual_axes for axis in mesh.axis_names)
+    return _row_major(x) if whole else x
+
+
+@jax.custom_vjp
+def _row_major(x):
     return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
-row_major.defvjp(lambda x: (row_major(x), None), lambda _, gradient: (gradient,))
+_row_major.defvjp(lambda x: (_row_major(x), None), lambda _, gradient: (gradient,))
 
 
 def join_heads(x):
