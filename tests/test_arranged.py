@@ -5,15 +5,19 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
+from configs import dreamzero_5b, dreamzero_14b
+from launch import build
 from tests import goldens_io
-from world_model import functional, tokens, visibility
+from world_model import attention, functional, tokens, visibility
 from world_model.attention import context, flash
 from world_model.attention.arrangement import Arrangement
-from world_model.families.dreamzero import DreamZero
+from world_model.families.dreamzero import HEADS_READ, DreamZero
 
 
 def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatch):
+    monkeypatch.setattr(attention, "MOST_PADDING", np.inf)
     monkeypatch.setattr(flash, "make_arranged", functools.partial(flash.make_arranged, interpret=True))
     monkeypatch.setattr(context, "fused", functools.partial(context.fused, interpret=True))
     z, spec, params = goldens_io.load("i2v")
@@ -22,8 +26,8 @@ def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatc
     valid[0] = False  # a clip without actions
     inputs = inputs._replace(action_valid=jax.numpy.asarray(valid))
 
-    def run(attention):
-        model = functional.abstract(DreamZero, dataclasses.replace(spec, attention=attention, num_layers=spec.num_layers))
+    def run(kernel):
+        model = functional.abstract(DreamZero, dataclasses.replace(spec, attention=kernel, num_layers=spec.num_layers))
 
         def value(params):
             out = functional.bind(model, params)(inputs)
@@ -47,3 +51,14 @@ def test_an_arrangement_puts_every_token_once_and_back():
     assert arranged.shape[1] == len(places.order) and arranged.shape[1] % 128 == 0
     np.testing.assert_array_equal(arranged[0, :, 0], np.where(places.order < 0, 0, places.order + 1))
     np.testing.assert_array_equal(places.restore(arranged), x)
+
+
+@pytest.mark.parametrize(("config", "arranged"), [(dreamzero_14b, True), (dreamzero_5b, False)])
+def test_tokens_stand_as_the_kernel_wants_them_where_little_is_padding(config, arranged):
+    family = build.model(config.get_config())
+    spec, sequence = family.spec, family.module.sequence(True, True)
+    kept = visibility.needed(visibility.get_table(spec.visibility), sequence, set(HEADS_READ), spec.window_frames)
+    sequence = tokens.restart(sequence, kept.__contains__)
+    places = attention.arrangement("flash", sequence)
+    assert (places is not None) == arranged
+    assert not arranged or len(places.order) < 1.02 * tokens.length(sequence)

@@ -14,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 
 from configs import dreamzero_14b
 from launch import plan
-from world_model import tokens, visibility
+from world_model import attention, tokens, visibility
 from world_model.attention import KERNELS, context, make_attend
 from world_model.batch import Layout
 from world_model.families.dreamzero import GROUPS
@@ -48,6 +48,7 @@ def main(_) -> None:
         found[f"{name}, drawn"] = compile_gradient(
             attend, devices[0], count, (1, count), (len(SEQUENCE), len(SEQUENCE)))
     found["context"] = compile_gradient(context.fused, devices[0], CONTEXT)
+    attention.MOST_PADDING = float("inf")  # tokens stand as the kernel wants them, as the 14B's do
     config = dreamzero_14b.get_config("debug")
     config.model.update(attention="flash", num_layers=2)
     config.train.global_batch_size = 4

@@ -18,24 +18,17 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from world_model import matmul
+from world_model import matmul, memory
 from world_model.attention import ring
 from world_model.attention.blockwise import dense
+from world_model.norms import LayerNorm, RMSNorm, layer_norm
 from world_model.remat import MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.rotary import rotate
 from world_model.sharding import constrain
 
-EPS = 1e-6
 MATMUL_EXPAND = 64  # tokens a row, on average, from which on rows are expanded by a product
 ATTENTION_SCOPE = "attend"  # by which a plan finds self-attention in a compiled program
 xavier = nnx.initializers.xavier_uniform()
-
-
-def layer_norm(x):
-    """LayerNorm without affine parameters, statistics in float32."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(axis=-1, keepdims=True)
-    return (y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPS)).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +71,6 @@ class Stream:
     output_slice: slice  # the same tokens in the sequence
     attend_output: Callable | None  # only those tokens query
     attend_context: Callable = dense  # cross-attention: attention/context.py
-
-
-class RMSNorm(nnx.Module):
-    """RMS normalisation in float32, then scale, over the last axis: for q and k the whole D, before the head split."""
-
-    def __init__(self, dim: int, scale: float = 1.0):
-        self.scale = nnx.Param(jnp.full(dim, scale))
-
-    def __call__(self, x):
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + EPS)
-        return y.astype(x.dtype) * self.scale[...]
 
 
 def projected(x):
@@ -145,15 +126,19 @@ class SelfAttention(nnx.Module):
 
     def queries(self, x, rotary):
         """[B, L, n, d], rotated."""
-        return rotate(self.split(self.q_norm(projected(self.q(x)))), rotary)
+        return self.rotated(self.q_norm, self.q(x), rotary)
 
     def keys_values(self, x, rotary):
         """Rotated keys and values, [B, L, n, d] each."""
-        return rotate(self.split(self.k_norm(projected(self.k(x)))), rotary), self.split(projected(self.v(x)))
+        return self.rotated(self.k_norm, self.k(x), rotary), self.split(projected(self.v(x)))
+
+    def rotated(self, norm: RMSNorm, x, rotary):
+        """[B, L, D] -> [B, L, n, d], normalised and rotated."""
+        return rotate(self.split(norm(memory.gradient_made(projected(x)))), rotary)
 
     def output(self, x):
         """[B, L, n, d] -> [B, L, D]."""
-        return projected(self.o(x.reshape(*x.shape[:2], -1)))
+        return projected(memory.row_major(self.o(memory.join_heads(x))))
 
 
 class CrossAttention(nnx.Module):
@@ -179,10 +164,10 @@ class CrossAttention(nnx.Module):
         return tuple(pairs)
 
     def __call__(self, x, context, attend):
-        q = self.q_norm(projected(self.q(x)))
+        q = self.q_norm(memory.gradient_made(projected(self.q(x))))
         q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
         out = sum(attend(q, k, v) for k, v in context)
-        return projected(self.o(out.reshape(x.shape)))
+        return projected(memory.row_major(self.o(memory.join_heads(out))))
 
 
 class Querying(NamedTuple):
@@ -202,7 +187,7 @@ class Block(nnx.Module):
                  head_dim: int | None = None):
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim)) * dim**-0.5)
         self.self_attn = SelfAttention(dim, heads, qk_scale, rngs, head_dim and heads * head_dim)
-        self.cross_norm = nnx.LayerNorm(dim, epsilon=EPS, use_fast_variance=False, rngs=rngs)
+        self.cross_norm = LayerNorm(dim)
         self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else heads, with_image, rngs)
         self.mlp = Mlp(dim, ffn_dim, dim, rngs)
 
@@ -228,9 +213,9 @@ class Block(nnx.Module):
 
     def enter(self, x, rows, stream: Stream, only_output: bool):
         """Up to attention: (own keys and values, what queries or None)."""
-        modulation = self.modulation[...] + rows
+        x, modulation = memory.row_major(x), self.modulation[...] + rows
         shift, scale = (stream.rows.expand(modulation[:, :, i]) for i in (0, 1))
-        h = layer_norm(x) * (1 + scale) + shift
+        h = memory.made(layer_norm(x) * (1 + scale) + shift)
         own = self.self_attn.keys_values(h, stream.rotary)
         if not only_output:
             return own, Querying(x, self.self_attn.queries(h, stream.rotary), modulation, stream.rows)
@@ -247,5 +232,6 @@ class Block(nnx.Module):
         gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
         x = x + self.cross_attn(self.cross_norm(x), context, attend_context)
-        x = x + gate_mlp * checkpoint_name(self.mlp(layer_norm(x) * (1 + scale) + shift), MLP_OUTPUT)
+        h = memory.made(layer_norm(x) * (1 + scale) + shift)
+        x = x + gate_mlp * checkpoint_name(self.mlp(h), MLP_OUTPUT)
         return constrain(x, "batch", "tokens", None)

@@ -7,7 +7,8 @@ from einops import rearrange
 from flax import nnx
 
 from world_model.matmul import plain as product
-from world_model.transformer import Rows, layer_norm, linear
+from world_model.norms import layer_norm
+from world_model.transformer import Rows, linear
 
 
 def patchify(x, patch: int):

@@ -1,0 +1,42 @@
+"""Which activations a TPU writes to memory whole, and how they lie there: hints for its compiler, without other effect.
+
+Left alone, the compiler joins element-wise work to a product on either side. What a product reads is then made anew for
+every tile of its output, and a sum over what it writes slows it more than a pass over memory would.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+made = jax.lax.optimization_barrier  # x, written before it is read; its gradient too
+
+
+@jax.custom_vjp
+def gradient_made(x):
+    """x; its gradient is written before it is read."""
+    return x
+
+
+gradient_made.defvjp(lambda x: (x, None), lambda _, gradient: (made(gradient),))
+
+
+def row_major(x):
+    """x with its last axis minor, where each device holds its rows of x whole: for the partitioner's sake, which would
+    gather it else. Products would leave tokens minor in one pass and features in the other, transpositions between."""
+    mesh = jax.sharding.get_abstract_mesh()
+    whole = all(mesh.shape[axis] == 1 or axis in mesh.manual_axes for axis in mesh.axis_names)
+    return _row_major(x) if whole else x
+
+
+@jax.custom_vjp
+def _row_major(x):
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
+_row_major.defvjp(lambda x: (_row_major(x), None), lambda _, gradient: (gradient,))
+
+
+def join_heads(x):
+    """[B, L, n, d] -> row-major [B, L, n d]; its gradient is written head by head, as attention kernels read it."""
+    x = jnp.swapaxes(gradient_made(jnp.swapaxes(x, 1, 2)), 1, 2)
+    return row_major(x.reshape(*x.shape[:2], -1))
