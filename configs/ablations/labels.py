@@ -4,8 +4,8 @@
     python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels --seeds=0,1,2,3,4
 
 Published: world-action models learn from video that has no actions (DreamZero, arXiv 2602.15922, section 5). Actions
-of a tenth of the recordings are given; the video of all of them is, half of every batch. Behaviour cloning trains on the
-same mixture with no loss on video, and on the labelled episodes alone. Held-out recordings are the same for both
+of a tenth of the recordings are given; the video of all of them is, half of every batch. Behaviour cloning trains on
+the same mixture with no loss on video, and on the labelled episodes alone. Held-out recordings are the same for both
 datasets. Measured: docs/results.md.
 """
 
