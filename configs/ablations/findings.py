@@ -25,7 +25,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "source": "rlds", "path": ".cache/metaworld_green/metaworld_rlds", "embodiment": "video_only",
         "weight": ((0, 0.0),), "window_stride": 1, "schema": "generic", "state": "", "action": "",
         "rate": 10.0})  # as if: video_only counts ten frames a second, and each is wanted, as of the robot's
-    c.train.steps = 800
     return c
 
 
