@@ -13,7 +13,6 @@ os.environ["PJRT_NPROC"] = "16"
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # half of the compiling
     "--xla_cpu_collective_call_terminate_timeout_seconds=300"])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

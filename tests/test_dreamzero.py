@@ -194,7 +194,8 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh():
         placed = sharding.shardings(family.axes(), {k: v.shape for k, v in params.items()}, mesh)
         with jax.set_mesh(mesh):
             step = jax.jit(jax.value_and_grad(lambda p, b: mean_square(family, p, b)),
-                           in_shardings=(placed, sharding.batch_sharding(mesh)))
+                           in_shardings=(placed, sharding.batch_sharding(mesh)),
+                           compiler_options={"xla_cpu_use_fusion_emitters": False})  # they take 3/4 of compilation
             results.append(jax.device_get(step(jax.device_put(params, placed),
                                                jax.device_put(batch, sharding.batch_sharding(mesh)))))
     loss, gradients = results[0]

@@ -13,7 +13,7 @@ from absl import app
 from jax.sharding import SingleDeviceSharding
 
 from configs import dreamzero_14b
-from launch import plan
+from launch import fit, plan
 from world_model import attention, tokens, visibility
 from world_model.attention import KERNELS, context, make_attend
 from world_model.batch import Layout
@@ -42,7 +42,7 @@ def main(_) -> None:
     _, devices = plan.describe_topology("v5e:2x2")
     table, count = visibility.get_table("dreamzero"), tokens.length(SEQUENCE)
     found = {}
-    for name in KERNELS:
+    for name in [name for name in KERNELS if fit.MADE_FOR.get(name, "tpu") == "tpu"]:
         attend = make_attend(name, table, SEQUENCE, SEQUENCE)
         found[name] = compile_gradient(attend, devices[0], count, (1, count))
         found[f"{name}, drawn"] = compile_gradient(
