@@ -61,7 +61,7 @@ def covered(table, sequence, window_frames: int) -> int:
 
 def main(_) -> None:
     """The command."""
-    here = [name for name in KERNELS if fit.MADE_FOR.get(name) in (None, jax.default_backend())]
+    here = [name for name in KERNELS if fit.runs_on(name, jax.default_backend())]
     for shape in SHAPES.value:
         family = build.model(CONFIGS[shape].get_config(ARM.value))
         for kernel in ONLY.value or here:

@@ -109,7 +109,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     meta = checkpoint.read_json(directory, step, "meta")
     config = ConfigDict(json.loads(json.dumps(meta["config"])))
     config.train.matmul = "plain"  # rounding is for the speed of training
-    if not fit.has_kernel(config):
+    if not fit.runs_on(config.model.attention, jax.default_backend()):
         config.model.attention = "blockwise"  # trained elsewhere: weights do not depend on the kernel
     frozen = checkpoint.read_frozen(directory, step)
     try:

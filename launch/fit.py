@@ -36,16 +36,16 @@ def fit(config, make_family: Callable, devices=None) -> ConfigDict:
     return config
 
 
-def has_kernel(config, devices=None) -> bool:
-    """Whether the attention kernel is one for these devices."""
-    return MADE_FOR.get(config.model.attention) in (None, (devices or jax.devices())[0].platform)
+def runs_on(kernel: str, platform: str) -> bool:
+    """Whether the attention kernel is one for a JAX platform (cpu, gpu, tpu)."""
+    return MADE_FOR.get(kernel, platform) == platform
 
 
 def check_kernel(config, devices=None) -> None:
     """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
     here they are others), or not in the dtype of the run."""
     kernel, platform = config.model.attention, (devices or jax.devices())[0].platform
-    if not has_kernel(config, devices):
+    if not runs_on(kernel, platform):
         raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices "
                          f"are {platform}s: --config.model.attention=blockwise")
     if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":

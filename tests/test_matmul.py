@@ -61,6 +61,7 @@ def test_blocks_alone_multiply_in_int8_and_the_loss_is_nearly_the_same():
     (plain, expected), (rounded, found) = step["plain"](params), step["int8"](params)
     assert plain != rounded
     np.testing.assert_allclose(rounded, plain, rtol=1e-2)
-    # As a whole: 1% with these weights. Small biases alone may be off by a tenth, with other weights by a half.
     whole, gradient = (np.concatenate([np.ravel(tree[name]) for name in expected]) for tree in (found, expected))
-    assert np.linalg.norm(whole - gradient) < 0.05 * np.linalg.norm(gradient)
+    assert np.linalg.norm(whole - gradient) < 0.02 * np.linalg.norm(gradient)  # 0.0098 with these weights
+    for name in expected:  # 0.082 at most: small biases of queries and keys
+        assert np.linalg.norm(found[name] - expected[name]) <= 0.1 * np.linalg.norm(expected[name]), name

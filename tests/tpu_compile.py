@@ -42,7 +42,7 @@ def main(_) -> None:
     _, devices = plan.describe_topology("v5e:2x2")
     table, count = visibility.get_table("dreamzero"), tokens.length(SEQUENCE)
     found = {}
-    for name in [name for name in KERNELS if fit.MADE_FOR.get(name, "tpu") == "tpu"]:
+    for name in [name for name in KERNELS if fit.runs_on(name, "tpu")]:
         attend = make_attend(name, table, SEQUENCE, SEQUENCE)
         found[name] = compile_gradient(attend, devices[0], count, (1, count))
         found[f"{name}, drawn"] = compile_gradient(
