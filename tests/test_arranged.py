@@ -1,5 +1,6 @@
 """DreamZero whose tokens stand as the TPU's attention kernel would have them, against plain attention."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,7 +11,7 @@ import pytest
 from configs import dreamzero_5b, dreamzero_14b
 from launch import build
 from tests import goldens_io
-from world_model import attention, functional, tokens, visibility
+from world_model import attention, functional, memory, sharding, tokens, visibility
 from world_model.attention import context, flash
 from world_model.attention.arrangement import Arrangement
 from world_model.families.dreamzero import HEADS_READ, DreamZero
@@ -36,8 +37,18 @@ def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatc
         grads, out = jax.jit(jax.grad(value, has_aux=True))(params)
         return grads, out.video, out.action[1:]
 
-    assert inputs.noisy_latents.shape[0] > 1
+    assert 1 < inputs.noisy_latents.shape[0] <= memory.MOST_APART  # blocks take them one after another
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run("flash"), run("reference"))
+
+
+@pytest.mark.parametrize(("count", "kernel", "mesh", "parts"), [
+    (2, "flash", {}, 2), (memory.MOST_APART + 1, "flash", {}, 1), (2, "blockwise", {}, 1), (2, "flash", {"fsdp": 8}, 1)])
+def test_few_samples_that_a_device_holds_whole_stand_apart(count, kernel, mesh, parts):
+    tree = {"x": np.arange(3.0 * count).reshape(count, 3), "none": None}
+    with jax.set_mesh(sharding.make_mesh(**mesh)) if mesh else contextlib.nullcontext():
+        found = memory.apart(tree, kernel)
+    assert len(found) == parts and all(part["none"] is None for part in found)
+    np.testing.assert_array_equal(np.concatenate([part["x"] for part in found]), tree["x"])
 
 
 def test_an_arrangement_puts_every_token_once_and_back():

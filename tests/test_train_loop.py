@@ -173,5 +173,5 @@ def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch, capsys):
     assert train.run(config, tmp_path, tiny.Build()) == 1
     said = capsys.readouterr().err
     assert "used 120.0G of 95.0G hbm" in said and "GiB per device" in said and "MiB  params.blocks.fc" in said
-    assert "--config.train.remat=wide  (now dots; then lean, full)" in said
+    assert "--config.train.remat=wide  (now dots; then added, lean, full)" in said
     assert "--config.mesh.data=1 --config.mesh.fsdp=8" in said

@@ -136,5 +136,5 @@ def test_remat_changes_no_gradient_and_keeps_less(policy):
 
 
 def test_an_unknown_policy_lists_the_names():
-    with pytest.raises(ValueError, match=r"train.remat = 'all' is no policy; there are none, full, lean, wide, dots"):
+    with pytest.raises(ValueError, match=r"train.remat = 'all' is no policy; there are none, full, lean, added, wide, dots"):
         remat(lambda x: x, "all")

@@ -22,7 +22,7 @@ from world_model import matmul, memory
 from world_model.attention import ring
 from world_model.attention.blockwise import dense
 from world_model.norms import LayerNorm, RMSNorm, layer_norm
-from world_model.remat import MLP_HIDDEN, MLP_OUTPUT, PROJECTED
+from world_model.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.rotary import rotate
 from world_model.sharding import constrain
 
@@ -76,6 +76,11 @@ class Stream:
 def projected(x):
     """Marks what a rematerialisation policy may keep."""
     return checkpoint_name(x, PROJECTED)
+
+
+def added(x):
+    """Marks what a rematerialisation policy may keep."""
+    return checkpoint_name(x, ATTENTION_OUTPUT)
 
 
 class Linear(nnx.Linear):
@@ -138,7 +143,7 @@ class SelfAttention(nnx.Module):
 
     def output(self, x):
         """[B, L, n, d] -> [B, L, D]."""
-        return projected(memory.row_major(self.o(memory.join_heads(x))))
+        return added(memory.row_major(self.o(memory.join_heads(x))))
 
 
 class CrossAttention(nnx.Module):
@@ -167,7 +172,7 @@ class CrossAttention(nnx.Module):
         q = self.q_norm(memory.gradient_made(projected(self.q(x))))
         q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
         out = sum(attend(q, k, v) for k, v in context)
-        return projected(memory.row_major(self.o(memory.join_heads(out))))
+        return added(memory.row_major(self.o(memory.join_heads(out))))
 
 
 class Querying(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from world_model import axes, functional, remat
+from world_model import axes, functional, memory, remat
 from world_model.matmul import get_product
 from world_model.transformer import Linear, Stream
 
@@ -51,15 +51,20 @@ class Stack(nnx.Module):
         """Every block; only the tokens that heads read come back."""
         shapes = axes.block_shapes(functional.shapes(type(self), self.spec))
 
-        def step(x, params):
-            block = functional.bind(self.blocks, axes.gathered(params, shapes))
-            kv = block.context_keys_values(context)
-            return block(x, modulation, kv, stream, key_valid=key_valid)[0], None
+        samples = memory.apart((modulation, context, key_valid), self.spec.attention)
 
-        x, _ = jax.lax.scan(remat.remat(step, self.spec.remat), x, functional.parameters(self.blocks))
-        final = self.final_block
-        return final(x, modulation, final.context_keys_values(context), stream, key_valid=key_valid,
-                     only_output=True)[0]
+        def run(block, x, sample, **how):
+            modulation, context, valid = sample
+            return block(x, modulation, block.context_keys_values(context), stream, key_valid=valid, **how)[0]
+
+        def step(xs, params):
+            block = functional.bind(self.blocks, axes.gathered(params, shapes))
+            return [run(block, x, sample) for x, sample in zip(xs, samples, strict=True)], None
+
+        xs, _ = jax.lax.scan(remat.remat(step, self.spec.remat), memory.apart(x, self.spec.attention),
+                             functional.parameters(self.blocks))
+        out = [run(self.final_block, x, sample, only_output=True) for x, sample in zip(xs, samples, strict=True)]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *out)
 
     def run_all(self, x, modulation, context, stream: Stream, key_valid):
         """As `run` with every token in every block: for looking inside. Also [L, B, tokens, D] after each block."""
