@@ -54,6 +54,7 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
         "executed_attention_flops_per_sample": program.executed_flops(ATTENTION_SCOPE) * devices / batch,
         "hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * chip.devices / GIB,
         "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * chip.devices / GIB,
+        "hbm_live_gib_per_chip": memory.peak_memory_in_bytes * chip.devices / GIB,
         "hbm_peak_gib_per_chip": peak / GIB, "hbm_capacity_gib_per_chip": chip.hbm_gib,
         "largest_arrays": [{"mib": count / 2**20, "shape": shape, "made_by": name}
                            for count, shape, name in program.largest_arrays(10)],
@@ -119,7 +120,8 @@ def describe(p: dict) -> str:
         f"alone {si(p['visible_attention_flops_per_sample'])}",
         f"HBM per chip: {p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
         f"({'fits' if fits else 'DOES NOT FIT'}): arguments {p['hbm_arguments_gib_per_chip']:.1f}, temporaries "
-        f"{p['hbm_temporaries_gib_per_chip']:.1f}; largest arrays:",
+        f"{p['hbm_temporaries_gib_per_chip']:.1f}; at most "
+        f"{p['hbm_live_gib_per_chip']:.1f} at once; largest arrays:",
         *(f"  {array['mib']:9.1f} MiB  {array['shape']:28} {array['made_by'][-70:]}" for array in p["largest_arrays"]),
         f"collectives per chip and step: {p['collective_bytes_per_chip'] / GIB:.1f} GiB; two gathers and one scatter "
         f"of the bf16 weights would be {p['fsdp_minimum_bytes_per_chip'] / GIB:.1f}",

@@ -16,8 +16,9 @@ from world_model.remat import KEPT
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 MADE_FOR = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
-# D-wide arrays per token beside what is kept: blocks at work, as plans of the 14B showed; more where more is redone.
-WORKING_SET = {"full": 120, "lean": 120, "wide": 90, "dots": 90}
+# Beside what is kept, as plans of the 14B showed: weights and gradients of blocks at work, and D-wide arrays per token.
+BLOCKS_AT_WORK = 3
+WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
 
 
 def fit(config, make_family: Callable, devices=None) -> ConfigDict:
@@ -82,7 +83,8 @@ def choose_remat(config, device: jax.Device, spec, parameters: int) -> str:
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
     tokens = rows * 2 * spec.layout.latent_frames * spec.tokens_per_frame / mesh.context  # a clean and a noisy copy
     state = parameters * (12 + 4 * (config.optimizer.ema_decay > 0)) / (mesh.fsdp * mesh.tensor)
-    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state
+    gathered = BLOCKS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
+    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state - gathered
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)
         if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:

@@ -135,7 +135,7 @@ def test_the_mesh_is_chosen_for_the_devices():
         fit.choose_mesh(config, 64)
 
 
-@pytest.mark.parametrize("batch, remat", [(64, "dots"), (128, "lean"), (512, "full")])
+@pytest.mark.parametrize("batch, remat", [(64, "dots"), (128, "added"), (512, "full")])
 def test_more_samples_per_chip_keep_less(batch, remat):
     config = dreamzero_14b.get_config()
     config.train.global_batch_size = batch

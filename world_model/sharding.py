@@ -170,7 +170,8 @@ def gather(weight: jax.Array, axis: int, mesh) -> jax.Array:
     whole, twice the bytes. Over a plane and then a line it is two real ones, and the bytes are the same as of one.
     """
     ways = mesh.shape["fsdp"]
-    stages = (ways // 4, 4) if mesh.abstract_device.device_kind in TORUS_3D and ways > 16 and ways % 4 == 0 else (ways,)
+    staged = mesh.abstract_device.device_kind in TORUS_3D and ways >= 16 and ways % 4 == 0
+    stages = (ways // 4, 4) if staged else (ways,)
     devices = np.arange(ways).reshape(stages)
     for stage in reversed(range(len(stages))):
         groups = np.moveaxis(devices, stage, -1).reshape(-1, stages[stage]).tolist()
