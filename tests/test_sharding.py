@@ -32,6 +32,30 @@ def test_a_mesh_that_does_not_fit_names_one_that_does(sizes, sentence):
         sharding.make_mesh(*sizes)
 
 
+@pytest.mark.parametrize("stages", [(8,), (2, 4), (4, 2), (2, 2, 2)])
+def test_a_gather_in_stages_is_the_gather_and_its_transpose_the_scatter(stages, monkeypatch):
+    monkeypatch.setattr(sharding, "gather_stages", lambda *_: stages)
+    mesh = sharding.make_mesh(1, 8, 1, 1)
+    whole, weight = np.arange(48.0).reshape(3, 16), np.arange(8 * 48.0).reshape(8, 3, 16)
+
+    def of_device(share, weight):
+        gather = lambda share: sharding.gather(share, 1, jax.sharding.get_abstract_mesh())
+        gathered, pull = jax.vjp(gather, share)
+        return gathered[None], *pull(weight[0])
+
+    with jax.set_mesh(mesh):
+        run = jax.shard_map(of_device, in_specs=(P(None, "fsdp"), P("fsdp")), out_specs=(P("fsdp"), P(None, "fsdp")),
+                            check_vma=False)
+        gathered, scattered = jax.jit(run)(whole, weight)
+    np.testing.assert_array_equal(gathered, np.broadcast_to(whole, (8, 3, 16)))
+    np.testing.assert_array_equal(scattered, weight.sum(axis=0))
+
+
+def test_tori_of_three_dimensions_gather_over_a_plane_and_a_line():
+    assert sharding.gather_stages(64, "TPU v5") == (16, 4) and sharding.gather_stages(16, "TPU v5p") == (4, 4)
+    assert sharding.gather_stages(8, "TPU v5") == (8,) and sharding.gather_stages(64, "TPU v5 lite") == (64,)
+
+
 def test_parameters_lie_as_the_table_says():
     assert place(("layers", "embed", "heads"), (3, 8, 6)) == P(None, "fsdp", "tensor")
     assert place(("mlp", "embed"), (6, 8)) == P("tensor", "fsdp")

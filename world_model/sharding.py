@@ -164,19 +164,23 @@ def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.A
 
 
 def gather(weight: jax.Array, axis: int, mesh) -> jax.Array:
-    """All-gather over `fsdp`, in as many stages as the network needs.
-
-    A torus of three dimensions has no scatter of its own: XLA makes an all-reduce of padded slices of one over the
-    whole, twice the bytes. Over a plane and then a line it is two real ones, and the bytes are the same as of one.
-    """
+    """All-gather over `fsdp`, in as many stages as the network needs."""
     ways = mesh.shape["fsdp"]
-    staged = mesh.abstract_device.device_kind in TORUS_3D and ways >= 16 and ways % 4 == 0
-    stages = (ways // 4, 4) if staged else (ways,)
+    stages = gather_stages(ways, mesh.abstract_device.device_kind)
     devices = np.arange(ways).reshape(stages)
     for stage in reversed(range(len(stages))):
         groups = np.moveaxis(devices, stage, -1).reshape(-1, stages[stage]).tolist()
         weight = jax.lax.all_gather(weight, "fsdp", axis=axis, tiled=True, axis_index_groups=groups)
     return weight
+
+
+def gather_stages(ways: int, device_kind: str) -> tuple[int, ...]:
+    """Groups of how many devices exchange, last first.
+
+    A torus of three dimensions has no scatter of its own: XLA makes an all-reduce of padded slices of one over the
+    whole, twice the bytes. Over a plane and then a line it is two real ones, and the bytes are the same as of one.
+    """
+    return (ways // 4, 4) if device_kind in TORUS_3D and ways >= 16 and ways % 4 == 0 else (ways,)
 
 
 def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
