@@ -28,10 +28,12 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from launch.serving.server import Limits
+
 TOLERANCE = 0.05  # robot units: batches of another size round differently
 MEMORY_GROWTH = 0.05  # of the resident size, from the first quarter of the time to the last
 MESSAGE_MB = 2.0  # what the server is told to accept
-ASKING = 40.0  # requests a second of a well-behaved client at most; the server refuses those above 50
+ASKING = 0.8 * Limits.messages_per_second  # of a well-behaved client; the server refuses what is above its limit
 
 
 class Client:
