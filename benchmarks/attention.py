@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch import build, fit
-from world_model import tokens, visibility
-from world_model.attention import KERNELS, make_attend
-from world_model.attention.arrangement import Arrangement, choose_tile, make_tiles
+from launch.setup import build, fit
+from world_model.attention import KERNELS, make_attend, tokens, visibility
+from world_model.attention.packing import Arrangement, choose_tile, make_tiles
 
 CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
 SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "of which configs")

@@ -7,7 +7,7 @@ frame, as lerobot writes), random order, on as many threads or processes as ther
 each one's median over the rounds is told: a machine that others use as well slows all of them.
 
 floor      PyAV alone: open, seek, decode from the first to the last frame of the window, only the 33 become RGB
-needed     our reader alone: only the needed packets are decoded (data_pipelines/video.py); no table, no tiling
+needed     our reader alone: only the needed packets are decoded (data_pipelines/video/reading.py); no table, no tiling
 lerobot    in a torch DataLoader, lerobot's own dataset where that package can be imported (`lerobot_is`: package), or
            else its pattern: per camera and window a file is opened, sought by time, decoded forward, every frame
            becomes an RGB tensor and the nearest are picked; collated
@@ -31,14 +31,14 @@ from absl import app, flags, logging
 
 from benchmarks import synthetic_lerobot
 from benchmarks.synthetic_lerobot import CAMERAS, RATE
-from data_pipelines import video
-from data_pipelines.embodiments import get_embodiment
-from data_pipelines.latent_cache import LatentCache, record_bytes
-from data_pipelines.latent_writer import CacheWriter, save_encoders
+from data_pipelines.cache.reader import LatentCache, record_bytes
+from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.loader import Loader
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics, save_statistics
+from data_pipelines.video import reading as video
 from world_model.batch import Layout, encoded_batch_spec
 
 _SECONDS = flags.DEFINE_float("seconds", 4, "time given to each way in a round", lower_bound=1)

@@ -4,10 +4,10 @@
         --config.train.global_batch_size=1 [--config.model.attention=cudnn] [--repeats=20] \
         [--reference=PATH]
 
-Forward, backward and optimizer with donated state, as a run executes them (launch/train_parts.py), on random batches:
-all 15,940 tokens of a 14B sample at their width. MFU is model FLOP (visible pairs, no recomputation) over the median
-step and the published peak of the device; null where nothing is published of it. What is frozen is not part of the
-step.
+Forward, backward and optimizer with donated state, as a run executes them (launch/setup/train_parts.py), on random
+batches: all 15,940 tokens of a 14B sample at their width. MFU is model FLOP (visible pairs, no recomputation) over the
+median step and the published peak of the device; null where nothing is published of it. What is frozen is not part of
+the step.
 
 --reference (benchmarks/reference.py): another implementation's step, forward, backward and optimizer, timed in turn.
 Its shape: the fields of the family's spec (dim, num_layers, layout: frames, height, width, frames_per_block, ...),
@@ -26,11 +26,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks import reference
-from launch import build, fit, train_parts
-from launch import flags as launch_flags
-from launch.chips import CHIPS, chip_of
-from world_model import state
-from world_model.program import Program
+from launch.planning.chips import CHIPS, chip_of
+from launch.setup import build, fit, train_parts
+from launch.setup import flags as launch_flags
+from world_model.analysis.program import Program
+from world_model.training import state
 
 
 def random_batch(shapes: dict) -> dict:

@@ -17,11 +17,12 @@ import json
 import numpy as np
 from absl import app, flags
 
-from launch import asynchronous, build, closed_loop
-from launch.asynchronous import Mode
-from launch.chunk_policy import ChunkPolicy
 from launch.serving.engine import choose_robot
-from launch.simulators import TASKS
+from launch.setup import build
+from launch.simulation import asynchronous, closed_loop
+from launch.simulation.asynchronous import Mode
+from launch.simulation.chunk_policy import ChunkPolicy
+from launch.simulation.simulators import TASKS
 
 
 def main(_) -> None:

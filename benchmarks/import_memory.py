@@ -19,10 +19,10 @@ import numpy as np
 from absl import app, flags
 
 from configs import dreamzero_14b
-from launch import build
+from launch.setup import build
 from world_model import functional
-from world_model.interop import names
-from world_model.interop.formats import FORMATS
+from world_model.weights import names
+from world_model.weights.formats import FORMATS
 
 
 def synthesize(folder: Path, layers: int) -> int:

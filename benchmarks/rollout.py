@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks import train_step
 from world_model import functional
 from world_model.encoders import patch_pca
-from world_model.families import dreamzero_cached as cached
 from world_model.families import make_family
+from world_model.families.dreamzero import cached
 
 
 def time_calls(function, *args, repeats: int) -> float:

@@ -13,9 +13,9 @@ import json
 import jax
 import numpy as np
 
-from launch import build
-from world_model.rollout import Conditions
-from world_model.step_skipping import STATIC, THRESHOLDS
+from launch.setup import build
+from world_model.diffusion.step_skipping import STATIC, THRESHOLDS
+from world_model.families.base.sampler import Conditions
 
 COSINES = (0.999, 0.99, 0.97)  # of adaptive, beside the released 0.95; its second threshold lies 0.02 lower
 WAYS = {"none": {"skipping": "none"}} | {str(n): {"skipping": str(n)} for n in sorted(STATIC, reverse=True)} | {

@@ -8,7 +8,7 @@ and 1 state per block, text 64 x 4096, image features 257 x 1280. Gradients of e
 xla_gflop      XLA's cost analysis of the same program with the loop over layers unrolled, so that it counts in full;
                includes element-wise work
 executed_gflop matrix products of the measured program itself, from its text, loop bodies times trip count
-minimum_gflop  matrix products that the result depends on; the convention is in world_model/flops.py
+minimum_gflop  matrix products that the result depends on; the convention is in world_model/analysis/flops.py
 
 --reference=PATH (benchmarks/reference.py): another implementation's forward and backward, timed in turn. Its shape: the
 fields of the family's spec, and batch.
@@ -33,10 +33,10 @@ import numpy as np
 
 from benchmarks import reference
 from world_model import functional
+from world_model.analysis.program import Program
 from world_model.batch import Layout
 from world_model.families import make_family
-from world_model.families.dreamzero import Inputs
-from world_model.program import Program
+from world_model.families.dreamzero.model import Inputs
 
 BATCH = 2
 SIZES = dict(dim=256, ffn_dim=1024, num_heads=4, num_layers=4, freq_dim=256, latent_channels=16,

@@ -17,7 +17,7 @@ from absl import app, flags
 from diffusers import AutoencoderKLWan
 
 from world_model import encoders
-from world_model.interop import encoder_names
+from world_model.encoders import names as encoder_names
 
 CODEC = flags.DEFINE_enum("codec", "wan21", ["wan21", "wan22"], "which VAE")
 FRAMES = flags.DEFINE_integer("frames", 33, "4k + 1")

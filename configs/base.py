@@ -31,7 +31,7 @@ def common(family: str) -> ConfigDict:
     c.model.text_length = 512  # text tokens; longer prompts are an error
     c.model.action_dim = 32  # shared action slots
     c.model.state_dim = 64  # proprioceptive slots
-    c.model.visibility = "dreamzero"  # name of the visibility table: world_model/visibility.py
+    c.model.visibility = "dreamzero"  # name of the visibility table: world_model/attention/visibility.py
     c.model.qk_scale = 1.0  # initial scale of normalised q and k; above 1 attention starts sharper (small grids)
     c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | flash (TPU)
 
@@ -67,7 +67,7 @@ def common(family: str) -> ConfigDict:
     c.loss.action_average = "slots"  # slots: over all padded slots, as published | valid: over real dimensions
 
     c.data = ConfigDict()
-    c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/mixture.py
+    c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/setup/mixture.py
     c.data.size_exponent = 0.0  # a dataset's share is its weight x size ** this: 0 weights alone, 1 by size, 1 / T
     c.data.unit = "windows"  # windows | tokens: what sizes and shares are counted in
     c.data.statistics = ""  # JSON from launch.statistics; empty: computed before step 0
@@ -90,8 +90,8 @@ def common(family: str) -> ConfigDict:
     c.train.global_batch_size = 128  # samples per optimizer step, over all hosts
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
-    c.train.remat = "products"  # auto | none | full | lean | added | wide | dots | products (world_model/remat.py)
-    c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (world_model/matmul.py)
+    c.train.remat = "products"  # auto | none | full | lean | added | wide | dots | products (parallel/remat.py)
+    c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (layers/matmul.py)
     c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one
     c.train.log_every = 10  # steps between log lines
 
@@ -109,7 +109,7 @@ def common(family: str) -> ConfigDict:
     c.optimizer.ema_decay = 0.0  # exponential moving average of the weights; 0 = off
 
     c.mesh = ConfigDict()
-    c.mesh.data = 1  # replicas of the weights; 0 = chosen for the devices (launch/fit.py)
+    c.mesh.data = 1  # replicas of the weights; 0 = chosen for the devices (launch/setup/fit.py)
     c.mesh.fsdp = -1  # weight shards; -1 = all remaining devices, 0 = chosen
     c.mesh.tensor = 1  # attention heads and MLP columns
     c.mesh.context = 1  # sequence; 0 = chosen

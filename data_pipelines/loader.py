@@ -20,15 +20,15 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipelines.augmentation import PLAIN, Augmentation
-from data_pipelines.board import Board
+from data_pipelines.cache.reader import CachedMaker, LatentCache
 from data_pipelines.collate import stack
-from data_pipelines.difference import first_difference
 from data_pipelines.episode import BadEpisode, check_limit
-from data_pipelines.latent_cache import CachedMaker, LatentCache
+from data_pipelines.json_difference import first_difference
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
+from data_pipelines.robots.slots import ACTION_DIM, STATE_DIM
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
-from data_pipelines.slots import ACTION_DIM, STATE_DIM
 from data_pipelines.statistics import statistics_hash
+from data_pipelines.worker_status import Board
 from world_model.batch import Layout, batch_spec, check_batch
 
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window

@@ -6,18 +6,12 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipelines.augmentation import PLAIN, Augmentation
-from data_pipelines.embodiments import Embodiment
 from data_pipelines.episode import BadEpisode, Episode, Source
-from data_pipelines.normalisation import Scale, make_scale, to_relative
-from data_pipelines.slots import scatter, slot_mask
-from data_pipelines.views import VIEW_LAYOUTS
-from data_pipelines.windows import (
-    WindowIndex,
-    block_starts,
-    frame_steps,
-    state_steps,
-    window_span,
-)
+from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.normalisation import Scale, make_scale, to_relative
+from data_pipelines.robots.slots import scatter, slot_mask
+from data_pipelines.robots.views import VIEW_LAYOUTS
+from data_pipelines.windows import WindowIndex, block_starts, frame_steps, state_steps, window_span
 from world_model.batch import Layout
 
 Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on

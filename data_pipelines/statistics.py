@@ -21,11 +21,11 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from data_pipelines import files
-from data_pipelines.embodiments import Embodiment
 from data_pipelines.episode import BadEpisode, Episode, check_limit
-from data_pipelines.normalisation import make_scale
+from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
+from data_pipelines.storage import files
 from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts
 from world_model.batch import Layout

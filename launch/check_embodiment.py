@@ -14,11 +14,12 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.episode import BadEpisode
-from data_pipelines.normalisation import to_robot_units
+from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.windows import block_starts
-from launch import build, report_page
-from launch import flags as launch_flags
+from launch.reporting import report_page
+from launch.setup import build
+from launch.setup import flags as launch_flags
 
 TOLERANCE = 1e-3  # of a dimension's range between q01 and q99; float32 keeps 1e-6 of the value
 
@@ -66,7 +67,7 @@ def errors(dataset: Dataset, trips: list[RoundTrip]) -> list[dict]:
 
 def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
     """(section of HTML, everything comes back) from `count` windows spread over the dataset."""
-    from launch import data_figures
+    from launch.reporting import data_figures
 
     robot, frames, trips, problems = dataset.embodiment, [], [], []
     for window in np.unique(np.linspace(0, len(maker.windows) - 1, count).round()).astype(int).tolist():

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import flags as launch_flags
-from world_model import checkpoint
-from world_model.state import flatten
+from launch.setup import flags as launch_flags
+from world_model.training import checkpoint
+from world_model.training.state import flatten
 
 STEP = flags.DEFINE_integer("step", None, "step of WORKDIR's checkpoint; default: the newest")
 OTHER_STEP = flags.DEFINE_integer("other_step", None, "step of OTHER's checkpoint; default: as --step")

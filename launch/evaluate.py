@@ -23,16 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from launch import baselines, build, scores
-from launch import flags as launch_flags
-from world_model import image_metrics, metrics
-from world_model.checkpoint import CheckpointError
-from world_model.objective import Example, Objective
-from world_model.rollout import Conditions
+from launch.reporting import baselines, scores
+from launch.setup import build
+from launch.setup import flags as launch_flags
+from world_model.analysis import image_metrics
+from world_model.families.base.loss import Example, Objective
+from world_model.families.base.sampler import Conditions
+from world_model.training import metrics
+from world_model.training.checkpoint import CheckpointError
 
 SHOWN = 6  # windows whose frames are kept for the report
 LOSS_DRAWS = 2  # noise draws per held-out window
-USE_EVALUATION = 1000  # of random keys, beside those of world_model/objective.py
+USE_EVALUATION = 1000  # of random keys, beside those of world_model/families/base/loss.py
 
 
 def evaluate(restored: build.Restored, say=print) -> tuple[dict, dict]:
@@ -59,7 +61,7 @@ class Evaluator:
     """A restored model with its compiled rollout."""
 
     restored: build.Restored
-    rollout: Callable  # of the family; see world_model/rollout.py
+    rollout: Callable  # of the family; see world_model/families/base/sampler.py
     params: dict
 
     @classmethod

@@ -4,10 +4,10 @@
 
 OUT holds weights and config.json in a published layout (world_model/interop/*_format.py), statistics.json and
 experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
-with), encoders/ (launch/exported.py) and parity.json: all that launch.serve --export needs. For dreamzero parity is the
-largest difference of the JAX model and the PyTorch runtime after each transformer block and of every block's denoised
-latents and actions, in float32; for lingbot_va, of every chunk's; for the others, of the weights read back. Above the
-tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
+with), encoders/ (launch/exporting/exported.py) and parity.json: all that launch.serve --export needs. For dreamzero
+parity is the largest difference of the JAX model and the PyTorch runtime after each transformer block and of every
+block's denoised latents and actions, in float32; for lingbot_va, of every chunk's; for the others, of the weights read
+back. Above the tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
@@ -30,16 +30,22 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.statistics import statistics_hash
-from launch import build, export_lingbot_va, exported, provenance, reference_experiment
-from launch import flags as launch_flags
-from launch.export_inputs import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
-from world_model import lora
-from world_model.checkpoint import CheckpointError
-from world_model.interop import conversion, dreamzero_format, lingbot_va_format, names, safetensors_io, wan_format
-from world_model.interop.difference import Difference, difference, first_above
-from world_model.interop.formats import FORMATS as LAYOUTS
-from world_model.lora import ADAPTER
-from world_model.state import trained_names
+from launch.exporting import exported
+from launch.setup import build, provenance
+from launch.setup import flags as launch_flags
+from world_model.families.dreamzero import experiment as reference_experiment
+from world_model.families.dreamzero import reference_format as dreamzero_format
+from world_model.families.dreamzero import video_formats as wan_format
+from world_model.families.dreamzero.export_check import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
+from world_model.families.lingbot_va import export_check as export_lingbot_va
+from world_model.families.lingbot_va import released_format as lingbot_va_format
+from world_model.layers import lora
+from world_model.layers.lora import ADAPTER
+from world_model.training.checkpoint import CheckpointError
+from world_model.training.state import trained_names
+from world_model.weights import conversion, names, safetensors_io
+from world_model.weights.comparison import Difference, difference, first_above
+from world_model.weights.formats import FORMATS as LAYOUTS
 
 
 class ParityError(RuntimeError):

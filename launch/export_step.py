@@ -3,16 +3,16 @@
     python -m launch.export_step --export=DIR --out=step.pt2 [--block=1] [--dtype=bfloat16] [--batch=2]
 
 The file holds the weights, and for autoregressive block `--block` the mask and positions as constants; a rollout needs
-one per block. A batch of 2 is both branches of guidance. Arguments: world_model/interop/torch_step.py.
+one per block. A batch of 2 is both branches of guidance. Arguments: world_model/families/dreamzero/torch/step.py.
 """
 
 import sys
 
 from absl import flags
 
-from launch import flags as launch_flags
-from world_model.families.dreamzero import MASK_CHANNELS
-from world_model.interop.safetensors_io import WeightsError
+from launch.setup import flags as launch_flags
+from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.weights.safetensors_io import WeightsError
 
 
 def example(runtime, batch: int, block: int, latent_size: tuple[int, int], text_length: int, image_tokens: int):
@@ -40,7 +40,8 @@ def main(_) -> None:
     """The command."""
     import torch  # extra: torch
 
-    from world_model.interop import torch_runtime, torch_step
+    from world_model.families.dreamzero.torch import runtime as torch_runtime
+    from world_model.families.dreamzero.torch import step as torch_step
 
     args = flags.FLAGS
     try:

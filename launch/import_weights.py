@@ -3,7 +3,7 @@
     python -m launch.import_weights --format=wan --source=DIR --config=configs/dreamzero_14b.py --out=OUT [--dry_run]
 
 Formats: wan (original), diffusers, dreamzero, lingbot_va and lingbot_va_mot; where their files are expected is in
-world_model/interop/formats.py. All names and shapes on both sides are checked before any data is read; --dry_run stops
+world_model/weights/formats.py. All names and shapes on both sides are checked before any data is read; --dry_run stops
 there. Then tensors go one at a time from file to file, so that memory holds a few of them and never a shard. What the
 source lacks is initialised by the format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says
 what to do with tensors of another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero,
@@ -23,15 +23,16 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.statistics import statistics_hash
-from launch import build, provenance
-from launch import flags as launch_flags
-from world_model import checkpoint, functional
-from world_model.checkpoint import CheckpointError
+from launch.setup import build, provenance
+from launch.setup import flags as launch_flags
+from world_model import functional
 from world_model.families import Family
-from world_model.interop import conversion
-from world_model.interop.formats import FORMATS
-from world_model.interop.safetensors_io import WeightsError, atomic_directory
-from world_model.state import subset
+from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
+from world_model.training.state import subset
+from world_model.weights import conversion
+from world_model.weights.formats import FORMATS
+from world_model.weights.safetensors_io import WeightsError, atomic_directory
 
 LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
 

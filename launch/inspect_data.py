@@ -25,8 +25,9 @@ from absl import flags
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
-from launch import build, report_page
-from launch import flags as launch_flags
+from launch.reporting import report_page
+from launch.setup import build
+from launch.setup import flags as launch_flags
 
 SAME = 1.0  # mean difference of two pictures, of 255, below which they count as the same
 
@@ -106,7 +107,7 @@ def drift(episodes: list[Episode]) -> str:
 
 def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episode]) -> bytes:
     """SVG of the sampled episodes' actions."""
-    from launch import data_figures
+    from launch.reporting import data_figures
 
     block = maker.layout.actions_per_block
     parts = []
@@ -120,7 +121,7 @@ def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episo
 
 def pictures(maker: SampleMaker, count: int = 3) -> bytes | None:
     """PNG of windows spread over the dataset; None where none can be read."""
-    from launch import data_figures
+    from launch.reporting import data_figures
 
     strips = []
     for window in np.linspace(0, len(maker.windows) - 1, count).astype(int).tolist():

@@ -3,9 +3,9 @@
     python -m launch.parity --golden=tests/goldens/dreamzero_i2v_tiny.npz [--tolerance=1e-4] [--runtime=torch]
 
 Recognises the family, builds the model at the golden's sizes, imports its weights and computes everything else that
-the file holds (launch/parity_dreamzero.py, launch/parity_lingbot_va.py say what). Prints one JSON object: per entry
-and over all the largest absolute difference (of gradient norms and timesteps relative to the expected value). Exits 1
-above the tolerance.
+the file holds (world_model/families/dreamzero/parity.py, world_model/families/lingbot_va/parity.py say what). Prints
+one JSON object: per entry and over all the largest absolute difference (of gradient norms and timesteps relative to the
+expected value). Exits 1 above the tolerance.
 """
 
 import json
@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from launch import flags as launch_flags
-from launch.golden_file import GoldenFile
-from launch.parity_dreamzero import DreamZeroGolden
-from launch.parity_lingbot_va import LingBotVAGolden
-from world_model.interop.difference import Difference, difference, first_above
+from launch.setup import flags as launch_flags
+from world_model.families.base.golden import GoldenFile
+from world_model.families.dreamzero.parity import DreamZeroGolden
+from world_model.families.lingbot_va.parity import LingBotVAGolden
+from world_model.weights.comparison import Difference, difference, first_above
 
 # A constructor value that only this family's reference has -> who reads the file.
 FAMILIES = {"num_frame_per_block": DreamZeroGolden, "attention_head_dim": LingBotVAGolden}

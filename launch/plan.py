@@ -18,10 +18,11 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from launch import build, estimate, fit, train_parts
-from launch import flags as launch_flags
-from launch.chips import CHIPS, Chip, chip_of
-from world_model.remat import KEPT
+from launch.planning import estimate
+from launch.planning.chips import CHIPS, Chip, chip_of
+from launch.setup import build, fit, train_parts
+from launch.setup import flags as launch_flags
+from world_model.parallel.remat import KEPT
 
 LIBTPU_NAMES = {"v7x": "tpu7x"}
 LOCAL = "local"

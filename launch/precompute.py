@@ -21,14 +21,14 @@ import numpy as np
 from absl import flags
 from ml_dtypes import bfloat16
 
-from data_pipelines import files
+from data_pipelines.cache.reader import load_encoders, record_bytes
+from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode, check_limit
-from data_pipelines.latent_cache import load_encoders, record_bytes
-from data_pipelines.latent_writer import CacheWriter, save_encoders
 from data_pipelines.samples import SampleMaker, prompt_of
 from data_pipelines.statistics import save_statistics
-from launch import build, latents
-from launch import flags as launch_flags
+from data_pipelines.storage import files
+from launch.setup import build, latents
+from launch.setup import flags as launch_flags
 
 
 class Precompute:
@@ -162,7 +162,7 @@ class Precompute:
 
     def contact_sheet(self, windows: int = 4, frames: int = 6) -> None:
         """contact_sheet.png: pixels, and under them what their stored latents decode to."""
-        from launch.data_figures import filmstrip
+        from launch.reporting.data_figures import filmstrip
 
         cache, strips = latents.open_cache(self._with_cache(), self.codec.spatial_stride), []
         for maker in self.makers:

@@ -16,8 +16,8 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import flags as launch_flags
 from launch import precompute
+from launch.setup import flags as launch_flags
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import build, evaluate, export, report
 from launch import checkpoint as checkpoint_command
-from launch import flags as launch_flags
-from world_model import checkpoint
+from launch import evaluate, export, report
+from launch.setup import build
+from launch.setup import flags as launch_flags
+from world_model.training import checkpoint
 
 RECORDINGS = Path(".cache/pusht")  # where configs/quickstart.py looks for its data
 POLL_SECONDS = 0.2

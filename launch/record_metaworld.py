@@ -13,13 +13,13 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import flags as launch_flags
 from launch.record_pusht import Progress
+from launch.setup import flags as launch_flags
 
 
 def main(_) -> None:
     """The command."""
-    from data_pipelines.metaworld import dataset
+    from data_pipelines.simulators.metaworld import dataset
 
     args = flags.FLAGS
     try:
@@ -35,11 +35,11 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "directory to write")
-    flags.DEFINE_string("task", "button-press-topdown-v3", "name in data_pipelines/metaworld/simulator.py")
+    flags.DEFINE_string("task", "button-press-topdown-v3", "name in data_pipelines/simulators/metaworld/simulator.py")
     flags.DEFINE_integer("episodes", 100, "episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of everything")
     flags.DEFINE_integer("image_size", 64, "pixels, height and width", lower_bound=16)
-    flags.DEFINE_string("look", "plain", "colours: name in data_pipelines/metaworld/simulator.py")
+    flags.DEFINE_string("look", "plain", "colours: name in data_pipelines/simulators/metaworld/simulator.py")
     flags.DEFINE_integer("placements", 0, "ways things stand, in turn; 0: each episode has its own", lower_bound=0)
     flags.DEFINE_integer("workers", 2, "simulating processes", lower_bound=1)
     flags.mark_flags_as_required(["out"])

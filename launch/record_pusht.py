@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import flags as launch_flags
+from launch.setup import flags as launch_flags
 
 
 class Progress:
@@ -32,7 +32,7 @@ class Progress:
 
 def main(_) -> None:
     """The command."""
-    from data_pipelines.pusht import dataset
+    from data_pipelines.simulators.pusht import dataset
 
     args = flags.FLAGS
     try:

@@ -16,10 +16,12 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.mixture import asked_fractions
-from launch import build, figures, report_page
-from launch import flags as launch_flags
-from world_model import checkpoint, visibility
-from world_model.rollout import Schedule
+from launch.reporting import figures, report_page
+from launch.setup import build
+from launch.setup import flags as launch_flags
+from world_model.attention import visibility
+from world_model.families.base.sampler import Schedule
+from world_model.training import checkpoint
 
 MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
 MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean

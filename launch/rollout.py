@@ -6,9 +6,9 @@
 Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
 return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
 reached, to the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4
-control steps to answer, waiting for it and not (launch/asynchronous.py). Writes OUT/closed_loop.json (default OUT:
-WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined; with --rerun also *.rrd of
-the same episodes (launch/rerun_log.py).
+control steps to answer, waiting for it and not (launch/simulation/asynchronous.py). Writes OUT/closed_loop.json
+(default OUT: WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined; with --rerun
+also *.rrd of the same episodes (launch/simulation/rerun_log.py).
 """
 
 import collections
@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import asynchronous, build, closed_loop, rerun_log
-from launch import flags as launch_flags
-from launch.asynchronous import Mode
-from launch.closed_loop import Mean, ModelPolicy, Random, Run
 from launch.serving.engine import Engine, ModelError, choose_robot
-from launch.simulators import choose_task
-from world_model.checkpoint import CheckpointError
+from launch.setup import build
+from launch.setup import flags as launch_flags
+from launch.simulation import asynchronous, closed_loop, rerun_log
+from launch.simulation.asynchronous import Mode
+from launch.simulation.closed_loop import Mean, ModelPolicy, Random, Run
+from launch.simulation.simulators import choose_task
+from world_model.training.checkpoint import CheckpointError
 
 TRIVIAL = ("repeat_last", "mean", "random")
 BASELINES = (*TRIVIAL, "expert")
@@ -40,8 +41,9 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
              sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
              task: str | None = None, baselines: Sequence[str] = BASELINES,
              say=print) -> tuple[dict, list[Run], Engine]:
-    """(result as JSON values, the model's episodes, its engine). task: a name in launch/simulators.py; baselines: of
-    BASELINES, played beside the model. Raises ValueError where the checkpoint drives no robot that has a simulator."""
+    """(result as JSON values, the model's episodes, its engine). task: a name in launch/simulation/simulators.py;
+    baselines: of BASELINES, played beside the model. Raises ValueError where the checkpoint drives no robot that has a
+    simulator."""
     if unknown := set(baselines) - set(BASELINES):
         raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
     chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
@@ -110,7 +112,7 @@ def extremes(runs: list[Run], count: int) -> list[tuple[str, Run]]:
 
 def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
     """OUT/NAME.mp4 of `extremes`."""
-    from data_pipelines.recorder import mp4
+    from data_pipelines.simulators.recorder import mp4
 
     for name, run in extremes(runs, count):
         video = side_by_side(*seen_and_imagined(run, engine))
@@ -171,7 +173,7 @@ def main(_) -> None:
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
-    flags.DEFINE_string("task", None, "name in launch/simulators.py; default: the first for the model's robot")
+    flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
     flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
     flags.DEFINE_integer("execute", None, "actions of each chunk that are executed; default: all", lower_bound=1)

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import build
-from launch import flags as launch_flags
-from launch.exported import open_export
+from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.serving.protocols import PROTOCOLS
-from world_model.checkpoint import CheckpointError
+from launch.setup import build
+from launch.setup import flags as launch_flags
+from world_model.training.checkpoint import CheckpointError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -69,7 +69,7 @@ def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
 
 def serve(args) -> None:
     """Until SIGTERM. Raises CheckpointError, ValueError or OSError before it listens."""
-    from launch.serving.server import Limits, Server  # extra: serve
+    from launch.serving.server import Limits, Server
 
     say = lambda text: print(text, flush=True)
     token = Path(args.token_file).read_text().strip() if args.token_file else None

@@ -16,10 +16,10 @@ import time
 
 from absl import flags
 
-from data_pipelines.embodiments import get_embodiment
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import against_published, mixture_statistics, save_statistics, statistics_hash
-from launch import build
-from launch import flags as launch_flags
+from launch.setup import build
+from launch.setup import flags as launch_flags
 
 _COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
 

@@ -16,9 +16,9 @@ import yaml
 from absl import flags
 from ml_collections import config_flags
 
-from launch import flags as launch_flags
-from launch.tpu import manifests
-from launch.tpu.slices import Slice
+from launch.cluster import manifests
+from launch.cluster.slices import Slice
+from launch.setup import flags as launch_flags
 
 
 def make_job(name: str, topology: str, slices: int, image: str, bucket: str, command: list[str]) -> manifests.Job:

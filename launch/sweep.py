@@ -6,7 +6,7 @@ The file defines get_config() and get_sweep(): a list of {"name": ..., dotted ke
 base that others are compared with; or a grid {dotted key: [values]}. Measured are launch.evaluate's open-loop numbers
 or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's
 "rollouts" names those that it takes part in, else all. What is whole is not run again. Results: OUT/results.json,
-results.md and results.svg, with 95% confidence intervals over seeds (launch/comparison.py).
+results.md and results.svg, with 95% confidence intervals over seeds (launch/reporting/comparison.py).
 
 With --submit and launch.submit's flags each training is a job on a pod slice of its own instead, OUT below /runs; the
 same command without it, where the bucket is mounted, then measures what is trained.
@@ -24,10 +24,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch import build, comparison, fit, submit, train_parts
-from launch import flags as launch_flags
-from launch.comparison import Measurement
-from world_model import checkpoint
+from launch import submit
+from launch.reporting import comparison
+from launch.reporting.comparison import Measurement
+from launch.setup import build, fit, train_parts
+from launch.setup import flags as launch_flags
+from world_model.training import checkpoint
 
 
 class SweepError(ValueError):

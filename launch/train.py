@@ -16,18 +16,23 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import cloud_goodput, fit, goodput, hosts, memory, train_parts
-from launch import flags as launch_flags
-from launch.provenance import as_json, code_version
-from launch.watchdog import Watchdog
-from world_model import checkpoint, metrics, sharding, state
+from launch import goodput
+from launch.planning import memory
+from launch.setup import fit, train_parts
+from launch.setup import flags as launch_flags
+from launch.setup.provenance import as_json, code_version
+from launch.supervision import cloud_ledger as cloud_goodput
+from launch.supervision import hosts
+from launch.supervision.watchdog import Watchdog
+from world_model.parallel import sharding
+from world_model.training import checkpoint, metrics, state
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
 
 
 def train(config, workdir: Path | str, build) -> None:
-    """The whole run. `build` makes model, data and objective: launch/build.py, or a test's stand-in.
+    """The whole run. `build` makes model, data and objective: launch/setup/build.py, or a test's stand-in.
 
     Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person who started
     it.
@@ -213,7 +218,7 @@ def run(config, workdir: Path | str, build) -> int:
 
 
 def main(argv: list[str]) -> int:
-    from launch import build
+    from launch.setup import build
     if argv[1:] or not CONFIG.value or not WORKDIR.value:
         sys.exit(__doc__)
     return run(CONFIG.value, WORKDIR.value, build)

@@ -8,8 +8,8 @@ import numpy as np
 
 from world_model import functional
 from world_model.batch import Layout
-from world_model.families.dreamzero import DreamZero, DreamZeroSpec, Inputs
-from world_model.interop import names
+from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, Inputs
+from world_model.weights import names
 
 FILES = {"i2v": "dreamzero_i2v_tiny.npz", "ti2v": "dreamzero_ti2v_tiny.npz"}
 

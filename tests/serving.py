@@ -10,10 +10,10 @@ import urllib.request
 import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
-from launch import build
 from launch.serving.engine import Engine, choose_robot
 from launch.serving.protocols import OpenPi
 from launch.serving.server import Limits, Server
+from launch.setup import build
 from tests import tiny_policy
 
 

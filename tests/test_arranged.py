@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch import build
+from launch.setup import build
 from tests import goldens_io
-from world_model import attention, functional, memory, sharding, tokens, visibility
-from world_model.attention import context, flash
-from world_model.attention.arrangement import Arrangement
-from world_model.families.dreamzero import HEADS_READ, DreamZero
+from world_model import attention, functional
+from world_model.attention import context, flash, tokens, visibility
+from world_model.attention.packing import Arrangement
+from world_model.families.dreamzero.model import HEADS_READ, DreamZero
+from world_model.layers import compiler_hints as memory
+from world_model.parallel import sharding
 
 
 def test_the_arranged_forward_equals_the_plain_one_with_its_gradients(monkeypatch):

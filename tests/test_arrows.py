@@ -10,7 +10,7 @@ EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco"
           "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers",
           "ml_goodput_measurement"}
 # Modules that exist for an extra may import it at their top.
-EXTRA_MODULES = {"world_model/interop/torch_", "launch/figures.py", "data_pipelines/pusht/",
+EXTRA_MODULES = {"world_model/interop/torch_", "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
                  "launch/serving/server.py", "launch/serving/telemetry.py"}
 ALLOWED = {
     "world_model": {"world_model"},

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from launch import asynchronous
-from launch.asynchronous import Executor, Mode, fade
-from launch.closed_loop import Run
+from launch.simulation import asynchronous
+from launch.simulation.asynchronous import Executor, Mode, fade
+from launch.simulation.closed_loop import Run
 
 HORIZON = 8
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import sharding, tokens, visibility
-from world_model.attention import KERNELS, blockwise, context, cudnn, flash, make_attend, ring
+from world_model.attention import KERNELS, blockwise, context, cudnn, flash, make_attend, ring, tokens, visibility
 from world_model.attention.blockwise import dense
+from world_model.attention.tokens import Group
 from world_model.batch import Layout
-from world_model.families.dreamzero import GROUPS
-from world_model.families.lingbot_va_layout import LingBotVASpec, make_sequence
-from world_model.tokens import Group
+from world_model.families.dreamzero.model import GROUPS
+from world_model.families.lingbot_va.layout import LingBotVASpec, make_sequence
+from world_model.parallel import sharding
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
 SEQUENCE = tokens.make_sequence(LAYOUT, 5, [(g, range(3)) for g in GROUPS])

@@ -8,8 +8,8 @@ import pytest
 
 from data_pipelines.augmentation import Augmentation, colour_matrix
 from data_pipelines.loader import Loader
-from data_pipelines.robot import Robot
-from launch import build
+from data_pipelines.robots.robot import Robot
+from launch.setup import build
 from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, robots, tokenize
 

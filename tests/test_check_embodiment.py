@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from launch import build, check_embodiment
+from launch import check_embodiment
+from launch.setup import build
 from tests import lerobot_config
 
 

@@ -1,4 +1,4 @@
-"""world_model/checkpoint.py and launch/checkpoint.py: whole or not at all, on any mesh, and nothing that does
+"""world_model/training/checkpoint.py and launch/checkpoint.py: whole or not at all, on any mesh, and nothing that does
 not fit."""
 
 import errno
@@ -14,9 +14,10 @@ import pytest
 from absl import flags
 
 from launch import checkpoint as command
-from launch.train_parts import optimizer_of
+from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
-from world_model import checkpoint, sharding, state
+from world_model.parallel import sharding
+from world_model.training import checkpoint, state
 
 FAMILY = tiny.Family()
 STATISTICS = {"toy": {"q01": [0.0, 1.0]}}

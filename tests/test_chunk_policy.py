@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from launch import asynchronous, build, closed_loop
-from launch.asynchronous import Mode
-from launch.chunk_policy import ChunkPolicy
-from launch.closed_loop import Run
 from launch.serving.engine import choose_robot
+from launch.setup import build
+from launch.simulation import asynchronous, closed_loop
+from launch.simulation.asynchronous import Mode
+from launch.simulation.chunk_policy import ChunkPolicy
+from launch.simulation.closed_loop import Run
 from tests import tiny_policy
 
 N = 4  # control steps of a latent frame

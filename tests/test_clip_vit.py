@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from world_model.encoders import names as encoder_names
 from world_model.encoders.clip_vit import MEAN, STD, ClipImage, ClipSpec
-from world_model.interop import encoder_names
 
 SPEC = ClipSpec(size=28, patch=7, dim=24, heads=3, layers=2)
 MIDDLE = ClipSpec(size=112, patch=14, dim=256, heads=4, layers=7)  # 6 M weights

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from launch import build, closed_loop, rollout, simulators
-from launch.closed_loop import ModelPolicy, Run
+from launch import rollout
 from launch.serving.engine import Engine, choose_robot
+from launch.setup import build
+from launch.simulation import closed_loop, simulators
+from launch.simulation.closed_loop import ModelPolicy, Run
 from tests import tiny_policy
-from world_model import checkpoint
+from world_model.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_what_needs_no_pictures_has_none_drawn():
 def test_a_missing_simulator_is_named(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "data_pipelines.pusht.task", None)
+    monkeypatch.setitem(sys.modules, "data_pipelines.simulators.pusht.task", None)
     with pytest.raises(ValueError, match=r"simulator of pusht needs .*pip install -e '.\[sim\]'"):
         simulators.TASKS["pusht"].make_runs([0], 32, 5)
 

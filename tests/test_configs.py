@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from launch.flags import keys
+from launch.setup.flags import keys
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))

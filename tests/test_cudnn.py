@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import lingbot_va_5b
-from launch import build, fit, train_parts
+from launch.setup import build, fit, train_parts
 from tests.test_attention import SEQUENCE, arrays
-from world_model import visibility
-from world_model.attention import make_attend
-from world_model.remat import remat
+from world_model.attention import make_attend, visibility
+from world_model.parallel.remat import remat
 
 TABLE = visibility.get_table("dreamzero")
 

@@ -7,11 +7,12 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch import build
+from launch.setup import build
 from world_model import functional
-from world_model.interop import conversion, wan_format
-from world_model.interop.formats import FORMATS
-from world_model.interop.jax_face import JaxFace
+from world_model.families.dreamzero import video_formats as wan_format
+from world_model.families.dreamzero.jax_adapter import JaxFace
+from world_model.weights import conversion
+from world_model.weights.formats import FORMATS
 
 FORMS = {  # config, its changes: Wan 2.1's and 2.2's image-to-video, Wan 2.2's text-image-to-video
     "wan21_i2v": (dreamzero_14b, {}),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from launch import build, sweep
-from launch import flags as launch_flags
+from launch import sweep
+from launch.setup import build
+from launch.setup import flags as launch_flags
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +34,7 @@ def test_flags_of_commands_exist(page):
     for line in page.read_text().replace("\\\n", " ").splitlines():
         named = re.findall(r"python -m (launch\.[a-z_]+)", line)
         for name, options in zip(named, re.split(r"python -m launch\.[a-z_]+", line)[1:], strict=True):
-            files = (ROOT / name.replace(".", "/")).with_suffix(".py"), ROOT / "launch/flags.py"
+            files = (ROOT / name.replace(".", "/")).with_suffix(".py"), ROOT / "launch/setup/flags.py"
             source = "".join(file.read_text() for file in files)
             for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]*)(?=[=\s`\]|)]|$)", options.split("#")[0]):
                 assert f'"{flag}"' in source, f"{name} has no --{flag}"

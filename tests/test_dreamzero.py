@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from tests import goldens_io
-from world_model import functional, sharding
+from world_model import functional
 from world_model.batch import Layout
-from world_model.families import dreamzero_cached as cached
+from world_model.diffusion.solvers import make_solver
 from world_model.families import make_family
-from world_model.families.dreamzero import DreamZero
-from world_model.families.dreamzero_rollout import DreamZeroRollout
-from world_model.interop import names
-from world_model.rollout import Conditions, Known
-from world_model.solvers import make_solver
+from world_model.families.base.sampler import Conditions, Known
+from world_model.families.dreamzero import cached
+from world_model.families.dreamzero.model import DreamZero
+from world_model.families.dreamzero.sampler import DreamZeroRollout
+from world_model.parallel import sharding
+from world_model.weights import names
 
 FULL = dict(layout=Layout(33, 352, 640, 2, 24, 1), freq_dim=256, text_dim=4096, text_length=512, image_dim=1280,
             image_tokens=257, action_dim=32, state_dim=64, action_hidden_dim=1024)
@@ -222,7 +223,7 @@ def example(spec, batch):
 
 
 def mean_square(family, params, batch):
-    from world_model.families.dreamzero import Inputs
+    from world_model.families.dreamzero.model import Inputs
 
     out = functional.bind(family.module, params)(Inputs(**batch["inputs"]))
     return jnp.square(out.video - batch["video"]).mean() + jnp.square(out.action - batch["action"]).mean()

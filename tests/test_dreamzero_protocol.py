@@ -5,10 +5,10 @@ import pytest
 from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
-from launch import build
 from launch.serving.engine import choose_robot
 from launch.serving.protocols import DreamZero
 from launch.serving.sessions import Sessions
+from launch.setup import build
 from tests import tiny_policy
 from tests.serving import make_engine, serving
 

@@ -6,17 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import embodiments
-from data_pipelines.embodiments import Dimension, Embodiment, get_embodiment, register
 from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
-from data_pipelines.normalisation import to_absolute, to_relative, to_robot_units
+from data_pipelines.robots import embodiments
+from data_pipelines.robots.embodiments import Dimension, Embodiment, get_embodiment, register
+from data_pipelines.robots.normalisation import to_absolute, to_relative, to_robot_units
+from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
+from data_pipelines.robots.views import VIEW_LAYOUTS, resize
 from data_pipelines.samples import Dataset
-from data_pipelines.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.statistics import compute_statistics
-from data_pipelines.views import VIEW_LAYOUTS, resize
-from launch import reference_experiment
 from tests.fake_source import LAYOUT, FakeSource, tokenize
+from world_model.families.dreamzero import experiment as reference_experiment
 
 
 @pytest.fixture

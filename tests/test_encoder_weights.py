@@ -12,16 +12,17 @@ from jax.sharding import PartitionSpec
 from safetensors.numpy import save_file
 
 from configs import base
-from launch import build, train_parts
-from world_model import encoders, sharding
+from launch.setup import build, train_parts
+from world_model import encoders
+from world_model.encoders import names as encoder_names
 from world_model.encoders.clip_vit import ClipSpec
 from world_model.encoders.umt5 import Umt5Spec, Umt5Text
 from world_model.encoders.wan_vae import WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.interop import encoder_names
-from world_model.interop.encoder_weights import Source
-from world_model.interop.safetensors_io import WeightsError, write
-from world_model.train_step import gradients
+from world_model.encoders.weights import Source
+from world_model.parallel import sharding
+from world_model.training.train_step import gradients
+from world_model.weights.safetensors_io import WeightsError, write
 
 TINY_VAE = dataclasses.replace(WAN22, latent_channels=4, mean=(0.0,) * 4, std=(1.0,) * 4, encoder_dim=8, decoder_dim=12,
                                blocks=1)

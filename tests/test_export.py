@@ -9,12 +9,15 @@ import pytest
 import yaml
 
 from configs import quickstart
-from data_pipelines.embodiments import Dimension, get_embodiment
-from launch import build, export, import_weights, reference_experiment
-from world_model import checkpoint
-from world_model.interop import dreamzero_format, names
-from world_model.interop.safetensors_io import Weights, WeightsError
-from world_model.interop.torch_runtime import load
+from data_pipelines.robots.embodiments import Dimension, get_embodiment
+from launch import export, import_weights
+from launch.setup import build
+from world_model.families.dreamzero import experiment as reference_experiment
+from world_model.families.dreamzero import reference_format as dreamzero_format
+from world_model.families.dreamzero.torch.runtime import load
+from world_model.training import checkpoint
+from world_model.weights import names
+from world_model.weights.safetensors_io import Weights, WeightsError
 
 SIX = {"max": [3.0, 4.0], "min": [0.0, 1.0], "mean": [1.0, 2.0], "std": [0.5, 0.6], "q01": [0.1, 1.1],
        "q99": [2.9, 3.9]}

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from launch import build, export
-from launch.exported import open_export
+from launch import export
+from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, ModelError, Request, choose_robot
+from launch.setup import build
 from tests import tiny_policy
 from tests.serving import client, observation, serving
-from world_model.interop.safetensors_io import WeightsError
+from world_model.weights.safetensors_io import WeightsError
 
 
 @pytest.fixture(scope="module", params=["debug", "lingbot_va_debug"])

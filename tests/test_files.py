@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from data_pipelines import files
+from data_pipelines.storage import files
 
 
 @pytest.mark.parametrize("folder", ["local", "memory"])

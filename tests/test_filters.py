@@ -11,7 +11,7 @@ from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters, holds, read_keep
 from data_pipelines.statistics import compute_statistics
-from launch import build
+from launch.setup import build
 from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, FakeSource, robots, tokenize
 from tests.lerobot_files import FIELDS, FIXTURES, LENGTHS

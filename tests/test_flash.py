@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import remat, sharding
 from world_model.attention import flash, flash_kernel
 from world_model.attention.tiles import FULL, NOBODY, SKIP, Tiles
+from world_model.parallel import remat, sharding
 
 TILE, COUNT, SEGMENTS = 128, 384, 50
 rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import flow_matching as fm
+from world_model.diffusion import flow_matching as fm
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "dreamzero_i2v_tiny.npz", allow_pickle=False)
 SHAPE = dict(num_blocks=3, frames_per_block=2, actions_per_block=4)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.cache.reader import CacheError, LatentCache, record_fields
+from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode
-from data_pipelines.latent_cache import CacheError, LatentCache, record_fields
-from data_pipelines.latent_writer import CacheWriter, save_encoders
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters
 from data_pipelines.sources.records import Records

@@ -13,8 +13,9 @@ from unittest import mock
 
 import pytest
 
-from launch import cloud_goodput, goodput
-from launch.watchdog import KNOWN_AFTER, Watchdog
+from launch import goodput
+from launch.supervision import cloud_ledger as cloud_goodput
+from launch.supervision.watchdog import KNOWN_AFTER, Watchdog
 
 
 class Clock:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import hosts
+from launch.supervision import hosts
 from tests import tiny_training as tiny
-from world_model import checkpoint
+from world_model.training import checkpoint
 
 STEPS, EVERY = 8, 4
 SMALL = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": "."}

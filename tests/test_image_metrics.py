@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from world_model.image_metrics import mse, psnr, psnr_of_mse, ssim
+from world_model.analysis.image_metrics import mse, psnr, psnr_of_mse, ssim
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 3, 14, 16, 3), np.uint8)

@@ -13,11 +13,13 @@ import torch
 
 from benchmarks.import_memory import headers_only
 from configs import dreamzero_5b, dreamzero_14b
-from launch import build, import_weights, train_parts
-from world_model import checkpoint, functional
-from world_model.interop import names, safetensors_io
-from world_model.interop.formats import FORMATS
-from world_model.interop.safetensors_io import Weights, WeightsError
+from launch import import_weights
+from launch.setup import build, train_parts
+from world_model import functional
+from world_model.training import checkpoint
+from world_model.weights import names, safetensors_io
+from world_model.weights.formats import FORMATS
+from world_model.weights.safetensors_io import Weights, WeightsError
 
 ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
 STEM = FORMATS["wan"].stem

@@ -8,7 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from launch import build, inspect_data
+from launch import inspect_data
+from launch.setup import build
 from tests import lerobot_config
 
 

@@ -4,6 +4,7 @@ The model sees image features too, of a small CLIP with random weights.
 """
 
 import functools
+import hashlib
 import json
 import pickle
 import shutil
@@ -17,14 +18,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from data_pipelines.cache.reader import CacheError
 from data_pipelines.episode import BadEpisode
-from data_pipelines.latent_cache import CacheError
-from launch import build, latents, precompute, precompute_beam, train
+from launch import precompute, precompute_beam, train
+from launch.setup import build, latents
 from tests import lerobot_config
-from world_model import checkpoint, encoders
+from world_model import encoders
 from world_model.batch import check_batch
+from world_model.encoders import names as encoder_names
 from world_model.encoders.clip_vit import ClipImage, ClipSpec
-from world_model.interop import encoder_names
+from world_model.training import checkpoint
 
 CLIP = ClipSpec(size=28, patch=14, dim=32, heads=2, layers=2)
 
@@ -209,10 +212,28 @@ def test_weights_and_places_may_change(config, out, tmp_path):
     assert len(take(changed, tmp_path, 2)) == 2  # and the recordings need not be there
 
 
-def test_other_code_is_refused(config, out, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "MAKERS", latents.MAKERS[:-1])
-    with pytest.raises(CacheError, match="another config: code: cache '[0-9a-f]{16}', now"):
+def test_other_contents_are_refused(config, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "CONTENTS", 2)
+    with pytest.raises(CacheError, match="another config: code: cache 1, now 2"):
         build.data(with_cache(config, out), tmp_path)
+
+
+@pytest.mark.parametrize("code,read", [("8ebc1564bd8ff3cb", True), ("0123456789abcdef", False)])
+def test_a_manifest_with_a_hash_of_source_files(config, out, tmp_path, code, read):
+    """Of the code before the hash became a number, the hash of its last state is known."""
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    text = (old / "manifest.json").read_text().replace('"code": 1', f'"code": "{code}"')
+    (old / "manifest.json").write_text(text)
+    written = json.loads((old / "_SUCCESS").read_text())
+    written["files"]["manifest.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (old / "_SUCCESS").write_text(json.dumps(written))
+    if read:
+        assert latents.open_cache(with_cache(config, old), 8).manifest["identity"]["code"] == 1
+        assert start(config, old).run(silent)  # and goes on
+    else:
+        with pytest.raises(CacheError, match=f"another config: code: cache '{code}', now 1"):
+            latents.open_cache(with_cache(config, old), 8)
 
 
 def test_a_model_that_sees_pictures_needs_their_encoder(config, tmp_path):

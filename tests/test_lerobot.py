@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines import video
 from data_pipelines.episode import BadEpisode
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics
+from data_pipelines.video import reading as video
 from tests import lerobot_files
 from tests.fake_source import tokenize
 from tests.lerobot_files import (

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from launch import parity
-from world_model import functional, visibility
+from world_model import functional
+from world_model.attention import visibility
+from world_model.attention.tokens import Group
 from world_model.batch import Layout
-from world_model.families import lingbot_va_cached as cached
 from world_model.families import make_family
-from world_model.families.lingbot_va import Inputs
-from world_model.families.lingbot_va_layout import GROUPS, frame_rotary, make_sequence
-from world_model.families.lingbot_va_rollout import LingBotVARollout, levels
-from world_model.interop import names
-from world_model.interop.lingbot_va_names import LINGBOT_VA
-from world_model.rollout import Conditions, Known
-from world_model.tokens import Group
+from world_model.families.base.sampler import Conditions, Known
+from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.layout import GROUPS, frame_rotary, make_sequence
+from world_model.families.lingbot_va.model import Inputs
+from world_model.families.lingbot_va.names import LINGBOT_VA
+from world_model.families.lingbot_va.sampler import LingBotVARollout, levels
+from world_model.weights import names
 
 HERE = Path(__file__).parent
 FULL = dict(layout=Layout(33, 384, 320, 1, 16, 1), latent_height=24, latent_width=20, dim=3072, ffn_dim=14336,

@@ -9,14 +9,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from configs import dreamzero_5b, lingbot_va_5b
-from launch import build, import_weights, parity, train_parts
-from world_model import checkpoint, functional
-from world_model.checkpoint import CheckpointError
-from world_model.families.lingbot_va import LingBotVA
-from world_model.interop import conversion, lingbot_va_format, names
-from world_model.interop.formats import FORMATS
-from world_model.interop.lingbot_va_names import LINGBOT_VA
-from world_model.interop.safetensors_io import Weights, WeightsError
+from launch import import_weights, parity
+from launch.setup import build, train_parts
+from world_model import functional
+from world_model.families.lingbot_va import released_format as lingbot_va_format
+from world_model.families.lingbot_va.model import LingBotVA
+from world_model.families.lingbot_va.names import LINGBOT_VA
+from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
+from world_model.weights import conversion, names
+from world_model.weights.formats import FORMATS
+from world_model.weights.safetensors_io import Weights, WeightsError
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -11,13 +11,13 @@ from flax import nnx
 
 from launch import parity
 from world_model import functional
-from world_model.axes import axes_of
-from world_model.families import lingbot_va_cached as cached
 from world_model.families import make_family
-from world_model.families.lingbot_va import Inputs
-from world_model.families.lingbot_va_layout import frame_rotary
-from world_model.families.lingbot_va_mot import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
-from world_model.transformer import Block
+from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.layout import frame_rotary
+from world_model.families.lingbot_va.mixture import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
+from world_model.families.lingbot_va.model import Inputs
+from world_model.layers.transformer import Block
+from world_model.parallel.axes import axes_of
 
 GOLDEN = Path(__file__).parent / "goldens/lingbot_va_tiny.npz"
 

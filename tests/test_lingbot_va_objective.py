@@ -8,7 +8,7 @@ import pytest
 from world_model import encoders
 from world_model.batch import Layout, batch_spec, check_batch
 from world_model.families import make_family
-from world_model.families.lingbot_va_objective import LingBotVAObjective
+from world_model.families.lingbot_va.loss import LingBotVAObjective
 
 LAYOUT = Layout(frames=13, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
 SIZES = dict(layout=LAYOUT, latent_height=2, latent_width=2, dim=16, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16,

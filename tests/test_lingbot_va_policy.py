@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import build
 from launch.serving.engine import Engine, Request, choose_robot
+from launch.setup import build
 from tests import tiny_policy
-from world_model.rollout import Conditions
+from world_model.families.base.sampler import Conditions
 
 STATES = np.array([[200.0, 300.0], [220.0, 280.0], [250.0, 250.0]])
 NOTHING = np.zeros((0, 2))

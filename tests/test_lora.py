@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from configs import dreamzero_14b
-from launch import build, export, import_weights, train_parts
+from launch import export, import_weights
+from launch.setup import build, train_parts
 from tests.test_import_weights import ACTIONS, publish, read_back
-from world_model import functional, lora, sharding, state
-from world_model.families.dreamzero import Inputs
-from world_model.interop import names, safetensors_io
-from world_model.interop.safetensors_io import Weights, WeightsError
-from world_model.interop.torch_runtime import load
+from world_model import functional
+from world_model.families.dreamzero.model import Inputs
+from world_model.families.dreamzero.torch.runtime import load
+from world_model.layers import lora
+from world_model.parallel import sharding
+from world_model.training import state
+from world_model.weights import names, safetensors_io
+from world_model.weights.safetensors_io import Weights, WeightsError
 
 RANK = 3
 

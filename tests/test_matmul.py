@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_dreamzero import example, mean_square
-from world_model import matmul
 from world_model.batch import Layout
 from world_model.families import make_family
+from world_model.layers import matmul
 
 
 def arrays():

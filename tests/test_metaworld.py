@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import get_embodiment
-from data_pipelines.metaworld import dataset, simulator
-from data_pipelines.metaworld.simulator import TASKS, DisplayError, Simulator
-from data_pipelines.metaworld.task import Episode
+from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.simulators.metaworld import dataset, simulator
+from data_pipelines.simulators.metaworld.simulator import TASKS, DisplayError, Simulator
+from data_pipelines.simulators.metaworld.task import Episode
 
 BUTTON = "button-press-topdown-v3"
 

@@ -1,4 +1,4 @@
-"""world_model/metrics.py: what is logged is what happened."""
+"""world_model/training/metrics.py: what is logged is what happened."""
 
 import json
 import types
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model import metrics
+from world_model.training import metrics
 
 
 def scalars(**values):

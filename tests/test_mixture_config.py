@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.mixture import asked_fractions
 from data_pipelines.samples import Dataset
-from launch import build, mixture
+from launch.setup import build, mixture
 from tests import lerobot_config
 from tests.fake_source import FakeSource
 

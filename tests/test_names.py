@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from world_model.interop import names
+from world_model.weights import names
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 SIZES = {  # dim, ffn, layers, input channels, output channels, parameters

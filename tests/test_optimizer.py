@@ -1,4 +1,4 @@
-"""world_model/optimizer.py against optax's own chain."""
+"""world_model/training/optimizer.py against optax's own chain."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from world_model.optimizer import make_optimizer, update_ema
+from world_model.training.optimizer import make_optimizer, update_ema
 
 VALUES = dict(learning_rate=1e-2, steps=20, warmup_fraction=0.2, end_fraction=0.1, b1=0.9, b2=0.99, eps=1e-8,
               weight_decay=0.1, no_decay=r"bias$", clip_norm=0.5)

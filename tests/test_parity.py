@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from launch import parity
-from world_model import visibility
+from world_model.attention import visibility
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from configs import quickstart
-from data_pipelines.embodiments import get_embodiment
-from data_pipelines.pusht import dataset
-from launch import build, evaluate, export, report, train
+from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.simulators.pusht import dataset
 from launch import checkpoint as checkpoint_command
+from launch import evaluate, export, report, train
+from launch.setup import build
 from world_model.batch import batch_spec, check_batch
 
 

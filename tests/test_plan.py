@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
-from launch import estimate, fit, plan
-from launch.chips import CHIPS
+from launch import plan
+from launch.planning import estimate
+from launch.planning.chips import CHIPS
+from launch.setup import fit
 
 PROMISED = {
     "topology", "chips", "mesh", "global_batch", "remat", "parameters", "model_flops_per_sample",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from world_model import sharding
-from world_model.program import Collective, Program
+from world_model.analysis.program import Collective, Program
+from world_model.parallel import sharding
 
 
 def compiled(fn, *shapes, **options):

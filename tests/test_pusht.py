@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines import recorder
-from data_pipelines.pusht import controller, dataset, recording
-from data_pipelines.pusht.simulator import RATE, WORLD, Palette, Simulator
+from data_pipelines.simulators import recorder
+from data_pipelines.simulators.pusht import controller, dataset, recording
+from data_pipelines.simulators.pusht.simulator import RATE, WORLD, Palette, Simulator
 
 SIZE = 32
 

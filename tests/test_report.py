@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import build, figures, report, report_page, scores
+from launch import report
+from launch.reporting import figures, report_page, scores
+from launch.setup import build
 from tests import tiny_policy
-from world_model import step_skipping
-from world_model.rollout import Schedule
+from world_model.diffusion import step_skipping
+from world_model.families.base.sampler import Schedule
 
 RNG = np.random.default_rng(0)
 MIXTURE = {"pusht": {"asked": 0.75, "realised": 0.7512}, "clips <web>": {"asked": 0.25, "realised": 0.2488}}

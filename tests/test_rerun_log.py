@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import get_embodiment
-from launch import rerun_log, rollout
-from launch.closed_loop import Run
+from data_pipelines.robots.embodiments import get_embodiment
+from launch import rollout
+from launch.simulation import rerun_log
+from launch.simulation.closed_loop import Run
 
 
 class Stream:

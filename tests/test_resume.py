@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import checkpoint as command
-from world_model import checkpoint
+from world_model.training import checkpoint
 
 STEPS, EVERY = 12, 3
 

@@ -9,12 +9,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_pipelines import files
-from data_pipelines.embodiments import get_embodiment
 from data_pipelines.episode import BadEpisode
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import Dataset, check_episode, index_windows
 from data_pipelines.sources import make_source
 from data_pipelines.sources.records import Records, _masked_crc
+from data_pipelines.storage import files
 from tests.test_sources import png
 from world_model.batch import Layout
 

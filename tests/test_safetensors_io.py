@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from world_model.interop import safetensors_io as io
+from world_model.weights import safetensors_io as io
 
 
 def tensors():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import Dimension, Embodiment, get_embodiment
+from data_pipelines.robots.embodiments import Dimension, Embodiment, get_embodiment
 from launch.serving.safety import Guard
 
 ROBOT = Embodiment(

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import Dimension, get_embodiment
+from data_pipelines.robots.embodiments import Dimension, get_embodiment
+from data_pipelines.robots.slots import scatter, slot_mask
 from data_pipelines.samples import Dataset
-from data_pipelines.slots import scatter, slot_mask
-from launch import baselines, scores
+from launch.reporting import baselines, scores
 from world_model.batch import Layout
 
 LAYOUT = Layout(frames=17, height=16, width=16, frames_per_block=2, actions_per_block=8, states_per_block=1)

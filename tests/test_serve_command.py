@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipelines.embodiments import get_embodiment
+from data_pipelines.robots.embodiments import get_embodiment
 from launch import serve
 from launch.serving.protocols import BadRequest, Observation
 from launch.serving.sessions import Sessions

@@ -1,4 +1,4 @@
-"""world_model/sharding.py: meshes, the table of axes, and what does not fit."""
+"""world_model/parallel/sharding.py: meshes, the table of axes, and what does not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from world_model import sharding
+from world_model.parallel import sharding
 
 MESH = sharding.make_mesh(1, 4, 2, 1)
 

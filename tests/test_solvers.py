@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from world_model.solvers import make_solver
+from world_model.diffusion.solvers import make_solver
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "dreamzero_i2v_tiny.npz", allow_pickle=False)
 CASES = {"unipc16": (16, 0.0), "unipc4": (4, 0.0), "unipc16_dec08": (16, 0.8)}

@@ -12,15 +12,16 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import pictures, recorder
-from data_pipelines.embodiments import get_embodiment
 from data_pipelines.episode import BadEpisode
-from data_pipelines.pusht import recording
-from data_pipelines.pusht.simulator import Palette
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import check_episode
+from data_pipelines.simulators import recorder
+from data_pipelines.simulators.pusht import recording
+from data_pipelines.simulators.pusht.simulator import Palette
 from data_pipelines.sources import make_source
 from data_pipelines.sources.rlds import RldsSource
 from data_pipelines.sources.video_files import VideoFilesSource
+from data_pipelines.video import pictures
 
 SIZE, STEPS = 32, 10
 FIELDS = {"rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"}

@@ -1,12 +1,13 @@
-"""world_model/state.py: what the state holds and where it is born."""
+"""world_model/training/state.py: what the state holds and where it is born."""
 
 import jax
 import numpy as np
 import pytest
 
-from launch.train_parts import optimizer_of
+from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
-from world_model import sharding, state
+from world_model.parallel import sharding
+from world_model.training import state
 
 FAMILY = tiny.Family()
 

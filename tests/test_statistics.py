@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.episode import Episode
-from data_pipelines.normalisation import Scale, make_scale
+from data_pipelines.robots.normalisation import Scale, make_scale
 from data_pipelines.samples import Dataset
 from data_pipelines.statistics import (
     against_published,
@@ -19,7 +19,7 @@ from data_pipelines.statistics import (
     save_statistics,
     statistics_hash,
 )
-from launch import build
+from launch.setup import build
 from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
 

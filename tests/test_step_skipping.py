@@ -7,12 +7,12 @@ import pytest
 
 from tests import goldens_io
 from world_model import functional
-from world_model.families import dreamzero_cached as cached
-from world_model.families.dreamzero import DreamZero
-from world_model.families.dreamzero_rollout import DreamZeroRollout
-from world_model.families.stack import Velocity
-from world_model.solvers import make_solver
-from world_model.step_skipping import STATIC, Adaptive, make_skipping
+from world_model.diffusion.solvers import make_solver
+from world_model.diffusion.step_skipping import STATIC, Adaptive, make_skipping
+from world_model.families.dreamzero import cached
+from world_model.families.dreamzero.model import DreamZero
+from world_model.families.dreamzero.sampler import DreamZeroRollout
+from world_model.layers.stack import Velocity
 
 GOLDEN = np.load(goldens_io.__file__.replace("goldens_io.py", "goldens/dreamzero_i2v_tiny.npz"), allow_pickle=False)
 

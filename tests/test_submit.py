@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from launch import submit
-from launch.tpu import manifests
-from launch.tpu.slices import Slice
+from launch.cluster import manifests
+from launch.cluster.slices import Slice
 
 COMMAND = ["python", "-m", "launch.train", "--config=configs/dreamzero_14b.py", "--workdir=/runs/run"]
 

@@ -11,8 +11,10 @@ import yaml
 
 from configs import quickstart
 from configs.ablations import noise
-from launch import build, comparison, sweep
-from world_model import checkpoint
+from launch import sweep
+from launch.reporting import comparison
+from launch.setup import build
+from world_model.training import checkpoint
 
 DEBUG = quickstart.get_config("debug")
 

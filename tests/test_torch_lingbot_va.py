@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from configs import lingbot_va_5b, lingbot_va_mot_5b, quickstart
-from launch import build, export, import_weights, parity
-from world_model.interop import torch_lingbot_va, torch_runtime
-from world_model.interop.safetensors_io import Weights, WeightsError, write
-from world_model.interop.torch_lingbot_va_rollout import Rollout
+from launch import export, import_weights, parity
+from launch.setup import build
+from world_model.families.dreamzero.torch import runtime as torch_runtime
+from world_model.families.lingbot_va.torch import network as torch_lingbot_va
+from world_model.families.lingbot_va.torch.sampler import Rollout
+from world_model.weights.safetensors_io import Weights, WeightsError, write
 
 GOLDENS = Path(__file__).parent / "goldens"
 STEM = "diffusion_pytorch_model"

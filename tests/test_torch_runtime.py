@@ -10,10 +10,10 @@ import torch
 import torch._dynamo.testing
 
 from launch import parity
-from world_model import visibility
-from world_model.interop import torch_runtime
-from world_model.interop.torch_rollout import Rollout, Stepper
-from world_model.solvers import make_solver
+from world_model.attention import visibility
+from world_model.diffusion.solvers import make_solver
+from world_model.families.dreamzero.torch import runtime as torch_runtime
+from world_model.families.dreamzero.torch.sampler import Rollout, Stepper
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -104,7 +104,7 @@ def rollout_inputs(golden):
 
 
 def test_skipped_steps_reuse_the_last_prediction(golden, face, monkeypatch):
-    """As in world_model/step_skipping.py: a table's steps call the network, and one that never bites changes nothing."""
+    """As in world_model/diffusion/step_skipping.py: a table's steps call the network, and one that never bites changes nothing."""
     calls, plain = [], torch_runtime.Session.denoise
     monkeypatch.setattr(torch_runtime.Session, "denoise", lambda self, **parts: (calls.append(
         float(parts["video_timestep"][0, 0])), plain(self, **parts))[1])

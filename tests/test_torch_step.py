@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launch import export_step, parity
-from world_model.interop import torch_step
+from world_model.families.dreamzero.torch import step as torch_step
 
 RUN = """
 import sys, torch

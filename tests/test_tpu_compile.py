@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tpu_compile
-from world_model import tokens, visibility
+from world_model.attention import tokens, visibility
 
 ROOT = Path(__file__).parents[1]
 LIBTPU = ROOT / ".cache" / "libtpu"

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from launch import checkpoint as command
-from launch import cloud_goodput, flags, train
+from launch import train
+from launch.setup import flags
+from launch.supervision import cloud_ledger as cloud_goodput
 from tests import tiny_training as tiny
-from world_model import checkpoint
+from world_model.training import checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,15 +1,16 @@
-"""world_model/train_step.py and remat.py: the same step on any mesh, in any number of pieces."""
+"""world_model/training/train_step.py and remat.py: the same step on any mesh, in any number of pieces."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.train_parts import optimizer_of
+from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
-from world_model import sharding, state
-from world_model.remat import remat
-from world_model.train_step import gradients, jit_train_step, make_train_step, split
+from world_model.parallel import sharding
+from world_model.parallel.remat import remat
+from world_model.training import state
+from world_model.training.train_step import gradients, jit_train_step, make_train_step, split
 
 FAMILY = tiny.Family()
 PARAMS = jax.tree.map(np.asarray, FAMILY.init_params(jax.random.key(0)))

@@ -12,9 +12,9 @@ import tokenizers
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
+from world_model.encoders import names as encoder_names
 from world_model.encoders import tokenizer
 from world_model.encoders.umt5 import Umt5Spec, Umt5Text, buckets
-from world_model.interop import encoder_names
 
 SPEC = Umt5Spec(vocabulary=50, dim=24, heads=3, head_dim=8, ffn_dim=40, layers=2)
 MIDDLE = Umt5Spec(vocabulary=1000, dim=256, heads=8, head_dim=32, ffn_dim=640, layers=8)  # 6 M weights

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import video
 from data_pipelines.episode import BadEpisode
+from data_pipelines.video import reading as video
 
 KINDS = {  # name -> (file, encoder, its options)
     "h264 with B frames": ("a.mp4", "libx264", {"g": "12", "bf": "3"}),

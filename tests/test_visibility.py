@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from world_model import tokens, visibility
+from world_model.attention import tokens, visibility
+from world_model.attention.tokens import Group
 from world_model.batch import Layout
-from world_model.families.dreamzero import GROUPS
-from world_model.tokens import Group
+from world_model.families.dreamzero.model import GROUPS
 
 LAYOUT = Layout(frames=25, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=1)
 FRAME = 3  # tokens per frame

@@ -13,11 +13,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from world_model.encoders import names as encoder_names
 from world_model.encoders import wan_vae_blocks
 from world_model.encoders.tiling import ramp, starts, tiled
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo, _in_chunks
-from world_model.interop import encoder_names
 
 SHAPES = Path(__file__).parent / "goldens/shapes"
 SMALL = {"latent_channels": 4, "mean": (0.1, -0.2, 0.3, 0.0), "std": (1.5, 0.7, 2.0, 1.0), "blocks": 1}

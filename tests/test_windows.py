@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.normalisation import to_robot_units
-from data_pipelines.robot import Robot
+from data_pipelines.robots.normalisation import to_robot_units
+from data_pipelines.robots.robot import Robot
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import quickstart
-from data_pipelines.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
+from data_pipelines.robots.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.summary import Summary
-from launch import build
-from world_model import checkpoint, functional
+from launch.setup import build
+from world_model import functional
 from world_model.encoders import patch_pca
+from world_model.training import checkpoint
 
 DROID = "test_droid"  # three cameras, seven joints and a gripper
 if DROID not in EMBODIMENTS:

@@ -1,9 +1,9 @@
-"""A small family, its data and its objective behind the interface of launch/build.py; as a script it trains.
+"""A small family, its data and its objective behind the interface of launch/setup/build.py; as a script it trains.
 
     python tests/tiny_training.py --workdir=DIR --steps=20 --every=5 [--slow_save=1]
 
 The model is a stack of attention and MLP blocks under a scan that denoises white noise, so that every logical
-axis of world_model/sharding.py is used.
+axis of world_model/parallel/sharding.py is used.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from world_model import sharding
-from world_model.remat import remat
+from world_model.parallel import sharding
+from world_model.parallel.remat import remat
 
 LAYERS, DIM, FFN, TOKENS, CHANNELS, HEADS = 2, 32, 64, 8, 8, 4
 
@@ -149,7 +149,7 @@ class Data:
 
 
 class Build:
-    """What launch/build.py offers, over the tiny family."""
+    """What launch/setup/build.py offers, over the tiny family."""
 
     def __init__(self, width: int = DIM, statistics=None, nan_at: int = -1):
         self.width, self.statistics, self.nan_at = width, statistics, nan_at

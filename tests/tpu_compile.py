@@ -13,12 +13,13 @@ from absl import app
 from jax.sharding import SingleDeviceSharding
 
 from configs import dreamzero_14b
-from launch import fit, plan
-from world_model import attention, tokens, visibility
-from world_model.attention import KERNELS, context, make_attend
+from launch import plan
+from launch.setup import fit
+from world_model import attention
+from world_model.analysis.program import Program
+from world_model.attention import KERNELS, context, make_attend, tokens, visibility
 from world_model.batch import Layout
-from world_model.families.dreamzero import GROUPS
-from world_model.program import Program
+from world_model.families.dreamzero.model import GROUPS
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
 SEQUENCE = tokens.make_sequence(LAYOUT, 16, [(g, range(3)) for g in GROUPS])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import files
+from data_pipelines.storage import files
 
 NO_INSTRUCTION = ("", "not provided")  # DROID's words for none
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines import video
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.lru import Lru, begin_again, identity, unchanged
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
+from data_pipelines.storage.lru import Lru, begin_again, identity, unchanged
+from data_pipelines.video import reading as video
 
 _footers = Lru(4096)  # by file
 _groups = Lru(256 * 2**20, size=lambda table: table.nbytes)  # decoded row groups by (file, number, columns)

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines import files
 from data_pipelines.episode import BadEpisode
 from data_pipelines.sources.filters import holds
+from data_pipelines.storage import files
 
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 

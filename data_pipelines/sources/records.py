@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import fsspec
 import numpy as np
 
-from data_pipelines import files
-from data_pipelines.lru import Lru, unchanged
+from data_pipelines.storage import files
+from data_pipelines.storage.lru import Lru, unchanged
 
 _readers = Lru(64)  # array_record readers by shard; closed when the last reading thread lets one go
 _offsets = Lru(4096)  # where records begin in a tfrecord shard

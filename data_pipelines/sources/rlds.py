@@ -16,12 +16,13 @@ from pathlib import Path
 import fsspec
 import numpy as np
 
-from data_pipelines import files, pictures
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.lru import begin_again
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, holds
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
+from data_pipelines.storage import files
+from data_pipelines.storage.lru import begin_again
+from data_pipelines.video import pictures
 
 
 class RldsSource:

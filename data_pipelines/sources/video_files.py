@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines import files, video
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.lru import begin_again
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
+from data_pipelines.storage import files
+from data_pipelines.storage.lru import begin_again
+from data_pipelines.video import reading as video
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")
 _LISTS = (".jsonl", ".parquet")

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipelines.embodiments import Embodiment, get_embodiment
-from data_pipelines.robot import Robot
-from data_pipelines.slots import slot_mask
-from launch import build
+from data_pipelines.robots.embodiments import Embodiment, get_embodiment
+from data_pipelines.robots.robot import Robot
+from data_pipelines.robots.slots import slot_mask
 from launch.serving.safety import Guard
-from world_model.objective import Objective
-from world_model.policy import Chunk, Policy
+from launch.setup import build
+from world_model.families.base.loss import Objective
+from world_model.families.base.policy import Chunk, Policy
 
 
 class Request(NamedTuple):

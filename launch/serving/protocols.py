@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.robot import Robot
+from data_pipelines.robots.robot import Robot
 from launch.serving.engine import Answer
 
 MAX_NAME, MAX_PROMPT = 128, 2000  # characters of a session's id and of a prompt

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.embodiments import Embodiment
+from data_pipelines.robots.embodiments import Embodiment
 
 KINDS = ("limit", "speed", "held")
 

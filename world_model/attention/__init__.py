@@ -10,9 +10,9 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 from collections.abc import Callable
 
 from world_model.attention import blockwise, cudnn, flash, reference, ring
-from world_model.attention.arrangement import Arrangement, choose_tile
-from world_model.tokens import Sequence, length
-from world_model.visibility import Table
+from world_model.attention.packing import Arrangement, choose_tile
+from world_model.attention.tokens import Sequence, length
+from world_model.attention.visibility import Table
 
 # Places that stay empty, as a share of the tokens, up to which tokens stand as the kernel would have them through all
 # blocks. A place costs 6 (6 D^2 + 2 D F) FLOP in products, there and back; to move a token before each attention and

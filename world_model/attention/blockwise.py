@@ -11,9 +11,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention.reference import NEGATIVE
-from world_model.remat import ATTENDED
-from world_model.tokens import Sequence, segment_of_token
-from world_model.visibility import Span, Table, make_spans
+from world_model.attention.tokens import Sequence, segment_of_token
+from world_model.attention.visibility import Span, Table, make_spans
+from world_model.parallel.remat import ATTENDED
 
 SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.attention import flash
-from world_model.attention.arrangement import cheapest_tile
 from world_model.attention.blockwise import dense
+from world_model.attention.packing import cheapest_tile
 from world_model.attention.tiles import NOBODY, Tiles
 
 

@@ -3,7 +3,7 @@
 With a span cuDNN takes a number of valid keys per sample: valid keys are moved to the front (attention does not depend
 on the order of keys), which costs a copy of them, where a mask would be read for every pair and would get a gradient.
 Pairs drawn at run time are such a mask, and it must be whole. JAX trains even lengths alone: odd ones get one more,
-unseen. What the backward pass reads is kept by world_model/remat.py.
+unseen. What the backward pass reads is kept by world_model/parallel/remat.py.
 """
 
 import functools

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from world_model import sharding
 from world_model.attention import flash_kernel, ring
-from world_model.attention.arrangement import Arrangement, choose_tile, make_tiles
+from world_model.attention.packing import Arrangement, choose_tile, make_tiles
 from world_model.attention.tiles import Tiles
-from world_model.remat import ATTENDED
-from world_model.tokens import Sequence
-from world_model.visibility import Table
+from world_model.attention.tokens import Sequence
+from world_model.attention.visibility import Table
+from world_model.parallel import sharding
+from world_model.parallel.remat import ATTENDED
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0, *,

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from world_model.tokens import Sequence, segment_of_token
-from world_model.visibility import Table, dense_mask
+from world_model.attention.tokens import Sequence, segment_of_token
+from world_model.attention.visibility import Table, dense_mask
 
 # Finite, so that a query without any valid key stays finite; exp(NEGATIVE - max) is exactly 0 otherwise.
 NEGATIVE = -1e30

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from world_model import sharding
 from world_model.attention.reference import NEGATIVE
 from world_model.attention.tiles import NOBODY
-from world_model.tokens import Sequence, segment_of_token
-from world_model.visibility import Table, sees
+from world_model.attention.tokens import Sequence, segment_of_token
+from world_model.attention.visibility import Table, sees
+from world_model.parallel import sharding
 
 
 def needed(heads: int) -> bool:

@@ -17,7 +17,7 @@ from world_model.encoders.precomputed import PrecomputedText, PrecomputedVideo
 from world_model.encoders.umt5 import Umt5Text
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.interop.encoder_weights import NOWHERE, Source
+from world_model.encoders.weights import NOWHERE, Source
 
 
 class VideoCodec(Protocol):

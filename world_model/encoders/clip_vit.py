@@ -11,10 +11,12 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from world_model import axes, functional
+from world_model import functional
 from world_model.attention.blockwise import dense
-from world_model.interop import encoder_names, encoder_weights
-from world_model.transformer import Mlp, linear
+from world_model.encoders import names as encoder_names
+from world_model.encoders import weights as encoder_weights
+from world_model.layers.transformer import Mlp, linear
+from world_model.parallel import axes
 
 EPS = 1e-5
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]

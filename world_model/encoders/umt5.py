@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model import axes, functional
+from world_model import functional
 from world_model.attention.reference import NEGATIVE
+from world_model.encoders import names as encoder_names
 from world_model.encoders import tokenizer
-from world_model.interop import encoder_names, encoder_weights
-from world_model.matmul import plain as product
-from world_model.transformer import RMSNorm, xavier
+from world_model.encoders import weights as encoder_weights
+from world_model.layers.matmul import plain as product
+from world_model.layers.transformer import RMSNorm, xavier
+from world_model.parallel import axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from world_model.encoders.wan_vae_blocks import (
     averaged,
     duplicated,
 )
-from world_model.transformer import linear
+from world_model.layers.transformer import linear
 
 TEMPORAL = 4  # frames per latent after the first
 

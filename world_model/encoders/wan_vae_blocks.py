@@ -12,7 +12,7 @@ from einops import rearrange
 from flax import nnx
 
 from world_model.attention.blockwise import dense
-from world_model.transformer import linear
+from world_model.layers.transformer import linear
 
 
 class Past:

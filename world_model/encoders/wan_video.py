@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model import functional
+from world_model.encoders import names as encoder_names
+from world_model.encoders import weights as encoder_weights
 from world_model.encoders.tiling import tiled
 from world_model.encoders.wan_vae import TEMPORAL, WanVae, WanVaeSpec
-from world_model.interop import encoder_names, encoder_weights
 
 
 @functools.cache

@@ -12,24 +12,23 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from world_model import flops, functional
-from world_model.axes import axes_of
-from world_model.families import (
-    dreamzero,
-    dreamzero_flops,
-    dreamzero_objective,
-    dreamzero_policy,
-    dreamzero_rollout,
-    lingbot_va,
-    lingbot_va_flops,
-    lingbot_va_layout,
-    lingbot_va_mot,
-    lingbot_va_objective,
-    lingbot_va_policy,
-    lingbot_va_rollout,
-)
-from world_model.objective import Objective
-from world_model.policy import SlotPolicy
+from world_model import functional
+from world_model.analysis import flops
+from world_model.families.base.loss import Objective
+from world_model.families.base.policy import SlotPolicy
+from world_model.families.dreamzero import flops as dreamzero_flops
+from world_model.families.dreamzero import loss as dreamzero_objective
+from world_model.families.dreamzero import model as dreamzero
+from world_model.families.dreamzero import policy as dreamzero_policy
+from world_model.families.dreamzero import sampler as dreamzero_rollout
+from world_model.families.lingbot_va import flops as lingbot_va_flops
+from world_model.families.lingbot_va import layout as lingbot_va_layout
+from world_model.families.lingbot_va import loss as lingbot_va_objective
+from world_model.families.lingbot_va import mixture as lingbot_va_mot
+from world_model.families.lingbot_va import model as lingbot_va
+from world_model.families.lingbot_va import policy as lingbot_va_policy
+from world_model.families.lingbot_va import sampler as lingbot_va_rollout
+from world_model.parallel.axes import axes_of
 
 
 class Parts(NamedTuple):
@@ -38,7 +37,7 @@ class Parts(NamedTuple):
     module: type[nnx.Module]
     spec: type  # its sizes: a dataclass
     objective: type[Objective]
-    rollout: type  # called as world_model/rollout.py says
+    rollout: type  # called as world_model/families/base/sampler.py says
     policy: type[SlotPolicy]
     forward_flops: Callable[[Any], flops.Parts]
 
@@ -93,7 +92,7 @@ class Family:
 
     @property
     def training_flops(self) -> dict[str, float]:
-        """Model FLOP of one training sample by part; convention in world_model/flops.py."""
+        """Model FLOP of one training sample by part; convention in world_model/analysis/flops.py."""
         return flops.training_flops(self.parts.forward_flops(self.spec))
 
     @property

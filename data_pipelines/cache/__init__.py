@@ -1,0 +1,1 @@
+"""Windows after the frozen encoders, stored."""

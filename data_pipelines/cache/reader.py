@@ -1,0 +1,264 @@
+"""Windows after the frozen encoders, in array_record files: what training reads instead of video.
+
+    manifest.json            identity: what the numbers depend on; a run that would make others is refused
+    encoders.safetensors     the encoders' arrays, as "video.NAME" and "text.NAME"
+    statistics.json          of normalisation
+    texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
+    NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
+                             prompt of each training episode
+    NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
+    NAME/shard-I.json        its size, hash and unreadable windows; written last
+    _SUCCESS                 everything is there: what all shard-I.json say, sizes and hashes of the other files
+
+A window has the same number here and in the video pipeline: order, resuming and replacing unreadable windows are one.
+The folder may be an address for fsspec (gs://, s3://, ...). array_record's reader knows paths alone, so shards are
+copied to TMPDIR when a window of theirs is first asked for (`files.local_copy`, which bounds what they take).
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordReader
+
+from data_pipelines.episode import BadEpisode, Episode, Source
+from data_pipelines.json_difference import first_difference
+from data_pipelines.samples import SampleMaker
+from data_pipelines.storage import files
+from data_pipelines.storage.lru import Lru, begin_again, unchanged
+
+FORMAT = 2  # of the files
+# What the stored numbers mean: raised by hand when the code comes to make other ones of the same recordings.
+CONTENTS = 1
+_CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
+TEXTS = "texts.array_record"
+_STORED = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
+
+
+class CacheError(OSError):
+    """A latent cache that is unfinished, damaged, or another run's."""
+
+
+def record_fields(spec: dict[str, tuple]) -> dict[str, tuple]:
+    """name -> (shape, dtype) of what a record holds, in its order, out of `encoded_batch_spec`."""
+    return {name: spec[name] for name in _STORED if name in spec}
+
+
+def record_bytes(spec: dict[str, tuple]) -> int:
+    """Size of a record."""
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in record_fields(spec).values())
+
+
+def parse_manifest(data: bytes) -> dict:
+    """manifest.json, an older one with the number that its hash of source files stands for."""
+    manifest = json.loads(data)
+    code = manifest["identity"]["code"]
+    return manifest | {"identity": manifest["identity"] | {"code": _CONTENTS_OF_CODE.get(code, code)}}
+
+
+class LatentCache:
+    """A finished cache, read. Picklable; files are opened where they are used."""
+
+    def __init__(self, path: str, identity: dict, spec: dict[str, tuple]):
+        """path: a folder or its address. Raises CacheError where it is unfinished, a file has another size than was
+        written, or it was made for another `identity` (the manifest's), naming the first difference."""
+        begin_again()
+        self.path, self.spec, self._fields = str(path), spec, record_fields(spec)
+        if not files.exists(f"{self.path}/_SUCCESS"):
+            there = "unfinished; run launch.precompute again to go on" if files.exists(self.path) else "no such folder"
+            raise CacheError(f"data.cache = {path}: {there}")
+        try:
+            self._read_manifest(identity)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error!r}") from error
+
+    def _read_manifest(self, identity: dict) -> None:
+        written = files.read_json(f"{self.path}/_SUCCESS")
+        if (found := written.get("format", 1)) != FORMAT:
+            raise CacheError(f"data.cache = {self.path} has format {found}, this code reads {FORMAT}: make it again")
+        self._files = {f"{self.path}/{name}": about for name, about in written["files"].items()} | {
+            self._shard(dataset, int(shard)): about for dataset, shards in written["shards"].items()
+            for shard, about in shards.items()}
+        self.manifest = parse_manifest(self._checked("manifest.json"))
+        if change := first_difference(self.manifest["identity"], identity, sides=("cache", "this run")):
+            raise CacheError(f"data.cache = {self.path} was made for another config: {change}")
+        self._per_shard = self.manifest["windows_per_shard"]
+        found = {f"{folder}/{name}": size for folder in {os.path.dirname(file) for file in self._files}
+                 for name, size in files.sizes(folder).items()}
+        for file, about in self._files.items():
+            if found.get(file) != about["bytes"]:
+                raise CacheError(f"{file}: {about['bytes']} bytes were written, found {found.get(file, 'no file')}")
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_texts")}
+
+    def encoders(self) -> dict:
+        """{"video": {name: array}, "text": {...}}. Raises CacheError where they are not those of the latents."""
+        self._checked("encoders.safetensors")
+        return load_encoders(self.path)
+
+    def statistics(self) -> dict[str, dict]:
+        """{dataset: statistics} that state and actions are normalised by."""
+        return json.loads(self._checked("statistics.json"))
+
+    def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
+        """The episodes of a dataset; `original` opens their recordings where somebody asks for one."""
+        index = self._index(dataset)
+        return CachedSource(index["lengths"], index["rates"], index["kept"], original)
+
+    def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
+        """The stored part of a batch's row, text features without padding. Raises BadEpisode where the window was or is
+        unreadable."""
+        file = self._shard(dataset, window // self._per_shard)
+        try:
+            data = self._record(file, window % self._per_shard)
+            text = self._text(int(self._index(dataset)["text"][episode]))
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
+        if not data:
+            raise BadEpisode(f"{self._files[file]['bad'].get(str(window), 'no sample')} (found when {file} was made)")
+        if len(data) != record_bytes(self.spec):
+            raise BadEpisode(f"{file} record {window % self._per_shard}: {len(data)} bytes, expected "
+                             f"{record_bytes(self.spec)}")
+        row, begin = {"text_features": text}, 0
+        for name, (shape, dtype) in self._fields.items():
+            count = math.prod(shape)
+            row[name] = np.frombuffer(data, dtype, count, begin).reshape(shape)
+            begin += count * np.dtype(dtype).itemsize
+        return row
+
+    def verify(self) -> Iterator[str]:
+        """Reads everything; yields a sentence on each shard whose hash is not the one written."""
+        for file, about in self._files.items():
+            if "records" not in about:
+                continue  # checked where they are read
+            digest = hashlib.sha256()
+            try:
+                for i in range(about["records"]):
+                    digest.update(self._record(file, i))
+            except (RuntimeError, ValueError, IndexError, OSError, BadEpisode) as error:
+                yield f"{file}: cannot be read: {error}"
+                continue
+            if digest.hexdigest() != about["sha256"]:
+                yield f"{file}: its records are not those that were written"
+
+    def _shard(self, dataset: str, shard: int) -> str:
+        return shard_file(self.path, dataset, shard, ".array_record")
+
+    def _checked(self, name: str) -> bytes:
+        """A small file. Raises CacheError where it is not the one that was written."""
+        data, expected = files.read_bytes(f"{self.path}/{name}"), self._files[f"{self.path}/{name}"]["sha256"]
+        if (found := hashlib.sha256(data).hexdigest()) != expected:
+            raise CacheError(f"{self.path}/{name} has hash {found[:16]}, {expected[:16]} was written")
+        return data
+
+    @functools.cached_property
+    def _readers(self) -> Lru:
+        return Lru(128, drop=lambda reader: None)  # closed when the last reading thread lets it go
+
+    @functools.cached_property
+    def _texts(self) -> Lru:
+        return Lru(1024)
+
+    def _record(self, file: str, number: int) -> bytes:
+        """A record with its checksum tested; raises what array_record does, and BadEpisode where FILE was replaced."""
+        local = files.local_copy(file, self._files[file]["sha256"][:16])
+        known = (*unchanged(file), local)  # a copy is of one version, and may be made anew
+        reader = self._readers.get(known) or self._readers.put(
+            known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
+        return reader.read([number])[0]
+
+    def _text(self, number: int) -> np.ndarray:
+        """bfloat16 [tokens of the prompt, width]."""
+        found = self._texts.get(number)
+        if found is None:
+            (_, width), dtype = self.spec["text_features"]
+            stored = self._record(f"{self.path}/{TEXTS}", number)
+            rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
+            found = self._texts.put(number, rows.reshape(-1, width))
+        return found
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
+    def _index(self, dataset: str) -> dict[str, np.ndarray]:
+        return safetensors.numpy.load(self._checked(index_name(dataset)))
+
+
+class CachedSource:
+    """`Source` whose lengths, rates and stretches come from a cache; recordings are opened only where one is asked
+    for."""
+
+    def __init__(self, lengths: np.ndarray, rates: np.ndarray, kept: np.ndarray, original: Callable[[], Source]):
+        self._lengths, self._rates, self._kept, self._original = lengths, rates, kept, original
+
+    def lengths(self) -> np.ndarray:
+        """int64 [episodes]."""
+        return self._lengths
+
+    def rates(self) -> np.ndarray:
+        """float64 [episodes]."""
+        return self._rates
+
+    def kept(self) -> np.ndarray:
+        """See `Source`."""
+        return self._kept
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, index: int) -> Episode:
+        return self._opened[index]
+
+    @functools.cached_property
+    def _opened(self) -> Source:
+        return self._original()
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
+
+
+class CachedMaker:
+    """A `SampleMaker` that reads its rows instead of making them."""
+
+    def __init__(self, maker: SampleMaker, cache: LatentCache):
+        self._maker, self._cache = maker, cache
+        self.windows, self.dataset = maker.windows, maker.dataset
+
+    def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
+        """One row of `world_model.batch.encoded_batch_spec`, its text features without padding; raises BadEpisode as
+        `SampleMaker` does."""
+        index, start = self.windows[window]
+        row = self._cache.read(self.dataset.name, window, index)
+        return row | self._maker.origin(index, start, sample_index)
+
+
+def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:
+    """PATH/NAME/shard-00003.SUFFIX."""
+    return f"{path}/{dataset}/shard-{shard:05d}{suffix}"
+
+
+def index_name(dataset: str) -> str:
+    """NAME/index.safetensors."""
+    return f"{dataset}/index.safetensors"
+
+
+def load_encoders(path: str) -> dict:
+    """{"video": {name: array}, "text": {...}} of a cache, "image" where it has one: what a checkpoint keeps."""
+    parts: dict[str, dict] = {"video": {}, "text": {}}
+    for name, value in safetensors.numpy.load(files.read_bytes(f"{path}/encoders.safetensors")).items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    return parts
+
+
+def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
+    """Of names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {value.shape} {value.dtype}".encode() + value.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""Writes a latent cache (data_pipelines/cache/reader.py), shard by shard, from one process or many."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordWriter
+from ml_dtypes import bfloat16
+
+from data_pipelines.cache.reader import (
+    FORMAT,
+    TEXTS,
+    CacheError,
+    index_name,
+    parse_manifest,
+    record_fields,
+    shard_file,
+)
+from data_pipelines.json_difference import first_difference
+from data_pipelines.storage import files
+
+_OPTIONS = "group_size:1,uncompressed"  # records are found one by one, and float noise does not shrink
+
+
+class CacheWriter:
+    """Writes one cache, from any number of processes that take different shards; a second start goes on."""
+
+    def __init__(self, path: str, manifest: dict, spec: dict[str, tuple], windows_per_shard: int):
+        """path: a folder or its address (gs://, s3://, ...). manifest: JSON data. Raises CacheError where the folder
+        holds a cache with another one."""
+        self.path, self._fields = str(path), record_fields(spec)
+        self._per_shard = windows_per_shard
+        manifest = {"windows_per_shard": windows_per_shard, **manifest}
+        if not files.exists(file := self._at("manifest.json")):
+            files.write_json(file, manifest)
+        if change := first_difference(parse_manifest(files.read_bytes(file)), manifest, sides=("there", "now")):
+            raise CacheError(f"{path} holds another cache: {change}. Choose another folder, or remove this one")
+
+    def shards(self, dataset: str, windows: int) -> list[int]:
+        """The shards of a dataset that are not there yet."""
+        there = files.sizes(self._at(dataset))
+        name = lambda shard: os.path.basename(shard_file(self.path, dataset, shard, ".json"))
+        return [i for i in range(-(-windows // self._per_shard)) if name(i) not in there]
+
+    def windows_of(self, shard: int, windows: int) -> range:
+        """The windows of a shard."""
+        return range(shard * self._per_shard, min((shard + 1) * self._per_shard, windows))
+
+    def write_shard(self, dataset: str, shard: int, rows: Iterator[dict | str]) -> dict:
+        """A row per window, or the reason why it is unreadable. All of the shard or nothing. Returns its JSON."""
+        bad: dict[str, str] = {}
+
+        def records() -> Iterator[bytes]:
+            for window, row in enumerate(rows, shard * self._per_shard):
+                if isinstance(row, str):
+                    bad[str(window)] = row
+                    yield b""
+                else:
+                    yield b"".join(np.asarray(row[name], dtype).tobytes() for name, (_, dtype) in self._fields.items())
+
+        file = lambda suffix: shard_file(self.path, dataset, shard, suffix)
+        about = _write_records(file(".array_record"), records()) | {"bad": bad}
+        files.write_json(file(".json"), about)
+        return about
+
+    def write_texts(self, features: Iterator[np.ndarray]) -> None:
+        """features: [tokens, width] of each distinct prompt, without padding. Does nothing where they are there."""
+        if not files.exists(self._at("texts.json")):
+            records = (np.asarray(each, bfloat16).tobytes() or b"\0" for each in features)  # b"" is no record
+            files.write_json(self._at("texts.json"), _write_records(self._at(TEXTS), records))
+
+    def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
+        """lengths int64 and rates float64 of all episodes, kept as `Source.kept`, text int64: the prompt of each, -1
+        where it has none."""
+        with files.new_file(self._at(index_name(dataset))) as file:
+            safetensors.numpy.save_file(arrays, file)
+
+    def finish(self, windows: dict[str, int]) -> bool:
+        """Writes _SUCCESS where every shard of {dataset: windows} is there, from whichever process."""
+        if any(self.shards(name, count) for name, count in windows.items()):
+            return False
+        names = ["manifest.json", "statistics.json", "encoders.safetensors", *map(index_name, windows)]
+        files.write_json(self._at("_SUCCESS"), {
+            "format": FORMAT,
+            "files": {name: _about(files.read_bytes(self._at(name))) for name in names}
+            | {TEXTS: files.read_json(self._at("texts.json"))},
+            "shards": {name: {str(i): files.read_json(shard_file(self.path, name, i, ".json"))
+                              for i in range(-(-count // self._per_shard))} for name, count in windows.items()}})
+        return True
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+
+def _write_records(file: str, records: Iterable[bytes]) -> dict:
+    """Writes an array_record file; {"records", "bytes", "sha256" of the records one after the other}."""
+    digest, count = hashlib.sha256(), 0
+    with files.new_file(file) as path:
+        writer = ArrayRecordWriter(path, _OPTIONS)
+        for record in records:
+            writer.write(record)
+            digest.update(record)
+            count += 1
+        writer.close()
+        size = os.path.getsize(path)
+    return {"records": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _about(data: bytes) -> dict:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def save_encoders(path: str, arrays: dict[str, np.ndarray]) -> None:
+    """encoders.safetensors; arrays: "video.NAME" and "text.NAME"."""
+    with files.new_file(f"{path}/encoders.safetensors") as file:
+        safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, file)

@@ -1,0 +1,1 @@
+"""Robots: what they see, measure and do, shared slots, normalisation, views."""

@@ -1,0 +1,101 @@
+"""A robot's units to [-1, 1] and back: relative actions, scaling by statistics, slots.
+
+One transform serves statistics, training and the robot: `to_relative` before counting and before training,
+`to_robot_units` behind the model.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from data_pipelines.robots.embodiments import Dimension, Embodiment
+
+# normalisation -> the two statistics that map to -1 and 1; what lies outside is clipped
+RANGES = {"quantile": ("q01", "q99"), "min_max": ("min", "max")}
+MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Affine map of [low, high] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
+
+    low: np.ndarray  # float64 [dims]
+    span: np.ndarray  # float64 [dims], 0 where constant
+
+    def normalise(self, values: np.ndarray) -> np.ndarray:
+        """[..., dims] in robot units -> float32 [..., dims] in [-1, 1], clipped."""
+        moves = self.span > 0
+        scaled = 2 * (values - self.low) / np.where(moves, self.span, 1) - 1
+        return np.where(moves, np.clip(scaled, -1, 1), 0).astype(np.float32)
+
+    def denormalise(self, values: np.ndarray) -> np.ndarray:
+        """[..., dims] in [-1, 1] -> float64 [..., dims] in robot units."""
+        return self.low + (np.asarray(values, np.float64) + 1) / 2 * self.span
+
+
+def make_scale(statistics: dict, embodiment: "Embodiment", part: str) -> Scale:
+    """The scale of `part` ("state" or "action"). Raises ValueError naming dataset, statistic and dimension
+    where a statistic is missing or of another width, or a dimension not declared constant has no range."""
+    where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
+    dims: tuple[Dimension, ...] = getattr(embodiment, part)
+    values = statistics.get(part)
+    low, high = (_statistic(values, key, dims, where) for key in RANGES[embodiment.normalisation])
+    span = high - low
+    constant = np.array([d.constant for d in dims], bool)
+    still = np.flatnonzero((span < MIN_RANGE) & ~constant)
+    if len(still):
+        listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}" for i in still)
+        raise ValueError(f"{where} {listed}. Either the recording is broken, or embodiment {embodiment.name!r} "
+                         f"should declare Dimension({dims[still[0]].name!r}, ..., constant=True)")
+    return Scale(low, np.where(constant, 0.0, span))
+
+
+def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.ndarray:
+    if values is None or key not in values:
+        raise ValueError(f"{where} has no {key!r}; it has {sorted(values or ())}. "
+                         f"Compute the statistics again")
+    found = np.asarray(values[key], np.float64)
+    if found.shape != (len(dims),):
+        raise ValueError(f"{where} {key!r}: expected {len(dims)} dimensions, found shape {found.shape}")
+    for i in np.flatnonzero(~np.isfinite(found)):
+        raise ValueError(f"{where} {key!r} of dimension {dims[i].name!r} is {found[i]}")
+    return found
+
+
+def _reference(state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+    """[..., state dims] -> [..., action dims]: what each action is relative to, 0 where it is absolute."""
+    names = [d.name for d in embodiment.state]
+    out = np.zeros((*state.shape[:-1], len(embodiment.action)), state.dtype)
+    for i, dim in enumerate(embodiment.action):
+        if dim.relative_to is not None:
+            out[..., i] = state[..., names.index(dim.relative_to)]
+    return out
+
+
+def to_relative(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+    """action [..., action dims] as recorded, state [..., state dims] at each action's block start."""
+    return action - _reference(state, embodiment)
+
+
+def to_absolute(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+    """Inverse of `to_relative`."""
+    return action + _reference(state, embodiment)
+
+
+def to_robot_units(actions: np.ndarray, state: np.ndarray, embodiment: "Embodiment",
+                   statistics: dict) -> np.ndarray:
+    """What the model predicts, back to what the robot executes.
+
+    Args:
+      actions: [N, action slots], normalised.
+      state: robot units, [state dims] at the start of the block that all N actions belong to, or [N, state
+      dims].
+
+    Returns:
+      float64 [N, action dims], absolute, in robot units and the embodiment's order.
+    """
+    scale = make_scale(statistics, embodiment, "action")
+    relative = scale.denormalise(np.asarray(actions)[..., embodiment.action_slots])
+    return to_absolute(relative, np.asarray(state, np.float64), embodiment)

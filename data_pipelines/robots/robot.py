@@ -1,0 +1,74 @@
+"""A robot at run time: what it measures into what the model takes, and back into commands.
+
+The same transforms as in training (`samples.SampleMaker`), for one observation in place of a recording.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.augmentation import PLAIN, Augmentation
+from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.normalisation import Scale, make_scale, to_relative, to_robot_units
+from data_pipelines.robots.slots import scatter
+from data_pipelines.robots.views import VIEW_LAYOUTS
+from world_model.batch import Layout
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Robot:
+    """An embodiment under the statistics that a model was trained with."""
+
+    embodiment: Embodiment
+    statistics: dict  # of one dataset: data_pipelines.statistics
+    layout: Layout
+    state_dim: int  # slots of the model's state
+    augmentation: Augmentation = PLAIN  # of the training run; a robot's pictures take its centre
+
+    def __post_init__(self):
+        """Raises ValueError where the robot cannot be driven by a model of these sizes."""
+        if not self.embodiment.state or not self.embodiment.action:
+            raise ValueError(f"embodiment {self.embodiment.name!r} has no state or no action: nothing to drive")
+        if self.layout.states_per_block != 1:
+            raise ValueError(f"layout.states_per_block = {self.layout.states_per_block}: a policy knows the state at "
+                             "a block's start alone, 1 per block")
+        found = self.statistics["actions_per_block"]
+        if found != self.layout.actions_per_block:
+            raise ValueError(f"statistics of dataset {self.statistics['dataset']!r} are those of actions_per_block = "
+                             f"{found}, the layout has {self.layout.actions_per_block}")
+        for part in ("state", "action"):
+            self.scale(part)  # says here what is missing
+
+    @property
+    def horizon(self) -> int:
+        """Actions of a block that can be executed."""
+        return min(self.embodiment.horizon or self.layout.actions_per_block, self.layout.actions_per_block)
+
+    def scale(self, part: str) -> Scale:
+        """Of "state" or "action"."""
+        return make_scale(self.statistics, self.embodiment, part)
+
+    def canvas(self, views: dict[str, np.ndarray]) -> np.ndarray:
+        """Views uint8 [n, H, W, 3] by name -> what the video codec sees, uint8 [n, layout.height, layout.width, 3]."""
+        tile = VIEW_LAYOUTS[self.embodiment.view_layout]
+        cut = self.augmentation.still.cut([views[name] for name in self.embodiment.views], 0, 0)
+        return tile(cut, self.layout.height, self.layout.width)
+
+    def state(self, values: np.ndarray) -> np.ndarray:
+        """[state dims] in robot units -> float32 [state_dim], normalised, in slots."""
+        return scatter(self.scale("state").normalise(values), self.embodiment.state_slots, self.state_dim)
+
+    def commands(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Predicted actions [N, action slots] of the block that began in `state` [state dims] -> float32 [N or the
+        embodiment's horizon, action dims], absolute, in robot units."""
+        actions = actions[:self.embodiment.horizon]
+        return to_robot_units(actions, state, self.embodiment, self.statistics).astype(np.float32)
+
+    def predicted(self, commands: np.ndarray, state: np.ndarray, action_dim: int) -> np.ndarray:
+        """The inverse of `commands`: [N, action dims] -> float32 [N, action_dim]."""
+        relative = to_relative(np.asarray(commands, np.float64), np.asarray(state, np.float64), self.embodiment)
+        return scatter(self.scale("action").normalise(relative), self.embodiment.action_slots, action_dim)
+
+    def prompt(self, instruction: str) -> str:
+        """What the text encoder reads."""
+        return self.embodiment.prompt.format(instruction=instruction)

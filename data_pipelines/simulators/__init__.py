@@ -1,0 +1,1 @@
+"""Simulated tasks and recordings of them."""

@@ -1,0 +1,62 @@
+"""Simulated PushT episodes: what a step holds, and how a seed decides everything."""
+
+import numpy as np
+
+from data_pipelines.simulators.pusht.controller import PushController, keeps_clear
+from data_pipelines.simulators.pusht.simulator import Palette, Simulator
+from data_pipelines.simulators.recorder import Recording
+
+MAX_STEPS = 140  # 14 seconds
+SHORT_SHARE, SHORT_STEPS = 0.03, (6, 16)  # a few recordings stop at once: shorter than a training window
+SOLVED = 0.85  # coverage of the goal at which an episode ends
+INSTRUCTIONS = ("push the T onto the green target", "move the T block to the goal", "slide the T into place")
+
+COLOURS = {  # of clips; white, the robot episodes' background, is not among them
+    "red": (214, 40, 40), "orange": (247, 140, 20), "yellow": (250, 220, 60), "green": (30, 130, 60),
+    "teal": (20, 150, 160), "navy": (20, 40, 110), "purple": (120, 50, 170), "pink": (245, 160, 200),
+    "brown": (110, 65, 30), "cream": (250, 235, 200), "black": (20, 20, 20), "sky": (135, 200, 250)}
+
+
+def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recording:
+    """One episode, a function of its arguments: random poses, then the controller until the block is at the goal."""
+    rng = np.random.default_rng(seed)
+    simulator = Simulator(*start_poses(rng), palette)
+    limit = rng.integers(*SHORT_STEPS, endpoint=True) if rng.random() < SHORT_SHARE else MAX_STEPS
+    controller, steps = PushController(simulator.goal), []
+    for _ in range(limit):
+        image, agent = simulator.render(image_size), simulator.agent
+        action = controller.act(agent, simulator.block).astype(np.float32)
+        steps.append((image, agent, action, simulator.step(action)))
+        if steps[-1][-1] > SOLVED:
+            break
+    images, states, actions, rewards = (np.stack(part) for part in zip(*steps, strict=True))
+    return Recording(images, states.astype(np.float32), actions, rewards.astype(np.float32),
+                     INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))], bool(rewards[-1] > SOLVED))
+
+
+def start_poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Position of the agent [2] and pose of the block [3], apart from each other."""
+    block = np.append(rng.uniform(130, 380, 2), rng.uniform(-np.pi, np.pi))
+    while True:
+        agent = rng.uniform(50, 462, 2)
+        if keeps_clear(agent, block):
+            return agent, block
+
+
+def random_palette(rng: np.random.Generator) -> tuple[Palette, str]:
+    """Colours that tell everything apart, none of them the robot episodes', and a caption that names them."""
+    while True:
+        names = rng.choice(sorted(COLOURS), 4, replace=False).tolist()
+        background, goal, block, agent = (COLOURS[name] for name in names)
+        apart = np.array([COLOURS[name] for name in names], float)
+        gaps = np.linalg.norm(apart[:, None] - apart, axis=-1)[np.triu_indices(4, 1)]
+        # A small disc lives on its brightness: video files keep colour at half the resolution.
+        if gaps.min() > 120 and min(abs(_brightness(background) - _brightness(c)) for c in (block, agent)) > 60:
+            wall = tuple(int(c * 0.8) for c in background)
+            table, _, tee, disc = (f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names)
+            caption = f"{disc} disc pushes {tee} T on {table} table"
+            return Palette(background, goal, block, agent, wall), caption
+
+
+def _brightness(colour: tuple[int, int, int]) -> float:
+    return float(np.dot(colour, (0.299, 0.587, 0.114)))

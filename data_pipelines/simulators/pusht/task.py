@@ -1,0 +1,47 @@
+"""PushT as a task to be solved: episodes that a seed decides, driven from outside (extra: sim)."""
+
+import numpy as np
+
+from data_pipelines.simulators.pusht.controller import PushController
+from data_pipelines.simulators.pusht.recording import MAX_STEPS, SOLVED, start_poses
+from data_pipelines.simulators.pusht.simulator import Simulator
+
+SEED = 2  # evaluation episodes begin elsewhere than recorded episodes (0) and clips (1): dataset.py
+
+
+class Episode:
+    """One world. Ends when more than SOLVED of the goal is covered, or after `max_steps`."""
+
+    def __init__(self, seed: int, image_size: int, max_steps: int = MAX_STEPS):
+        self._simulator = Simulator(*start_poses(np.random.default_rng((seed, SEED))))
+        self._size, self._steps = image_size, max_steps
+        self._controller = PushController(self._simulator.goal)
+        self.coverage: list[float] = []  # share of the goal, after each step
+
+    def views(self) -> dict[str, np.ndarray]:
+        """View -> uint8 [H, W, 3], as now."""
+        return {"image": self._simulator.render(self._size)}
+
+    def state(self) -> np.ndarray:
+        """float64 [2], pixels."""
+        return self._simulator.agent
+
+    def still(self, last: np.ndarray | None = None) -> np.ndarray:
+        """What holds the robot after command `last`: float64 [2]. Commands are positions: the last one again."""
+        return self._simulator.agent if last is None else last
+
+    def expert(self) -> np.ndarray:
+        """What the scripted controller, which sees the block's pose, would do now: float64 [2]."""
+        return self._controller.act(self._simulator.agent, self._simulator.block)
+
+    def step(self, action: np.ndarray) -> None:
+        """Executes a command [2], pixels, for 0.1 s."""
+        self.coverage.append(self._simulator.step(action))
+
+    @property
+    def solved(self) -> bool:
+        return bool(self.coverage) and self.coverage[-1] > SOLVED
+
+    @property
+    def over(self) -> bool:
+        return self.solved or len(self.coverage) >= self._steps

@@ -1,0 +1,74 @@
+"""One training job as a GKE JobSet, as an xpk command, and as Cloud TPU queued resources."""
+
+import dataclasses
+import shlex
+
+from launch.cluster.slices import Slice
+
+RUNS = "/runs"  # where the bucket is mounted on every host
+SAVE_SECONDS = 600  # between SIGTERM and SIGKILL: a checkpoint of the 14B is written in this time
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to run, and where."""
+
+    name: str
+    slice: Slice
+    slices: int
+    command: tuple[str, ...]  # on every host
+    image: str
+    bucket: str  # with hierarchical namespace: a checkpoint is committed by renaming its folder
+    restarts: int = 20  # of all hosts together, after a preemption or a failure; the run goes on from its checkpoint
+
+
+def jobset(job: Job) -> dict:
+    """The manifest (jobset.x-k8s.io/v1alpha2). GKE tells each host the slice it belongs to and its number there."""
+    container = {
+        "name": "train", "image": job.image, "command": list(job.command),
+        "ports": [{"containerPort": 8471}, {"containerPort": 8431}],
+        "resources": {"limits": {"google.com/tpu": job.slice.cloud.host_chips}},
+        "securityContext": {"privileged": False},
+        "volumeMounts": [{"name": "runs", "mountPath": RUNS}]}
+    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io",
+                                      "volumeAttributes": {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}}}
+    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": SAVE_SECONDS,
+           "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": job.slice.cloud.gke,
+                            "cloud.google.com/gke-tpu-topology": job.slice.shape},
+           "volumes": [volume], "containers": [container]}
+    mounted = {"annotations": {"gke-gcsfuse/volumes": "true"}}
+    template = {"spec": {"parallelism": job.slice.hosts, "completions": job.slice.hosts, "completionMode": "Indexed",
+                         "backoffLimit": 0, "template": {"metadata": mounted, "spec": pod}}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
+        "metadata": {"name": job.name,
+                     "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
+        "spec": {"failurePolicy": {"maxRestarts": job.restarts},
+                 "replicatedJobs": [{"name": "slice", "replicas": job.slices, "template": template}]}}
+
+
+def xpk(job: Job, cluster: str) -> str:
+    """The same through xpk, whose clusters hold their own storages: the bucket must be one, mounted at RUNS."""
+    return shlex.join(["xpk", "workload", "create", f"--workload={job.name}", f"--cluster={cluster}",
+                       f"--tpu-type={job.slice.accelerator_type}", f"--num-slices={job.slices}",
+                       f"--docker-image={job.image}", f"--max-restarts={job.restarts}",
+                       f"--command={shlex.join(job.command)}"])
+
+
+def queued_resources(job: Job, project: str, zone: str, spot: bool) -> list[str]:
+    """Commands: ask for the slices, start the container on every host once they are there, give them back."""
+    where = [f"--project={project}", f"--zone={zone}"]
+    nodes = [f"--node-id={job.name}"] if job.slices == 1 else [f"--node-count={job.slices}",
+                                                              f"--node-prefix={job.name}"]
+    create = ["gcloud", "compute", "tpus", "queued-resources", "create", job.name, *where, *nodes,
+              f"--accelerator-type={job.slice.accelerator_type}", f"--runtime-version={job.slice.cloud.runtime}",
+              *(["--spot"] if spot else [])]
+    mount = f"sudo mkdir -p {RUNS} && sudo gcsfuse --implicit-dirs -o allow_other {shlex.quote(job.bucket)} {RUNS}"
+    docker = f"docker run --rm --privileged --net=host -v {RUNS}:{RUNS}"
+    run = f"{mount} && {docker} {shlex.quote(job.image)} {shlex.join(job.command)}"
+    names = [job.name] if job.slices == 1 else [f"{job.name}-{i}" for i in range(job.slices)]
+    start = [["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, *where, "--worker=all", f"--command={run}"]
+             for name in names]
+    delete = ["gcloud", "compute", "tpus", "queued-resources", "delete", job.name, *where, "--force"]
+    # Hosts of several slices must start together: each command waits for its own slice.
+    return [shlex.join(create), *(shlex.join(s) + (" &" if len(start) > 1 else "") for s in start), shlex.join(delete)]

@@ -1,0 +1,91 @@
+"""An export as something to act with: PyTorch runs the weights, and what goes with them stands in the same directory.
+
+    encoders/kept-*.safetensors    what a checkpoint keeps of the frozen encoders: fitted arrays, or the hash of a file
+    encoders/TOKENIZER             a copy of the tokenizer's file, where there is one
+    provenance.json                the config; statistics.json: the normalisation (launch/export.py)
+
+The frozen encoders themselves run in JAX in either runtime. Where their weights are files (encoders.*_weights), these
+are not copied: they are read from the config's paths and held to their hashes.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from launch.setup import build
+from world_model.families import Family
+from world_model.families.base.loss import Objective
+from world_model.families.base.policy import Policy
+from world_model.training.state import flatten
+from world_model.weights import safetensors_io
+from world_model.weights.safetensors_io import Weights, WeightsError
+
+FOLDER, STEM = "encoders", "kept"
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A model for launch.serving.engine.Engine."""
+
+    config: ConfigDict
+    step: int
+    statistics: dict
+    family: Family
+    objective: Objective
+    directory: Path
+    device: str
+
+    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """See build.Restored; nothing compiles, so any batch will do. Raises WeightsError where the weights do not
+        load, ValueError without PyTorch or its device."""
+        try:
+            import torch
+
+            from world_model.families.base import torch_policy
+        except ModuleNotFoundError as error:
+            raise ValueError(f"an export runs in PyTorch, and {error.name!r} is missing: pip install -e '.[torch]'") \
+                from error
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device={self.device}: PyTorch {torch.__version__} finds no CUDA device here")
+        rollout = self.family.rollout(**build.rollout_settings(self.config) | sampling)
+        return torch_policy.POLICIES[self.config.model.family](self.directory, self.device, rollout, self.objective,
+                                                               slots, channels)
+
+
+def write_encoders(directory: Path, restored: build.Restored) -> None:
+    """What `open_export` needs of them."""
+    folder, tokenizer = directory / FOLDER, restored.config.encoders.tokenizer
+    folder.mkdir()
+    arrays = flatten(jax.tree.map(np.asarray, restored.frozen))
+    safetensors_io.write(folder, sorted(arrays.items()), stem=STEM)
+    if tokenizer:
+        shutil.copy(tokenizer, folder / Path(tokenizer).name)
+
+
+def open_export(directory: str | Path, device: str = "cpu") -> Exported:
+    """Raises WeightsError where something is missing; weights are read when a policy is made."""
+    directory = Path(directory)
+    provenance, statistics = (_read(directory / name) for name in ("provenance.json", "statistics.json"))
+    if not (directory / FOLDER).is_dir():
+        raise WeightsError(f"{directory / FOLDER}: missing, as in exports of earlier versions; export the run again")
+    config = ConfigDict(provenance["config"])
+    if config.encoders.tokenizer:
+        config.encoders.tokenizer = str(directory / FOLDER / Path(config.encoders.tokenizer).name)
+    family = build.model(config)
+    kept = {part: {} for part in ("video", "text", *(["image"] if build.image_encoder(config) else []))}
+    for name, array in Weights(directory / FOLDER, STEM).items():
+        part, _, rest = name.partition(".")
+        kept[part][rest] = array
+    return Exported(config, provenance["step"], statistics, family, build.make_objective(config, family, kept),
+                    directory, device)
+
+
+def _read(path: Path) -> dict:
+    if not path.exists():
+        raise WeightsError(f"{path}: missing; give a directory of launch.export, or a training run with --checkpoint")
+    return json.loads(path.read_text())

@@ -1,0 +1,59 @@
+"""Action predictions that need no model, in the same normalised slots."""
+
+import numpy as np
+
+from data_pipelines.robots.normalisation import make_scale, to_relative, to_robot_units
+from data_pipelines.robots.slots import scatter
+from data_pipelines.samples import Dataset
+from world_model.batch import Layout
+
+
+def mean_actions(batch: dict, datasets: tuple[Dataset, ...]) -> np.ndarray:
+    """Each dataset's mean training action, whatever is seen: float32 [B, N, action_dim].
+
+    datasets: those that batch["dataset_id"] counts.
+    """
+    count, width = batch["actions"].shape[1:]
+    means = []
+    for dataset in datasets:
+        mean = make_scale(dataset.statistics, dataset.embodiment, "action").normalise(
+            np.array(dataset.statistics["action"]["mean"]))
+        means.append(scatter(mean, dataset.embodiment.action_slots, width))
+    return np.repeat(np.stack(means)[batch["dataset_id"]][:, None], count, axis=1)
+
+
+def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Every block repeats the last command before it: (float32 [B, N, action_dim], bool [B, N] known).
+
+    A command is repeated in the robot's own units: where actions are relative to a block's first state, the
+    same target is another number in the next block. Before the first block there is none in the window.
+    """
+    repeated, known = np.zeros_like(batch["actions"]), np.zeros(batch["actions"].shape[:2], bool)
+    for row in range(len(repeated)):
+        dataset = datasets[batch["dataset_id"][row]]
+        states = _block_states(batch["state"][row], dataset, layout)
+        for block in range(1, layout.num_blocks):
+            last = block * layout.actions_per_block - 1
+            own = slice(last + 1, last + 1 + layout.actions_per_block)
+            repeated[row, own] = _again(batch["actions"][row, last], *states[block - 1:block + 1], dataset)
+            known[row, own] = batch["action_mask"][row, last].any()
+    return repeated, known
+
+
+def _block_states(state: np.ndarray, dataset: Dataset, layout: Layout) -> np.ndarray:
+    """[S, state_dim] normalised -> [blocks, state dims] in robot units, at each block's start."""
+    embodiment = dataset.embodiment
+    if not embodiment.state:
+        return np.zeros((layout.num_blocks, 0))
+    first = state[::layout.states_per_block]
+    return make_scale(dataset.statistics, embodiment, "state").denormalise(first[:, embodiment.state_slots])
+
+
+def _again(action: np.ndarray, before: np.ndarray, now: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """A normalised action [action_dim] of the block that began in state `before`, as one of the block that
+    begins in state `now`."""
+    embodiment, statistics = dataset.embodiment, dataset.statistics
+    command = to_robot_units(action[None], before, embodiment, statistics)[0]
+    relative = to_relative(command, now, embodiment)
+    scale = make_scale(statistics, embodiment, "action")
+    return scatter(scale.normalise(relative), embodiment.action_slots, len(action))

@@ -1,0 +1,224 @@
+"""Pictures of a report as bytes: SVG plots and an animated comparison of videos (extra: report)."""
+
+import contextlib
+import io
+
+import numpy as np
+
+from world_model.families.base.sampler import Schedule
+
+TRUTH, MODEL, BASELINE, OTHER = "#1f2937", "#2563eb", "#d97706", "#9ca3af"
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#6b7280", "axes.labelcolor": "#374151", "text.color": TRUTH, "xtick.color": "#374151",
+    "ytick.color": "#374151", "grid.color": "#e5e7eb", "grid.linewidth": 0.8, "lines.linewidth": 1.8,
+    "legend.frameon": False, "svg.hashsalt": "wamax",
+}
+VIDEO_COLUMNS = {"raw": "camera", "true": "through codec", "predicted": "predicted", "copy_last": "first held"}
+PANEL = 128  # least width of a video panel, pixels
+GAP = 6  # pixels between panels
+FRAME_MS = 250  # duration of a frame
+
+
+@contextlib.contextmanager
+def figure(rows: int, columns: int, width: float, height: float, **options):
+    """(buffer, axes [rows, columns]); the buffer holds an SVG afterwards."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield buffer, figure.subplots(rows, columns, squeeze=False, **options)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+
+
+def losses(metrics: list[dict]) -> bytes:
+    """Training losses by step, video and action."""
+    from matplotlib import ticker
+
+    with figure(1, 2, 9, 2.9) as (buffer, axes):
+        for axis, name in zip(axes[0], ("video", "action")):
+            points = [(m["step"], m[f"{name}_loss"]) for m in metrics if f"{name}_loss" in m]
+            steps, values = np.array(points, float).reshape(-1, 2).T
+            axis.plot(steps, values, color=MODEL, alpha=0.25, linewidth=1)
+            axis.plot(steps, _smooth(values), color=MODEL)
+            if len(values) and values.min() > 0 and values.max() > 5 * values.min():
+                axis.set_yscale("log")
+                axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_locator(ticker.NullLocator())
+            axis.set(title=f"{name} loss", xlabel="step")
+    return buffer.getvalue()
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Exponential mean over a twentieth of the run, without the bias of its start."""
+    keep = 1 - 1 / max(1.0, len(values) / 20)
+    out, total, weight = np.empty(len(values)), 0.0, 0.0
+    for i, value in enumerate(values):
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        out[i] = total / weight
+    return out
+
+
+def video_by_frame(video: dict) -> bytes:
+    """PSNR and SSIM by predicted frame."""
+    curves = video["by_frame"]
+    with figure(1, 2, 9, 2.9) as (buffer, axes):
+        for axis, unit, label in zip(axes[0], ("psnr_db", "ssim"), ("PSNR, dB", "SSIM")):
+            for name, text, colour in (("codec", "codec against raw pixels", OTHER), ("video", "predicted", MODEL),
+                                       ("copy_last", "copy of the first frame", BASELINE)):
+                axis.plot(curves["frame"], _numbers(curves[f"{name}_{unit}"]), color=colour, label=text,
+                          linestyle="--" if name == "codec" else "-")
+            axis.set(title=f"{label} by frame", xlabel="frame", xlim=(1, None))
+        axes[0, 0].legend()
+    return buffer.getvalue()
+
+
+def action_errors(action: dict) -> bytes:
+    """Mean square error by step of a block and by block."""
+    names = (("predict_mean", "predict the mean", OTHER), ("repeat_last", "repeat the last command", BASELINE),
+             ("model", "model", MODEL))
+    with figure(1, 2, 9, 2.7, sharey=True) as (buffer, axes):
+        for name, text, colour in names:
+            axes[0, 0].plot(action["by_step"]["step"], _numbers(action["by_step"][name]), color=colour, label=text,
+                            marker="o", markersize=3)
+        for i, (name, _, colour) in enumerate(names):
+            values = _numbers(action["by_block"][name])
+            axes[0, 1].bar(np.arange(1, len(values) + 1) + 0.26 * (i - 1), values, 0.24, color=colour)
+        axes[0, 0].set(title="action error by step of a block", xlabel="step", ylim=(0, None))
+        axes[0, 1].set(title="by block", xlabel="block", xticks=np.arange(1, len(values) + 1))
+        axes[0, 0].legend()
+    return buffer.getvalue()
+
+
+def actions(arrays: dict, actions_per_block: int, windows: int = 4, dimensions: int = 4) -> bytes:
+    """True and predicted actions of some windows, one column each; a row per real dimension."""
+    used = np.flatnonzero(arrays["action_mask"].any((0, 1)))[:dimensions]
+    shown = _lively(arrays, windows)
+    with figure(len(used), len(shown), 9, 0.6 + 1.5 * len(used), sharex=True, sharey="row") as (buffer, axes):
+        for column, window in enumerate(shown):
+            for row, slot in enumerate(used):
+                axis, mask = axes[row, column], arrays["action_mask"][window, :, slot]
+                for name, text, colour in (("actions", "true", TRUTH), ("predicted_actions", "predicted", MODEL)):
+                    axis.plot(np.where(mask, arrays[name][window, :, slot], np.nan), color=colour, label=text)
+                for start in range(actions_per_block, len(mask), actions_per_block):
+                    axis.axvline(start - 0.5, color=OTHER, linewidth=0.8, linestyle=":")
+                axis.set_ylim(-1.15, 1.15)
+                if column == 0:
+                    axis.set_ylabel(f"slot {slot}")
+            axes[0, column].set_title(f"window {window}")
+            axes[-1, column].set_xlabel("step")
+        axes[0, 0].legend(loc="best", fontsize=8)
+    return buffer.getvalue()
+
+
+def _lively(arrays: dict, count: int) -> list[int]:
+    """Windows evenly spread over those with actions: neither the best nor the worst are picked."""
+    real = np.flatnonzero(arrays["action_mask"].any((1, 2)))
+    return real[np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)].tolist()
+
+
+def loss_by_level(loss: dict) -> bytes:
+    """Velocity errors by range of sigma on held-out windows."""
+    with figure(1, 2, 9, 2.4) as (buffer, axes):
+        for axis, name in zip(axes[0], ("video", "action")):
+            prefix = f"{name}_loss_sigma_"
+            levels = {key.removeprefix(prefix): loss[key] for key in sorted(loss) if key.startswith(prefix)}
+            axis.bar(range(len(levels)), list(levels.values()), 0.7, color=MODEL)
+            axis.set(title=f"{name} error by noise level", xlabel="sigma (1 = noise)")
+            axis.set_xticks(range(len(levels)), list(levels))
+            axis.grid(False, axis="x")
+    return buffer.getvalue()
+
+
+def schedules(parts: dict[str, Schedule]) -> bytes:
+    """Noise level by solver step of each part; filled where the model runs, hollow where its last prediction is
+    reused."""
+    with figure(1, len(parts), 9, 2.6, sharey=True) as (buffer, axes):
+        for axis, (part, (sigmas, runs)) in zip(axes[0], parts.items(), strict=True):
+            step, ran = np.arange(len(sigmas)), np.array(runs or (True,) * (len(sigmas) - 1))
+            axis.plot(step, sigmas, color=OTHER, linewidth=1)
+            axis.plot(step[:-1][ran], sigmas[:-1][ran], "o", color=MODEL, markersize=5,
+                      label="the model runs" if runs else "solver step")
+            if not ran.all():
+                axis.plot(step[:-1][~ran], sigmas[:-1][~ran], "o", color=MODEL, markerfacecolor="white", markersize=5,
+                          label="its last prediction again")
+            axis.plot(step[-1], sigmas[-1], "D", color=TRUTH, markersize=4, label="result")
+            count = "decided on the way" if runs is None else f"{ran.sum()} of {len(ran)} steps run the model"
+            axis.set(title=f"{part}: {count}", xlabel="solver step", ylim=(-0.05, 1.05))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0, 0].set_ylabel("sigma (1 = noise)")
+        axes[0, 0].legend(loc="lower left")
+    return buffer.getvalue()
+
+
+def _numbers(values: list) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], float)
+
+
+def video_panels(arrays: dict, sets: int = 2) -> bytes:
+    """Animated WebP: per window the columns VIDEO_COLUMNS, `sets` windows side by side."""
+    from PIL import Image
+
+    columns = [arrays[f"frames_{name}"] for name in VIDEO_COLUMNS]
+    valid = arrays["frame_mask"][:len(columns[0])]
+    columns = [np.where(valid[..., None, None, None], x, x // 4 + 160) for x in columns]  # padding is pale
+    count, frames = columns[0].shape[:2]
+    scale = max(1, -(-PANEL // columns[0].shape[3]))
+    count -= count % sets if count > sets else 0
+    images = []
+    for t in range(frames):
+        rows = [_row([[x[i, t] for x in columns] for i in range(start, min(start + sets, count))], scale)
+                for start in range(0, count, sets)]
+        images.append(Image.fromarray(np.concatenate(rows)))
+    buffer = io.BytesIO()
+    durations = [3 * FRAME_MS, *[FRAME_MS] * (frames - 2), 4 * FRAME_MS][:frames]
+    images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=durations, loop=0, lossless=True)
+    return buffer.getvalue()
+
+
+def _row(windows: list[list[np.ndarray]], scale: int) -> np.ndarray:
+    """Panels of some windows in one row, enlarged pixel by pixel on white."""
+    parts = []
+    for i, panels in enumerate(windows):
+        for j, panel in enumerate(panels):
+            big = panel.repeat(scale, 0).repeat(scale, 1)
+            gap = GAP * 4 if i and not j else GAP if j else 0
+            parts += [np.full((big.shape[0], gap, 3), 255, np.uint8), big]
+    row = np.concatenate(parts, axis=1).astype(np.uint8)
+    return np.concatenate([row, np.full((GAP, row.shape[1], 3), 255, np.uint8)])
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def intervals(names: list[str], metrics: dict[str, list[dict | None]]) -> bytes:
+    """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap.
+
+    Intervals of a few values may be many times as wide as they spread: those run out of the panel.
+    """
+    with figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
+        for axis, (metric, found) in zip(axes[0], metrics.items(), strict=True):
+            for row, values in enumerate(found):
+                if values is None:
+                    continue
+                axis.errorbar(values["mean"], row, xerr=values["half"], fmt="o", color=MODEL, capsize=3)
+                axis.plot(values["values"], [row] * len(values["values"]), ".", color=BASELINE, zorder=3)
+            every = [value for values in found if values for value in values["values"]]
+            if spread := np.ptp(every or [0.0]):
+                low, high = axis.get_xlim()
+                axis.set_xlim(max(low, min(every) - spread), min(high, max(every) + spread))
+            axis.set_title(metric)
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+    return buffer.getvalue()

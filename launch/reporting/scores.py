@@ -1,0 +1,67 @@
+"""From errors per window to the numbers of an evaluation, as JSON values.
+
+A PSNR is that of the mean error over all windows (a still scene has no error, and an infinite PSNR of its own).
+"""
+
+import numpy as np
+
+from world_model.analysis import image_metrics
+
+PEAK = 2.0  # range of pixel values
+
+
+def video_scores(arrays: dict) -> dict:
+    """PSNR and SSIM of frames 1..T - 1 (frame 0 is given), over all and by frame; of latents with the largest
+    range of a window's true latents as the peak."""
+    scores, valid = {}, arrays["frame_mask"][:, 1:]
+    by_frame = {"frame": list(range(1, arrays["frame_mask"].shape[1]))}
+    for name in ("video", "copy_last", "codec", "video_raw", "copy_last_raw"):
+        for unit, convert in (("psnr_db", _decibel), ("ssim", finite)):
+            values = arrays[f"{name}_{'mse' if unit == 'psnr_db' else 'ssim'}"][:, 1:]
+            scores[f"{name}_{unit}"] = convert(masked_mean(values, valid))
+            by_frame[f"{name}_{unit}"] = [convert(x) for x in masked_mean(values, valid, axis=0)]
+    valid, peak = arrays["latent_mask"][:, 1:], float(arrays["latent_range"].max())
+    by_latent = {"frame": list(range(1, arrays["latent_mask"].shape[1]))}
+    for name in ("latent", "copy_last_latent"):
+        values = arrays[f"{name}_mse"][:, 1:]
+        scores[f"{name}_psnr_db"] = _decibel(masked_mean(values, valid), peak)
+        by_latent[f"{name}_psnr_db"] = [_decibel(x, peak) for x in masked_mean(values, valid, axis=0)]
+    return scores | {"by_frame": by_frame, "by_latent_frame": by_latent}
+
+
+def action_scores(arrays: dict, actions_per_block: int) -> dict:
+    """Mean square errors over real dimensions: over all, by step of a block and by block.
+
+    Repeating knows no command before the first block: its error, and `model_after_first` beside it, leave that
+    block out.
+    """
+    truth, mask = arrays["actions"], arrays["action_mask"]
+    known = mask & arrays["repeated_known"][..., None]
+    scores, by_step, by_block = {}, {"step": list(range(actions_per_block))}, {}
+    for name, key, valid in (("model", "predicted_actions", mask), ("predict_mean", "mean_actions", mask),
+                             ("model_after_first", "predicted_actions", known),
+                             ("repeat_last", "repeated_actions", known)):
+        blocks = lambda x: x.reshape(len(x), -1, actions_per_block, x.shape[-1])
+        error, valid = blocks(np.square(arrays[key] - truth)), blocks(valid)
+        scores[f"{name}_mse"] = finite(masked_mean(error, valid))
+        by_step[name] = [finite(x) for x in masked_mean(error, valid, axis=(0, 1, 3))]
+        by_block[name] = [finite(x) for x in masked_mean(error, valid, axis=(0, 2, 3))]
+    ratio = lambda a, b: scores[a] / scores[b] if scores[a] is not None and scores[b] else None
+    return scores | {"error_ratio": ratio("model_mse", "predict_mean_mse"),
+                     "repeat_last_ratio": ratio("model_after_first_mse", "repeat_last_mse"),
+                     "by_step": by_step, "by_block": by_block}
+
+
+def masked_mean(values: np.ndarray, mask: np.ndarray, axis=None) -> np.ndarray:
+    """Mean over the places where mask is True, NaN where there are none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(mask, values, 0).sum(axis) / mask.sum(axis)
+
+
+def finite(value: float) -> float | None:
+    """A JSON number; null for NaN and infinity, which JSON lacks."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _decibel(error: float, peak: float = PEAK) -> float | None:
+    return finite(image_metrics.psnr_of_mse(error, peak))

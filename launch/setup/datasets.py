@@ -1,0 +1,145 @@
+"""A config's mixture: opened, split into training and held-out episodes, normalised, loaded."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipelines.cache.reader import CacheError, LatentCache
+from data_pipelines.loader import Loader
+from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.samples import Dataset, SampleMaker, index_windows
+from data_pipelines.sources import make_source
+from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
+from data_pipelines.windows import split_episodes, take_share
+from launch.setup import latents, mixture
+from launch.setup.parts import augmentation, layout_of, model, text_encoder, video_codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The mixture, split into training and held-out episodes, and its statistics."""
+
+    config: ConfigDict
+    training: tuple[Dataset, ...]
+    heldout: tuple[Dataset, ...]
+    statistics: dict[str, dict]
+    cache: LatentCache | None = None  # where training batches come from instead of video
+
+    @property
+    def statistics_hash(self) -> str:
+        """Of all datasets' statistics."""
+        return statistics_hash(self.statistics)
+
+    def loader(self, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> Loader:
+        """Training batches of one host from global batch `start_step` on."""
+        c = self.config
+        return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
+                            cache=self.cache, process_index=process_index, process_count=process_count,
+                            augmentation=augmentation(c))
+
+    @property
+    def heldout_robots(self) -> tuple[Dataset, ...]:
+        """Held-out episodes with actions. Raises ValueError where there are none."""
+        found = tuple(d for d in self.heldout if d.embodiment.action)
+        if not found:
+            raise ValueError("no held-out episodes with actions: raise data.holdout or add an action-labelled dataset")
+        return found
+
+    @property
+    def heldout_windows(self) -> int:
+        """Different windows of `heldout_robots`."""
+        return sum(len(index_windows(dataset, layout_of(self.config))) for dataset in self.heldout_robots)
+
+    def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
+        """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
+        with self._loader(self.heldout_robots, batch_size) as loader:
+            for _ in range(-(-windows // batch_size)):
+                yield next(loader)
+
+    def clips(self, count: int) -> np.ndarray:
+        """uint8 [count, T, H, W, 3]: training windows for fitting a codec."""
+        with self._loader(self.training, count) as loader:
+            return next(loader)["video"]
+
+    def makers(self) -> list[SampleMaker]:
+        """Cutters of the training windows, one per dataset."""
+        c = self.config
+        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, action_dim=c.model.action_dim,
+                            state_dim=c.model.state_dim, augmentation=augmentation(c).still)
+                for i, dataset in enumerate(self.training)]
+
+    def _loader(self, datasets, batch_size: int, **options) -> Loader:
+        c = self.config
+        options = {"augmentation": augmentation(c).still, **options}
+        return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
+                      prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
+                      action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
+
+
+def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
+    """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
+    parts, places, entries = [], {}, mixture.entries(config.data.datasets)
+    for name, entry in entries.items():
+        options = {key: value for key, value in entry.to_dict().items()
+                   if key not in ("source", "embodiment", "weight", "window_stride", "share")}
+        opened = functools.partial(make_source, entry.source, name, **options)
+        source = cache.source(name, opened) if cache else opened()
+        # a recording that two datasets read is on the same side in both
+        first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
+        training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
+        training = take_share(first, training, entry.get("share", 1.0))
+        dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
+                          window_stride=entry.get("window_stride", 1))
+        parts.append((dataset, heldout))
+    if not parts:
+        return []
+    windows = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(config, parts))
+    return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
+
+
+def _tokens(config, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
+    """{dataset: tokens of a window} where they are what is counted."""
+    if config.data.unit not in ("windows", "tokens"):
+        raise ValueError(f"data.unit = {config.data.unit!r}: expected windows or tokens")
+    if config.data.unit == "windows":
+        return None
+    per_frame = model(config).spec.tokens_per_frame
+    return {dataset.name: mixture.tokens_of(dataset, layout_of(config), per_frame) for dataset, _ in parts}
+
+
+def data(config, workdir: Path | str, statistics: dict | None = None) -> Data:
+    """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
+    cache = latents.open_cache(config, video_codec(config).spatial_stride)
+    if cache and augmentation(config) != augmentation(config).still:
+        raise CacheError(f"data.cache = {config.data.cache} holds one picture of each window: data.augment must be "
+                         "off, or data.cache empty")
+    parts = open_datasets(config, cache)
+    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts], cache)
+    if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
+        raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
+    known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
+    return Data(config, tuple(d for d, _ in known),
+                tuple(dataclasses.replace(d, episodes=heldout) for d, heldout in known if len(heldout)),
+                {d.name: found[d.name] for d, _ in known}, cache)
+
+
+def _statistics(config, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+    given = load_statistics(config.data.statistics) if config.data.statistics else None
+    if cache:
+        if given and statistics_hash(given) != statistics_hash(cache.statistics()):
+            raise CacheError(f"data.cache = {config.data.cache} was normalised by other statistics than those in "
+                             f"data.statistics = {config.data.statistics}; leave that empty")
+        return cache.statistics()
+    if given:
+        return given
+    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per,
+                                    max_bad_fraction=config.data.max_bad_fraction)
+    if jax.process_index() == 0:
+        save_statistics(statistics, f"{workdir}/statistics.json")
+    return statistics

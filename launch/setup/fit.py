@@ -1,0 +1,92 @@
+"""What a config leaves to the slice: mesh sizes of 0 and `train.remat = "auto"` are chosen for the devices.
+
+The choice is a rule, not a measurement; `launch.plan` says what it comes to, and `--sweep` what else there is.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+from ml_collections import ConfigDict
+
+from launch.planning.chips import CHIPS, chip_of
+from world_model.parallel import sharding
+from world_model.parallel.remat import KEPT
+
+FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
+MADE_FOR = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
+ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
+# Beside what is kept, as plans of the 14B showed: weights and gradients of blocks at work, and D-wide arrays per token.
+BLOCKS_AT_WORK = 3
+WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
+
+
+def fit(config, make_family: Callable, devices=None) -> ConfigDict:
+    """The config with nothing left open. Raises ValueError where no mesh divides the batch.
+
+    make_family: config -> model family; devices: of the whole run, default all.
+    """
+    devices = jax.devices() if devices is None else devices
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.mesh.update(choose_mesh(config, len(devices)))
+        if config.train.remat == "auto":
+            family = make_family(config)
+            shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+            config.train.remat = choose_remat(config, devices[0], family.spec, sum(p.size for p in shapes.values()))
+    return config
+
+
+def runs_on(kernel: str, platform: str) -> bool:
+    """Whether the attention kernel is one for a JAX platform (cpu, gpu, tpu)."""
+    return MADE_FOR.get(kernel, platform) == platform
+
+
+def check_kernel(config, devices=None) -> None:
+    """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
+    here they are others), or not in the dtype of the run."""
+    kernel, platform = config.model.attention, (devices or jax.devices())[0].platform
+    if not runs_on(kernel, platform):
+        raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices "
+                         f"are {platform}s: --config.model.attention=blockwise")
+    if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":
+        raise ValueError(f"model.attention = 'cudnn' computes in bfloat16, and train.compute_dtype is "
+                         f"{config.train.compute_dtype}: --config.train.compute_dtype=bfloat16, or "
+                         "--config.model.attention=blockwise")
+
+
+def choose_mesh(config, devices: int) -> dict[str, int]:
+    """Sizes for those that are 0: as little `context` as leaves every batch shard a sample, then `fsdp` up to FSDP."""
+    mesh = {axis: config.mesh[axis] for axis in sharding.AXES}
+    if 0 not in mesh.values():
+        return mesh
+    tensor, samples = mesh["tensor"] or 1, config.train.global_batch_size // config.train.accumulation
+    rest = devices // tensor
+    context = mesh["context"] or next(
+        (n for n in range(1, rest + 1) if rest % n == 0 and samples % (rest // n) == 0
+         and config.model.num_heads % (tensor * n) == 0), None)
+    if context is None or rest % context:
+        raise ValueError(f"no mesh divides train.global_batch_size = {config.train.global_batch_size} and "
+                         f"model.num_heads = {config.model.num_heads} over {devices} devices; nearest batch: "
+                         f"{max(1, round(samples / rest)) * rest}")
+    shards = rest // context
+    fsdp = mesh["fsdp"] or (shards // mesh["data"] if mesh["data"] > 0 else math.gcd(shards, FSDP))
+    return {"data": mesh["data"] or shards // fsdp, "fsdp": fsdp, "tensor": tensor, "context": context}
+
+
+def choose_remat(config, device: jax.Device, spec, parameters: int) -> str:
+    """The policy that recomputes least of those whose arrays fit; `products` where the memory is not a chip's."""
+    chip = chip_of(device)
+    if chip is None:
+        return "products"
+    mesh = config.mesh
+    rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
+    tokens = rows * 2 * spec.layout.latent_frames * spec.tokens_per_frame / mesh.context  # a clean and a noisy copy
+    state = parameters * (12 + 4 * (config.optimizer.ema_decay > 0)) / (mesh.fsdp * mesh.tensor)
+    gathered = BLOCKS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
+    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state - gathered
+    for policy, (wide, hidden) in reversed(KEPT.items()):
+        kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)
+        if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:
+            return policy
+    return "full"

@@ -1,0 +1,96 @@
+"""The train step and the state it changes, from a config: what a run executes and a plan compiles."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from world_model.batch import Layout, encoded_batch_spec
+from world_model.parallel import sharding
+from world_model.parallel.axes import axes_of
+from world_model.training import checkpoint, state
+from world_model.training.optimizer import Optimizer, make_optimizer
+from world_model.training.train_step import jit_train_step, make_train_step
+
+
+def optimizer_of(config) -> Optimizer:
+    """The optimizer from config.optimizer and config.train.steps."""
+    names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay",
+             "no_decay", "clip_norm")
+    return make_optimizer(steps=config.train.steps, **{name: config.optimizer[name] for name in names})
+
+
+def make_mesh(config, devices=None):
+    """The mesh of config.mesh. Raises ValueError where it, the batch or the heads do not fit the devices."""
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    sharding.check_run(mesh, global_batch_size=config.train.global_batch_size,
+                       accumulation=config.train.accumulation, num_heads=config.model.num_heads)
+    return mesh
+
+
+def make_target(config, model, mesh) -> tuple[Callable[[], dict], dict]:
+    """(function that makes the state at step 0, that state's shapes, dtypes and places)."""
+    key = jax.random.key(config.seed)
+    shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
+
+    def make_state() -> dict:
+        return state.create(model.init_params(key), optimizer_of(config), seed=config.seed,
+                            trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
+
+    return make_state, state.abstract_state(make_state, sharding.shardings(model.axes(), shapes, mesh))
+
+
+def start(config, make_state: Callable[[], dict], target: dict) -> dict:
+    """The state at step 0: fresh, or around the weights of the workdir train.init_from, each read into its place.
+
+    Raises CheckpointError naming the first parameter that is missing there or of another shape.
+    """
+    if not config.train.init_from:
+        return state.init_state(make_state, target)
+    directory = Path(config.train.init_from) / "checkpoints"
+    step = checkpoint.locate(directory)
+    params = checkpoint.restore(directory, step, {"params": target["params"]})["params"]
+
+    def around(params: dict) -> dict:
+        return state.create(params, optimizer_of(config), seed=config.seed, trainable=config.optimizer.trainable,
+                            ema=config.optimizer.ema_decay > 0)
+
+    return jax.jit(around, donate_argnums=0, out_shardings=state.state_shardings(target))(params)
+
+
+def base_of(config) -> dict | None:
+    """What checkpoints record of the published weights that train.init_from began with; None without any."""
+    if not config.train.init_from:
+        return None
+    directory = Path(config.train.init_from) / "checkpoints"
+    return checkpoint.read_json(directory, checkpoint.locate(directory), "meta").get("base")
+
+
+def make_step(config, objective: tuple[Callable, Callable], target: dict, *frozen: dict) -> Callable:
+    """The jitted step; objective: (loss_fn, count_fn); frozen: the encoders' placed arrays, if it takes them."""
+    return jit_train_step(make_train_step(
+        *objective, optimizer_of(config), accumulation=config.train.accumulation,
+        ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
+        compute_dtype=config.train.compute_dtype,
+        specs={name: p.sharding.spec for name, p in target["params"].items()},
+        frozen_specs=tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)), target, *frozen)
+
+
+def place(frozen: dict, mesh) -> dict:
+    """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
+    def placed(arrays: dict) -> dict:
+        where = sharding.shardings(axes_of(arrays), {name: a.shape for name, a in arrays.items()}, mesh)
+        return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
+                for name, a in arrays.items()}
+
+    return {part: placed(arrays) for part, arrays in frozen.items()}
+
+
+def abstract_batch(config, spec, mesh) -> dict:
+    """Shapes of one global batch of encoded samples, placed: what any config's objective takes."""
+    layout, placed = Layout(**config.layout), sharding.batch_sharding(mesh)
+    fields = encoded_batch_spec(
+        layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
+        latent=(spec.latent_height, spec.latent_width, spec.latent_channels), **spec.stored)
+    return {name: jax.ShapeDtypeStruct((config.train.global_batch_size, *shape), dtype, sharding=placed)
+            for name, (shape, dtype) in fields.items()}

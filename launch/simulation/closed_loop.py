@@ -1,0 +1,154 @@
+"""Policies that act: parallel simulated episodes, each asked for a chunk when its last one is executed.
+
+The model acts through the same sessions and the same engine as a served client, so the frames really seen replace the
+imagined ones in its cache.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import scipy.stats
+
+from launch.serving.engine import Engine, ModelError
+from launch.serving.protocols import Observation
+from launch.serving.sessions import Sessions
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """An episode under way."""
+
+    seed: int
+    episode: object  # as simulators.pusht.task.Episode; `coverage` is the reward where a task has no such thing
+    frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any
+    states: list[np.ndarray] = dataclasses.field(default_factory=list)
+    actions: list[np.ndarray] = dataclasses.field(default_factory=list)
+    imagined: list[tuple] = dataclasses.field(default_factory=list)  # (first step, latents) of each chunk
+    in_flight: np.ndarray | None = None  # [k, action dims]: what is executed while the next chunk is awaited
+    gaps: list[float] = dataclasses.field(default_factory=list)
+    interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def look(self, draw: bool = True) -> None:
+        """Notes what is seen now; draw: with pictures, which may take longer than all else."""
+        if draw:
+            self.frames.append(self.episode.views())
+        self.states.append(self.episode.state())
+
+
+Policy = Callable[[list[Run]], list[np.ndarray]]  # episodes that need a chunk -> [n, action dims] of each
+
+
+def play(policy: Policy, runs: list[Run], execute: int, draw: bool = True) -> None:
+    """Drives every episode to its end, all of them together, `execute` actions of each chunk; draw: the policy needs
+    pictures."""
+    for run in runs:
+        run.look(draw)
+    while active := [run for run in runs if not run.episode.over]:
+        for run, chunk in zip(active, policy(active), strict=True):
+            for action in chunk[:execute]:
+                if run.episode.over:
+                    break
+                run.episode.step(action)
+                run.actions.append(action)
+                run.look(draw)
+
+
+class ModelPolicy:
+    """The model, by way of sessions: one per episode."""
+
+    def __init__(self, engine: Engine, instruction: str):
+        self.engine, self.instruction = engine, instruction
+        self.sessions = Sessions(engine, per_connection=engine.slots, remembers=False)
+
+    def __call__(self, runs: list[Run]) -> list[np.ndarray]:
+        chunks, most = [], self.engine.batch_sizes[-1]
+        for start in range(0, len(runs), most):
+            chunks += self._batch(runs[start:start + most])
+        return chunks
+
+    def _batch(self, runs: list[Run]) -> list[np.ndarray]:
+        observations = [self._observation(run) for run in runs]
+        planned = [self.sessions.plan(observation, self) for observation in observations]
+        answers = self.engine.step([request for _, request in planned])
+        for run, observation, (session, request), answer in zip(runs, observations, planned, answers, strict=True):
+            if isinstance(answer, ModelError):
+                raise answer
+            self.sessions.done(session, observation, request.block)
+            session.busy = False
+            run.imagined.append((len(run.actions), answer.latents))
+            run.interventions.update(answer.interventions)
+            run.gaps += [] if answer.gap is None else [answer.gap]
+        return [answer.actions for answer in answers]
+
+    def _observation(self, run: Run) -> Observation:
+        """The block's frames where a whole chunk was executed, else the last one, which begins a new window."""
+        layout = self.engine.robot.layout
+        since = len(run.actions) - run.imagined[-1][0] if run.imagined else 0
+        whole = since == layout.actions_per_block
+        seen = run.frames[-since:][layout.frame_stride - 1::layout.frame_stride] if whole else run.frames[-1:]
+        views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
+        nothing = np.zeros((0, len(self.engine.embodiment.action)))
+        return Observation(str(run.seed), not run.imagined, self.instruction, len(run.actions), views, run.states[-1],
+                           nothing if run.in_flight is None else run.in_flight)
+
+
+def repeat_last(runs: list[Run]) -> list[np.ndarray]:
+    """The last command again; the first is to stay where one is."""
+    return [np.array([run.actions[-1] if run.actions else run.episode.still()]) for run in runs]
+
+
+class Mean:
+    """The mean command of training, always."""
+
+    def __init__(self, statistics: dict):
+        self._mean = np.array(statistics["action"]["mean"])
+
+    def __call__(self, runs: list[Run]) -> list[np.ndarray]:
+        return [self._mean[None] for _ in runs]
+
+
+class Random:
+    """Commands uniform between the 1st and 99th percentile of training, each held for a chunk."""
+
+    def __init__(self, statistics: dict, hold: int):
+        self._low, self._high, self._hold = statistics["action"]["q01"], statistics["action"]["q99"], hold
+
+    def __call__(self, runs: list[Run]) -> list[np.ndarray]:
+        draw = lambda run: np.random.default_rng((run.seed, len(run.actions))).uniform(self._low, self._high)
+        return [np.tile(draw(run), (self._hold, 1)) for run in runs]
+
+
+def expert(runs: list[Run]) -> list[np.ndarray]:
+    """The scripted controller that recorded the training data: what can be reached with the block's true pose."""
+    return [run.episode.expert()[None] for run in runs]
+
+
+def scores(runs: list[Run]) -> dict:
+    """Success and best coverage over episodes, with 95% intervals: Wilson's, and bootstrap over episodes."""
+    solved = [run.episode.solved for run in runs]
+    best = np.array([max(run.episode.coverage) for run in runs])
+    share = scipy.stats.binomtest(sum(solved), len(solved)).proportion_ci(CONFIDENCE, method="wilson")
+    return {"episodes": len(runs), "successes": sum(solved), "success_rate": sum(solved) / len(runs),
+            "success_rate_ci": [share.low, share.high], "coverage": float(best.mean()),
+            "coverage_ci": mean_interval(best), "steps": float(np.mean([len(run.actions) for run in runs])),
+            "each": [{"seed": run.seed, "solved": run.episode.solved, "coverage": round(max(run.episode.coverage), 4),
+                      "steps": len(run.actions)} for run in runs]}
+
+
+def difference(ours: dict, theirs: dict) -> dict:
+    """Best coverage of the same seeds, ours minus theirs."""
+    gaps = np.array([a["coverage"] - b["coverage"] for a, b in zip(ours["each"], theirs["each"], strict=True)])
+    return {"coverage": float(gaps.mean()), "coverage_ci": mean_interval(gaps)}
+
+
+def mean_interval(values: np.ndarray) -> list[float]:
+    """Bootstrap interval of the mean."""
+    if np.ptp(values) == 0:
+        return [float(values[0])] * 2
+    found = scipy.stats.bootstrap((values,), np.mean, confidence_level=CONFIDENCE, method="percentile",
+                                  rng=np.random.default_rng(0)).confidence_interval
+    return [float(found.low), float(found.high)]

@@ -1,0 +1,47 @@
+"""Tasks in simulators, by the robot that they are for: where a trained model can act (extra: sim)."""
+
+import dataclasses
+import importlib
+
+from data_pipelines.simulators.metaworld import simulator as metaworld
+from launch.simulation.closed_loop import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task. Its module has a class Episode; see data_pipelines/simulators/pusht/task.py."""
+
+    name: str
+    embodiment: str
+    module: str
+    options: dict = dataclasses.field(default_factory=dict)  # of Episode
+    instruction: str = ""  # empty: the embodiment's own
+    measure: str = "coverage"  # what `Episode.coverage` holds
+
+    def make_runs(self, seeds, image_size: int, max_steps: int | None = None) -> list[Run]:
+        """Fresh episodes. Raises ValueError where the simulator is not installed."""
+        options = self.options | ({} if max_steps is None else {"max_steps": max_steps})
+        try:
+            episode = importlib.import_module(self.module).Episode
+            return [Run(seed, episode(seed=seed, image_size=image_size, **options)) for seed in seeds]
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the simulator of {self.name} needs {error.name!r}: pip install -e '.[sim]'") from error
+
+
+TASKS = {task.name: task for task in (
+    Task("pusht", "pusht", "data_pipelines.simulators.pusht.task"),
+    *(Task(name if look == "plain" else f"{name}-{look}", "metaworld_20hz", "data_pipelines.simulators.metaworld.task",
+           {"task": name, "look": look}, task.instruction, "reward")
+      for look in metaworld.LOOKS for name, task in metaworld.TASKS.items()))}
+
+
+def choose_task(name: str | None, embodiments: set[str]) -> Task:
+    """The task of that name, or the first for a robot that the model drives. Raises ValueError naming what there is."""
+    fits = {task.name: task for task in TASKS.values() if task.embodiment in embodiments}
+    if name is None and fits:
+        return next(iter(fits.values()))
+    if name not in fits:
+        asked = f"--task={name}" if name else "no task"
+        raise ValueError(f"{asked}: the model drives {', '.join(sorted(embodiments)) or 'nothing'}; tasks for it are: "
+                         f"{', '.join(fits) or 'none'}; all tasks: {', '.join(TASKS)}")
+    return fits[name]

@@ -1,0 +1,1 @@
+"""Many hosts as one run: joining, hanging steps, where the time went."""

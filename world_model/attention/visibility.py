@@ -1,0 +1,233 @@
+"""Who sees whom: one table per training or inference form, and everything that is derived from it.
+
+A table maps (query group, key group) to a `Rule` on blocks; a pair that is not listed never sees. From the table
+come the dense mask (the oracle of the tests), the spans of the blockwise kernel, which tokens no output depends
+on, and the picture of the mask. Tables are data: a config names one, and training stages may differ.
+
+Where the block size is drawn while training, spans cover what is visible under any size, and `drawn_mask` takes
+away at run time what is not visible under the one that was drawn: nothing is compiled again.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from world_model.attention.tokens import Group, Segment, Sequence, merge_ranges
+
+CLEAN, NOISY, ACTION, STATE = Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE
+CLEAN_ACTION = Group.CLEAN_ACTION
+
+
+class Rule(enum.Enum):
+    """Which blocks of the keys a query sees."""
+
+    OWN = "own block"
+    EARLIER = "earlier blocks"
+    UP_TO_OWN = "earlier blocks and its own"
+    WINDOW = "its own and earlier blocks inside the window, and the first frame"
+    ALL = "every block"
+    UP_TO_NEXT = "earlier blocks, its own and the one after it"
+    BUT_LAST = "earlier blocks without the last of them"
+
+
+Table = Mapping[tuple[Group, Group], Rule]
+
+# DreamZero's teacher-forced training (facts: section b). A noisy block and its actions see each other, their own
+# state, and the clean video of all earlier blocks; a state token sees its own block's state alone.
+_TEACHER_FORCED: Table = {
+    (CLEAN, CLEAN): Rule.WINDOW,
+    (NOISY, CLEAN): Rule.EARLIER, (NOISY, NOISY): Rule.OWN, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
+    (ACTION, CLEAN): Rule.EARLIER, (ACTION, NOISY): Rule.OWN, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
+    (STATE, STATE): Rule.OWN,
+}  # fmt: skip
+
+# The released weights' own cached inference lets a state token see what its block's actions see, although
+# training does not; kept for reproducing them (facts: section j6).
+_STATE_SEES_ALL: Table = _TEACHER_FORCED | {
+    (STATE, CLEAN): Rule.EARLIER, (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
+}  # fmt: skip
+
+# One copy of the video, no clean half: a block sees the noisy blocks before it.
+_NO_CLEAN_COPY: Table = {
+    (NOISY, NOISY): Rule.WINDOW, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
+    (ACTION, NOISY): Rule.WINDOW, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
+    (STATE, STATE): Rule.OWN,
+}  # fmt: skip
+
+# Which modality sees the other inside a block; published studies disagree on it (facts: landscape, section 2, Q4).
+# Mutual is the teacher-forced table itself. The history and the state are seen by both in all of them.
+_ACTION_SEES_VIDEO: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (NOISY, ACTION)}
+_VIDEO_SEES_ACTION: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (ACTION, NOISY)}
+_ISOLATED: Table = {pair: rule for pair, rule in _ACTION_SEES_VIDEO.items() if pair != (ACTION, NOISY)}
+
+# LingBot-VA (facts: section 3). Blocks alternate: a chunk's video is block 2 c, its actions are block 2 c + 1. Video is
+# predicted from the clean past; actions from that past and the clean copy of their own chunk's video.
+_INVERSE_DYNAMICS: Table = {
+    (CLEAN, CLEAN): Rule.UP_TO_OWN, (CLEAN, CLEAN_ACTION): Rule.UP_TO_OWN,
+    (CLEAN_ACTION, CLEAN): Rule.UP_TO_OWN, (CLEAN_ACTION, CLEAN_ACTION): Rule.UP_TO_OWN,
+    (NOISY, CLEAN): Rule.EARLIER, (NOISY, CLEAN_ACTION): Rule.EARLIER, (NOISY, NOISY): Rule.OWN,
+    (ACTION, CLEAN): Rule.EARLIER, (ACTION, CLEAN_ACTION): Rule.EARLIER, (ACTION, ACTION): Rule.OWN,
+}  # fmt: skip
+
+# Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well. These must then
+# not see the clean copy of that video, which would pass through them to where it is to be predicted.
+_FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {
+    (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
+}  # fmt: skip
+
+# What is visible under one or the other, where a step draws which of them holds.
+_EITHER_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
+
+# Wan's own, before it is made causal: every frame sees every frame.
+_BIDIRECTIONAL: Table = {(NOISY, NOISY): Rule.ALL}
+
+TABLES: dict[str, Table] = {
+    "lingbot_va": _INVERSE_DYNAMICS,
+    "lingbot_va_forward_dynamics": _FORWARD_DYNAMICS,
+    "lingbot_va_either_dynamics": _EITHER_DYNAMICS,
+    "dreamzero": _TEACHER_FORCED,
+    "dreamzero_state_sees_all": _STATE_SEES_ALL,
+    "dreamzero_no_clean": _NO_CLEAN_COPY,
+    "dreamzero_action_sees_video": _ACTION_SEES_VIDEO,
+    "dreamzero_video_sees_action": _VIDEO_SEES_ACTION,
+    "dreamzero_isolated": _ISOLATED,
+    "bidirectional": _BIDIRECTIONAL,
+}
+
+
+def get_table(name: str) -> Table:
+    """The table of that name. Raises ValueError listing the names there are."""
+    if name not in TABLES:
+        raise ValueError(f"no visibility table {name!r}; there are {sorted(TABLES)}")
+    return TABLES[name]
+
+
+def allows(rule: Rule, query, key):
+    """Whether a rule lets block `query` see block `key`, windows aside; numbers or arrays."""
+    if rule is Rule.OWN:
+        return query == key
+    if rule in (Rule.EARLIER, Rule.BUT_LAST):
+        return key < query - (rule is Rule.BUT_LAST)
+    if rule is Rule.ALL:
+        return key >= 0 * query
+    return key <= query + (rule is Rule.UP_TO_NEXT)
+
+
+def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> bool:
+    """Whether tokens of `query` attend to tokens of `key`, under any block size that may be drawn. window_frames
+    counts the block's own frames; 0 = all."""
+    rule = table.get((query.group, key.group))
+    if rule is None:
+        return False
+    blocks = zip(query.blocks or (query.block,), key.blocks or (key.block,), strict=True)
+    if not any(allows(rule, q, k) for q, k in blocks):
+        return False
+    if rule is not Rule.WINDOW or not window_frames or key.frame == 0:
+        return True
+    # The published window is counted in frames from the end of the query's block and may cut a block.
+    return key.frame >= query.last_frame + 1 - window_frames
+
+
+def drawn_mask(table: Table, queries: Sequence, keys: Sequence, choice, window_blocks):
+    """bool [segments of queries, segments of keys]: who sees whom under the drawn block size. Traced.
+
+    choice: int32, index into every segment's `blocks`. window_blocks: int32, the farthest block that is seen counts
+    this many blocks away, whatever the rule.
+    """
+    query, key = (jnp.array([s.blocks for s in side])[:, choice] for side in (queries, keys))
+    query, key = query[:, None], key[None, :]
+    mask = jnp.zeros((len(queries), len(keys)), bool)
+    for rule in dict.fromkeys(table.values()):
+        of_rule = np.array([[table.get((q.group, k.group)) is rule for k in keys] for q in queries])
+        mask |= of_rule & allows(rule, query, key)
+    return mask & (jnp.abs(query - key) <= window_blocks)
+
+
+def dense_mask(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> np.ndarray:
+    """bool [Lq, Lk], True where the query token sees the key token."""
+    rows = [[sees(table, q, k, window_frames) for k in keys] for q in queries]
+    lengths_q, lengths_k = [s.length for s in queries], [s.length for s in keys]
+    return np.repeat(np.repeat(np.array(rows, bool), lengths_q, axis=0), lengths_k, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Query tokens that all see exactly the same key tokens, or (block size drawn) at most these; ranges are
+    (start, stop)."""
+
+    queries: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]  # indices of its query segments
+
+
+def make_spans(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0,
+               least: int = 0) -> tuple[Span, ...]:
+    """The mask as few dense rectangles: no masked product is computed. Raises ValueError on a blind query.
+
+    Where the block size is drawn, spans are masked at run time anyway: adjacent segments of a group then share one
+    until it has at least `least` query tokens.
+    """
+    seen_by: dict[tuple, set[int]] = {}
+    rows_of: dict[tuple, list[int]] = {}
+    shared = _Shared(least)
+    for row, q in enumerate(queries):
+        seen = tuple(i for i, k in enumerate(keys) if sees(table, q, k, window_frames))
+        if not seen:
+            raise ValueError(f"{q.group} of block {q.block} sees no token: attention over nothing is undefined")
+        name = shared.name(q) if q.blocks else seen
+        seen_by.setdefault(name, set()).update(seen)
+        rows_of.setdefault(name, []).append(row)
+    return tuple(
+        Span(merge_ranges([(queries[row].start, queries[row].stop) for row in rows]),
+             merge_ranges([(keys[i].start, keys[i].stop) for i in sorted(seen_by[name])]), tuple(rows))
+        for name, rows in rows_of.items())
+
+
+class _Shared:
+    """Names of shared spans: a group and a number, a new one once the last has `least` tokens."""
+
+    def __init__(self, least: int):
+        self.least, self.filled, self.number = least, {}, {}
+
+    def name(self, segment: Segment) -> tuple[Group, int]:
+        group = segment.group
+        if self.filled.get(group, self.least) >= self.least:
+            self.filled[group], self.number[group] = 0, self.number.get(group, -1) + 1
+        self.filled[group] += segment.length
+        return group, self.number[group]
+
+
+def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames: int = 0) -> set[Segment]:
+    """Segments on which some output depends through any number of layers; the rest need not be computed.
+
+    In DreamZero's training the last clean block is seen by nobody: 2 of 18 frames of work for nothing.
+    """
+    reached = {s for s in sequence if s.group in outputs}
+    frontier = reached
+    while frontier:
+        frontier = {k for k in sequence if k not in reached
+                    and any(sees(table, q, k, window_frames) for q in frontier)}
+        reached = reached | frontier
+    return reached
+
+
+# Of the keys' groups in pictures of the mask.
+COLOURS = {CLEAN: (86, 134, 197), NOISY: (222, 131, 68), ACTION: (92, 160, 91), STATE: (160, 96, 170),
+           CLEAN_ACTION: (86, 160, 160)}
+
+
+def draw(table: Table, sequence: Sequence, window_frames: int = 0, pixels: int = 512) -> np.ndarray:
+    """The mask as a uint8 [n, n, 3] picture: one cell a segment, coloured by the key's group, lines between groups."""
+    cell = max(4, pixels // max(1, len(sequence)))
+    image = np.full((cell * len(sequence), cell * len(sequence), 3), 245, np.uint8)
+    for i, q in enumerate(sequence):
+        for j, k in enumerate(sequence):
+            if sees(table, q, k, window_frames):
+                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = COLOURS[k.group]
+    for i in range(1, len(sequence)):
+        if sequence[i].group is not sequence[i - 1].group:
+            image[i * cell - 1] = image[:, i * cell - 1] = 60
+    return image

@@ -1,0 +1,223 @@
+"""Name tables of the frozen encoders: their name <-> our name, and how a tensor changes, for every published format.
+
+`wan` is the layout of the original files (Wan2.1_VAE.pth, Wan2.2_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth,
+models_clip_*.pth), `diffusers` that of the diffusers and transformers libraries, `dreamzero` that of DreamZero's
+checkpoints, which hold the encoders too. Stacked layers of ours are theirs one
+by one; a part of ours is one of theirs where they split what we keep together.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from world_model.weights.transforms import KINDS, Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One of their tensors and where it lives in ours."""
+
+    theirs: str
+    ours: str
+    transform: Transform
+    layer: int | None = None  # of a stacked array of ours
+    part: tuple[int, int] | None = None  # (i, n): the i-th of n equal parts of our last axis
+
+    def of(self, ours):
+        """Their share of our array (or shape), before the transform."""
+        ours = ours if self.layer is None else ours[self.layer]
+        if self.part is None:
+            return ours
+        width = ours.shape[-1] // self.part[1]
+        return ours[..., self.part[0] * width:(self.part[0] + 1) * width]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All tensors of one format."""
+
+    entries: tuple[Entry, ...]
+    unread: str = r"(?!)"  # regular expression of their names that nobody here reads
+    copies: tuple[tuple[str, str], ...] = ()  # (name, the name that it may stand for or repeat)
+
+
+FORMATS = ("wan", "diffusers")
+DREAMZERO_PREFIX = {"video": "action_head.vae.model.", "text": "action_head.text_encoder.",
+                    "image": "action_head.image_encoder.model."}
+
+
+def _with_dreamzero(component: str, tables: dict[str, Table]) -> dict[str, Table]:
+    """And of DreamZero's checkpoints, which hold everything, a component's original names under a prefix."""
+    plain, prefix = tables["wan"], DREAMZERO_PREFIX[component]
+    entries = tuple(dataclasses.replace(e, theirs=prefix + e.theirs) for e in plain.entries)
+    return tables | {"dreamzero": Table(entries, f"{re.escape(prefix)}({plain.unread})|(?!{re.escape(prefix)}).*")}
+
+
+def their_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Their names and shapes, from the shapes of ours, without any data. Raises ValueError where the table does not
+    cover ours exactly."""
+    if differing := sorted({e.ours for e in table.entries} ^ shapes.keys()):
+        raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
+    return {e.theirs: jax.eval_shape(lambda x, e=e: e.transform.to_theirs(e.of(x), 0), shapes[e.ours])
+            for e in table.entries}
+
+
+def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """(their name, array), one at a time. Raises ValueError where the table does not cover ours exactly."""
+    if differing := sorted({e.ours for e in table.entries} ^ params.keys()):
+        raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
+    return ((e.theirs, np.ascontiguousarray(e.transform.to_theirs(e.of(np.asarray(params[e.ours])), 0)))
+            for e in table.entries)
+
+
+# Where the stages of the autoencoders lie: format, whether it has shortcuts -> (encoder's block, its resampling,
+# decoder's block, its resampling). `flat` counts blocks and resamplings through, `part` inside a stage.
+_VAE_STAGES = {
+    ("wan", False): ("encoder.downsamples.{flat}", "encoder.downsamples.{flat}",
+                     "decoder.upsamples.{flat}", "decoder.upsamples.{flat}"),
+    ("wan", True): ("encoder.downsamples.{stage}.downsamples.{part}", "encoder.downsamples.{stage}.downsamples.{part}",
+                    "decoder.upsamples.{stage}.upsamples.{part}", "decoder.upsamples.{stage}.upsamples.{part}"),
+    ("diffusers", False): ("encoder.down_blocks.{flat}", "encoder.down_blocks.{flat}",
+                           "decoder.up_blocks.{stage}.resnets.{part}", "decoder.up_blocks.{stage}.upsamplers.0"),
+    ("diffusers", True): ("encoder.down_blocks.{stage}.resnets.{part}", "encoder.down_blocks.{stage}.downsampler",
+                          "decoder.up_blocks.{stage}.resnets.{part}", "decoder.up_blocks.{stage}.upsampler"),
+}
+_VAE_BLOCK = {  # theirs, ours, kind
+    "wan": (("residual.0", "norm1", "gamma_3d"), ("residual.2", "conv1", "conv"), ("residual.3", "norm2", "gamma_3d"),
+            ("residual.6", "conv2", "conv"), ("shortcut", "shortcut", "point_3d")),
+    "diffusers": (("norm1", "norm1", "gamma_3d"), ("conv1", "conv1", "conv"), ("norm2", "norm2", "gamma_3d"),
+                  ("conv2", "conv2", "conv"), ("conv_shortcut", "shortcut", "point_3d")),
+}
+_VAE_RESAMPLE = (("resample.1", "conv", "picture_conv"), ("time_conv", "time_conv", "conv"))
+_VAE_ATTENTION = (("norm", "norm", "gamma_2d"), ("to_qkv", "qkv", "point_2d"), ("proj", "o", "point_2d"))
+_VAE_SIDE = {  # of the encoder and of the decoder: conv_in, blocks of the middle, its attention, norm_out, conv_out
+    "wan": ("conv1", ("middle.0", "middle.2"), "middle.1", "head.0", "head.2"),
+    "diffusers": ("conv_in", ("mid_block.resnets.0", "mid_block.resnets.1"), "mid_block.attentions.0", "norm_out",
+                  "conv_out"),
+}
+_VAE_OUTSIDE = {
+    "wan": (("conv1", "to_latent", "point_3d"), ("conv2", "from_latent", "point_3d")),
+    "diffusers": (("quant_conv", "to_latent", "point_3d"), ("post_quant_conv", "from_latent", "point_3d")),
+}
+
+
+def vae(spec) -> dict[str, Table]:
+    """{format: table} of an autoencoder; spec: `wan_vae.WanVaeSpec`."""
+    return _with_dreamzero("video", {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS})
+
+
+def _vae_modules(spec, form: str) -> Iterator[tuple[str, str, str]]:
+    """(theirs, ours, kind) of every module."""
+    yield from _VAE_OUTSIDE[form]
+    conv_in, middle, attention, norm_out, conv_out = _VAE_SIDE[form]
+    for side in ("encoder", "decoder"):
+        yield f"{side}.{conv_in}", f"{side}.conv_in", "conv"
+        for i, block in enumerate(middle):
+            yield from _under(f"{side}.{block}", f"{side}.middle.block{i}", _VAE_BLOCK[form][:4])
+        yield from _under(f"{side}.{attention}", f"{side}.middle.attention", _VAE_ATTENTION)
+        yield f"{side}.{norm_out}", f"{side}.norm_out", "gamma_3d"
+        yield f"{side}.{conv_out}", f"{side}.conv_out", "conv"
+    down_block, down, up_block, up = _VAE_STAGES[form, spec.shortcuts]
+    stages = [(inputs, outputs, *sizes) for inputs, outputs, *sizes in spec.down()]
+    yield from _vae_stages("encoder", stages, spec.blocks, down_block, down, form)
+    stages = [(inputs, outputs, *sizes) for inputs, outputs, _, *sizes in spec.up()]
+    yield from _vae_stages("decoder", stages, spec.blocks + 1, up_block, up, form)
+
+
+def _vae_stages(side: str, stages: list, blocks: int, block: str, resample: str, form: str):
+    flat = 0
+    for stage, (inputs, outputs, spatial, temporal) in enumerate(stages):
+        for part in range(blocks):
+            kept = _VAE_BLOCK[form] if part == 0 and inputs != outputs else _VAE_BLOCK[form][:4]
+            yield from _under(block.format(flat=flat, stage=stage, part=part), f"{side}.stage{stage}.block{part}", kept)
+            flat += 1
+        if spatial:
+            yield from _under(resample.format(flat=flat, stage=stage, part=blocks), f"{side}.stage{stage}.resample",
+                              _VAE_RESAMPLE[:1 + temporal])
+            flat += 1
+
+
+def _under(theirs: str, ours: str, modules) -> Iterator[tuple[str, str, str]]:
+    return ((f"{theirs}.{a}", f"{ours}.{b}", kind) for a, b, kind in modules)
+
+
+def _entries(modules, **where) -> Iterator[Entry]:
+    for theirs, ours, kind in modules:
+        for their_suffix, our_suffix, transform in KINDS[kind]:
+            yield Entry(theirs + their_suffix, ours + our_suffix, transform, **where)
+
+
+_UMT5 = {  # theirs, ours, kind: outside the blocks, then of a block
+    "wan": ((("token_embedding.weight", "token_embedding", "array"), ("norm", "norm", "norm")),
+            (("blocks.{i}.norm1", "norm1", "norm"), ("blocks.{i}.norm2", "norm2", "norm"),
+             *((f"blocks.{{i}}.attn.{p}", f"self_attn.{p}", "matrix") for p in "qkvo"),
+             ("blocks.{i}.pos_embedding.embedding.weight", "self_attn.position_bias", "array"),
+             ("blocks.{i}.ffn.gate.0", "mlp.gate", "matrix"), ("blocks.{i}.ffn.fc1", "mlp.fc1", "matrix"),
+             ("blocks.{i}.ffn.fc2", "mlp.fc2", "matrix"))),
+    "diffusers": ((("shared.weight", "token_embedding", "array"), ("encoder.final_layer_norm", "norm", "norm")),
+                  (("encoder.block.{i}.layer.0.layer_norm", "norm1", "norm"),
+                   ("encoder.block.{i}.layer.1.layer_norm", "norm2", "norm"),
+                   *((f"encoder.block.{{i}}.layer.0.SelfAttention.{p}", f"self_attn.{p}", "matrix") for p in "qkvo"),
+                   ("encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+                    "self_attn.position_bias", "array"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wi_0", "mlp.gate", "matrix"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wi_1", "mlp.fc1", "matrix"),
+                   ("encoder.block.{i}.layer.1.DenseReluDense.wo", "mlp.fc2", "matrix"))),
+}
+_UMT5_COPIES = {"wan": (), "diffusers": (("encoder.embed_tokens.weight", "shared.weight"),)}
+
+
+def umt5(layers: int) -> dict[str, Table]:
+    """{format: table} of UMT5's encoder."""
+    return _with_dreamzero("text", {
+        form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS})
+
+
+_CLIP = {  # as _UMT5
+    "wan": ((("visual.cls_embedding", "class_embedding", "leading_2"),
+             ("visual.pos_embedding", "position_embedding", "leading_1"),
+             ("visual.patch_embedding.weight", "patch_embedding", "picture_patch"),
+             ("visual.pre_norm", "pre_norm", "layer_norm")),
+            (("visual.transformer.{i}.norm1", "norm1", "layer_norm"),
+             ("visual.transformer.{i}.norm2", "norm2", "layer_norm"),
+             ("visual.transformer.{i}.attn.to_qkv", "self_attn.qkv", "linear"),
+             ("visual.transformer.{i}.attn.proj", "self_attn.o", "linear"),
+             ("visual.transformer.{i}.mlp.0", "mlp.fc1", "linear"),
+             ("visual.transformer.{i}.mlp.2", "mlp.fc2", "linear"))),
+    "diffusers": ((("vision_model.embeddings.class_embedding", "class_embedding", "array"),
+                   ("vision_model.embeddings.position_embedding.weight", "position_embedding", "array"),
+                   ("vision_model.embeddings.patch_embedding.weight", "patch_embedding", "picture_patch"),
+                   ("vision_model.pre_layrnorm", "pre_norm", "layer_norm")),
+                  (("vision_model.encoder.layers.{i}.layer_norm1", "norm1", "layer_norm"),
+                   ("vision_model.encoder.layers.{i}.layer_norm2", "norm2", "layer_norm"),
+                   *((f"vision_model.encoder.layers.{{i}}.self_attn.{p}_proj", f"self_attn.qkv/{part}", "linear")
+                     for part, p in enumerate("qkv")),
+                   ("vision_model.encoder.layers.{i}.self_attn.out_proj", "self_attn.o", "linear"),
+                   ("vision_model.encoder.layers.{i}.mlp.fc1", "mlp.fc1", "linear"),
+                   ("vision_model.encoder.layers.{i}.mlp.fc2", "mlp.fc2", "linear"))),
+}
+_CLIP_UNREAD = {  # the last block and what follows it, the text tower, fixed indices
+    "wan": r"visual\.(transformer\.{last}\.|post_norm\.|head$).*|log_scale|textual\..*",
+    "diffusers": r"vision_model\.(encoder\.layers\.{last}\.|post_layernorm\.|embeddings\.position_ids$).*"
+                 r"|visual_projection\.weight|logit_scale|text_(model|projection)\..*",
+}
+
+
+def clip(layers: int) -> dict[str, Table]:
+    """{format: table} of CLIP's picture encoder, of which `layers` blocks are read and one more is not."""
+    return _with_dreamzero("image", {
+        form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
+        for form in FORMATS})
+
+
+def _stacked(outside, block, layers: int) -> Iterator[Entry]:
+    """Entries of modules outside the blocks and of every block; "/i" after a name of ours: the i-th third of it."""
+    yield from _entries(outside)
+    for i in range(layers):
+        for theirs, ours, kind in block:
+            ours, _, part = ours.partition("/")
+            yield from _entries([(theirs.format(i=i), f"blocks.{ours}", kind)], layer=i,
+                                part=(int(part), 3) if part else None)

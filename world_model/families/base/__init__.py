@@ -1,0 +1,1 @@
+"""What every family has: sizes, inputs, loss, sampler, policy, golden file."""

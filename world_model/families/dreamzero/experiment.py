@@ -1,0 +1,153 @@
+"""experiment_cfg/ of a DreamZero export: what the public inference server reads beside the weights.
+
+    metadata.json   per robot: its views, the keys of its state and action, and their statistics
+    conf.yaml       per robot: how observations become the network's input and actions come back
+
+Facts: facts/dreamzero.md, sections f, h and i. A robot that the server knows goes by its names there, others by ours.
+Dimensions joint_0, joint_1, ... are one key "joint". The server fills the network's state and action from slot 0 on, in
+the order of the keys: a robot whose slots stand otherwise in our layout needs them reordered before it is served there,
+and each key says its slots. Entries called *_dreamzero stand as the server has them.
+"""
+
+import itertools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from data_pipelines.robots.embodiments import Dimension, Embodiment, get_embodiment
+
+STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
+TRANSFORM = "groot.vla.data.transform"
+
+
+class Known(NamedTuple):
+    """A robot's names at the server, and the size of the pictures that its clients send."""
+
+    tag: str
+    id: int  # of the prompt's template there
+    names: dict[str, str]  # ours -> theirs, of views and keys
+    resolution: tuple[int, int] | None = None  # width, height
+
+
+AGIBOT = Known("agibot", 26, {
+    "left_arm": "left_arm_joint_position", "right_arm": "right_arm_joint_position",
+    "left_effector": "left_effector_position", "right_effector": "right_effector_position",
+    "head": "head_position", "waist": "waist_position", "velocity": "robot_velocity"})
+YAM = Known("yam", 32, {
+    "top": "top_camera-images-rgb", "left": "left_camera-images-rgb", "right": "right_camera-images-rgb",
+    "left_joint": "left_joint_pos", "left_gripper": "left_gripper_pos", "right_joint": "right_joint_pos",
+    "right_gripper": "right_gripper_pos"})
+KNOWN = {
+    "droid": Known("oxe_droid", 17, {
+        "joint": "joint_position", "gripper": "gripper_position", "exterior_1": "exterior_image_1_left",
+        "exterior_2": "exterior_image_2_left", "wrist": "wrist_image_left"}, (320, 180)),
+    "agibot_g1": AGIBOT, "agibot_g1_dreamzero": AGIBOT,
+    "yam": YAM, "yam_dreamzero": YAM,
+}
+
+
+class Robot(NamedTuple):
+    """An embodiment by the server's names."""
+
+    embodiment: Embodiment
+    tag: str
+    id: int
+    views: tuple[str, ...]
+    resolution: tuple[int, int] | None
+    keys: dict[str, dict[str, list[int]]]  # state, action: key -> indices of dimensions
+
+
+def robot_of(name: str) -> Robot:
+    """Raises ValueError on an unknown embodiment."""
+    robot = get_embodiment(name)
+    known = KNOWN.get(name, Known(name, robot.id, {}))
+    theirs = lambda ours: known.names.get(ours, ours)
+    keys = {part: {theirs(key): [i for i, _ in found] for key, found in itertools.groupby(
+        enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))}
+        for part, dimensions in (("state", robot.state), ("action", robot.action))}
+    return Robot(robot, known.tag, known.id, tuple(map(theirs, robot.views)), known.resolution, keys)
+
+
+def metadata(statistics: dict, layout, frame_stride: int) -> dict:
+    """One dataset's entry of metadata.json. "resolution": of a picture as clients send it; of the canvas where nobody
+    knows. Statistics of relative actions are those of the differences, as in training."""
+    robot = robot_of(statistics["embodiment"])
+    resolution = list(robot.resolution or (layout.width, layout.height))
+    picture = {"resolution": resolution, "channels": 3, "fps": robot.embodiment.rate / frame_stride}
+    video = dict.fromkeys(robot.views, picture)
+    found, modalities = {}, {"video": video}
+    for part, keys in robot.keys.items():
+        dimensions, values = getattr(robot.embodiment, part), statistics[part]
+        found[part] = {key: {k: [values[k][i] for i in at] for k in STATISTICS} for key, at in keys.items()}
+        modalities[part] = {key: {
+            "absolute": not _is_relative(dimensions, at), "rotation_type": None, "shape": [len(at)],
+            "continuous": True, "slots": [dimensions[i].slot for i in at]} for key, at in keys.items()}
+    return {"embodiment_tag": robot.tag, "statistics": found, "modalities": modalities}
+
+
+def _is_relative(dimensions: tuple[Dimension, ...], at: list[int]) -> bool:
+    """Whether a key's action is a difference from the state; a state never is."""
+    return any(getattr(dimensions[i], "relative_to", None) is not None for i in at)
+
+
+def conf(names: list[str], spec, layout, dtype: str) -> dict:
+    """conf.yaml for the embodiments of those names. The tokenizer's path is for who serves to set."""
+    robots = [robot_of(name) for name in names]
+    relative = sorted({key for r in robots for key, at in r.keys["action"].items()
+                       if _is_relative(r.embodiment.action, at)})
+    return {
+        "model": {"_target_": "groot.vla.model.dreamzero.base_vla.VLA.from_pretrained"},
+        "eval_bf16": dtype == "bfloat16",
+        "relative_action": bool(relative), "relative_action_per_horizon": False, "relative_action_keys": relative,
+        "modality_configs": {r.tag: _modalities(r, spec.layout) for r in robots},
+        "transforms": {r.tag: _transforms(r, spec, layout, {o.tag: o.id for o in robots}) for r in robots}}
+
+
+def _modalities(robot: Robot, layout) -> dict:
+    """Which steps and keys the server asks a client for."""
+    config = {"_target_": "groot.vla.data.dataset.ModalityConfig"}
+    steps = list(range(layout.actions_per_block))
+    return {
+        "video": {**config, "delta_indices": [*steps, len(steps)], "eval_delta_indices": [0],
+                  "modality_keys": _keys("video", robot.views)},
+        "state": {**config, "delta_indices": [0], "eval_delta_indices": [0],
+                  "modality_keys": _keys("state", robot.keys["state"])},
+        "action": {**config, "delta_indices": steps, "modality_keys": _keys("action", robot.keys["action"])},
+        "language": {**config, "delta_indices": [0], "modality_keys": ["annotation.language.action_text"]}}
+
+
+def _transforms(robot: Robot, spec, layout, ids: dict[str, int]) -> dict:
+    """The chain from observation to input: pictures to the model's size, numbers to [-1, 1], prompt to tokens."""
+    keys = {"video": _keys("video", robot.views)} | {part: _keys(part, robot.keys[part]) for part in robot.keys}
+    columns = rows = 1 if len(robot.views) == 1 else 2  # of the canvas on which views are tiled
+    video = [("VideoToTensor", {}), ("VideoCrop", {"scale": 0.95, "mode": "random"}),
+             ("VideoResize", {"height": layout.height // rows, "width": layout.width // columns,
+                              "interpolation": "linear"}), ("VideoToNumpy", {})]
+    chain = [{"_target_": f"{TRANSFORM}.{name}", "apply_to": keys["video"], **settings} for name, settings in video]
+    for part in ("state", "action"):
+        chain += [{"_target_": f"{TRANSFORM}.StateActionToTensor", "apply_to": keys[part]},
+                  {"_target_": f"{TRANSFORM}.StateActionTransform", "apply_to": keys[part],
+                   "normalization_modes": dict.fromkeys(keys[part], "q99")}]
+    chain += [{"_target_": f"{TRANSFORM}.ConcatTransform", **{f"{part}_concat_order": keys[part] for part in keys}},
+              {"_target_": "groot.vla.model.dreamzero.transform.dreamzero_cotrain.DreamTransform",
+               "default_instruction": "Perform the default behavior.", "language_dropout_prob": 0.0,
+               "always_use_default_instruction": False, "max_state_dim": spec.state_dim,
+               "max_action_dim": spec.action_dim, "max_length": spec.text_length, "state_horizon": 1,
+               "action_horizon": spec.layout.actions_per_block, "tokenizer_path": "google/umt5-xxl",
+               "embodiment_tag_mapping": ids}]
+    return {"_target_": f"{TRANSFORM}.ComposedModalityTransform", "transforms": chain}
+
+
+def _keys(part: str, names) -> list[str]:
+    return [f"{part}.{name}" for name in names]
+
+
+def write_conf(path: Path, settings: dict) -> None:
+    """YAML without anchors: what is written twice stands twice."""
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data):
+            return True
+
+    path.write_text(yaml.dump(settings, Dumper=Plain, sort_keys=False))

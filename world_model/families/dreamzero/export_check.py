@@ -1,0 +1,99 @@
+"""What an exported DreamZero is asked to compute: one sample of fixed random numbers, and the answers of both sides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from world_model.batch import Layout
+from world_model.families.base.sampler import Conditions
+from world_model.families.dreamzero.jax_adapter import JaxFace, Output
+from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.families.dreamzero.sampler import DreamZeroRollout
+
+
+class FixedInputs(NamedTuple):
+    """One sample of random numbers that never change."""
+
+    parts: dict  # of a training forward
+    conditions: Conditions  # of a rollout
+    keys: jax.Array
+    noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
+
+
+def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
+    """At the sizes of the rollout's model."""
+    rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
+    normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
+    time = lambda count: rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
+    frames = layout.latent_frames, spec.latent_height, spec.latent_width
+    latent, text = (*frames, spec.latent_channels), normal(spec.text_length, spec.text_dim)
+    text[:, spec.text_length // 2:] = 0  # past the prompt
+    parts = {
+        "clean_latents": normal(*latent), "noisy_latents": normal(*latent), "text": text,
+        "video_timestep": time(layout.latent_frames), "action_timestep": time(layout.num_actions),
+        "noisy_actions": normal(layout.num_actions, spec.action_dim),
+        "state": rng.uniform(-1, 1, size=(1, layout.num_states, spec.state_dim)).astype(np.float32),
+        "condition": normal(*frames, MASK_CHANNELS + latent[-1]) if spec.concat_first_frame else None,
+        "image": normal(spec.image_tokens, spec.image_dim) if spec.image_dim else None}
+    conditions = Conditions(first_latents=parts["clean_latents"][:, :1], unconditional_text=np.zeros_like(text),
+                            **{name: parts[name] for name in ("text", "state", "condition", "image")})
+    keys = jax.random.split(jax.random.key(0), 1)
+    noise = [tuple(map(np.asarray, rollout.noise(keys, i + 1))) for i in range(layout.num_blocks)]
+    return FixedInputs(parts, conditions, keys, noise)
+
+
+def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
+                ) -> dict[str, np.ndarray]:
+    """entry -> array, in the order of computation: what `torch_outputs` should be."""
+    face = JaxFace(rollout.model.spec, params)
+    with jax.default_matmul_precision("highest"):
+        forward = face.forward(inputs.parts)
+        prediction = rollout(face.params, inputs.conditions, inputs.keys)
+    return _forward_entries(forward) | _rollout_entries(rollout.model.spec.layout, prediction.latents,
+                                                        prediction.actions)
+
+
+def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    """The same from an exported directory. Raises WeightsError where it does not load."""
+    from world_model.families.dreamzero.torch import runtime as torch_runtime
+    from world_model.families.dreamzero.torch.adapter import TorchFace
+
+    runtime, settings = torch_runtime.load(directory)
+    return _forward_entries(TorchFace(runtime).forward(inputs.parts)) | _rolled_out(runtime, settings, inputs)
+
+
+def bfloat16_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    """The rollout's part of `torch_outputs`, by a network that computes in bfloat16."""
+    import torch  # extra: torch
+
+    from world_model.families.dreamzero.torch import runtime as torch_runtime
+
+    return _rolled_out(*torch_runtime.load(directory, dtype=torch.bfloat16), inputs)
+
+
+def _rolled_out(runtime, settings: dict, inputs: FixedInputs) -> dict[str, np.ndarray]:
+    import torch  # extra: torch
+
+    from world_model.families.dreamzero.torch import sampler as torch_rollout
+
+    tensor = lambda x: torch.from_numpy(np.array(x))
+    latents, actions = torch_rollout.Rollout(runtime, **settings)(
+        noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
+        **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
+    return _rollout_entries(runtime.layout, latents, actions)
+
+
+def _forward_entries(forward: Output) -> dict[str, np.ndarray]:
+    entries = {f"forward/block{i}": hidden for i, hidden in enumerate(forward.hidden)}
+    return entries | {"forward/video": forward.video, "forward/action": forward.action}
+
+
+def _rollout_entries(layout: Layout, latents, actions) -> dict[str, np.ndarray]:
+    n, m, entries = layout.frames_per_block, layout.actions_per_block, {}
+    for i in range(layout.num_blocks):
+        entries[f"rollout/block{i + 1}_latents"] = np.asarray(latents)[:, 1 + i * n:1 + (i + 1) * n]
+        entries[f"rollout/block{i + 1}_actions"] = np.asarray(actions)[:, i * m:(i + 1) * m]
+    return entries

@@ -1,0 +1,296 @@
+"""DreamZero: video and action denoised together over one block stack (arXiv 2602.15922; facts/dreamzero.md).
+
+14B form: mask and first-frame latents are joined to the video on channels. 5B form: they are not. Both may take
+image features of the first frame. Forms of one forward: teacher-forced (clean and noisy copy), without a clean
+copy, each with or without actions, and cached block by block.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from world_model.attention import flash, make_attend, tokens, visibility
+from world_model.attention import packing as arrangement
+from world_model.attention.context import get_attend_context
+from world_model.attention.packing import Arrangement
+from world_model.attention.tokens import Group
+from world_model.families.base.spec import PATCH, Spec
+from world_model.layers import lora, rotary
+from world_model.layers.embedders import (
+    ActionEncoder,
+    ImageEmbedding,
+    modulated_norm,
+    patchify,
+    time_sinusoid,
+    unpatchify,
+)
+from world_model.layers.stack import Stack, Velocity
+from world_model.layers.transformer import Block, Linear, Mlp, Rows, Stream, linear
+
+MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
+HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
+GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamZeroSpec(Spec):
+    """Sizes; defaults and units in configs/base.py."""
+
+    concat_first_frame: bool
+    image_dim: int
+    image_tokens: int
+    state_dim: int
+    action_hidden_dim: int
+    visibility: str = "dreamzero"
+    rollout_visibility: str = "dreamzero"
+    window_blocks: int = 4
+    lora_rank: int = 0
+    lora_alpha: float = 4.0
+    lora_pattern: str = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"
+
+    def __post_init__(self):
+        super().__post_init__()
+        visibility.get_table(self.rollout_visibility)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels that are patchified."""
+        extra = MASK_CHANNELS + self.latent_channels if self.concat_first_frame else 0
+        return self.latent_channels + extra
+
+    @property
+    def stored(self) -> dict:
+        """Image features and the first-frame condition, where the model takes them."""
+        return {"image": (self.image_tokens, self.image_dim) if self.image_dim else None,
+                "concat_first_frame": self.concat_first_frame}
+
+    @property
+    def window_frames(self) -> int:
+        """W, frames that a clean block sees, counted as published; 0 = all."""
+        return self.window_blocks * self.layout.frames_per_block + 1 if self.window_blocks else 0
+
+
+class Inputs(NamedTuple):
+    """One batch for `DreamZero.__call__`. None leaves a part out: its tokens then do not exist."""
+
+    noisy_latents: jax.Array  # [B, F, h, w, C]
+    video_timestep: jax.Array  # float32 [B, F], 0..1000
+    text: jax.Array  # [B, text_length, text_dim], rows past the prompt zero
+    clean_latents: jax.Array | None = None  # [B, F, h, w, C]
+    condition: jax.Array | None = None  # [B, F, h, w, 4 + C]: mask, first-frame latents
+    image: jax.Array | None = None  # [B, image_tokens, image_dim]
+    noisy_actions: jax.Array | None = None  # [B, N, action_dim]
+    action_timestep: jax.Array | None = None  # float32 [B, N]
+    state: jax.Array | None = None  # [B, S, state_dim]
+    frame_valid: jax.Array | None = None  # bool [B, F]
+    action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
+
+
+class DreamZero(Stack):
+    """Embedders, block stack and heads."""
+
+    def __init__(self, spec: DreamZeroSpec, *, rngs: nnx.Rngs):
+        self.spec, dim = spec, spec.dim
+        small = nnx.initializers.normal(0.02)
+        self.patch_embedding = linear(PATCH * PATCH * spec.input_channels, dim, rngs)
+        self.text_embedding = Mlp(spec.text_dim, dim, dim, rngs, init=small)
+        self.time_embedding = Mlp(spec.freq_dim, dim, dim, rngs, activation=jax.nn.silu, init=small)
+        self.time_projection = linear(dim, 6 * dim, rngs)
+        if spec.image_dim:
+            self.image_embedding = ImageEmbedding(spec.image_dim, dim, rngs)
+        relu = functools.partial(Mlp, activation=jax.nn.relu, init=small)
+        self.state_encoder = relu(spec.state_dim, spec.action_hidden_dim, dim, rngs)
+        self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
+        self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
+        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
+        if spec.lora_rank:
+            make_block = lora.adapted(make_block, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
+        self.make_blocks(make_block, spec.num_layers, rngs)
+        self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
+
+    # --- forward over a whole window -------------------------------------------------------------------------
+
+    def __call__(self, inputs: Inputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
+        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+
+        no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
+
+        Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
+        """
+        spec = self.spec
+        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else no_clean)
+        sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
+        if not with_hidden:
+            kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
+            sequence = tokens.restart(sequence, kept.__contains__)
+        x, time, rows, key_valid = self.embed(inputs, sequence)
+        context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
+        places = None if with_hidden else arrangement(spec.attention, sequence)
+        if places is None:
+            stream = self.stream(table, sequence, rows)
+            run = self.run_all if with_hidden else self.run
+            out = run(x, modulation, context, stream, key_valid)
+            x, hidden = out if with_hidden else (out, None)
+        else:
+            stream, last = self.arranged_stream(table, places, rows)
+            key_valid = None if key_valid is None else places.arrange(key_valid)
+            x = last.restore(self.run(places.arrange(x), modulation, context, stream, key_valid))
+            x = x[:, :tokens.length(_read(sequence))]
+        velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_actions)
+        return (velocity, hidden) if with_hidden else velocity
+
+    def stream(self, table, sequence: tokens.Sequence, rows: Rows) -> Stream:
+        """Tokens as they come; the last block's queries are those that heads read: adjacent, after the clean copy and
+        before the states."""
+        spec, read, clean = self.spec, _read(sequence), _clean_parts(sequence)
+        attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
+        last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
+        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
+        return Stream(
+            rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
+            output_rows=Rows(rows.parts[clean:last]), output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_slice=slice(start, stop), attend_output=attend(queries=read),
+            attend_context=get_attend_context(spec.attention))
+
+    def arranged_stream(self, table, places: Arrangement, rows: Rows) -> tuple[Stream, Arrangement]:
+        """Tokens as the kernel would have them; the last block's queries are all but the clean copy, which stands
+        first. Also the arrangement of those."""
+        spec, clean = self.spec, _clean_parts(places.sequence)
+        last = Arrangement(
+            tokens.restart(places.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), places.tile)
+        attend = functools.partial(flash.make_arranged, table, keys=places, window_frames=spec.window_frames)
+        angles = np.where(places.order[:, None] < 0, 0, self.rotary_angles(places.sequence)[places.order])
+        return Stream(
+            rows=Rows(rows.parts, places.order), rotary=rotary.constant(angles), attend=attend(queries=places),
+            output_rows=Rows(rows.parts[clean:], last.order), output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_slice=slice(len(places.order) - len(last.order), None), attend_output=attend(queries=last),
+            attend_context=get_attend_context(spec.attention)), last
+
+    def sequence(self, with_clean: bool, with_actions: bool) -> tokens.Sequence:
+        """All tokens of a window: [clean video] [noisy video] [actions] [states]."""
+        blocks = range(self.spec.layout.num_blocks + 1)
+        parts = [(Group.CLEAN_VIDEO, blocks)] if with_clean else []
+        parts += [(Group.NOISY_VIDEO, blocks)]
+        parts += [(Group.ACTION, blocks), (Group.STATE, blocks)] if with_actions else []
+        return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
+
+    def draw_mask(self) -> np.ndarray:
+        """uint8 [n, n, 3]: what the training forward lets see what."""
+        table = visibility.get_table(self.spec.visibility)
+        return visibility.draw(table, self.sequence(True, True), self.spec.window_frames)
+
+    def embed(self, inputs: Inputs, sequence: tokens.Sequence):
+        """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
+        batch, spec = inputs.text.shape[0], self.spec
+        frames = sum(s.group is Group.CLEAN_VIDEO for s in sequence)
+        x, times, parts, valid = [], [], [], []
+        if frames:
+            x.append(self.embed_video(inputs.clean_latents[:, :frames], _first(inputs.condition, frames)))
+            times.append(jnp.zeros((batch, frames)))
+            parts.append((frames, spec.tokens_per_frame))
+            valid.append(self.token_valid(inputs.frame_valid, batch, frames))
+        x.append(self.embed_video(inputs.noisy_latents, inputs.condition))
+        times.append(inputs.video_timestep)
+        parts.append((spec.layout.latent_frames, spec.tokens_per_frame))
+        valid.append(self.token_valid(inputs.frame_valid, batch, spec.layout.latent_frames))
+        if inputs.noisy_actions is not None:
+            x += self.embed_actions(inputs.noisy_actions, inputs.action_timestep, inputs.state)
+            state_every = inputs.noisy_actions.shape[1] // inputs.state.shape[1]
+            times += [inputs.action_timestep, inputs.action_timestep[:, ::state_every]]
+            parts += [(inputs.noisy_actions.shape[1], 1), (inputs.state.shape[1], 1)]
+            action_valid = _ones_if_none(inputs.action_valid, batch, inputs.noisy_actions.shape[1])
+            valid += [action_valid, action_valid[:, ::state_every]]
+        everything_valid = inputs.frame_valid is None and inputs.action_valid is None
+        key_valid = None if everything_valid else jnp.concatenate(valid, axis=1)
+        time = self.embed_time(jnp.concatenate(times, axis=1))
+        return jnp.concatenate(x, axis=1), time, Rows(tuple(parts)), key_valid
+
+    def token_valid(self, frame_valid, batch: int, frames: int):
+        """[B, F] -> [B, frames * tokens_per_frame]."""
+        valid = _ones_if_none(frame_valid, batch, frames)[:, :frames]
+        return jnp.repeat(valid, self.spec.tokens_per_frame, axis=1)
+
+    def rotary_angles(self, sequence: tokens.Sequence) -> np.ndarray:
+        """float64 [L, d/2]. Clean and noisy copies stand at the same positions; actions and states count apart."""
+        spec, layout = self.spec, self.spec.layout
+        angles = []
+        for s in sequence:
+            if s.group in (Group.CLEAN_VIDEO, Group.NOISY_VIDEO):
+                angles.append(rotary.video_angles(np.array([s.frame]), *spec.grid, spec.head_dim))
+            else:
+                each = layout.actions_per_block if s.group is Group.ACTION else layout.states_per_block
+                angles.append(rotary.index_angles((s.block - 1) * each + np.arange(each), spec.head_dim))
+        return np.concatenate(angles)
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def embed_video(self, latents, condition):
+        """[B, F, h, w, C] (+ condition on channels) -> [B, F * tokens_per_frame, D]."""
+        if self.spec.concat_first_frame:
+            latents = jnp.concatenate([latents, condition.astype(latents.dtype)], axis=-1)
+        return self.patch_embedding(patchify(latents, PATCH).astype(self.dtype))
+
+    def embed_actions(self, actions, timestep, state):
+        """[action tokens [B, N, D], state tokens [B, S, D]]."""
+        actions, state = actions.astype(self.dtype), state.astype(self.dtype)
+        return [self.action_encoder(actions, timestep), self.state_encoder(state)]
+
+    def embed_time(self, timestep):
+        """float32 [B, R] -> [B, R, D]."""
+        return self.time_embedding(time_sinusoid(timestep, self.spec.freq_dim).astype(self.dtype))
+
+    def modulation(self, time):
+        """[B, R, D] -> [B, R, 6, D]: shift, scale, gate of attention, then of the MLP."""
+        return self.time_projection(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
+
+    def embed_context(self, text, image):
+        """Text [B, Lt, D] and image [B, Li, D] or None."""
+        image = self.image_embedding(image.astype(self.dtype)) if self.spec.image_dim else None
+        return self.text_embedding(text.astype(self.dtype)), image
+
+    def read_heads(self, x, time, actions) -> Velocity:
+        """Output tokens [B, noisy video (+ actions), D] and their time rows -> velocities."""
+        frames = x.shape[1] if actions is None else x.shape[1] - actions.shape[1]
+        count = frames // self.spec.tokens_per_frame
+        rows = Rows(((count, self.spec.tokens_per_frame),))
+        video = unpatchify(self.head(x[:, :frames], time[:, :count], rows), PATCH, count, *self.spec.grid)
+        return Velocity(video, None if actions is None else self.action_decoder(x[:, frames:]))
+
+    @property
+    def dtype(self):
+        """Compute dtype: that of the parameters."""
+        return self.patch_embedding.kernel.dtype
+
+
+class Head(nnx.Module):
+    """Modulated norm and projection of video tokens; rows of `proj` are ordered (patch row, patch column, channel)."""
+
+    def __init__(self, dim: int, outputs: int, rngs: nnx.Rngs):
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, dim)) * dim**-0.5)
+        self.proj = linear(dim, outputs, rngs, init=nnx.initializers.zeros)
+
+    def __call__(self, x, time, rows: Rows):
+        """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
+        return self.proj(modulated_norm(x, self.modulation, time, rows))
+
+
+def _read(sequence: tokens.Sequence) -> tokens.Sequence:
+    return tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+
+
+def _clean_parts(sequence: tokens.Sequence) -> int:
+    """Parts of `Rows` before those of the noisy copy."""
+    return int(any(s.group is Group.CLEAN_VIDEO for s in sequence))
+
+
+def _first(x, frames: int):
+    return None if x is None else x[:, :frames]
+
+
+def _ones_if_none(valid, batch: int, count: int):
+    return jnp.ones((batch, count), bool) if valid is None else valid

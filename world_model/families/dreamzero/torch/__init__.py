@@ -1,0 +1,1 @@
+"""DreamZero in PyTorch (extra: torch)."""

@@ -1,0 +1,251 @@
+"""Runs DreamZero in plain PyTorch: forward over a window, and cached inference block by block.
+
+    runtime, settings = load("export", device="cuda")
+    session = runtime.start(text, image)
+    session.prefill(first_frame, condition)      # clean latents into the cache, block after block
+    out = session.denoise(noisy_latents=..., ...)  # velocities of the next block
+
+`runtime.model.compile()` is torch.compile of all that takes time, as one graph; positions and masks stay outside.
+Which token sees which comes from the tables of world_model/attention/visibility.py, as in training. (The released code
+departs from its own training there: its cached inference lets state tokens see everything. The table
+"dreamzero_state_sees_all" reproduces that.) Latents are channel-last [B, F, h, w, C]; parts have the names of
+world_model/families/dreamzero/model.py Inputs.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model.attention.tokens import Group, Sequence, make_sequence, token_ranges
+from world_model.attention.visibility import Table, dense_mask, get_table
+from world_model.batch import Layout
+from world_model.families.dreamzero.reference_format import LORA_LEVEL, PREFIX
+from world_model.families.dreamzero.torch.network import DreamZero, Tokens, join
+from world_model.layers import rotary
+from world_model.weights.names import LORA_A, LORA_B
+from world_model.weights.safetensors_io import Weights, WeightsError
+
+STORED = {"float32": "F32", "bfloat16": "BF16"}
+Context = tuple[Tensor, Tensor | None]  # text and image features, embedded
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """What one pass over a sequence gives."""
+
+    video: Tensor  # velocities [B, F, h, w, C] of the noisy video, or of the clean one where that is all
+    action: Tensor | None  # velocities [B, N, action_dim]
+    hidden: list[Tensor]  # [B, L, D] after each block
+    sequence: Sequence  # what stands where in L
+    keys_values: list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each
+
+
+class Runtime:
+    """A network with the layout, visibility tables and window that go with its weights."""
+
+    def __init__(self, model: DreamZero, layout: Layout, table: Table, rollout_table: Table,
+                 window_frames: int = 0):
+        self.model, self.layout, self.window_frames = model, layout, window_frames
+        self.table, self.rollout_table = table, rollout_table
+
+    def forward(self, context: Context, *, table: Table | None = None, first_block: int = 0,
+                past: "Cache | None" = None, **parts: Tensor | None) -> Forward:
+        """One pass over `parts` (see `_embed`), which all begin with the autoregressive block `first_block`.
+
+        table: instead of the runtime's own. past: keys and values of clean blocks before these.
+        """
+        tokens, sequence = self._embed(first_block, **parts)
+        keys, keys_values = sequence, None
+        if past is not None:
+            keys, keys_values = past.sequence + sequence, past.keys_values
+        mask = torch.from_numpy(dense_mask(table or self.table, sequence, keys, self.window_frames))
+        hidden, own, time = self.model(tokens, context, mask.to(tokens.x.device), keys_values)
+        video, action = self._heads(hidden[-1], time, sequence, **parts)
+        return Forward(video, action, hidden, sequence, own)
+
+    def _embed(self, first_block: int, *, clean_latents: Tensor | None = None,
+               noisy_latents: Tensor | None = None, video_timestep: Tensor | None = None,
+               condition: Tensor | None = None, noisy_actions: Tensor | None = None,
+               action_timestep: Tensor | None = None, state: Tensor | None = None) -> tuple[Tokens, Sequence]:
+        """The sequence [clean video] [noisy video] [actions] [states], as far as its parts are there."""
+        tokens, parts = [], []
+        for group, latents, timestep in ((Group.CLEAN_VIDEO, clean_latents, None),
+                                         (Group.NOISY_VIDEO, noisy_latents, video_timestep)):
+            if latents is not None:
+                tokens.append(self._video(latents, condition, timestep, first_block))
+                parts.append((group, self._blocks(first_block, latents.shape[1])))
+                tokens_per_frame = tokens[-1].x.shape[1] // latents.shape[1]
+        if noisy_actions is not None:
+            start = max(1, first_block)  # the first frame has no actions
+            blocks = range(start, start + noisy_actions.shape[1] // self.layout.actions_per_block)
+            tokens += self._actions(noisy_actions, action_timestep, state, start - 1)
+            parts += [(Group.ACTION, blocks), (Group.STATE, blocks)]
+        return join(tokens), make_sequence(self.layout, tokens_per_frame, parts)
+
+    def _blocks(self, first: int, frames: int) -> range:
+        """The blocks that `frames` latent frames from block `first` on make up."""
+        count, rest = divmod(frames - (first == 0), self.layout.frames_per_block)
+        if rest:
+            raise ValueError(f"{frames} latent frames from block {first} on are no whole number of blocks "
+                             f"of {self.layout.frames_per_block}")
+        return range(first, first + (first == 0) + count)
+
+    def _video(self, latents: Tensor, condition: Tensor | None, timestep: Tensor | None,
+               first_block: int) -> Tokens:
+        batch, frames, height, width, _ = latents.shape
+        if timestep is None:  # clean
+            timestep = latents.new_zeros(batch, frames)
+        if condition is not None:
+            latents = torch.cat([latents, condition], -1)
+        first = 0 if first_block == 0 else 1 + (first_block - 1) * self.layout.frames_per_block
+        positions = np.arange(first, first + frames)
+        angles = rotary.video_angles(positions, height // 2, width // 2, self.model.head_dim)
+        return _tokens(self.model.patches(latents), angles, timestep)
+
+    def _actions(self, actions: Tensor, timestep: Tensor, state: Tensor, blocks_before: int) -> list[Tokens]:
+        """Both count their own positions; a state has the timestep of its stretch's first action."""
+        count, states = actions.shape[1], state.shape[1]
+        at = blocks_before * self.layout.actions_per_block, blocks_before * self.layout.states_per_block
+        angles = [rotary.index_angles(start + np.arange(n), self.model.head_dim)
+                  for start, n in zip(at, (count, states), strict=True)]
+        return [_tokens(self.model.action_encoder(actions, timestep), angles[0], timestep),
+                _tokens(self.model.state_encoder(state), angles[1], timestep[:, ::count // states])]
+
+    def _heads(self, hidden: Tensor, time: Tensor, sequence: Sequence, *, clean_latents: Tensor | None = None,
+               noisy_latents: Tensor | None = None, noisy_actions: Tensor | None = None, **_):
+        latents, group = (clean_latents, Group.CLEAN_VIDEO) if noisy_latents is None else (
+            noisy_latents, Group.NOISY_VIDEO)
+        at = _where(sequence, group)
+        shape = latents.shape[1], latents.shape[2] // 2, latents.shape[3] // 2
+        video = self.model.video(hidden[:, at], time[:, at], shape)
+        if noisy_actions is None:
+            return video, None
+        return video, self.model.action_decoder(hidden[:, _where(sequence, Group.ACTION)])
+
+    def start(self, text: Tensor, image: Tensor | None = None, table: Table | None = None) -> "Session":
+        """Begins a rollout. text features [B, Lt, Dt], zero past the prompt; image features [B, Li, Di]."""
+        return Session(self, self.model.context(text, image), table or self.rollout_table)
+
+
+def _tokens(x: Tensor, angles: np.ndarray, timestep: Tensor) -> Tokens:
+    """Tokens that share timesteps evenly, in order."""
+    rows = torch.arange(timestep.shape[1], device=x.device).repeat_interleave(x.shape[1] // timestep.shape[1])
+    return Tokens(x, torch.from_numpy(angles).to(x.device), timestep, rows)
+
+
+def _where(sequence: Sequence, group: Group) -> slice:
+    (bounds,) = token_ranges(sequence, lambda segment: segment.group is group)
+    return slice(*bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Clean tokens that later blocks may see; keys are stored rotated."""
+
+    sequence: Sequence
+    keys_values: list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each
+
+    def append(self, new: Forward) -> "Cache":
+        """The cache with one more pass behind it."""
+        joined = [(torch.cat([k, k_new], 1), torch.cat([v, v_new], 1))
+                  for (k, v), (k_new, v_new) in zip(self.keys_values, new.keys_values, strict=True)]
+        return Cache(self.sequence + new.sequence, joined)
+
+    def before(self, block: int) -> "Cache":
+        """Without what belongs to that block or a later one."""
+        kept = tuple(segment for segment in self.sequence if segment.block < block)
+        count = sum(segment.length for segment in kept)
+        return Cache(kept, [(k[:, :count], v[:, :count]) for k, v in self.keys_values])
+
+
+class Session:
+    """Cached inference, one autoregressive block after another."""
+
+    def __init__(self, runtime: Runtime, context: Context, table: Table):
+        self.runtime, self.context, self.table = runtime, context, table
+        self.cache: Cache | None = None
+        self.block = 0  # the next one
+
+    def prefill(self, clean_latents: Tensor, condition: Tensor | None = None) -> Forward:
+        """Clean latents of whole blocks, first of frame 0 alone; their keys and values go into the cache."""
+        out = self._forward(clean_latents=clean_latents, condition=condition)
+        self.cache = Cache(out.sequence, out.keys_values) if self.cache is None else self.cache.append(out)
+        self.block = out.sequence[-1].block + 1
+        return out
+
+    def rewind(self, block: int) -> None:
+        """Back to where that block, 1 or above, is the next one; where it is that already, nothing happens."""
+        if block < self.block:
+            self.cache, self.block = self.cache.before(block), block
+
+    def denoise(self, **parts: Tensor | None) -> Forward:
+        """Velocities of the block that follows the cached ones: noisy parts and `condition` of `_embed`."""
+        return self._forward(**parts)
+
+    def _forward(self, **parts) -> Forward:
+        return self.runtime.forward(self.context, table=self.table, first_block=self.block, past=self.cache,
+                                    **parts)
+
+
+def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Runtime, dict]:
+    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends. dtype: to compute in,
+    whatever the file's is.
+
+    Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
+    """
+    ours, weights = read_config(directory), Weights(directory)
+    with torch.device("meta"):
+        expected = DreamZero(**ours["network"]).state_dict()
+    read = lora_tensors if ours["lora_scale"] else plain_tensors
+    network = load_network(read(weights, expected, ours), ours["network"]).to(dtype)
+    tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
+    runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
+    return runtime, ours["rollout"]
+
+
+def read_config(directory: str | Path) -> dict:
+    """Our part of an export's config.json. Raises WeightsError where there is none."""
+    config = Path(directory) / "config.json"
+    if not config.exists() or "wamax" not in (found := json.loads(config.read_text())):
+        raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
+    return found["wamax"]
+
+
+def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+    """All in float32. Raises WeightsError unless names, shapes and dtypes are exactly the network's."""
+    weights.check({PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()})
+    return {name: weights[PREFIX + name].astype(np.float32) for name in expected}
+
+
+def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+    """All in float32, adapters merged into the weights that they belong to; as strict."""
+    prefix, stored = PREFIX + LORA_LEVEL, STORED[ours["dtype"]]
+    listed = {prefix + name: (tuple(x.shape), stored) for name, x in expected.items()}
+    adapted = [key.removesuffix(LORA_A) for key in weights if key.endswith(LORA_A)]
+    for linear in adapted:
+        rank, weight = weights.headers[linear + LORA_A][0][0], linear.removeprefix(prefix) + ".weight"
+        outputs, inputs = expected[weight].shape if weight in expected else (0, 0)
+        listed |= {linear + LORA_A: ((rank, inputs), stored), linear + LORA_B: ((outputs, rank), stored)}
+    weights.check(listed)
+    tensors = {name: weights[prefix + name].astype(np.float32) for name in expected}
+    for linear in adapted:
+        a, b = (weights[linear + part].astype(np.float32) for part in (LORA_A, LORA_B))
+        tensors[linear.removeprefix(prefix) + ".weight"] += np.float32(ours["lora_scale"]) * (b @ a)
+    return tensors
+
+
+def load_network(tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> DreamZero:
+    """A network of `sizes` (DreamZero's arguments) with `tensors` under the reference's names, strictly.
+
+    Raises RuntimeError listing names missing or unexpected and shapes that differ.
+    """
+    with torch.device("meta"):
+        model = DreamZero(**sizes)
+    state = {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()

@@ -1,0 +1,65 @@
+"""LingBot-VA's matrix products (convention: world_model/analysis/flops.py).
+
+Visible pairs are the mean over the chunk sizes that are drawn, without the window: where it bites there are fewer.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from world_model.analysis.flops import Parts, Work, frozen, stack, trained, visible_pairs
+from world_model.attention import tokens, visibility
+from world_model.attention.tokens import Group
+from world_model.families.base.spec import PATCH
+from world_model.families.lingbot_va.layout import GROUPS, HEADS_READ, VIDEO_GROUPS, LingBotVASpec, make_sequence
+from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
+
+
+def forward_flops(spec: LingBotVASpec) -> Parts:
+    """Of one sample."""
+    sequence, work = _work(spec)
+    return stack(work, spec.dim, spec.ffn_dim, spec.num_layers) | _ends(spec, sequence, spec.dim)
+
+
+def mot_forward_flops(spec: LingBotVAMoTSpec) -> Parts:
+    """Of one sample; parts of the action stream have their own names, self-attention is joint."""
+    sequence, work = _work(spec)
+    count = lambda groups: sum(s.length for s in sequence if s.group in groups)
+    video = work._replace(tokens=count(VIDEO_GROUPS), read=count(VIDEO_GROUPS[1:]))
+    action = work._replace(tokens=work.tokens - video.tokens, read=work.read - video.read, pairs=0, pairs_read=0)
+    narrow = stack(action, spec.action_stream_dim, spec.action_ffn_dim, spec.num_layers, spec.dim)
+    text = frozen((work.text, spec.text_dim, spec.action_stream_dim)) + trained(
+        (work.text, spec.action_stream_dim, spec.action_stream_dim))
+    return (stack(video, spec.dim, spec.ffn_dim, spec.num_layers) | _ends(spec, sequence, spec.action_stream_dim)
+            | {f"action_{part}": products for part, products in narrow.items() if part != "self_attention"}
+            | {"action_context_embedding": text})
+
+
+def _work(spec: LingBotVASpec) -> tuple[tokens.Sequence, Work]:
+    table, sequence = visibility.get_table(spec.visibility), make_sequence(spec, spec.layout.latent_frames)
+    kept = visibility.needed(table, sequence, set(HEADS_READ))
+    sequence = tokens.restart(sequence, kept.__contains__)
+    read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+    under = lambda side, i: tuple(dataclasses.replace(s, blocks=s.blocks[i:i + 1]) for s in side)
+    pairs, pairs_read = (
+        float(np.mean([visible_pairs(table, under(q, i), under(sequence, i)) for i in range(spec.max_chunk_frames)]))
+        for q in (sequence, read))
+    return sequence, Work(tokens.length(sequence), tokens.length(read), pairs, pairs_read, spec.text_length)
+
+
+def _ends(spec: LingBotVASpec, sequence: tokens.Sequence, action_width: int) -> Parts:
+    """Embedders and heads."""
+    count = {g: sum(s.length for s in sequence if s.group is g) for g in GROUPS}
+    video, actions = (count[a] + count[b] for a, b in ((Group.CLEAN_VIDEO, Group.NOISY_VIDEO),
+                                                       (Group.CLEAN_ACTION, Group.ACTION)))
+    d, a, text, frames = spec.dim, action_width, spec.text_length, spec.layout.latent_frames
+    time = lambda rows, width: frozen((rows, spec.freq_dim, width)) + trained(
+        (rows, width, width), (rows, width, 6 * width))
+    return {
+        "patch_embedding": frozen((video, PATCH**2 * spec.latent_channels, d)),
+        "action_embedding": frozen((actions, spec.action_dim, a)),
+        "context_embedding": frozen((text, spec.text_dim, d)) + trained((text, d, d)),
+        "time_embedding": time(2 * frames, d) + time(frames + 1, a),
+        "head": trained((count[Group.NOISY_VIDEO], d, PATCH**2 * spec.latent_channels),
+                        (count[Group.ACTION], a, spec.action_dim)),
+    }

@@ -1,0 +1,117 @@
+"""LingBot-VA in JAX behind a face for comparing: numpy in, numpy out, feature orders as in the reference."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from world_model import functional
+from world_model.families.base.loss import Example
+from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.layout import LingBotVASpec, frame_rotary
+from world_model.families.lingbot_va.loss import Drawn, LingBotVAObjective
+from world_model.families.lingbot_va.model import LingBotVA
+from world_model.families.lingbot_va.names import LINGBOT_VA
+from world_model.families.lingbot_va.sampler import LingBotVARollout
+from world_model.weights import names, transforms
+
+
+class Training(NamedTuple):
+    """One training batch with given draws: per-frame arrays are [B, F]."""
+
+    inputs: dict[str, np.ndarray]  # what the objective made of the draws: fields of lingbot_va.Inputs
+    video: np.ndarray  # velocities [B, F, h, w, C]
+    action: np.ndarray  # [B, N, action_dim]
+    video_frames: np.ndarray  # weighted losses
+    action_frames: np.ndarray
+    video_weights: np.ndarray
+    action_weights: np.ndarray
+    loss: float
+    gradients: dict[str, np.ndarray]  # reference name -> gradient; tensors that nothing reads have none
+    hidden: np.ndarray  # [L, B, tokens, D] of [clean video] [clean actions] [noisy video] [noisy actions]
+
+
+class LingBotVAFace:
+    """The JAX model of `spec` with `params`."""
+
+    def __init__(self, spec: LingBotVASpec, params: Mapping[str, jax.Array]):
+        self.spec, self.params = spec, dict(params)
+        self.model = functional.abstract(LingBotVA, spec)
+
+    @classmethod
+    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVAFace":
+        """With weights under the reference's names; raises ValueError where they do not fit."""
+        shapes = functional.parameters(functional.abstract(LingBotVA, spec))
+        return cls(spec, names.from_reference(tensors, shapes, spec.head_dim, LINGBOT_VA))
+
+    def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Drawn, dict], Training]:
+        """Forward, losses and gradients of one batch as a function of what is drawn, compiled once.
+
+        Its second argument replaces timesteps of the inputs: the network tells a float32 step at t = 1000 apart, and
+        a reference's own table may be rounded another way. The empty prompt is never drawn.
+        """
+        goal = LingBotVAObjective(self.model, None, None, {}, shift=shift, action_shift=action_shift, text_dropout=0)
+        frames = example.frame_valid.size
+        counts = {"frames": np.float32(frames), "actions": np.float32(frames)}
+
+        @jax.jit
+        def step(params, drawn, timesteps):
+            inputs = goal.inputs(example, drawn)._replace(**timesteps)
+            velocity, hidden = functional.bind(self.model, params)(inputs, with_hidden=True)
+            video, action = goal.errors(velocity, example, drawn)
+            loss = lambda p: goal.loss_of(p, inputs, example, drawn, counts)[0]
+            return (inputs, velocity, (video, goal.action_frames(action, example)), goal.weights(drawn),
+                    jax.value_and_grad(loss)(params), hidden)
+
+        return lambda drawn, timesteps: self._training(*jax.device_get(step(self.params, drawn, timesteps)))
+
+    def _training(self, inputs, velocity, errors, weights, loss_and_gradients, hidden) -> Training:
+        loss, gradients = loss_and_gradients
+        unread = tuple(theirs + "." for theirs, *_ in LINGBOT_VA.unread_modules)
+        gradients = {name: g for name, g in names.to_reference(gradients, self.spec.head_dim, LINGBOT_VA)
+                     if not name.startswith(unread)}
+        video_frames, action_frames = (e * w for e, w in zip(errors, weights, strict=True))
+        return Training(inputs._asdict(), velocity.video, velocity.action, video_frames, action_frames, *weights,
+                        float(loss), gradients, hidden)
+
+    def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "LingBotVASession":
+        """Cached inference; text [B, Lt, text_dim]."""
+        return LingBotVASession(self, text, chunk_frames, window_blocks)
+
+    def rollout(self, **settings) -> LingBotVARollout:
+        """The serving loop."""
+        return LingBotVARollout(self.model, **settings)
+
+
+class LingBotVASession:
+    """Single passes over a ring of cached blocks."""
+
+    def __init__(self, face: LingBotVAFace, text: np.ndarray, chunk_frames: int, window_blocks: int):
+        self.face, self.chunk_frames = face, chunk_frames
+        bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(face.model, p), *args))
+        self._passes = bound(cached.action_pass), bound(cached.video_pass)
+        self.context = bound(cached.encode_context)(face.params, text)
+        self.ring = cached.make_ring(face.spec, len(text), chunk_frames, window_blocks)
+
+    def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, of_video: bool, write: bool) -> np.ndarray:
+        """Velocities of a chunk's video [B, K, h, w, C] or actions [B, K n, A]; timestep [B, K]."""
+        frames = range(chunk * self.chunk_frames, (chunk + 1) * self.chunk_frames)
+        velocity, ring = self._passes[of_video](
+            self.face.params, self.ring, self.context, x, timestep, frame_rotary(self.face.spec, of_video, frames),
+            2 * chunk + (not of_video))
+        self.ring = ring if write else self.ring
+        return np.asarray(velocity)
+
+    def cached_blocks(self, below: int) -> np.ndarray:
+        """The block of every cached token, of blocks < below, in the order of writing."""
+        blocks = cached.cached_tokens(self.face.spec, self.ring)[1]
+        return blocks[blocks < below]
+
+    def keys_values(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """[B, tokens, n, d] each, in the order of writing; layers count from 0, -1 is the last."""
+        last = layer in (-1, self.face.spec.num_layers - 1)
+        keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.blocks)
+        index = cached.cached_tokens(self.face.spec, self.ring)[0]
+        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.face.spec.head_dim)
+        return keys[:, index], np.asarray(values)[:, index]

@@ -1,0 +1,92 @@
+"""LingBot-VA's sizes, what stands where in a sequence, and at which positions (facts/lingbot_va.md, sections 2, 3)."""
+
+import dataclasses
+
+import numpy as np
+
+from world_model.attention import tokens
+from world_model.attention.tokens import Group, Segment
+from world_model.families.base.spec import Spec
+from world_model.layers import rotary
+
+VIDEO_GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
+HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
+GROUPS = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION, *HEADS_READ)  # the order of a sequence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LingBotVASpec(Spec):
+    """Sizes; defaults and units in configs/base.py."""
+
+    image_dim = lora_rank = 0  # neither an image branch nor adapters
+
+    state_dim: int = 0
+    max_chunk_frames: int = 4
+    min_window_blocks: int = 4
+    max_window_blocks: int = 64
+    visibility: str = "lingbot_va"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.layout.frames_per_block != 1:
+            raise ValueError(f"layout.frames_per_block = {self.layout.frames_per_block}: LingBot-VA groups actions by "
+                             "latent frame; set it to 1 (chunks are model.max_chunk_frames)")
+        if self.max_chunk_frames < 1:
+            raise ValueError(f"model.max_chunk_frames = {self.max_chunk_frames}: at least 1 latent frame")
+        if not 1 <= self.min_window_blocks <= self.max_window_blocks:
+            raise ValueError(f"model.min_window_blocks = {self.min_window_blocks}, model.max_window_blocks = "
+                             f"{self.max_window_blocks}: expected 1 <= min <= max")
+
+    @property
+    def actions_per_frame(self) -> int:
+        """n, action tokens of one latent frame."""
+        return self.layout.actions_per_block
+
+    def group_length(self, group: Group) -> int:
+        """Tokens of one latent frame in that group."""
+        return self.tokens_per_frame if group in VIDEO_GROUPS else self.actions_per_frame
+
+
+def make_sequence(spec: LingBotVASpec, frames: int, order: tuple[Group, ...] = GROUPS) -> tokens.Sequence:
+    """All tokens of `frames` latent frames, group after group.
+
+    A chunk's video is block 2 c, its actions are block 2 c + 1; a last chunk may be short.
+    """
+    segments, start = [], 0
+    sizes = range(1, spec.max_chunk_frames + 1)
+    for group in order:
+        for frame in range(frames):
+            blocks = tuple(2 * (frame // size) + (group not in VIDEO_GROUPS) for size in sizes)
+            segments.append(Segment(group, blocks[-1], frame, frame, start, spec.group_length(group), blocks))
+            start += spec.group_length(group)
+    return tuple(segments)
+
+
+def rotary_table(spec: LingBotVASpec, sequence: tokens.Sequence) -> np.ndarray:
+    """float32 [2, L, d/2]. Clean and noisy copies stand at the same positions."""
+    return np.concatenate([frame_rotary(spec, s.group in VIDEO_GROUPS, range(s.frame, s.frame + 1))
+                           for s in sequence], axis=1)
+
+
+def frame_rotary(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
+    """float32 [2, tokens, d/2] of latent frames counted from the episode's start.
+
+    Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
+    """
+    angles = rotary.position_angles(*frame_positions(spec, of_video, frames), spec.head_dim)
+    return rotary.table(angles.astype(np.float32))
+
+
+def frame_positions(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
+    """float32 [3, tokens]: time, row and column.
+
+    Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
+    cannot serve it.
+    """
+    frames, n = np.asarray(frames, np.float64), spec.actions_per_frame
+    if of_video:
+        parts = np.meshgrid(frames, *(np.arange(size) for size in spec.grid), indexing="ij")
+    else:
+        time = frames[:, None] + (np.arange(n) + 1) / (n + 1)
+        parts = [time, -np.ones(time.shape), -np.ones(time.shape)]
+    return np.stack([part.ravel() for part in parts]).astype(np.float32)

@@ -1,0 +1,229 @@
+"""LingBot-VA: video first, then the actions that lead to it, over one shared block stack (arXiv 2601.21998;
+facts/lingbot_va.md).
+
+An episode is cut into chunks of K latent frames. A chunk's video is predicted from the clean past; its actions from
+that past and the clean copy of the chunk's own video (inverse dynamics). Action group f holds the n actions that lead
+to latent frame f; group 0 leads to the first frame and is a dummy. K and the window are drawn anew in every training
+step: they are inputs of the forward pass, not part of what is compiled.
+
+This file is the released variant: both modalities go through the same blocks, and differ in embedders, time
+embedders and output projections.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from world_model.attention import make_attend, tokens, visibility
+from world_model.attention.context import get_attend_context
+from world_model.attention.tokens import Group
+from world_model.families.base.spec import PATCH
+from world_model.families.lingbot_va.layout import (
+    GROUPS,
+    HEADS_READ,
+    VIDEO_GROUPS,
+    LingBotVASpec,
+    make_sequence,
+    rotary_table,
+)
+from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
+from world_model.layers.stack import Cache, Context, Stack, Velocity
+from world_model.layers.transformer import Block, Mlp, Rows, Stream, linear
+
+
+class Inputs(NamedTuple):
+    """One batch for `LingBotVA.__call__`; N = F n, group f of the actions leads to latent frame f."""
+
+    noisy_latents: jax.Array  # [B, F, h, w, C]
+    video_timestep: jax.Array  # float32 [B, F], 0..1000
+    clean_latents: jax.Array  # [B, F, h, w, C]; with history noise, not quite clean
+    clean_timestep: jax.Array  # float32 [B, F], 0 where clean
+    noisy_actions: jax.Array  # [B, N, action_dim]
+    action_timestep: jax.Array  # float32 [B, F]
+    clean_actions: jax.Array  # [B, N, action_dim]
+    text: jax.Array  # [B, text_length, text_dim], rows past the prompt zero and seen
+    chunk_frames: jax.Array  # int32, K, 1..max_chunk_frames
+    window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
+    frame_valid: jax.Array | None = None  # bool [B, F]
+    action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
+    # bool, where it is drawn: video is predicted from its own chunk's actions as well (forward dynamics, Eq. 13).
+    forward_dynamics: jax.Array | None = None
+
+
+class Embedded(NamedTuple):
+    """Tokens of one or several groups."""
+
+    x: jax.Array  # [B, L, D]
+    time: jax.Array  # [B, R, D], of each timestep row, as heads read it
+    modulation: jax.Array  # [B, R, 6, D]
+    rows: Rows
+    valid: jax.Array | None  # bool [B, L]
+
+
+def join(parts: list[Embedded]) -> Embedded:
+    """One after another."""
+    along = lambda arrays: None if arrays[0] is None else jnp.concatenate(arrays, axis=1)
+    x, time, modulation, rows, valid = zip(*parts, strict=True)
+    return Embedded(along(x), along(time), along(modulation), Rows(sum((r.parts for r in rows), ())), along(valid))
+
+
+class LingBotVA(Stack):
+    """Embedders, block stack and heads."""
+
+    def __init__(self, spec: LingBotVASpec, *, rngs: nnx.Rngs):
+        self.spec, dim = spec, spec.dim
+        small = nnx.initializers.normal(0.02)
+        time_embedding = functools.partial(Mlp, spec.freq_dim, dim, dim, rngs, activation=jax.nn.silu, init=small)
+        self.patch_embedding = linear(PATCH * PATCH * spec.latent_channels, dim, rngs)
+        self.action_embedding = linear(spec.action_dim, dim, rngs)
+        self.text_embedding = Mlp(spec.text_dim, dim, dim, rngs, init=small)
+        self.time_embedding, self.action_time_embedding = time_embedding(), time_embedding()
+        self.time_projection, self.action_time_projection = (linear(dim, 6 * dim, rngs) for _ in range(2))
+        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, False, spec.qk_scale)
+        self.make_blocks(make_block, spec.num_layers, rngs)
+        self.head_modulation = nnx.Param(jax.random.normal(rngs.params(), (2, dim)) * dim**-0.5)
+        zeros = nnx.initializers.zeros
+        self.video_head = linear(dim, PATCH * PATCH * spec.latent_channels, rngs, init=zeros)
+        self.action_head = linear(dim, spec.action_dim, rngs, init=zeros)
+
+    # --- forward over a whole window -------------------------------------------------------------------------
+
+    def __call__(self, inputs: Inputs, *, with_hidden: bool = False):
+        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+
+        Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
+        """
+        sequence = self.training_sequence(inputs, everything=with_hidden)
+        joined = join([self.embed(group, inputs, sequence) for group in GROUPS])
+        read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
+        rows, clean = joined.rows.parts, len(GROUPS) - len(HEADS_READ)
+        stream = Stream(
+            rows=joined.rows, rotary=jnp.asarray(rotary_table(self.spec, sequence)),
+            attend=self.attend(sequence, sequence, inputs), output_rows=Rows(rows[clean:]),
+            output_row_start=sum(count for count, _ in rows[:clean]), output_slice=slice(start, stop),
+            attend_output=self.attend(read, sequence, inputs), attend_context=get_attend_context(self.spec.attention))
+        run = self.run_all if with_hidden else self.run
+        out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), stream, joined.valid)
+        x, hidden = out if with_hidden else (out, None)
+        velocity = self.read_heads(x, joined.time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
+        return (velocity, hidden) if with_hidden else velocity
+
+    def training_sequence(self, inputs: Inputs, everything: bool = False, order: tuple = GROUPS) -> tokens.Sequence:
+        """The tokens on which outputs depend, or all."""
+        sequence = make_sequence(self.spec, inputs.noisy_latents.shape[1], order)
+        if everything:
+            return sequence
+        kept = visibility.needed(self.table(inputs), sequence, set(HEADS_READ))
+        return tokens.restart(sequence, kept.__contains__)
+
+    def draw_mask(self) -> np.ndarray:
+        """uint8 [n, n, 3]: what the training forward lets see what, at the largest chunk size and without a window."""
+        sequence = make_sequence(self.spec, self.spec.layout.latent_frames)
+        largest = tuple(dataclasses.replace(s, blocks=()) for s in sequence)
+        return visibility.draw(visibility.get_table(self.spec.visibility), largest)
+
+    def table(self, inputs: Inputs) -> visibility.Table:
+        """All that may be visible, whatever is drawn."""
+        forward = inputs.forward_dynamics is not None
+        return visibility.get_table("lingbot_va_either_dynamics" if forward else self.spec.visibility)
+
+    def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
+        """The attend function of `Stream` under the chunk size, window and dynamics of this batch."""
+        kernel = make_attend(self.spec.attention, self.table(inputs), queries, keys)
+        mask = lambda name: visibility.drawn_mask(visibility.get_table(name), queries, keys, inputs.chunk_frames - 1,
+                                                  inputs.window_blocks)
+        drawn = mask(self.spec.visibility)
+        if inputs.forward_dynamics is not None:
+            drawn = jnp.where(inputs.forward_dynamics, mask("lingbot_va_forward_dynamics"), drawn)
+        return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
+
+    def embed(self, group: Group, inputs: Inputs, sequence: tokens.Sequence) -> "Embedded":
+        """The tokens of one group, as many as the sequence has."""
+        spec, (batch, frames) = self.spec, inputs.video_timestep.shape
+        count = sum(s.group is group for s in sequence)
+        if group in VIDEO_GROUPS:
+            clean = group is Group.CLEAN_VIDEO
+            x = self.embed_video(inputs.clean_latents if clean else inputs.noisy_latents)
+            time = self.embed_time(inputs.clean_timestep if clean else inputs.video_timestep)
+            valid = inputs.frame_valid
+        else:
+            clean = group is Group.CLEAN_ACTION
+            actions = inputs.clean_actions if clean else inputs.noisy_actions
+            x = self.embed_actions(actions[:, :count * spec.actions_per_frame])
+            # One row of time serves all clean actions: they are never noised.
+            time = self.embed_action_time(jnp.zeros((batch, 1)) if clean else inputs.action_timestep)
+            valid = inputs.action_valid
+        rows = time[0].shape[1]
+        if inputs.frame_valid is None and inputs.action_valid is None:
+            return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), None)
+        if group in VIDEO_GROUPS:
+            valid = jnp.repeat(_ones_if_none(valid, batch, frames), spec.tokens_per_frame, axis=1)
+        valid = _ones_if_none(valid, batch, x.shape[1])[:, :x.shape[1]]
+        return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), valid)
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def embed_video(self, latents):
+        """[B, F, h, w, C] -> [B, F * tokens_per_frame, D]."""
+        return self.patch_embedding(patchify(latents, PATCH).astype(self.dtype))
+
+    def embed_actions(self, actions):
+        """[B, N, action_dim] -> [B, N, D]."""
+        return self.action_embedding(actions.astype(self.dtype))
+
+    def embed_time(self, timestep):
+        """float32 [B, R] of video -> ([B, R, D], modulation [B, R, 6, D])."""
+        return self._time(timestep, self.time_embedding, self.time_projection)
+
+    def embed_action_time(self, timestep):
+        """The same of actions, which have their own weights."""
+        return self._time(timestep, self.action_time_embedding, self.action_time_projection)
+
+    def _time(self, timestep, embedding, projection):
+        time = embedding(time_sinusoid(timestep, self.spec.freq_dim).astype(self.dtype))
+        return time, projection(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
+
+    def embed_text(self, text):
+        """[B, Lt, text_dim] -> [B, Lt, D]."""
+        return self.text_embedding(text.astype(self.dtype))
+
+    def encode_context(self, text) -> Context:
+        """Cross-attention's keys and values, for cached passes."""
+        return self.context_keys_values((self.embed_text(text), None))
+
+    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+        """`Stack.run_cached` over a chunk's video or its actions."""
+        return self.run_cached(x, modulation, context, stream, cache, cache_valid)
+
+    def read_heads(self, x, time, frames: int) -> Velocity:
+        """Output tokens [B, noisy video, then noisy actions, D] and their time rows -> velocities."""
+        stop = frames * self.spec.tokens_per_frame
+        return Velocity(video=self.read_video(x[:, :stop], time[:, :frames]),
+                        action=self.read_actions(x[:, stop:], time[:, frames:]))
+
+    def read_video(self, x, time):
+        """[B, F * tokens_per_frame, D], time [B, F, D] -> [B, F, h, w, C]."""
+        frames = time.shape[1]
+        rows = Rows(((frames, self.spec.tokens_per_frame),))
+        x = self.video_head(modulated_norm(x, self.head_modulation[...], time, rows))
+        return unpatchify(x, PATCH, frames, *self.spec.grid)
+
+    def read_actions(self, x, time):
+        """[B, F * n, D], time [B, F, D] -> [B, F * n, action_dim]."""
+        rows = Rows(((time.shape[1], self.spec.actions_per_frame),))
+        return self.action_head(modulated_norm(x, self.head_modulation[...], time, rows))
+
+    @property
+    def dtype(self):
+        """Compute dtype: that of the parameters."""
+        return self.patch_embedding.kernel.dtype
+
+
+def _ones_if_none(valid, batch: int, count: int):
+    return jnp.ones((batch, count), bool) if valid is None else valid

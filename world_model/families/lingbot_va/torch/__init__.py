@@ -1,0 +1,1 @@
+"""LingBot-VA in PyTorch (extra: torch)."""

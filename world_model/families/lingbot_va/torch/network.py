@@ -1,0 +1,184 @@
+"""LingBot-VA's network in plain PyTorch, shared or as a Mixture of Transformers, loaded from files (extra: torch).
+
+    network, spec, settings = load("export", device="cuda")      # rollouts: torch_lingbot_va_rollout.py
+
+The block is DreamZero's (torch_model.py): both families are Wan's transformer under other names, which meet in ours.
+Latents are channel-last [B, F, h, w, C].
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.families.base.spec import PATCH
+from world_model.families.dreamzero.torch.network import Block, Tokens, norm, time_sinusoid
+from world_model.families.lingbot_va.layout import LingBotVASpec
+from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
+from world_model.families.lingbot_va.names import STREAMS
+from world_model.families.lingbot_va.released_format import FOLDER, STEM, check_config, read_settings
+from world_model.families.wan.diffusers_names import BLOCK_MODULES
+from world_model.weights import names
+from world_model.weights.safetensors_io import Weights
+
+_OF_BLOCK = {ours: theirs for theirs, ours, _ in names.DREAMZERO.block_modules}
+BLOCK_NAMES = {of + _OF_BLOCK[ours]: of + theirs  # torch_model's -> released
+               for of in ("", *(f"{stream}." for stream in STREAMS)) for theirs, ours, _ in BLOCK_MODULES}
+
+KeysValues = list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each; keys are rotated
+
+
+class TwoLinears(nn.Module):
+    """A linear, an activation, a linear."""
+
+    def __init__(self, width_in: int, dim: int, activation):
+        super().__init__()
+        self.linear_1, self.linear_2, self.activation = nn.Linear(width_in, dim), nn.Linear(dim, dim), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class Conditions(nn.Module):
+    """Timesteps and text. Of a shared network the actions' text embedder is stored and never used, as released."""
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int):
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.time_embedder, self.time_proj = TwoLinears(freq_dim, dim, F.silu), nn.Linear(dim, 6 * dim)
+        self.text_embedder = TwoLinears(text_dim, dim, lambda x: F.gelu(x, approximate="tanh"))
+
+    def time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, R] -> [B, R, D] as heads read it, [B, R, 6, D] as blocks do."""
+        time = self.time_embedder(time_sinusoid(timesteps, self.freq_dim).to(self.time_proj.weight.dtype))
+        return time, self.time_proj(F.silu(time)).unflatten(-1, (6, -1))
+
+
+class Network(nn.Module):
+    """The parameters, and one pass over a chunk's video or its actions. Both go through the same blocks."""
+
+    def __init__(self, spec: LingBotVASpec, action_dim: int | None = None):
+        super().__init__()
+        dim, narrow, patch = spec.dim, action_dim or spec.dim, PATCH * PATCH * spec.latent_channels
+        self.grid = spec.grid
+        self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, narrow)
+        self.condition_embedder, self.condition_embedder_action = (
+            Conditions(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
+        self.blocks = nn.ModuleList(self.make_block(spec) for _ in range(spec.num_layers))
+        self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
+        self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)
+
+    def make_block(self, spec: LingBotVASpec) -> nn.Module:
+        """One layer."""
+        return Block(spec.dim, spec.ffn_dim, spec.num_heads, False)
+
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+        """What of a layer video or actions go through."""
+        return layer
+
+    def head_table(self, of_video: bool) -> Tensor:
+        """[1, 2, D], of the norm in front of the head."""
+        return self.scale_shift_table
+
+    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, Lt, text_dim] -> what the video's blocks take, what the actions' do."""
+        text = self.condition_embedder.text_embedder(text)
+        return text, text
+
+    def video(self, latents: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
+              ) -> tuple[Tensor, KeysValues]:
+        """(velocity [B, K, h, w, C], this pass's keys and values); timesteps [B, K], angles [L, d/2]."""
+        rows, columns = self.grid
+        cropped = latents[:, :, :PATCH * rows, :PATCH * columns]
+        x = rearrange(cropped, "b f (h p) (w q) c -> b (f h w) (c p q)", p=PATCH, q=PATCH)
+        x, own = self._run(True, self.patch_embedding_mlp(x), timesteps, angles, context, past)
+        return rearrange(self.proj_out(x), "b (f h w) (p q c) -> b f (h p) (w q) c", p=PATCH, q=PATCH, h=rows,
+                         w=columns), own
+
+    def actions(self, actions: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
+                ) -> tuple[Tensor, KeysValues]:
+        """The same of actions [B, K n, A]; timesteps [B, K]."""
+        x, own = self._run(False, self.action_embedder(actions), timesteps, angles, context, past)
+        return self.action_proj_out(x), own
+
+    def _run(self, of_video: bool, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
+             past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """All blocks over [past, x], and the modulated norm in front of the heads."""
+        time, modulation = (self.condition_embedder if of_video else self.condition_embedder_action).time(timesteps)
+        text = context[0 if of_video else 1], None
+        rows = torch.arange(timesteps.shape[1], device=x.device).repeat_interleave(x.shape[1] // timesteps.shape[1])
+        tokens, own = Tokens(x, angles, timesteps, rows), []
+        for i, layer in enumerate(self.blocks):
+            x, written = self.of_stream(layer, of_video)(x, modulation, tokens, text, None, past[i] if past else None)
+            own.append(written)
+        shift, scale = self.head_table(of_video)[0]
+        return norm(x) * (1 + scale + time[:, rows]) + shift + time[:, rows], own
+
+
+class MoTNetwork(Network):
+    """Blocks of its own for each modality; they meet in the keys and values that both write and read."""
+
+    def __init__(self, spec: LingBotVAMoTSpec):
+        super().__init__(spec, spec.action_stream_dim)
+        self.action_scale_shift_table = nn.Parameter(torch.empty(1, 2, spec.action_stream_dim))
+
+    def make_block(self, spec: LingBotVAMoTSpec) -> nn.Module:
+        """See Network; a narrow block has the heads of the wide one."""
+        return nn.ModuleDict({"video": super().make_block(spec), "action": Block(
+            spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
+
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+        """See Network."""
+        return layer["video" if of_video else "action"]
+
+    def head_table(self, of_video: bool) -> Tensor:
+        """See Network."""
+        return self.scale_shift_table if of_video else self.action_scale_shift_table
+
+    def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """See Network."""
+        return self.condition_embedder.text_embedder(text), self.condition_embedder_action.text_embedder(text)
+
+
+NETWORKS = {LingBotVASpec: Network, LingBotVAMoTSpec: MoTNetwork}
+
+
+def make_network(spec: LingBotVASpec) -> Network:
+    """Of shapes alone."""
+    with torch.device("meta"):
+        return NETWORKS[type(spec)](spec)
+
+
+def released_name(name: str) -> str:
+    """A parameter of `Network` as the release calls it."""
+    if not name.startswith("blocks."):
+        return name
+    _, i, rest = name.split(".", 2)
+    module = next(m for m in BLOCK_NAMES if rest == m or rest.startswith(f"{m}."))
+    return f"blocks.{i}.{BLOCK_NAMES[module]}{rest.removeprefix(module)}"
+
+
+def load_network(tensors: Mapping[str, np.ndarray], spec: LingBotVASpec) -> Network:
+    """A network with `tensors` under the released names, strictly: RuntimeError lists what does not fit."""
+    network = make_network(spec)
+    ours = {released_name(name): name for name in network.state_dict()}
+    state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)) for name, x in tensors.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def load(directory: str | Path, device: str = "cpu") -> tuple[Network, LingBotVASpec, dict]:
+    """An export of `launch.export`, and the settings of torch_lingbot_va_rollout.Rollout that it recommends.
+
+    Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
+    """
+    spec, settings = read_settings(directory)
+    check_config(Path(directory) / FOLDER, spec)
+    weights = Weights(Path(directory) / FOLDER, STEM)
+    expected = {released_name(name): x for name, x in make_network(spec).state_dict().items()}
+    weights.check({name: (tuple(x.shape), "F32") for name, x in expected.items()})
+    return load_network(weights, spec).to(device), spec, settings

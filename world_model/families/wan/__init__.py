@@ -1,0 +1,1 @@
+"""What families on Wan's backbone share."""

@@ -1,0 +1,244 @@
+"""The transformer block stack that every family shares: modulated self-attention, cross-attention, MLP.
+
+The first L - 1 blocks are stacked and scanned. The last stands apart, because its job is smaller: only tokens
+that an output head reads are queries; the clean copy and the states give it keys and values alone.
+
+Modulation depends on the timestep, not on the token, so it is computed once per timestep row and broadcast:
+`Rows` says how many tokens share each row.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from world_model.attention import ring
+from world_model.attention.blockwise import dense
+from world_model.layers import compiler_hints as memory
+from world_model.layers import matmul
+from world_model.layers.norms import LayerNorm, RMSNorm, layer_norm
+from world_model.layers.rotary import rotate
+from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
+from world_model.parallel.sharding import constrain
+
+MATMUL_EXPAND = 64  # tokens a row, on average, from which on rows are expanded by a product
+ATTENTION_SCOPE = "attend"  # by which a plan finds self-attention in a compiled program
+xavier = nnx.initializers.xavier_uniform()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How timestep rows cover the tokens: in order, `count` rows of `tokens` tokens each."""
+
+    parts: tuple[tuple[int, int], ...]  # (count, tokens per row)
+    order: np.ndarray | None = None  # int32 [places]: where the tokens stand otherwise, the one in each place or -1
+
+    def expand(self, rows):
+        """[B, sum of counts, D] -> [B, L, D].
+
+        Where rows are long it is a product with a table of ones, exact and cheap: broadcasts to be joined, and on the
+        way back sums over slices, take a TPU a fifth of its time.
+        """
+        counts, lengths = zip(*self.parts, strict=True)
+        if self.order is not None or sum(c * n for c, n in self.parts) >= MATMUL_EXPAND * sum(counts):
+            of_token = np.repeat(np.arange(sum(counts)), np.repeat(lengths, counts))
+            if self.order is not None:
+                of_token = np.where(self.order < 0, -1, of_token[self.order])
+            return jnp.asarray(of_token[:, None] == np.arange(sum(counts)), rows.dtype) @ rows
+        pieces, start = [], 0
+        for tokens, parts in itertools.groupby(self.parts, key=lambda part: part[1]):
+            count = sum(c for c, _ in parts)
+            piece = rows[:, start:start + count]
+            pieces.append(piece if tokens == 1 else jnp.repeat(piece, tokens, axis=1))
+            start += count
+        return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What one forward pass is made of, besides weights and tokens. Static apart from the arrays in `rotary`."""
+
+    rows: Rows
+    rotary: jax.Array  # [2, L, d/2]
+    attend: Callable  # every token queries
+    output_rows: Rows | None  # rows of the tokens that the heads read; None: nothing is read
+    output_row_start: int
+    output_slice: slice  # the same tokens in the sequence
+    attend_output: Callable | None  # only those tokens query
+    attend_context: Callable = dense  # cross-attention: attention/context.py
+
+
+def projected(x):
+    """Marks what a rematerialisation policy may keep."""
+    return checkpoint_name(x, PROJECTED)
+
+
+def added(x):
+    """Marks what a rematerialisation policy may keep."""
+    return checkpoint_name(x, ATTENTION_OUTPUT)
+
+
+class Linear(nnx.Linear):
+    """nnx.Linear by a product of world_model/layers/matmul.py; with an adapter where world_model/layers/lora.py gave it
+    one."""
+
+    lora_a = None
+    product = staticmethod(matmul.plain)
+
+    def __call__(self, x):
+        y = self.product(x, self.kernel[...]) + self.bias[...]
+        if self.lora_a is None:
+            return y
+        return y + self.lora_scale * matmul.plain(matmul.plain(x, self.lora_a[...]), self.lora_b[...])
+
+
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier) -> Linear:
+    """A dense layer with kernel [inputs, outputs] and zero bias."""
+    return Linear(inputs, outputs, kernel_init=init, rngs=rngs)
+
+
+class Mlp(nnx.Module):
+    """fc1, tanh-GELU, fc2."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs,
+                 activation=lambda x: jax.nn.gelu(x, approximate=True), init=xavier):
+        self.fc1 = linear(inputs, hidden, rngs, init)
+        self.fc2 = linear(hidden, outputs, rngs, init)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.fc2(self.activation(checkpoint_name(self.fc1(x), MLP_HIDDEN)))
+
+
+class SelfAttention(nnx.Module):
+    """Projections of self-attention; which tokens meet is the caller's. inner: width of all heads, `dim` if None."""
+
+    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs, inner: int | None = None):
+        self.heads, inner = heads, inner or dim
+        self.q, self.k, self.v = (linear(dim, inner, rngs) for _ in range(3))
+        self.o = linear(inner, dim, rngs)
+        self.q_norm, self.k_norm = RMSNorm(inner, qk_scale), RMSNorm(inner, qk_scale)
+
+    def split(self, x):
+        """[B, L, D] -> [B, L, n, d]."""
+        x = x.reshape(*x.shape[:-1], self.heads, -1)
+        meeting = ("tokens", "heads") if ring.needed(self.heads) else (None, "attention_heads")
+        return constrain(x, "batch", *meeting, None)
+
+    def queries(self, x, rotary):
+        """[B, L, n, d], rotated."""
+        return self.rotated(self.q_norm, self.q(x), rotary)
+
+    def keys_values(self, x, rotary):
+        """Rotated keys and values, [B, L, n, d] each."""
+        return self.rotated(self.k_norm, self.k(x), rotary), self.split(projected(self.v(x)))
+
+    def rotated(self, norm: RMSNorm, x, rotary):
+        """[B, L, D] -> [B, L, n, d], normalised and rotated."""
+        return rotate(self.split(norm(memory.gradient_made(projected(x)))), rotary)
+
+    def output(self, x):
+        """[B, L, n, d] -> [B, L, D]."""
+        return added(memory.row_major(self.o(memory.join_heads(x))))
+
+
+class CrossAttention(nnx.Module):
+    """Attention to text and, apart with its own softmax, to image features; the results are added."""
+
+    def __init__(self, dim: int, heads: int, with_image: bool, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (linear(dim, dim, rngs) for _ in range(4))
+        self.q_norm, self.k_norm = RMSNorm(dim), RMSNorm(dim)
+        if with_image:
+            self.k_image, self.v_image = linear(dim, dim, rngs), linear(dim, dim, rngs)
+            self.k_image_norm = RMSNorm(dim)
+
+    def split(self, x):
+        """[B, L, D] -> [B, L, n, d]."""
+        return constrain(x.reshape(*x.shape[:-1], self.heads, -1), "batch", None, "heads", None)
+
+    def keys_values(self, text, image):
+        """Pairs (keys, values) of text [B, Lt, D] and image [B, Li, D] or None; they do not depend on the tokens."""
+        pairs = [(self.split(self.k_norm(self.k(text))), self.split(self.v(text)))]
+        if image is not None:
+            pairs.append((self.split(self.k_image_norm(self.k_image(image))), self.split(self.v_image(image))))
+        return tuple(pairs)
+
+    def __call__(self, x, context, attend):
+        q = self.q_norm(memory.gradient_made(projected(self.q(x))))
+        q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
+        out = sum(attend(q, k, v) for k, v in context)
+        return added(memory.row_major(self.o(memory.join_heads(out))))
+
+
+class Querying(NamedTuple):
+    """Tokens on their way through a block, before attention."""
+
+    x: jax.Array  # [B, Lq, D]
+    queries: jax.Array  # [B, Lq, n, d]
+    modulation: jax.Array  # [B, R, 6, D] of their rows
+    rows: Rows
+
+
+class Block(nnx.Module):
+    """One transformer block. head_dim: where it is not dim / heads, of a narrow stream that is joined to a wide one in
+    self-attention; its cross-attention has as many heads of that width as fit into dim."""
+
+    def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, qk_scale: float, rngs: nnx.Rngs,
+                 head_dim: int | None = None):
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, dim)) * dim**-0.5)
+        self.self_attn = SelfAttention(dim, heads, qk_scale, rngs, head_dim and heads * head_dim)
+        self.cross_norm = LayerNorm(dim)
+        self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else heads, with_image, rngs)
+        self.mlp = Mlp(dim, ffn_dim, dim, rngs)
+
+    def context_keys_values(self, context):
+        """Cross-attention's keys and values of (text, image): they do not depend on the tokens."""
+        return self.cross_attn.keys_values(*context)
+
+    def __call__(self, x, rows, context, stream: Stream, *, key_valid=None, cache=None, only_output=False):
+        """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this block's own (keys, values)).
+
+        cache: keys and values that stand before the block's own. only_output: just the tokens of the heads query.
+        """
+        own, querying = self.enter(x, rows, stream, only_output)
+        if querying is None:
+            return None, own
+        keys, values = own
+        if cache is not None:
+            keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
+        attend = stream.attend_output if only_output else stream.attend
+        with jax.named_scope(ATTENTION_SCOPE):
+            attended = attend(querying.queries, keys, values, key_valid)
+        return self.leave(querying, attended, context, stream.attend_context), own
+
+    def enter(self, x, rows, stream: Stream, only_output: bool):
+        """Up to attention: (own keys and values, what queries or None)."""
+        x, modulation = memory.row_major(x), self.modulation[...] + rows
+        shift, scale = (stream.rows.expand(modulation[:, :, i]) for i in (0, 1))
+        h = memory.made(layer_norm(x) * (1 + scale) + shift)
+        own = self.self_attn.keys_values(h, stream.rotary)
+        if not only_output:
+            return own, Querying(x, self.self_attn.queries(h, stream.rotary), modulation, stream.rows)
+        if stream.output_rows is None:
+            return own, None
+        x, h, rotary = (a[:, stream.output_slice] for a in (x, h, stream.rotary))
+        count = sum(n for n, _ in stream.output_rows.parts)
+        modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
+        return own, Querying(x, self.self_attn.queries(h, rotary), modulation, stream.output_rows)
+
+    def leave(self, querying: Querying, attended, context, attend_context=dense):
+        """From what attention gave to the block's output [B, Lq, D]."""
+        x, _, modulation, rows = querying
+        gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
+        x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
+        x = x + self.cross_attn(self.cross_norm(x), context, attend_context)
+        h = memory.made(layer_norm(x) * (1 + scale) + shift)
+        x = x + gate_mlp * checkpoint_name(self.mlp(h), MLP_OUTPUT)
+        return constrain(x, "batch", "tokens", None)

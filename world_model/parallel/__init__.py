@@ -1,0 +1,1 @@
+"""Where arrays live on a mesh, and what the backward pass keeps."""

@@ -1,0 +1,92 @@
+"""The training state: one plain dict pytree with flat stable names.
+
+    params {name: float32}        every parameter, trained or frozen
+    opt    {count, mu, nu}        moments of the trained parameters alone
+    ema    {name: float32}        average of the trained parameters; only where averaging is on
+    step   int32                  optimizer steps done
+    key    uint32 key data        root of every random draw; never advanced: draws fold in the step
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from world_model.training.optimizer import Optimizer
+
+
+def trained_names(names: Iterable[str], pattern: str) -> tuple[str, ...]:
+    """Parameters whose name holds a match of the regular expression. Raises ValueError where none does."""
+    names = tuple(names)
+    found = tuple(name for name in names if re.search(pattern, name))
+    if not found:
+        raise ValueError(f"optimizer.trainable = {pattern!r} matches none of the {len(names)} parameters, "
+                         f"such as {', '.join(names[:3])}")
+    return found
+
+
+def subset(params: dict, names: Iterable[str]) -> dict:
+    """The named entries of a flat dict."""
+    return {name: params[name] for name in names}
+
+
+def create(
+    params: dict, optimizer: Optimizer, *, seed: int, trainable: str = ".*", ema: bool = False,
+) -> dict:
+    """The state at step 0 around given parameters. The average starts from them, never from zero."""
+    trained = subset(params, trained_names(params, trainable))
+    state = {
+        "params": params,
+        "opt": optimizer.init(trained),
+        "step": jnp.zeros((), jnp.int32),
+        "key": jax.random.key_data(jax.random.key(seed)),
+    }
+    return state | {"ema": jax.tree.map(jnp.copy, trained)} if ema else state
+
+
+def abstract_state(make: Callable[[], dict], param_shardings: dict[str, NamedSharding]) -> dict:
+    """Shapes, dtypes and explicit shardings of what `make` would return: what `init_state` and a restore aim
+    at.
+
+    A moment or an average lies where its parameter lies; scalars and the key are on every device.
+    """
+    everywhere = NamedSharding(next(iter(param_shardings.values())).mesh, PartitionSpec())
+
+    def place(path, leaf):
+        sharding = param_shardings.get(path[-1].key, everywhere)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(make))
+
+
+def init_state(make: Callable[[], dict], target: dict) -> dict:
+    """Runs `make` compiled, each array born in its place: no device holds the whole, no value depends on the
+    mesh."""
+    return jax.jit(make, out_shardings=state_shardings(target))()
+
+
+def state_shardings(target: dict) -> dict:
+    """The shardings of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, target)
+
+
+def averaged(state: dict) -> dict:
+    """The parameters to evaluate and export: the average where there is one, the weights elsewhere."""
+    return {**state["params"], **state.get("ema", {})}
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """{"opt": {"mu": {"a.kernel": x}}} -> {"opt.mu.a.kernel": x}: the names on disk."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def unflatten(flat: dict, like: dict, prefix: str = "") -> dict:
+    """Inverse of `flatten`, into the structure of `like`."""
+    return {name: unflatten(flat, value, f"{prefix}{name}.") if isinstance(value, dict) else
+            flat[prefix + name]
+            for name, value in like.items()}

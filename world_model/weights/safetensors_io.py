@@ -1,0 +1,187 @@
+"""Sharded safetensors directories: a streaming writer, an atomic commit and a strict lazy reader.
+
+Layout (the one PyTorch hubs use): model-00001-of-0000N.safetensors and model.safetensors.index.json with
+{"metadata": {"total_size": bytes}, "weight_map": {key: file}}. "model" is the stem, which some hubs call otherwise;
+a reader also takes one file model.safetensors without an index.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
+
+SHARD_BYTES = 5_000_000_000
+
+
+@contextlib.contextmanager
+def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary directory beside `target` that becomes `target` only if the body succeeds.
+
+    Raises FileExistsError when `target` is there and not empty; nothing is ever overwritten.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} exists and is not empty; give another directory or remove it")
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES,
+          stem: str = "model") -> None:
+    """Writes shards of at most `shard_bytes` (a larger tensor gets a shard of its own) and their index.
+
+    Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export.
+    """
+    shards, total = [], 0
+    for shard in _shards(tensors, shard_bytes):
+        name = f"{stem}-{len(shards) + 1:05d}.safetensors"
+        save_file(shard, directory / name, metadata={"format": "pt"})
+        shards.append((name, list(shard)))
+        total += sum(x.nbytes for x in shard.values())
+    weight_map = {}
+    for i, (name, keys) in enumerate(shards):
+        final = f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / name).chmod(0o644)  # the package writes files that only their owner may read
+        (directory / name).rename(directory / final)
+        weight_map.update(dict.fromkeys(keys, final))
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / index_name(stem)).write_text(json.dumps(index, indent=1))
+
+
+def index_name(stem: str = "model", suffix: str = SAFE) -> str:
+    """The file that says which shard holds what."""
+    return f"{stem}{suffix}.index.json"
+
+
+def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
+    shard, size, seen = {}, 0, set()
+    for key, x in tensors:
+        if key in seen:
+            raise WeightsError(f"{key}: written twice")
+        if shard and size + x.nbytes > limit:
+            yield shard
+            shard, size = {}, 0
+        seen.add(key)
+        shard[key] = np.ascontiguousarray(x)
+        size += x.nbytes
+    if shard:
+        yield shard
+
+
+class Weights(Mapping):
+    """Read-only key -> numpy array over a weights directory; a tensor is read when it is asked for, and nothing of it
+    stays in memory: its file is mapped for that long alone.
+
+    Everything that headers can tell is checked at construction: shards present and whole, the index and the
+    shards' contents the same. `headers` keeps it: key -> (shape, dtype), dtype in safetensors' own spelling ("BF16").
+    More than one stem: files of each, no key in two of them. allow_pickle: also where the files are torch's.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *stems: str, allow_pickle: bool = False):
+        self.directory, self._allow_pickle = Path(directory), allow_pickle
+        self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._weight_map: dict[str, str] = {}
+        for stem in stems or ("model",):
+            found = self._index(stem)
+            if twice := sorted(found.keys() & self._weight_map.keys()):
+                raise WeightsError(f"{self.directory}: {twice[0]}: in {self._weight_map[twice[0]]} and in "
+                                   f"{found[twice[0]]}; a tensor stands in one file")
+            self._weight_map |= found
+        for name in sorted(set(self._weight_map.values())):
+            listed = {key for key, shard in self._weight_map.items() if shard == name}
+            found = self._read_header(name)
+            _same_keys(self.directory / name, expected=listed, found=set(found))
+            self.headers |= found
+
+    @property
+    def files(self) -> list[Path]:
+        """The shards, sorted."""
+        return [self.directory / name for name in sorted(set(self._weight_map.values()))]
+
+    def path_of(self, key: str) -> Path:
+        """The shard that holds a tensor."""
+        return self.directory / self._weight_map[key]
+
+    def _index(self, stem: str) -> dict[str, str]:
+        for suffix in (SAFE, *(PICKLES if self._allow_pickle else ())):
+            path, single = self.directory / index_name(stem, suffix), f"{stem}{suffix}"
+            if path.exists():
+                return _read_index(path)
+            if (self.directory / single).exists():
+                return dict.fromkeys(self._read_header(single), single)
+        pickles = sorted(p for p in self.directory.glob("*") if p.suffix in PICKLES)
+        if pickles and not self._allow_pickle:
+            open_tensors(pickles[0])  # says why not
+        raise WeightsError(f"{self.directory / index_name(stem)}: missing; {self.directory} is not a (whole) weights "
+                           "directory")
+
+    def _read_header(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        with self._open(name) as file:
+            views = {key: file.get_slice(key) for key in sorted(file.keys())}
+            return {key: (tuple(view.get_shape()), view.get_dtype()) for key, view in views.items()}
+
+    def _open(self, name: str):
+        path = self.directory / name
+        if not path.exists():
+            keys = [key for key, shard in self._weight_map.items() if shard == name]
+            raise WeightsError(f"{path}: shard missing; its index expects {len(keys)} keys in it, first {keys[0]}")
+        return open_tensors(path, self._allow_pickle)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        with self._open(self._weight_map[key]) as file:
+            return file.get_tensor(key)
+
+    def __iter__(self):
+        return iter(self._weight_map)
+
+    def __len__(self):
+        return len(self._weight_map)
+
+    def check(self, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        """Raises WeightsError unless keys, shapes and dtypes are exactly `expected`: key -> (shape, dtype).
+
+        `dtype` is safetensors' own spelling, such as "F32". Reads headers alone.
+        """
+        _same_keys(self.directory, expected=set(expected), found=set(self._weight_map))
+        for key, (shape, dtype) in expected.items():
+            found = self.headers[key]
+            if found != (tuple(shape), dtype):
+                raise WeightsError(f"{self.path_of(key)}: {key}: expected {dtype} "
+                                   f"{tuple(shape)}, found {found[1]} {found[0]}")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """key -> shard."""
+    try:
+        return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
+    except ValueError as e:
+        raise WeightsError(f"{path}: {e}") from e
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object; json.loads alone would keep the last of two equal keys."""
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+        raise ValueError(f"{twice[0]}: listed twice; a tensor stands in one shard")
+    return dict(pairs)
+
+
+def _same_keys(where: Path, expected: set[str], found: set[str]) -> None:
+    if expected != found:
+        raise WeightsError(f"{where}: missing keys {sorted(expected - found)}, "
+                           f"unexpected keys {sorted(found - expected)}")
