@@ -19,7 +19,7 @@ from absl import app, flags
 from configs import dreamzero_5b, dreamzero_14b
 from launch.setup import build, fit
 from world_model.attention import KERNELS, make_attend, tokens, visibility
-from world_model.attention.packing import Arrangement, choose_tile, make_tiles
+from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 
 CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
 SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "of which configs")
@@ -54,7 +54,7 @@ def measure(kernel: str, family, heads: int, repeats: int) -> dict:
 
 def covered(table, sequence, window_frames: int) -> int:
     """Pairs in the tiles that flash computes."""
-    places = Arrangement(sequence, choose_tile(sequence, sequence))
+    places = PackedOrder(sequence, choose_tile(sequence, sequence))
     return make_tiles(table, places, places, window_frames).computed * places.tile**2
 
 

@@ -102,7 +102,7 @@ def windows_per_second(work) -> float:
 
 
 def rows_per_second(loader) -> float:
-    """Rows of an iterator of batches, after its first."""
+    """TimestepRows of an iterator of batches, after its first."""
     iterator = iter(loader)
     next(iterator)
     began, rows = time.perf_counter(), 0

@@ -29,7 +29,7 @@ from launch.planning.chips import CHIPS
 from launch.setup import build
 from world_model.analysis.program import KERNEL_PRODUCTS, Program
 from world_model.attention import flash, visibility
-from world_model.attention.packing import Arrangement, choose_tile, make_tiles
+from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import FULL, MASKED, Tiles
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
@@ -121,8 +121,8 @@ def compile_attention(family, tile: int, device) -> Tiles:
     kernels' schedules meanwhile. Prints what the compiler estimates of the rest."""
     spec = family.spec
     sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
-    places = Arrangement(sequence, tile)
-    attend = flash.make_arranged(table, places, places, spec.window_frames)
+    places = PackedOrder(sequence, tile)
+    attend = flash.make_attend_packed(table, places, places, spec.window_frames)
     array = jax.ShapeDtypeStruct((1, len(places.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
                                  sharding=SingleDeviceSharding(device))
     value = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()

@@ -28,7 +28,7 @@ from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
 from data_pipelines.robots.slots import ACTION_DIM, STATE_DIM
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
-from data_pipelines.worker_status import Board
+from data_pipelines.worker_status import WorkerStatus
 from world_model.batch import Layout, batch_spec, check_batch
 
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window
@@ -45,9 +45,10 @@ class BadWindow(NamedTuple):
 class HostBatch:
     """G draws -> this host's rows, stacked, with the draws that had to be replaced."""
 
-    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int], board: Board):
+    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int],
+                 status: WorkerStatus):
         """lengths: of the fields whose rows come without padding, their length with it."""
-        self.makers, self.seed, self.rows, self.lengths, self.board = makers, seed, rows, lengths, board
+        self.makers, self.seed, self.rows, self.lengths, self.status = makers, seed, rows, lengths, status
 
     def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
         bad: list[BadWindow] = []
@@ -63,7 +64,7 @@ class HostBatch:
         for attempt in range(_REPLACEMENTS):
             try:
                 episode, start = maker.windows[window]
-                with self.board.at(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
+                with self.status.at(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
                     return maker(window, draw.position)
             except BadEpisode as error:
                 bad.append(BadWindow(maker.dataset.name, maker.windows[window][0], str(error)))
@@ -112,7 +113,7 @@ class Loader:
         self._rows = global_batch_size // process_count
         self._workers, self._max_bad_fraction = workers, max_bad_fraction
         self._bad: dict[str, dict] = {}
-        self._board = Board()
+        self._status = WorkerStatus()
         self._identity = {
             "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
             "augmentation": dataclasses.asdict(augmentation),
@@ -124,7 +125,7 @@ class Loader:
         lengths = {"text_features": cache.spec["text_features"][0][0]} if cache else {}
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
-                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._board)))
+                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._status)))
         self._iterator = iter(_decode_ahead(batches, workers, prefetch))
 
     def __iter__(self) -> "Loader":
@@ -136,7 +137,7 @@ class Loader:
         try:
             batch, bad = next(self._iterator)
         except RuntimeError as error:
-            if not (places := self._board.places()):
+            if not (places := self._status.places()):
                 raise
             raise ValueError("a loader process died, perhaps by the sample that it was at:\n  "
                              + "\n  ".join(places) + f"\n{error}") from error
@@ -156,7 +157,7 @@ class Loader:
     def close(self) -> None:
         """Ends threads and worker processes; may be called twice."""
         # Grain's iterator is let go here, because at the interpreter's end it would print a traceback
-        self._board.close()
+        self._status.close()
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()

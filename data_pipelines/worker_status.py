@@ -12,7 +12,7 @@ from pathlib import Path
 _WIDTH = 256  # bytes of a process's line
 
 
-class Board:
+class WorkerStatus:
     """A mapped line per worker process; one that is killed leaves its line behind."""
 
     def __init__(self):

@@ -36,7 +36,7 @@ def read(path: str) -> GoldenFile:
     raise ValueError(f"cfg_json has no model of a known family: none of {sorted(FAMILIES)} among {sorted(sizes)}")
 
 
-def compare(golden: GoldenFile, face) -> dict[str, Difference]:
+def compare(golden: GoldenFile, adapter) -> dict[str, Difference]:
     """entry -> difference, in the order of computation.
 
     Raises ValueError where the file holds an entry that nothing here computes, or one of another shape.
@@ -44,7 +44,7 @@ def compare(golden: GoldenFile, face) -> dict[str, Difference]:
     differences = {}
     for section, run in golden.SECTIONS.items():
         if any(key.startswith(f"{section}/") for key in golden.expected):
-            found = {key: x for key, x in run(golden, face) if key in golden.expected}
+            found = {key: x for key, x in run(golden, adapter) if key in golden.expected}
             differences |= {key: difference(key, golden.expected[key], x, bool(golden.RELATIVE.match(key)))
                             for key, x in found.items()}
     unknown = sorted(set(golden.expected) - set(differences))
@@ -60,7 +60,7 @@ def main(_) -> None:
     try:
         golden = read(args.golden)
         with jax.default_matmul_precision("highest"):
-            differences = compare(golden, golden.face(args.runtime))
+            differences = compare(golden, golden.adapter(args.runtime))
     except (ValueError, OSError) as error:
         sys.exit(f"--golden={args.golden}: {error}")
     sizes = {entry: d.size for entry, d in differences.items()}

@@ -10,7 +10,7 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch.setup import build
 from world_model import functional
 from world_model.families.dreamzero import video_formats as wan_format
-from world_model.families.dreamzero.jax_adapter import JaxFace
+from world_model.families.dreamzero.jax_adapter import JaxAdapter
 from world_model.weights import conversion
 from world_model.weights.formats import FORMATS
 
@@ -77,7 +77,7 @@ def test_the_same_bidirectional_forward(form):
     spec, model, params = form
     parts = inputs(spec)
     with jax.default_matmul_precision("highest"):
-        found = JaxFace(spec, params).bidirectional(parts)
+        found = JaxAdapter(spec, params).bidirectional(parts)
     expected = diffusers_forward(model, spec, parts)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(expected).std() > 0.1

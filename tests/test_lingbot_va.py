@@ -42,7 +42,7 @@ def test_full_size_has_exactly_the_released_tensors():
 @pytest.fixture(scope="module")
 def golden():
     found = parity.read(HERE / "goldens/lingbot_va_tiny.npz")
-    return found, found.face("jax")
+    return found, found.adapter("jax")
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_
 def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(golden, inputs):
     """Through any number of layers a chunk's video depends on its own actions and not on its own clean copy; drawn
     otherwise it is the plain forward; and the pass over the ring gives the same numbers."""
-    face, n = golden[1], golden[0].config["n"]
+    adapter, n = golden[1], golden[0].config["n"]
 
     @jax.jit
     def run(forward, clean_latents, clean_actions):
         def of_second_chunk(latents, actions):
-            out = functional.bind(face.model, face.params)(inputs._replace(
+            out = functional.bind(adapter.model, adapter.params)(inputs._replace(
                 clean_latents=latents, clean_actions=actions, forward_dynamics=forward))
             return jnp.square(out.video[:, 2:4]).sum(), out
 
@@ -113,41 +113,41 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
     size = lambda x: np.abs(np.asarray(x)).reshape(5, -1).max(axis=1) > 0
     np.testing.assert_array_equal(size(of_video), [True, True, False, False, False])
     np.testing.assert_array_equal(size(of_action), [True, True, True, True, False])
-    plain = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs)
+    plain = jax.jit(lambda p, i: functional.bind(adapter.model, p)(i))(adapter.params, inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
                  run(False, inputs.clean_latents, inputs.clean_actions)[1], plain)
     assert np.abs(plain.video - found.video).max() > 1e-2
 
-    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
-    session = rollout.start(face.params, inputs.text)
+    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    session = rollout.start(adapter.params, inputs.text)
     video = jax.jit(lambda p, ring, x, time, rotary, block: cached.video_pass(
-        functional.bind(face.model, p), ring, session.context, x, time, rotary, block, ahead=1))
-    rotary = lambda of_video, first: frame_rotary(face.spec, of_video, range(first, first + 2))
-    act = lambda ring, first: rollout._acting(face.params, ring, session.context, inputs.clean_actions[
+        functional.bind(adapter.model, p), ring, session.context, x, time, rotary, block, ahead=1))
+    rotary = lambda of_video, first: frame_rotary(adapter.spec, of_video, range(first, first + 2))
+    act = lambda ring, first: rollout._acting(adapter.params, ring, session.context, inputs.clean_actions[
         :, first * n:(first + 2) * n], rotary(False, first), first)
     # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
     # which does not see them.
     past = act(session.ring, 0)
-    _, written = video(face.params, cached.forget(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
+    _, written = video(adapter.params, cached.forget(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
                        rotary(True, 0), 0)
     ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 2)
-    velocity, _ = video(face.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],
+    velocity, _ = video(adapter.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],
                         rotary(True, 2), 2)
     np.testing.assert_allclose(velocity, found.video[:, 2:4], atol=1e-5)
 
     observe = lambda session, latents, first: rollout.observe(
-        face.params, session, latents[:, first:first + 2], inputs.clean_actions[:, first * n:(first + 2) * n])
+        adapter.params, session, latents[:, first:first + 2], inputs.clean_actions[:, first * n:(first + 2) * n])
     session = observe(session, inputs.clean_latents, 0).next(2)
     stale, own = observe(session, inputs.noisy_latents, 2), inputs.clean_actions[:, 2 * n:4 * n]
-    latents, grounded = rollout.ground(face.params, stale, noise, own)
-    assert np.abs(latents - rollout.ground(face.params, stale, noise, own + 1)[0]).max() > 1e-3
-    observed = rollout.observe(face.params, session, latents, own)
+    latents, grounded = rollout.ground(adapter.params, stale, noise, own)
+    assert np.abs(latents - rollout.ground(adapter.params, stale, noise, own + 1)[0]).max() > 1e-3
+    observed = rollout.observe(adapter.params, session, latents, own)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grounded.ring, observed.ring)
 
 
 def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):
     """Exact-zero gradients of every chunk's outputs with respect to all that it may not see."""
-    face, compiled = golden[1], 0
+    adapter, compiled = golden[1], 0
     fields = {Group.CLEAN_VIDEO: "clean_latents", Group.CLEAN_ACTION: "clean_actions",
               Group.NOISY_VIDEO: "noisy_latents", Group.ACTION: "noisy_actions"}
 
@@ -156,7 +156,7 @@ def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):
     def gradients(parts, size, window, video_weight, action_weight):
         nonlocal compiled
         compiled += 1
-        out = functional.bind(face.model, face.params)(inputs._replace(**parts, chunk_frames=size, window_blocks=window))
+        out = functional.bind(adapter.model, adapter.params)(inputs._replace(**parts, chunk_frames=size, window_blocks=window))
         action = out.action.reshape(1, 5, -1) * action_weight[:, None]
         return (out.video * video_weight[:, None, None, None]).sum() + action.sum()
 
@@ -184,10 +184,10 @@ def reach(group: Group, frame: int, size: int, window: int) -> set:
 
 
 def test_video_only_is_independent_of_the_action_slots(golden, inputs):
-    face = golden[1]
+    adapter = golden[1]
     two = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0) if x.ndim else x, inputs)
     valid = jnp.zeros((2, 15), bool).at[1].set(True)
-    run = jax.jit(lambda **parts: functional.bind(face.model, face.params)(two._replace(action_valid=valid, **parts)))
+    run = jax.jit(lambda **parts: functional.bind(adapter.model, adapter.params)(two._replace(action_valid=valid, **parts)))
     plain = run(noisy_actions=two.noisy_actions, clean_actions=two.clean_actions)
     other = run(noisy_actions=two.noisy_actions.at[0].set(1e3), clean_actions=two.clean_actions.at[0].set(-9.0))
     np.testing.assert_array_equal(plain.video[0], other.video[0])
@@ -196,9 +196,9 @@ def test_video_only_is_independent_of_the_action_slots(golden, inputs):
 
 def test_cached_passes_equal_the_training_forward(golden, inputs):
     """With room for everything: chunk by chunk the velocities of one masked row."""
-    face, n = golden[1], golden[0].config["n"]
-    trained = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs)
-    session = face.start(np.asarray(inputs.text), 2, 6)
+    adapter, n = golden[1], golden[0].config["n"]
+    trained = jax.jit(lambda p, i: functional.bind(adapter.model, p)(i))(adapter.params, inputs)
+    session = adapter.start(np.asarray(inputs.text), 2, 6)
     for chunk in range(2):
         frames, own = slice(2 * chunk, 2 * chunk + 2), slice(2 * chunk * n, (2 * chunk + 2) * n)
         for of_video, noisy, clean, time, expected in (
@@ -213,32 +213,32 @@ def test_cached_passes_equal_the_training_forward(golden, inputs):
 
 def test_rollout_history_decides_the_cache(golden, inputs):
     """Own predictions as history give the imagined rollout; other history changes later chunks alone."""
-    face = golden[1]
-    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    adapter = golden[1]
+    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
     mask = jnp.ones(inputs.clean_actions.shape, bool)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, None, actions=inputs.clean_actions, action_mask=mask)
     keys = jax.random.split(jax.random.key(0), 1)
-    imagined = rollout(face.params, given, keys)
+    imagined = rollout(adapter.params, given, keys)
     np.testing.assert_array_equal(imagined.latents[:, :1], inputs.clean_latents[:, :1])
     own = given._replace(actions=jnp.pad(imagined.actions, ((0, 0), (3, 0), (0, 0))))
-    again = rollout(face.params, own, keys, history=imagined.latents)
+    again = rollout(adapter.params, own, keys, history=imagined.latents)
     np.testing.assert_allclose(again.latents, imagined.latents, atol=1e-5)
     np.testing.assert_allclose(again.actions, imagined.actions, atol=1e-5)
-    real = rollout(face.params, given, keys, history=inputs.clean_latents)
+    real = rollout(adapter.params, given, keys, history=inputs.clean_latents)
     np.testing.assert_array_equal(real.latents[:, :2], imagined.latents[:, :2])
     assert np.abs(real.latents[:, 2:] - imagined.latents[:, 2:]).max() > 1e-3
 
 
 def test_video_alone(golden, inputs):
     """Nothing of actions is predicted or remembered: what is imagined is that of a clip without actions."""
-    face = golden[1]
-    rollout = LingBotVARollout(face.model, steps=1, action_steps=1, chunk_frames=2, window_blocks=6)
+    adapter = golden[1]
+    rollout = LingBotVARollout(adapter.model, steps=1, action_steps=1, chunk_frames=2, window_blocks=6)
     keys = jax.random.split(jax.random.key(0), 1)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, None)
-    alone = rollout(face.params, given, keys, history=inputs.clean_latents, video_alone=True)
+    alone = rollout(adapter.params, given, keys, history=inputs.clean_latents, video_alone=True)
     noise = jnp.concatenate([rollout.noise(keys, i, c.stop - c.start)[0] for i, c in enumerate(rollout.chunks())], axis=1)
     times, changes = levels(1, rollout.shift)
-    trained = jax.jit(lambda p, i: functional.bind(face.model, p)(i))(face.params, inputs._replace(
+    trained = jax.jit(lambda p, i: functional.bind(adapter.model, p)(i))(adapter.params, inputs._replace(
         noisy_latents=noise, video_timestep=jnp.full((1, 5), times[0]), action_valid=jnp.zeros((1, 15), bool)))
     assert alone.actions is None
     np.testing.assert_allclose(alone.latents[:, 2:], (noise + changes[0] * trained.video)[:, 2:], atol=1e-5)
@@ -247,11 +247,11 @@ def test_video_alone(golden, inputs):
 
 def test_given_video_comes_back_and_decides_the_actions(golden, inputs):
     """Inverse dynamics of one chunk; given actions come back too."""
-    face = golden[1]
-    rollout = LingBotVARollout(face.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
-    noise, session = rollout.noise(jax.random.split(jax.random.key(0), 1), 0, 2), rollout.start(face.params, inputs.text)
+    adapter = golden[1]
+    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    noise, session = rollout.noise(jax.random.split(jax.random.key(0), 1), 0, 2), rollout.start(adapter.params, inputs.text)
     video, actions = inputs.clean_latents[:, :2], 0.1 * inputs.clean_actions[:, :noise[1].shape[1]]
-    run = lambda of_video, of_actions: rollout.predict(face.params, session, *noise, known=Known(
+    run = lambda of_video, of_actions: rollout.predict(adapter.params, session, *noise, known=Known(
         actions, jnp.full(actions.shape, of_actions), video, jnp.full(video.shape, of_video)))[:2]
     free, inverse, forced = run(False, False), run(True, False), run(False, True)
     np.testing.assert_allclose(inverse[0], video, atol=1e-5)
@@ -262,12 +262,12 @@ def test_given_video_comes_back_and_decides_the_actions(golden, inputs):
 
 def test_ring_positions_do_not_matter(golden, inputs):
     """A later chunk number over an empty ring gives the same as an early one: only its own positions differ."""
-    face = golden[1]
-    ring = cached.make_ring(face.spec, 1, 2, 4)
+    adapter = golden[1]
+    ring = cached.make_ring(adapter.spec, 1, 2, 4)
     run = jax.jit(lambda block: cached.video_pass(
-        functional.bind(face.model, face.params), ring, cached.encode_context(
-            functional.bind(face.model, face.params), inputs.text), inputs.noisy_latents[:, :2],
-        inputs.video_timestep[:, :2], frame_rotary(face.spec, True, range(2)), block)[0])
+        functional.bind(adapter.model, adapter.params), ring, cached.encode_context(
+            functional.bind(adapter.model, adapter.params), inputs.text), inputs.noisy_latents[:, :2],
+        inputs.video_timestep[:, :2], frame_rotary(adapter.spec, True, range(2)), block)[0])
     np.testing.assert_array_equal(run(0), run(6))
 
 

@@ -135,7 +135,7 @@ def test_another_family_is_refused_both_ways(golden, released, tmp_path):
     with pytest.raises(ValueError, match=r"missing \['action_embedder.bias'"):
         names.from_reference(other.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
     with pytest.raises(ValueError, match=r"unexpected \['action_embedder.bias'"):
-        other.face("jax", golden.weights)
+        other.adapter("jax", golden.weights)
     for config, name in ((config_of(golden), "dreamzero"), (dreamzero_5b.get_config("debug"), "lingbot_va")):
         with pytest.raises(ValueError, match=rf"--format={name} holds a network of family '{name}'"):
             import_weights.import_weights(config, name, released, None)

@@ -32,25 +32,25 @@ def shared():
         noisy_actions=one(golden.actions("noise_action")), action_timestep=one(golden.given["in/action_timesteps"]),
         clean_actions=one(golden.actions("actions")), text=one(golden.given["in/text_emb"]),
         chunk_frames=jnp.int32(2), window_blocks=jnp.int32(3), frame_valid=jnp.ones((1, 5), bool).at[:, 4].set(False))
-    return golden.face("jax"), inputs
+    return golden.adapter("jax"), inputs
 
 
-def spec_of(face, width: int, ffn: int, **options) -> LingBotVAMoTSpec:
-    fields = {f.name: getattr(face.spec, f.name) for f in dataclasses.fields(face.spec)}
+def spec_of(adapter, width: int, ffn: int, **options) -> LingBotVAMoTSpec:
+    fields = {f.name: getattr(adapter.spec, f.name) for f in dataclasses.fields(adapter.spec)}
     return LingBotVAMoTSpec(**fields, action_stream_dim=width, action_ffn_dim=ffn, **options)
 
 
 def test_equal_weights_in_both_streams_give_the_shared_network(shared):
     """The oracle is held to the reference's numbers (tests/test_parity.py)."""
-    face, inputs = shared
-    model, params = functional.abstract(LingBotVAMoT, spec_of(face, 96, 192)), {}
+    adapter, inputs = shared
+    model, params = functional.abstract(LingBotVAMoT, spec_of(adapter, 96, 192)), {}
     for name, shape in functional.parameters(model).items():
         source = name.replace("block.video", "block").replace("block.action", "block").replace("blocks.video", "blocks")
         source = source.replace("blocks.action", "blocks").replace("action_text", "text").replace("action_head_m", "head_m")
-        params[name] = face.params[source]
+        params[name] = adapter.params[source]
         assert params[name].shape == shape.shape
     run = lambda model, params: jax.jit(lambda p: functional.bind(model, p)(inputs))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), run(model, params), run(face.model, face.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), run(model, params), run(adapter.model, adapter.params))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def narrow(shared):
 
 
 def test_cached_passes_equal_the_training_forward(shared, narrow):
-    (face, inputs), (model, params) = shared, narrow
-    n = face.spec.actions_per_frame
+    (adapter, inputs), (model, params) = shared, narrow
+    n = adapter.spec.actions_per_frame
     whole = inputs._replace(window_blocks=jnp.int32(64), frame_valid=None, clean_timestep=0 * inputs.clean_timestep)
     trained = jax.jit(lambda p: functional.bind(model, p)(whole))(params)
     bound = lambda f: jax.jit(lambda *args: f(functional.bind(model, params), *args))

@@ -234,4 +234,4 @@ def test_a_worker_that_dies_is_reported_with_its_sample():
             pytest.raises(ValueError, match=r"a loader process died.*\n  process \d+: dataset 'fake' episode 1 step \d+\n"):
         for _ in range(20):
             next(loader)
-    assert not os.path.exists(loader._board._folder)
+    assert not os.path.exists(loader._status._folder)

@@ -36,14 +36,14 @@ def only(golden, *sections):
 
 
 def test_jax_model_equals_every_section_of_a_golden(golden, quick_compiles):
-    differences = parity.compare(golden, golden.face("jax"))
+    differences = parity.compare(golden, golden.adapter("jax"))
     assert differences.keys() == golden.expected.keys()
     assert parity.first_above(differences, 1e-5) is None
 
 
 def test_jax_model_without_first_frame_concatenation_equals_its_golden(quick_compiles):
     golden = only(parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz"), "tf/", "tfv/")
-    differences = parity.compare(golden, golden.face("jax"))
+    differences = parity.compare(golden, golden.adapter("jax"))
     assert {"tf/block0", "tf/block1", "tf/video", "tf/action", "tfv/sane_video"} <= differences.keys()
     assert parity.first_above(differences, 1e-5) is None
 
@@ -51,7 +51,7 @@ def test_jax_model_without_first_frame_concatenation_equals_its_golden(quick_com
 @pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
 def test_lingbot_va_equals_every_section_of_its_golden(quick_compiles):
     golden = parity.read(GOLDENS / "lingbot_va_tiny.npz")
-    differences = parity.compare(golden, golden.face("jax"))
+    differences = parity.compare(golden, golden.adapter("jax"))
     assert differences.keys() == golden.expected.keys() and len(differences) == 209
     assert parity.first_above(differences, 5e-5) is None
     assert parity.first_above({k: d for k, d in differences.items() if k.startswith("mask/")}, 0) is None
@@ -73,7 +73,7 @@ def test_a_file_of_no_known_family_is_named(tmp_path):
 def planted(golden, change):
     weights = {key: x.copy() for key, x in golden.weights.items()}
     change(weights)
-    differences = parity.compare(only(golden, "tf/"), golden.face("torch", weights))
+    differences = parity.compare(only(golden, "tf/"), golden.adapter("torch", weights))
     return parity.first_above(differences, 1e-4)
 
 
@@ -114,16 +114,16 @@ def test_only_what_the_file_holds_is_computed(golden):
 def test_unknown_entries_are_an_error(golden, entry):
     only(golden, "sched/fm", "tf/video")
     golden.expected[entry] = np.zeros((2, 1))
-    face = golden.face("torch")
+    adapter = golden.adapter("torch")
     with pytest.raises(ValueError, match=f"does not know: .*{entry}"):
-        parity.compare(golden, face)
+        parity.compare(golden, adapter)
 
 
 def test_another_shape_is_an_error(golden):
     only(golden, "tf/action")
     golden.expected["tf/action"] = golden.expected["tf/action"][:1]
     with pytest.raises(ValueError, match=r"tf/action: expected shape \(1, 8, 7\), found \(2, 8, 7\)"):
-        parity.compare(golden, golden.face("torch"))
+        parity.compare(golden, golden.adapter("torch"))
 
 
 def test_command(tmp_path, golden):

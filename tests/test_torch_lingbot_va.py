@@ -27,7 +27,7 @@ def golden():
 @pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
 def test_inference_equals_the_golden(golden):
     """Cached passes, cache contents with eviction, the serving loop whole and partly denoised."""
-    differences = parity.compare(golden, golden.face("torch"))
+    differences = parity.compare(golden, golden.adapter("torch"))
     assert {entry.split("/")[0] for entry in differences} == {"inf", "srv"} and len(differences) > 60
     assert parity.first_above(differences, 5e-5) is None
 
@@ -36,7 +36,7 @@ def test_weights_are_loaded_strictly(golden):
     swapped = dict(golden.weights)
     swapped["blocks.0.norm4.weight"] = swapped.pop("blocks.0.norm2.weight")
     with pytest.raises(RuntimeError, match=r"Missing key[\s\S]*norm3.weight[\s\S]*Unexpected key[\s\S]*norm4"):
-        golden.face("torch", swapped)
+        golden.adapter("torch", swapped)
 
 
 @pytest.fixture(scope="module")

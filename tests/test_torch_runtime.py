@@ -24,8 +24,8 @@ def golden(request):
 
 
 @pytest.fixture(scope="module")
-def face(golden):
-    return golden.face("torch")
+def adapter(golden):
+    return golden.adapter("torch")
 
 
 def parts_of(golden, **which):
@@ -33,17 +33,17 @@ def parts_of(golden, **which):
     return parts.pop("text"), parts.pop("image"), parts
 
 
-def test_every_section_of_the_goldens(golden, face):
-    differences = parity.compare(golden, face)
+def test_every_section_of_the_goldens(golden, adapter):
+    differences = parity.compare(golden, adapter)
     assert parity.first_above(differences, 1e-5) is None
     assert {entry.split("/")[0] for entry in differences} == {"sched", "tf", "tfv", "ntf", "inf"}
 
 
 @torch.no_grad()
-def test_cached_inference_equals_the_training_forward(golden, face):
+def test_cached_inference_equals_the_training_forward(golden, adapter):
     """By default; the goldens' cached inference, in which states see everything, does not."""
     text, image, parts = parts_of(golden, clean=True, actions=True)
-    runtime, layout = face.runtime, golden.spec.layout
+    runtime, layout = adapter.runtime, golden.spec.layout
     whole = runtime.forward(runtime.model.context(text, image), **parts)
     cut = lambda x, n, start, block: None if x is None else x[:, start + block * n:start + (block + 1) * n]
     for table, same in (("dreamzero", True), ("dreamzero_state_sees_all", False)):
@@ -64,21 +64,21 @@ def test_cached_inference_equals_the_training_forward(golden, face):
             session.prefill(cut(parts["clean_latents"], n, 1, i), cut(condition, n, 1, i))
 
 
-def test_incomplete_block_is_refused(golden, face):
+def test_incomplete_block_is_refused(golden, adapter):
     text, image, parts = parts_of(golden, clean=True, actions=True)
     parts = {k: None if x is None else x[:, :4] for k, x in parts.items()}
     with pytest.raises(ValueError, match="4 latent frames from block 0 on are no whole number of blocks of 2"):
-        face.runtime.forward(face.runtime.model.context(text, image), **parts)
+        adapter.runtime.forward(adapter.runtime.model.context(text, image), **parts)
 
 
 def test_weights_are_loaded_strictly(golden):
     swapped = dict(golden.weights)
     swapped["blocks.0.norm4.weight"] = swapped.pop("blocks.0.norm3.weight")
     with pytest.raises(RuntimeError, match=r"Missing key.*norm3.weight[\s\S]*Unexpected key.*norm4"):
-        golden.face("torch", swapped)
+        golden.adapter("torch", swapped)
     swapped = golden.weights | {"blocks.0.ffn.0.weight": golden.weights["blocks.0.ffn.0.weight"].T}
     with pytest.raises(RuntimeError, match=r"size mismatch for blocks.0.ffn.0.weight"):
-        golden.face("torch", swapped)
+        golden.adapter("torch", swapped)
 
 
 def test_a_directory_that_is_no_export(tmp_path):
@@ -103,26 +103,26 @@ def rollout_inputs(golden):
     return parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image
 
 
-def test_skipped_steps_reuse_the_last_prediction(golden, face, monkeypatch):
+def test_skipped_steps_reuse_the_last_prediction(golden, adapter, monkeypatch):
     """As in world_model/diffusion/step_skipping.py: a table's steps call the network, and one that never bites changes nothing."""
     calls, plain = [], torch_runtime.Session.denoise
     monkeypatch.setattr(torch_runtime.Session, "denoise", lambda self, **parts: (calls.append(
         float(parts["video_timestep"][0, 0])), plain(self, **parts))[1])
     inputs, times = rollout_inputs(golden), make_solver("unipc", 16).timesteps
-    every, _ = Rollout(face.runtime)(*inputs)
+    every, _ = Rollout(adapter.runtime)(*inputs)
     assert len(calls) == 16
     calls.clear()
-    some, _ = Rollout(face.runtime, skipping="6")(*inputs)
+    some, _ = Rollout(adapter.runtime, skipping="6")(*inputs)
     np.testing.assert_allclose(calls, np.float32(times)[[0, 1, 5, 10, 14, 15]])
     assert not torch.allclose(some, every, atol=1e-3)
-    never, _ = Rollout(face.runtime, skipping="adaptive", skip_thresholds=((2.0, 3),))(*inputs)
+    never, _ = Rollout(adapter.runtime, skipping="adaptive", skip_thresholds=((2.0, 3),))(*inputs)
     torch.testing.assert_close(never, every)
 
 
-def test_bfloat16_stays_near(golden, face):
+def test_bfloat16_stays_near(golden, adapter):
     inputs = rollout_inputs(golden)
-    expected = Rollout(face.runtime, steps=4)(*inputs)
-    low = copy.copy(face.runtime)
+    expected = Rollout(adapter.runtime, steps=4)(*inputs)
+    low = copy.copy(adapter.runtime)
     low.model = copy.deepcopy(low.model).to(torch.bfloat16)
     found = Rollout(low, steps=4)(*inputs)
     for x, y in zip(found, expected, strict=True):
@@ -133,24 +133,24 @@ def test_bfloat16_stays_near(golden, face):
 def test_the_network_compiles_as_one_graph():
     """By a backend that needs no compiler of C++; rollouts are the same."""
     golden = parity.read(GOLDENS / "dreamzero_i2v_tiny.npz")
-    face = golden.face("torch")
+    adapter = golden.adapter("torch")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = copy.copy(face.runtime)
+    compiled = copy.copy(adapter.runtime)
     compiled.model = copy.deepcopy(compiled.model)
     compiled.model.compile(backend=counter, fullgraph=True)
     inputs = rollout_inputs(golden)
-    for found, expected in zip(Rollout(compiled, steps=2)(*inputs), Rollout(face.runtime, steps=2)(*inputs), strict=True):
+    for found, expected in zip(Rollout(compiled, steps=2)(*inputs), Rollout(adapter.runtime, steps=2)(*inputs), strict=True):
         torch.testing.assert_close(found, expected)
     assert counter.frame_count
 
 
-def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, face):
+def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, adapter):
     text, image, parts = parts_of(golden, clean=True, actions=True)
     layout, noise = golden.spec.layout, torch.Generator().manual_seed(0)
     draw = lambda like, n: torch.randn(like.shape[0], n, *like.shape[2:], generator=noise)
     noise = [(draw(parts["clean_latents"], layout.frames_per_block),
               draw(parts["noisy_actions"], layout.actions_per_block))]
-    run = lambda guidance, text: Rollout(face.runtime, "euler", 1, guidance=guidance)(
+    run = lambda guidance, text: Rollout(adapter.runtime, "euler", 1, guidance=guidance)(
         parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image,
         unconditional_text=torch.zeros_like(text))
     video, actions = run(1.0, text)
@@ -160,4 +160,4 @@ def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_a
     torch.testing.assert_close(guided_actions, actions)
     assert not torch.allclose(guided, video, atol=1e-3)
     with pytest.raises(ValueError, match="guidance other than 1 needs unconditional_text"):
-        dataclasses.replace(Rollout(face.runtime), guidance=2).start(text)
+        dataclasses.replace(Rollout(adapter.runtime), guidance=2).start(text)

@@ -23,7 +23,7 @@ print(max(float((a - b).abs().max()) for a, b in zip(found, expected)))
 @torch.no_grad()
 def test_a_saved_step_runs_without_this_package(form, tmp_path):
     golden = parity.read(Path(__file__).parent / "goldens" / f"dreamzero_{form}_tiny.npz")
-    runtime, spec = golden.face("torch").runtime, golden.spec
+    runtime, spec = golden.adapter("torch").runtime, golden.spec
     session, parts = export_step.example(runtime, 2, 2, (spec.latent_height, spec.latent_width), spec.text_length,
                                          spec.image_tokens)
     torch_step.save(session, tmp_path / "step.pt2", **parts)

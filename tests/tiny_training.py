@@ -99,7 +99,7 @@ def objective(family):
 
 
 def make_batch(step: int, rows: range, seed: int = 0) -> dict:
-    """Rows `rows` of global batch `step`: a function of (seed, step, row), as the loader's contract asks."""
+    """TimestepRows `rows` of global batch `step`: a function of (seed, step, row), as the loader's contract asks."""
     draws = [np.random.default_rng((seed, step, row)) for row in rows]
     ids = {"dataset_id": 0, "episode_index": step, "start": 0}
     length = np.array([r.integers(3, TOKENS + 1) for r in draws])

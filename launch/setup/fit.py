@@ -14,7 +14,7 @@ from world_model.parallel import sharding
 from world_model.parallel.remat import KEPT
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
-MADE_FOR = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
+KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
 # Beside what is kept, as plans of the 14B showed: weights and gradients of blocks at work, and D-wide arrays per token.
 BLOCKS_AT_WORK = 3
@@ -39,7 +39,7 @@ def fit(config, make_family: Callable, devices=None) -> ConfigDict:
 
 def runs_on(kernel: str, platform: str) -> bool:
     """Whether the attention kernel is one for a JAX platform (cpu, gpu, tpu)."""
-    return MADE_FOR.get(kernel, platform) == platform
+    return KERNEL_PLATFORM.get(kernel, platform) == platform
 
 
 def check_kernel(config, devices=None) -> None:
@@ -47,8 +47,8 @@ def check_kernel(config, devices=None) -> None:
     here they are others), or not in the dtype of the run."""
     kernel, platform = config.model.attention, (devices or jax.devices())[0].platform
     if not runs_on(kernel, platform):
-        raise ValueError(f"model.attention = {kernel!r} is a kernel for {MADE_FOR[kernel].upper()}s, and the devices "
-                         f"are {platform}s: --config.model.attention=blockwise")
+        raise ValueError(f"model.attention = {kernel!r} is a kernel for {KERNEL_PLATFORM[kernel].upper()}s, and the "
+                         f"devices are {platform}s: --config.model.attention=blockwise")
     if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":
         raise ValueError(f"model.attention = 'cudnn' computes in bfloat16, and train.compute_dtype is "
                          f"{config.train.compute_dtype}: --config.train.compute_dtype=bfloat16, or "

@@ -10,7 +10,7 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 from collections.abc import Callable
 
 from world_model.attention import blockwise, cudnn, flash, reference, ring
-from world_model.attention.packing import Arrangement, choose_tile
+from world_model.attention.packing import PackedOrder, choose_tile
 from world_model.attention.tokens import Sequence, length
 from world_model.attention.visibility import Table
 
@@ -40,10 +40,10 @@ def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, wi
     return lambda q, *others: (around if ring.needed(q.shape[2]) else attend)(q, *others)
 
 
-def arrangement(kernel: str, sequence: Sequence) -> Arrangement | None:
+def packed_order(kernel: str, sequence: Sequence) -> PackedOrder | None:
     """The order in which a kernel would have the tokens stand through all blocks, if it has one and it costs less than
     moving them for each attention."""
     if kernel != "flash":
         return None
-    places = Arrangement(sequence, choose_tile(sequence, sequence))
-    return places if len(places.order) <= (1 + MOST_PADDING) * length(sequence) else None
+    packed = PackedOrder(sequence, choose_tile(sequence, sequence))
+    return packed if len(packed.order) <= (1 + MOST_PADDING) * length(sequence) else None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from world_model.attention import flash_kernel, ring
-from world_model.attention.packing import Arrangement, choose_tile, make_tiles
+from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import Tiles
 from world_model.attention.tokens import Sequence
 from world_model.attention.visibility import Table
@@ -22,17 +22,17 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     """See `world_model.attention.make_attend`. tile: tokens on a side (default: `choose_tile`); interpret: runs the
     kernel's program on any platform, slowly, for tests."""
     tile = tile or choose_tile(queries, keys)
-    places_q, places_k = Arrangement(queries, tile), Arrangement(keys, tile)
-    arranged = make_arranged(table, places_q, places_k, window_frames, interpret=interpret)
+    packed_q, packed_k = PackedOrder(queries, tile), PackedOrder(keys, tile)
+    attend_packed = make_attend_packed(table, packed_q, packed_k, window_frames, interpret=interpret)
 
     def attend(q, k, v, key_valid=None, drawn=None):
-        valid = None if key_valid is None else places_k.arrange(key_valid)
-        return places_q.restore(arranged(places_q.arrange(q), places_k.arrange(k), places_k.arrange(v), valid, drawn))
+        valid = None if key_valid is None else packed_k.pack(key_valid)
+        return packed_q.unpack(attend_packed(packed_q.pack(q), packed_k.pack(k), packed_k.pack(v), valid, drawn))
 
     return attend
 
 
-def make_arranged(table: Table, queries: Arrangement, keys: Arrangement, window_frames: int = 0, *,
+def make_attend_packed(table: Table, queries: PackedOrder, keys: PackedOrder, window_frames: int = 0, *,
                   interpret: bool = False):
     """attend(q, k, v, key_valid, drawn) of `make_attend` over tokens that stand as the kernel wants them."""
     tiles = make_tiles(table, queries, keys, window_frames)

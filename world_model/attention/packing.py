@@ -20,7 +20,7 @@ LARGEST_TILE = 1024  # scores of a tile and their gradients must fit the vector 
 TILE_OVERHEAD = 96  # tokens: what a tile costs beside its products, per side, in units of work
 
 
-class Arrangement:
+class PackedOrder:
     """Segments regrouped and padded: groups of one role and block, clean ones first, each a whole number of tiles."""
 
     def __init__(self, sequence: Sequence, tile: int):
@@ -44,7 +44,7 @@ class Arrangement:
         """Places that fill the group's last tile."""
         return -sum(s.length for s in group) % self.tile
 
-    def arrange(self, x):
+    def pack(self, x):
         """[B, L, ...] -> [B, places, ...], zeros for padding."""
         pieces = []
         for group in self.groups:
@@ -53,7 +53,7 @@ class Arrangement:
                 pieces.append(jnp.zeros((x.shape[0], padding, *x.shape[2:]), x.dtype))
         return jnp.concatenate(pieces, axis=1)
 
-    def restore(self, x):
+    def unpack(self, x):
         """[B, places, ...] -> [B, L, ...]."""
         pieces, start = {}, 0
         for group in self.groups:
@@ -72,7 +72,7 @@ def _group(segment) -> tuple[bool, int]:
     return segment.group not in CLEAN_GROUPS, segment.block
 
 
-def make_tiles(table: Table, queries: Arrangement, keys: Arrangement, window_frames: int) -> Tiles:
+def make_tiles(table: Table, queries: PackedOrder, keys: PackedOrder, window_frames: int) -> Tiles:
     """A visibility table as the kernel reads it."""
     seen = np.array([[sees(table, q, k, window_frames) for k in keys.sequence] for q in queries.sequence], bool)
     # A padding query sees what its neighbour does, so that its tile is no more masked than theirs.
@@ -83,7 +83,7 @@ def make_tiles(table: Table, queries: Arrangement, keys: Arrangement, window_fra
 
 def choose_tile(queries: Sequence, keys: Sequence) -> int:
     """The side of tiles of which each group of segments is to be a whole number."""
-    groups = itertools.chain(*(Arrangement(sequence, LANES).groups for sequence in (queries, keys)))
+    groups = itertools.chain(*(PackedOrder(sequence, LANES).groups for sequence in (queries, keys)))
     return cheapest_tile([sum(segment.length for segment in group) for group in groups])
 
 

@@ -95,7 +95,7 @@ def merge_ranges(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def restart(sequence: Sequence, keep) -> Sequence:
+def select(sequence: Sequence, keep) -> Sequence:
     """The segments for which keep(segment) is true, renumbered to stand next to each other."""
     kept, start = [], 0
     for segment in sequence:

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-MOST_APART = 4  # samples a device, which are compiled one by one
+MAX_SAMPLES = 4  # samples a device, which are compiled one by one
 
-made = jax.lax.optimization_barrier  # x, written before it is read; its gradient too
+materialize = jax.lax.optimization_barrier  # x, written before it is read; its gradient too
 
 
 @jax.custom_vjp
-def gradient_made(x):
+def materialize_gradient(x):
     """x; its gradient is written before it is read."""
     return x
 
 
-gradient_made.defvjp(lambda x: (x, None), lambda _, gradient: (made(gradient),))
+materialize_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (materialize(gradient),))
 
 
 def row_major(x):
@@ -44,11 +44,11 @@ _row_major.defvjp(lambda x: (_row_major(x), None), lambda _, gradient: (gradient
 
 def join_heads(x):
     """[B, L, n, d] -> row-major [B, L, n d]; its gradient is written head by head, as attention kernels read it."""
-    x = jnp.swapaxes(gradient_made(jnp.swapaxes(x, 1, 2)), 1, 2)
+    x = jnp.swapaxes(materialize_gradient(jnp.swapaxes(x, 1, 2)), 1, 2)
     return row_major(x.reshape(*x.shape[:2], -1))
 
 
-def apart(tree, kernel: str) -> list:
+def one_by_one(tree, kernel: str) -> list:
     """A batch (arrays or None, [B, ...] each) as single samples, for blocks that take one after another with weights
     gathered once.
 
@@ -56,6 +56,6 @@ def apart(tree, kernel: str) -> list:
     copies between them took an eighth of the 14B's step by the compiler's estimate.
     """
     count = jax.tree.leaves(tree)[0].shape[0]
-    if kernel != "flash" or count > MOST_APART or not _held_whole():
+    if kernel != "flash" or count > MAX_SAMPLES or not _held_whole():
         return [tree]
     return [jax.tree.map(lambda x, at=at: x[at:at + 1], tree) for at in range(count)]

@@ -8,7 +8,7 @@ from flax import nnx
 
 from world_model.layers.matmul import plain as product
 from world_model.layers.norms import layer_norm
-from world_model.layers.transformer import Rows, linear
+from world_model.layers.transformer import TimestepRows, linear
 
 
 def patchify(x, patch: int):
@@ -38,7 +38,7 @@ def time_sinusoid(timestep, width: int):
     return jnp.concatenate([cos * jnp.cos(rest) - sin * jnp.sin(rest), sin * jnp.cos(rest) + cos * jnp.sin(rest)], -1)
 
 
-def modulated_norm(x, table, time, rows: Rows):
+def modulated_norm(x, table, time, rows: TimestepRows):
     """What an output head projects: x [B, L, D], table [2, D] (shift, scale) added to time [B, R, D] before its
     projection."""
     shift, scale = (rows.expand(table[i] + time) for i in (0, 1))

@@ -15,13 +15,13 @@ ADAPTER = re.compile(r"\.lora_[ab]$")
 initial = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def adapted(make_block: Callable, linear: type, pattern: str, rank: int, alpha: float) -> Callable:
-    """make_block(rngs=...) whose modules of type `linear` with a path that matches `pattern` get adapters.
+def adapted(make_layer: Callable, linear: type, pattern: str, rank: int, alpha: float) -> Callable:
+    """make_layer(rngs=...) whose modules of type `linear` with a path that matches `pattern` get adapters.
 
     Raises ValueError where none does.
     """
     def make(*, rngs: nnx.Rngs) -> nnx.Module:
-        block = make_block(rngs=rngs)
+        block = make_layer(rngs=rngs)
         paths = {".".join(map(str, path)): node for path, node in nnx.iter_graph(block) if isinstance(node, linear)}
         found = [node for path, node in paths.items() if re.search(pattern, path)]
         if not found:

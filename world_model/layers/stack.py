@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from world_model import functional
-from world_model.layers import compiler_hints as memory
+from world_model.layers import compiler_hints
 from world_model.layers.matmul import get_product
-from world_model.layers.transformer import Linear, Stream
+from world_model.layers.transformer import ForwardPass, Linear
 from world_model.parallel import axes, remat
 
 
@@ -42,44 +42,44 @@ class Context(NamedTuple):
 class Stack(nnx.Module):
     """What a family inherits: its blocks and the ways to run them. `blocks`, `final_block` are its parameters."""
 
-    def make_blocks(self, make_block: Callable, num_layers: int, rngs: nnx.Rngs) -> None:
-        """make_block(rngs=...) gives one block."""
-        make_block = functools.partial(_multiplying, make_block, get_product(self.spec.matmul))
+    def make_layers(self, make_layer: Callable, num_layers: int, rngs: nnx.Rngs) -> None:
+        """make_layer(rngs=...) gives one block."""
+        make_layer = functools.partial(_multiplying, make_layer, get_product(self.spec.matmul))
         split = nnx.split_rngs(splits=num_layers - 1)
-        self.blocks = split(nnx.vmap(lambda r: make_block(rngs=r)))(rngs)
-        self.final_block = make_block(rngs=rngs)
+        self.blocks = split(nnx.vmap(lambda r: make_layer(rngs=r)))(rngs)
+        self.final_block = make_layer(rngs=rngs)
 
-    def run(self, x, modulation, context, stream: Stream, key_valid):
+    def run(self, x, modulation, context, forward_pass: ForwardPass, key_valid):
         """Every block; only the tokens that heads read come back."""
         shapes = axes.block_shapes(functional.shapes(type(self), self.spec))
 
-        samples = memory.apart((modulation, context, key_valid), self.spec.attention)
+        samples = compiler_hints.one_by_one((modulation, context, key_valid), self.spec.attention)
 
         def run(block, x, sample, **how):
             modulation, context, valid = sample
-            return block(x, modulation, block.context_keys_values(context), stream, key_valid=valid, **how)[0]
+            return block(x, modulation, block.context_keys_values(context), forward_pass, key_valid=valid, **how)[0]
 
         def step(xs, params):
             block = functional.bind(self.blocks, axes.gathered(params, shapes))
             return [run(block, x, sample) for x, sample in zip(xs, samples, strict=True)], None
 
-        xs, _ = jax.lax.scan(remat.remat(step, self.spec.remat), memory.apart(x, self.spec.attention),
+        xs, _ = jax.lax.scan(remat.remat(step, self.spec.remat), compiler_hints.one_by_one(x, self.spec.attention),
                              functional.parameters(self.blocks))
         out = [run(self.final_block, x, sample, only_output=True) for x, sample in zip(xs, samples, strict=True)]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *out)
 
-    def run_all(self, x, modulation, context, stream: Stream, key_valid):
+    def run_all(self, x, modulation, context, forward_pass: ForwardPass, key_valid):
         """As `run` with every token in every block: for looking inside. Also [L, B, tokens, D] after each block."""
         graph, stacked = nnx.split(self.blocks)
         hidden = []
         for i in range(self.spec.num_layers):
             last = i == self.spec.num_layers - 1
             block = self.final_block if last else nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
-            x, _ = block(x, modulation, block.context_keys_values(context), stream, key_valid=key_valid)
+            x, _ = block(x, modulation, block.context_keys_values(context), forward_pass, key_valid=key_valid)
             hidden.append(x)
-        return x[:, stream.output_slice], jnp.stack(hidden)
+        return x[:, forward_pass.output_slice], jnp.stack(hidden)
 
-    def run_cached(self, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid,
+    def run_cached(self, x, modulation, context: Context, forward_pass: ForwardPass, cache: Cache, cache_valid,
                    part: Callable = lambda block: block):
         """Every block over [cache, x]: (output tokens or None, this pass's own keys and values).
 
@@ -91,10 +91,10 @@ class Stack(nnx.Module):
 
         def step(x, layer):
             params, kv, cached = layer
-            return nnx.merge(graph, params)(x, modulation, kv, stream, key_valid=valid, cache=cached)
+            return nnx.merge(graph, params)(x, modulation, kv, forward_pass, key_valid=valid, cache=cached)
 
         x, own = jax.lax.scan(step, x, (stacked, context.blocks, cache.blocks))
-        out, final = part(self.final_block)(x, modulation, context.final, stream, key_valid=valid,
+        out, final = part(self.final_block)(x, modulation, context.final, forward_pass, key_valid=valid,
                                             cache=cache.final, only_output=True)
         return out, Cache(own, final)
 
@@ -105,9 +105,9 @@ class Stack(nnx.Module):
         return Context(jax.lax.map(keys_values, stacked), self.final_block.context_keys_values(context))
 
 
-def _multiplying(make_block: Callable, product: Callable, *, rngs: nnx.Rngs) -> nnx.Module:
+def _multiplying(make_layer: Callable, product: Callable, *, rngs: nnx.Rngs) -> nnx.Module:
     """A block whose linears multiply by `product`."""
-    block = make_block(rngs=rngs)
+    block = make_layer(rngs=rngs)
     for _, node in nnx.iter_graph(block):
         if isinstance(node, Linear):
             node.product = product

@@ -4,7 +4,7 @@ The first L - 1 blocks are stacked and scanned. The last stands apart, because i
 that an output head reads are queries; the clean copy and the states give it keys and values alone.
 
 Modulation depends on the timestep, not on the token, so it is computed once per timestep row and broadcast:
-`Rows` says how many tokens share each row.
+`TimestepRows` says how many tokens share each row.
 """
 
 import dataclasses
@@ -20,8 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from world_model.attention import ring
 from world_model.attention.blockwise import dense
-from world_model.layers import compiler_hints as memory
-from world_model.layers import matmul
+from world_model.layers import compiler_hints, matmul
 from world_model.layers.norms import LayerNorm, RMSNorm, layer_norm
 from world_model.layers.rotary import rotate
 from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
@@ -33,7 +32,7 @@ xavier = nnx.initializers.xavier_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class TimestepRows:
     """How timestep rows cover the tokens: in order, `count` rows of `tokens` tokens each."""
 
     parts: tuple[tuple[int, int], ...]  # (count, tokens per row)
@@ -61,13 +60,13 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
+class ForwardPass:
     """What one forward pass is made of, besides weights and tokens. Static apart from the arrays in `rotary`."""
 
-    rows: Rows
+    rows: TimestepRows
     rotary: jax.Array  # [2, L, d/2]
     attend: Callable  # every token queries
-    output_rows: Rows | None  # rows of the tokens that the heads read; None: nothing is read
+    output_rows: TimestepRows | None  # rows of the tokens that the heads read; None: nothing is read
     output_row_start: int
     output_slice: slice  # the same tokens in the sequence
     attend_output: Callable | None  # only those tokens query
@@ -141,11 +140,11 @@ class SelfAttention(nnx.Module):
 
     def rotated(self, norm: RMSNorm, x, rotary):
         """[B, L, D] -> [B, L, n, d], normalised and rotated."""
-        return rotate(self.split(norm(memory.gradient_made(projected(x)))), rotary)
+        return rotate(self.split(norm(compiler_hints.materialize_gradient(projected(x)))), rotary)
 
     def output(self, x):
         """[B, L, n, d] -> [B, L, D]."""
-        return added(memory.row_major(self.o(memory.join_heads(x))))
+        return added(compiler_hints.row_major(self.o(compiler_hints.join_heads(x))))
 
 
 class CrossAttention(nnx.Module):
@@ -171,10 +170,10 @@ class CrossAttention(nnx.Module):
         return tuple(pairs)
 
     def __call__(self, x, context, attend):
-        q = self.q_norm(memory.gradient_made(projected(self.q(x))))
+        q = self.q_norm(compiler_hints.materialize_gradient(projected(self.q(x))))
         q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
         out = sum(attend(q, k, v) for k, v in context)
-        return added(memory.row_major(self.o(memory.join_heads(out))))
+        return added(compiler_hints.row_major(self.o(compiler_hints.join_heads(out))))
 
 
 class Querying(NamedTuple):
@@ -183,10 +182,10 @@ class Querying(NamedTuple):
     x: jax.Array  # [B, Lq, D]
     queries: jax.Array  # [B, Lq, n, d]
     modulation: jax.Array  # [B, R, 6, D] of their rows
-    rows: Rows
+    rows: TimestepRows
 
 
-class Block(nnx.Module):
+class Layer(nnx.Module):
     """One transformer block. head_dim: where it is not dim / heads, of a narrow stream that is joined to a wide one in
     self-attention; its cross-attention has as many heads of that width as fit into dim."""
 
@@ -202,43 +201,43 @@ class Block(nnx.Module):
         """Cross-attention's keys and values of (text, image): they do not depend on the tokens."""
         return self.cross_attn.keys_values(*context)
 
-    def __call__(self, x, rows, context, stream: Stream, *, key_valid=None, cache=None, only_output=False):
+    def __call__(self, x, rows, context, forward_pass: ForwardPass, *, key_valid=None, cache=None, only_output=False):
         """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this block's own (keys, values)).
 
         cache: keys and values that stand before the block's own. only_output: just the tokens of the heads query.
         """
-        own, querying = self.enter(x, rows, stream, only_output)
+        own, querying = self.pre_attention(x, rows, forward_pass, only_output)
         if querying is None:
             return None, own
         keys, values = own
         if cache is not None:
             keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(cache, own, strict=True))
-        attend = stream.attend_output if only_output else stream.attend
+        attend = forward_pass.attend_output if only_output else forward_pass.attend
         with jax.named_scope(ATTENTION_SCOPE):
             attended = attend(querying.queries, keys, values, key_valid)
-        return self.leave(querying, attended, context, stream.attend_context), own
+        return self.post_attention(querying, attended, context, forward_pass.attend_context), own
 
-    def enter(self, x, rows, stream: Stream, only_output: bool):
+    def pre_attention(self, x, rows, forward_pass: ForwardPass, only_output: bool):
         """Up to attention: (own keys and values, what queries or None)."""
-        x, modulation = memory.row_major(x), self.modulation[...] + rows
-        shift, scale = (stream.rows.expand(modulation[:, :, i]) for i in (0, 1))
-        h = memory.made(layer_norm(x) * (1 + scale) + shift)
-        own = self.self_attn.keys_values(h, stream.rotary)
+        x, modulation = compiler_hints.row_major(x), self.modulation[...] + rows
+        shift, scale = (forward_pass.rows.expand(modulation[:, :, i]) for i in (0, 1))
+        h = compiler_hints.materialize(layer_norm(x) * (1 + scale) + shift)
+        own = self.self_attn.keys_values(h, forward_pass.rotary)
         if not only_output:
-            return own, Querying(x, self.self_attn.queries(h, stream.rotary), modulation, stream.rows)
-        if stream.output_rows is None:
+            return own, Querying(x, self.self_attn.queries(h, forward_pass.rotary), modulation, forward_pass.rows)
+        if forward_pass.output_rows is None:
             return own, None
-        x, h, rotary = (a[:, stream.output_slice] for a in (x, h, stream.rotary))
-        count = sum(n for n, _ in stream.output_rows.parts)
-        modulation = modulation[:, stream.output_row_start:stream.output_row_start + count]
-        return own, Querying(x, self.self_attn.queries(h, rotary), modulation, stream.output_rows)
+        x, h, rotary = (a[:, forward_pass.output_slice] for a in (x, h, forward_pass.rotary))
+        count = sum(n for n, _ in forward_pass.output_rows.parts)
+        modulation = modulation[:, forward_pass.output_row_start:forward_pass.output_row_start + count]
+        return own, Querying(x, self.self_attn.queries(h, rotary), modulation, forward_pass.output_rows)
 
-    def leave(self, querying: Querying, attended, context, attend_context=dense):
+    def post_attention(self, querying: Querying, attended, context, attend_context=dense):
         """From what attention gave to the block's output [B, Lq, D]."""
         x, _, modulation, rows = querying
         gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)
         x = x + self.cross_attn(self.cross_norm(x), context, attend_context)
-        h = memory.made(layer_norm(x) * (1 + scale) + shift)
+        h = compiler_hints.materialize(layer_norm(x) * (1 + scale) + shift)
         x = x + gate_mlp * checkpoint_name(self.mlp(h), MLP_OUTPUT)
         return constrain(x, "batch", "tokens", None)

@@ -190,7 +190,7 @@ def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over (data, fsdp), every other axis whole."""
+    """TimestepRows over (data, fsdp), every other axis whole."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 

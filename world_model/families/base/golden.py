@@ -12,7 +12,7 @@ class GoldenFile:
 
     GIVEN: re.Pattern  # entries that the file tells rather than asks
     RELATIVE: re.Pattern  # entries compared relative to the expected value
-    SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, face) -> iterator of (name, array)
+    SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, adapter) -> iterator of (name, array)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.config = json.loads(str(arrays["cfg_json"]))
@@ -20,7 +20,7 @@ class GoldenFile:
         self.given = {key: x for key, x in arrays.items() if self.GIVEN.match(key)}
         self.expected = {key: x for key, x in arrays.items() if not self.GIVEN.match(key)}
 
-    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+    def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The model of this file in that runtime, with its weights or others under the same names."""
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """Exports over slots in PyTorch: a `world_model.policy.Policy` with a session per slot (extra: torch).
 
 What the robot sees and reads goes through the frozen encoders in JAX, and noise is drawn from the same keys: to the
-same requests both runtimes answer the same. Rows of a batch run one after another.
+same requests both runtimes answer the same. TimestepRows of a batch run one after another.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from world_model.attention.tokens import Group
 from world_model.families.dreamzero.model import HEADS_READ, DreamZero, DreamZeroSpec
 from world_model.layers import rotary
 from world_model.layers.stack import Cache, Context, Velocity, make_cache, write_cache
-from world_model.layers.transformer import Rows, Stream
+from world_model.layers.transformer import ForwardPass, TimestepRows
 
 
 def room_frames(spec: DreamZeroSpec) -> int:
@@ -42,9 +42,10 @@ def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition
     own = _own(spec, [Group.CLEAN_VIDEO], frames)
     time = model.embed_time(jnp.zeros((latents.shape[0], 1)))
     x = model.embed_video(latents, condition)
-    stream = _stream(model, own, Rows(((1, x.shape[1]),)), _video_rotary(spec, first, frames), reading=False)
+    forward_pass = _forward_pass(model, own, TimestepRows(((1, x.shape[1]),)), _video_rotary(spec, first, frames),
+                           reading=False)
     valid = _cache_valid(spec, first, first + frames, windowed=True)
-    _, new = model.run_cached(x, model.modulation(time), context, stream, cache, valid)
+    _, new = model.run_cached(x, model.modulation(time), context, forward_pass, cache, valid)
     return write_cache(cache, new, first * spec.tokens_per_frame)
 
 
@@ -73,9 +74,10 @@ def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, cond
         times += [noisy.action_timestep, noisy.action_timestep[:, ::count_a // count_s]]
         table += [_index_rotary(spec, (block - 1) * count, count) for count in (count_a, count_s)]
     time = model.embed_time(jnp.concatenate(times, axis=1))
-    stream = _stream(model, _own(spec, groups, frames), Rows(tuple(rows)), jnp.concatenate(table, axis=1), reading=True)
+    forward_pass = _forward_pass(model, _own(spec, groups, frames), TimestepRows(tuple(rows)), jnp.concatenate(table,
+    axis=1), reading=True)
     valid = _cache_valid(spec, first, first, windowed=False)
-    x, _ = model.run_cached(jnp.concatenate(x, axis=1), model.modulation(time), context, stream, cache, valid)
+    x, _ = model.run_cached(jnp.concatenate(x, axis=1), model.modulation(time), context, forward_pass, cache, valid)
     return model.read_heads(x, time, noisy.actions)
 
 
@@ -89,10 +91,10 @@ def _own(spec: DreamZeroSpec, groups: list[Group], frames: int) -> tokens.Sequen
     block = spec.layout.num_blocks
     sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, range(block, block + 1)) for g in groups])
     video = [s for s in sequence if s.group is groups[0]]
-    return tokens.restart(sequence, lambda s: s not in video[frames:])
+    return tokens.select(sequence, lambda s: s not in video[frames:])
 
 
-def _stream(model: DreamZero, own, rows: Rows, table, *, reading: bool) -> Stream:
+def _forward_pass(model: DreamZero, own, rows: TimestepRows, table, *, reading: bool) -> ForwardPass:
     spec = model.spec
     cached = tokens.make_sequence(spec.layout, spec.tokens_per_frame,
                                   [(Group.CLEAN_VIDEO, range(spec.layout.num_blocks))])
@@ -101,9 +103,10 @@ def _stream(model: DreamZero, own, rows: Rows, table, *, reading: bool) -> Strea
     visible = visibility.get_table(spec.rollout_visibility)
     attend = lambda queries: make_attend(spec.attention, visible, queries, keys)
     if not reading:
-        return Stream(rows, table, attend(own), None, 0, slice(0, 0), None)
-    read = tokens.restart(own, lambda s: s.group in HEADS_READ)
-    return Stream(rows, table, attend(own), Rows(rows.parts[:2]), 0, slice(0, tokens.length(read)), attend(read))
+        return ForwardPass(rows, table, attend(own), None, 0, slice(0, 0), None)
+    read = tokens.select(own, lambda s: s.group in HEADS_READ)
+    output_rows = TimestepRows(rows.parts[:2])
+    return ForwardPass(rows, table, attend(own), output_rows, 0, slice(0, tokens.length(read)), attend(read))
 
 
 def _cache_valid(spec: DreamZeroSpec, written, end, *, windowed: bool):

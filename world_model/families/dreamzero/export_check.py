@@ -9,7 +9,7 @@ import numpy as np
 
 from world_model.batch import Layout
 from world_model.families.base.sampler import Conditions
-from world_model.families.dreamzero.jax_adapter import JaxFace, Output
+from world_model.families.dreamzero.jax_adapter import JaxAdapter, Output
 from world_model.families.dreamzero.model import MASK_CHANNELS
 from world_model.families.dreamzero.sampler import DreamZeroRollout
 
@@ -48,10 +48,10 @@ def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
 def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
                 ) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    face = JaxFace(rollout.model.spec, params)
+    adapter = JaxAdapter(rollout.model.spec, params)
     with jax.default_matmul_precision("highest"):
-        forward = face.forward(inputs.parts)
-        prediction = rollout(face.params, inputs.conditions, inputs.keys)
+        forward = adapter.forward(inputs.parts)
+        prediction = rollout(adapter.params, inputs.conditions, inputs.keys)
     return _forward_entries(forward) | _rollout_entries(rollout.model.spec.layout, prediction.latents,
                                                         prediction.actions)
 
@@ -59,10 +59,10 @@ def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inpu
 def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
     """The same from an exported directory. Raises WeightsError where it does not load."""
     from world_model.families.dreamzero.torch import runtime as torch_runtime
-    from world_model.families.dreamzero.torch.adapter import TorchFace
+    from world_model.families.dreamzero.torch.adapter import TorchAdapter
 
     runtime, settings = torch_runtime.load(directory)
-    return _forward_entries(TorchFace(runtime).forward(inputs.parts)) | _rolled_out(runtime, settings, inputs)
+    return _forward_entries(TorchAdapter(runtime).forward(inputs.parts)) | _rolled_out(runtime, settings, inputs)
 
 
 def bfloat16_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ def forward_flops(spec: DreamZeroSpec) -> Parts:
     blocks = range(spec.layout.num_blocks + 1)
     sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in GROUPS])
     kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
-    sequence = tokens.restart(sequence, kept.__contains__)
-    read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+    sequence = tokens.select(sequence, kept.__contains__)
+    read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
     pairs, pairs_read = (visible_pairs(table, q, sequence, spec.window_frames) for q in (sequence, read))
     text, image = spec.text_length, spec.image_tokens if spec.image_dim else 0
     work = Work(tokens.length(sequence), tokens.length(read), pairs, pairs_read, text, image)

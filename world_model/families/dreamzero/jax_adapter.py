@@ -1,4 +1,4 @@
-"""The JAX model behind a face that its PyTorch twin has too (torch_face.py): numpy in, numpy out, to compare.
+"""The JAX model behind a adapter that its PyTorch twin has too (torch_face.py): numpy in, numpy out, to compare.
 
 Parts are named as in world_model/families/dreamzero/model.py Inputs; what has a feature order is in the reference's.
 """
@@ -38,7 +38,7 @@ class Losses(NamedTuple):
     gradient_norms: dict[str, float]  # reference name -> norm of the gradient of video + action
 
 
-class JaxFace:
+class JaxAdapter:
     """The JAX model of `spec` with `params`."""
 
     def __init__(self, spec: DreamZeroSpec, params: Mapping[str, jax.Array]):
@@ -47,7 +47,7 @@ class JaxFace:
         self._forward = jax.jit(lambda p, inputs: functional.bind(self.model, p)(inputs, with_hidden=True))
 
     @classmethod
-    def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "JaxFace":
+    def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "JaxAdapter":
         """With weights under the reference's names; raises ValueError where they do not fit."""
         shapes = functional.parameters(functional.abstract(DreamZero, spec))
         return cls(spec, names.from_reference(tensors, shapes, spec.head_dim))

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model.attention import flash, make_attend, tokens, visibility
-from world_model.attention import packing as arrangement
+from world_model.attention import flash, make_attend, packed_order, tokens, visibility
 from world_model.attention.context import get_attend_context
-from world_model.attention.packing import Arrangement
+from world_model.attention.packing import PackedOrder
 from world_model.attention.tokens import Group
 from world_model.families.base.spec import PATCH, Spec
 from world_model.layers import lora, rotary
@@ -30,7 +29,7 @@ from world_model.layers.embedders import (
     unpatchify,
 )
 from world_model.layers.stack import Stack, Velocity
-from world_model.layers.transformer import Block, Linear, Mlp, Rows, Stream, linear
+from world_model.layers.transformer import ForwardPass, Layer, Linear, Mlp, TimestepRows, linear
 
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
 HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
@@ -107,10 +106,10 @@ class DreamZero(Stack):
         self.state_encoder = relu(spec.state_dim, spec.action_hidden_dim, dim, rngs)
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
-        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
+        make_layer = functools.partial(Layer, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
         if spec.lora_rank:
-            make_block = lora.adapted(make_block, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
-        self.make_blocks(make_block, spec.num_layers, rngs)
+            make_layer = lora.adapted(make_layer, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
+        self.make_layers(make_layer, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 
     # --- forward over a whole window -------------------------------------------------------------------------
@@ -127,48 +126,49 @@ class DreamZero(Stack):
         sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
         if not with_hidden:
             kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
-            sequence = tokens.restart(sequence, kept.__contains__)
+            sequence = tokens.select(sequence, kept.__contains__)
         x, time, rows, key_valid = self.embed(inputs, sequence)
         context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
-        places = None if with_hidden else arrangement(spec.attention, sequence)
-        if places is None:
-            stream = self.stream(table, sequence, rows)
+        packed = None if with_hidden else packed_order(spec.attention, sequence)
+        if packed is None:
+            forward_pass = self.stream(table, sequence, rows)
             run = self.run_all if with_hidden else self.run
-            out = run(x, modulation, context, stream, key_valid)
+            out = run(x, modulation, context, forward_pass, key_valid)
             x, hidden = out if with_hidden else (out, None)
         else:
-            stream, last = self.arranged_stream(table, places, rows)
-            key_valid = None if key_valid is None else places.arrange(key_valid)
-            x = last.restore(self.run(places.arrange(x), modulation, context, stream, key_valid))
+            forward_pass, last = self.packed_pass(table, packed, rows)
+            key_valid = None if key_valid is None else packed.pack(key_valid)
+            x = last.unpack(self.run(packed.pack(x), modulation, context, forward_pass, key_valid))
             x = x[:, :tokens.length(_read(sequence))]
-        velocity = self.read_heads(x, time[:, stream.output_row_start:], inputs.noisy_actions)
+        velocity = self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions)
         return (velocity, hidden) if with_hidden else velocity
 
-    def stream(self, table, sequence: tokens.Sequence, rows: Rows) -> Stream:
+    def stream(self, table, sequence: tokens.Sequence, rows: TimestepRows) -> ForwardPass:
         """Tokens as they come; the last block's queries are those that heads read: adjacent, after the clean copy and
         before the states."""
         spec, read, clean = self.spec, _read(sequence), _clean_parts(sequence)
         attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
         last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
-        return Stream(
+        return ForwardPass(
             rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
-            output_rows=Rows(rows.parts[clean:last]), output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_rows=TimestepRows(rows.parts[clean:last]), output_row_start=sum(c for c, _ in rows.parts[:clean]),
             output_slice=slice(start, stop), attend_output=attend(queries=read),
             attend_context=get_attend_context(spec.attention))
 
-    def arranged_stream(self, table, places: Arrangement, rows: Rows) -> tuple[Stream, Arrangement]:
+    def packed_pass(self, table, packed: PackedOrder, rows: TimestepRows) -> tuple[ForwardPass, PackedOrder]:
         """Tokens as the kernel would have them; the last block's queries are all but the clean copy, which stands
         first. Also the arrangement of those."""
-        spec, clean = self.spec, _clean_parts(places.sequence)
-        last = Arrangement(
-            tokens.restart(places.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), places.tile)
-        attend = functools.partial(flash.make_arranged, table, keys=places, window_frames=spec.window_frames)
-        angles = np.where(places.order[:, None] < 0, 0, self.rotary_angles(places.sequence)[places.order])
-        return Stream(
-            rows=Rows(rows.parts, places.order), rotary=rotary.constant(angles), attend=attend(queries=places),
-            output_rows=Rows(rows.parts[clean:], last.order), output_row_start=sum(c for c, _ in rows.parts[:clean]),
-            output_slice=slice(len(places.order) - len(last.order), None), attend_output=attend(queries=last),
+        spec, clean = self.spec, _clean_parts(packed.sequence)
+        last = PackedOrder(
+            tokens.select(packed.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), packed.tile)
+        attend = functools.partial(flash.make_attend_packed, table, keys=packed, window_frames=spec.window_frames)
+        angles = np.where(packed.order[:, None] < 0, 0, self.rotary_angles(packed.sequence)[packed.order])
+        return ForwardPass(
+            rows=TimestepRows(rows.parts, packed.order), rotary=rotary.constant(angles), attend=attend(queries=packed),
+            output_rows=TimestepRows(rows.parts[clean:], last.order),
+            output_row_start=sum(c for c, _ in rows.parts[:clean]),
+            output_slice=slice(len(packed.order) - len(last.order), None), attend_output=attend(queries=last),
             attend_context=get_attend_context(spec.attention)), last
 
     def sequence(self, with_clean: bool, with_actions: bool) -> tokens.Sequence:
@@ -208,7 +208,7 @@ class DreamZero(Stack):
         everything_valid = inputs.frame_valid is None and inputs.action_valid is None
         key_valid = None if everything_valid else jnp.concatenate(valid, axis=1)
         time = self.embed_time(jnp.concatenate(times, axis=1))
-        return jnp.concatenate(x, axis=1), time, Rows(tuple(parts)), key_valid
+        return jnp.concatenate(x, axis=1), time, TimestepRows(tuple(parts)), key_valid
 
     def token_valid(self, frame_valid, batch: int, frames: int):
         """[B, F] -> [B, frames * tokens_per_frame]."""
@@ -257,7 +257,7 @@ class DreamZero(Stack):
         """Output tokens [B, noisy video (+ actions), D] and their time rows -> velocities."""
         frames = x.shape[1] if actions is None else x.shape[1] - actions.shape[1]
         count = frames // self.spec.tokens_per_frame
-        rows = Rows(((count, self.spec.tokens_per_frame),))
+        rows = TimestepRows(((count, self.spec.tokens_per_frame),))
         video = unpatchify(self.head(x[:, :frames], time[:, :count], rows), PATCH, count, *self.spec.grid)
         return Velocity(video, None if actions is None else self.action_decoder(x[:, frames:]))
 
@@ -274,17 +274,17 @@ class Head(nnx.Module):
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, dim)) * dim**-0.5)
         self.proj = linear(dim, outputs, rngs, init=nnx.initializers.zeros)
 
-    def __call__(self, x, time, rows: Rows):
+    def __call__(self, x, time, rows: TimestepRows):
         """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
         return self.proj(modulated_norm(x, self.modulation, time, rows))
 
 
 def _read(sequence: tokens.Sequence) -> tokens.Sequence:
-    return tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+    return tokens.select(sequence, lambda s: s.group in HEADS_READ)
 
 
 def _clean_parts(sequence: tokens.Sequence) -> int:
-    """Parts of `Rows` before those of the noisy copy."""
+    """Parts of `TimestepRows` before those of the noisy copy."""
     return int(any(s.group is Group.CLEAN_VIDEO for s in sequence))
 
 

@@ -25,13 +25,13 @@ class DreamZeroGolden(GoldenFile):
                        r"|inf/block\d+_t$")
     RELATIVE = re.compile(r"tf/grad_norm$|sched/.*_timesteps$")
 
-    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+    def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The JAX model or the PyTorch runtime."""
         if runtime == "jax":
-            from world_model.families.dreamzero.jax_adapter import JaxFace as Face
+            from world_model.families.dreamzero.jax_adapter import JaxAdapter as Adapter
         else:
-            from world_model.families.dreamzero.torch.adapter import TorchFace as Face
-        return Face.from_reference(self.spec, self.weights if weights is None else weights)
+            from world_model.families.dreamzero.torch.adapter import TorchAdapter as Adapter
+        return Adapter.from_reference(self.spec, self.weights if weights is None else weights)
 
     def video(self, name: str) -> np.ndarray:
         """An input with axes [B, C, F, h, w], as [B, F, h, w, C]."""
@@ -81,48 +81,48 @@ class DreamZeroGolden(GoldenFile):
         return np.asarray(frame_errors(video, self.video("noise") - self.video("latents")))
 
 
-def teacher_forced(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def teacher_forced(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Training forward with clean and noisy copy; hidden states are of sample 0."""
-    out = face.forward(golden.parts(clean=True, actions=True))
+    out = adapter.forward(golden.parts(clean=True, actions=True))
     for i, hidden in enumerate(out.hidden):
         yield f"tf/block{i}", hidden[:1]
     yield "tf/video", channels_first(out.video)
     yield "tf/action", out.action
     yield "tf/dyn_per_frame", golden.frame_errors(out.video)
     if "tf/loss" in golden.expected:
-        losses = face.losses(golden.example())
+        losses = adapter.losses(golden.example())
         yield "tf/dynamics_loss", losses.video
         yield "tf/action_loss", losses.action
         yield "tf/loss", losses.video + losses.action
         yield "tf/grad_norm", np.array([losses.gradient_norms[str(n)] for n in golden.given["grad_names"]])
 
 
-def video_only(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def video_only(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """The same without action and state tokens."""
-    out = face.forward(golden.parts(clean=True, actions=False))
+    out = adapter.forward(golden.parts(clean=True, actions=False))
     yield "tfv/sane_video", channels_first(out.video)
     weights = flow_matching.noise_levels(SHIFT).weights[golden.given["in/t_id"]]
     yield "tfv/sane_loss", (golden.frame_errors(out.video) * weights).mean()
 
 
-def no_clean_copy(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def no_clean_copy(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """One copy of the video."""
-    out = face.forward(golden.parts(clean=False, actions=True))
+    out = adapter.forward(golden.parts(clean=False, actions=True))
     yield "ntf/video", channels_first(out.video)
     yield "ntf/action", out.action
 
 
-def cached_inference(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def cached_inference(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Prefill of clean blocks and one denoising forward of each, where state tokens see all, as released."""
     layout, given = golden.spec.layout, golden.given
     latents, noise = golden.video("latents"), golden.video("noise")
     # The first frame sees itself alone: the form without a clean copy gives its output.
     parts = golden.parts(clean=False, actions=True)
     condition = parts["condition"]
-    first = face.forward(parts | {"noisy_latents": latents, "video_timestep": 0 * parts["video_timestep"]})
+    first = adapter.forward(parts | {"noisy_latents": latents, "video_timestep": 0 * parts["video_timestep"]})
     yield "inf/prefill0_video", channels_first(first.video[:, :1])
 
-    session = face.start(given["in/context"], given["in/clip"], "dreamzero_state_sees_all")
+    session = adapter.start(given["in/context"], given["in/clip"], "dreamzero_state_sees_all")
     session.prefill(latents[:, :1], _at(condition, slice(0, 1)))
     yield "inf/kv_after_prefill0_l0", session.keys_values(0)[:, :1]
     for i in range(layout.num_blocks):
@@ -141,7 +141,7 @@ def cached_inference(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.nd
             yield f"inf/kv_after_prefill{i + 1}_llast", session.keys_values(-1)[:, :1]
 
 
-def schedules(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def schedules(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Training levels and weights; UniPC on a velocity that is a formula."""
     levels = flow_matching.noise_levels(SHIFT)
     yield "sched/fm_sigmas", levels.sigmas
@@ -158,7 +158,7 @@ def schedules(golden: DreamZeroGolden, face) -> Iterator[tuple[str, np.ndarray]]
         run = golden.given["sched/mask8"] if masked else np.ones(int(steps), bool)
         yield f"sched/{name}_sigmas", solver.sigmas
         yield f"sched/{name}_timesteps", solver.timesteps
-        yield key, face.solve(lambda x, t: formula(x, t / 1000), golden.expected[key][0], solver, run)
+        yield key, adapter.solve(lambda x, t: formula(x, t / 1000), golden.expected[key][0], solver, run)
 
 
 def _at(condition: np.ndarray | None, frames: slice) -> np.ndarray | None:

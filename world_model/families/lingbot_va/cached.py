@@ -19,7 +19,7 @@ from world_model.attention.blockwise import dense
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.layers.stack import Cache, Context, make_cache, write_cache
-from world_model.layers.transformer import Rows, Stream
+from world_model.layers.transformer import ForwardPass, TimestepRows
 
 
 class Ring(NamedTuple):
@@ -75,9 +75,9 @@ def forget(ring: Ring, block) -> Ring:
 
 
 def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block, ahead: int = 0):
-    rows = Rows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
+    rows = TimestepRows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
     attend = lambda q, k, v, valid: dense(q, k, v, valid)
-    stream = Stream(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
+    forward_pass = ForwardPass(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
                     output_slice=slice(0, x.shape[1]), attend_output=attend)
     window, slot = ring.blocks.size, block % ring.blocks.size
     starts, lengths = _slots(model.spec, ring)
@@ -85,7 +85,7 @@ def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, mod
     seen &= ring.blocks != block
     slot_of, place = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
     valid = seen[slot_of] & (place < ring.filled[slot_of])
-    x, own = model.run_pass(of_video, x, modulation, context, stream, ring.cache, valid)
+    x, own = model.run_pass(of_video, x, modulation, context, forward_pass, ring.cache, valid)
     return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[slot]), ring.blocks.at[slot].set(block),
                    ring.filled.at[slot].set(own.final[0].shape[1]))
 

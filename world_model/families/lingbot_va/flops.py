@@ -38,8 +38,8 @@ def mot_forward_flops(spec: LingBotVAMoTSpec) -> Parts:
 def _work(spec: LingBotVASpec) -> tuple[tokens.Sequence, Work]:
     table, sequence = visibility.get_table(spec.visibility), make_sequence(spec, spec.layout.latent_frames)
     kept = visibility.needed(table, sequence, set(HEADS_READ))
-    sequence = tokens.restart(sequence, kept.__contains__)
-    read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+    sequence = tokens.select(sequence, kept.__contains__)
+    read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
     under = lambda side, i: tuple(dataclasses.replace(s, blocks=s.blocks[i:i + 1]) for s in side)
     pairs, pairs_read = (
         float(np.mean([visible_pairs(table, under(q, i), under(sequence, i)) for i in range(spec.max_chunk_frames)]))

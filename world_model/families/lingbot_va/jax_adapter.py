@@ -1,4 +1,4 @@
-"""LingBot-VA in JAX behind a face for comparing: numpy in, numpy out, feature orders as in the reference."""
+"""LingBot-VA in JAX behind a adapter for comparing: numpy in, numpy out, feature orders as in the reference."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Training(NamedTuple):
     hidden: np.ndarray  # [L, B, tokens, D] of [clean video] [clean actions] [noisy video] [noisy actions]
 
 
-class LingBotVAFace:
+class LingBotVAAdapter:
     """The JAX model of `spec` with `params`."""
 
     def __init__(self, spec: LingBotVASpec, params: Mapping[str, jax.Array]):
@@ -40,7 +40,7 @@ class LingBotVAFace:
         self.model = functional.abstract(LingBotVA, spec)
 
     @classmethod
-    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVAFace":
+    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVAAdapter":
         """With weights under the reference's names; raises ValueError where they do not fit."""
         shapes = functional.parameters(functional.abstract(LingBotVA, spec))
         return cls(spec, names.from_reference(tensors, shapes, spec.head_dim, LINGBOT_VA))
@@ -87,31 +87,31 @@ class LingBotVAFace:
 class LingBotVASession:
     """Single passes over a ring of cached blocks."""
 
-    def __init__(self, face: LingBotVAFace, text: np.ndarray, chunk_frames: int, window_blocks: int):
-        self.face, self.chunk_frames = face, chunk_frames
-        bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(face.model, p), *args))
+    def __init__(self, adapter: LingBotVAAdapter, text: np.ndarray, chunk_frames: int, window_blocks: int):
+        self.adapter, self.chunk_frames = adapter, chunk_frames
+        bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(adapter.model, p), *args))
         self._passes = bound(cached.action_pass), bound(cached.video_pass)
-        self.context = bound(cached.encode_context)(face.params, text)
-        self.ring = cached.make_ring(face.spec, len(text), chunk_frames, window_blocks)
+        self.context = bound(cached.encode_context)(adapter.params, text)
+        self.ring = cached.make_ring(adapter.spec, len(text), chunk_frames, window_blocks)
 
     def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, of_video: bool, write: bool) -> np.ndarray:
         """Velocities of a chunk's video [B, K, h, w, C] or actions [B, K n, A]; timestep [B, K]."""
         frames = range(chunk * self.chunk_frames, (chunk + 1) * self.chunk_frames)
         velocity, ring = self._passes[of_video](
-            self.face.params, self.ring, self.context, x, timestep, frame_rotary(self.face.spec, of_video, frames),
-            2 * chunk + (not of_video))
+            self.adapter.params, self.ring, self.context, x, timestep,
+            frame_rotary(self.adapter.spec, of_video, frames), 2 * chunk + (not of_video))
         self.ring = ring if write else self.ring
         return np.asarray(velocity)
 
     def cached_blocks(self, below: int) -> np.ndarray:
         """The block of every cached token, of blocks < below, in the order of writing."""
-        blocks = cached.cached_tokens(self.face.spec, self.ring)[1]
+        blocks = cached.cached_tokens(self.adapter.spec, self.ring)[1]
         return blocks[blocks < below]
 
     def keys_values(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """[B, tokens, n, d] each, in the order of writing; layers count from 0, -1 is the last."""
-        last = layer in (-1, self.face.spec.num_layers - 1)
+        last = layer in (-1, self.adapter.spec.num_layers - 1)
         keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.blocks)
-        index = cached.cached_tokens(self.face.spec, self.ring)[0]
-        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.face.spec.head_dim)
+        index = cached.cached_tokens(self.adapter.spec, self.ring)[0]
+        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.adapter.spec.head_dim)
         return keys[:, index], np.asarray(values)[:, index]

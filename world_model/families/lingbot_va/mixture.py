@@ -23,7 +23,7 @@ from world_model.families.lingbot_va.layout import rotary_table as make_rotary
 from world_model.families.lingbot_va.model import Inputs, LingBotVA, join
 from world_model.layers.embedders import modulated_norm
 from world_model.layers.stack import Cache, Context, Velocity
-from world_model.layers.transformer import ATTENTION_SCOPE, Block, Mlp, Rows, Stream, linear
+from world_model.layers.transformer import ATTENTION_SCOPE, ForwardPass, Layer, Mlp, TimestepRows, linear
 
 STREAMS = (VIDEO_GROUPS, (Group.CLEAN_ACTION, Group.ACTION))  # the order of a sequence
 INITIALISATIONS = ("interpolated", "unscaled", "random")
@@ -53,16 +53,17 @@ class Pair(NamedTuple):
     action: object
 
 
-class JointBlock(nnx.Module):
+class JointLayer(nnx.Module):
     """Two blocks with one self-attention: keys are those of the video, then those of the actions."""
 
     def __init__(self, video, action, rngs: nnx.Rngs):
         self.video, self.action = video(rngs=rngs), action(rngs=rngs)
 
     def __call__(self, x: Pair, rows: Pair, context: Pair, streams: Pair, *, key_valid=None, only_output=False):
-        """As `Block.__call__`, with a pair of everything; attend functions are those of streams.video."""
+        """As `Layer.__call__`, with a pair of everything; attend functions are those of streams.video."""
         blocks = Pair(self.video, self.action)
-        entered = [block.enter(*each, only_output) for block, *each in zip(blocks, x, rows, streams, strict=True)]
+        entered = [block.pre_attention(*each, only_output)
+                   for block, *each in zip(blocks, x, rows, streams, strict=True)]
         own, querying = zip(*entered, strict=True)
         keys, values = (jnp.concatenate(both, axis=1) for both in zip(*own, strict=True))
         queries = jnp.concatenate([q.queries for q in querying], axis=1)
@@ -70,7 +71,7 @@ class JointBlock(nnx.Module):
         with jax.named_scope(ATTENTION_SCOPE):
             attended = attend(queries, keys, values, key_valid)
         attended = jnp.split(attended, [querying[0].queries.shape[1]], axis=1)
-        left = (block.leave(*each, streams.video.attend_context)
+        left = (block.post_attention(*each, streams.video.attend_context)
                 for block, *each in zip(blocks, querying, attended, context, strict=True))
         return Pair(*left), own
 
@@ -95,19 +96,19 @@ class LingBotVAMoT(LingBotVA):
             for block in (self.blocks, self.final_block):
                 copy_stream(block.video, block.action, scaled=spec.action_init == "interpolated")
 
-    def make_blocks(self, make_block, num_layers: int, rngs: nnx.Rngs) -> None:
-        """make_block gives the video's."""
+    def make_layers(self, make_layer, num_layers: int, rngs: nnx.Rngs) -> None:
+        """make_layer gives the video's."""
         spec = self.spec
-        narrow = functools.partial(Block, spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False,
+        narrow = functools.partial(Layer, spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False,
                                    spec.qk_scale, head_dim=spec.head_dim)
-        super().make_blocks(functools.partial(JointBlock, make_block, narrow), num_layers, rngs)
+        super().make_layers(functools.partial(JointLayer, make_layer, narrow), num_layers, rngs)
 
     def __call__(self, inputs: Inputs) -> Velocity:
         """Velocity of every noisy frame and action."""
         order = sum(STREAMS, ())
         sequence = self.training_sequence(inputs, order=order)
         joined = Pair(*(join([self.embed(group, inputs, sequence) for group in groups]) for groups in STREAMS))
-        read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+        read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
         attends = self.attend(sequence, sequence, inputs), self.attend(read, sequence, inputs)
         streams = Pair(*(self._stream(part, groups, sequence, attends)
                          for part, groups in zip(joined, STREAMS, strict=True)))
@@ -118,13 +119,14 @@ class LingBotVAMoT(LingBotVA):
         return Velocity(self.read_video(x.video, joined.video.time[:, -frames:]),
                         self.read_actions(x.action, joined.action.time[:, -frames:]))
 
-    def _stream(self, part, groups: tuple, sequence: tokens.Sequence, attends: tuple) -> Stream:
+    def _stream(self, part, groups: tuple, sequence: tokens.Sequence, attends: tuple) -> ForwardPass:
         """A clean group and a noisy one, which is read."""
-        own = tokens.restart(sequence, lambda s: s.group in groups)
+        own = tokens.select(sequence, lambda s: s.group in groups)
         (start, stop), = tokens.token_ranges(own, lambda s: s.group in HEADS_READ)
         (clean, _), noisy = part.rows.parts
-        return Stream(part.rows, jnp.asarray(make_rotary(self.spec, own)), attends[0], Rows((noisy,)), clean,
-                      slice(start, stop), attends[1], get_attend_context(self.spec.attention))
+        return ForwardPass(part.rows, jnp.asarray(make_rotary(self.spec, own)), attends[0],
+                           TimestepRows((noisy,)), clean, slice(start, stop), attends[1],
+                           get_attend_context(self.spec.attention))
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -135,20 +137,20 @@ class LingBotVAMoT(LingBotVA):
 
     def read_actions(self, x, time):
         """[B, F * n, narrow], time [B, F, narrow] -> [B, F * n, action_dim]."""
-        rows = Rows(((time.shape[1], self.spec.actions_per_frame),))
+        rows = TimestepRows(((time.shape[1], self.spec.actions_per_frame),))
         return self.action_head(modulated_norm(x, self.action_head_modulation[...], time, rows))
 
     def encode_context(self, text) -> Context:
         """Cross-attention's keys and values of both streams, for cached passes."""
         return self.context_keys_values(self.embed_context(text))
 
-    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: ForwardPass, cache: Cache, cache_valid):
         """One stream over the cache that both write."""
         part = lambda pair: pair.video if of_video else pair.action
         return self.run_cached(x, modulation, Context(*map(part, context)), stream, cache, cache_valid, part)
 
 
-def copy_stream(video: Block, action: Block, *, scaled: bool) -> None:
+def copy_stream(video: Layer, action: Layer, *, scaled: bool) -> None:
     """Sets an action block (or a stack of them) to its video block, interpolated along every axis that is narrower.
 
     scaled: a kernel whose inputs become fewer is multiplied by the root of how many fewer, which keeps the variance of

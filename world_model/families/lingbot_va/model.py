@@ -33,7 +33,7 @@ from world_model.families.lingbot_va.layout import (
 )
 from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
 from world_model.layers.stack import Cache, Context, Stack, Velocity
-from world_model.layers.transformer import Block, Mlp, Rows, Stream, linear
+from world_model.layers.transformer import ForwardPass, Layer, Mlp, TimestepRows, linear
 
 
 class Inputs(NamedTuple):
@@ -61,7 +61,7 @@ class Embedded(NamedTuple):
     x: jax.Array  # [B, L, D]
     time: jax.Array  # [B, R, D], of each timestep row, as heads read it
     modulation: jax.Array  # [B, R, 6, D]
-    rows: Rows
+    rows: TimestepRows
     valid: jax.Array | None  # bool [B, L]
 
 
@@ -69,7 +69,8 @@ def join(parts: list[Embedded]) -> Embedded:
     """One after another."""
     along = lambda arrays: None if arrays[0] is None else jnp.concatenate(arrays, axis=1)
     x, time, modulation, rows, valid = zip(*parts, strict=True)
-    return Embedded(along(x), along(time), along(modulation), Rows(sum((r.parts for r in rows), ())), along(valid))
+    rows = TimestepRows(sum((r.parts for r in rows), ()))
+    return Embedded(along(x), along(time), along(modulation), rows, along(valid))
 
 
 class LingBotVA(Stack):
@@ -84,8 +85,8 @@ class LingBotVA(Stack):
         self.text_embedding = Mlp(spec.text_dim, dim, dim, rngs, init=small)
         self.time_embedding, self.action_time_embedding = time_embedding(), time_embedding()
         self.time_projection, self.action_time_projection = (linear(dim, 6 * dim, rngs) for _ in range(2))
-        make_block = functools.partial(Block, dim, spec.ffn_dim, spec.num_heads, False, spec.qk_scale)
-        self.make_blocks(make_block, spec.num_layers, rngs)
+        make_layer = functools.partial(Layer, dim, spec.ffn_dim, spec.num_heads, False, spec.qk_scale)
+        self.make_layers(make_layer, spec.num_layers, rngs)
         self.head_modulation = nnx.Param(jax.random.normal(rngs.params(), (2, dim)) * dim**-0.5)
         zeros = nnx.initializers.zeros
         self.video_head = linear(dim, PATCH * PATCH * spec.latent_channels, rngs, init=zeros)
@@ -100,18 +101,18 @@ class LingBotVA(Stack):
         """
         sequence = self.training_sequence(inputs, everything=with_hidden)
         joined = join([self.embed(group, inputs, sequence) for group in GROUPS])
-        read = tokens.restart(sequence, lambda s: s.group in HEADS_READ)
+        read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
         rows, clean = joined.rows.parts, len(GROUPS) - len(HEADS_READ)
-        stream = Stream(
+        forward_pass = ForwardPass(
             rows=joined.rows, rotary=jnp.asarray(rotary_table(self.spec, sequence)),
-            attend=self.attend(sequence, sequence, inputs), output_rows=Rows(rows[clean:]),
+            attend=self.attend(sequence, sequence, inputs), output_rows=TimestepRows(rows[clean:]),
             output_row_start=sum(count for count, _ in rows[:clean]), output_slice=slice(start, stop),
             attend_output=self.attend(read, sequence, inputs), attend_context=get_attend_context(self.spec.attention))
         run = self.run_all if with_hidden else self.run
-        out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), stream, joined.valid)
+        out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), forward_pass, joined.valid)
         x, hidden = out if with_hidden else (out, None)
-        velocity = self.read_heads(x, joined.time[:, stream.output_row_start:], inputs.noisy_latents.shape[1])
+        velocity = self.read_heads(x, joined.time[:, forward_pass.output_row_start:], inputs.noisy_latents.shape[1])
         return (velocity, hidden) if with_hidden else velocity
 
     def training_sequence(self, inputs: Inputs, everything: bool = False, order: tuple = GROUPS) -> tokens.Sequence:
@@ -120,7 +121,7 @@ class LingBotVA(Stack):
         if everything:
             return sequence
         kept = visibility.needed(self.table(inputs), sequence, set(HEADS_READ))
-        return tokens.restart(sequence, kept.__contains__)
+        return tokens.select(sequence, kept.__contains__)
 
     def draw_mask(self) -> np.ndarray:
         """uint8 [n, n, 3]: what the training forward lets see what, at the largest chunk size and without a window."""
@@ -134,7 +135,7 @@ class LingBotVA(Stack):
         return visibility.get_table("lingbot_va_either_dynamics" if forward else self.spec.visibility)
 
     def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
-        """The attend function of `Stream` under the chunk size, window and dynamics of this batch."""
+        """The attend function of `ForwardPass` under the chunk size, window and dynamics of this batch."""
         kernel = make_attend(self.spec.attention, self.table(inputs), queries, keys)
         mask = lambda name: visibility.drawn_mask(visibility.get_table(name), queries, keys, inputs.chunk_frames - 1,
                                                   inputs.window_blocks)
@@ -161,11 +162,11 @@ class LingBotVA(Stack):
             valid = inputs.action_valid
         rows = time[0].shape[1]
         if inputs.frame_valid is None and inputs.action_valid is None:
-            return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), None)
+            return Embedded(x, *time, TimestepRows(((rows, x.shape[1] // rows),)), None)
         if group in VIDEO_GROUPS:
             valid = jnp.repeat(_ones_if_none(valid, batch, frames), spec.tokens_per_frame, axis=1)
         valid = _ones_if_none(valid, batch, x.shape[1])[:, :x.shape[1]]
-        return Embedded(x, *time, Rows(((rows, x.shape[1] // rows),)), valid)
+        return Embedded(x, *time, TimestepRows(((rows, x.shape[1] // rows),)), valid)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -197,9 +198,10 @@ class LingBotVA(Stack):
         """Cross-attention's keys and values, for cached passes."""
         return self.context_keys_values((self.embed_text(text), None))
 
-    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: Stream, cache: Cache, cache_valid):
+    def run_pass(self, of_video: bool, x, modulation, context: Context, forward_pass: ForwardPass, cache: Cache,
+                 cache_valid):
         """`Stack.run_cached` over a chunk's video or its actions."""
-        return self.run_cached(x, modulation, context, stream, cache, cache_valid)
+        return self.run_cached(x, modulation, context, forward_pass, cache, cache_valid)
 
     def read_heads(self, x, time, frames: int) -> Velocity:
         """Output tokens [B, noisy video, then noisy actions, D] and their time rows -> velocities."""
@@ -210,13 +212,13 @@ class LingBotVA(Stack):
     def read_video(self, x, time):
         """[B, F * tokens_per_frame, D], time [B, F, D] -> [B, F, h, w, C]."""
         frames = time.shape[1]
-        rows = Rows(((frames, self.spec.tokens_per_frame),))
+        rows = TimestepRows(((frames, self.spec.tokens_per_frame),))
         x = self.video_head(modulated_norm(x, self.head_modulation[...], time, rows))
         return unpatchify(x, PATCH, frames, *self.spec.grid)
 
     def read_actions(self, x, time):
         """[B, F * n, D], time [B, F, D] -> [B, F * n, action_dim]."""
-        rows = Rows(((time.shape[1], self.spec.actions_per_frame),))
+        rows = TimestepRows(((time.shape[1], self.spec.actions_per_frame),))
         return self.action_head(modulated_norm(x, self.head_modulation[...], time, rows))
 
     @property

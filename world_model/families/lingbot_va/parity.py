@@ -19,7 +19,7 @@ from world_model.families.base.golden import GoldenFile, channels_first, formula
 from world_model.families.base.loss import Example
 from world_model.families.base.spec import PATCH
 from world_model.families.lingbot_va import parity_cached as parity_lingbot_va_cached
-from world_model.families.lingbot_va.jax_adapter import LingBotVAFace
+from world_model.families.lingbot_va.jax_adapter import LingBotVAAdapter
 from world_model.families.lingbot_va.layout import LingBotVASpec, frame_positions, make_sequence
 from world_model.families.lingbot_va.loss import HISTORY_LEVELS, LEVELS, Drawn
 from world_model.layers import rotary
@@ -44,14 +44,14 @@ class LingBotVAGolden(GoldenFile):
             if key.endswith("/grad_norm"):
                 self.expected[key] = np.nan_to_num(x)  # no gradient counts as one of size 0
 
-    def face(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
+    def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """Of PyTorch, which serves and does not train, only inference is asked from then on."""
         if runtime == "jax":
-            return LingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
-        from world_model.families.lingbot_va.torch.adapter import TorchLingBotVAFace
+            return LingBotVAAdapter.from_reference(self.spec, self.weights if weights is None else weights)
+        from world_model.families.lingbot_va.torch.adapter import TorchLingBotVAAdapter
 
         self.expected = {key: x for key, x in self.expected.items() if key.startswith(INFERENCE)}
-        return TorchLingBotVAFace.from_reference(self.spec, self.weights if weights is None else weights)
+        return TorchLingBotVAAdapter.from_reference(self.spec, self.weights if weights is None else weights)
 
     @property
     def spec(self) -> LingBotVASpec:
@@ -98,7 +98,7 @@ class LingBotVAGolden(GoldenFile):
                 "clean_timestep": found["hist"] * np.float32(history)}
 
 
-def schedules(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def schedules(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Levels and weights of every shift; Euler on a velocity that is a formula."""
     for name in sorted({key.split("/")[1] for key in golden.expected if key.startswith("sched/shift")}):
         shift, at = float(name.removeprefix("shift")), f"sched/{name}"
@@ -126,7 +126,7 @@ def _euler(expected: np.ndarray, shift: float) -> np.ndarray:
     return np.stack(samples)
 
 
-def rotations(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def rotations(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Angles as the reference rounds them, at whole and fractional times."""
     grid = golden.given["rope/grid_id"].astype(np.float64)
     for key in (key for key in golden.expected if key.endswith("_angles")):
@@ -136,7 +136,7 @@ def rotations(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]
         yield from zip((f"{at}_cos", f"{at}_sin"), rotary.table(angles), strict=True)
 
 
-def masks(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def masks(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Who sees whom, of self-attention and (every sample its own text) of cross-attention."""
     for key in (key for key in golden.given if key.endswith("_dims")):
         batch, frames, patches, n, chunk, window = map(int, golden.given[key])
@@ -152,10 +152,10 @@ def masks(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
         yield key.replace("_dims", "_cross"), sample[:, None] == text
 
 
-def training(golden: LingBotVAGolden, face: LingBotVAFace) -> Iterator[tuple[str, np.ndarray]]:
+def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
     """Every variant: levels shared or per sample, window, clean or noised history."""
     c, example = golden.config, golden.example()
-    train = face.trainer(example, c["video_shift"], c["action_shift"])
+    train = adapter.trainer(example, c["video_shift"], c["action_shift"])
     for name in sorted({key.split("/")[1] for key in golden.expected if key.startswith("tr/")}):
         mix, window, history = re.fullmatch(r"(mix_|)w(\d+)_(clean|hist)", name).groups()
         drawn, at = golden.drawn(mix, history == "hist", int(window)), f"tr/{name}"
@@ -194,7 +194,7 @@ def _draws(golden, out, mix: str, history: bool, example: Example, drawn: Drawn)
     yield "in/target_action", grouped(np.where(example.action_mask, target, 0), n)
 
 
-def positions(golden: LingBotVAGolden, face) -> Iterator[tuple[str, np.ndarray]]:
+def positions(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Time, row, column and modality of every token."""
     for of_video, name in ((True, "video"), (False, "action")):
         grid = frame_positions(golden.spec, of_video, range(golden.config["frames"]))

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.families.base.golden import GoldenFile, channels_first, grouped
-from world_model.families.lingbot_va.jax_adapter import LingBotVAFace
+from world_model.families.lingbot_va.jax_adapter import LingBotVAAdapter
 
 PARTIAL_TIMESTEP = 555.5  # at which inf/partial writes the cache
 MIN_RANGE = 1e-6  # added to q99 - q01
 
 
-def cached_inference(golden: GoldenFile, face: LingBotVAFace) -> Iterator[tuple[str, np.ndarray]]:
+def cached_inference(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
     """Serving order: predicted video and actions, each denoised once and written; then what was observed."""
     c, server, given = golden.config, golden.config["server"], golden.given
     text = given["in/inf_text_cond_uncond"]
-    session = face.start(text, c["K"], server["attn_window"])
+    session = adapter.start(text, c["K"], server["attn_window"])
     for chunk in range(server["chunks"]):
         passes = _Passes(golden, session, chunk, len(text))
         yield f"inf/c{chunk}/video_denoise", passes.video("noise", given["in/inf_t_video"][chunk])
@@ -34,7 +34,7 @@ def cached_inference(golden: GoldenFile, face: LingBotVAFace) -> Iterator[tuple[
             yield f"inf/c{chunk}/cache_k_{name}", keys
             yield f"inf/c{chunk}/cache_v_{name}", values
     if "inf/partial/video_kv_pass" in golden.expected:
-        passes = _Passes(golden, face.start(text, c["K"], server["attn_window"]), 0, len(text))
+        passes = _Passes(golden, adapter.start(text, c["K"], server["attn_window"]), 0, len(text))
         yield "inf/partial/video_kv_pass", passes.video("pred", PARTIAL_TIMESTEP, write=True)
         yield "inf/partial/action_denoise", passes.actions("noise", given["in/inf_t_action"][0])
 
@@ -67,31 +67,31 @@ class _Passes:
         return self.session.run(x, time, self.chunk, of_video=of_video, write=write)
 
 
-def serving(golden: GoldenFile, face: LingBotVAFace) -> Iterator[tuple[str, np.ndarray]]:
+def serving(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
     """Predict, execute, observe: executed actions and real video come back after every chunk."""
     c, server, given = golden.config, golden.config["server"], golden.given
     mask, n = used_channels(golden), c["n"]
     low, span = given["in/inf_q01"], given["in/inf_q99"] - given["in/inf_q01"] + MIN_RANGE
     noise, action_noise = golden.video("inf_noise_video"), golden.actions("inf_noise_action")
     for name, run in server["runs"].items():
-        rollout = face.rollout(
+        rollout = adapter.rollout(
             steps=run["nv"], action_steps=run["na"], shift=c["video_shift"], action_shift=c["action_shift"],
             guidance=server["guidance"], chunk_frames=c["K"], window_blocks=server["attn_window"],
             executed_steps=max(run["exec"], 0))
         text = given["in/inf_text_cond_uncond"]
-        session = rollout.start(face.params, text[:1], text[1:])
+        session = rollout.start(adapter.params, text[:1], text[1:])
         chunks = sum(key.startswith(f"srv/{name}/") and key.endswith("_latents") for key in golden.expected)
         for chunk in range(chunks):
             real = golden.video("inf_real_video")[chunk][None]
             latents, actions, session = rollout.predict(
-                face.params, session, noise[chunk][None], action_noise[chunk][None], mask[None],
+                adapter.params, session, noise[chunk][None], action_noise[chunk][None], mask[None],
                 jnp.asarray(real[:, :1]) if chunk == 0 else None)
             executed = (np.asarray(actions[0]) + 1) / 2 * span + low
             yield f"srv/{name}/c{chunk}_latents", channels_first(np.asarray(latents))[0]
             yield f"srv/{name}/c{chunk}_actions_normalised", grouped(np.asarray(actions), n)[0]
             yield f"srv/{name}/c{chunk}_actions", grouped(executed[None], n)[0, server["used"], ..., 0]
             back = np.where(mask, (executed - low) / span * 2 - 1, 0).astype(np.float32)
-            session = rollout.observe(face.params, session, real, back[None]).next(c["K"])
+            session = rollout.observe(adapter.params, session, real, back[None]).next(c["K"])
 
 
 def used_channels(golden: GoldenFile) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The PyTorch runtime behind the face of jax_face.py: numpy in, numpy out, for comparing (extra: torch)."""
+"""The PyTorch runtime behind the adapter of jax_face.py: numpy in, numpy out, for comparing (extra: torch)."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,14 +15,14 @@ from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.sampler import Stepper
 
 
-class TorchFace:
+class TorchAdapter:
     """The PyTorch runtime with these weights."""
 
     def __init__(self, runtime: torch_runtime.Runtime):
         self.runtime = runtime
 
     @classmethod
-    def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchFace":
+    def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchAdapter":
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
         network = torch_runtime.load_network(tensors, network_sizes(spec))
         tables = (visibility.get_table(name) for name in (spec.visibility, spec.rollout_visibility))
@@ -36,7 +36,7 @@ class TorchFace:
         return Output(out.video.numpy(), action, [x.numpy() for x in out.hidden])
 
     def losses(self, example: Parts) -> Losses:
-        """As JaxFace.losses, from the definition."""
+        """As JaxAdapter.losses, from the definition."""
         levels = noise_levels()
         sigma, timestep, weight = ({name: torch.from_numpy(table[example[f"{name}_index"]])
                                     for name in ("video", "action")} for table in levels)

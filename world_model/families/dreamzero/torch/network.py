@@ -111,8 +111,8 @@ def join(parts: list[Tokens]) -> Tokens:
                   torch.cat([p.rows + offset for p, offset in zip(parts, offsets, strict=True)]))
 
 
-class Block(nn.Module):
-    """Modulated self-attention, cross-attention without a gate, modulated MLP. head_dim: as in transformer.Block."""
+class Layer(nn.Module):
+    """Modulated self-attention, cross-attention without a gate, modulated MLP. head_dim: as in transformer.Layer."""
 
     def __init__(self, dim: int, ffn_dim: int, num_heads: int, has_image: bool, head_dim: int | None = None):
         super().__init__()
@@ -209,7 +209,7 @@ class DreamZero(nn.Module):
         self.state_encoder = CategoryMLP(state_dim, action_hidden_dim, dim)
         self.action_encoder = ActionEncoder(action_dim, dim)
         self.action_decoder = CategoryMLP(dim, action_hidden_dim, action_dim)
-        blocks = (Block(dim, ffn_dim, num_heads, bool(image_dim)) for _ in range(num_layers))
+        blocks = (Layer(dim, ffn_dim, num_heads, bool(image_dim)) for _ in range(num_layers))
         self.blocks = nn.ModuleList(blocks)
         self.head = Head(dim, out_dim)
 

@@ -1,4 +1,4 @@
-"""LingBot-VA's PyTorch runtime behind the face of lingbot_va_face.py, for comparing: numpy in, numpy out (extra:
+"""LingBot-VA's PyTorch runtime behind the adapter of lingbot_va_face.py, for comparing: numpy in, numpy out (extra:
 torch). It serves and does not train."""
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from world_model.families.lingbot_va.torch.network import Network, load_network
 from world_model.families.lingbot_va.torch.sampler import Rollout, Session
 
 
-class TorchLingBotVAFace:
+class TorchLingBotVAAdapter:
     """The PyTorch network of `spec`."""
 
     params = None  # where the JAX model has them
@@ -20,7 +20,7 @@ class TorchLingBotVAFace:
         self.spec, self.network = spec, network
 
     @classmethod
-    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "TorchLingBotVAFace":
+    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "TorchLingBotVAAdapter":
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
         return cls(spec, load_network(tensors, spec))
 

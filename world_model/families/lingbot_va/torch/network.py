@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.families.base.spec import PATCH
-from world_model.families.dreamzero.torch.network import Block, Tokens, norm, time_sinusoid
+from world_model.families.dreamzero.torch.network import Layer, Tokens, norm, time_sinusoid
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
 from world_model.families.lingbot_va.names import STREAMS
@@ -68,15 +68,15 @@ class Network(nn.Module):
         self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, narrow)
         self.condition_embedder, self.condition_embedder_action = (
             Conditions(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
-        self.blocks = nn.ModuleList(self.make_block(spec) for _ in range(spec.num_layers))
+        self.blocks = nn.ModuleList(self.make_layer(spec) for _ in range(spec.num_layers))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
         self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)
 
-    def make_block(self, spec: LingBotVASpec) -> nn.Module:
+    def make_layer(self, spec: LingBotVASpec) -> nn.Module:
         """One layer."""
-        return Block(spec.dim, spec.ffn_dim, spec.num_heads, False)
+        return Layer(spec.dim, spec.ffn_dim, spec.num_heads, False)
 
-    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Layer:
         """What of a layer video or actions go through."""
         return layer
 
@@ -126,12 +126,12 @@ class MoTNetwork(Network):
         super().__init__(spec, spec.action_stream_dim)
         self.action_scale_shift_table = nn.Parameter(torch.empty(1, 2, spec.action_stream_dim))
 
-    def make_block(self, spec: LingBotVAMoTSpec) -> nn.Module:
+    def make_layer(self, spec: LingBotVAMoTSpec) -> nn.Module:
         """See Network; a narrow block has the heads of the wide one."""
-        return nn.ModuleDict({"video": super().make_block(spec), "action": Block(
+        return nn.ModuleDict({"video": super().make_layer(spec), "action": Layer(
             spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
 
-    def of_stream(self, layer: nn.Module, of_video: bool) -> Block:
+    def of_stream(self, layer: nn.Module, of_video: bool) -> Layer:
         """See Network."""
         return layer["video" if of_video else "action"]
 
