@@ -7,7 +7,6 @@ threads and worker processes decode whole batches ahead without touching the ord
 
 import copy
 import dataclasses
-import functools
 import multiprocessing
 import os
 import signal
@@ -25,11 +24,10 @@ from data_pipelines.collate import stack
 from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.json_difference import first_difference
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
-from data_pipelines.robots.slots import ACTION_DIM, STATE_DIM
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
-from world_model.batch import Layout, batch_spec, check_batch
+from world_model.batch import Layout, check_batch
 
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window
 
@@ -76,35 +74,35 @@ class HostBatch:
 
 
 class Loader:
-    """Endless iterator over this host's batches, each as `world_model.batch.batch_spec` says.
+    """Endless iterator over this host's batches, each of the fields asked for.
 
     Close it, or use it as a context manager: worker processes do not end by themselves. With workers > 0 a
     script must be importable (`if __name__ == "__main__":`), because Grain spawns its processes.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *, seed: int,
-                 global_batch_size: int, start_step: int = 0, workers: int = 0, prefetch: int = 4,
-                 process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
-                 action_dim: int = ACTION_DIM, state_dim: int = STATE_DIM, cache: LatentCache | None = None,
-                 augmentation: Augmentation = PLAIN):
+    def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *,
+                 fields: dict[str, tuple], seed: int, global_batch_size: int, start_step: int = 0, workers: int = 0,
+                 prefetch: int = 4, process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
+                 cache: LatentCache | None = None, augmentation: Augmentation = PLAIN):
         """Args:
           tokenize: prompt -> (int32 [text_length], number of tokens); picklable where workers > 0.
+          fields: name -> (shape without B, dtype) of what a batch holds, as `world_model.batch.batch_spec` returns it.
           start_step: first batch to yield.
           workers: decoding processes; 0 decodes in threads of this process.
           prefetch: batches decoded ahead, over all workers; 0 decodes on demand.
           process_index, process_count: this host among all.
-          cache: where the rows come from instead of being made; batches then are as `encoded_batch_spec` says.
+          cache: where the rows come from instead of being made; batches then hold the fields of `cache.spec`.
           augmentation: of the video; the same sample gets the same pixels whatever hosts and workers make it.
           max_bad_fraction: share of this host's windows that may be unreadable before `__next__` raises.
 
-        Raises ValueError for an empty mixture, weights not positive, unusable statistics, or a batch that
-        does not divide among the hosts.
+        Raises ValueError for an empty mixture, weights not positive, unusable statistics, an unknown field, more
+        cameras than views, or a batch that does not divide among the hosts.
         """
         if global_batch_size < 1 or global_batch_size % process_count:
             raise ValueError(f"train.global_batch_size = {global_batch_size} does not divide among "
                              f"{process_count} hosts")
-        self._makers = [SampleMaker(dataset, i, layout, tokenize, action_dim=action_dim, state_dim=state_dim,
-                                    augmentation=augmentation, seed=seed) for i, dataset in enumerate(datasets)]
+        self._makers = [SampleMaker(dataset, i, layout, tokenize, fields=fields, augmentation=augmentation, seed=seed)
+                        for i, dataset in enumerate(datasets)]
         if cache is not None:
             self._makers = [CachedMaker(maker, cache) for maker in self._makers]
         windows = [maker.windows for maker in self._makers]
@@ -120,9 +118,8 @@ class Loader:
             "mixture": describe_mixture(datasets, windows),
             "statistics": statistics_hash({d.name: d.statistics for d in datasets}),
         }
-        made = functools.partial(batch_spec, layout, action_dim=action_dim, state_dim=state_dim)
-        self._spec = lambda batch: cache.spec if cache else made(text_length=batch["text_ids"].shape[-1])
-        lengths = {"text_features": cache.spec["text_features"][0][0]} if cache else {}
+        self._spec = cache.spec if cache else fields
+        lengths = {name: shape[0] for name, (shape, _) in self._spec.items() if name == "text_features"}
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
                    .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._status)))
@@ -143,7 +140,7 @@ class Loader:
                              + "\n  ".join(places) + f"\n{error}") from error
         if self._workers:  # theirs lie in shared memory, which whoever keeps a batch would leak
             batch = {name: np.array(value) for name, value in batch.items()}
-        check_batch(batch, self._spec(batch), self._rows)
+        check_batch(batch, self._spec, self._rows)
         self._step += 1
         self._count_bad(bad)
         return batch

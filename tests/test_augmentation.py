@@ -11,7 +11,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.robots.robot import Robot
 from launch.setup import build
 from tests import lerobot_config
-from tests.fake_source import LAYOUT, ROBOT, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, ROBOT, robots, tokenize
 
 FULL = Augmentation(crop=0.8, random_crop=True, brightness=0.3, contrast=0.4, saturation=0.5, hue=0.08)
 
@@ -77,7 +77,8 @@ def test_numbers_out_of_range_are_named(changes, named):
 
 
 def take(**changes) -> list[dict]:
-    with Loader([robots(lengths=(40, 60))], LAYOUT, tokenize, seed=3, global_batch_size=4, **changes) as loader:
+    with Loader([robots(lengths=(40, 60))], LAYOUT, tokenize, fields=BATCH, seed=3, global_batch_size=4,
+                **changes) as loader:
         return [next(loader) for _ in range(2)]
 
 

@@ -16,6 +16,7 @@ from data_pipelines.robots.views import VIEW_LAYOUTS, resize
 from data_pipelines.samples import Dataset
 from data_pipelines.statistics import compute_statistics
 from tests.fake_source import LAYOUT, FakeSource, tokenize
+from world_model.batch import batch_spec
 from world_model.families.dreamzero import experiment as reference_experiment
 
 
@@ -58,7 +59,8 @@ def test_one_entry_adds_a_robot(registry):
     robot = register(droid())
     dataset = Dataset("droid", DroidSource([60, 70], rate=15.0), get_embodiment("droid"))
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
-    with Loader([dataset], LAYOUT, long_tokenize, seed=0, global_batch_size=4) as loader:
+    fields = batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=32)
+    with Loader([dataset], LAYOUT, long_tokenize, fields=fields, seed=0, global_batch_size=4) as loader:
         batch = next(loader)
     assert batch["action_mask"][..., :8].all() and not batch["action_mask"][..., 8:].any()
     assert batch["state"][..., :8].any() and not batch["state"][..., 8:].any()

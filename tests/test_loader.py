@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import Loader
-from tests.fake_source import LAYOUT, FakeSource, clips, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch
 
-MIX = dict(layout=LAYOUT, tokenize=tokenize, seed=3, global_batch_size=4)
+MIX = dict(layout=LAYOUT, tokenize=tokenize, fields=BATCH, seed=3, global_batch_size=4)
 
 
 def make_loader(datasets=None, **changes) -> Loader:
@@ -38,7 +38,7 @@ def assert_same(found: list[dict], expected: list[dict]) -> None:
 def test_batches_keep_the_contract_and_number_their_rows():
     loader = make_loader()
     for step, batch in enumerate(take(loader, 3)):
-        check_batch(batch, batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8), 4)
+        check_batch(batch, BATCH, 4)
         np.testing.assert_array_equal(batch["sample_index"], step * 4 + np.arange(4))
         clip = batch["dataset_id"] == 1
         assert clip.sum() == 1
@@ -197,7 +197,8 @@ def test_long_prompt_is_an_error_not_bad_data(workers):
     (dict(datasets=[dataclasses.replace(robots(), episodes=np.arange(0))]), "'fake' has no episodes"),
     (dict(datasets=[dataclasses.replace(robots(), source=FakeSource([40, 40], rate=5.0))]),
      "episode 0 is recorded at 5 Hz, but embodiment 'fake' acts at 10 Hz"),
-    (dict(action_dim=4), "'grip' lies in slot 7, but model.action_dim = 4"),
+    (dict(fields=batch_spec(LAYOUT, action_dim=4, state_dim=64, text_length=8)),
+     "'grip' lies in slot 7, but model.action_dim = 4"),
     (dict(layout=dataclasses.replace(LAYOUT, actions_per_block=8)), "those of actions_per_block = 16"),
 ])
 def test_what_cannot_be_loaded_is_named(changes, named):

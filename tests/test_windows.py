@@ -12,11 +12,11 @@ from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
-from world_model.batch import Layout
+from world_model.batch import Layout, batch_spec
 
 
 def make_maker(dataset: Dataset, layout: Layout = LAYOUT) -> SampleMaker:
-    return SampleMaker(dataset, 0, layout, tokenize, action_dim=32, state_dim=64)
+    return SampleMaker(dataset, 0, layout, tokenize, fields=batch_spec(layout, action_dim=32, state_dim=64, text_length=8))
 
 
 @pytest.mark.parametrize("stride", [1, 3, 40])

@@ -2,7 +2,7 @@
 
 Shape letters, fixed for the whole repository:
     B samples   T raw video frames (4k + 1)   F latent frames (k + 1)   H, W pixels   h, w latent pixels
-    C channels  L tokens  D model width  N actions per window  S states per window
+    C channels  L tokens  D model width  N actions per window  S states per window  V cameras
 All shapes are static; what is missing is masked, never dropped.
 """
 
@@ -74,21 +74,36 @@ class Layout:
         return stride
 
 
-def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: int) -> dict[str, tuple]:
-    """name -> (shape without B, dtype) of everything a loader yields.
+def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: int,
+               views: int = 0) -> dict[str, tuple]:
+    """name -> (shape without B, dtype) of the fields that a loader can make; a family may ask for fewer.
 
-    video          uint8 pixels of the tiled views
+    video          uint8 pixels of the views, tiled into one canvas
     frame_mask     False on frames past the end of a short episode (they repeat its last frame)
+    views          in place of these two where views > 0: uint8 pixels of each camera apart, in the embodiment's order,
+                   at the window's first frame; zero where a robot has fewer cameras than V = views
+    view_mask      beside views: True where a robot has a camera
     text_ids       token ids of the prompt, 0 past text_length
     state          normalised to [-1, 1], zero in unused slots; one per states_per_block at the block's start
     actions        normalised to [-1, 1], zero where action_mask is False
     action_mask    True on real dimensions of real steps; all False on a clip without actions
     sample_index   position in the global stream, step * global_batch_size + row: the key of every noise draw
     dataset_id, embodiment_id, episode_index, start: where the sample came from, to name it in errors
+
+    Raises ValueError where views > 0 and a window has more than one frame.
     """
-    return {
-        "video": ((layout.frames, layout.height, layout.width, 3), np.uint8),
+    if views and layout.frames != 1:
+        raise ValueError(f"layout.frames = {layout.frames}: batches with separate views hold one frame of each; "
+                         f"set layout.frames = 1")
+    size = (layout.height, layout.width, 3)
+    pictures = {
+        "views": ((views, *size), np.uint8),
+        "view_mask": ((views,), np.bool_),
+    } if views else {
+        "video": ((layout.frames, *size), np.uint8),
         "frame_mask": ((layout.frames,), np.bool_),
+    }
+    return pictures | {
         "text_ids": ((text_length,), np.int32),
         "text_length": ((), np.int32),
         "state": ((layout.num_states, state_dim), np.float32),

@@ -28,7 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.json_difference import first_difference
-from data_pipelines.samples import SampleMaker
+from data_pipelines.samples import ORIGIN, SampleMaker
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, begin_again, unchanged
 
@@ -37,7 +37,7 @@ FORMAT = 2  # of the files
 CONTENTS = 1
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
 TEXTS = "texts.array_record"
-_STORED = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
+_ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
 class CacheError(OSError):
@@ -45,8 +45,10 @@ class CacheError(OSError):
 
 
 def record_fields(spec: dict[str, tuple]) -> dict[str, tuple]:
-    """name -> (shape, dtype) of what a record holds, in its order, out of `encoded_batch_spec`."""
-    return {name: spec[name] for name in _STORED if name in spec}
+    """name -> (shape, dtype) of what a record holds, in its order: the fields of `spec` but the text's features, which
+    stand once for each prompt, and those that say where a row comes from. Fields without a place in _ORDER follow."""
+    order = dict.fromkeys((*_ORDER, *spec))
+    return {name: spec[name] for name in order if name in spec and name not in ("text_features", *ORIGIN)}
 
 
 def record_bytes(spec: dict[str, tuple]) -> int:
@@ -57,8 +59,10 @@ def record_bytes(spec: dict[str, tuple]) -> int:
 def parse_manifest(data: bytes) -> dict:
     """manifest.json, an older one with the number that its hash of source files stands for."""
     manifest = json.loads(data)
-    code = manifest["identity"]["code"]
-    return manifest | {"identity": manifest["identity"] | {"code": _CONTENTS_OF_CODE.get(code, code)}}
+    identity = manifest["identity"]
+    if (code := identity.get("code")) in _CONTENTS_OF_CODE:
+        identity["code"] = _CONTENTS_OF_CODE[code]
+    return manifest
 
 
 class LatentCache:
@@ -117,7 +121,7 @@ class LatentCache:
         file = self._shard(dataset, window // self._per_shard)
         try:
             data = self._record(file, window % self._per_shard)
-            text = self._text(int(self._index(dataset)["text"][episode]))
+            row = self._text(int(self._index(dataset)["text"][episode])) if "text_features" in self.spec else {}
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
         if not data:
@@ -125,7 +129,7 @@ class LatentCache:
         if len(data) != record_bytes(self.spec):
             raise BadEpisode(f"{file} record {window % self._per_shard}: {len(data)} bytes, expected "
                              f"{record_bytes(self.spec)}")
-        row, begin = {"text_features": text}, 0
+        begin = 0
         for name, (shape, dtype) in self._fields.items():
             count = math.prod(shape)
             row[name] = np.frombuffer(data, dtype, count, begin).reshape(shape)
@@ -173,15 +177,15 @@ class LatentCache:
             known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
         return reader.read([number])[0]
 
-    def _text(self, number: int) -> np.ndarray:
-        """bfloat16 [tokens of the prompt, width]."""
+    def _text(self, number: int) -> dict[str, np.ndarray]:
+        """{"text_features": bfloat16 [tokens of the prompt, width]}."""
         found = self._texts.get(number)
         if found is None:
             (_, width), dtype = self.spec["text_features"]
             stored = self._record(f"{self.path}/{TEXTS}", number)
             rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
             found = self._texts.put(number, rows.reshape(-1, width))
-        return found
+        return {"text_features": found}
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
@@ -229,11 +233,10 @@ class CachedMaker:
         self.windows, self.dataset = maker.windows, maker.dataset
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
-        """One row of `world_model.batch.encoded_batch_spec`, its text features without padding; raises BadEpisode as
-        `SampleMaker` does."""
+        """One row of the cache's fields, its text features without padding; raises BadEpisode as `SampleMaker` does."""
         index, start = self.windows[window]
-        row = self._cache.read(self.dataset.name, window, index)
-        return row | self._maker.origin(index, start, sample_index)
+        row = self._cache.read(self.dataset.name, window, index) | self._maker.origin(index, start, sample_index)
+        return {name: row[name] for name in self._cache.spec}
 
 
 def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:

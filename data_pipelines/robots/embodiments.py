@@ -66,6 +66,12 @@ class Embodiment:
                 _check_known(f"embodiment {self.name!r}: action {dim.name!r} moves", dim.moves,
                              [d.name for d in self.state])
 
+    def check_views(self, count: int) -> None:
+        """Raises ValueError where the robot has more cameras than a model has views."""
+        if len(self.views) > count:
+            raise ValueError(f"embodiment {self.name!r} has {len(self.views)} cameras ({', '.join(self.views)}), but a "
+                             f"sample has {count} views")
+
     @property
     def state_slots(self) -> np.ndarray:
         """int64 [state dims]."""

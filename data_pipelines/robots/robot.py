@@ -11,7 +11,7 @@ from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.robots.embodiments import Embodiment
 from data_pipelines.robots.normalisation import Scale, make_scale, to_relative, to_robot_units
 from data_pipelines.robots.slots import scatter
-from data_pipelines.robots.views import VIEW_LAYOUTS
+from data_pipelines.robots.views import VIEW_LAYOUTS, separate_views, view_mask
 from world_model.batch import Layout
 
 
@@ -24,6 +24,7 @@ class Robot:
     layout: Layout
     state_dim: int  # slots of the model's state
     augmentation: Augmentation = PLAIN  # of the training run; a robot's pictures take its centre
+    num_views: int = 0  # V of a model that takes views apart; 0: it takes the canvas
 
     def __post_init__(self):
         """Raises ValueError where the robot cannot be driven by a model of these sizes."""
@@ -38,6 +39,8 @@ class Robot:
                              f"{found}, the layout has {self.layout.actions_per_block}")
         for part in ("state", "action"):
             self.scale(part)  # says here what is missing
+        if self.num_views:
+            self.embodiment.check_views(self.num_views)
 
     @property
     def horizon(self) -> int:
@@ -51,8 +54,19 @@ class Robot:
     def canvas(self, views: dict[str, np.ndarray]) -> np.ndarray:
         """Views uint8 [n, H, W, 3] by name -> what the video codec sees, uint8 [n, layout.height, layout.width, 3]."""
         tile = VIEW_LAYOUTS[self.embodiment.view_layout]
-        cut = self.augmentation.still.cut([views[name] for name in self.embodiment.views], 0, 0)
-        return tile(cut, self.layout.height, self.layout.width)
+        return tile(self._cut(views), self.layout.height, self.layout.width)
+
+    def views(self, frames: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """One frame uint8 [1, H, W, 3] of each camera by name -> the fields "views", uint8 [V, layout.height,
+        layout.width, 3], and "view_mask", bool [V], of a sample."""
+        self.embodiment.check_views(self.num_views)
+        cut = self._cut(frames)
+        pictures = separate_views(cut, self.num_views, self.layout.height, self.layout.width)
+        return pictures, view_mask(len(cut), self.num_views)
+
+    def _cut(self, views: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The centre of each camera's frames, in the embodiment's order."""
+        return self.augmentation.still.cut([views[name] for name in self.embodiment.views], 0, 0)
 
     def state(self, values: np.ndarray) -> np.ndarray:
         """[state dims] in robot units -> float32 [state_dim], normalised, in slots."""

@@ -15,7 +15,6 @@ ACTION_SLOTS = {
     "torso": range(26, 30),  # head and waist
     "base": range(30, 32),  # linear and angular velocity
 }
-ACTION_DIM = 32
 
 STATE_SLOTS = {
     "left_arm": range(0, 7),
@@ -27,7 +26,6 @@ STATE_SLOTS = {
     "torso": range(47, 51),
     "spare": range(51, 64),
 }
-STATE_DIM = 64
 
 # LingBot-VA's own order of 30 (facts/lingbot_va.md, section 6), for runs with model.action_dim = 30. A pose is x, y, z
 # and a quaternion.

@@ -1,4 +1,4 @@
-"""From the cameras of a robot to the one canvas that the video codec sees."""
+"""From the cameras of a robot to what a model sees: one tiled canvas, or a picture of each camera."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -90,6 +90,19 @@ def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
     left, right = (resize(v, height // 3, width // 2) for v in views[1:])
     return _canvas(height, width, [(0, 0, left), (0, width // 2, right),
                                    (height // 3, 0, resize(views[0], height - height // 3, width))])
+
+
+def separate_views(views: Sequence[np.ndarray], count: int, height: int, width: int) -> np.ndarray:
+    """views uint8 [1, H, W, 3] of each camera -> uint8 [count, height, width, 3], zero past the last camera."""
+    pictures = np.zeros((count, height, width, 3), np.uint8)
+    for i, view in enumerate(views):
+        pictures[i:i + 1] = resize(view, height, width)
+    return pictures
+
+
+def view_mask(cameras: int, count: int) -> np.ndarray:
+    """bool [count]: True where `separate_views` has put one of the `cameras` pictures."""
+    return np.arange(count) < cameras
 
 
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,
