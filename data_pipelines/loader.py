@@ -113,7 +113,7 @@ class Loader:
         self._bad: dict[str, dict] = {}
         self._status = WorkerStatus()
         self._identity = {
-            "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
+            "seed": seed, "global_batch_size": global_batch_size, "layout": layout.as_json(),
             "augmentation": dataclasses.asdict(augmentation),
             "mixture": describe_mixture(datasets, windows),
             "statistics": statistics_hash({d.name: d.statistics for d in datasets}),

@@ -65,7 +65,10 @@ def test_a_window_holds_the_steps_it_should():
      (0, 16, 32, 48), ()),
     # a single-step VLA: the picture and the state of now, 50 actions from here on
     (Layout(1, 6, 8, frames_per_block=1, actions_per_block=50, states_per_block=1), (0,), (0,), (0,)),
-], ids=["dreamzero", "lingbot_va", "vla"])
+    # a codec of eight raw frames a latent frame: every step a frame, a block of one latent frame each eight of them
+    (Layout(33, 6, 8, frames_per_block=1, actions_per_block=8, states_per_block=1, temporal_stride=8), range(33),
+     (0, 8, 16, 24), (0, 8, 16, 24)),
+], ids=["dreamzero", "lingbot_va", "vla", "stride of eight"])
 def test_families_windows_come_from_one_description(layout, frames, chunks, states):
     dataset, start = robots(lengths=(140, 150)), 7
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, layout))

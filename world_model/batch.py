@@ -1,9 +1,10 @@
 """The batch contract: the only thing that data pipelines and models share.
 
 Shape letters, fixed for the whole repository:
-    B samples   T raw video frames (4k + 1)   F latent frames (k + 1)   H, W pixels   h, w latent pixels
+    B samples   T raw video frames   F latent frames   H, W pixels   h, w latent pixels
     C channels  L tokens  D model width  N actions per window  S states per window  V cameras
-All shapes are static; what is missing is masked, never dropped.
+T = s (F - 1) + 1, s the temporal stride of the video codec. All shapes are static; what is missing is masked, never
+dropped.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Layout:
     """How one window is cut into autoregressive blocks. Block 0 is the first latent frame alone."""
 
@@ -22,12 +23,16 @@ class Layout:
     frames_per_block: int  # latent frames
     actions_per_block: int
     states_per_block: int
+    temporal_stride: int = 4  # raw frames of a latent frame after the first: the video codec's
 
     def __post_init__(self):
-        if self.frames < 1 or (self.frames - 1) % 4:
-            raise ValueError(f"layout.frames = {self.frames}: a window needs 4k + 1 raw frames; "
-                             f"the nearest is {max(1, (self.frames - 1) // 4 * 4 + 1)}")
-        latent = (self.frames - 1) // 4
+        stride = self.temporal_stride
+        if stride < 1:
+            raise ValueError(f"layout.temporal_stride = {stride}: expected at least 1 raw frame per latent frame")
+        if self.frames < 1 or (self.frames - 1) % stride:
+            raise ValueError(f"layout.frames = {self.frames}: a window needs {stride}k + 1 raw frames; "
+                             f"the nearest is {max(1, (self.frames - 1) // stride * stride + 1)}")
+        latent = (self.frames - 1) // stride
         if self.frames_per_block < 1 or latent % self.frames_per_block:
             raise ValueError(
                 f"layout.frames = {self.frames} gives 1 + {latent} latent frames, which do not divide into blocks "
@@ -36,10 +41,26 @@ class Layout:
             raise ValueError(f"layout.states_per_block = {self.states_per_block} must divide "
                              f"layout.actions_per_block = {self.actions_per_block}")
 
+    def as_json(self) -> dict[str, int]:
+        """{field: value}, without a temporal stride of 4: files that were written before there was another one compare
+        equal."""
+        found = dataclasses.asdict(self)
+        if self.temporal_stride == 4:
+            del found["temporal_stride"]
+        return found
+
+    def __repr__(self) -> str:
+        return f"Layout({', '.join(f'{name}={value}' for name, value in self.as_json().items())})"
+
     @property
     def latent_frames(self) -> int:
         """F = 1 + num_blocks * frames_per_block."""
-        return (self.frames - 1) // 4 + 1
+        return (self.frames - 1) // self.temporal_stride + 1
+
+    @property
+    def block_frames(self) -> int:
+        """Raw frames of a block."""
+        return self.temporal_stride * self.frames_per_block
 
     @property
     def num_blocks(self) -> int:
@@ -66,11 +87,11 @@ class Layout:
         """Control steps between two raw video frames of a window. Raises ValueError where it is no whole number."""
         if self.frames == 1:
             return self.actions_per_block  # the next frame would be that after the actions
-        stride, rest = divmod(self.actions_per_block, 4 * self.frames_per_block)
+        stride, rest = divmod(self.actions_per_block, self.block_frames)
         if rest or not stride:
             raise ValueError(
                 f"layout.actions_per_block = {self.actions_per_block} must be a multiple of the "
-                f"{4 * self.frames_per_block} raw frames of a block (actions per raw frame is a whole number)")
+                f"{self.block_frames} raw frames of a block (actions per raw frame is a whole number)")
         return stride
 
 
