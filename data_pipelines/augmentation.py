@@ -2,7 +2,8 @@
 
 Brightness, contrast, saturation and hue are each an affine map of a pixel's colour, and so is their product: a sample's
 jitter is one 3 x 4 matrix. They are applied in that order and clipped once, at the end. Hue turns the colour plane of
-YIQ, which keeps grey grey. DreamZero's: crop 0.95, at random; 0.3, 0.4, 0.5, 0.08 (facts/dreamzero.md, f).
+YIQ, which keeps grey grey. The code published with arXiv 2602.15922 (commit ab790c1) crops 0.95, at random, and takes
+0.3, 0.4, 0.5 and 0.08 for the four.
 """
 
 import dataclasses

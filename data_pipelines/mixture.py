@@ -15,6 +15,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.samples import Dataset, Weight
 from data_pipelines.windows import WindowIndex
 
@@ -143,10 +144,11 @@ def asked_fractions(weights: dict[str, Weight], steps: int) -> dict[str, float]:
 
 
 def describe_mixture(datasets: Sequence[Dataset], windows: Sequence[WindowIndex]) -> dict[str, dict]:
-    """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same."""
+    """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same. Robots go by
+    their oldest names."""
     return {
         dataset.name: {
-            "order": i, "weight": _as_json(dataset.weight), "embodiment": dataset.embodiment.name,
+            "order": i, "weight": _as_json(dataset.weight), "embodiment": name_in_files(dataset.embodiment.name),
             "window_stride": dataset.window_stride, "episodes": len(index.episodes), "windows": len(index),
             "episodes_hash": hashlib.sha256(
                 np.stack([index.episode, index.first, index.last]).astype("<i8").tobytes()).hexdigest()[:16],

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.episode import BadEpisode, Episode, Source
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.robots.normalisation import Scale, make_scale, to_relative
 from data_pipelines.robots.slots import scatter, slot_mask
 from data_pipelines.robots.views import VIEW_LAYOUTS, separate_views, view_mask

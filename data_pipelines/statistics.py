@@ -22,7 +22,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from data_pipelines.episode import BadEpisode, Episode, check_limit
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
+from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
 from data_pipelines.storage import files
@@ -201,8 +202,17 @@ def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, datase
 
 
 def statistics_hash(statistics: dict) -> str:
-    """Of one dataset's statistics, or of {dataset: statistics}; stable over processes and machines."""
-    return hashlib.sha256(json.dumps(statistics, sort_keys=True).encode()).hexdigest()[:16]
+    """A hash of one dataset's statistics, or of {dataset: statistics}; stable over processes, machines and the renaming
+    of robots."""
+    return hashlib.sha256(json.dumps(_with_names_in_files(statistics), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_names_in_files(statistics: dict) -> dict:
+    """The same, of one dataset or several, with robots by their oldest names."""
+    if isinstance(robot := statistics.get("embodiment"), str):
+        return statistics | {"embodiment": name_in_files(robot)}
+    return {name: _with_names_in_files(value) if isinstance(value, dict) else value
+            for name, value in statistics.items()}
 
 
 def save_statistics(statistics: dict[str, dict], path: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.robots.embodiments import Dimension, Embodiment
+from data_pipelines.robots.embodiment import Dimension, Embodiment
 from data_pipelines.sources import make_source
 from world_model.batch import Layout, batch_spec
 

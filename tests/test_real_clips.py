@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.windows import frame_steps

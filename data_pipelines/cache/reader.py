@@ -15,6 +15,7 @@ The folder may be an address for fsspec (gs://, s3://, ...). array_record's read
 copied to TMPDIR when a window of theirs is first asked for (`files.local_copy`, which bounds what they take).
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -28,6 +29,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.json_difference import first_difference
+from data_pipelines.robots.embodiments import name_in_files, renamed
 from data_pipelines.samples import ORIGIN, SampleMaker
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, begin_again, unchanged
@@ -57,12 +59,22 @@ def record_bytes(spec: dict[str, tuple]) -> int:
 
 
 def parse_manifest(data: bytes) -> dict:
-    """manifest.json, an older one with the number that its hash of source files stands for."""
+    """manifest.json with a `comparable` identity."""
     manifest = json.loads(data)
-    identity = manifest["identity"]
-    if (code := identity.get("code")) in _CONTENTS_OF_CODE:
-        identity["code"] = _CONTENTS_OF_CODE[code]
-    return manifest
+    return manifest | {"identity": comparable(manifest["identity"])}
+
+
+def comparable(identity: dict) -> dict:
+    """The identity as all versions of this code would have written it: a number for a hash of source files, robots by
+    their oldest names."""
+    found = copy.deepcopy(identity)
+    if found.get("code") in _CONTENTS_OF_CODE:
+        found["code"] = _CONTENTS_OF_CODE[found["code"]]
+    for dataset in found.get("datasets", {}).values():
+        dataset["embodiment"] = name_in_files(dataset["embodiment"])
+        for old, new in renamed().items():
+            dataset["robot"] = dataset["robot"].replace(f"(name={new!r},", f"(name={old!r},")
+    return found
 
 
 class LatentCache:
@@ -89,7 +101,7 @@ class LatentCache:
             self._shard(dataset, int(shard)): about for dataset, shards in written["shards"].items()
             for shard, about in shards.items()}
         self.manifest = parse_manifest(self._checked("manifest.json"))
-        if change := first_difference(self.manifest["identity"], identity, sides=("cache", "this run")):
+        if change := first_difference(self.manifest["identity"], comparable(identity), sides=("cache", "this run")):
             raise CacheError(f"data.cache = {self.path} was made for another config: {change}")
         self._per_shard = self.manifest["windows_per_shard"]
         found = {f"{folder}/{name}": size for folder in {os.path.dirname(file) for file in self._files}

@@ -13,6 +13,7 @@ from data_pipelines.cache.reader import (
     FORMAT,
     TEXTS,
     CacheError,
+    comparable,
     index_name,
     parse_manifest,
     record_fields,
@@ -35,7 +36,8 @@ class CacheWriter:
         manifest = {"windows_per_shard": windows_per_shard, **manifest}
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
-        if change := first_difference(parse_manifest(files.read_bytes(file)), manifest, sides=("there", "now")):
+        now = manifest | {"identity": comparable(manifest["identity"])}
+        if change := first_difference(parse_manifest(files.read_bytes(file)), now, sides=("there", "now")):
             raise CacheError(f"{path} holds another cache: {change}. Choose another folder, or remove this one")
 
     def shards(self, dataset: str, windows: int) -> list[int]:

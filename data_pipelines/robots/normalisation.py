@@ -5,15 +5,11 @@ One transform serves statistics, training and the robot: `to_relative` before co
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from data_pipelines.robots.embodiments import Dimension, Embodiment
+from data_pipelines.robots.embodiment import RANGES, Dimension, Embodiment
 
-# normalisation -> the two statistics that map to -1 and 1; what lies outside is clipped
-RANGES = {"quantile": ("q01", "q99"), "min_max": ("min", "max")}
 MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is constant
 
 
@@ -35,7 +31,7 @@ class Scale:
         return self.low + (np.asarray(values, np.float64) + 1) / 2 * self.span
 
 
-def make_scale(statistics: dict, embodiment: "Embodiment", part: str) -> Scale:
+def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     """The scale of `part` ("state" or "action"). Raises ValueError naming dataset, statistic and dimension
     where a statistic is missing or of another width, or a dimension not declared constant has no range."""
     where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
@@ -64,7 +60,7 @@ def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.nda
     return found
 
 
-def _reference(state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+def _reference(state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
     """[..., state dims] -> [..., action dims]: what each action is relative to, 0 where it is absolute."""
     names = [d.name for d in embodiment.state]
     out = np.zeros((*state.shape[:-1], len(embodiment.action)), state.dtype)
@@ -74,17 +70,17 @@ def _reference(state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
     return out
 
 
-def to_relative(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+def to_relative(action: np.ndarray, state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
     """action [..., action dims] as recorded, state [..., state dims] at each action's block start."""
     return action - _reference(state, embodiment)
 
 
-def to_absolute(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
+def to_absolute(action: np.ndarray, state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
     """Inverse of `to_relative`."""
     return action + _reference(state, embodiment)
 
 
-def to_robot_units(actions: np.ndarray, state: np.ndarray, embodiment: "Embodiment",
+def to_robot_units(actions: np.ndarray, state: np.ndarray, embodiment: Embodiment,
                    statistics: dict) -> np.ndarray:
     """What the model predicts, back to what the robot executes.
 

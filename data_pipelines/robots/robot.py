@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.augmentation import PLAIN, Augmentation
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.robots.normalisation import Scale, make_scale, to_relative, to_robot_units
 from data_pipelines.robots.slots import scatter
 from data_pipelines.robots.views import VIEW_LAYOUTS, separate_views, view_mask

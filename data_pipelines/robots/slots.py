@@ -27,8 +27,8 @@ STATE_SLOTS = {
     "spare": range(51, 64),
 }
 
-# LingBot-VA's own order of 30 (facts/lingbot_va.md, section 6), for runs with model.action_dim = 30. A pose is x, y, z
-# and a quaternion.
+# Two arms in 30 slots, for runs with model.action_dim = 30: the order of the code published with arXiv 2601.21998
+# (commit 58c2ae5). A pose is x, y, z and a quaternion.
 DUAL_ARM_SLOTS = {
     "left_pose": range(0, 7),
     "right_pose": range(7, 14),

@@ -110,7 +110,7 @@ def view_mask(cameras: int, count: int) -> np.ndarray:
 VIEW_LAYOUTS: dict[str, Callable[[Sequence[np.ndarray], int, int], np.ndarray]] = {
     "single": _single,
     "side_by_side": _side_by_side,
-    "grid_2x2": _grid,  # DreamZero: AgiBot, YAM
-    "wide_top": _wide_top,  # DreamZero: DROID
-    "t_shape": _t_shape,  # LingBot-VA: RoboTwin
+    "grid_2x2": _grid,  # AgiBot and YAM, in the code published with arXiv 2602.15922 (commit ab790c1)
+    "wide_top": _wide_top,  # DROID, there too
+    "t_shape": _t_shape,  # RoboTwin, in the code published with arXiv 2601.21998 (commit 58c2ae5)
 }

@@ -5,7 +5,7 @@
     where         only recordings whose metadata hold these values; texts are patterns, as {"file_path": "*/success/*"}
     keep          a file of the steps at which windows may begin, against idle stretches (a window may reach past them):
                   *.json   {name: [[first, end], ...]}, as published for DROID; what it does not name is left out
-                  *.jsonl  {"episode_index": name, "step_indices": [...]} are left out, as DreamZero's step_filter
+                  *.jsonl  {"episode_index": name, "step_indices": [...]} are left out, as GEAR's step_filter
 """
 
 import dataclasses
