@@ -1,4 +1,4 @@
-"""From (dataset, window) to one row of the batch contract."""
+"""Makes one row of a batch from a window of a dataset."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,6 +19,7 @@ TEXT = ("text_ids", "text_length")
 ACTIONS = ("actions", "action_mask")
 ORIGIN = ("embodiment_id", "dataset_id", "episode_index", "start", "sample_index")
 FIELDS = (*PICTURES, *TEXT, "state", *ACTIONS, *ORIGIN)  # all that a row can hold: world_model.batch.batch_spec
+_PART_OF = {"state": "state", "actions": "action", "action_mask": "action"}  # the robot's numbers in a field
 
 Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on
 Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_length], number of tokens)
@@ -26,7 +27,7 @@ Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_len
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One part of the mixture."""
+    """One part of the mixture: a source, the robot that it records, and how much of it is read."""
 
     name: str
     source: Source
@@ -38,8 +39,11 @@ class Dataset:
 
 
 def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
-    """The windows of a dataset, from metadata alone. Raises ValueError where it is empty or its recordings
-    run at another rate than the robot's actions (which, unlike video, cannot be resampled)."""
+    """The windows of a dataset, from metadata alone.
+
+    Raises ValueError where it is empty, or its recordings run at another rate than the robot's actions, which, unlike
+    video, cannot be resampled.
+    """
     kept = dataset.source.kept()
     if dataset.episodes is not None:
         kept = kept[np.isin(kept[:, 0], dataset.episodes)]
@@ -65,18 +69,22 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> None:
     """Raises BadEpisode where state or action does not have the embodiment's dimensions or is not finite."""
     if episode.length < 1:
         raise BadEpisode(f"{episode.dataset} episode {episode.index} has no steps")
-    for part, found in (("state", episode.state), ("action", episode.action)):
-        dims = getattr(embodiment, part)
-        if not dims:
-            continue  # a recording may hold more than this embodiment uses
-        where = f"{episode.dataset} episode {episode.index}: {part}"
-        expected = (episode.length, len(dims))
-        shape = None if found is None else found.shape
-        if shape != expected:
-            raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
-                             f"({', '.join(d.name for d in dims)}), found {shape}")
-        for step, dim in np.argwhere(~np.isfinite(found)):
-            raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
+    for part in ("state", "action"):
+        if getattr(embodiment, part):  # a recording may hold more than this embodiment uses
+            _check_part(episode, embodiment, part)
+
+
+def _check_part(episode: Episode, embodiment: Embodiment, part: str) -> None:
+    dims, found = getattr(embodiment, part), getattr(episode, part)
+    where = f"{episode.dataset} episode {episode.index}: {part}"
+    expected, shape = (episode.length, len(dims)), None if found is None else found.shape
+    if shape != expected:
+        raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
+                         f"({', '.join(d.name for d in dims)}), found {shape}")
+    bad = np.argwhere(~np.isfinite(found))
+    if len(bad):
+        step, dim = bad[0]
+        raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
 
 
 def check_fields(fields: dict[str, tuple], embodiment: Embodiment) -> None:
@@ -103,8 +111,7 @@ class SampleMaker:
         self._fields, self._augmentation, self._seed = fields, augmentation, seed
         self.dataset, self.dataset_id, self.layout, self.tokenize = dataset, dataset_id, layout, tokenize
         self.windows = index_windows(dataset, layout)
-        self._widths = {part: fields[name][0][-1] for name, part in
-                        (("state", "state"), ("actions", "action"), ("action_mask", "action")) if name in fields}
+        self._widths = {part: fields[name][0][-1] for name, part in _PART_OF.items() if name in fields}
         self._scales = {part: self._scale(part) for part in self._widths if getattr(dataset.embodiment, part)}
 
     def _scale(self, part: str) -> Scale:
@@ -124,7 +131,7 @@ class SampleMaker:
         return make_scale(statistics, embodiment, part)
 
     def scale(self, part: str) -> Scale:
-        """How "state" or "action" is normalised."""
+        """The scale by which "state" or "action" is normalised."""
         return self._scales[part]
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
@@ -157,7 +164,7 @@ class SampleMaker:
         }
 
     def _pictures(self, episode: Episode, start: int, sample_index: int) -> dict[str, np.ndarray]:
-        """Those fields of PICTURES that are asked for."""
+        """Makes those fields of PICTURES that are asked for."""
         embodiment, layout, row = self.dataset.embodiment, self.layout, {}
         steps = frame_steps(layout, start, episode.rate / embodiment.rate)
         unique, back = np.unique(np.minimum(steps, episode.length - 1), return_inverse=True)
@@ -175,7 +182,7 @@ class SampleMaker:
         return row | {"frame_mask": steps < episode.length}
 
     def _read_cameras(self, episode: Episode, steps: np.ndarray) -> list[np.ndarray]:
-        """The frames of those steps and no others, uint8 [n, H, W, 3] of each camera of the embodiment."""
+        """Decodes those steps and no others: uint8 [n, H, W, 3] of each camera, in the embodiment's order."""
         embodiment, frames = self.dataset.embodiment, episode.read_frames(steps)
         where = f"{episode.dataset} episode {episode.index}"
         missing = [view for view in embodiment.views if view not in frames]
@@ -216,17 +223,17 @@ class SampleMaker:
 
 
 def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
-    """What the text encoder is given."""
+    """The text that the text encoder is given."""
     return embodiment.prompt.format(instruction=episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,
                      embodiment: Embodiment) -> tuple[np.ndarray, np.ndarray]:
-    """Actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where
-    the embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
+    """The actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where the
+    embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
 
-    An action is real where the frame that it leads to was recorded, and within the embodiment's horizon. Statistics and
-    training both come through here.
+    An action is real where the frame that it leads to was recorded and the embodiment's horizon is not over. Statistics
+    and training both come through here.
     """
     last = episode.length - 1
     steps = starts[:, None] + np.arange(block)

@@ -1,4 +1,4 @@
-"""Crops and jitter: one draw per sample, the same wherever it is made, bytes in and out."""
+"""Crops and jitter: one random choice per sample, the same wherever it is made, bytes in and out."""
 
 import colorsys
 import dataclasses
@@ -41,7 +41,10 @@ def test_all_views_and_frames_are_cut_at_one_place():
 def test_each_operation_is_the_known_one():
     rng = np.random.default_rng(0)
     pixels = rng.uniform(60, 200, (500, 3))
-    apply = lambda *strengths: np.c_[pixels, np.ones(500)] @ colour_matrix(*strengths).T
+
+    def apply(*strengths: float) -> np.ndarray:
+        return np.c_[pixels, np.ones(500)] @ colour_matrix(*strengths).T
+
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(apply(1, 1, 1, 0, 99.0), pixels, atol=1e-9)
     np.testing.assert_allclose(apply(1.2, 1, 1, 0, 99.0), 1.2 * pixels)
@@ -101,8 +104,8 @@ def test_training_is_augmented_and_evaluation_is_not(tmp_path):
     config = config.copy_and_resolve_references()
     config.data.augment.update(random_crop=True, brightness=0.3)
     data = build.data(config, tmp_path)
-    first = lambda data: next(iter(data.heldout_batches(2, 2)))["video"]
-    np.testing.assert_array_equal(first(data), first(plain))
+    heldout, plain_heldout = (next(iter(each.heldout_batches(2, 2)))["video"] for each in (data, plain))
+    np.testing.assert_array_equal(heldout, plain_heldout)
     np.testing.assert_array_equal(data.makers()[0](0, 5)["video"], plain.makers()[0](0, 5)["video"])
     with data.loader() as a, plain.loader() as b:
         assert (next(a)["video"] != next(b)["video"]).any()

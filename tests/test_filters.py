@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
-from data_pipelines.sources.filters import Filters, holds, read_keep
+from data_pipelines.sources.filters import Filters, matches, read_keep
 from data_pipelines.statistics import compute_statistics
 from launch.setup import build
 from tests import lerobot_config
@@ -57,8 +57,8 @@ def test_an_unreadable_recording_stays_to_be_reported(tmp_path):
 
 
 def test_texts_are_patterns():
-    assert holds("lab/success/7", "*/success/*") and not holds("lab/failure/7", "*/success/*")
-    assert holds(True, True) and not holds(None, True) and not holds(None, "*") and holds(3, 3)
+    assert matches("lab/success/7", "*/success/*") and not matches("lab/failure/7", "*/success/*")
+    assert matches(True, True) and not matches(None, True) and not matches(None, "*") and matches(3, 3)
 
 
 def test_windows_begin_in_kept_stretches_and_reach_past_them():
@@ -115,7 +115,10 @@ def test_filters_neither_renumber_nor_move_held_out_episodes(tmp_path):
     keep = write(tmp_path / "keep.json", {"0": [[0, 5]], "1": [[0, 5]], "2": [[0, 5]]})
     config.data.datasets.discs.keep = keep
     filtered = build.open_datasets(config)
-    sides = lambda parts: {d.name: (set(d.episodes.tolist()), set(held.tolist())) for d, held in parts}
+
+    def sides(parts: list) -> dict[str, tuple[set, set]]:
+        return {d.name: (set(d.episodes.tolist()), set(held.tolist())) for d, held in parts}
+
     assert sides(whole)["discs"] == sides(whole)["clips"]  # the same recordings, as a robot's and as clips
     for before, after in zip(sides(whole)["discs"], sides(filtered)["discs"]):
         assert after == before - {3} or len(after) == 1

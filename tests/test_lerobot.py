@@ -90,8 +90,7 @@ def test_pictures_tell_their_frame_and_episode(version):
 def test_every_window_equals_a_sequential_decode(version, pixels):
     dataset = Dataset("discs", open_source(FIXTURES / version), ROBOT)
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
-    long_tokenize = lambda prompt: tokenize(prompt[:8])
-    maker = SampleMaker(dataset, 0, LAYOUT, long_tokenize, fields=lerobot_files.BATCH)
+    maker = SampleMaker(dataset, 0, LAYOUT, lambda prompt: tokenize(prompt[:8]), fields=lerobot_files.BATCH)
     assert len(maker.windows) == (37 - 24) + (61 - 24) + (40 - 24) + 1
     for window in range(len(maker.windows)):
         index, start = maker.windows[window]

@@ -57,7 +57,8 @@ def test_a_window_holds_the_steps_it_should():
 
 
 @pytest.mark.parametrize("layout, frames, chunks, states", [
-    # DreamZero: 33 frames, 3 steps apart; four chunks of 24 actions, the state at each one's start (facts, f)
+    # DreamZero: 33 frames, 3 steps apart; four chunks of 24 actions, the state at each one's start (dreamzero0/dreamzero
+    # at ab790c1)
     (Layout(33, 6, 8, frames_per_block=2, actions_per_block=24, states_per_block=1), range(0, 97, 3),
      (0, 24, 48, 72), (0, 24, 48, 72)),
     # LingBot-VA: the 16 actions that lead into each latent frame, video at a quarter of their rate; no state
@@ -77,8 +78,8 @@ def test_families_windows_come_from_one_description(layout, frames, chunks, stat
     sample, scale = maker(window, 0), maker.scale("action")
     np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], start + np.array(frames))
     known = [round(float(x)) for x in maker.scale("state").denormalise(sample["state"][:, [0, 9]])[:, 0]]
-    clipped = lambda x: min(max(x, dataset.statistics["state"]["q01"][0]), dataset.statistics["state"]["q99"][0])
-    assert known == [round(clipped(start + s)) for s in states]
+    low, high = (dataset.statistics["state"][q][0] for q in ("q01", "q99"))
+    assert known == [round(min(max(start + s, low), high)) for s in states]
     block = layout.actions_per_block
     assert sample["actions"].shape == (len(chunks) * block, 32) and sample["action_mask"][:, 0].all()
     for i, chunk in enumerate(chunks):

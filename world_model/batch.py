@@ -42,7 +42,7 @@ class Layout:
                              f"layout.actions_per_block = {self.actions_per_block}")
 
     def as_json(self) -> dict[str, int]:
-        """{field: value}, without a temporal stride of 4: files that were written before there was another one compare
+        """{field: value}, without a temporal stride of 4, so that files from before there was another one compare
         equal."""
         found = dataclasses.asdict(self)
         if self.temporal_stride == 4:
@@ -59,34 +59,36 @@ class Layout:
 
     @property
     def block_frames(self) -> int:
-        """Raw frames of a block."""
+        """The number of raw frames that a block stands for."""
         return self.temporal_stride * self.frames_per_block
 
     @property
     def num_blocks(self) -> int:
-        """Blocks after the first frame."""
+        """The number of blocks after the first frame."""
         return (self.latent_frames - 1) // self.frames_per_block
 
     @property
     def chunks(self) -> int:
-        """Runs of actions: one per block; a single frame has one too, as a single-step VLA's window."""
+        """The number of runs of actions: one per block, and one for a single frame, which is a single-step VLA's
+        window."""
         return max(1, self.num_blocks)
 
     @property
     def num_actions(self) -> int:
-        """N."""
+        """N, over all chunks."""
         return self.chunks * self.actions_per_block
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """S, over all chunks."""
         return self.chunks * self.states_per_block
 
     @property
     def frame_stride(self) -> int:
-        """Control steps between two raw video frames of a window. Raises ValueError where it is no whole number."""
+        """The control steps between two raw video frames of a window. Raises ValueError where that is no whole
+        number."""
         if self.frames == 1:
-            return self.actions_per_block  # the next frame would be that after the actions
+            return self.actions_per_block  # the next frame would follow the actions
         stride, rest = divmod(self.actions_per_block, self.block_frames)
         if rest or not stride:
             raise ValueError(
@@ -108,8 +110,8 @@ def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: 
     state          normalised to [-1, 1], zero in unused slots; one per states_per_block at the block's start
     actions        normalised to [-1, 1], zero where action_mask is False
     action_mask    True on real dimensions of real steps; all False on a clip without actions
-    sample_index   position in the global stream, step * global_batch_size + row: the key of every noise draw
-    dataset_id, embodiment_id, episode_index, start: where the sample came from, to name it in errors
+    sample_index   position in the global stream, step * global_batch_size + row; the sample's noise depends on it
+    dataset_id, embodiment_id, episode_index, start   where the sample came from, to name it in errors
 
     Raises ValueError where views > 0 and a window has more than one frame.
     """
@@ -117,13 +119,10 @@ def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: 
         raise ValueError(f"layout.frames = {layout.frames}: batches with separate views hold one frame of each; "
                          f"set layout.frames = 1")
     size = (layout.height, layout.width, 3)
-    pictures = {
-        "views": ((views, *size), np.uint8),
-        "view_mask": ((views,), np.bool_),
-    } if views else {
-        "video": ((layout.frames, *size), np.uint8),
-        "frame_mask": ((layout.frames,), np.bool_),
-    }
+    if views:
+        pictures = {"views": ((views, *size), np.uint8), "view_mask": ((views,), np.bool_)}
+    else:
+        pictures = {"video": ((layout.frames, *size), np.uint8), "frame_mask": ((layout.frames,), np.bool_)}
     return pictures | {
         "text_ids": ((text_length,), np.int32),
         "text_length": ((), np.int32),
@@ -140,12 +139,12 @@ def batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text_length: 
 
 def encoded_batch_spec(layout: Layout, *, action_dim: int, state_dim: int, text: tuple[int, int], latent: tuple,
                        image: tuple[int, int] | None = None, concat_first_frame: bool = False) -> dict[str, tuple]:
-    """`batch_spec` where the encoders' outputs are stored: pixels and tokens give way to bfloat16 features.
+    """`batch_spec` where the encoders' outputs are stored: bfloat16 features stand in for pixels and tokens.
 
-    latents         normalised [F, h, w, C] = (F, *latent)
-    first_latents   the same of the first frame followed by mid-grey ones; with concat_first_frame alone
+    latents         normalised latents [F, h, w, C] = (F, *latent)
+    first_latents   those of the first frame followed by mid-grey ones; only with concat_first_frame
     text_features   [text tokens, width] = text, zero past the prompt
-    image_features  [image tokens, width] = image, of the first frame
+    image_features  [image tokens, width] = image, the first frame's
     """
     spec = batch_spec(layout, action_dim=action_dim, state_dim=state_dim, text_length=text[0])
     for name in ("video", "text_ids", "text_length"):

@@ -49,19 +49,19 @@ def name_in_files(name: str) -> str:
 
 
 def _dims(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: tuple) -> tuple[Dimension, ...]:
-    """name=(range of slots, count[, first]) -> name_0, name_1, ... in order; the groups in `relative` are relative to
-    the state dimensions of the same names."""
+    """The dimensions name_0, name_1, ... of each group name=(range of slots, count[, first of the range]), in order.
+    The groups in `relative` are relative to the state dimensions of the same names."""
     found = []
-    for name, (place, count, *first) in groups.items():
+    for group, (place, count, *first) in groups.items():
+        taken = slots[place][first[0] if first else 0:]
         for i in range(count):
-            each = name if count == 1 else f"{name}_{i}"
-            slot = slots[place][i + sum(first)]
-            found.append(Dimension(each, slot, relative_to=each if name in relative else None))
+            name = group if count == 1 else f"{group}_{i}"
+            found.append(Dimension(name, taken[i], relative_to=name if group in relative else None))
     return tuple(found)
 
 
 def _both(relative: tuple[str, ...], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
-    """State and action of the same groups."""
+    """The fields state and action of a robot where both have the same groups."""
     return {"state": _dims(STATE_SLOTS, **groups), "action": _dims(ACTION_SLOTS, relative, **groups)}
 
 

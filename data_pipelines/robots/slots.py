@@ -40,14 +40,14 @@ DUAL_ARM_SLOTS = {
 
 
 def scatter(values: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
-    """[..., dims] -> [..., size]: dimension i lands in slots[i], unused slots are zero."""
+    """Puts dimension i of [..., dims] into slot slots[i] of [..., size]; unused slots are zero."""
     out = np.zeros((*values.shape[:-1], size), values.dtype)
     out[..., slots] = values
     return out
 
 
 def slot_mask(slots: np.ndarray, size: int) -> np.ndarray:
-    """bool [size]: True on the slots that a robot uses."""
+    """True on the slots that a robot uses, bool [size]."""
     mask = np.zeros(size, np.bool_)
     mask[slots] = True
     return mask
