@@ -39,7 +39,7 @@ from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics, save_statistics
 from data_pipelines.video import reading as video
-from world_model.batch import Layout, encoded_batch_spec
+from world_model.batch import Layout, batch_spec, encoded_batch_spec
 
 _SECONDS = flags.DEFINE_float("seconds", 4, "time given to each way in a round", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each way", lower_bound=1)
@@ -48,6 +48,7 @@ _MEMORY = flags.DEFINE_integer("memory_windows", 0, "windows read to see whether
 EPISODES, STEPS, FRAMES, STRIDE, BATCH = 4, 200, 33, 3, 4
 SPAN = (FRAMES - 1) * STRIDE
 LAYOUT = Layout(frames=FRAMES, height=360, width=640, frames_per_block=2, actions_per_block=24, states_per_block=1)
+FIELDS = batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8)
 CORES = os.cpu_count() or 1
 
 
@@ -238,8 +239,8 @@ def main(_) -> None:
         folder = Path(temporary) / "dataset"
         synthetic_lerobot.write(folder, episodes=EPISODES, steps=STEPS, encoder=_ENCODER.value)
         dataset = make_dataset(folder)
-        loader = lambda **options: Loader([dataset], LAYOUT, tokenize, seed=0, global_batch_size=BATCH,
-                                          prefetch=2 * CORES, **options)
+        loader = lambda **options: Loader([dataset], LAYOUT, tokenize, fields=FIELDS, seed=0,
+                                          global_batch_size=BATCH, prefetch=2 * CORES, **options)
         with loader() as batches:
             windows = len(batches._makers[0].windows)
         own = lerobot_dataset(folder)

@@ -1,1 +1,1 @@
-"""Grain pipelines: sources -> episodes -> windows -> mixtures -> batches."""
+"""Grain pipelines from sources over episodes, windows and mixtures to batches."""

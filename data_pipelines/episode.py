@@ -1,4 +1,4 @@
-"""What every source yields: an episode whose frames are decoded only when asked for."""
+"""What every source yields: an episode whose frames are decoded only when somebody asks for them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -10,13 +10,16 @@ ALWAYS_ALLOWED = 3  # unreadable things that are skipped however few there are i
 
 
 class BadEpisode(Exception):
-    """One unreadable or inconsistent episode: named, counted and skipped up to a limit (`check_limit`)."""
+    """One recording is unreadable or inconsistent; it is named, counted and skipped up to a limit (`check_limit`)."""
 
 
 def check_limit(bad: int, of: int, max_fraction: float, what: str, lines: Iterable[str]) -> None:
-    """Raises ValueError with the list where more of something is unreadable than may be skipped: `max_fraction` of all,
-    or a few; none where that is 0."""
-    if bad > (max(ALWAYS_ALLOWED, max_fraction * of) if max_fraction else 0):
+    """Raises ValueError with the list where `bad` of `of` things are unreadable and that is too many.
+
+    `max_fraction` of them may be, and ALWAYS_ALLOWED in any case; where it is 0, none may.
+    """
+    allowed = max(ALWAYS_ALLOWED, max_fraction * of) if max_fraction else 0
+    if bad > allowed:
         raise ValueError(f"{bad} of {of} {what} are unreadable, more than data.max_bad_fraction = {max_fraction}:\n"
                          + "\n".join(f"  {line}" for line in lines))
 
@@ -30,8 +33,8 @@ class Episode:
     length: int  # steps (frames of a video clip)
     rate: float  # steps per second
     instruction: str
-    state: np.ndarray | None  # float32 [length, state dims], None without
-    action: np.ndarray | None  # float32 [length, action dims], None for an action-free clip
+    state: np.ndarray | None  # float32 [length, state dims]; None where there is none
+    action: np.ndarray | None  # float32 [length, action dims]; None for an action-free clip
     read_frames: Callable[[np.ndarray], dict[str, np.ndarray]]  # step indices [n] -> view -> uint8 [n, H, W, 3]
     drift: float | None = None  # seconds by which a recorded time is off `rate` at most; None: no times are recorded
 
@@ -41,14 +44,14 @@ class Source(Protocol):
     renumber: an index stands for one recording, whatever is chosen."""
 
     def lengths(self) -> np.ndarray:
-        """int64 [episodes]: steps of each episode."""
+        """The steps of each episode, int64 [episodes]."""
 
     def rates(self) -> np.ndarray:
-        """float64 [episodes]: steps per second of each episode."""
+        """The steps per second of each episode, float64 [episodes]."""
 
     def kept(self) -> np.ndarray:
-        """int64 [stretches, 3], sorted: (episode, first, end) of the steps where windows may begin. A recording that a
-        filter leaves out has no stretch, one without filter has (episode, 0, length)."""
+        """The steps where windows may begin, as sorted rows (episode, first, end), int64 [stretches, 3]. A recording
+        that a filter leaves out has no row, one without filter has (episode, 0, length)."""
 
     def __len__(self) -> int: ...
 

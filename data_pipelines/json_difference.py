@@ -1,8 +1,8 @@
-"""Where two runs differ, for people."""
+"""Where the JSON data of two runs differ, said in a sentence."""
 
 
 def first_difference(saved, found, path: str = "", sides: tuple[str, str] = ("checkpoint", "new run")) -> str:
-    """One line on the first leaf in which two JSON values differ; empty where there is none."""
+    """One line on the first leaf in which two JSON values differ; empty where they are equal."""
     if isinstance(saved, dict) and isinstance(found, dict):
         for key in sorted({*saved, *found}):
             here = f"{path}.{key}" if path else key

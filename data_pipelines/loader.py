@@ -1,13 +1,12 @@
 """Batches for one host, in an order that worker processes, hosts and interruptions do not change.
 
-Rows of global batch s are positions s * G .. (s + 1) * G - 1 of the mixture's stream (G the global batch
-size); of H hosts each takes a contiguous share. A batch is put together inside one Grain element, so that
-threads and worker processes decode whole batches ahead without touching the order.
+The rows of global batch s are positions s * G .. (s + 1) * G - 1 of the mixture's stream, where G is the global batch
+size; each host takes a contiguous share of them. A batch is put together inside one Grain element, so that threads and
+worker processes decode whole batches ahead without touching the order.
 """
 
 import copy
 import dataclasses
-import functools
 import multiprocessing
 import os
 import signal
@@ -25,17 +24,16 @@ from data_pipelines.collate import stack
 from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.json_difference import first_difference
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
-from data_pipelines.robots.slots import ACTION_DIM, STATE_DIM
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
-from world_model.batch import Layout, batch_spec, check_batch
+from world_model.batch import Layout, check_batch
 
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window
 
 
 class BadWindow(NamedTuple):
-    """A draw that could not be used."""
+    """A window that was drawn and could not be used."""
 
     dataset: str
     episode: int
@@ -43,11 +41,12 @@ class BadWindow(NamedTuple):
 
 
 class HostBatch:
-    """G draws -> this host's rows, stacked, with the draws that had to be replaced."""
+    """Makes this host's part of a batch from its G draws, and lists the windows that had to be replaced."""
 
     def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int],
                  status: WorkerStatus):
-        """lengths: of the fields whose rows come without padding, their length with it."""
+        """rows: this host's part of the draws; lengths: the padded length of those fields whose rows come without
+        padding."""
         self.makers, self.seed, self.rows, self.lengths, self.status = makers, seed, rows, lengths, status
 
     def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
@@ -56,15 +55,14 @@ class HostBatch:
         return {name: stack([s[name] for s in samples], self.lengths.get(name)) for name in samples[0]}, bad
 
     def _sample(self, draw: Draw, bad: list[BadWindow]) -> dict[str, np.ndarray]:
-        """The drawn window or, where its recording is unreadable, the next readable one of a random sequence
-        that depends on (seed, position) alone: not a neighbour, which would mostly lie in the same
-        recording."""
+        """The drawn window or, where its recording is unreadable, the next readable one of a random sequence that
+        depends on (seed, position) alone. A neighbour would mostly lie in the same recording."""
         maker, first = self.makers[draw.dataset], len(bad)
         window = draw.window
         for attempt in range(_REPLACEMENTS):
             try:
                 episode, start = maker.windows[window]
-                with self.status.at(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
+                with self.status.working_on(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
                     return maker(window, draw.position)
             except BadEpisode as error:
                 bad.append(BadWindow(maker.dataset.name, maker.windows[window][0], str(error)))
@@ -76,35 +74,35 @@ class HostBatch:
 
 
 class Loader:
-    """Endless iterator over this host's batches, each as `world_model.batch.batch_spec` says.
+    """Endless iterator over this host's batches, each of the fields asked for.
 
-    Close it, or use it as a context manager: worker processes do not end by themselves. With workers > 0 a
+    It has to be closed, or used as a context manager: worker processes do not end by themselves. With workers > 0 a
     script must be importable (`if __name__ == "__main__":`), because Grain spawns its processes.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *, seed: int,
-                 global_batch_size: int, start_step: int = 0, workers: int = 0, prefetch: int = 4,
-                 process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
-                 action_dim: int = ACTION_DIM, state_dim: int = STATE_DIM, cache: LatentCache | None = None,
-                 augmentation: Augmentation = PLAIN):
+    def __init__(self, datasets: Sequence[Dataset], layout: Layout, tokenize: Tokenize, *,
+                 fields: dict[str, tuple], seed: int, global_batch_size: int, start_step: int = 0, workers: int = 0,
+                 prefetch: int = 4, process_index: int = 0, process_count: int = 1, max_bad_fraction: float = 0.001,
+                 cache: LatentCache | None = None, augmentation: Augmentation = PLAIN):
         """Args:
           tokenize: prompt -> (int32 [text_length], number of tokens); picklable where workers > 0.
+          fields: name -> (shape without B, dtype) of what a batch holds, as `world_model.batch.batch_spec` returns it.
           start_step: first batch to yield.
           workers: decoding processes; 0 decodes in threads of this process.
           prefetch: batches decoded ahead, over all workers; 0 decodes on demand.
           process_index, process_count: this host among all.
-          cache: where the rows come from instead of being made; batches then are as `encoded_batch_spec` says.
-          augmentation: of the video; the same sample gets the same pixels whatever hosts and workers make it.
+          cache: where the rows come from instead of being made; batches then hold the fields of `cache.spec`.
+          augmentation: how pictures are cut and coloured; a sample's pixels depend on no host and no worker.
           max_bad_fraction: share of this host's windows that may be unreadable before `__next__` raises.
 
-        Raises ValueError for an empty mixture, weights not positive, unusable statistics, or a batch that
-        does not divide among the hosts.
+        Raises ValueError for an empty mixture, weights not positive, unusable statistics, an unknown field, more
+        cameras than views, or a batch that does not divide among the hosts.
         """
         if global_batch_size < 1 or global_batch_size % process_count:
             raise ValueError(f"train.global_batch_size = {global_batch_size} does not divide among "
                              f"{process_count} hosts")
-        self._makers = [SampleMaker(dataset, i, layout, tokenize, action_dim=action_dim, state_dim=state_dim,
-                                    augmentation=augmentation, seed=seed) for i, dataset in enumerate(datasets)]
+        self._makers = [SampleMaker(dataset, i, layout, tokenize, fields=fields, augmentation=augmentation, seed=seed)
+                        for i, dataset in enumerate(datasets)]
         if cache is not None:
             self._makers = [CachedMaker(maker, cache) for maker in self._makers]
         windows = [maker.windows for maker in self._makers]
@@ -115,14 +113,13 @@ class Loader:
         self._bad: dict[str, dict] = {}
         self._status = WorkerStatus()
         self._identity = {
-            "seed": seed, "global_batch_size": global_batch_size, "layout": dataclasses.asdict(layout),
+            "seed": seed, "global_batch_size": global_batch_size, "layout": layout.as_json(),
             "augmentation": dataclasses.asdict(augmentation),
             "mixture": describe_mixture(datasets, windows),
             "statistics": statistics_hash({d.name: d.statistics for d in datasets}),
         }
-        made = functools.partial(batch_spec, layout, action_dim=action_dim, state_dim=state_dim)
-        self._spec = lambda batch: cache.spec if cache else made(text_length=batch["text_ids"].shape[-1])
-        lengths = {"text_features": cache.spec["text_features"][0][0]} if cache else {}
+        self._spec = cache.spec if cache else fields
+        lengths = {name: shape[0] for name, (shape, _) in self._spec.items() if name == "text_features"}
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
                    .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._status)))
@@ -137,13 +134,13 @@ class Loader:
         try:
             batch, bad = next(self._iterator)
         except RuntimeError as error:
-            if not (places := self._status.places()):
+            if not (unfinished := self._status.unfinished()):
                 raise
             raise ValueError("a loader process died, perhaps by the sample that it was at:\n  "
-                             + "\n  ".join(places) + f"\n{error}") from error
-        if self._workers:  # theirs lie in shared memory, which whoever keeps a batch would leak
+                             + "\n  ".join(unfinished) + f"\n{error}") from error
+        if self._workers:  # their arrays lie in shared memory, which whoever keeps a batch would leak
             batch = {name: np.array(value) for name, value in batch.items()}
-        check_batch(batch, self._spec(batch), self._rows)
+        check_batch(batch, self._spec, self._rows)
         self._step += 1
         self._count_bad(bad)
         return batch
@@ -156,21 +153,23 @@ class Loader:
 
     def close(self) -> None:
         """Ends threads and worker processes; may be called twice."""
-        # Grain's iterator is let go here, because at the interpreter's end it would print a traceback
+        # Grain's iterator is closed here, because at the interpreter's end it would print a traceback
         self._status.close()
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator.close()
 
     def state(self) -> dict:
-        """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each
-        dataset's draws so far, and the unreadable recordings that this host met."""
+        """JSON data for the checkpoint: the step of the next batch, all that the stream depends on, each dataset's
+        draws so far, and the unreadable recordings that this host met."""
         drawn = positions(self._datasets, self._step * self._global_batch_size, self._global_batch_size)
         return {"step": self._step, **self._identity, "positions": drawn, "bad": copy.deepcopy(self._bad)}
 
     def check_resume(self, saved: dict) -> None:
-        """Raises ValueError naming the first difference where this loader would not continue the stream that
-        `saved` (from `state`) comes from; otherwise goes on counting its unreadable recordings."""
+        """Takes over the count of unreadable recordings from `saved`, which `state` returned.
+
+        Raises ValueError naming the first difference where this loader would not continue the same stream.
+        """
         found = {"step": self._step, **self._identity}
         difference = first_difference({key: saved.get(key) for key in found}, found, "data")
         if difference:
@@ -190,6 +189,7 @@ class Loader:
 
 
 def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:
+    """The batches in their order, made ahead in threads of this process or, with workers > 0, in processes."""
     if not workers:
         threads = min(prefetch, os.cpu_count() or 1)
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
@@ -199,12 +199,12 @@ def _decode_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> gra
     each = -(-prefetch // workers)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, each))
     on_demand = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # the process itself is the thread
-    return batches.to_iter_dataset(on_demand).mp_prefetch(options, _live_and_die_with_parent)
+    return batches.to_iter_dataset(on_demand).mp_prefetch(options, _end_with_parent)
 
 
-def _live_and_die_with_parent(worker: int, workers: int) -> None:
-    """Signals sent to the whole process group are the parent's to handle (it saves, then closes the loader);
-    a parent that is killed outright cannot close anything, so its workers watch it."""
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Leaves signals to the whole process group to the parent, which saves and then closes the loader. A parent that is
+    killed outright cannot close anything, so its workers watch it."""
     del worker, workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

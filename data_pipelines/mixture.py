@@ -1,8 +1,8 @@
 """Weighted mixture of datasets: which window stands at which position of the global stream.
 
-The stream is endless and a function of (seed, position) alone; epochs, resuming and several hosts are index
-arithmetic on it. Every dataset runs through its windows in an order shuffled anew each epoch, so that each of
-its windows is drawn once before any is drawn twice.
+The stream is endless and a function of (seed, position) alone; epochs, resuming and several hosts are index arithmetic
+on it. Every dataset runs through its windows in an order that is shuffled anew each epoch, so that each of its windows
+is drawn once before any is drawn twice.
 """
 
 import bisect
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.samples import Dataset, Weight
 from data_pipelines.windows import WindowIndex
 
@@ -22,7 +23,7 @@ _PARTS = 2**20  # weights are rounded to this many parts of the whole
 
 
 class Draw(NamedTuple):
-    """What stands at one position of the stream."""
+    """The window that stands at one position of the stream."""
 
     position: int
     dataset: int
@@ -30,15 +31,14 @@ class Draw(NamedTuple):
 
 
 def weight_at(weight: Weight, step: int) -> float:
-    """A weight that may change over steps, at one of them."""
+    """The value that a weight, which may change over steps, has at one of them."""
     if isinstance(weight, (int, float)):
         return float(weight)
     return next((float(value) for begin, value in reversed(weight) if begin <= step), 0.0)
 
 
 def check_mixture(datasets: Sequence[Dataset]) -> None:
-    """Raises ValueError where there is nothing to draw from, a weight is not positive or a name comes
-    twice."""
+    """Raises ValueError where there is nothing to draw from, a weight is not positive or a name comes twice."""
     if not datasets:
         raise ValueError("the mixture is empty: data.datasets needs at least one dataset")
     names = [d.name for d in datasets]
@@ -60,17 +60,17 @@ def check_mixture(datasets: Sequence[Dataset]) -> None:
 
 
 def _steps(weights: Sequence[Weight]) -> list[int]:
-    """Steps at which some weight changes, from 0."""
+    """The steps at which some weight changes, 0 first."""
     pairs = [weight for weight in weights if not isinstance(weight, (int, float))]
     return sorted({0, *(int(step) for each in pairs for step, _ in each)})
 
 
 class Interleave(grain.transforms.DatasetSelectionMap):
-    """Position -> (dataset, how many draws that dataset had before), evenly spread: after any number of
-    draws at constant weights, n datasets are each within n draws of their share."""
+    """Maps a position to (dataset, how many draws that dataset had before). Draws are evenly spread: after any number
+    of them at constant weights, each of n datasets is within n draws of its share."""
 
     def __init__(self, weights: Sequence[Weight], batch: int = 1):
-        """weights: numbers, or (step, weight) pairs that hold from their step on; batch: positions in a step."""
+        """weights: numbers, or (step, weight) pairs that hold from their step on; batch: the positions of a step."""
         self._starts, self._parts, self._before = [], [], []
         for step in _steps(weights):
             if self._starts:
@@ -85,11 +85,11 @@ class Interleave(grain.transforms.DatasetSelectionMap):
         return sys.maxsize
 
     def counts(self, position: int) -> list[int]:
-        """Draws from each dataset among the first `position`."""
+        """The number of draws from each dataset among the first `position`."""
         phase = bisect.bisect_right(self._starts, position) - 1
         position, counts = position - self._starts[phase], list(self._before[phase])
         left = sum(self._parts[phase])
-        for i, part in enumerate(self._parts[phase]):  # each takes its share of what the ones before it left
+        for i, part in enumerate(self._parts[phase]):  # each dataset takes its share of what those before it left
             rest = position * (left - part) // left if left else position
             counts[i] += position - rest
             position, left = rest, left - part
@@ -103,7 +103,7 @@ class Interleave(grain.transforms.DatasetSelectionMap):
 
 def make_order(datasets: Sequence[Dataset], windows: Sequence[WindowIndex], seed: int,
                batch: int = 1) -> grain.MapDataset:
-    """The endless stream of `Draw`s; batch: of them in a step."""
+    """The endless stream of `Draw`s; batch: the draws of a step."""
     check_mixture(datasets)
     parts = [
         grain.MapDataset.range(len(index)).shuffle(seed=_shuffle_seed(seed, dataset.name)).repeat()
@@ -115,12 +115,12 @@ def make_order(datasets: Sequence[Dataset], windows: Sequence[WindowIndex], seed
 
 
 def _shuffle_seed(seed: int, name: str) -> int:
-    # Grain seeds epoch e with seed + e: hashing keeps neighbouring seeds from sharing their later epochs
+    # Grain seeds epoch e with seed + e; a hash keeps neighbouring seeds from sharing their later epochs
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
 def positions(datasets: Sequence[Dataset], position: int, batch: int = 1) -> dict[str, int]:
-    """Draws from each dataset among the first `position` of the stream."""
+    """The number of draws from each dataset among the first `position` of the stream."""
     counts = Interleave([d.weight for d in datasets], batch).counts(position)
     return {dataset.name: count for dataset, count in zip(datasets, counts)}
 
@@ -143,10 +143,11 @@ def asked_fractions(weights: dict[str, Weight], steps: int) -> dict[str, float]:
 
 
 def describe_mixture(datasets: Sequence[Dataset], windows: Sequence[WindowIndex]) -> dict[str, dict]:
-    """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same."""
+    """What the stream depends on besides the seed, as JSON data: a checkpoint resumes only onto the same. Robots go by
+    their oldest names."""
     return {
         dataset.name: {
-            "order": i, "weight": _as_json(dataset.weight), "embodiment": dataset.embodiment.name,
+            "order": i, "weight": _as_json(dataset.weight), "embodiment": name_in_files(dataset.embodiment.name),
             "window_stride": dataset.window_stride, "episodes": len(index.episodes), "windows": len(index),
             "episodes_hash": hashlib.sha256(
                 np.stack([index.episode, index.first, index.last]).astype("<i8").tobytes()).hexdigest()[:16],

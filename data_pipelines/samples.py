@@ -1,4 +1,4 @@
-"""From (dataset, window) to one row of the batch contract."""
+"""Makes one row of a batch from a window of a dataset."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,12 +7,19 @@ import numpy as np
 
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.episode import BadEpisode, Episode, Source
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.robots.normalisation import Scale, make_scale, to_relative
 from data_pipelines.robots.slots import scatter, slot_mask
-from data_pipelines.robots.views import VIEW_LAYOUTS
+from data_pipelines.robots.views import VIEW_LAYOUTS, separate_views, view_mask
 from data_pipelines.windows import WindowIndex, block_starts, frame_steps, state_steps, window_span
 from world_model.batch import Layout
+
+PICTURES = ("video", "frame_mask", "views", "view_mask")
+TEXT = ("text_ids", "text_length")
+ACTIONS = ("actions", "action_mask")
+ORIGIN = ("embodiment_id", "dataset_id", "episode_index", "start", "sample_index")
+FIELDS = (*PICTURES, *TEXT, "state", *ACTIONS, *ORIGIN)  # all that a row can hold: world_model.batch.batch_spec
+_PART_OF = {"state": "state", "actions": "action", "action_mask": "action"}  # the robot's numbers in a field
 
 Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on
 Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_length], number of tokens)
@@ -20,7 +27,7 @@ Tokenize = Callable[[str], tuple[np.ndarray, int]]  # prompt -> (int32 [text_len
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One part of the mixture."""
+    """One part of the mixture: a source, the robot that it records, and how much of it is read."""
 
     name: str
     source: Source
@@ -32,8 +39,11 @@ class Dataset:
 
 
 def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
-    """The windows of a dataset, from metadata alone. Raises ValueError where it is empty or its recordings
-    run at another rate than the robot's actions (which, unlike video, cannot be resampled)."""
+    """The windows of a dataset, from metadata alone.
+
+    Raises ValueError where it is empty, or its recordings run at another rate than the robot's actions, which, unlike
+    video, cannot be resampled.
+    """
     kept = dataset.source.kept()
     if dataset.episodes is not None:
         kept = kept[np.isin(kept[:, 0], dataset.episodes)]
@@ -59,38 +69,57 @@ def check_episode(episode: Episode, embodiment: Embodiment) -> None:
     """Raises BadEpisode where state or action does not have the embodiment's dimensions or is not finite."""
     if episode.length < 1:
         raise BadEpisode(f"{episode.dataset} episode {episode.index} has no steps")
-    for part, found in (("state", episode.state), ("action", episode.action)):
-        dims = getattr(embodiment, part)
-        if not dims:
-            continue  # a recording may hold more than this embodiment uses
-        where = f"{episode.dataset} episode {episode.index}: {part}"
-        expected = (episode.length, len(dims))
-        shape = None if found is None else found.shape
-        if shape != expected:
-            raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
-                             f"({', '.join(d.name for d in dims)}), found {shape}")
-        for step, dim in np.argwhere(~np.isfinite(found)):
-            raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
+    for part in ("state", "action"):
+        if getattr(embodiment, part):  # a recording may hold more than this embodiment uses
+            _check_part(episode, embodiment, part)
+
+
+def _check_part(episode: Episode, embodiment: Embodiment, part: str) -> None:
+    dims, found = getattr(embodiment, part), getattr(episode, part)
+    where = f"{episode.dataset} episode {episode.index}: {part}"
+    expected, shape = (episode.length, len(dims)), None if found is None else found.shape
+    if shape != expected:
+        raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
+                         f"({', '.join(d.name for d in dims)}), found {shape}")
+    bad = np.argwhere(~np.isfinite(found))
+    if len(bad):
+        step, dim = bad[0]
+        raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
+
+
+def check_fields(fields: dict[str, tuple], embodiment: Embodiment) -> None:
+    """Raises ValueError where nobody makes a field, or the robot has more cameras than the row has views."""
+    for name in fields:
+        if name not in FIELDS:
+            raise ValueError(f"batch field {name!r} is unknown; known: {', '.join(FIELDS)}")
+    for name in ("views", "view_mask"):
+        if name in fields:
+            embodiment.check_views(fields[name][0][0])
 
 
 class SampleMaker:
     """Cuts windows of one dataset. Picklable where source and tokenizer are."""
 
     def __init__(self, dataset: Dataset, dataset_id: int, layout: Layout, tokenize: Tokenize, *,
-                 action_dim: int, state_dim: int, augmentation: Augmentation = PLAIN, seed: int = 0):
-        """augmentation, seed: of the video."""
-        self._augmentation, self._seed = augmentation, seed
+                 fields: dict[str, tuple], augmentation: Augmentation = PLAIN, seed: int = 0):
+        """fields: what a row holds, as `world_model.batch.batch_spec` returns it; statistics are needed where state or
+        actions are among them. augmentation, seed: how pictures are cut and coloured.
+
+        Raises ValueError for a field that nobody makes, too many cameras, or unusable statistics.
+        """
+        check_fields(fields, dataset.embodiment)
+        self._fields, self._augmentation, self._seed = fields, augmentation, seed
         self.dataset, self.dataset_id, self.layout, self.tokenize = dataset, dataset_id, layout, tokenize
         self.windows = index_windows(dataset, layout)
-        self._sizes = {"state": state_dim, "action": action_dim}
-        self._scales = {part: self._scale(part) for part in self._sizes if getattr(dataset.embodiment, part)}
+        self._widths = {part: fields[name][0][-1] for name, part in _PART_OF.items() if name in fields}
+        self._scales = {part: self._scale(part) for part in self._widths if getattr(dataset.embodiment, part)}
 
     def _scale(self, part: str) -> Scale:
         embodiment, statistics = self.dataset.embodiment, self.dataset.statistics
         for dim in getattr(embodiment, part):
-            if dim.slot >= self._sizes[part]:
+            if dim.slot >= self._widths[part]:
                 raise ValueError(f"embodiment {embodiment.name!r}: {part} {dim.name!r} lies in slot "
-                                 f"{dim.slot}, but model.{part}_dim = {self._sizes[part]}")
+                                 f"{dim.slot}, but model.{part}_dim = {self._widths[part]}")
         if statistics is None:
             raise ValueError(f"dataset {self.dataset.name!r} has no statistics; embodiment "
                              f"{embodiment.name!r} needs them")
@@ -102,24 +131,30 @@ class SampleMaker:
         return make_scale(statistics, embodiment, part)
 
     def scale(self, part: str) -> Scale:
-        """How "state" or "action" is normalised."""
+        """The scale by which "state" or "action" is normalised."""
         return self._scales[part]
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
-        """One row of `world_model.batch.batch_spec`; raises BadEpisode where the recording cannot be used."""
+        """One row of the fields; raises BadEpisode where the recording cannot be used."""
         index, start = self.windows[window]
         episode = self.dataset.source[index]
         check_episode(episode, self.dataset.embodiment)
-        return {
-            **self._video(episode, start, sample_index),
-            **self._text(episode),
-            "state": self._state(episode, start),
-            **self._actions(episode, start),
-            **self.origin(index, start, sample_index),
-        }
+        row = self.origin(index, start, sample_index)
+        if self._asks_for(*PICTURES):
+            row |= self._pictures(episode, start, sample_index)
+        if self._asks_for(*TEXT):
+            row |= self._text(episode)
+        if self._asks_for("state"):
+            row["state"] = self._state(episode, start)
+        if self._asks_for(*ACTIONS):
+            row |= self._actions(episode, start)
+        return {name: row[name] for name in self._fields}
+
+    def _asks_for(self, *names: str) -> bool:
+        return any(name in self._fields for name in names)
 
     def origin(self, index: int, start: int, sample_index: int) -> dict[str, np.ndarray]:
-        """The fields of a row that say where it comes from."""
+        """The fields of ORIGIN."""
         return {
             "embodiment_id": np.int32(self.dataset.embodiment.id),
             "dataset_id": np.int32(self.dataset_id),
@@ -128,25 +163,37 @@ class SampleMaker:
             "sample_index": np.uint32(sample_index % 2**32),
         }
 
-    def _video(self, episode: Episode, start: int, sample_index: int) -> dict[str, np.ndarray]:
-        embodiment, layout = self.dataset.embodiment, self.layout
+    def _pictures(self, episode: Episode, start: int, sample_index: int) -> dict[str, np.ndarray]:
+        """Makes those fields of PICTURES that are asked for."""
+        embodiment, layout, row = self.dataset.embodiment, self.layout, {}
         steps = frame_steps(layout, start, episode.rate / embodiment.rate)
-        unique, rows = np.unique(np.minimum(steps, episode.length - 1), return_inverse=True)
-        frames = episode.read_frames(unique)  # decodes these frames and no others
+        unique, back = np.unique(np.minimum(steps, episode.length - 1), return_inverse=True)
+        if self._asks_for("video", "views"):
+            cameras = self._read_cameras(episode, unique)
+            cameras = self._augmentation.cut(cameras, self._seed, sample_index)
+            cameras = self._augmentation.colour(cameras, self._seed, sample_index)  # before tiling: its gaps stay black
+        if "video" in self._fields:
+            video = VIEW_LAYOUTS[embodiment.view_layout](cameras, layout.height, layout.width)
+            row["video"] = video if len(unique) == len(steps) else video[back]
+        if "views" in self._fields:
+            row["views"] = separate_views([frames[:1] for frames in cameras], *self._fields["views"][0][:3])
+        if "view_mask" in self._fields:
+            row["view_mask"] = view_mask(len(embodiment.views), *self._fields["view_mask"][0])
+        return row | {"frame_mask": steps < episode.length}
+
+    def _read_cameras(self, episode: Episode, steps: np.ndarray) -> list[np.ndarray]:
+        """Decodes those steps and no others: uint8 [n, H, W, 3] of each camera, in the embodiment's order."""
+        embodiment, frames = self.dataset.embodiment, episode.read_frames(steps)
         where = f"{episode.dataset} episode {episode.index}"
         missing = [view for view in embodiment.views if view not in frames]
         if missing:
             raise BadEpisode(f"{where} has no view {missing}; it has {sorted(frames)}")
         views = [frames[view] for view in embodiment.views]
         for name, view in zip(embodiment.views, views):
-            if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(unique) or view.shape[3] != 3:
-                raise BadEpisode(f"{where} view {name!r}: expected uint8 [{len(unique)}, H, W, 3], found "
+            if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(steps) or view.shape[3] != 3:
+                raise BadEpisode(f"{where} view {name!r}: expected uint8 [{len(steps)}, H, W, 3], found "
                                  f"{view.dtype} {list(view.shape)}")
-        views = self._augmentation.cut(views, self._seed, sample_index)
-        views = self._augmentation.colour(views, self._seed, sample_index)  # before tiling, which leaves cells black
-        video = VIEW_LAYOUTS[embodiment.view_layout](views, layout.height, layout.width)
-        video = video if len(unique) == len(steps) else video[rows]
-        return {"video": video, "frame_mask": steps < episode.length}
+        return views
 
     def _text(self, episode: Episode) -> dict[str, np.ndarray]:
         try:
@@ -156,7 +203,7 @@ class SampleMaker:
         return {"text_ids": np.asarray(ids, np.int32), "text_length": np.int32(length)}
 
     def _state(self, episode: Episode, start: int) -> np.ndarray:
-        shape = (self.layout.num_states, self._sizes["state"])
+        shape = (self.layout.num_states, self._widths["state"])
         if "state" not in self._scales:
             return np.zeros(shape, np.float32)
         steps = np.minimum(state_steps(self.layout, start), episode.length - 1)
@@ -164,7 +211,7 @@ class SampleMaker:
         return scatter(values, self.dataset.embodiment.state_slots, shape[1])
 
     def _actions(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
-        shape = (self.layout.num_actions, self._sizes["action"])
+        shape = (self.layout.num_actions, self._widths["action"])
         if "action" not in self._scales:
             return {"actions": np.zeros(shape, np.float32), "action_mask": np.zeros(shape, np.bool_)}
         embodiment, slots = self.dataset.embodiment, self.dataset.embodiment.action_slots
@@ -176,17 +223,17 @@ class SampleMaker:
 
 
 def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
-    """What the text encoder is given."""
+    """The text that the text encoder is given."""
     return embodiment.prompt.format(instruction=episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,
                      embodiment: Embodiment) -> tuple[np.ndarray, np.ndarray]:
-    """Actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where
-    the embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
+    """The actions of the blocks of `block` steps that begin at `starts` [n], relative to the state there where the
+    embodiment says so: ([n, block, action dims] in robot units, bool [n, block] real).
 
-    An action is real where the frame that it leads to was recorded, and within the embodiment's horizon. Statistics and
-    training both come through here.
+    An action is real where the frame that it leads to was recorded and the embodiment's horizon is not over. Statistics
+    and training both come through here.
     """
     last = episode.length - 1
     steps = starts[:, None] + np.arange(block)

@@ -2,9 +2,9 @@
 
 The result is plain JSON data. Per dataset, or per robot where several datasets share one:
     {"dataset", "embodiment", "actions_per_block", "episodes", "skipped": {"dataset/episode": reason},
-     "state" | "action" | "absolute_action": `Summary.result`, or None without one}
-Each value is a list over the embodiment's dimensions, in robot units. Actions are relative where declared so;
-absolute_action is there for people, where some are.
+     "state" | "action" | "absolute_action": `Summary.result`, or None where there is none}
+Each value is a list over the embodiment's dimensions, in robot units. Actions are relative where they are declared so;
+where some are, absolute_action is there for people to read.
 """
 
 import collections
@@ -22,7 +22,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from data_pipelines.episode import BadEpisode, Episode, check_limit
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
+from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
 from data_pipelines.storage import files
@@ -36,7 +37,7 @@ _SHARES = 16  # an episode's share does not depend on the number of threads, and
 
 @dataclasses.dataclass
 class Gathered:
-    """What was counted in some episodes of one robot."""
+    """The summaries of some episodes of one robot."""
 
     embodiment: Embodiment
     episodes: int = 0
@@ -44,7 +45,7 @@ class Gathered:
     parts: dict[str, Summary] = dataclasses.field(default_factory=lambda: collections.defaultdict(Summary))
 
     def merge(self, other: "Gathered") -> "Gathered":
-        """This, with the other's episodes."""
+        """Adds the other's episodes; returns this one."""
         self.episodes += other.episodes
         self.skipped |= other.skipped
         for part, summary in other.parts.items():
@@ -54,10 +55,12 @@ class Gathered:
 
 def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, parts: str = "",
                        max_bad_fraction: float = 0.001) -> dict:
-    """Statistics of the chosen episodes of one dataset, or of several of one robot: the state of every step of every
-    stretch that windows lie in, and every action of every block that some window holds, relative to that block's start.
-    Unusable episodes are skipped and named under "skipped". parts: a folder where what is counted is kept, so that an
-    interrupted call goes on; empty: nowhere. max_bad_fraction: share of a dataset's episodes that may be unusable.
+    """The statistics of the chosen episodes of one dataset, or of several datasets of one robot.
+
+    They count the state of every step of every stretch that windows lie in, and every action of every block that some
+    window holds, relative to that block's start. Unusable episodes are skipped and named under "skipped". parts: a
+    folder where summaries are kept, so that an interrupted call goes on; empty: nowhere. max_bad_fraction: share of a
+    dataset's episodes that may be unusable.
 
     Raises ValueError where more are, with the list, where none is usable, or where the statistics cannot normalise
     (`make_scale`).
@@ -83,7 +86,7 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, pa
 
 def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, parts: str = "",
                        max_bad_fraction: float = 0.001) -> dict[str, dict]:
-    """{dataset: statistics}; per "embodiment", datasets of one robot share those of all its episodes. parts and
+    """{dataset: statistics}; per "embodiment", the datasets of one robot share those of all its episodes. parts and
     max_bad_fraction: see `compute_statistics`."""
     if per not in SCOPES:
         raise ValueError(f"data.statistics_per = {per!r}: expected one of {SCOPES}")
@@ -96,40 +99,49 @@ def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, pa
     return found
 
 
-MEAN_APART, OUTSIDE = 0.5, 1e-3  # of the published std and range: the published count held-out recordings too
+# How far the counted numbers may be off the published ones, which count held-out recordings too.
+MEAN_TOLERANCE = 0.5  # share of the published standard deviation
+RANGE_TOLERANCE = 1e-3  # share of the published range
 
 
 def against_published(dataset: Dataset, statistics: dict) -> list[str]:
-    """Sentences about dimensions in which what was counted is not what the dataset's own meta/stats.json says: they are
-    of another version, or partial. Empty where they agree or there are none."""
-    published, said = getattr(dataset.source, "published", None), []
+    """Sentences on the dimensions in which the counted statistics are not those of the dataset's own meta/stats.json:
+    one of the two is of another version, or partial. Empty where they agree or nothing is published."""
+    read, sentences = getattr(dataset.source, "published", None), []
     for part, dims in (("state", dataset.embodiment.state), ("action", dataset.embodiment.action)):
-        theirs = published and dims and published(part)
-        ours = statistics["absolute_action"] if part == "action" and statistics["absolute_action"] else statistics[part]
-        if not theirs:
+        published = read(part) if read and dims else None
+        if not published:
             continue
-        if len(theirs["mean"]) != len(dims):
-            raise ValueError(f"dataset {dataset.name!r}: meta/stats.json has {len(theirs['mean'])} dimensions of "
+        if len(published["mean"]) != len(dims):
+            raise ValueError(f"dataset {dataset.name!r}: meta/stats.json has {len(published['mean'])} dimensions of "
                              f"{part}, {dataset.embodiment.name} {len(dims)}")
-        room = OUTSIDE * np.maximum(theirs["max"] - theirs["min"], 1e-6)
-        for i, dim in enumerate(dims):
-            apart = abs(ours["mean"][i] - theirs["mean"][i]) / max(theirs["std"][i], 1e-6)
-            if ours["min"][i] < theirs["min"][i] - room[i] or ours["max"][i] > theirs["max"][i] + room[i]:
-                said.append(f"{part} {dim.name}: {ours['min'][i]:.4g} to {ours['max'][i]:.4g}, meta/stats.json says "
-                            f"{theirs['min'][i]:.4g} to {theirs['max'][i]:.4g}")
-            elif apart > MEAN_APART:
-                said.append(f"{part} {dim.name}: mean {ours['mean'][i]:.4g}, meta/stats.json says "
-                            f"{theirs['mean'][i]:.4g} +- {theirs['std'][i]:.4g}")
-    return said
+        counted = statistics[part]
+        if part == "action" and statistics["absolute_action"]:
+            counted = statistics["absolute_action"]
+        sentences += [f"{part} {dim.name}: {difference}" for i, dim in enumerate(dims)
+                      if (difference := _difference(counted, published, i))]
+    return sentences
+
+
+def _difference(counted: dict, published: dict, i: int) -> str:
+    """How dimension i of two statistics differs, in words; empty within the tolerances."""
+    mean, low, high = (counted[name][i] for name in ("mean", "min", "max"))
+    expected, std, lowest, highest = (published[name][i] for name in ("mean", "std", "min", "max"))
+    room = RANGE_TOLERANCE * max(highest - lowest, 1e-6)
+    if low < lowest - room or high > highest + room:
+        return f"{low:.4g} to {high:.4g}, meta/stats.json says {lowest:.4g} to {highest:.4g}"
+    if abs(mean - expected) / max(std, 1e-6) > MEAN_TOLERANCE:
+        return f"mean {mean:.4g}, meta/stats.json says {expected:.4g} +- {std:.4g}"
+    return ""
 
 
 def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: float = 0.001) -> Gathered:
-    """What one dataset's episodes count, read in threads. See `compute_statistics`."""
+    """The summaries of one dataset's episodes, which are read in threads. See `compute_statistics`."""
     total, windows = Gathered(dataset.embodiment), index_windows(dataset, layout)
     if not (dataset.embodiment.state or dataset.embodiment.action):
         return dataclasses.replace(total, episodes=len(windows.episodes))
     shares = np.array_split(windows.episodes, min(_SHARES, len(windows.episodes)))
-    count = lambda share: _gather_share(dataset, layout, windows, share)
+    count = functools.partial(_gather_share, dataset, layout, windows)
     if parts:
         count = functools.partial(_kept_share, pathlib.Path(parts), dataset, layout, windows)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -142,32 +154,42 @@ def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: 
 
 def _kept_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, windows: WindowIndex,
                 episodes: np.ndarray) -> Gathered:
-    """`_gather_share`, read back where it was counted before."""
+    """`_gather_share`, read back from the folder where it was counted before, and kept there otherwise."""
     digest = hashlib.sha256(repr((dataset.name, dataset.embodiment, layout, windows.stride)).encode())
     for column in (windows.episode, windows.first, windows.last, windows.stop, episodes):
         digest.update(np.ascontiguousarray(column, "<i8").tobytes())
     file = folder / f"{digest.hexdigest()[:32]}.safetensors"
     if file.is_file():
-        with safe_open(file, "np") as opened:
-            about = json.loads(opened.metadata()["about"])
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        prefixed = lambda part: {name.removeprefix(f"{part}/"): value for name, value in arrays.items()
-                                 if name.startswith(f"{part}/")}
-        found = Gathered(dataset.embodiment, about["episodes"], about["skipped"])
-        found.parts.update({part: Summary.restored(prefixed(part)) for part in about["parts"]})
-        return found
+        return _read_share(file, dataset.embodiment)
     found = _gather_share(dataset, layout, windows, episodes)
-    arrays = {f"{part}/{name}": np.ascontiguousarray(value) for part, summary in found.parts.items()
-              for name, value in summary.arrays().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"episodes": found.episodes, "skipped": found.skipped, "parts": sorted(found.parts)}
-    partial = file.with_suffix(f".partial-{os.getpid()}")
-    save_file(arrays, partial, {"about": json.dumps(about)})
-    partial.replace(file)
+    _write_share(file, found)
     return found
 
 
+def _read_share(file: pathlib.Path, embodiment: Embodiment) -> Gathered:
+    with safe_open(file, "np") as opened:
+        about = json.loads(opened.metadata()["about"])
+        arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    found = Gathered(embodiment, about["episodes"], about["skipped"])
+    for part in about["parts"]:
+        prefix = f"{part}/"
+        found.parts[part] = Summary.restored({name.removeprefix(prefix): value for name, value in arrays.items()
+                                              if name.startswith(prefix)})
+    return found
+
+
+def _write_share(file: pathlib.Path, share: Gathered) -> None:
+    arrays = {f"{part}/{name}": np.ascontiguousarray(value) for part, summary in share.parts.items()
+              for name, value in summary.arrays().items()}
+    about = {"episodes": share.episodes, "skipped": share.skipped, "parts": sorted(share.parts)}
+    partial = file.with_suffix(f".partial-{os.getpid()}")
+    save_file(arrays, partial, {"about": json.dumps(about)})
+    partial.replace(file)
+
+
 def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episodes: np.ndarray) -> Gathered:
+    """The summaries of the states and actions that the windows of some episodes hold."""
     found, embodiment = Gathered(dataset.embodiment), dataset.embodiment
     for index in episodes.tolist():
         try:
@@ -194,22 +216,31 @@ def _joined(steps: np.ndarray, slices: list[slice]) -> np.ndarray:
 
 
 def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, dataset: Dataset) -> np.ndarray:
-    """[n, action dims]: windows overlap, so each distinct block is taken once."""
+    """The actions of all windows [n, action dims]. Windows overlap, so each distinct block is taken once."""
     blocks = np.unique(block_starts(layout, starts[:, None]))
     values, real = relative_actions(episode, blocks, layout.actions_per_block, dataset.embodiment)
     return values[real]
 
 
 def statistics_hash(statistics: dict) -> str:
-    """Of one dataset's statistics, or of {dataset: statistics}; stable over processes and machines."""
-    return hashlib.sha256(json.dumps(statistics, sort_keys=True).encode()).hexdigest()[:16]
+    """A hash of one dataset's statistics, or of {dataset: statistics}; stable over processes, machines and the renaming
+    of robots."""
+    return hashlib.sha256(json.dumps(_with_names_in_files(statistics), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_names_in_files(statistics: dict) -> dict:
+    """The statistics of one dataset or several with robots by their oldest names."""
+    if isinstance(robot := statistics.get("embodiment"), str):
+        return statistics | {"embodiment": name_in_files(robot)}
+    return {name: _with_names_in_files(value) if isinstance(value, dict) else value
+            for name, value in statistics.items()}
 
 
 def save_statistics(statistics: dict[str, dict], path: str) -> None:
-    """{dataset: statistics} as JSON; path: a file or its address."""
+    """Writes {dataset: statistics} as JSON; path: a file or its address."""
     files.write_json(path, statistics)
 
 
 def load_statistics(path: str) -> dict[str, dict]:
-    """Inverse of `save_statistics`."""
+    """Reads what `save_statistics` wrote."""
     return files.read_json(path)

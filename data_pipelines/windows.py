@@ -14,7 +14,7 @@ from world_model.batch import Layout
 
 
 def split_episodes(dataset: str, episodes: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """`episodes` (int64 indices) -> (training, held-out) ones, by a stable hash of (dataset, index).
+    """Splits `episodes` (int64 indices) into (training, held-out) ones, by a stable hash of (dataset, index).
 
     Growing or filtering a dataset moves no old episode to the other side, as long as `holdout` leaves at least one
     episode to each. holdout = 0 holds nothing out; above 0 at least one episode is held out, and one is always left.
@@ -26,23 +26,24 @@ def split_episodes(dataset: str, episodes: np.ndarray, holdout: float) -> tuple[
     if len(episodes) < 2:
         raise ValueError(f"dataset {dataset!r} has {len(episodes)} episodes: nothing can be held out; "
                          f"set data.holdout = 0")
-    draw = np.array([_uniform(dataset, i) for i in episodes.tolist()])
-    held = draw < holdout
-    held[draw.argmin()] = True
-    held[draw.argmax()] = False
+    chance = np.array([_uniform(dataset, i) for i in episodes.tolist()])
+    held = chance < holdout
+    held[chance.argmin()] = True
+    held[chance.argmax()] = False
     return episodes[~held], episodes[held]
 
 
 def take_share(dataset: str, episodes: np.ndarray, share: float) -> np.ndarray:
-    """Those of `episodes` that a smaller copy of the dataset would have; at least one. A smaller share is part of a
-    larger one."""
+    """The part of `episodes` that a smaller copy of the dataset would have: at least one of them. A smaller share is
+    part of a larger one."""
     if not 0 < share <= 1:
         raise ValueError(f"dataset {dataset!r}: share = {share}: expected a fraction above 0, at most 1")
-    draw = np.array([_uniform(f"{dataset}/share", i) for i in episodes.tolist()])
-    return episodes[(draw < share) | (draw == draw.min())]
+    chance = np.array([_uniform(f"{dataset}/share", i) for i in episodes.tolist()])
+    return episodes[(chance < share) | (chance == chance.min())]
 
 
 def _uniform(dataset: str, index: int) -> float:
+    """A number in [0, 1) that depends on the names alone."""
     digest = hashlib.sha256(f"{dataset}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -64,8 +65,10 @@ class WindowIndex:
 
     @classmethod
     def build(cls, stretches: np.ndarray, lengths: np.ndarray, spans: np.ndarray, stride: int) -> "WindowIndex":
-        """stretches: int64 [R, 3] as `Source.kept`; lengths: steps of each row's episode; spans: steps from a window's
-        first frame to its last; all int64 [R]."""
+        """Numbers the windows that fit into stretches, int64 [R, 3] as `Source.kept` returns them.
+
+        lengths: steps of each row's episode; spans: steps from a window's first frame to its last; both int64 [R].
+        """
         if stride < 1:
             raise ValueError(f"window_stride = {stride}: expected at least 1 step")
         episode, first, end = stretches.T
@@ -88,37 +91,36 @@ class WindowIndex:
 
     @property
     def episodes(self) -> np.ndarray:
-        """int64: each episode that has a window, once, ascending."""
+        """The episodes that have a window, int64, ascending."""
         return np.unique(self.episode)
 
     def rows(self, episode: int) -> range:
-        """The rows of one episode."""
+        """The rows that belong to one episode."""
         return range(*np.searchsorted(self.episode, (episode, episode + 1)).tolist())
 
     def starts(self, row: int) -> np.ndarray:
-        """int64 [windows of the row]."""
+        """The first step of every window of a row, int64 [windows of the row]."""
         first, last = self.first[row], self.last[row]
         return np.minimum(first + np.arange(-(-(last - first) // self.stride) + 1) * self.stride, last)
 
 
 def window_span(layout: Layout, rate_ratio: np.ndarray | float) -> np.ndarray:
-    """Recorded steps from the first frame of a window to its last; rate_ratio = recorded rate / control
-    rate."""
+    """The recorded steps from the first frame of a window to its last; rate_ratio = recorded rate / control rate."""
     return _nearest((layout.frames - 1) * layout.frame_stride * np.asarray(rate_ratio))
 
 
 def frame_steps(layout: Layout, start: int, rate_ratio: float) -> np.ndarray:
-    """int64 [T]: recorded step of every raw frame, possibly past the episode's end."""
+    """The recorded step of every raw frame, int64 [T], possibly past the episode's end."""
     return start + _nearest(np.arange(layout.frames) * layout.frame_stride * rate_ratio)
 
 
 def block_starts(layout: Layout, start: int) -> np.ndarray:
-    """int64 [chunks]: step of each block's first action; what relative actions are relative to."""
+    """The step of each block's first action, int64 [chunks]; relative actions are relative to the state there."""
     return start + np.arange(layout.chunks) * layout.actions_per_block
 
 
 def state_steps(layout: Layout, start: int) -> np.ndarray:
-    """int64 [S]: states are evenly spread over their block, the first at its start."""
+    """The step of each state, int64 [S]: they are evenly spread over their block, the first at its start."""
     spacing = layout.actions_per_block // max(layout.states_per_block, 1)
     return start + np.arange(layout.num_states) * spacing
 

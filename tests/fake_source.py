@@ -5,15 +5,16 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.robots.embodiments import Dimension, Embodiment
+from data_pipelines.robots.embodiment import Dimension, Embodiment
 from data_pipelines.samples import Dataset
 from data_pipelines.statistics import compute_statistics
-from world_model.batch import Layout
+from world_model.batch import Layout, batch_spec
 
 LAYOUT = Layout(frames=17, height=6, width=8, frames_per_block=2, actions_per_block=16, states_per_block=2)
 ROBOT = Embodiment(name="fake", id=7, views=("image",), view_layout="single", rate=10.0,
                    state=(Dimension("x", 0), Dimension("y", 9)),
                    action=(Dimension("dx", 0, relative_to="x"), Dimension("grip", 7)))
+BATCH = batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8)
 CLIPS = Embodiment(name="clips", id=0, views=("image",), view_layout="single", rate=10.0)
 
 

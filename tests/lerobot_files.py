@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.robots.embodiments import Dimension, Embodiment
+from data_pipelines.robots.embodiment import Dimension, Embodiment
 from data_pipelines.sources import make_source
-from world_model.batch import Layout
+from world_model.batch import Layout, batch_spec
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = ("lerobot_v21", "lerobot_v30")
@@ -25,6 +25,7 @@ ROBOT = Embodiment(
     state=tuple(Dimension(f"s{i}", i) for i in range(8)),
     action=tuple(Dimension(f"a{i}", i, relative_to=f"s{i}") for i in range(8)))
 LAYOUT = Layout(frames=9, height=48, width=128, frames_per_block=2, actions_per_block=24, states_per_block=1)
+BATCH = batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8)
 
 
 def open_source(folder, **changes):

@@ -1,4 +1,4 @@
-"""Crops and jitter: one draw per sample, the same wherever it is made, bytes in and out."""
+"""Crops and jitter: one random choice per sample, the same wherever it is made, bytes in and out."""
 
 import colorsys
 import dataclasses
@@ -11,7 +11,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.robots.robot import Robot
 from launch.setup import build
 from tests import lerobot_config
-from tests.fake_source import LAYOUT, ROBOT, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, ROBOT, robots, tokenize
 
 FULL = Augmentation(crop=0.8, random_crop=True, brightness=0.3, contrast=0.4, saturation=0.5, hue=0.08)
 
@@ -41,7 +41,10 @@ def test_all_views_and_frames_are_cut_at_one_place():
 def test_each_operation_is_the_known_one():
     rng = np.random.default_rng(0)
     pixels = rng.uniform(60, 200, (500, 3))
-    apply = lambda *strengths: np.c_[pixels, np.ones(500)] @ colour_matrix(*strengths).T
+
+    def apply(*strengths: float) -> np.ndarray:
+        return np.c_[pixels, np.ones(500)] @ colour_matrix(*strengths).T
+
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(apply(1, 1, 1, 0, 99.0), pixels, atol=1e-9)
     np.testing.assert_allclose(apply(1.2, 1, 1, 0, 99.0), 1.2 * pixels)
@@ -77,7 +80,8 @@ def test_numbers_out_of_range_are_named(changes, named):
 
 
 def take(**changes) -> list[dict]:
-    with Loader([robots(lengths=(40, 60))], LAYOUT, tokenize, seed=3, global_batch_size=4, **changes) as loader:
+    with Loader([robots(lengths=(40, 60))], LAYOUT, tokenize, fields=BATCH, seed=3, global_batch_size=4,
+                **changes) as loader:
         return [next(loader) for _ in range(2)]
 
 
@@ -100,8 +104,8 @@ def test_training_is_augmented_and_evaluation_is_not(tmp_path):
     config = config.copy_and_resolve_references()
     config.data.augment.update(random_crop=True, brightness=0.3)
     data = build.data(config, tmp_path)
-    first = lambda data: next(iter(data.heldout_batches(2, 2)))["video"]
-    np.testing.assert_array_equal(first(data), first(plain))
+    heldout, plain_heldout = (next(iter(each.heldout_batches(2, 2)))["video"] for each in (data, plain))
+    np.testing.assert_array_equal(heldout, plain_heldout)
     np.testing.assert_array_equal(data.makers()[0](0, 5)["video"], plain.makers()[0](0, 5)["video"])
     with data.loader() as a, plain.loader() as b:
         assert (next(a)["video"] != next(b)["video"]).any()

@@ -1,21 +1,31 @@
 """Robots as entries: slots, masks, views, relative actions; adding one touches nothing else."""
 
+import ast
 import dataclasses
+import graphlib
+import hashlib
+import json
+import logging
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from data_pipelines.cache import reader
 from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
+from data_pipelines.mixture import describe_mixture
 from data_pipelines.robots import embodiments
-from data_pipelines.robots.embodiments import Dimension, Embodiment, get_embodiment, register
+from data_pipelines.robots.embodiment import Dimension, Embodiment
+from data_pipelines.robots.embodiments import get_embodiment, name_in_files, register
 from data_pipelines.robots.normalisation import to_absolute, to_relative, to_robot_units
 from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.robots.views import VIEW_LAYOUTS, resize
-from data_pipelines.samples import Dataset
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.samples import Dataset, index_windows
+from data_pipelines.statistics import compute_statistics, statistics_hash
 from tests.fake_source import LAYOUT, FakeSource, tokenize
+from world_model.batch import batch_spec
 from world_model.families.dreamzero import experiment as reference_experiment
 
 
@@ -58,7 +68,8 @@ def test_one_entry_adds_a_robot(registry):
     robot = register(droid())
     dataset = Dataset("droid", DroidSource([60, 70], rate=15.0), get_embodiment("droid"))
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
-    with Loader([dataset], LAYOUT, long_tokenize, seed=0, global_batch_size=4) as loader:
+    fields = batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=32)
+    with Loader([dataset], LAYOUT, long_tokenize, fields=fields, seed=0, global_batch_size=4) as loader:
         batch = next(loader)
     assert batch["action_mask"][..., :8].all() and not batch["action_mask"][..., 8:].any()
     assert batch["state"][..., :8].any() and not batch["state"][..., 8:].any()
@@ -89,7 +100,7 @@ def test_published_droid_order_is_slots_0_to_7():
     ("yam", ("left_joint_pos", "left_gripper_pos", "right_joint_pos", "right_gripper_pos"))])
 def test_released_weights_have_a_robots_numbers_one_after_another(name, keys):
     """Under the released configs' names, in their order, from slot 0 on; beside it the robot in the shared slots."""
-    released, shared = (reference_experiment.robot_of(n) for n in (f"{name}_dreamzero", name))
+    released, shared = (reference_experiment.robot_of(n) for n in (f"{name}_packed", name))
     assert tuple(released.keys["action"]) == keys and tuple(released.keys["state"]) == keys[:len(released.keys["state"])]
     for slots in (released.embodiment.action_slots, released.embodiment.state_slots):
         np.testing.assert_array_equal(slots, np.arange(len(slots)))
@@ -98,7 +109,7 @@ def test_released_weights_have_a_robots_numbers_one_after_another(name, keys):
 
 
 @pytest.mark.parametrize("name, state, action, relative", [
-    ("agibot_g1", 20, 22, 20), ("agibot_g1_dreamzero", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
+    ("agibot_g1", 20, 22, 20), ("agibot_g1_packed", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
     ("google_robot", 8, 7, 0), ("so101", 6, 6, 5), ("metaworld", 4, 4, 0), ("pusht", 2, 2, 0)])
 def test_entries_have_the_dimensions_of_their_datasets(name, state, action, relative):
     robot = get_embodiment(name)
@@ -194,8 +205,8 @@ def test_tokenizer_of_the_fakes_refuses_long_prompts():
         tokenize("123456789")
 
 
-def test_the_dual_arm_layout_is_lingbot_vas():
-    """facts/lingbot_va.md, section 6: the 16 external numbers land in [0..6, 28, 7..13, 29] of 30."""
+def test_the_dual_arm_layout_is_the_published_one():
+    """arXiv 2601.21998, code at 58c2ae5: the 16 external numbers land in [0..6, 28, 7..13, 29] of 30."""
     robot = get_embodiment("robotwin_dual_arm")
     np.testing.assert_array_equal(robot.action_slots, [*range(7), 28, *range(7, 14), 29])
     assert sorted(slot for part in DUAL_ARM_SLOTS.values() for slot in part) == list(range(30))
@@ -205,3 +216,67 @@ def test_the_dual_arm_layout_is_lingbot_vas():
     assert (tiled[:, :4, :4] == 2).all() and (tiled[:, :4, 4:] == 3).all() and (tiled[:, 4:] == 1).all()
     with pytest.raises(ValueError, match="'t_shape' takes 3 views"):
         VIEW_LAYOUTS[robot.view_layout]([head, left], 12, 8)
+
+
+def test_a_robots_repr_is_that_of_the_latent_caches_there_are():
+    """Manifests hold it: one that changes makes every cache of that robot another run's."""
+    assert repr(get_embodiment("pusht")) == (
+        "Embodiment(name='pusht', id=1, views=('image',), view_layout='single', rate=10.0, horizon=None, "
+        "state=(Dimension(name='agent_x', slot=0, relative_to=None, constant=False, low=None, high=None, "
+        "max_speed=None, moves=None), Dimension(name='agent_y', slot=1, relative_to=None, constant=False, low=None, "
+        "high=None, max_speed=None, moves=None)), action=(Dimension(name='target_x', slot=0, relative_to=None, "
+        "constant=False, low=0, high=512, max_speed=None, moves='agent_x'), Dimension(name='target_y', slot=1, "
+        "relative_to=None, constant=False, low=0, high=512, max_speed=None, moves='agent_y')), "
+        "normalisation='quantile', prompt='{instruction}', instruction='push the T onto the green target')")
+
+
+RENAMED = [("agibot_g1_dreamzero", "agibot_g1_packed", 126), ("yam_dreamzero", "yam_packed", 132)]
+
+
+@pytest.mark.parametrize("old, new, number", RENAMED)
+def test_a_renamed_robot_is_found_under_its_old_name(old, new, number, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert get_embodiment(old) is get_embodiment(new) and get_embodiment(new).id == number
+    assert [record.getMessage() for record in caplog.records] == [f"embodiment {old!r} is now called {new!r}"]
+    assert name_in_files(new) == name_in_files(old) == old and name_in_files("yam") == "yam"
+
+
+def test_a_registered_robot_keeps_a_name_that_another_once_had(registry):
+    mine = register(dataclasses.replace(droid(), name="yam_dreamzero"))
+    assert get_embodiment("yam_dreamzero") is mine
+
+
+@pytest.mark.parametrize("old, new, number", RENAMED)
+def test_files_of_earlier_runs_hold_for_a_renamed_robot(old, new, number):
+    """Checkpoints compare the mixture and a hash of statistics, latent caches the robot's name and repr."""
+    robot = get_embodiment(new)
+    dataset = Dataset("arms", FakeSource([40], rate=30.0), robot)
+    assert describe_mixture([dataset], [index_windows(dataset, LAYOUT)])["arms"]["embodiment"] == old
+    statistics = {"embodiment": old, "state": {"q01": [0.5]}}
+    assert statistics_hash({"arms": statistics}) == statistics_hash({"arms": statistics | {"embodiment": new}})
+    assert statistics_hash(statistics) == statistics_hash(statistics | {"embodiment": new})
+    assert statistics_hash(statistics) != statistics_hash(statistics | {"embodiment": "yam"})
+    plain = hashlib.sha256(json.dumps(statistics, sort_keys=True).encode()).hexdigest()  # as it was before the renaming
+    assert statistics_hash(statistics) == plain[:16]
+    text = repr(robot)
+    before, now = ({"datasets": {"arms": {"embodiment": name, "robot": text.replace(f"name={new!r}", f"name={name!r}")}}}
+                   for name in (old, new))
+    configured = {"datasets": {"arms": {"embodiment": old, "robot": text}}}  # an old config, read by this code
+    written = json.dumps({"identity": before}).encode()
+    assert reader.parse_manifest(written)["identity"] == reader.comparable(now) == reader.comparable(configured)
+    other = {"datasets": {"arms": {"embodiment": "yam", "robot": repr(get_embodiment("yam"))}}}
+    assert reader.comparable(other) == other != before
+
+
+def test_the_pipelines_modules_import_in_no_circle():
+    """Types of annotations included."""
+    root = Path(embodiments.__file__).parents[2]
+    paths = {".".join(path.relative_to(root).with_suffix("").parts): path for path in (root / "data_pipelines").rglob("*.py")}
+    graph = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                graph[name] |= {module for module in found if module in paths} - {name}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("data_pipelines.robots.embodiment") < order.index("data_pipelines.robots.normalisation")

@@ -9,11 +9,11 @@ import pytest
 from data_pipelines.loader import Loader
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
-from data_pipelines.sources.filters import Filters, holds, read_keep
+from data_pipelines.sources.filters import Filters, matches, read_keep
 from data_pipelines.statistics import compute_statistics
 from launch.setup import build
 from tests import lerobot_config
-from tests.fake_source import LAYOUT, ROBOT, FakeSource, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, ROBOT, FakeSource, robots, tokenize
 from tests.lerobot_files import FIELDS, FIXTURES, LENGTHS
 
 ALL = np.ones(4, np.bool_)
@@ -57,15 +57,15 @@ def test_an_unreadable_recording_stays_to_be_reported(tmp_path):
 
 
 def test_texts_are_patterns():
-    assert holds("lab/success/7", "*/success/*") and not holds("lab/failure/7", "*/success/*")
-    assert holds(True, True) and not holds(None, True) and not holds(None, "*") and holds(3, 3)
+    assert matches("lab/success/7", "*/success/*") and not matches("lab/failure/7", "*/success/*")
+    assert matches(True, True) and not matches(None, True) and not matches(None, "*") and matches(3, 3)
 
 
 def test_windows_begin_in_kept_stretches_and_reach_past_them():
     source = FakeSource([60, 50, 40], stretches=[[0, 4, 12], [0, 20, 23], [0, 40, 60], [2, 0, 40]])
     dataset = Dataset("fake", source, ROBOT, window_stride=3)
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
-    maker = SampleMaker(dataset, 0, LAYOUT, tokenize, action_dim=32, state_dim=64)
+    maker = SampleMaker(dataset, 0, LAYOUT, tokenize, fields=BATCH)
     found = [maker.windows[i] for i in range(len(maker.windows))]
     # windows take 33 steps: 27 is the last start of episode 0, so that nothing of steps 40 to 60 can begin one
     assert found == [(0, 4), (0, 7), (0, 10), (0, 11), (0, 20), (0, 22), (2, 0), (2, 3), (2, 6), (2, 7)]
@@ -73,7 +73,7 @@ def test_windows_begin_in_kept_stretches_and_reach_past_them():
     np.testing.assert_array_equal(maker(4, 0)["video"][:, 0, 0, 0], 20 + 2 * np.arange(17))
     state = dataset.statistics["state"]
     assert state["count"] == (44 - 4) + (55 - 20) + 40 and state["min"][0] == 0 and state["max"][0] == 54
-    with Loader([dataset], LAYOUT, tokenize, seed=0, global_batch_size=5) as loader:
+    with Loader([dataset], LAYOUT, tokenize, fields=BATCH, seed=0, global_batch_size=5) as loader:
         drawn = [w for _ in range(2) for b in [next(loader)] for w in zip(b["episode_index"].tolist(), b["start"].tolist())]
     assert sorted(drawn) == found
 
@@ -81,7 +81,7 @@ def test_windows_begin_in_kept_stretches_and_reach_past_them():
 def test_nothing_left_is_named():
     dataset = dataclasses.replace(robots(), source=FakeSource([50], stretches=[[0, 40, 50]]))
     with pytest.raises(ValueError, match="none of its 1 kept stretches begins early enough for a window of 33 steps"):
-        SampleMaker(dataset, 0, LAYOUT, tokenize, action_dim=32, state_dim=64)
+        SampleMaker(dataset, 0, LAYOUT, tokenize, fields=BATCH)
 
 
 @pytest.mark.parametrize("version", ["lerobot_v21", "lerobot_v30"])
@@ -115,7 +115,10 @@ def test_filters_neither_renumber_nor_move_held_out_episodes(tmp_path):
     keep = write(tmp_path / "keep.json", {"0": [[0, 5]], "1": [[0, 5]], "2": [[0, 5]]})
     config.data.datasets.discs.keep = keep
     filtered = build.open_datasets(config)
-    sides = lambda parts: {d.name: (set(d.episodes.tolist()), set(held.tolist())) for d, held in parts}
+
+    def sides(parts: list) -> dict[str, tuple[set, set]]:
+        return {d.name: (set(d.episodes.tolist()), set(held.tolist())) for d, held in parts}
+
     assert sides(whole)["discs"] == sides(whole)["clips"]  # the same recordings, as a robot's and as clips
     for before, after in zip(sides(whole)["discs"], sides(filtered)["discs"]):
         assert after == before - {3} or len(after) == 1

@@ -28,6 +28,7 @@ from tests.lerobot_files import (
     change_column,
     open_source,
 )
+from world_model.batch import batch_spec
 
 
 def plain_decode(file: Path) -> np.ndarray:
@@ -89,8 +90,7 @@ def test_pictures_tell_their_frame_and_episode(version):
 def test_every_window_equals_a_sequential_decode(version, pixels):
     dataset = Dataset("discs", open_source(FIXTURES / version), ROBOT)
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
-    long_tokenize = lambda prompt: tokenize(prompt[:8])
-    maker = SampleMaker(dataset, 0, LAYOUT, long_tokenize, action_dim=32, state_dim=64)
+    maker = SampleMaker(dataset, 0, LAYOUT, lambda prompt: tokenize(prompt[:8]), fields=lerobot_files.BATCH)
     assert len(maker.windows) == (37 - 24) + (61 - 24) + (40 - 24) + 1
     for window in range(len(maker.windows)):
         index, start = maker.windows[window]
@@ -197,7 +197,8 @@ def test_very_short_and_very_long_episodes(tmp_path, length):
     layout = dataclasses.replace(LAYOUT, frames=33)
     whole = Dataset("discs", open_source(FIXTURES / "lerobot_v21"), ROBOT)
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(whole, layout))
-    maker = SampleMaker(dataset, 0, layout, lambda p: tokenize(p[:8]), action_dim=32, state_dim=64)
+    maker = SampleMaker(dataset, 0, layout, lambda p: tokenize(p[:8]),
+                        fields=batch_spec(layout, action_dim=32, state_dim=64, text_length=8))
     assert len(maker.windows) == max(1, length - 96) and maker.windows[len(maker.windows) - 1] == (0, max(0, length - 97))
     episode = source[0]
     assert episode.action.shape == (length, 8)

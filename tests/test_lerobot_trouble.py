@@ -82,7 +82,8 @@ def make_loader(folder, **options) -> Loader:
     """Statistics are those of the whole dataset."""
     whole = Dataset("discs", open_source(FIXTURES / "lerobot_v21"), ROBOT)
     dataset = Dataset("discs", open_source(folder), ROBOT, statistics=compute_statistics(whole, LAYOUT))
-    return Loader([dataset], LAYOUT, lambda prompt: tokenize(prompt[:8]), seed=0, global_batch_size=8, **options)
+    return Loader([dataset], LAYOUT, lambda prompt: tokenize(prompt[:8]), fields=lerobot_files.BATCH, seed=0,
+                  global_batch_size=8, **options)
 
 
 @pytest.mark.parametrize("spoil, named", [*BAD_TABLES.values()], ids=[*BAD_TABLES])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import Loader
-from tests.fake_source import LAYOUT, FakeSource, clips, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch
 
-MIX = dict(layout=LAYOUT, tokenize=tokenize, seed=3, global_batch_size=4)
+MIX = dict(layout=LAYOUT, tokenize=tokenize, fields=BATCH, seed=3, global_batch_size=4)
 
 
 def make_loader(datasets=None, **changes) -> Loader:
@@ -38,7 +38,7 @@ def assert_same(found: list[dict], expected: list[dict]) -> None:
 def test_batches_keep_the_contract_and_number_their_rows():
     loader = make_loader()
     for step, batch in enumerate(take(loader, 3)):
-        check_batch(batch, batch_spec(LAYOUT, action_dim=32, state_dim=64, text_length=8), 4)
+        check_batch(batch, BATCH, 4)
         np.testing.assert_array_equal(batch["sample_index"], step * 4 + np.arange(4))
         clip = batch["dataset_id"] == 1
         assert clip.sum() == 1
@@ -197,7 +197,8 @@ def test_long_prompt_is_an_error_not_bad_data(workers):
     (dict(datasets=[dataclasses.replace(robots(), episodes=np.arange(0))]), "'fake' has no episodes"),
     (dict(datasets=[dataclasses.replace(robots(), source=FakeSource([40, 40], rate=5.0))]),
      "episode 0 is recorded at 5 Hz, but embodiment 'fake' acts at 10 Hz"),
-    (dict(action_dim=4), "'grip' lies in slot 7, but model.action_dim = 4"),
+    (dict(fields=batch_spec(LAYOUT, action_dim=4, state_dim=64, text_length=8)),
+     "'grip' lies in slot 7, but model.action_dim = 4"),
     (dict(layout=dataclasses.replace(LAYOUT, actions_per_block=8)), "those of actions_per_block = 16"),
 ])
 def test_what_cannot_be_loaded_is_named(changes, named):
@@ -208,6 +209,9 @@ def test_what_cannot_be_loaded_is_named(changes, named):
 @pytest.mark.parametrize("changes, named", [
     (dict(frames=18), r"needs 4k \+ 1 raw frames; the nearest is 17"),
     (dict(frames=21), r"1 \+ 5 latent frames, which do not divide into blocks"),
+    (dict(temporal_stride=6), r"needs 6k \+ 1 raw frames; the nearest is 13"),
+    (dict(temporal_stride=16), r"1 \+ 1 latent frames, which do not divide into blocks"),
+    (dict(temporal_stride=0), r"layout\.temporal_stride = 0: expected at least 1 raw frame"),
 ])
 def test_windows_divide_into_blocks(changes, named):
     with pytest.raises(ValueError, match=named):
@@ -217,6 +221,33 @@ def test_windows_divide_into_blocks(changes, named):
 def test_actions_per_frame_must_be_whole():
     with pytest.raises(ValueError, match="must be a multiple of the 8 raw frames"):
         make_loader([clips()], layout=dataclasses.replace(LAYOUT, actions_per_block=12))
+    wide = dataclasses.replace(LAYOUT, frames=33, temporal_stride=8, actions_per_block=24)
+    with pytest.raises(ValueError, match="must be a multiple of the 16 raw frames"):
+        make_loader([clips()], layout=wide)
+
+
+@pytest.mark.parametrize("frames, stride, blocks, block_frames", [(17, 4, 2, 8), (33, 8, 2, 16), (17, 8, 1, 16), (17, 1, 8, 2)])
+def test_the_codecs_stride_makes_the_blocks(frames, stride, blocks, block_frames):
+    """A latent frame after the first stands for `stride` raw ones; actions are spread over the raw frames of a block."""
+    layout = dataclasses.replace(LAYOUT, frames=frames, temporal_stride=stride)
+    assert (layout.num_blocks, layout.latent_frames, layout.block_frames) == (blocks, 1 + 2 * blocks, block_frames)
+    assert layout.num_actions == 16 * blocks and layout.frame_stride == 16 // block_frames
+    assert batch_spec(layout, action_dim=3, state_dim=2, text_length=8)["state"][0] == (2 * blocks, 2)
+
+
+def test_a_layout_without_another_stride_is_written_as_before_there_was_one():
+    """Checkpoints, exports and counted statistics of then compare equal: no file knows the codec's stride of 4."""
+    written = {"frames": 17, "height": 6, "width": 8, "frames_per_block": 2, "actions_per_block": 16, "states_per_block": 2}
+    assert LAYOUT.as_json() == written and Layout(**written) == LAYOUT
+    assert repr(LAYOUT) == ("Layout(frames=17, height=6, width=8, frames_per_block=2, actions_per_block=16, "
+                            "states_per_block=2)")
+    saved = json.loads(json.dumps(make_loader().state()))
+    assert saved["layout"] == written
+    make_loader().check_resume(saved)
+    other = dataclasses.replace(LAYOUT, temporal_stride=8)
+    assert other.as_json() == written | {"temporal_stride": 8} and "temporal_stride=8)" in repr(other)
+    with pytest.raises(ValueError, match=r"data\.layout\.temporal_stride is only in the new run"):
+        make_loader(layout=other).check_resume(saved)
 
 
 class Deadly(FakeSource):

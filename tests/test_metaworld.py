@@ -1,4 +1,4 @@
-"""Meta-World without a display: physics, experts, success and seeds for real; what is said where nothing can be drawn."""
+"""Meta-World without a display: physics, experts, success and seeds for real; what is said where nothing can be rendered."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_no_display_is_a_sentence(monkeypatch):
         raise AttributeError("'NoneType' object has no attribute 'glGetError'")
 
     monkeypatch.setattr(simulator, "_context", missing)
-    simulator._camera.cache_clear()
+    simulator._renderer.cache_clear()
     with pytest.raises(DisplayError, match="apt-get install libosmesa6.*MUJOCO_GL=egl"):
         Simulator(BUTTON, 0).render(64)
 

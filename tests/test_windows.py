@@ -12,11 +12,11 @@ from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
-from world_model.batch import Layout
+from world_model.batch import Layout, batch_spec
 
 
 def make_maker(dataset: Dataset, layout: Layout = LAYOUT) -> SampleMaker:
-    return SampleMaker(dataset, 0, layout, tokenize, action_dim=32, state_dim=64)
+    return SampleMaker(dataset, 0, layout, tokenize, fields=batch_spec(layout, action_dim=32, state_dim=64, text_length=8))
 
 
 @pytest.mark.parametrize("stride", [1, 3, 40])
@@ -57,7 +57,8 @@ def test_a_window_holds_the_steps_it_should():
 
 
 @pytest.mark.parametrize("layout, frames, chunks, states", [
-    # DreamZero: 33 frames, 3 steps apart; four chunks of 24 actions, the state at each one's start (facts, f)
+    # DreamZero: 33 frames, 3 steps apart; four chunks of 24 actions, the state at each one's start (dreamzero0/dreamzero
+    # at ab790c1)
     (Layout(33, 6, 8, frames_per_block=2, actions_per_block=24, states_per_block=1), range(0, 97, 3),
      (0, 24, 48, 72), (0, 24, 48, 72)),
     # LingBot-VA: the 16 actions that lead into each latent frame, video at a quarter of their rate; no state
@@ -65,7 +66,10 @@ def test_a_window_holds_the_steps_it_should():
      (0, 16, 32, 48), ()),
     # a single-step VLA: the picture and the state of now, 50 actions from here on
     (Layout(1, 6, 8, frames_per_block=1, actions_per_block=50, states_per_block=1), (0,), (0,), (0,)),
-], ids=["dreamzero", "lingbot_va", "vla"])
+    # a codec of eight raw frames a latent frame: every step a frame, a block of one latent frame each eight of them
+    (Layout(33, 6, 8, frames_per_block=1, actions_per_block=8, states_per_block=1, temporal_stride=8), range(33),
+     (0, 8, 16, 24), (0, 8, 16, 24)),
+], ids=["dreamzero", "lingbot_va", "vla", "stride of eight"])
 def test_families_windows_come_from_one_description(layout, frames, chunks, states):
     dataset, start = robots(lengths=(140, 150)), 7
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, layout))
@@ -74,8 +78,8 @@ def test_families_windows_come_from_one_description(layout, frames, chunks, stat
     sample, scale = maker(window, 0), maker.scale("action")
     np.testing.assert_array_equal(sample["video"][:, 0, 0, 0], start + np.array(frames))
     known = [round(float(x)) for x in maker.scale("state").denormalise(sample["state"][:, [0, 9]])[:, 0]]
-    clipped = lambda x: min(max(x, dataset.statistics["state"]["q01"][0]), dataset.statistics["state"]["q99"][0])
-    assert known == [round(clipped(start + s)) for s in states]
+    low, high = (dataset.statistics["state"][q][0] for q in ("q01", "q99"))
+    assert known == [round(min(max(start + s, low), high)) for s in states]
     block = layout.actions_per_block
     assert sample["actions"].shape == (len(chunks) * block, 32) and sample["action_mask"][:, 0].all()
     for i, chunk in enumerate(chunks):

@@ -1,1 +1,1 @@
-"""Windows after the frozen encoders, stored."""
+"""The latent cache: windows as the frozen encoders see them, stored."""

@@ -1,20 +1,21 @@
-"""Windows after the frozen encoders, in array_record files: what training reads instead of video.
+"""Reads a latent cache: windows after the frozen encoders, which training reads instead of video.
 
     manifest.json            identity: what the numbers depend on; a run that would make others is refused
     encoders.safetensors     the encoders' arrays, as "video.NAME" and "text.NAME"
-    statistics.json          of normalisation
+    statistics.json          the statistics that state and actions are normalised by
     texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
     NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
                              prompt of each training episode
     NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
-    NAME/shard-I.json        its size, hash and unreadable windows; written last
-    _SUCCESS                 everything is there: what all shard-I.json say, sizes and hashes of the other files
+    NAME/shard-I.json        the shard's size, hash and unreadable windows; written last
+    _SUCCESS                 everything is there: the content of all shard-I.json, sizes and hashes of the other files
 
-A window has the same number here and in the video pipeline: order, resuming and replacing unreadable windows are one.
-The folder may be an address for fsspec (gs://, s3://, ...). array_record's reader knows paths alone, so shards are
-copied to TMPDIR when a window of theirs is first asked for (`files.local_copy`, which bounds what they take).
+A window has the same number here and in the video pipeline, so that order, resuming and the replacement of unreadable
+windows are the same. The folder may be an address for fsspec (gs://, s3://, ...). array_record's reader knows paths
+alone, so a shard is copied to TMPDIR when a window of it is first asked for (`files.local_copy` bounds what they take).
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -28,16 +29,16 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.json_difference import first_difference
-from data_pipelines.samples import SampleMaker
+from data_pipelines.robots.embodiments import name_in_files, renamed
+from data_pipelines.samples import ORIGIN, SampleMaker
 from data_pipelines.storage import files
-from data_pipelines.storage.lru import Lru, begin_again, unchanged
+from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
 
-FORMAT = 2  # of the files
-# What the stored numbers mean: raised by hand when the code comes to make other ones of the same recordings.
-CONTENTS = 1
+FORMAT = 2  # how the files are laid out
+CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes other ones of the same recordings
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
 TEXTS = "texts.array_record"
-_STORED = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
+_ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
 class CacheError(OSError):
@@ -45,29 +46,43 @@ class CacheError(OSError):
 
 
 def record_fields(spec: dict[str, tuple]) -> dict[str, tuple]:
-    """name -> (shape, dtype) of what a record holds, in its order, out of `encoded_batch_spec`."""
-    return {name: spec[name] for name in _STORED if name in spec}
+    """name -> (shape, dtype) of what a record holds, in its order: the fields of `spec` but the text's features, which
+    stand once for each prompt, and those that say where a row comes from. Fields without a place in _ORDER follow."""
+    order = dict.fromkeys((*_ORDER, *spec))
+    return {name: spec[name] for name in order if name in spec and name not in ("text_features", *ORIGIN)}
 
 
 def record_bytes(spec: dict[str, tuple]) -> int:
-    """Size of a record."""
+    """The size of a record in bytes."""
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in record_fields(spec).values())
 
 
 def parse_manifest(data: bytes) -> dict:
-    """manifest.json, an older one with the number that its hash of source files stands for."""
+    """manifest.json with a `comparable` identity."""
     manifest = json.loads(data)
-    code = manifest["identity"]["code"]
-    return manifest | {"identity": manifest["identity"] | {"code": _CONTENTS_OF_CODE.get(code, code)}}
+    return manifest | {"identity": comparable(manifest["identity"])}
+
+
+def comparable(identity: dict) -> dict:
+    """The identity as all versions of this code would have written it: a number for a hash of source files, robots by
+    their oldest names."""
+    found = copy.deepcopy(identity)
+    if found.get("code") in _CONTENTS_OF_CODE:
+        found["code"] = _CONTENTS_OF_CODE[found["code"]]
+    for dataset in found.get("datasets", {}).values():
+        dataset["embodiment"] = name_in_files(dataset["embodiment"])
+        for old, new in renamed().items():
+            dataset["robot"] = dataset["robot"].replace(f"(name={new!r},", f"(name={old!r},")
+    return found
 
 
 class LatentCache:
-    """A finished cache, read. Picklable; files are opened where they are used."""
+    """A finished cache. Picklable; files are opened where they are used."""
 
     def __init__(self, path: str, identity: dict, spec: dict[str, tuple]):
         """path: a folder or its address. Raises CacheError where it is unfinished, a file has another size than was
         written, or it was made for another `identity` (the manifest's), naming the first difference."""
-        begin_again()
+        reset_identities()
         self.path, self.spec, self._fields = str(path), spec, record_fields(spec)
         if not files.exists(f"{self.path}/_SUCCESS"):
             there = "unfinished; run launch.precompute again to go on" if files.exists(self.path) else "no such folder"
@@ -85,7 +100,7 @@ class LatentCache:
             self._shard(dataset, int(shard)): about for dataset, shards in written["shards"].items()
             for shard, about in shards.items()}
         self.manifest = parse_manifest(self._checked("manifest.json"))
-        if change := first_difference(self.manifest["identity"], identity, sides=("cache", "this run")):
+        if change := first_difference(self.manifest["identity"], comparable(identity), sides=("cache", "this run")):
             raise CacheError(f"data.cache = {self.path} was made for another config: {change}")
         self._per_shard = self.manifest["windows_per_shard"]
         found = {f"{folder}/{name}": size for folder in {os.path.dirname(file) for file in self._files}
@@ -98,26 +113,27 @@ class LatentCache:
         return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_texts")}
 
     def encoders(self) -> dict:
-        """{"video": {name: array}, "text": {...}}. Raises CacheError where they are not those of the latents."""
+        """The encoders' arrays as `load_encoders` returns them. Raises CacheError where they are not those that the
+        latents were made with."""
         self._checked("encoders.safetensors")
         return load_encoders(self.path)
 
     def statistics(self) -> dict[str, dict]:
-        """{dataset: statistics} that state and actions are normalised by."""
+        """The statistics that state and actions are normalised by, {dataset: statistics}."""
         return json.loads(self._checked("statistics.json"))
 
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
-        """The episodes of a dataset; `original` opens their recordings where somebody asks for one."""
+        """The episodes of a dataset; `original` opens their recordings when somebody asks for one."""
         index = self._index(dataset)
         return CachedSource(index["lengths"], index["rates"], index["kept"], original)
 
     def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
-        """The stored part of a batch's row, text features without padding. Raises BadEpisode where the window was or is
-        unreadable."""
+        """The stored part of a batch's row, with text features without padding. Raises BadEpisode where the window was
+        unreadable when the cache was made, or is now."""
         file = self._shard(dataset, window // self._per_shard)
         try:
             data = self._record(file, window % self._per_shard)
-            text = self._text(int(self._index(dataset)["text"][episode]))
+            row = self._text(int(self._index(dataset)["text"][episode])) if "text_features" in self.spec else {}
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
         if not data:
@@ -125,7 +141,7 @@ class LatentCache:
         if len(data) != record_bytes(self.spec):
             raise BadEpisode(f"{file} record {window % self._per_shard}: {len(data)} bytes, expected "
                              f"{record_bytes(self.spec)}")
-        row, begin = {"text_features": text}, 0
+        begin = 0
         for name, (shape, dtype) in self._fields.items():
             count = math.prod(shape)
             row[name] = np.frombuffer(data, dtype, count, begin).reshape(shape)
@@ -133,10 +149,10 @@ class LatentCache:
         return row
 
     def verify(self) -> Iterator[str]:
-        """Reads everything; yields a sentence on each shard whose hash is not the one written."""
+        """Reads everything and yields a sentence on each shard whose hash is not the one that was written."""
         for file, about in self._files.items():
             if "records" not in about:
-                continue  # checked where they are read
+                continue  # the other files are checked where they are read
             digest = hashlib.sha256()
             try:
                 for i in range(about["records"]):
@@ -151,7 +167,7 @@ class LatentCache:
         return shard_file(self.path, dataset, shard, ".array_record")
 
     def _checked(self, name: str) -> bytes:
-        """A small file. Raises CacheError where it is not the one that was written."""
+        """The content of a small file. Raises CacheError where it is not the one that was written."""
         data, expected = files.read_bytes(f"{self.path}/{name}"), self._files[f"{self.path}/{name}"]["sha256"]
         if (found := hashlib.sha256(data).hexdigest()) != expected:
             raise CacheError(f"{self.path}/{name} has hash {found[:16]}, {expected[:16]} was written")
@@ -159,29 +175,30 @@ class LatentCache:
 
     @functools.cached_property
     def _readers(self) -> Lru:
-        return Lru(128, drop=lambda reader: None)  # closed when the last reading thread lets it go
+        return Lru(128)  # a reader closes itself when no thread holds it any more
 
     @functools.cached_property
     def _texts(self) -> Lru:
         return Lru(1024)
 
     def _record(self, file: str, number: int) -> bytes:
-        """A record with its checksum tested; raises what array_record does, and BadEpisode where FILE was replaced."""
+        """The content of a record, whose checksum is tested. Raises what array_record does, and BadEpisode where the
+        file was replaced."""
         local = files.local_copy(file, self._files[file]["sha256"][:16])
-        known = (*unchanged(file), local)  # a copy is of one version, and may be made anew
+        known = (*checked_identity(file), local)  # another version of the file has another copy
         reader = self._readers.get(known) or self._readers.put(
             known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
         return reader.read([number])[0]
 
-    def _text(self, number: int) -> np.ndarray:
-        """bfloat16 [tokens of the prompt, width]."""
+    def _text(self, number: int) -> dict[str, np.ndarray]:
+        """{"text_features": bfloat16 [tokens of the prompt, width]}."""
         found = self._texts.get(number)
         if found is None:
             (_, width), dtype = self.spec["text_features"]
             stored = self._record(f"{self.path}/{TEXTS}", number)
             rows = np.frombuffer(stored[:len(stored) // (2 * width) * 2 * width], dtype)
             found = self._texts.put(number, rows.reshape(-1, width))
-        return found
+        return {"text_features": found}
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
@@ -196,15 +213,15 @@ class CachedSource:
         self._lengths, self._rates, self._kept, self._original = lengths, rates, kept, original
 
     def lengths(self) -> np.ndarray:
-        """int64 [episodes]."""
+        """The steps of each episode, int64 [episodes]."""
         return self._lengths
 
     def rates(self) -> np.ndarray:
-        """float64 [episodes]."""
+        """The steps per second of each episode, float64 [episodes]."""
         return self._rates
 
     def kept(self) -> np.ndarray:
-        """See `Source`."""
+        """The stretches where windows may begin, as `Source` says."""
         return self._kept
 
     def __len__(self) -> int:
@@ -222,32 +239,32 @@ class CachedSource:
 
 
 class CachedMaker:
-    """A `SampleMaker` that reads its rows instead of making them."""
+    """Stands in for a `SampleMaker` and reads its rows instead of making them."""
 
     def __init__(self, maker: SampleMaker, cache: LatentCache):
         self._maker, self._cache = maker, cache
         self.windows, self.dataset = maker.windows, maker.dataset
 
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
-        """One row of `world_model.batch.encoded_batch_spec`, its text features without padding; raises BadEpisode as
-        `SampleMaker` does."""
+        """One row of the cache's fields, its text features without padding; raises BadEpisode as `SampleMaker` does."""
         index, start = self.windows[window]
-        row = self._cache.read(self.dataset.name, window, index)
-        return row | self._maker.origin(index, start, sample_index)
+        row = self._cache.read(self.dataset.name, window, index) | self._maker.origin(index, start, sample_index)
+        return {name: row[name] for name in self._cache.spec}
 
 
 def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:
-    """PATH/NAME/shard-00003.SUFFIX."""
+    """The path of a shard's file: PATH/NAME/shard-00003SUFFIX."""
     return f"{path}/{dataset}/shard-{shard:05d}{suffix}"
 
 
 def index_name(dataset: str) -> str:
-    """NAME/index.safetensors."""
+    """The name of a dataset's index in the cache: NAME/index.safetensors."""
     return f"{dataset}/index.safetensors"
 
 
 def load_encoders(path: str) -> dict:
-    """{"video": {name: array}, "text": {...}} of a cache, "image" where it has one: what a checkpoint keeps."""
+    """Reads the encoders' arrays of a cache, {"video": {name: array}, "text": {...}} and "image" where it has one, as a
+    checkpoint keeps them."""
     parts: dict[str, dict] = {"video": {}, "text": {}}
     for name, value in safetensors.numpy.load(files.read_bytes(f"{path}/encoders.safetensors")).items():
         part, _, rest = name.partition(".")
@@ -256,7 +273,7 @@ def load_encoders(path: str) -> dict:
 
 
 def arrays_hash(arrays: dict[str, np.ndarray]) -> str:
-    """Of names, shapes, types and bytes."""
+    """A hash of the arrays' names, shapes, types and bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         value = np.ascontiguousarray(arrays[name])

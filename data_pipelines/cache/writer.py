@@ -1,4 +1,4 @@
-"""Writes a latent cache (data_pipelines/cache/reader.py), shard by shard, from one process or many."""
+"""Writes a latent cache (cache/reader.py says what it holds), shard by shard, from one process or many."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from data_pipelines.cache.reader import (
     FORMAT,
     TEXTS,
     CacheError,
+    comparable,
     index_name,
     parse_manifest,
     record_fields,
@@ -21,35 +22,37 @@ from data_pipelines.cache.reader import (
 from data_pipelines.json_difference import first_difference
 from data_pipelines.storage import files
 
-_OPTIONS = "group_size:1,uncompressed"  # records are found one by one, and float noise does not shrink
+_OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and compressing noise gains nothing
 
 
 class CacheWriter:
-    """Writes one cache, from any number of processes that take different shards; a second start goes on."""
+    """Writes one cache. Any number of processes may take different shards, and a second start goes on."""
 
     def __init__(self, path: str, manifest: dict, spec: dict[str, tuple], windows_per_shard: int):
-        """path: a folder or its address (gs://, s3://, ...). manifest: JSON data. Raises CacheError where the folder
-        holds a cache with another one."""
+        """Writes the manifest, which is JSON data. path: a folder or its address (gs://, s3://, ...). Raises CacheError
+        where it holds a cache with another manifest."""
         self.path, self._fields = str(path), record_fields(spec)
         self._per_shard = windows_per_shard
         manifest = {"windows_per_shard": windows_per_shard, **manifest}
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
-        if change := first_difference(parse_manifest(files.read_bytes(file)), manifest, sides=("there", "now")):
+        now = manifest | {"identity": comparable(manifest["identity"])}
+        if change := first_difference(parse_manifest(files.read_bytes(file)), now, sides=("there", "now")):
             raise CacheError(f"{path} holds another cache: {change}. Choose another folder, or remove this one")
 
     def shards(self, dataset: str, windows: int) -> list[int]:
         """The shards of a dataset that are not there yet."""
         there = files.sizes(self._at(dataset))
-        name = lambda shard: os.path.basename(shard_file(self.path, dataset, shard, ".json"))
-        return [i for i in range(-(-windows // self._per_shard)) if name(i) not in there]
+        return [i for i in range(-(-windows // self._per_shard))
+                if os.path.basename(shard_file(self.path, dataset, i, ".json")) not in there]
 
     def windows_of(self, shard: int, windows: int) -> range:
         """The windows of a shard."""
         return range(shard * self._per_shard, min((shard + 1) * self._per_shard, windows))
 
     def write_shard(self, dataset: str, shard: int, rows: Iterator[dict | str]) -> dict:
-        """A row per window, or the reason why it is unreadable. All of the shard or nothing. Returns its JSON."""
+        """Writes a shard, all of it or nothing, and returns its JSON. rows: one for each window, or the reason why the
+        window is unreadable."""
         bad: dict[str, str] = {}
 
         def records() -> Iterator[bytes]:
@@ -60,25 +63,26 @@ class CacheWriter:
                 else:
                     yield b"".join(np.asarray(row[name], dtype).tobytes() for name, (_, dtype) in self._fields.items())
 
-        file = lambda suffix: shard_file(self.path, dataset, shard, suffix)
-        about = _write_records(file(".array_record"), records()) | {"bad": bad}
-        files.write_json(file(".json"), about)
+        about = _write_records(shard_file(self.path, dataset, shard, ".array_record"), records()) | {"bad": bad}
+        files.write_json(shard_file(self.path, dataset, shard, ".json"), about)
         return about
 
     def write_texts(self, features: Iterator[np.ndarray]) -> None:
-        """features: [tokens, width] of each distinct prompt, without padding. Does nothing where they are there."""
+        """Writes the features [tokens, width] of each distinct prompt, without padding, unless they are there."""
         if not files.exists(self._at("texts.json")):
-            records = (np.asarray(each, bfloat16).tobytes() or b"\0" for each in features)  # b"" is no record
+            # a prompt without tokens is one byte, so that no record is empty
+            records = (np.asarray(each, bfloat16).tobytes() or b"\0" for each in features)
             files.write_json(self._at("texts.json"), _write_records(self._at(TEXTS), records))
 
     def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
-        """lengths int64 and rates float64 of all episodes, kept as `Source.kept`, text int64: the prompt of each, -1
-        where it has none."""
+        """Writes a dataset's index: lengths int64 and rates float64 of all episodes, kept as `Source.kept`, and text
+        int64, the number of each episode's prompt, -1 where it has none."""
         with files.new_file(self._at(index_name(dataset))) as file:
             safetensors.numpy.save_file(arrays, file)
 
     def finish(self, windows: dict[str, int]) -> bool:
-        """Writes _SUCCESS where every shard of {dataset: windows} is there, from whichever process."""
+        """Writes _SUCCESS where every shard of {dataset: windows} is there, whichever process wrote it; returns whether
+        it did."""
         if any(self.shards(name, count) for name, count in windows.items()):
             return False
         names = ["manifest.json", "statistics.json", "encoders.safetensors", *map(index_name, windows)]
@@ -95,7 +99,7 @@ class CacheWriter:
 
 
 def _write_records(file: str, records: Iterable[bytes]) -> dict:
-    """Writes an array_record file; {"records", "bytes", "sha256" of the records one after the other}."""
+    """Writes an array_record file; returns {"records", "bytes", "sha256" of the records one after the other}."""
     digest, count = hashlib.sha256(), 0
     with files.new_file(file) as path:
         writer = ArrayRecordWriter(path, _OPTIONS)
@@ -113,6 +117,6 @@ def _about(data: bytes) -> dict:
 
 
 def save_encoders(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """encoders.safetensors; arrays: "video.NAME" and "text.NAME"."""
+    """Writes encoders.safetensors; arrays: "video.NAME" and "text.NAME"."""
     with files.new_file(f"{path}/encoders.safetensors") as file:
         safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, file)

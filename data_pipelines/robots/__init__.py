@@ -1,1 +1,1 @@
-"""Robots: what they see, measure and do, shared slots, normalisation, views."""
+"""Robots: what they see, measure and do, and how that becomes numbers in shared slots."""

@@ -1,81 +1,18 @@
-"""One entry per robot: what it sees, measures and does, and where that lands in the shared slots.
+"""The registry of robots: one entry each, with where its numbers land in the shared slots.
 
-Adding a robot is one `register(Embodiment(...))`; nothing else in the repository lists robots.
+Adding a robot is one `register(Embodiment(...))`; nothing else in the repository lists robots. A robot that gets
+another name stands in renamed.json under its old one, so that files written before are still read.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
+import functools
+import json
+from pathlib import Path
 
-import numpy as np
+from absl import logging
 
-from data_pipelines.robots.normalisation import RANGES
+from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
-from data_pipelines.robots.views import VIEW_LAYOUTS
-
-
-@dataclasses.dataclass(frozen=True)
-class Dimension:
-    """One number of a robot's state or action, in the robot's units."""
-
-    name: str
-    slot: int  # in data_pipelines.slots
-    relative_to: str | None = None  # action only: predicted minus this state dimension at the block's start
-    constant: bool = False  # never moves in the data; maps to 0 instead of being an error
-    # Action only, what the robot may be sent; None: anything.
-    low: float | None = None
-    high: float | None = None
-    max_speed: float | None = None  # change of the command per second
-    moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
-
-
-@dataclasses.dataclass(frozen=True)
-class Embodiment:
-    """Everything the pipeline knows about one robot (or about video without a robot)."""
-
-    name: str
-    id: int  # in batch["embodiment_id"]
-    views: tuple[str, ...]  # camera names in tiling order
-    view_layout: str  # key of data_pipelines.views.VIEW_LAYOUTS
-    rate: float  # control steps per second; video at another rate is read at the nearest frames
-    horizon: int | None = None  # actions of a block that are learnt and executed; None: all of them
-    state: tuple[Dimension, ...] = ()
-    action: tuple[Dimension, ...] = ()
-    normalisation: str = "quantile"  # key of data_pipelines.normalisation.RANGES
-    prompt: str = "{instruction}"
-    instruction: str = ""  # what a policy is asked for where nobody says
-
-    def __post_init__(self):
-        _check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
-        _check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, RANGES)
-        if not self.rate > 0 or not self.views or "{instruction}" not in self.prompt:
-            raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
-                             f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
-        if self.horizon is not None and self.horizon < 1:
-            raise ValueError(f"embodiment {self.name!r}: horizon = {self.horizon}: expected at least 1 action, or None")
-        for part, dims in (("state", self.state), ("action", self.action)):
-            for what, values in (("slot", [d.slot for d in dims]), ("name", [d.name for d in dims])):
-                twice = sorted({v for v in values if values.count(v) > 1})
-                if twice:
-                    raise ValueError(f"embodiment {self.name!r}: {part} {what} used twice: {twice}")
-        for dim in self.action:
-            if dim.relative_to is not None:
-                _check_known(f"embodiment {self.name!r}: action {dim.name!r} relative_to", dim.relative_to,
-                             [d.name for d in self.state])
-            if dim.moves is not None:
-                _check_known(f"embodiment {self.name!r}: action {dim.name!r} moves", dim.moves,
-                             [d.name for d in self.state])
-
-    @property
-    def state_slots(self) -> np.ndarray:
-        """int64 [state dims]."""
-        return np.array([d.slot for d in self.state], np.int64)
-
-    @property
-    def action_slots(self) -> np.ndarray:
-        """int64 [action dims]."""
-        return np.array([d.slot for d in self.action], np.int64)
-
 
 EMBODIMENTS: dict[str, Embodiment] = {}
 
@@ -91,32 +28,40 @@ def register(embodiment: Embodiment) -> Embodiment:
 
 
 def get_embodiment(name: str) -> Embodiment:
-    """The registered robot of that name; raises ValueError naming the nearest."""
-    _check_known("embodiment", name, EMBODIMENTS)
+    """The registered robot of that name, or of the name that renamed.json gives it; raises ValueError naming the
+    nearest."""
+    if name not in EMBODIMENTS and (new := renamed().get(name)):
+        logging.warning("embodiment %r is now called %r", name, new)
+        name = new
+    check_known("embodiment", name, EMBODIMENTS)
     return EMBODIMENTS[name]
 
 
-def _check_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{what} = {name!r} is unknown{hint} Known: {sorted(known)}")
+@functools.cache
+def renamed() -> dict[str, str]:
+    """{old name: new name} of the robots that were called otherwise once."""
+    return json.loads(Path(__file__).with_name("renamed.json").read_text("utf-8"))
+
+
+def name_in_files(name: str) -> str:
+    """A robot's oldest name: what is compared with the files of earlier runs says this one."""
+    return next((old for old, new in renamed().items() if new == name), name)
 
 
 def _dims(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: tuple) -> tuple[Dimension, ...]:
-    """name=(range of slots, count[, first]) -> name_0, name_1, ... in order; the groups in `relative` are relative to
-    the state dimensions of the same names."""
+    """The dimensions name_0, name_1, ... of each group name=(range of slots, count[, first of the range]), in order.
+    The groups in `relative` are relative to the state dimensions of the same names."""
     found = []
-    for name, (place, count, *first) in groups.items():
+    for group, (place, count, *first) in groups.items():
+        taken = slots[place][first[0] if first else 0:]
         for i in range(count):
-            each = name if count == 1 else f"{name}_{i}"
-            slot = slots[place][i + sum(first)]
-            found.append(Dimension(each, slot, relative_to=each if name in relative else None))
+            name = group if count == 1 else f"{group}_{i}"
+            found.append(Dimension(name, taken[i], relative_to=name if group in relative else None))
     return tuple(found)
 
 
 def _both(relative: tuple[str, ...], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
-    """State and action of the same groups."""
+    """The fields state and action of a robot where both have the same groups."""
     return {"state": _dims(STATE_SLOTS, **groups), "action": _dims(ACTION_SLOTS, relative, **groups)}
 
 
@@ -136,7 +81,7 @@ register(Embodiment(
     instruction="push the T onto the green target"))
 
 register(Embodiment(
-    # Franka on the DROID stand; joints in rad, gripper 0 open to 1 closed (facts/dreamzero.md, f)
+    # Franka on the DROID stand (arXiv 2403.12945); joints in rad, gripper 0 open to 1 closed
     name="droid", id=17, views=("exterior_1", "exterior_2", "wrist"), view_layout="wide_top", rate=15.0,
     prompt="A Franka arm; above its wrist camera, below two cameras at its sides. {instruction}",
     **_both(("joint",), joint=("left_arm", 7), gripper=("left_gripper", 1))))
@@ -153,7 +98,8 @@ register(Embodiment(
                  right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))))
 
 register(Embodiment(
-    # two YAM arms; joints in rad, grippers 0 to 1; all actions relative, grippers too (facts/dreamzero.md, f)
+    # two YAM arms; joints in rad, grippers 0 to 1; all actions are relative, the grippers' too, as in the code that was
+    # published with arXiv 2602.15922 (commit ab790c1)
     name="yam", id=32, views=("top", "left", "right"), view_layout="grid_2x2", rate=30.0,
     prompt="Two YAM arms; top left the camera above, below the left wrist's, at the right the right wrist's. "
            "{instruction}",
@@ -161,19 +107,22 @@ register(Embodiment(
             left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
             right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
 
-def _released(name: str, id: int) -> Embodiment:
-    """The robot as DreamZero's released weights have it: its dimensions one after another, from slot 0 on. The released
-    configs name the keys in this order. How wide AgiBot's state was is not known: its converter writes these 20
-    numbers, the docs say 32 (facts/dreamzero.md, i 11)."""
+
+def _packed(name: str, id: int) -> Embodiment:
+    """The robot with its dimensions one after another, from slot 0 on.
+
+    Published weights have it so (arXiv 2602.15922; code at commit ab790c1, whose configs name the keys in this order).
+    How wide AgiBot's state was there is not known: the converter writes these 20 numbers, the documentation says 32.
+    """
     robot = get_embodiment(name)
-    packed = lambda dims: tuple(dataclasses.replace(d, slot=i) for i, d in enumerate(dims))
-    return dataclasses.replace(robot, name=f"{name}_dreamzero", id=id, state=packed(robot.state),
-                               action=packed(robot.action))
+    state, action = (tuple(dataclasses.replace(dim, slot=i) for i, dim in enumerate(dims))
+                     for dims in (robot.state, robot.action))
+    return dataclasses.replace(robot, name=f"{name}_packed", id=id, state=state, action=action)
 
 
-# For runs that begin with released weights, and for export to the public server. DROID's order is that of the slots.
-register(_released("agibot_g1", id=126))
-register(_released("yam", id=132))
+# For runs that begin with published weights, and for export to the public server. DROID's order is that of the slots.
+register(_packed("agibot_g1", id=126))
+register(_packed("yam", id=132))
 
 register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
@@ -222,13 +171,18 @@ register(Embodiment(
             Dimension("gripper", ACTION_SLOTS["left_gripper"][0], low=-1, high=1, constant=True))))
 
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
-_arm_dimensions = lambda side: (
-    *(Dimension(f"{side}_{name}", slot) for name, slot in zip(_POSE, DUAL_ARM_SLOTS[f"{side}_pose"], strict=True)),
-    Dimension(f"{side}_gripper", DUAL_ARM_SLOTS[f"{side}_gripper"][0]))
+
+
+def _arm(side: str) -> tuple[Dimension, ...]:
+    """Pose and gripper of the "left" or "right" arm."""
+    slots = DUAL_ARM_SLOTS[f"{side}_pose"]
+    pose = (Dimension(f"{side}_{name}", slot) for name, slot in zip(_POSE, slots, strict=True))
+    return *pose, Dimension(f"{side}_gripper", DUAL_ARM_SLOTS[f"{side}_gripper"][0])
+
 
 register(Embodiment(
-    # RoboTwin as LingBot-VA uses it: end-effector poses of two arms, in the order left pose, left gripper, right pose,
-    # right gripper; no state, the actions' history stands for it. Making poses relative to a segment's first one is
-    # the source's business.
+    # RoboTwin as arXiv 2601.21998 uses it (code at commit 58c2ae5): end-effector poses of two arms, in the order left
+    # pose, left gripper, right pose, right gripper; no state, the actions' history stands for it. Making poses relative
+    # to a segment's first one is the source's business.
     name="robotwin_dual_arm", id=20, views=("head", "left_wrist", "right_wrist"), view_layout="t_shape", rate=50.0,
-    action=_arm_dimensions("left") + _arm_dimensions("right")))
+    action=_arm("left") + _arm("right")))

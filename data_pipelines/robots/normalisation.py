@@ -1,43 +1,42 @@
-"""A robot's units to [-1, 1] and back: relative actions, scaling by statistics, slots.
+"""Maps a robot's units to [-1, 1] and back: relative actions, scaling by statistics, slots.
 
-One transform serves statistics, training and the robot: `to_relative` before counting and before training,
+One transform serves statistics, training and the robot: `to_relative` comes before counting and before training,
 `to_robot_units` behind the model.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from data_pipelines.robots.embodiments import Dimension, Embodiment
+from data_pipelines.robots.embodiment import RANGES, Dimension, Embodiment
 
-# normalisation -> the two statistics that map to -1 and 1; what lies outside is clipped
-RANGES = {"quantile": ("q01", "q99"), "min_max": ("min", "max")}
 MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is constant
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Affine map of [low, high] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
+    """An affine map of [low, high] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
 
     low: np.ndarray  # float64 [dims]
     span: np.ndarray  # float64 [dims], 0 where constant
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """[..., dims] in robot units -> float32 [..., dims] in [-1, 1], clipped."""
+        """Maps [..., dims] in robot units to float32 [..., dims] in [-1, 1], clipped."""
         moves = self.span > 0
         scaled = 2 * (values - self.low) / np.where(moves, self.span, 1) - 1
         return np.where(moves, np.clip(scaled, -1, 1), 0).astype(np.float32)
 
     def denormalise(self, values: np.ndarray) -> np.ndarray:
-        """[..., dims] in [-1, 1] -> float64 [..., dims] in robot units."""
+        """Maps [..., dims] in [-1, 1] to float64 [..., dims] in robot units."""
         return self.low + (np.asarray(values, np.float64) + 1) / 2 * self.span
 
 
-def make_scale(statistics: dict, embodiment: "Embodiment", part: str) -> Scale:
-    """The scale of `part` ("state" or "action"). Raises ValueError naming dataset, statistic and dimension
-    where a statistic is missing or of another width, or a dimension not declared constant has no range."""
+def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
+    """The scale of `part` ("state" or "action").
+
+    Raises ValueError naming dataset, statistic and dimension where a statistic is missing or of another width, or a
+    dimension that is not declared constant has no range.
+    """
     where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
     dims: tuple[Dimension, ...] = getattr(embodiment, part)
     values = statistics.get(part)
@@ -53,19 +52,20 @@ def make_scale(statistics: dict, embodiment: "Embodiment", part: str) -> Scale:
 
 
 def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.ndarray:
+    """One statistic, float64 [dims]. Raises ValueError where it is missing, of another width, or not finite."""
     if values is None or key not in values:
-        raise ValueError(f"{where} has no {key!r}; it has {sorted(values or ())}. "
-                         f"Compute the statistics again")
+        raise ValueError(f"{where} has no {key!r}; it has {sorted(values or ())}. Compute the statistics again")
     found = np.asarray(values[key], np.float64)
     if found.shape != (len(dims),):
         raise ValueError(f"{where} {key!r}: expected {len(dims)} dimensions, found shape {found.shape}")
-    for i in np.flatnonzero(~np.isfinite(found)):
-        raise ValueError(f"{where} {key!r} of dimension {dims[i].name!r} is {found[i]}")
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        raise ValueError(f"{where} {key!r} of dimension {dims[bad[0]].name!r} is {found[bad[0]]}")
     return found
 
 
-def _reference(state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
-    """[..., state dims] -> [..., action dims]: what each action is relative to, 0 where it is absolute."""
+def _reference(state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """The state [..., state dims] as what each action is relative to, [..., action dims]; 0 where it is absolute."""
     names = [d.name for d in embodiment.state]
     out = np.zeros((*state.shape[:-1], len(embodiment.action)), state.dtype)
     for i, dim in enumerate(embodiment.action):
@@ -74,24 +74,22 @@ def _reference(state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
     return out
 
 
-def to_relative(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
-    """action [..., action dims] as recorded, state [..., state dims] at each action's block start."""
+def to_relative(action: np.ndarray, state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """Makes recorded actions [..., action dims] relative to the state [..., state dims] at their block's start."""
     return action - _reference(state, embodiment)
 
 
-def to_absolute(action: np.ndarray, state: np.ndarray, embodiment: "Embodiment") -> np.ndarray:
-    """Inverse of `to_relative`."""
+def to_absolute(action: np.ndarray, state: np.ndarray, embodiment: Embodiment) -> np.ndarray:
+    """Undoes `to_relative`."""
     return action + _reference(state, embodiment)
 
 
-def to_robot_units(actions: np.ndarray, state: np.ndarray, embodiment: "Embodiment",
-                   statistics: dict) -> np.ndarray:
-    """What the model predicts, back to what the robot executes.
+def to_robot_units(actions: np.ndarray, state: np.ndarray, embodiment: Embodiment, statistics: dict) -> np.ndarray:
+    """Turns what the model predicts into what the robot executes.
 
     Args:
       actions: [N, action slots], normalised.
-      state: robot units, [state dims] at the start of the block that all N actions belong to, or [N, state
-      dims].
+      state: robot units, [state dims] at the start of the block that all N actions belong to, or [N, state dims].
 
     Returns:
       float64 [N, action dims], absolute, in robot units and the embodiment's order.

@@ -15,7 +15,6 @@ ACTION_SLOTS = {
     "torso": range(26, 30),  # head and waist
     "base": range(30, 32),  # linear and angular velocity
 }
-ACTION_DIM = 32
 
 STATE_SLOTS = {
     "left_arm": range(0, 7),
@@ -27,10 +26,9 @@ STATE_SLOTS = {
     "torso": range(47, 51),
     "spare": range(51, 64),
 }
-STATE_DIM = 64
 
-# LingBot-VA's own order of 30 (facts/lingbot_va.md, section 6), for runs with model.action_dim = 30. A pose is x, y, z
-# and a quaternion.
+# Two arms in 30 slots, for runs with model.action_dim = 30: the order of the code published with arXiv 2601.21998
+# (commit 58c2ae5). A pose is x, y, z and a quaternion.
 DUAL_ARM_SLOTS = {
     "left_pose": range(0, 7),
     "right_pose": range(7, 14),
@@ -42,14 +40,14 @@ DUAL_ARM_SLOTS = {
 
 
 def scatter(values: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
-    """[..., dims] -> [..., size]: dimension i lands in slots[i], unused slots are zero."""
+    """Puts dimension i of [..., dims] into slot slots[i] of [..., size]; unused slots are zero."""
     out = np.zeros((*values.shape[:-1], size), values.dtype)
     out[..., slots] = values
     return out
 
 
 def slot_mask(slots: np.ndarray, size: int) -> np.ndarray:
-    """bool [size]: True on the slots that a robot uses."""
+    """True on the slots that a robot uses, bool [size]."""
     mask = np.zeros(size, np.bool_)
     mask[slots] = True
     return mask

@@ -1,4 +1,4 @@
-"""From the cameras of a robot to the one canvas that the video codec sees."""
+"""Makes of a robot's cameras what a model sees: one tiled canvas, or a picture of each camera."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 
 @functools.lru_cache(maxsize=64)
 def _taps(size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Triangle filter, widened by the scale when shrinking (antialiased bilinear): source index int64 and weight
-    float32, both [taps, out]."""
+    """The triangle filter, which is widened by the scale when shrinking (antialiased bilinear): source index int64 and
+    weight float32, both [taps, out]."""
     scale = max(size / out, 1.0)
     centre = (np.arange(out) + 0.5) * size / out - 0.5
     index = np.floor(centre - scale).astype(np.int64) + 1 + np.arange(int(2 * scale) + 2)[:, None]
@@ -27,7 +27,7 @@ def _resize_axis(x: np.ndarray, out: int, axis: int) -> np.ndarray:
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [n, H, W, 3] -> uint8 [n, height, width, 3], antialiased bilinear; aspect ratios may change."""
+    """Resizes uint8 [n, H, W, 3] to [n, height, width, 3], antialiased bilinear; aspect ratios may change."""
     if frames.shape[1:3] == (height, width):
         return frames
     resized = _resize_axis(_resize_axis(frames, height, 1), width, 2)
@@ -49,8 +49,8 @@ def _side_by_side(views: Sequence[np.ndarray], height: int, width: int) -> np.nd
 
 
 def _canvas(height: int, width: int, cells: Sequence[tuple[int, int, np.ndarray]]) -> np.ndarray:
-    """uint8 [n, height, width, 3] with each (top, left, picture) in its place, black where there is none. Every pixel
-    is written once: windows are tens of megabytes."""
+    """Puts each (top, left, picture) in its place of uint8 [n, height, width, 3], black where there is none. Every
+    pixel is written once, because windows are tens of megabytes."""
     out = np.empty((len(cells[0][2]), height, width, 3), np.uint8)
     if sum(picture.shape[1] * picture.shape[2] for *_, picture in cells) < height * width:
         out[:] = 0
@@ -60,7 +60,7 @@ def _canvas(height: int, width: int, cells: Sequence[tuple[int, int, np.ndarray]
 
 
 def _quarter(views: Sequence[np.ndarray], height: int, width: int, counts: tuple[int, ...], name: str):
-    """The views in cells of half the height and width. Raises ValueError where they cannot be."""
+    """Resizes the views to half the height and width. Raises ValueError where that or their number does not fit."""
     if len(views) not in counts:
         raise ValueError(f"view layout {name!r} takes {' or '.join(map(str, counts))} views, found {len(views)}")
     if height % 2 or width % 2:
@@ -69,21 +69,21 @@ def _quarter(views: Sequence[np.ndarray], height: int, width: int, counts: tuple
 
 
 def _grid(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Top left, bottom left, top right, bottom right; black where there is no fourth."""
+    """The views lie top left, bottom left, top right, bottom right; black where there is no fourth."""
     cells = _quarter(views, height, width, (3, 4), "grid_2x2")
-    places = [(0, 0), (height // 2, 0), (0, width // 2), (height // 2, width // 2)]
-    return _canvas(height, width, [(*place, cell) for place, cell in zip(places, cells)])
+    corners = [(0, 0), (height // 2, 0), (0, width // 2), (height // 2, width // 2)]
+    return _canvas(height, width, [(*corner, cell) for corner, cell in zip(corners, cells)])
 
 
 def _wide_top(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The third view over the whole width on top, each of its pixels twice; the first two below."""
+    """The third view lies over the whole width on top, each of its pixels twice, the first two below."""
     left, right, top = _quarter(views, height, width, (3,), "wide_top")
     return _canvas(height, width, [(0, 0, top.repeat(2, axis=2)), (height // 2, 0, left),
                                    (height // 2, width // 2, right)])
 
 
 def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The second and third view side by side in the upper third, the first below them at twice their size."""
+    """The second and third view lie side by side in the upper third, the first below them at twice their size."""
     if len(views) != 3 or height % 3 or width % 2:
         raise ValueError(f"view layout 't_shape' takes 3 views, a height of 3k and a width of 2k; found {len(views)} "
                          f"views, layout.height = {height}, layout.width = {width}")
@@ -92,12 +92,26 @@ def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
                                    (height // 3, 0, resize(views[0], height - height // 3, width))])
 
 
+def separate_views(views: Sequence[np.ndarray], count: int, height: int, width: int) -> np.ndarray:
+    """Resizes one frame uint8 [1, H, W, 3] of each camera into a picture of its own, uint8 [count, height, width, 3];
+    those past the last camera are zero."""
+    pictures = np.zeros((count, height, width, 3), np.uint8)
+    for i, view in enumerate(views):
+        pictures[i:i + 1] = resize(view, height, width)
+    return pictures
+
+
+def view_mask(cameras: int, count: int) -> np.ndarray:
+    """True on the pictures that `separate_views` has filled, those of the first `cameras`: bool [count]."""
+    return np.arange(count) < cameras
+
+
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,
 # width, 3]. Every view is resized inside its own cell, so that no pixel mixes two cameras.
 VIEW_LAYOUTS: dict[str, Callable[[Sequence[np.ndarray], int, int], np.ndarray]] = {
     "single": _single,
     "side_by_side": _side_by_side,
-    "grid_2x2": _grid,  # DreamZero: AgiBot, YAM
-    "wide_top": _wide_top,  # DreamZero: DROID
-    "t_shape": _t_shape,  # LingBot-VA: RoboTwin
+    "grid_2x2": _grid,  # AgiBot and YAM, in the code published with arXiv 2602.15922 (commit ab790c1)
+    "wide_top": _wide_top,  # DROID, there too
+    "t_shape": _t_shape,  # RoboTwin, in the code published with arXiv 2601.21998 (commit 58c2ae5)
 }

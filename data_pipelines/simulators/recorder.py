@@ -1,7 +1,7 @@
-"""What recording any simulator needs: episodes to an RLDS dataset (TFDS, array_record), pictures to PNG and mp4.
+"""Writes recordings of any simulator: episodes as an RLDS dataset (TFDS, array_record), pictures as PNG and mp4.
 
-A recording is written into a temporary directory that is renamed when whole; DIR/recipe.json tells what it was made
-of, and the same recipe is not recorded twice (extras: sim, data).
+A recording is written into a temporary directory that is renamed when it is whole. DIR/recipe.json says what it was
+made of, and the same recipe is not recorded twice (extras: sim, data).
 """
 
 import concurrent.futures
@@ -24,18 +24,18 @@ Progress = Callable[[str, int, int, int], None]  # (what, done, of, steps so far
 
 
 class Recording(NamedTuple):
-    """One episode. Step t: what is seen, then the action applied to it."""
+    """One episode. Step t holds what is seen, and the action that is applied to it."""
 
     images: np.ndarray  # uint8 [steps, size, size, 3]
     states: np.ndarray  # float32 [steps, state dims], robot units
     actions: np.ndarray  # float32 [steps, action dims], robot units
     rewards: np.ndarray  # float32 [steps], after the step
     instruction: str
-    solved: bool  # at its end
+    solved: bool  # whether the task is done at the end
 
 
 def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[Path], None]) -> bool:
-    """Has `make` fill a directory with `parts` that becomes `out`. False where `out` holds the same recipe already.
+    """Lets `make` fill a directory with `parts`, which becomes `out`. False where `out` holds the same recipe already.
 
     A recording of another recipe is replaced. Raises FileExistsError where `out` holds anything else.
     """
@@ -55,9 +55,9 @@ def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[
 
 def parallel(make: Callable, jobs: list[tuple], workers: int, what: str, progress: Progress,
              apart: bool = False) -> Iterator:
-    """Results of (steps, result) = make(*job) in the order of the jobs, however many processes work.
+    """Yields the results of (steps, result) = make(*job) in the order of the jobs, however many processes work.
 
-    apart: one worker too is a process of its own.
+    apart: a single worker is a process of its own too.
     """
     # Spawned, not forked: the caller may hold the threads of TensorFlow and JAX.
     spawn = multiprocessing.get_context("spawn")
@@ -74,7 +74,7 @@ def parallel(make: Callable, jobs: list[tuple], workers: int, what: str, progres
 
 
 def rlds_steps(recording: Recording) -> list[dict]:
-    """RLDS steps with pictures as PNG."""
+    """The RLDS steps of a recording, with pictures as PNG."""
     last = len(recording.images) - 1
     return [{"observation": {"image": png(image), "state": state}, "action": action, "reward": reward,
              "discount": float(not (recording.solved and t == last)),
@@ -84,7 +84,8 @@ def rlds_steps(recording: Recording) -> list[dict]:
 
 
 def write_rlds(out: Path, name: str, image_size: int, dims: tuple[int, int], episodes: Iterable[list[dict]]) -> None:
-    """A TFDS dataset directory with split "train", from the steps of each episode; dims: of state and action."""
+    """Writes a TFDS dataset directory with split "train" from the steps of each episode; dims: the numbers in a state
+    and in an action."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -105,14 +106,14 @@ def write_rlds(out: Path, name: str, image_size: int, dims: tuple[int, int], epi
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as PNG."""
+    """Encodes a picture uint8 [H, W, 3] as PNG."""
     import cv2
 
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def mp4(images: np.ndarray, rate: float) -> bytes:
-    """uint8 [steps, H, W, 3] as H.264 in an mp4 container, `rate` frames per second."""
+    """Encodes frames uint8 [steps, H, W, 3] as H.264 in an mp4 container, `rate` frames per second."""
     import av
 
     file = io.BytesIO()

@@ -8,8 +8,8 @@ KINDS = ("rlds", "lerobot", "video_files")
 
 def make_source(kind: str, name: str, *, successful: bool = False, described: bool = False, where: dict | None = None,
                 keep: str = "", **options) -> Source:
-    """The source of that kind; `options` as its constructor takes them, filters as sources/filters.py says. Raises
-    ValueError on an unknown kind."""
+    """Opens a source of that kind. `options` are what its constructor takes; sources/filters.py says what the filters
+    successful, described, where and keep choose. Raises ValueError on an unknown kind."""
     options["filters"] = Filters(successful, described, where or {}, keep)
     if kind == "rlds":
         from data_pipelines.sources.rlds import RldsSource

@@ -5,7 +5,8 @@
     where         only recordings whose metadata hold these values; texts are patterns, as {"file_path": "*/success/*"}
     keep          a file of the steps at which windows may begin, against idle stretches (a window may reach past them):
                   *.json   {name: [[first, end], ...]}, as published for DROID; what it does not name is left out
-                  *.jsonl  {"episode_index": name, "step_indices": [...]} are left out, as DreamZero's step_filter
+                  *.jsonl  {"episode_index": name, "step_indices": [...]}: these steps are left out, as in GEAR's
+                           step_filter.jsonl
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ NO_INSTRUCTION = ("", "not provided")  # DROID's words for none
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """See the module's docstring."""
+    """What is chosen of a dataset; the module's docstring says what each field means."""
 
     successful: bool = False
     described: bool = False
@@ -30,17 +31,21 @@ class Filters:
     keep: str = ""
 
     def stretches(self, lengths: np.ndarray, chosen: np.ndarray, names: Iterable[str]) -> np.ndarray:
-        """`Source.kept`: lengths int64 and chosen bool [episodes]; names of the episodes in the keep file."""
+        """What `Source.kept` returns for those episodes that are chosen.
+
+        lengths: int64 [episodes]; chosen: bool [episodes]; names: the episodes' names in the keep file.
+        """
         if not self.keep:
             episodes = np.flatnonzero(chosen)
             return np.stack([episodes, np.zeros_like(episodes), lengths[episodes]], 1)
         ranges = read_keep(self.keep)
-        rows, known = [], 0
+        rows, any_named = [], False
         for episode, name in enumerate(names):
             found = ranges.of(name, int(lengths[episode]))
-            known += name in ranges.named
-            rows += [(episode, first, end) for first, end in found] if chosen[episode] else []
-        if not known:
+            any_named |= name in ranges.named
+            if chosen[episode]:
+                rows += [(episode, first, end) for first, end in found]
+        if not any_named:
             raise ValueError(f"{self.keep} names none of the {len(lengths)} episodes; it names "
                              f"{sorted(ranges.named)[:3]}")
         return np.array(rows, np.int64).reshape(-1, 3)
@@ -49,7 +54,7 @@ class Filters:
 EVERYTHING = Filters()
 
 
-def holds(found, wanted) -> bool:
+def matches(found, wanted) -> bool:
     """Whether a value of the metadata is the wanted one; a wanted text is a pattern of the shell's kind."""
     if isinstance(wanted, str):
         return isinstance(found, str) and fnmatch.fnmatchcase(found, wanted)
@@ -58,30 +63,36 @@ def holds(found, wanted) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """What a keep file says: of each named episode its ranges, or the steps that are left out."""
+    """The content of a keep file: for each named episode its ranges, or the steps that are left out."""
 
     file: str
     named: dict[str, list]
-    excludes: bool  # `named` holds left out steps instead of ranges
+    excludes: bool  # True where `named` holds the steps that are left out instead of ranges
 
     def of(self, name: str, length: int) -> list[tuple[int, int]]:
-        """Ascending (first, end) of an episode of `length` steps. Raises ValueError where they do not lie in it."""
-        if not self.excludes:
-            ranges = sorted((int(first), int(end)) for first, end in self.named.get(name, ()))
+        """The ranges (first, end) of an episode of `length` steps, ascending. Raises ValueError where they do not lie
+        inside."""
+        if self.excludes:
+            ranges = self._remaining(name, length)
         else:
-            open_ = np.ones(length + 2, np.bool_)
-            open_[[0, -1]] = False
-            open_[1 + self._steps(name, length)] = False
-            ranges = np.flatnonzero(np.diff(open_)).reshape(-1, 2).tolist()
+            ranges = sorted((int(first), int(end)) for first, end in self.named.get(name, ()))
         if length == 1:  # an unreadable recording counts as one step, to be drawn and reported
             return [(0, 1)] if ranges else []
         for (first, end), before in zip(ranges, [0, *(end for _, end in ranges)]):
             if not before <= first < end <= length:
                 raise ValueError(f"{self.file}: episode {name!r}: range {first} to {end} after step {before}; its "
                                  f"{length} steps need ranges in order inside. The file belongs to another version")
-        return [(int(first), int(end)) for first, end in ranges]
+        return ranges
 
-    def _steps(self, name: str, length: int) -> np.ndarray:
+    def _remaining(self, name: str, length: int) -> list[tuple[int, int]]:
+        """The ranges between the steps that are left out."""
+        kept = np.ones(length + 2, np.bool_)
+        kept[[0, -1]] = False
+        kept[1 + self._excluded(name, length)] = False
+        edges = np.flatnonzero(np.diff(kept)).tolist()
+        return list(zip(edges[::2], edges[1::2]))
+
+    def _excluded(self, name: str, length: int) -> np.ndarray:
         steps = np.array(self.named.get(name, ()), np.int64)
         if length > 1 and len(steps) and not (steps.min() >= 0 and steps.max() < length):
             raise ValueError(f"{self.file}: episode {name!r}: step {steps.max()} of {length}. The file belongs to "
@@ -90,7 +101,7 @@ class Keep:
 
 
 def read_keep(file: str) -> Keep:
-    """Raises OSError without the file, ValueError where it makes no sense."""
+    """Reads a keep file. Raises OSError where there is none, ValueError where it makes no sense."""
     excludes = file.endswith(".jsonl")
     found = files.read_json_lines(file) if excludes else files.read_json(file)
     try:

@@ -1,7 +1,7 @@
 """LeRobot datasets, formats v2.0, v2.1 and v3.0, read as they are: tables with pyarrow, video frame by frame.
 
-Times are those of the table: the frame of a step is the one nearest to its time stamp, and no further off than half a
-frame. What does not fit together (frame counts, lengths, times) makes a `BadEpisode`, never a shifted sample.
+Times are taken from the table: the frame of a step is the one nearest to its time stamp, and no further off than half
+a frame. Frame counts, lengths or times that do not fit together make a `BadEpisode`, never a shifted sample.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
-from data_pipelines.storage.lru import Lru, begin_again, identity, unchanged
+from data_pipelines.storage.lru import Lru, checked_identity, identity, reset_identities
 from data_pipelines.video import reading as video
 
 _footers = Lru(4096)  # by file
@@ -40,28 +40,27 @@ class LeRobotSource:
 
         Raises FileNotFoundError where there is no dataset, ValueError naming the metadata that make no sense.
         """
-        begin_again()
+        reset_identities()
         where = {**filters.where, **({"success": True} if filters.successful else {})}
         self.name, self.filters, self._meta = name, filters, Meta(path, where)
         field = self._meta.field
         self._views = {view: field("video", camera).column for view, camera in images.items()}
-        names = lambda value: (value,) if isinstance(value, str) else tuple(value)
-        self._state = tuple(field("state", n) for n in names(state))
-        self._action = tuple(field("action", n) for n in names(action))
+        self._state = tuple(field("state", name) for name in _names(state))
+        self._action = tuple(field("action", name) for name in _names(action))
         self._instruction = instruction and field("annotation", instruction).column
         columns = {f.column for f in (*self._state, *self._action)} | {"timestamp", "episode_index"}
         self._columns = tuple(sorted(columns | ({self._instruction} if self._instruction else set())))
 
     def lengths(self) -> np.ndarray:
-        """int64 [episodes], as the metadata tell."""
+        """The steps of each episode, int64 [episodes], as the metadata say."""
         return self._meta.lengths
 
     def rates(self) -> np.ndarray:
-        """float64 [episodes]."""
+        """The steps per second of each episode, float64 [episodes]."""
         return np.full(len(self), self._meta.rate)
 
     def kept(self) -> np.ndarray:
-        """See `Source`."""
+        """The stretches where windows may begin, as `Source` says."""
         chosen = self._meta.chosen.copy()
         if self.filters.described:
             chosen &= self._described()
@@ -69,16 +68,17 @@ class LeRobotSource:
 
     def published(self, part: str) -> dict[str, np.ndarray] | None:
         """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action" as meta/stats.json has them (lerobot's
-        and GEAR's); None without."""
+        and GEAR's); None where it has none."""
         fields = {"state": self._state, "action": self._action}[part]
         if not fields or not all(field.column in self._meta.stats for field in fields):
             return None
-        column = lambda field, name: np.asarray(self._meta.stats[field.column][name], np.float64)
-        return {name: np.concatenate([column(f, name).reshape(-1)[f.start:f.end] for f in fields])
-                for name in ("mean", "std", "min", "max")}
+        return {name: np.concatenate([
+            np.asarray(self._meta.stats[f.column][name], np.float64).reshape(-1)[f.start:f.end] for f in fields])
+            for name in ("mean", "std", "min", "max")}
 
     def _described(self) -> np.ndarray:
-        """bool [episodes]: whether there is an instruction; True where that cannot be read, which fails when drawn."""
+        """Whether each episode has an instruction, bool [episodes]; True where that cannot be read, so that the episode
+        is reported when it is drawn."""
         def described(index: int) -> bool:
             try:
                 return self._text(self._rows(index, 1, (self._instruction,)), "") not in NO_INSTRUCTION
@@ -89,7 +89,7 @@ class LeRobotSource:
             return np.zeros(len(self), np.bool_)
         if self._instruction == "task_index" and self._meta.texts is not None:
             return np.array([any(text not in NO_INSTRUCTION for text in texts) for texts in self._meta.texts])
-        return np.array(list(_cameras().map(described, range(len(self)))))
+        return np.array(list(_camera_threads().map(described, range(len(self)))))
 
     def __len__(self) -> int:
         return len(self._meta.numbers)
@@ -111,7 +111,7 @@ class LeRobotSource:
     def _rows(self, index: int, count: int, columns: tuple[str, ...]) -> pa.Table:
         """The first `count` steps of an episode."""
         file, first = self._meta.table_of(index)
-        # of a file of its own every row belongs to the episode
+        # where an episode has a file of its own, every row belongs to it
         whole = None if self._meta.shared_files else int(self._meta.lengths[index])
         return read_rows(file, first, count, columns, whole)
 
@@ -129,20 +129,26 @@ class LeRobotSource:
         return self._meta.tasks[value]
 
 
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole: int | None = None) -> pa.Table:
-    """Rows first ... first + count of a parquet file, decoding only the row groups that hold them.
+    """Reads rows first ... first + count of a parquet file, decoding only the row groups that hold them.
 
     Raises BadEpisode naming the file where it cannot be read, ends before, or does not have `whole` rows.
     """
-    parts, begin, known, table = [], 0, unchanged(file), _Table(file)
+    parts, begin, known, table = [], 0, checked_identity(file), _Table(file)
     try:
         footer = table.footer
         for group in range(footer.num_row_groups):
             end = begin + footer.row_group(group).num_rows
             if begin < first + count and end > first:
-                rows = _groups.get((known, group, columns))
+                key = (known, group, columns)
+                rows = _groups.get(key)
                 if rows is None:
-                    rows = _groups.put((known, group, columns), table.read(group, columns))
+                    rows = _groups.put(key, table.read(group, columns))
                 parts.append(rows.slice(max(first - begin, 0), min(end, first + count) - max(begin, first)))
             begin = end
     except FileNotFoundError as error:
@@ -155,7 +161,7 @@ def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole
 
 
 class _Table:
-    """A parquet file, opened when something of it is not remembered."""
+    """A parquet file that is opened only when something is read that no cache holds."""
 
     def __init__(self, file: str):
         self._file, self._known = file, identity(file)
@@ -177,12 +183,12 @@ class _Table:
 
 
 def _joined(steps: pa.Table, fields: Sequence[Field], where: str) -> np.ndarray | None:
-    """float32 [length, dims], None without fields."""
+    """The fields side by side, float32 [length, dims]; None where there are none."""
     return np.concatenate([_matrix(steps, f, where) for f in fields], 1).astype(np.float32) if fields else None
 
 
 def _matrix(steps: pa.Table, field: Field, where: str) -> np.ndarray:
-    """[rows, dims] of a column of numbers or of vectors. Raises BadEpisode where its rows are not alike."""
+    """A column of numbers or of vectors, float64 [rows, dims]. Raises BadEpisode where its rows are not alike."""
     column = steps[field.column].combine_chunks()
     widths = {1}
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
@@ -201,9 +207,11 @@ def _matrix(steps: pa.Table, field: Field, where: str) -> np.ndarray:
 
 
 def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray, float]:
-    """(`times` [length], the most that one is off `rate`), seconds; raises BadEpisode where they go back or drift by
-    half a step."""
-    for step in np.flatnonzero(~(np.diff(times) > 0)):
+    """Returns (`times` [length], the most that one of them is off `rate`) in seconds. Raises BadEpisode where they go
+    back or drift by half a step."""
+    back = np.flatnonzero(~(np.diff(times) > 0))
+    if len(back):
+        step = back[0]
         raise BadEpisode(f"{where}: time goes back at step {step + 1}, from {times[step]:.3f} s to "
                          f"{times[step + 1]:.3f} s")
     drift = np.abs(times - times[0] - np.arange(len(times)) / rate)
@@ -215,15 +223,16 @@ def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray,
 
 
 @functools.cache
-def _cameras() -> concurrent.futures.ThreadPoolExecutor:
+def _camera_threads() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(8, "camera")
 
 
 def _read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
                  indices: np.ndarray) -> dict[str, np.ndarray]:
-    """view -> uint8 [n, H, W, 3] of the asked steps alone, all cameras at once."""
-    read = lambda span: video.read_at(span.file, span.begin + times[np.asarray(indices)], within=0.5 / rate,
-                                      frames=span.frames)
+    """Decodes the asked steps alone, of all cameras at once: view -> uint8 [n, H, W, 3]."""
+    def read(span: VideoSpan) -> np.ndarray:
+        return video.read_at(span.file, span.begin + times[np.asarray(indices)], within=0.5 / rate, frames=span.frames)
+
     if len(spans) == 1:
         return {view: read(span) for view, span in spans.items()}
-    return dict(zip(spans, _cameras().map(read, spans.values())))
+    return dict(zip(spans, _camera_threads().map(read, spans.values())))

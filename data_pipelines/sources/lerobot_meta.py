@@ -1,4 +1,4 @@
-"""The folder `meta` of a LeRobot dataset, formats v2.0, v2.1 and v3.0: which episode lies where. Reads no step.
+"""The folder `meta` of a LeRobot dataset, formats v2.0, v2.1 and v3.0: which episode lies where. No step is read.
 
 v2 has a table and a video per episode, their names by patterns in info.json. v3 puts many episodes into one file and
 says in meta/episodes where each begins. GEAR's modality.json names slices of columns; its names are understood first.
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.episode import BadEpisode
-from data_pipelines.sources.filters import holds
+from data_pipelines.sources.filters import matches
 from data_pipelines.storage import files
 
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """Columns start:end of a table's vector column; all of them where end is None."""
+    """Numbers start:end of a table's vector column; all that follow where end is None."""
 
     column: str
     start: int = 0
@@ -34,18 +34,18 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class VideoSpan:
-    """Where an episode lies in a video file."""
+    """The place of an episode in a video file."""
 
     file: str
     begin: float  # seconds into the file
-    frames: int | None  # that the whole file should hold; None where several episodes share it
+    frames: int | None  # frames that the whole file should hold; None where several episodes share it
 
 
 class Meta:
-    """What meta/ says. `path` is a folder or an address for fsspec (gs://, s3://, ...)."""
+    """The content of meta/. `path` is a folder or an address for fsspec (gs://, s3://, ...)."""
 
     def __init__(self, path: str, where: dict[str, Any]):
-        """where: of the episodes that are `chosen`, as {"success": True}.
+        """where: what the metadata of `chosen` episodes hold, as {"success": True}.
 
         Raises FileNotFoundError where there is no dataset and ValueError naming the file that makes no sense.
         """
@@ -54,7 +54,7 @@ class Meta:
         if not _VERSION.match(str(self.info.get("codebase_version"))):
             raise ValueError(f"{path}/meta/info.json: codebase_version = {self.info.get('codebase_version')!r}; "
                              "formats v2.0, v2.1 and v3.0 are read")
-        self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes in one
+        self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes lie in one file
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json") if self._exists("modality.json") else {}
         self.stats = self._json("stats.json") if self._exists("stats.json") else {}  # {column: {"mean": [...], ...}}
@@ -67,7 +67,7 @@ class Meta:
         self.tasks = self._read_tasks()
 
     def table_of(self, index: int) -> tuple[str, int]:
-        """(file, first row) of an episode's steps."""
+        """The (file, first row) where an episode's steps lie."""
         e = self._episodes.slice(index, 1).to_pylist()[0]
         if not self.shared_files:
             return self._file("data_path", self._numbers(e["episode_index"])), 0
@@ -75,7 +75,7 @@ class Meta:
         return self._file("data_path", place), e["dataset_from_index"] - e["first_row"]
 
     def video_of(self, index: int, key: str) -> VideoSpan:
-        """Where the frames of camera feature `key` lie. Raises BadEpisode where they are not as many as the steps."""
+        """The place of camera feature `key`'s frames. Raises BadEpisode where they are not as many as the steps."""
         e = self._episodes.slice(index, 1).to_pylist()[0]
         if not self.shared_files:
             return VideoSpan(self._file("video_path", {**self._numbers(e["episode_index"]), "video_key": key}), 0.0,
@@ -89,8 +89,8 @@ class Meta:
         return VideoSpan(file, begin, None)
 
     def field(self, part: str, name: str) -> Field:
-        """What `name` of part "state", "action", "annotation" or "video" stands for: a name of modality.json, or a
-        column. Raises ValueError naming what there is."""
+        """The field that `name` stands for in part "state", "action", "annotation" or "video": a name of modality.json,
+        or a column. Raises ValueError naming what there is."""
         entry = self.modality.get(part, {}).get(name)
         prefix = {"state": "observation.state", "action": "action", "video": f"observation.images.{name}",
                   "annotation": f"annotation.{name}"}[part]
@@ -127,8 +127,7 @@ class Meta:
 
     def _read_episodes(self, where: dict[str, Any]) -> pa.Table:
         if self.shared_files:
-            skip = lambda names: [name for name in names if not name.startswith("stats/")]
-            tables = [read_parquet(file, skip) for file in sorted(self._list("episodes/**/*.parquet"))]
+            tables = [read_parquet(file, _without_stats) for file in sorted(self._list("episodes/**/*.parquet"))]
             return _with_first_rows(pa.concat_tables(tables, promote_options="permissive"))
         rows = self._json_lines("episodes.jsonl")
         if not rows or any(not {"episode_index", "length"} <= e.keys() for e in rows):
@@ -145,7 +144,7 @@ class Meta:
         for key, value in where.items():
             if key not in self._episodes.column_names:
                 raise ValueError(f"{self.path}/meta: no episode says {key!r}")
-            chosen &= [holds(found, value) for found in self._episodes[key].to_pylist()]
+            chosen &= [matches(found, value) for found in self._episodes[key].to_pylist()]
         return chosen
 
     @property
@@ -184,8 +183,8 @@ class Meta:
             raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
 
 
-def read_parquet(file: str, choose=None) -> pa.Table:
-    """A whole small table; choose: all column names -> those to read. Raises ValueError where it cannot be read."""
+def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = None) -> pa.Table:
+    """Reads a whole small table; choose: all column names -> those to read. Raises ValueError where that fails."""
     try:
         with fsspec.open(file, "rb") as opened:
             opened = pq.ParquetFile(opened)
@@ -196,8 +195,12 @@ def read_parquet(file: str, choose=None) -> pa.Table:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
+def _without_stats(columns: list[str]) -> list[str]:
+    return [name for name in columns if not name.startswith("stats/")]
+
+
 def _with_first_rows(episodes: pa.Table) -> pa.Table:
-    """The table with "first_row": the dataset_from_index at which the episode's file begins."""
+    """Adds a column "first_row": the dataset_from_index at which the episode's file begins."""
     place = np.stack([episodes[f"data/{name}"].to_numpy() for name in ("chunk_index", "file_index")], 1)
     rows = episodes["dataset_from_index"].to_numpy()
     _, file = np.unique(place, axis=0, return_inverse=True)

@@ -1,5 +1,5 @@
-"""Records of a split by number, from array_record or tfrecord shards, without TensorFlow (extra for the latter:
-tfrecord). Both formats carry checksums, and what does not match is an error."""
+"""Reads records of a split by number, from array_record or tfrecord shards, without TensorFlow (extra for the latter:
+tfrecord). Both formats carry checksums, and a record that does not match its own is an error."""
 
 import bisect
 import itertools
@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 
 from data_pipelines.storage import files
-from data_pipelines.storage.lru import Lru, unchanged
+from data_pipelines.storage.lru import Lru, checked_identity
 
 _readers = Lru(64)  # array_record readers by shard; closed when the last reading thread lets one go
 _offsets = Lru(4096)  # where records begin in a tfrecord shard
@@ -18,10 +18,11 @@ _HEAD, _CHECK = 12, 4  # bytes of a record's length with its checksum, and of th
 
 
 class Records:
-    """Random access over shards. Raises RuntimeError, ValueError, IndexError or OSError where one cannot be read."""
+    """Random access over shards. Raises RuntimeError, ValueError, IndexError or OSError where a record cannot be
+    read."""
 
     def __init__(self, shards: Sequence[str], lengths: Sequence[int], kind: str):
-        """lengths: records of each shard; kind: "array_record" or "tfrecord"."""
+        """lengths: the number of records in each shard; kind: "array_record" or "tfrecord"."""
         if kind not in _READ:
             raise ValueError(f"records of format {kind!r} cannot be read; expected one of {sorted(_READ)}")
         self._shards, self._read = list(shards), _READ[kind]
@@ -31,7 +32,7 @@ class Records:
         return self._ends[-1] if self._ends else 0
 
     def place(self, index: int) -> tuple[str, int]:
-        """(shard, number of the record in it)."""
+        """The (shard, number in it) of a record."""
         shard = bisect.bisect_right(self._ends, index)
         return self._shards[shard], index - (self._ends[shard - 1] if shard else 0)
 
@@ -43,14 +44,14 @@ def _array_record(shard: str, number: int) -> bytes:
     from array_record.python.array_record_module import ArrayRecordReader
 
     local = files.local_copy(shard)
-    name = (*unchanged(shard), local)  # a copy is of one version, and may be made anew
+    name = (*checked_identity(shard), local)  # a copy is of one version, and may be made anew
     reader = _readers.get(name) or _readers.put(name, ArrayRecordReader(local, options="readahead_buffer_size:0"))
     return reader.read([number])[0]
 
 
 def _tfrecord(shard: str, number: int) -> bytes:
-    """Lengths are followed from record to record once, for all of a shard."""
-    name = unchanged(shard)
+    """Reads one record. The offsets of all records are found once, by going from length to length."""
+    name = checked_identity(shard)
     with fsspec.open(shard, "rb") as opened:
         offsets = _offsets.get(name)
         if offsets is None:
@@ -67,7 +68,7 @@ def _tfrecord(shard: str, number: int) -> bytes:
 
 
 def _tfrecord_offsets(opened, shard: str) -> np.ndarray:
-    """int64 [whole records + 1]."""
+    """Where each whole record begins, and where the last one ends: int64 [whole records + 1]."""
     size, found = opened.seek(0, 2), [0]
     while found[-1] + _HEAD <= size:
         opened.seek(found[-1])
@@ -83,7 +84,7 @@ def _tfrecord_offsets(opened, shard: str) -> np.ndarray:
 
 
 def _masked_crc(data: bytes) -> int:
-    """CRC-32C, rotated and shifted as TFRecord stores it."""
+    """The CRC-32C of `data`, rotated and shifted as TFRecord stores it."""
     import google_crc32c
 
     crc = google_crc32c.value(data)

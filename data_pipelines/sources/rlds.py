@@ -1,7 +1,7 @@
 """Episodes in RLDS layout from a TFDS dataset in array_record or tfrecord files, read without TensorFlow.
 
-Which field is what is said by arguments or a schema (sources/rlds_schemas.py), so another dataset is other arguments,
-not another reader. Pictures stay encoded until a window asks for them.
+Arguments or a schema (sources/rlds_schemas.py) name the fields, so that another dataset takes other arguments and not
+another reader. Pictures stay encoded until a window asks for them.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ import fsspec
 import numpy as np
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, holds
+from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, matches
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
 from data_pipelines.storage import files
-from data_pipelines.storage.lru import begin_again
+from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
 
 
@@ -34,7 +34,7 @@ class RldsSource:
                  filters: Filters = EVERYTHING):
         """Args:
           path: a folder, or its address for fsspec (gs://, s3://, ...).
-          schema: name in rlds_schemas.SCHEMAS, which stands for what is not given here.
+          schema: name in rlds_schemas.SCHEMAS; it says what is not given here.
           rate: control steps per second.
           images: view name -> field of a step, as "observation/image"; state, action: one field or several, joined in
             order, "" for none; instruction: field likewise.
@@ -42,27 +42,32 @@ class RldsSource:
 
         Raises FileNotFoundError where the directory holds no dataset, ValueError for what no schema answers.
         """
-        begin_again()
+        reset_identities()
         known = get_schema(schema)
-        given = lambda value, otherwise: otherwise if value is None else value
-        fields = lambda value: (value,) if isinstance(value, str) and value else tuple(value)
         self.name, self.path, self.split, self.filters = name, path.rstrip("/"), split, filters
-        self.images = dict(given(images, known.images))
-        self.state, self.action = fields(given(state, known.state)), fields(given(action, known.action))
-        self.instruction, self._name = given(instruction, known.instruction), known.name
-        if not given(rate, known.rate):
+        self.images = dict(known.images if images is None else images)
+        self.state = _as_fields(known.state if state is None else state)
+        self.action = _as_fields(known.action if action is None else action)
+        self.instruction = known.instruction if instruction is None else instruction
+        self._name = known.name
+        rate = known.rate if rate is None else rate
+        if not rate:
             raise ValueError(f"dataset {name!r}: rate is missing: how many steps per second has it?")
         if filters.successful and not known.success:
             raise ValueError(f"dataset {name!r}: schema {schema!r} does not say which episodes succeeded; choose them "
                              "by where={FIELD: VALUE}")
-        self.rate = float(given(rate, known.rate))
+        self.rate = float(rate)
         self._where = {**filters.where, **(known.success if filters.successful else {})}
-        if not files.exists(f"{self.path}/dataset_info.json"):
-            system, root = fsspec.core.url_to_fs(self.path)
-            below = [str(Path(found).parent) for found in sorted(system.glob(f"{root}/**/dataset_info.json"))[:4]]
-            raise FileNotFoundError(f"dataset {name!r}: no TFDS dataset in {path} (dataset_info.json is missing)"
-                                    + (f"; there is one in {', '.join(below)}" if below else ""))
         self._scanned: dict[str, list] | None = None
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        if files.exists(f"{self.path}/dataset_info.json"):
+            return
+        system, root = fsspec.core.url_to_fs(self.path)
+        below = [str(Path(found).parent) for found in sorted(system.glob(f"{root}/**/dataset_info.json"))[:4]]
+        raise FileNotFoundError(f"dataset {self.name!r}: no TFDS dataset in {self.path} (dataset_info.json is missing)"
+                                + (f"; there is one in {', '.join(below)}" if below else ""))
 
     def __getstate__(self) -> dict:
         """Open files stay behind; lengths travel to worker processes."""
@@ -70,9 +75,9 @@ class RldsSource:
 
     @functools.cached_property
     def _opened(self):
-        """(records as bytes, parser of a record, split info). Raises BadEpisode without the split or a field.
+        """(records as bytes, parser of a record, split info). Raises BadEpisode where the split or a field is missing.
 
-        TFDS could decode steps too, but one by one: parsing whole columns is 20 times faster.
+        TFDS could decode steps too, but one by one; parsing whole columns is 20 times faster.
         """
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.example_parser import ExampleParserNp
@@ -87,20 +92,20 @@ class RldsSource:
         for field in (*self.images.values(), *self.state, *self.action, self.instruction):
             if field and field not in known:
                 raise BadEpisode(f"{self.path}: no field {field!r}; steps have {known}")
-        facts = sorted(_names({key: value for key, value in layout.items() if key != "steps"}))
-        if missing := sorted({*self._where, *self._name_fields} - {*facts}):
-            raise ValueError(f"{self.path}: no field {missing[0]!r}; an episode has {facts}")
+        metadata = sorted(_names({key: value for key, value in layout.items() if key != "steps"}))
+        if missing := sorted({*self._where, *self._name_fields} - {*metadata}):
+            raise ValueError(f"{self.path}: no field {missing[0]!r}; an episode has {metadata}")
         records = Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind)
         return records, ExampleParserNp(layout), info
 
     @property
     def _name_fields(self) -> list[str]:
-        """Fields that an episode's name in a keep file is made of."""
+        """The fields that an episode's name in a keep file is made of."""
         return [field for _, field, *_ in string.Formatter().parse(self._name) if field] if self.filters.keep else []
 
     def _example(self, index: int) -> dict:
-        """The fields of an episode, those of steps under "steps", there each with its steps on the leading axis;
-        pictures encoded."""
+        """The fields of an episode; those of its steps stand under "steps", each with the steps on the leading axis.
+        Pictures are encoded."""
         from google.protobuf.message import DecodeError
 
         records, parser, _ = self._opened
@@ -124,17 +129,18 @@ class RldsSource:
         return f"{self.path} split {self.split} episode {index}"
 
     def lengths(self) -> np.ndarray:
-        """int64 [episodes]. Reads every record once and leaves the answer in PATH/lengths-SPLIT.json."""
+        """The steps of each episode, int64 [episodes]. Every record is read once; then PATH/lengths-SPLIT.json holds
+        the answer."""
         # An unreadable record counts as one step, so that it is drawn and reported instead of forgotten.
         return np.maximum(np.array(self._scan()["length"], np.int64), 1)
 
     def kept(self) -> np.ndarray:
-        """See `Source`. Reads as `lengths`."""
+        """The stretches where windows may begin, as `Source` says. Reads what `lengths` reads."""
         scanned = self._scan()
         lengths = np.array(scanned["length"], np.int64)
         chosen = np.ones(len(lengths), np.bool_)
         for field, wanted in self._where.items():
-            chosen &= [holds(found, wanted) for found in scanned[field]]
+            chosen &= [matches(found, wanted) for found in scanned[field]]
         if self.filters.described:
             chosen &= [text not in NO_INSTRUCTION for text in scanned["instruction"]]
         names = (self._name.format_map({field: scanned[field][i] for field in self._name_fields}) or str(i)
@@ -142,24 +148,28 @@ class RldsSource:
         return self.filters.stretches(np.maximum(lengths, 1), chosen | (lengths == 0), names)
 
     def _scan(self) -> dict[str, list]:
-        """{"length": [...], and of what filters ask: field: [...]}, of all episodes; length 0: unreadable."""
+        """{"length": [...]} of all episodes, and {field: [...]} of what filters ask for; an unreadable episode has
+        length 0."""
         if self._scanned is None:
-            fields = sorted({*self._where, *self._name_fields}) + ["instruction"] * self.filters.described
+            fields = {*self._where, *self._name_fields}
+            if self.filters.described:
+                fields.add("instruction")
             file, info = f"{self.path}/lengths-{self.split}.json", self._opened[2]
             key = {"shard_lengths": list(info.shard_lengths), "num_bytes": info.num_bytes,
                    "instruction": self.instruction}
             kept = files.read_json(file) if files.exists(file) else {}
             known = kept.get("episodes", {}) if {name: kept.get(name) for name in key} == key else {}
             if not {"length", *fields} <= known.keys():
-                fields = sorted({*fields, *known} - {"length"})
-                rows = [self._facts(i, fields) for i in range(len(self))]
-                known = {name: [row[name] for row in rows] for name in ("length", *fields)}
+                wanted = sorted({*fields, *known} - {"length"})
+                rows = [self._metadata(i, wanted) for i in range(len(self))]
+                known = {name: [row[name] for row in rows] for name in ("length", *wanted)}
                 if all(known["length"]):
-                    _keep(file, json.dumps({**key, "episodes": known}))
+                    _write_lengths(file, json.dumps({**key, "episodes": known}))
             self._scanned = known
         return self._scanned
 
-    def _facts(self, index: int, fields: Sequence[str]) -> dict:
+    def _metadata(self, index: int, fields: Sequence[str]) -> dict:
+        """The length of an episode and those fields of it."""
         try:
             example = self._example(index)
         except BadEpisode:
@@ -171,7 +181,7 @@ class RldsSource:
         return {"length": len(_first_column(example["steps"])), **found}
 
     def rates(self) -> np.ndarray:
-        """float64 [episodes]."""
+        """The steps per second of each episode, float64 [episodes]."""
         return np.full(len(self), self.rate)
 
     def __len__(self) -> int:
@@ -189,19 +199,19 @@ class RldsSource:
 
 
 def _local_metadata(path: str):
-    """A context with a folder of the files that say what the dataset holds; of an address a copy."""
+    """A context with a folder of the files that describe the dataset; for an address it is a copy of them."""
     if not files.is_remote(path):
         return contextlib.nullcontext(path)
     folder = tempfile.TemporaryDirectory()
     for file in files.listed(path):
         name = file.rsplit("/", 1)[1]
-        if "-of-" not in name:  # no shard
+        if "-of-" not in name:  # shards have it in their names
             (Path(folder.name) / name).write_bytes(files.read_bytes(file))
     return folder
 
 
-def _keep(file: str, text: str) -> None:
-    """A folder that cannot be written to costs a scan per run."""
+def _write_lengths(file: str, text: str) -> None:
+    """Writes the file of lengths, if the folder can be written to; otherwise every run scans the dataset again."""
     try:
         files.write_text(file, text)
     except OSError as error:
@@ -209,7 +219,7 @@ def _keep(file: str, text: str) -> None:
 
 
 def _plain(value):
-    """A scalar of the metadata as JSON has it; texts that are not UTF-8 as Python shows them."""
+    """A scalar of the metadata as JSON has it; a text that is not UTF-8 is written as Python shows it."""
     value = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
@@ -221,12 +231,21 @@ def _text(value, where: str) -> str:
         raise BadEpisode(f"{where}: the instruction is not UTF-8: {error}") from error
 
 
+def _as_fields(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One field or several, as a tuple; "" is none."""
+    return (value,) if isinstance(value, str) and value else tuple(value)
+
+
 def _field(steps: dict, field: str):
     """The value at "a/b" of nested fields."""
-    return functools.reduce(lambda value, key: value[key], field.split("/"), steps)
+    value = steps
+    for key in field.split("/"):
+        value = value[key]
+    return value
 
 
 def _names(steps: dict, prefix: str = "") -> list[str]:
+    """The names "a/b" of all nested fields."""
     found = []
     for key, value in steps.items():
         found += _names(value, f"{prefix}{key}/") if isinstance(value, dict) else [prefix + key]
@@ -238,12 +257,14 @@ def _first_column(steps: dict):
 
 
 def _numbers(steps: dict, fields: Sequence[str], where: str) -> np.ndarray | None:
-    """float32 [length, dims] of numeric fields, joined. Raises BadEpisode where a number is not finite."""
+    """Numeric fields side by side, float32 [length, dims]. Raises BadEpisode where a number is not finite."""
     parts = []
     for field in fields:
         rows = np.asarray(_field(steps, field), np.float32)
         rows = rows.reshape(len(rows), -1)
-        for step, dim in np.argwhere(~np.isfinite(rows)):
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            step, dim = bad[0]
             raise BadEpisode(f"{where} step {step}: {field}[{dim}] is {rows[step, dim]}")
         parts.append(rows)
     return np.concatenate(parts, 1) if parts else None

@@ -1,4 +1,4 @@
-"""Which field is what in published RLDS datasets; a dataset of another kind says so in its own config entry.
+"""The fields of published RLDS datasets; a dataset of another kind names its own in its config entry.
 
 Field names are those of features.json, with "/" between levels; fields of a step stand without "steps/".
 """
@@ -10,19 +10,19 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What `RldsSource` takes for granted unless told otherwise."""
+    """The fields that `RldsSource` reads unless its arguments name others."""
 
     rate: float | None  # steps per second
     images: Mapping[str, str]  # view of the embodiment -> field of a step
-    state: tuple[str, ...]  # fields of a step, joined in order
+    state: tuple[str, ...]  # fields of a step, joined in order; action likewise
     action: tuple[str, ...]
     instruction: str
-    success: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as `where`; empty: the dataset does not say
-    name: str = ""  # of an episode in a keep file, made of {fields}; empty: its number in the split
+    success: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # like `where`; empty: unknown
+    name: str = ""  # how keep files name an episode, with {fields} of it; empty: by its number in the split
 
 
 SCHEMAS = {
-    # the convention of RLDS's own tools, one camera
+    # the convention of RLDS's own tools, with one camera
     "generic": Schema(None, {"image": "observation/image"}, ("observation/state",), ("action",),
                       "language_instruction"),
     # droid 1.0.x, for embodiment "droid": joint positions, and commanded joint positions as actions
@@ -45,7 +45,8 @@ SCHEMAS = {
 
 
 def get_schema(name: str) -> Schema:
-    """By name; "" takes nothing but the instruction for granted. Raises ValueError naming what there is."""
+    """The schema of that name; that of "" has an instruction and nothing else. Raises ValueError naming what there
+    is."""
     if not name:
         return Schema(None, {}, (), (), "language_instruction")
     if name not in SCHEMAS:

@@ -1,4 +1,4 @@
-"""Action-free clips: video files with captions, each frame by its own time stamp."""
+"""Action-free clips: video files with captions, read by the time stamps of their frames."""
 
 import functools
 from pathlib import PurePosixPath
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
 from data_pipelines.storage import files
-from data_pipelines.storage.lru import begin_again
+from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import reading as video
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")
@@ -22,8 +22,8 @@ class VideoFilesSource:
     """`Source` over the videos of a folder, in the order of their names, or over those that a list names.
 
     A list is a JSONL or parquet file with "file", relative to the list, and "caption". A folder may hold one as
-    captions.jsonl; a clip without one has the empty caption. Step i of a clip is the frame nearest to i / its average
-    rate: a variable frame rate is evened out.
+    captions.jsonl; a clip that it does not name has the empty caption. Step i of a clip is the frame nearest to i / its
+    average rate, so that a variable frame rate is evened out.
     """
 
     def __init__(self, name: str, path: str, *, view: str = "image", filters: Filters = EVERYTHING):
@@ -31,7 +31,7 @@ class VideoFilesSource:
 
         Raises FileNotFoundError where it is missing or holds no video, ValueError where a list makes no sense.
         """
-        begin_again()
+        reset_identities()
         self.name, self.path, self.view, self.filters = name, path.rstrip("/"), view, filters
         if filters.where or filters.successful:
             raise ValueError(f"dataset {name!r}: clips carry no metadata that `where` or `successful` could look at")
@@ -50,19 +50,20 @@ class VideoFilesSource:
 
     @property
     def files(self) -> list[str]:
-        """One per clip."""
+        """The path or address of each clip."""
         return [f"{self._folder}/{name}" for name in self._names]
 
     def lengths(self) -> np.ndarray:
-        """int64 [clips], frames as the containers tell; 1 for an unreadable file, which fails when it is drawn."""
+        """The frames of each clip, int64 [clips], as the containers say; 1 for an unreadable file, which fails when it
+        is drawn."""
         return self._read_headers()[0]
 
     def rates(self) -> np.ndarray:
-        """float64 [clips], frames per second."""
+        """The frames per second of each clip, float64 [clips]."""
         return self._read_headers()[1]
 
     def kept(self) -> np.ndarray:
-        """See `Source`; a keep file names clips as captions do."""
+        """The stretches where windows may begin, as `Source` says; a keep file names clips as captions do."""
         chosen = np.ones(len(self), np.bool_)
         if self.filters.described:
             chosen &= [self._captions.get(name, "") not in NO_INSTRUCTION for name in self._names]
@@ -93,7 +94,8 @@ class VideoFilesSource:
 
 
 def read_list(file: str) -> dict[str, str]:
-    """{file: caption}. Raises FileNotFoundError without it, ValueError where it makes no sense or leads elsewhere."""
+    """Reads a list as {file: caption}. Raises FileNotFoundError where there is none, ValueError where it makes no sense
+    or leads out of its folder."""
     if file.endswith(".parquet"):
         try:
             with fsspec.open(file, "rb") as opened:
@@ -115,7 +117,7 @@ def read_list(file: str) -> dict[str, str]:
 
 
 def _header(file: str) -> tuple[int, float]:
-    """(frames, frames per second) from the container. Raises BadEpisode where it tells no such thing."""
+    """The (frames, frames per second) of a clip from its container. Raises BadEpisode where that does not say."""
     opened = video.VideoReader(file)
     frames, rate = opened.header
     opened.close()
@@ -125,5 +127,5 @@ def _header(file: str) -> tuple[int, float]:
 
 
 def _read_frames(file: str, view: str, rate: float, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The asked frames alone, uint8 [n, H, W, 3]."""
+    """Decodes the asked frames alone: view -> uint8 [n, H, W, 3]."""
     return {view: video.read_at(file, np.asarray(indices) / rate, within=1.0)}

@@ -1,1 +1,1 @@
-"""Files, local and remote, and what a process remembers of them."""
+"""Files, local and remote, and what a process keeps of them in memory."""

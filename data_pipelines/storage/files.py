@@ -1,4 +1,4 @@
-"""Files by path or by address (gs://, s3://, memory://, ...): the few things that sources ask of a store."""
+"""Files by path or by address (gs://, s3://, memory://, ...): the few operations that sources need."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ def is_remote(file: str) -> bool:
 
 
 def exists(file: str) -> bool:
-    """True for a file or folder that is there, whoever made it a moment ago."""
+    """True for a file or folder that is there, even where another process made it a moment ago."""
     system, path = fsspec.core.url_to_fs(file)
     system.invalidate_cache()
     return system.exists(path)
@@ -46,13 +46,13 @@ def sizes(folder: str) -> dict[str, int]:
 
 
 def read_bytes(file: str) -> bytes:
-    """All of it. Raises OSError where it cannot be read."""
+    """The content of a file. Raises OSError where it cannot be read."""
     with fsspec.open(file, "rb") as opened:
         return opened.read()
 
 
 def read_text(file: str) -> str:
-    """All of it. Raises OSError where it cannot be read, ValueError where it is not UTF-8."""
+    """The content of a file as text. Raises OSError where it cannot be read, ValueError where it is not UTF-8."""
     try:
         return read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -60,7 +60,7 @@ def read_text(file: str) -> str:
 
 
 def read_json(file: str):
-    """Raises OSError where it cannot be read, ValueError where it is not JSON."""
+    """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it is not JSON."""
     try:
         return json.loads(read_text(file))
     except json.JSONDecodeError as error:
@@ -68,11 +68,13 @@ def read_json(file: str):
 
 
 def read_json_lines(file: str) -> list:
-    """A value per line that is not empty; raises as `read_json`, naming the line."""
+    """The values of a file with one on every line that is not empty; raises as `read_json`, naming the line."""
     values = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
-            values += [json.loads(line)] if line.strip() else []
+            values.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} line {number} is not JSON: {error}") from error
     return values
@@ -80,11 +82,12 @@ def read_json_lines(file: str) -> list:
 
 @contextlib.contextmanager
 def new_file(file: str) -> Iterator[str]:
-    """A path to write to; what is there at the end of the block becomes FILE, all of it or nothing, whoever else writes
-    it. Folders are made. Raises OSError where it cannot be written."""
+    """Yields a path to write to. At the end of the block, what is there becomes `file`, all of it or nothing, whoever
+    else writes it. Folders are made. Raises OSError where it cannot be written."""
     if is_remote(file):
         with tempfile.TemporaryDirectory() as folder:
-            yield (local := os.path.join(folder, "new"))
+            local = os.path.join(folder, "new")
+            yield local
             system, path = fsspec.core.url_to_fs(file)
             system.put_file(local, path)  # a store shows an object only when it is whole
         return
@@ -98,25 +101,25 @@ def new_file(file: str) -> Iterator[str]:
 
 
 def write_text(file: str, text: str) -> None:
-    """See `new_file`."""
+    """Writes a text file as `new_file` does."""
     with new_file(file) as path:
         Path(path).write_text(text, "utf-8")
 
 
 def write_json(file: str, value) -> None:
-    """Sorted and indented; see `new_file`."""
+    """Writes a JSON file, sorted and indented, as `new_file` does."""
     write_text(file, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-_FRESH = 60  # seconds since its last use in which a copy is not deleted: another process may be about to open it
+_SPARED = 60  # seconds since its last use in which a copy is not deleted: another process may be about to open it
 
 
 def local_copy(file: str, version: str = "") -> str:
-    """The file itself, or for an address a copy under the temporary folder (TMPDIR), made when it is first asked for.
+    """The path of a file, or for an address that of a copy under the temporary folder (TMPDIR), made at the first call.
 
-    For readers that know paths alone, as array_record's. A copy of another `version`, by default the file's size, is
-    another copy. Copies take at most half of what their disk can give them: those used longest ago are deleted first.
-    Reads at random from more than that fetch the same files again and again: give TMPDIR a larger disk.
+    Readers that know paths alone, as array_record's, need it. Each `version`, by default the file's size, has a copy of
+    its own. Copies take at most half of what their disk can give them: those used longest ago are deleted first. Random
+    reads from more than that fetch the same files again and again; TMPDIR then needs a larger disk.
     """
     if not is_remote(file):
         return file
@@ -129,7 +132,7 @@ def local_copy(file: str, version: str = "") -> str:
         handle, partial = tempfile.mkstemp(dir=copy.parent)
         os.close(handle)
         system.get_file(path, partial)
-        with contextlib.suppress(FileExistsError):  # another thread's or process's stays: it may be open already
+        with contextlib.suppress(FileExistsError):  # the copy of another thread or process stays: it may be open
             os.link(partial, copy)
         os.unlink(partial)
     with contextlib.suppress(FileNotFoundError):
@@ -141,14 +144,14 @@ def _make_room(folder: Path, needed: int, file: str) -> None:
     """Deletes old copies until `needed` more bytes fit. Raises OSError where they cannot."""
     found = []
     for copy in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process's, done or deleted meanwhile
+        with contextlib.suppress(FileNotFoundError):  # another process has finished or deleted it meanwhile
             found.append((copy.stat().st_atime, copy.stat().st_size, copy))
     taken = sum(size for _, size, _ in found)
     limit = (taken + shutil.disk_usage(folder).free) // 2
     if needed > limit:
         raise OSError(f"{file}: a copy takes {needed:,} bytes, and {folder} may take {limit:,}: set TMPDIR")
     for used, size, copy in sorted(found):
-        if taken + needed <= limit or used > time.time() - _FRESH:
+        if taken + needed <= limit or used > time.time() - _SPARED:
             return
         copy.unlink(missing_ok=True)
         taken -= size

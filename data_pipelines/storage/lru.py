@@ -1,4 +1,4 @@
-"""What a process remembers of files, bounded."""
+"""What a process keeps of files in memory: a bounded cache, and a check that files stay as they are."""
 
 import collections
 import contextlib
@@ -11,17 +11,17 @@ from data_pipelines.episode import BadEpisode
 
 
 class Lru:
-    """The things used last, by name, up to a total size. Safe between threads."""
+    """A cache of the values used last, by name, up to a total size. Threads may share it."""
 
     def __init__(self, limit: int, size: Callable[[Any], int] = lambda value: 1,
                  drop: Callable[[Any], None] = lambda value: None):
-        """size: of one thing, in the unit of `limit`; drop: called with what is forgotten."""
+        """size: the size of a value, in the unit of `limit`; drop: called with each value that has to go."""
         self._limit, self._size, self._drop, self._lock = limit, size, drop, threading.Lock()
         self._kept: collections.OrderedDict = collections.OrderedDict()
         self._total = 0
 
     def get(self, name: Hashable):
-        """None where nothing is kept under that name."""
+        """The value of that name; None where nothing is kept under it."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
@@ -42,13 +42,13 @@ class Lru:
         return value
 
     def take(self, matches: Callable[[Hashable], bool]):
-        """The thing used last whose name `matches`, no longer kept; None without one."""
+        """The value used last whose name `matches`, which is kept no longer; None where there is none."""
         with self._lock:
             name = next((name for name in reversed(self._kept) if matches(name)), None)
             return None if name is None else self._pop(name)
 
     def clear(self) -> None:
-        """Forgets everything without dropping it."""
+        """Empties the cache; no value is dropped."""
         with self._lock:
             self._kept.clear()
             self._total = 0
@@ -59,27 +59,30 @@ class Lru:
         return value
 
 
-_first_seen = Lru(2**16)  # identity by file, since sources were last opened
+_identities = Lru(2**16)  # by file, since sources were last opened
 
 
-def unchanged(file: str) -> tuple:
-    """`identity` of a dataset's file. Raises BadEpisode where it is another one than when this process first asked."""
+def checked_identity(file: str) -> tuple:
+    """The `identity` of a dataset's file. Raises BadEpisode where it is not the one that this process first found."""
     found = identity(file)
-    known = _first_seen.get(file) or _first_seen.put(file, found)
+    known = _identities.get(file) or _identities.put(file, found)
     if known != found:
-        size = lambda name: "not there" if len(name) < 3 else f"{name[1]} bytes"
-        raise BadEpisode(f"{file}: changed under the running job: it was {size(known)} when first read, and was "
-                         f"written again since ({size(found)})")
+        raise BadEpisode(f"{file}: changed under the running job: it was {_size(known)} when first read, and was "
+                         f"written again since ({_size(found)})")
     return found
 
 
-def begin_again() -> None:
-    """Forgets what files were like: a source that is opened now takes them as they are."""
-    _first_seen.clear()
+def _size(name: tuple) -> str:
+    return "not there" if len(name) < 3 else f"{name[1]} bytes"
+
+
+def reset_identities() -> None:
+    """Makes `checked_identity` take files as they are now; called when a source is opened."""
+    _identities.clear()
 
 
 def identity(file: str) -> tuple:
-    """A name for what is in a file: another one when it is replaced. Of a remote file only the address."""
+    """A name for what is in a file: it changes when the file is replaced. For a remote file it is the address alone."""
     if "://" not in file:
         with contextlib.suppress(OSError):
             stat = os.stat(file)

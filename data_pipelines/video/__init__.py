@@ -1,1 +1,1 @@
-"""Frames of videos and pictures."""
+"""Decoding of frames, from videos and from encoded pictures."""

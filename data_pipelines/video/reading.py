@@ -1,12 +1,13 @@
-"""Exactly the frames that a window asks for, out of compressed video.
+"""Reads exactly the frames that a window asks for out of compressed video.
 
 Packets are listed once per file (times and key frames; nothing is decoded). From that list follows, by arithmetic,
-which frame is nearest to a time and which packets it needs: from the key frame before it up to itself. Those packets
-and no others reach the decoder, and of the decoded frames only the asked ones are turned into pixels.
+which frame is nearest to a time and which packets it needs: those from the key frame before it up to itself. These
+packets and no others reach the decoder, and of the decoded frames only the asked ones are turned into pixels.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ import fsspec
 import numpy as np
 
 from data_pipelines.episode import BadEpisode
-from data_pipelines.storage.lru import Lru, unchanged
+from data_pipelines.storage.lru import Lru, checked_identity
 
 _SEEK_BEYOND = 64  # unneeded packets in a row from which seeking is cheaper than reading past them
 _tables = Lru(4096)  # by file; 18 bytes a frame
@@ -27,34 +28,34 @@ class PacketTable:
     """The packets of a file's first video stream in decoding order."""
 
     pts: np.ndarray  # int64 [packets], presentation time in units of `unit`
-    dts: np.ndarray  # int64 [packets], decoding time: what seeking goes by
+    dts: np.ndarray  # int64 [packets], decoding time, which seeking goes by
     key: np.ndarray  # bool [packets]: decoding can begin here
     shown: np.ndarray  # bool [packets]: False where an edit list cuts the frame away
     unit: float  # seconds
 
     @property
     def order(self) -> np.ndarray:
-        """int64 [frames]: packets in the order in which they are shown."""
+        """The packets in the order in which they are shown, int64 [frames]."""
         frames = np.flatnonzero(self.shown)
         return frames[np.argsort(self.pts[frames], kind="stable")]
 
     @property
     def times(self) -> np.ndarray:
-        """float64 [frames], ascending: seconds since the file's first frame."""
+        """The seconds of each frame since the file's first, float64 [frames], ascending."""
         pts = self.pts[self.order]
         return (pts - pts[0]) * self.unit
 
     def nearest(self, times: np.ndarray) -> np.ndarray:
-        """int64 like `times`: number of the frame, in the order shown, that is nearest to each time."""
+        """The number, in the order shown, of the frame that is nearest to each time: int64 like `times`."""
         known = self.times
         right = np.searchsorted(known, times).clip(0, len(known) - 1)
         left = np.maximum(right - 1, 0)
         return np.where(times - known[left] <= known[right] - times, left, right)
 
     def needed(self, packets: np.ndarray) -> np.ndarray:
-        """bool [packets]: what must be decoded for the frames of `packets`.
+        """True on what must be decoded for the frames of `packets`, bool [packets].
 
-        A frame shown before the key frame that it follows (a leading picture) leans on the key frame before that.
+        A frame that is shown before the key frame that it follows (a leading picture) needs the key frame before that.
         """
         keys, out = np.flatnonzero(self.key), np.zeros(len(self.pts), np.bool_)
         for packet in np.unique(packets):
@@ -66,7 +67,7 @@ class PacketTable:
 
 
 class VideoReader:
-    """One open file, for one thread at a time: see `reader`."""
+    """One open file. One thread at a time may use it: see `reader`."""
 
     def __init__(self, file: str):
         """file: a path, or an address for fsspec. Raises BadEpisode where it holds no video that can be opened."""
@@ -90,14 +91,15 @@ class VideoReader:
 
     @property
     def header(self) -> tuple[int, float]:
-        """(frames, frames per second) as the container promises; 0 where it does not say."""
+        """The (frames, frames per second) that the container promises; 0 where it does not say."""
         rate = float(self.stream.average_rate or 0)
         seconds = (float(self.stream.duration * self.stream.time_base) if self.stream.duration
-                   else (self._container.duration or 0) / av.time_base)  # Matroska tells that of the whole alone
+                   else (self._container.duration or 0) / av.time_base)  # Matroska knows that of the whole file alone
         return self.stream.frames or round(seconds * rate), rate
 
     def list_packets(self) -> PacketTable:
-        """What can be read; a file cut short gives what there is. Raises BadEpisode where packets carry no times."""
+        """Lists the packets that can be read: of a file cut short those that there are. Raises BadEpisode where they
+        carry no times."""
         rows = []
         with contextlib.suppress(av.FFmpegError):
             for packet in self._packets(None):
@@ -109,7 +111,7 @@ class VideoReader:
         return PacketTable(pts, dts, key, shown, float(self.stream.time_base))
 
     def read(self, table: PacketTable, frames: np.ndarray) -> np.ndarray:
-        """Frames by number, in the order shown: uint8 [n, H, W, 3], turned upright as the file says.
+        """Decodes frames by their numbers in the order shown: uint8 [n, H, W, 3], turned upright as the file says.
 
         Raises BadEpisode where one cannot be decoded, or is damaged as far as the decoder can tell.
         """
@@ -129,8 +131,8 @@ class VideoReader:
         return np.stack([found[at] for at in pts])
 
     def _decode(self, table: PacketTable, needed: np.ndarray) -> Iterator[av.VideoFrame]:
-        """Frames of the needed packets, and of no others; each unbroken run of packets begins with a key frame."""
-        context, packets, at = self.stream.codec_context, iter(()), len(needed)  # nothing read yet
+        """Decodes the needed packets and no others; each unbroken run of them begins with a key frame."""
+        context, packets, at = self.stream.codec_context, iter(()), len(needed)  # the first run seeks its place
         for first, end in np.flatnonzero(np.diff(needed, prepend=False, append=False)).reshape(-1, 2).tolist():
             if not 0 <= first - at <= _SEEK_BEYOND:
                 packets, at = self._seek(table, first)
@@ -145,17 +147,17 @@ class VideoReader:
         context.flush_buffers()
 
     def _seek(self, table: PacketTable, first: int) -> tuple[Iterator[av.Packet], int]:
-        """(packets, number of the first of them), which is `first` or one before it."""
+        """The packets from one on that is `first` or before it, and the number of that one."""
         number = {pts: i for i, pts in enumerate(table.pts.tolist())}
         for goal in (table.dts[first], table.dts[first] - round(2 / table.unit), None):
             packets = self._packets(None if goal is None else int(goal))
             head = next(packets, None)
             if head is not None and number.get(head.pts, len(number)) <= first:
-                return _chain(head, packets), number[head.pts]
+                return itertools.chain((head,), packets), number[head.pts]
         raise BadEpisode(f"{self.file}: cannot be decoded: the file has changed since its packets were listed")
 
     def _packets(self, dts: int | None) -> Iterator[av.Packet]:
-        """From the key frame before `dts` on, or from the beginning."""
+        """The packets from the key frame before `dts` on, or from the file's beginning."""
         if dts is None:
             self._container.seek(0)
         else:
@@ -163,7 +165,7 @@ class VideoReader:
         return (p for p in self._container.demux(self.stream) if p.size and not p.is_corrupt)
 
     def close(self) -> None:
-        """Lets the file go; may be called twice."""
+        """Closes the file; may be called twice."""
         for part in (self._container, self._handle):
             if part is not None:
                 part.close()
@@ -171,11 +173,11 @@ class VideoReader:
 
 @contextlib.contextmanager
 def reader(file: str) -> Iterator[tuple[VideoReader, PacketTable]]:
-    """An open reader that no other thread uses, from those that this process keeps open, and the packets.
+    """Yields an open reader that no other thread uses, one of those kept open if there is any, and the file's packets.
 
     Raises BadEpisode as `VideoReader` does, and where the file was replaced since it was first read.
     """
-    known = unchanged(file)
+    known = checked_identity(file)
     opened = _idle.take(lambda name: name[0] == known) or VideoReader(file)
     try:
         yield opened, _tables.get(known) or _tables.put(known, opened.list_packets())
@@ -186,7 +188,7 @@ def reader(file: str) -> Iterator[tuple[VideoReader, PacketTable]]:
 
 
 def read_at(file: str, times: np.ndarray, *, within: float, frames: int | None = None) -> np.ndarray:
-    """uint8 [n, H, W, 3]: the frames nearest to `times`, in seconds since the file's first frame.
+    """Reads the frames nearest to `times`, in seconds since the file's first frame: uint8 [n, H, W, 3].
 
     Raises BadEpisode where the nearest is further than `within` seconds off, one cannot be decoded, or the file does
     not hold as many `frames` as it should.
@@ -213,8 +215,3 @@ def _unreadable(file: str) -> str:
     if not os.path.isfile(file):
         return "no such file"
     return "" if os.path.getsize(file) else "the file is empty"
-
-
-def _chain(head, rest):
-    yield head
-    yield from rest

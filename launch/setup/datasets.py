@@ -18,6 +18,7 @@ from data_pipelines.statistics import load_statistics, mixture_statistics, save_
 from data_pipelines.windows import split_episodes, take_share
 from launch.setup import latents, mixture
 from launch.setup.parts import augmentation, layout_of, model, text_encoder, video_codec
+from world_model.batch import batch_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Data:
     def makers(self) -> list[SampleMaker]:
         """Cutters of the training windows, one per dataset."""
         c = self.config
-        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, action_dim=c.model.action_dim,
-                            state_dim=c.model.state_dim, augmentation=augmentation(c).still)
+        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, fields=_fields(c),
+                            augmentation=augmentation(c).still)
                 for i, dataset in enumerate(self.training)]
 
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
@@ -78,7 +79,13 @@ class Data:
         options = {"augmentation": augmentation(c).still, **options}
         return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
                       prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
-                      action_dim=c.model.action_dim, state_dim=c.model.state_dim, **options)
+                      fields=_fields(c), **options)
+
+
+def _fields(config) -> dict[str, tuple]:
+    """What a batch holds."""
+    return batch_spec(layout_of(config), action_dim=config.model.action_dim, state_dim=config.model.state_dim,
+                      text_length=config.model.text_length)
 
 
 def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:

@@ -1,8 +1,8 @@
 """One Meta-World table: physics by MuJoCo, small pictures by a software renderer (extra: sim).
 
-A command [4] is held for REPEAT steps of the simulator, which makes 20 commands a second: a difference of the hand's
-position, -1 to 1 for 1 cm a step of the simulator, and the force of the gripper. What is measured is the hand's
-position in m and the gripper's opening, 0 to 1: where the object stands has to be seen.
+A command [4] is held for REPEAT steps of the simulator, which makes 20 commands a second. It is a difference of the
+hand's position, -1 to 1 for 1 cm a step of the simulator, and the force of the gripper. A state [4] is the hand's
+position in m and the gripper's opening, 0 to 1; where the object stands has to be seen.
 """
 
 import atexit
@@ -16,18 +16,18 @@ import numpy as np
 
 REPEAT = 4  # steps of the simulator (80 Hz) that a command is held
 RATE = 20.0  # commands per second
-OVERSAMPLED = 2  # pictures are drawn larger and averaged: moving edges then change the pixels smoothly
+OVERSAMPLED = 2  # pictures are rendered larger and averaged, so that moving edges change the pixels smoothly
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is asked for, and from where it is looked at."""
+    """One task: what is asked for, and from where it is seen."""
 
     instruction: str
-    camera: str  # of the simulator's: topview, corner, corner2, corner3, corner4
+    camera: str  # the simulator has topview, corner, corner2, corner3 and corner4
 
 
-# The positions of object and goal are drawn for every episode. In all of them the expert's gripper never moves.
+# The positions of object and goal are random in every episode. In none of them does the expert's gripper move.
 TASKS = {
     "button-press-topdown-v3": Task("press the button from above", "topview"),
     "reach-v3": Task("reach the red ball", "corner2"),
@@ -36,8 +36,8 @@ TASKS = {
     "handle-press-v3": Task("press the handle down", "corner3"),
 }
 
-# Colours (RGBA) of the simulator's materials, where a world has them, and "light", the lamps' strength. Positions and
-# physics are the same in all.
+# Looks give colours (RGBA) to the simulator's materials, where a world has them, and "light", the lamps' strength.
+# Positions and physics are the same in all.
 LOOKS = {
     "plain": {},
     "green": {"table_wood": (0.3, 0.6, 0.4, 1), "btn_yellow": (0.2, 0.2, 0.6, 1), "btn_red": (0.9, 0.7, 0.1, 1),
@@ -46,14 +46,14 @@ LOOKS = {
 
 
 class DisplayError(ValueError):
-    """Nothing can be drawn here; says what to install."""
+    """Nothing can be rendered here; the message says what to install."""
 
 
 class Simulator:
-    """One world of a task. `seed` draws where everything stands; `look`: a name in LOOKS."""
+    """One world of a task. `seed` decides where everything stands; `look` is a name in LOOKS."""
 
     def __init__(self, task: str, seed: int, look: str = "plain"):
-        self.task, self._env = TASKS[task], _another(task)
+        self.task, self._env = TASKS[task], _new_world(task)
         _paint(self._env.model, LOOKS[look])
         self._expert = _expert(task)
         self._env.seed(seed)
@@ -62,13 +62,14 @@ class Simulator:
 
     @property
     def state(self) -> np.ndarray:
-        """float64 [4]: hand x, y, z in m, opening of the gripper."""
+        """The hand's x, y and z in m, and the opening of the gripper: float64 [4]."""
         return self._observation[:4].copy()
 
     def expert(self) -> np.ndarray:
-        """What the task's scripted controller, which knows where everything stands, would do now: float64 [4]."""
+        """The command that the task's scripted controller, which knows where everything stands, would give now: float64
+        [4]."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that commands above 1 are cut off
+            warnings.simplefilter("ignore")  # it warns that commands above 1 are cut off
             return np.clip(self._expert.get_action(self._observation), -1.0, 1.0).astype(np.float64)
 
     def step(self, action: np.ndarray) -> None:
@@ -80,8 +81,9 @@ class Simulator:
                 return
 
     def render(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]. Raises DisplayError where nothing can be drawn."""
-        return _camera(size).draw(self._env.model, self._env.data, self.task.camera)
+        """The picture uint8 [size, size, 3] from the task's camera. Raises DisplayError where nothing can be
+        rendered."""
+        return _renderer(size).render(self._env.model, self._env.data, self.task.camera)
 
 
 def _expert(task: str):
@@ -91,23 +93,23 @@ def _expert(task: str):
 
 
 @functools.cache
-def _first(task: str):
-    """A world of the task, read from its XML and meshes, which takes longer than an episode."""
+def _loaded_world(task: str):
+    """The world of the task that is read from XML and meshes, which takes longer than an episode."""
     from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
     env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](seed=0)
-    env._freeze_rand_vec, env.seeded_rand_vec = False, True  # every reset draws, from the world's own generator
+    env._freeze_rand_vec, env.seeded_rand_vec = False, True  # every reset is random, by the world's own generator
     return env
 
 
-def _another(task: str):
-    """A world of its own: the environment's own copying would read everything again."""
+def _new_world(task: str):
+    """A new world of the task. The environment's own way of copying would read everything again."""
     import mujoco
 
-    first = _first(task)
-    env = first.__class__.__new__(first.__class__)
-    env.__dict__.update(first.__dict__)
-    env.model = copy.copy(first.model)
+    loaded = _loaded_world(task)
+    env = loaded.__class__.__new__(loaded.__class__)
+    env.__dict__.update(loaded.__dict__)
+    env.model = copy.copy(loaded.model)
     env.data = mujoco.MjData(env.model)
     return env
 
@@ -122,29 +124,29 @@ def _paint(model, look: dict) -> None:
 
 
 @functools.cache
-def _camera(size: int) -> "_Camera":
-    return _Camera(size)
+def _renderer(size: int) -> "_Renderer":
+    return _Renderer(size)
 
 
-atexit.register(_camera.cache_clear)  # contexts are freed while OpenGL's own module is still whole
+atexit.register(_renderer.cache_clear)  # contexts are freed while OpenGL's own module is still whole
 
 
-class _Camera:
-    """Draws every world of a process: contexts of OpenGL are dear, and the software renderer takes but one."""
+class _Renderer:
+    """Renders every world of a process, because OpenGL's contexts are dear and the software renderer allows but one."""
 
     def __init__(self, size: int):
         self._size, self._side = size, size * OVERSAMPLED
-        self._model = None  # whose meshes are loaded
+        self._model = None  # the model whose meshes are loaded
         try:
             self._context = _context()(self._side, self._side)
             self._context.make_current()
         except (ImportError, AttributeError, RuntimeError, OSError) as error:  # AttributeError: PyOpenGL without it
             raise DisplayError(
-                "Meta-World draws without a display by OSMesa, which is missing here: apt-get install libosmesa6 "
+                "Meta-World renders without a display by OSMesa, which is missing here: apt-get install libosmesa6 "
                 "(Debian), or set MUJOCO_GL=egl where there is a GPU or Mesa's EGL") from error
 
-    def draw(self, model, data, name: str) -> np.ndarray:
-        """uint8 [size, size, 3] of a world through the camera of that name."""
+    def render(self, model, data, name: str) -> np.ndarray:
+        """The picture uint8 [size, size, 3] of a world through the camera of that name."""
         import mujoco
 
         self._context.make_current()
@@ -162,7 +164,7 @@ class _Camera:
     def _load(self, model) -> None:
         import mujoco
 
-        # Shadows and multisampling take fifteen times as long as the rest.
+        # Shadows and multisampling are off: they take fifteen times as long as the rest.
         quality = model.vis.quality
         quality.shadowsize = quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = self._side
@@ -174,7 +176,7 @@ class _Camera:
 
 
 def _context():
-    """The class of OpenGL contexts that MUJOCO_GL names; OSMesa where it names none."""
+    """The class of OpenGL contexts that MUJOCO_GL names; that of OSMesa where it names none."""
     if os.environ.get("MUJOCO_GL"):
         from mujoco.gl_context import GLContext
     else:

@@ -1,4 +1,4 @@
-"""A Meta-World task to be solved: episodes that a seed decides, driven from outside (extra: sim)."""
+"""A Meta-World task to be solved by a policy: a seed decides each episode (extra: sim)."""
 
 import numpy as np
 
@@ -10,33 +10,34 @@ SEED = 2  # evaluation episodes are others than recorded ones (0): dataset.py
 TASKS = tuple(simulator.TASKS)
 
 
-def draw_seed(*parts: int) -> int:
-    """One number for the simulator's generator."""
+def combined_seed(*parts: int) -> int:
+    """One seed for the simulator's generator, made of several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 class Episode:
-    """One world. Ends when the task is done, or after `max_steps`."""
+    """One world, from its start until the task is done or `max_steps` are over."""
 
     def __init__(self, task: str, seed: int, image_size: int, max_steps: int = MAX_STEPS, look: str = "plain"):
-        self._simulator = Simulator(task, draw_seed(seed, SEED), look)
+        self._simulator = Simulator(task, combined_seed(seed, SEED), look)
         self._size, self._steps = image_size, max_steps
         self.coverage: list[float] = []  # the environment's reward after each step, of at most 1
 
     def views(self) -> dict[str, np.ndarray]:
-        """View -> uint8 [H, W, 3], as now."""
+        """What the cameras see now: view -> uint8 [H, W, 3]."""
         return {"image": self._simulator.render(self._size)}
 
     def state(self) -> np.ndarray:
-        """float64 [4]: hand in m, opening of the gripper."""
+        """The hand's position in m and the opening of the gripper, float64 [4]."""
         return self._simulator.state
 
     def still(self, last: np.ndarray | None = None) -> np.ndarray:
-        """What holds the robot after command `last`: float64 [4]. Commands are differences: none."""
+        """The command that holds the robot after command `last`, float64 [4]: commands are differences, so it is
+        zero."""
         return np.zeros(4)
 
     def expert(self) -> np.ndarray:
-        """What the scripted controller would do now: float64 [4]."""
+        """The command that the scripted controller would give now, float64 [4]."""
         return self._simulator.expert()
 
     def step(self, action: np.ndarray) -> None:

@@ -1,1 +1,1 @@
-"""A scripted pusher drives the gym-pusht simulator; what it does is recorded as robot episodes and as bare clips."""
+"""PushT: a scripted controller drives the gym-pusht simulator and is recorded as robot episodes and as bare clips."""

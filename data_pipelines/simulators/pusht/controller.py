@@ -1,10 +1,10 @@
-"""A pushing controller without hidden moods: what it does next can be told from the picture.
+"""A scripted controller that pushes the block; what it does next can be told from the picture alone.
 
-It repeats three legs: go around the block to a contact point, push straight through it for as long as that brings
-the block nearer to the goal pose, back off. The contact is the one whose push is predicted to gain most per pixel
-travelled. The prediction is exact for this simulator, in which a block moves only by frictionless contact: a push
-along the inward normal n at offset r from the centre of mass gives the twist with v = k n, w = k (r x n) / rho^2,
-where rho^2 = inertia / mass and k makes the contact point keep up with the agent.
+It repeats three legs: it goes around the block to a contact point, pushes straight through it for as long as that
+brings the block nearer to the goal pose, and backs off. It takes the contact whose push is predicted to gain most per
+pixel travelled. The prediction is exact for this simulator, in which a block moves only by frictionless contact: a push
+along the inward normal n at offset r from the centre of mass gives the twist with v = k n, w = k (r x n) / rho^2, where
+rho^2 = inertia / mass and k makes the contact point keep up with the agent.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ MARGIN = 24.0  # the agent keeps this far from the edge of the world
 
 
 def _contacts() -> tuple[np.ndarray, np.ndarray]:
-    """Contact points and outward normals in the block's frame, each [14, 2]."""
+    """The contact points and outward normals in the block's frame, each [14, 2]."""
     edges = [((0, -1), [(x, 0) for x in (-48, -24, 0, 24, 48)]),
              ((-1, 0), [(-BAR, 15), (-THICK / 2, 75), (-THICK / 2, 100)]),
              ((1, 0), [(BAR, 15), (THICK / 2, 75), (THICK / 2, 100)]),
@@ -44,14 +44,15 @@ def _rotate(angle: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 
 def pose_error(block: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Distance between block poses [..., 3], pixels: of the centres of mass, and 60 pixels per radian."""
+    """The distance between block poses [..., 3] in pixels: that of the centres of mass, and 60 pixels per radian."""
     gap = (block[..., :2] + _rotate(block[..., 2], CENTRE)) - (goal[:2] + _rotate(goal[2], CENTRE))
     turn = (block[..., 2] - goal[2] + np.pi) % (2 * np.pi) - np.pi
     return np.sqrt((gap ** 2).sum(-1) + (60 * turn) ** 2)
 
 
 def predict_push(block: np.ndarray, steps: int) -> np.ndarray:
-    """Block poses [steps + 1, 14, 3] while the agent pushes straight through each contact, STRIDE pixels a step."""
+    """Predicts block poses [steps + 1, 14, 3] while the agent pushes straight through each contact, STRIDE pixels a
+    step."""
     pose = np.repeat(np.asarray(block, float)[None], len(POINTS), 0)
     heading = -_rotate(pose[:, 2], NORMALS)
     touch = pose[:, :2] + _rotate(pose[:, 2], POINTS)  # the agent's rim, moving along the heading
@@ -61,7 +62,7 @@ def predict_push(block: np.ndarray, steps: int) -> np.ndarray:
         centre = pose[:, :2] + _rotate(pose[:, 2], CENTRE)
         arm = touch - centre
         torque = arm[:, 0] * inward[:, 1] - arm[:, 1] * inward[:, 0]
-        # The rim's advance along the normal is what the contact point has to make up for.
+        # The contact point has to advance along the normal as far as the rim does.
         k = STRIDE * (heading * inward).sum(-1) / (1 + torque ** 2 / RHO2)
         centre, angle = centre + k[:, None] * inward, pose[:, 2] + k * torque / RHO2
         pose = np.concatenate([centre - _rotate(angle, CENTRE), angle[:, None]], -1)
@@ -84,9 +85,10 @@ def keeps_clear(agent: np.ndarray, block: np.ndarray) -> bool:
 
 
 def path_around(obstacle, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Shortest path [n, 2] around a convex polygon: the shorter side of the rubber band about it and both ends.
+    """The shortest path [n, 2] around a convex polygon: the shorter side of the rubber band about it and both ends.
 
-    A start inside the polygon first leaves it by the shortest way. A side that leaves the world is taken last.
+    From a start inside the polygon the path first leaves it by the shortest way. A side that leaves the world counts
+    as much longer.
     """
     import shapely
 
@@ -113,9 +115,10 @@ def _length(path: np.ndarray) -> float:
 
 
 class PushController:
-    """Targets for the agent of one episode. `act` is called once per step, with what can be seen.
+    """Gives targets to the agent of one episode. `act` is called once per step, with what can be seen.
 
-    A leg (choose | approach | push | retreat) is kept until it is done; a block nudged on the way is a new choice.
+    A leg (choose | approach | push | retreat) is kept until it is done; where the block is nudged on the way, the
+    controller chooses anew.
     """
 
     def __init__(self, goal: np.ndarray):
@@ -123,7 +126,7 @@ class PushController:
         self._leg = "choose"
 
     def act(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """agent [2], block pose [3] -> absolute target position float64 [2], pixels, inside the world."""
+        """The target for an agent [2] and a block pose [3]: absolute, float64 [2], pixels, inside the world."""
         if self._leg == "retreat" and keeps_clear(agent, block):
             self._leg = "choose"
         if self._leg == "choose" or (self._leg == "approach" and np.abs(block - self._seen)[:2].max() > 6):
@@ -148,7 +151,7 @@ class PushController:
         return np.array(self._way.interpolate(ahead).coords[0])
 
     def _choose(self, agent: np.ndarray, block: np.ndarray) -> None:
-        """Sets the contact with the best predicted gain per pixel of way."""
+        """Chooses the contact with the best predicted gain per pixel of way, and plans the way there."""
         import shapely
 
         poses = predict_push(block, steps=40)

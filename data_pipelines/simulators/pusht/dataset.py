@@ -17,7 +17,7 @@ _EPISODE_SEED, _CLIP_SEED = 0, 1  # clips come from other seeds than episodes
 
 def write(out: Path, *, episodes: int, clips: int, seed: int, image_size: int, workers: int = 2,
           progress: Progress = lambda *_: None) -> bool:
-    """Makes OUT/pusht_rlds and OUT/pusht_clips. False where OUT holds the same recipe already.
+    """Records OUT/pusht_rlds and OUT/pusht_clips. False where OUT holds the same recipe already.
 
     A recording of another recipe is replaced. Raises FileExistsError where OUT holds anything else, ValueError where
     image_size is odd (H.264 halves the colours).
@@ -37,13 +37,13 @@ def write(out: Path, *, episodes: int, clips: int, seed: int, image_size: int, w
 
 
 def episode_steps(seed: tuple[int, ...], image_size: int) -> tuple[int, list[dict]]:
-    """(steps, RLDS steps with pictures as PNG) of one episode."""
+    """Records one episode: (number of steps, RLDS steps with pictures as PNG)."""
     recording = record(seed, image_size, Palette())
     return len(recording.images), rlds_steps(recording)
 
 
 def _clip(seed: tuple[int, ...], image_size: int) -> tuple[int, tuple[bytes, str]]:
-    """(frames, (mp4, caption)) of one clip."""
+    """Records one clip: (number of frames, (mp4, caption))."""
     palette, caption = random_palette(np.random.default_rng((*seed, 0)))
     images = record(seed, image_size, palette).images
     return len(images), (mp4(images, RATE), caption)

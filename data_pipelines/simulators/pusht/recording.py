@@ -1,4 +1,4 @@
-"""Simulated PushT episodes: what a step holds, and how a seed decides everything."""
+"""Records PushT episodes in the simulator, each of them a function of its seed."""
 
 import numpy as np
 
@@ -11,14 +11,15 @@ SHORT_SHARE, SHORT_STEPS = 0.03, (6, 16)  # a few recordings stop at once: short
 SOLVED = 0.85  # coverage of the goal at which an episode ends
 INSTRUCTIONS = ("push the T onto the green target", "move the T block to the goal", "slide the T into place")
 
-COLOURS = {  # of clips; white, the robot episodes' background, is not among them
+COLOURS = {  # clips have these; white, the robot episodes' background, is not among them
     "red": (214, 40, 40), "orange": (247, 140, 20), "yellow": (250, 220, 60), "green": (30, 130, 60),
     "teal": (20, 150, 160), "navy": (20, 40, 110), "purple": (120, 50, 170), "pink": (245, 160, 200),
     "brown": (110, 65, 30), "cream": (250, 235, 200), "black": (20, 20, 20), "sky": (135, 200, 250)}
 
 
 def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recording:
-    """One episode, a function of its arguments: random poses, then the controller until the block is at the goal."""
+    """Records one episode, a function of its arguments: random poses, then the controller until the block is at the
+    goal."""
     rng = np.random.default_rng(seed)
     simulator = Simulator(*start_poses(rng), palette)
     limit = rng.integers(*SHORT_STEPS, endpoint=True) if rng.random() < SHORT_SHARE else MAX_STEPS
@@ -35,7 +36,7 @@ def record(seed: tuple[int, ...], image_size: int, palette: Palette) -> Recordin
 
 
 def start_poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Position of the agent [2] and pose of the block [3], apart from each other."""
+    """A random position of the agent [2] and pose of the block [3] that do not touch."""
     block = np.append(rng.uniform(130, 380, 2), rng.uniform(-np.pi, np.pi))
     while True:
         agent = rng.uniform(50, 462, 2)
@@ -44,12 +45,12 @@ def start_poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_palette(rng: np.random.Generator) -> tuple[Palette, str]:
-    """Colours that tell everything apart, none of them the robot episodes', and a caption that names them."""
+    """Random colours that tell everything apart, none of them the robot episodes', and a caption that names them."""
     while True:
         names = rng.choice(sorted(COLOURS), 4, replace=False).tolist()
         background, goal, block, agent = (COLOURS[name] for name in names)
-        apart = np.array([COLOURS[name] for name in names], float)
-        gaps = np.linalg.norm(apart[:, None] - apart, axis=-1)[np.triu_indices(4, 1)]
+        colours = np.array([COLOURS[name] for name in names], float)
+        gaps = np.linalg.norm(colours[:, None] - colours, axis=-1)[np.triu_indices(4, 1)]
         # A small disc lives on its brightness: video files keep colour at half the resolution.
         if gaps.min() > 120 and min(abs(_brightness(background) - _brightness(c)) for c in (block, agent)) > 60:
             wall = tuple(int(c * 0.8) for c in background)

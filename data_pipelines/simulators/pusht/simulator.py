@@ -18,7 +18,7 @@ Colour = str | tuple[int, int, int]  # a pygame colour name or RGB
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours of the drawing; the default is the simulator's own."""
+    """The colours of a picture; by default the simulator's own."""
 
     background: Colour = "White"
     goal: Colour = "LightGreen"
@@ -31,33 +31,33 @@ class Simulator:
     """One PushT world. Poses are (x, y, angle) of the block's origin, the middle of the bar's outer edge."""
 
     def __init__(self, agent: np.ndarray, block: np.ndarray, palette: Palette = Palette()):
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is only asked to fill surfaces
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame only fills surfaces
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         from gym_pusht.envs.pusht import PushTEnv
 
         self._env = PushTEnv(obs_type="state")
-        # The simulator sets the position first and the angle second, which turns the block about its centre of mass:
-        # undo that here, so that the pose asked for is the pose there is.
+        # The simulator sets the position first and the angle second, which turns the block about its centre of mass.
+        # Angle and position are set again here, so that the block has the pose that is asked for.
         self._env.reset(options={"reset_to_state": [*agent, *block[:2], 0.0]})
         self._env.block.angle = float(block[2])
         self._env.block.position = tuple(map(float, block[:2]))
         self._env.space.reindex_shapes_for_body(self._env.block)
         self._palette = palette
-        self._table = self._draw_table()
+        self._table = self._render_table()
 
     @property
     def agent(self) -> np.ndarray:
-        """float64 [2], pixels."""
+        """The agent's position, float64 [2], pixels."""
         return np.array(self._env.agent.position)
 
     @property
     def block(self) -> np.ndarray:
-        """float64 [3]: x, y in pixels, angle in radians."""
+        """The block's pose, float64 [3]: x, y in pixels, angle in radians."""
         return np.array([*self._env.block.position, self._env.block.angle])
 
     @property
     def goal(self) -> np.ndarray:
-        """float64 [3], as `block`."""
+        """The pose that the block should have, float64 [3], as `block`."""
         return np.array(self._env.goal_pose)
 
     def step(self, action: np.ndarray) -> float:
@@ -65,16 +65,16 @@ class Simulator:
         return float(self._env.step(np.asarray(action, np.float64))[4]["coverage"])
 
     def render(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]. Averages over areas: moving edges then change the pixels smoothly."""
+        """The picture uint8 [size, size, 3]. Pixels are means over areas, so that moving edges change them smoothly."""
         import cv2
 
         cv2.setNumThreads(1)  # its threads cost more than such a small picture
-        pixels = np.frombuffer(self._draw().get_view("0"), np.uint8).reshape(WORLD, WORLD, 4)  # BGRX
+        pixels = np.frombuffer(self._render_world().get_view("0"), np.uint8).reshape(WORLD, WORLD, 4)  # BGRX
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[..., 2::-1])
 
-    def _draw(self):
-        """The simulator's drawing in this palette, without its marks of contacts: the table, then what moves on it."""
+    def _render_world(self):
+        """The simulator's picture in this palette, without its marks of contacts: the table, then what moves on it."""
         from gym_pusht.envs.pymunk_override import DrawOptions
         from pygame import Color
         from pymunk.space_debug_draw_options import SpaceDebugColor
@@ -87,8 +87,8 @@ class Simulator:
             options.draw_polygon([env.block.local_to_world(v) for v in shape.get_vertices()], 0, block, block)
         return surface
 
-    def _draw_table(self):
-        """What stays: background, goal and walls."""
+    def _render_table(self):
+        """The picture of what never moves: background, goal and walls."""
         import pygame
         from gym_pusht.envs.pymunk_override import DrawOptions
         from pymunk.space_debug_draw_options import SpaceDebugColor

@@ -1,4 +1,4 @@
-"""PushT as a task to be solved: episodes that a seed decides, driven from outside (extra: sim)."""
+"""PushT as a task to be solved by a policy: a seed decides each episode (extra: sim)."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ SEED = 2  # evaluation episodes begin elsewhere than recorded episodes (0) and c
 
 
 class Episode:
-    """One world. Ends when more than SOLVED of the goal is covered, or after `max_steps`."""
+    """One world, from its start until more than SOLVED of the goal is covered or `max_steps` are over."""
 
     def __init__(self, seed: int, image_size: int, max_steps: int = MAX_STEPS):
         self._simulator = Simulator(*start_poses(np.random.default_rng((seed, SEED))))
@@ -19,19 +19,20 @@ class Episode:
         self.coverage: list[float] = []  # share of the goal, after each step
 
     def views(self) -> dict[str, np.ndarray]:
-        """View -> uint8 [H, W, 3], as now."""
+        """What the camera sees now: view -> uint8 [H, W, 3]."""
         return {"image": self._simulator.render(self._size)}
 
     def state(self) -> np.ndarray:
-        """float64 [2], pixels."""
+        """The agent's position, float64 [2], pixels."""
         return self._simulator.agent
 
     def still(self, last: np.ndarray | None = None) -> np.ndarray:
-        """What holds the robot after command `last`: float64 [2]. Commands are positions: the last one again."""
+        """The command that holds the robot after command `last`, float64 [2]: commands are positions, so it is the last
+        one again."""
         return self._simulator.agent if last is None else last
 
     def expert(self) -> np.ndarray:
-        """What the scripted controller, which sees the block's pose, would do now: float64 [2]."""
+        """The command that the scripted controller, which sees the block's pose, would give now, float64 [2]."""
         return self._controller.act(self._simulator.agent, self._simulator.block)
 
     def step(self, action: np.ndarray) -> None:

@@ -6,7 +6,7 @@
 Facts: facts/dreamzero.md, sections f, h and i. A robot that the server knows goes by its names there, others by ours.
 Dimensions joint_0, joint_1, ... are one key "joint". The server fills the network's state and action from slot 0 on, in
 the order of the keys: a robot whose slots stand otherwise in our layout needs them reordered before it is served there,
-and each key says its slots. Entries called *_dreamzero stand as the server has them.
+and each key says its slots. Entries called *_packed stand as the server has them.
 """
 
 import itertools
@@ -43,8 +43,8 @@ KNOWN = {
     "droid": Known("oxe_droid", 17, {
         "joint": "joint_position", "gripper": "gripper_position", "exterior_1": "exterior_image_1_left",
         "exterior_2": "exterior_image_2_left", "wrist": "wrist_image_left"}, (320, 180)),
-    "agibot_g1": AGIBOT, "agibot_g1_dreamzero": AGIBOT,
-    "yam": YAM, "yam_dreamzero": YAM,
+    "agibot_g1": AGIBOT, "agibot_g1_packed": AGIBOT,
+    "yam": YAM, "yam_packed": YAM,
 }
 
 
@@ -62,7 +62,7 @@ class Robot(NamedTuple):
 def robot_of(name: str) -> Robot:
     """Raises ValueError on an unknown embodiment."""
     robot = get_embodiment(name)
-    known = KNOWN.get(name, Known(name, robot.id, {}))
+    known = KNOWN.get(robot.name, Known(robot.name, robot.id, {}))
     theirs = lambda ours: known.names.get(ours, ours)
     keys = {part: {theirs(key): [i for i, _ in found] for key, found in itertools.groupby(
         enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))}

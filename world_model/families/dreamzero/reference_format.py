@@ -7,7 +7,6 @@ The reference's loader also wants its text encoder, image encoder and VAE, which
 Derived from its loading code; no released checkpoint was at hand to compare with.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ def network_sizes(spec: DreamZeroSpec) -> dict[str, int]:
 
 def config(spec: DreamZeroSpec, rollout: Mapping, dtype: str = "float32") -> dict:
     """config.json: what the reference's VLAConfig reads, then what torch_runtime.load reads."""
-    ours = {"network": network_sizes(spec), "layout": dataclasses.asdict(spec.layout),
+    ours = {"network": network_sizes(spec), "layout": spec.layout.as_json(),
             "visibility": spec.visibility, "rollout_visibility": spec.rollout_visibility,
             "window_frames": spec.window_frames, "dtype": dtype,
             "inputs": {"latent_size": [spec.latent_height, spec.latent_width], "text_length": spec.text_length,

@@ -62,7 +62,8 @@ def write(directory: Path, spec: LingBotVASpec, params: Mapping[str, jax.Array],
     tensors = names.to_reference(params, spec.head_dim, VARIANTS[family].table)
     safetensors_io.write(folder, tensors, shard_bytes, stem=STEM)
     (folder / "config.json").write_text(json.dumps(config(spec), indent=1) + "\n")
-    ours = {"family": family, "spec": dataclasses.asdict(spec), "rollout": dict(rollout or {})}
+    ours = {"family": family, "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
+            "rollout": dict(rollout or {})}
     (Path(directory) / OURS).write_text(json.dumps(ours, indent=1) + "\n")
 
 

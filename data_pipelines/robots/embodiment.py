@@ -1,0 +1,92 @@
+"""What the pipeline knows about one robot: the type of the entries in embodiments.py."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+from data_pipelines.robots.views import VIEW_LAYOUTS
+
+# normalisation -> the two statistics that map to -1 and 1; what lies outside is clipped
+RANGES = {"quantile": ("q01", "q99"), "min_max": ("min", "max")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One number of a robot's state or action, in the robot's units."""
+
+    name: str
+    slot: int  # in data_pipelines.robots.slots
+    relative_to: str | None = None  # action only: predicted minus this state dimension at the block's start
+    constant: bool = False  # never moves in the data; maps to 0 instead of being an error
+    # For actions only, what the robot may be sent; None: anything.
+    low: float | None = None
+    high: float | None = None
+    max_speed: float | None = None  # change of the command per second
+    moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
+
+
+@dataclasses.dataclass(frozen=True)
+class Embodiment:
+    """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today."""
+
+    name: str
+    id: int  # in batch["embodiment_id"]
+    views: tuple[str, ...]  # camera names in tiling order
+    view_layout: str  # key of data_pipelines.robots.views.VIEW_LAYOUTS
+    rate: float  # control steps per second; video at another rate is read at the nearest frames
+    horizon: int | None = None  # actions of a block that are learnt and executed; None: all of them
+    state: tuple[Dimension, ...] = ()
+    action: tuple[Dimension, ...] = ()
+    normalisation: str = "quantile"  # key of RANGES
+    prompt: str = "{instruction}"
+    instruction: str = ""  # what a policy is asked for where nobody says
+
+    def __post_init__(self):
+        check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
+        check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, RANGES)
+        if not self.rate > 0 or not self.views or "{instruction}" not in self.prompt:
+            raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
+                             f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"embodiment {self.name!r}: horizon = {self.horizon}: expected at least 1 action, or None")
+        for part, dims in (("state", self.state), ("action", self.action)):
+            self._check_unique(part, "slot", [d.slot for d in dims])
+            self._check_unique(part, "name", [d.name for d in dims])
+        for dim in self.action:
+            self._check_names_state(dim, "relative_to", dim.relative_to)
+            self._check_names_state(dim, "moves", dim.moves)
+
+    def _check_unique(self, part: str, what: str, values: list) -> None:
+        twice = sorted({v for v in values if values.count(v) > 1})
+        if twice:
+            raise ValueError(f"embodiment {self.name!r}: {part} {what} used twice: {twice}")
+
+    def _check_names_state(self, dim: Dimension, field: str, name: str | None) -> None:
+        if name is not None:
+            check_known(f"embodiment {self.name!r}: action {dim.name!r} {field}", name, [d.name for d in self.state])
+
+    def check_views(self, count: int) -> None:
+        """Raises ValueError where the robot has more cameras than a sample has views."""
+        if len(self.views) > count:
+            raise ValueError(f"embodiment {self.name!r} has {len(self.views)} cameras ({', '.join(self.views)}), but a "
+                             f"sample has {count} views")
+
+    @property
+    def state_slots(self) -> np.ndarray:
+        """int64 [state dims]."""
+        return np.array([d.slot for d in self.state], np.int64)
+
+    @property
+    def action_slots(self) -> np.ndarray:
+        """int64 [action dims]."""
+        return np.array([d.slot for d in self.action], np.int64)
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError naming the nearest of the known names where `name` is none of them."""
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{what} = {name!r} is unknown{hint} Known: {sorted(known)}")
