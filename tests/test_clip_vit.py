@@ -36,7 +36,7 @@ def test_as_transformers(spec):
     assert theirs.keys() == read | {key for key in theirs if re.fullmatch(table.unread, key)}
     params = {name: np.empty(x.shape, np.float32) for name, x in image.shapes().items()}
     for e in table.entries:
-        e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
+        e.of(params[e.ours])[...] = e.transform.to_native(theirs[e.theirs], 0)
 
     frames = np.random.default_rng(0).uniform(-1, 1, (2, 20, 44, 3)).astype(np.float32)
     pixels = torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (spec.size, spec.size),

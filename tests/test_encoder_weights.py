@@ -42,7 +42,7 @@ def write_file(path, kind, form="wan", **changes):
     """Random weights in their layout; changes: names to set, or to leave out (None). Returns ours."""
     tables, encoder = TABLES[kind]
     ours = arrays_of(encoder)
-    theirs = dict(encoder_names.to_theirs(tables[form], ours)) | changes
+    theirs = dict(encoder_names.to_published(tables[form], ours)) | changes
     save_file({name: x for name, x in theirs.items() if x is not None}, path)
     return ours
 
@@ -67,7 +67,7 @@ def test_out_of_a_whole_dreamzero_checkpoint(tmp_path):
     ours = {kind: arrays_of(encoder) for kind, (_, encoder) in TABLES.items()}
     theirs = {"action_head.model.blocks.0.ffn.0.weight": np.zeros((3, 2), np.float32)}
     for kind, (tables, _) in TABLES.items():
-        theirs |= dict(encoder_names.to_theirs(tables["dreamzero"], ours[kind]))
+        theirs |= dict(encoder_names.to_published(tables["dreamzero"], ours[kind]))
     assert {"action_head.vae.model.conv1.weight", "action_head.text_encoder.token_embedding.weight",
             "action_head.image_encoder.model.visual.cls_embedding"} <= theirs.keys()
     theirs["action_head.image_encoder.model.log_scale"] = np.zeros((), np.float32)
@@ -84,7 +84,7 @@ def test_out_of_a_whole_dreamzero_checkpoint(tmp_path):
 def test_a_folder_of_shards(tmp_path):
     tables, encoder = TABLES["umt5"]
     ours = arrays_of(encoder)
-    write(tmp_path, encoder_names.to_theirs(tables["diffusers"], ours), shard_bytes=5000)
+    write(tmp_path, encoder_names.to_published(tables["diffusers"], ours), shard_bytes=5000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     np.testing.assert_array_equal(loaded("umt5", tmp_path)["token_embedding"], ours["token_embedding"])
 
@@ -126,7 +126,7 @@ def test_files_that_are_none(tmp_path):
 def test_pickles_only_when_asked_and_only_of_tensors(tmp_path):
     tables, encoder = TABLES["vae"]
     ours = arrays_of(encoder)
-    theirs = {name: torch.from_numpy(x).bfloat16() for name, x in encoder_names.to_theirs(tables["wan"], ours)}
+    theirs = {name: torch.from_numpy(x).bfloat16() for name, x in encoder_names.to_published(tables["wan"], ours)}
     torch.save(theirs, tmp_path / "Wan2.2_VAE.pth")
     with pytest.raises(WeightsError, match="encoders.allow_pickle"):
         loaded("vae", tmp_path / "Wan2.2_VAE.pth")

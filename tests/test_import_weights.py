@@ -16,12 +16,13 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch import import_weights
 from launch.setup import build, train_parts
 from world_model import functional
+from world_model.families import published_formats
 from world_model.training import checkpoint
 from world_model.weights import names, safetensors_io
-from world_model.weights.formats import FORMATS
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
+FORMATS = published_formats()
 STEM = FORMATS["wan"].stem
 IMAGE = ("image_embedding", "cross_attn.k_image", "cross_attn.v_image")
 
@@ -35,8 +36,8 @@ def config_of(base=dreamzero_14b, **model):
 def random_params(config):
     rng = np.random.default_rng(0)
     shapes = functional.parameters(build.model(config).module)
-    bf16 = lambda shape: rng.normal(size=shape).astype(ml_dtypes.bfloat16).astype(np.float32)
-    return {name: bf16(x.shape) for name, x in shapes.items()}
+    return {name: rng.normal(size=x.shape).astype(ml_dtypes.bfloat16).astype(np.float32)  # exact in bfloat16
+            for name, x in shapes.items()}
 
 
 def is_in(name: str, parts: tuple[str, ...]) -> bool:
@@ -48,7 +49,7 @@ def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (),
     fmt, kept = FORMATS[format_name], {k: x for k, x in params.items() if not is_in(k, lacks)}
     folder = directory / fmt.folders[0]
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = names.to_reference(kept, build.model(config).spec.head_dim, fmt.table)
+    tensors = names.to_published(kept, build.model(config).spec.head_dim, fmt.table)
     safetensors_io.write(folder, ((fmt.prefixes[-1] + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
     return directory
 
@@ -64,7 +65,10 @@ def test_every_tensor_arrives_or_is_fresh_by_rule(tmp_path, monkeypatch, format_
     config = config_of(base)
     params = random_params(config)
     source = publish(tmp_path / "source", format_name, config, params, lacks)
-    value = lambda name: np.full(params[name].shape, len(name), np.float32)
+
+    def value(name):
+        return np.full(params[name].shape, len(name), np.float32)
+
     monkeypatch.setattr(import_weights, "fresh_values", lambda *_: value)
     report = import_weights.import_weights(config, format_name, source, tmp_path / "out")
     found = read_back(tmp_path / "out")

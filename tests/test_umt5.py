@@ -34,7 +34,7 @@ def params_of(model, spec):
     assert theirs.keys() == {e.theirs for e in table.entries} | {copy for copy, _ in table.copies}
     params = {name: np.empty(x.shape, np.float32) for name, x in Umt5Text(160, spec).shapes().items()}
     for e in table.entries:
-        e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
+        e.of(params[e.ours])[...] = e.transform.to_native(theirs[e.theirs], 0)
     return params
 
 

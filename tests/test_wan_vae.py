@@ -49,7 +49,7 @@ def pair(name):
     theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
     table = encoder_names.vae(spec)["diffusers"]
     assert theirs.keys() == {e.theirs for e in table.entries}
-    params = {e.ours: jnp.asarray(e.transform.to_ours(theirs[e.theirs], 0)) for e in table.entries}
+    params = {e.ours: jnp.asarray(e.transform.to_native(theirs[e.theirs], 0)) for e in table.entries}
     return WanVideo(spec), params, model
 
 

@@ -61,15 +61,15 @@ def their_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> di
     cover ours exactly."""
     if differing := sorted({e.ours for e in table.entries} ^ shapes.keys()):
         raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
-    return {e.theirs: jax.eval_shape(lambda x, e=e: e.transform.to_theirs(e.of(x), 0), shapes[e.ours])
+    return {e.theirs: jax.eval_shape(lambda x, e=e: e.transform.to_published(e.of(x), 0), shapes[e.ours])
             for e in table.entries}
 
 
-def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def to_published(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """(their name, array), one at a time. Raises ValueError where the table does not cover ours exactly."""
     if differing := sorted({e.ours for e in table.entries} ^ params.keys()):
         raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
-    return ((e.theirs, np.ascontiguousarray(e.transform.to_theirs(e.of(np.asarray(params[e.ours])), 0)))
+    return ((e.theirs, np.ascontiguousarray(e.transform.to_published(e.of(np.asarray(params[e.ours])), 0)))
             for e in table.entries)
 
 

@@ -67,7 +67,7 @@ def load(source: Source, tables: Mapping[str, Table], shapes: Mapping[str, jax.S
                 raise WeightsError(f"{source.path}: {entry.theirs} (ours: {entry.ours}): expected shape "
                                    f"{expected[entry.theirs].shape}, found {found.shape}; is it the file of another "
                                    "model size?")
-            entry.of(params[entry.ours])[...] = entry.transform.to_ours(found, 0)
+            entry.of(params[entry.ours])[...] = entry.transform.to_native(found, 0)
         for copy, name in table.copies:
             if copy in tensors and name in tensors and not np.array_equal(tensors[copy], tensors[name]):
                 raise WeightsError(f"{source.path}: {copy} should repeat {name}, but differs")

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-    """Of one entry of a comparison."""
+    """The largest difference of one entry of a comparison."""
 
     size: float  # inf where a number is not finite
     index: tuple[int, ...]
@@ -15,8 +15,8 @@ class Difference(NamedTuple):
     found: float
 
 
-def difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
-    """Largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
+def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
+    """The largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
     if expected.shape != found.shape:
         raise ValueError(f"{entry}: expected shape {expected.shape}, found {found.shape}")
