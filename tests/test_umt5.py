@@ -29,12 +29,12 @@ def oracle(spec):
 
 
 def params_of(model, spec):
-    theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
+    tensors = {key: p.detach().numpy() for key, p in model.state_dict().items()}
     table = encoder_names.umt5(spec.layers)["diffusers"]
-    assert theirs.keys() == {e.theirs for e in table.entries} | {copy for copy, _ in table.copies}
+    assert tensors.keys() == {e.published for e in table.entries} | {copy for copy, _ in table.copies}
     params = {name: np.empty(x.shape, np.float32) for name, x in Umt5Text(160, spec).shapes().items()}
     for e in table.entries:
-        e.of(params[e.ours])[...] = e.transform.to_native(theirs[e.theirs], 0)
+        e.slice_of(params[e.native])[...] = e.transform.to_native(tensors[e.published], 0)
     return params
 
 
@@ -55,9 +55,9 @@ def test_as_transformers(spec):
     assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
     halved = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params_of(model, spec).items()}
     low = jax.jit(Umt5Text(160, spec, dtype="bfloat16").encode)(halved, ids, length)
-    theirs = copy.deepcopy(model).bfloat16()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-    error, oracles = (np.abs(x - expected)[mask].mean() for x in (low, theirs.last_hidden_state.float().numpy()))
-    assert low.dtype == jnp.float32 and 0 < error < 1.5 * oracles  # rounds no more than transformers does
+    halved_oracle = copy.deepcopy(model).bfloat16()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+    error, oracle_error = (np.abs(x - expected)[mask].mean() for x in (low, halved_oracle.last_hidden_state.float().numpy()))
+    assert low.dtype == jnp.float32 and 0 < error < 1.5 * oracle_error  # rounds no more than transformers does
 
 
 def test_buckets():
@@ -68,8 +68,8 @@ def test_buckets():
 
 
 def test_published_shapes():
-    """242 tensors, 5,680,910,336 parameters, by the facts' names."""
-    shapes = encoder_names.their_shapes(encoder_names.umt5(24)["wan"], Umt5Text(512).shapes())
+    """242 tensors, 5,680,910,336 parameters, by the names of the original file."""
+    shapes = encoder_names.published_shapes(encoder_names.umt5(24)["wan"], Umt5Text(512).shapes())
     assert len(shapes) == 242 and sum(x.size for x in shapes.values()) == 5_680_910_336
     assert shapes["token_embedding.weight"].shape == (256_384, 4096)
     assert shapes["blocks.23.ffn.gate.0.weight"].shape == (10_240, 4096)

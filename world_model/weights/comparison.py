@@ -1,4 +1,4 @@
-"""The largest difference of two arrays, where it is, and a sentence about the first that is too large."""
+"""Finds the largest difference of two arrays and says in a sentence which is the first that is too large."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -29,7 +29,7 @@ def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative
 
 
 def first_above(differences: Mapping[str, Difference], tolerance: float) -> str | None:
-    """A sentence on the first entry above the tolerance, in the mapping's order; None if there is none."""
+    """Makes a sentence on the first entry above the tolerance, in the mapping's order; None if there is none."""
     for entry, d in differences.items():
         if d.size > tolerance:
             above = sum(d.size > tolerance for d in differences.values())

@@ -51,7 +51,7 @@ def _channels_last(weight):
 
 
 def _reshaped(leading: int, trailing: int) -> Transform:
-    """The published array has axes of one around ours."""
+    """The transform of an array that is published with axes of one around it."""
     return Transform(lambda x, d: x.reshape((1,) * leading + x.shape + (1,) * trailing),
                      lambda x, d: x.reshape(x.shape[leading:x.ndim - trailing]))
 
