@@ -1,4 +1,4 @@
-"""diffusers' WanTransformer3DModel as oracle, random weights: imported, its bidirectional forward is ours."""
+"""diffusers' WanTransformer3DModel is the oracle: its random weights are imported, and the bidirectional forward is ours."""
 
 import jax
 import numpy as np

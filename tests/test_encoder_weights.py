@@ -70,7 +70,7 @@ def test_there_and_back(kind, form, nested, tmp_path):
 
 
 def test_out_of_a_whole_dreamzero_checkpoint(tmp_path):
-    """Three encoders and a network in one folder of shards; each reads its own, and misses what is missing."""
+    """Three encoders and a network are in one folder of shards; each encoder reads its own, and misses what is missing."""
     arrays = {kind: arrays_of(encoder) for kind, (_, encoder) in TABLES.items()}
     tensors = {"action_head.model.blocks.0.ffn.0.weight": np.zeros((3, 2), np.float32)}
     for kind in TABLES:

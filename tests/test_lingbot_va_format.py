@@ -37,7 +37,7 @@ def params(golden):
 
 @pytest.fixture
 def released(golden, tmp_path):
-    """As a release: one file, diffusers' config."""
+    """A directory as it is released: one file, diffusers' config."""
     folder = tmp_path / "release" / "transformer"
     folder.mkdir(parents=True)
     save_file(golden.weights, folder / "diffusion_pytorch_model.safetensors")
@@ -109,7 +109,7 @@ def config_of(golden):
 
 
 def test_a_release_is_imported_and_starts_no_run_of_another_family(golden, params, released, tmp_path):
-    """By the command that imports DreamZero's; tensors that nothing reads are counted and left."""
+    """The command that imports DreamZero's imports it; tensors that nothing reads are counted and left."""
     config, out = config_of(golden), tmp_path / "out"
     report = import_weights.import_weights(config, "lingbot_va", released, out)
     assert report["left_in_source"] == {conversion.UNREAD: 4} and not report["fresh"]

@@ -41,7 +41,7 @@ def params_of(model, spec):
 @pytest.mark.parametrize("spec", [SPEC, MIDDLE], ids=["tiny", "middle"])
 @torch.no_grad()
 def test_as_transformers(spec):
-    """Positions up to 159 apart, prompts of different lengths; zero past each."""
+    """Positions are up to 159 apart, prompts have different lengths, and features are zero past each."""
     rng = np.random.default_rng(0)
     ids, length = rng.integers(1, spec.vocabulary, (2, 160)), np.array([160, 37])
     mask = np.arange(160) < length[:, None]
@@ -86,13 +86,13 @@ def test_clean():
 def files(tmp_path_factory):
     """A tokenizer of each kind, made on the spot; id 1 ends a text."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(
         {"<pad>": 0, "</s>": 1, "<unk>": 2, "push": 3, "the": 4, "block": 5}, unk_token="<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    made.enable_padding(length=9)
-    made.enable_truncation(2)
-    made.save(str(folder / "tokenizer.json"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.enable_padding(length=9)
+    words.enable_truncation(2)
+    words.save(str(folder / "tokenizer.json"))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["push the block", "pull the block back", "the red block"] * 20), vocab_size=24,
         model_prefix=str(folder / "spiece"), pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,

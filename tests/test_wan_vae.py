@@ -93,7 +93,7 @@ def test_as_diffusers(name):
 
 
 def test_a_stream_is_one_pass():
-    """One latent at a time against all frames at once. The layers of wan21 are all in wan22."""
+    """One latent at a time gives what all frames at once give. The layers of wan21 are all in wan22."""
     _, params, _ = pair("wan22")
     latents = jitted("wan22", "encode", chunk=0)(params, video())
     np.testing.assert_allclose(jitted("wan22", "encode", chunk=1)(params, video()), latents, atol=2e-5)
@@ -124,7 +124,7 @@ def test_what_a_stream_keeps_does_not_grow():
 
 @pytest.mark.parametrize("latent, chunk", [(0, 0), (1, 0), (2, 0), (1, 1)])
 def test_causal(latent, chunk):
-    """To the bit, also where frames are computed together."""
+    """A latent does not depend by a bit on later frames, also where frames are computed together."""
     params, encode = pair("wan21")[1], jitted("wan21", "encode", chunk=chunk)
     changed = video()
     changed[:, 1 + 4 * latent:] = 0
@@ -151,7 +151,7 @@ def test_bfloat16():
     ((3, 3, 3), (1, 1, 1), ((1, 1), (1, 1)), (1, 2, 4)), ((1, 3, 3), (1, 2, 2), ((0, 1), (0, 1)), (1,)),
     ((3, 1, 1), (2, 1, 1), ((0, 0), (0, 0)), (1,))])
 def test_convolution_by_pictures_is_the_convolution(size, stride, padding, together):
-    """As sums of taps and as short convolutions of two and of four frames; in bfloat16 too."""
+    """Sums of taps and short convolutions of two and of four frames give the same; in bfloat16 too."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(*size, 4, 3)).astype(np.float32)
     x = rng.normal(size=(2, 7 * stride[0] + size[0], 6, 5, 4)).astype(np.float32)  # makes 8 frames

@@ -104,10 +104,10 @@ def _needed(source: OpenedWeights, shapes: Shapes, adapters: Collection[str], sp
 def _described(source: OpenedWeights, shapes: Shapes) -> str:
     """The sizes of our model and, in brackets, of the source."""
     table, rank = source.table, next((x.shape[-1] for name, x in shapes.items() if name.endswith(".lora_a")), 0)
-    ours = _depths(table, lambda stack: stack.depth(shapes))
+    native = _depths(table, lambda stack: stack.depth(shapes))
     published = _depths(table, lambda stack: stack.published_depth(source.where))
     groups = "".join(f"{'with' if group.is_in(shapes) else 'without'} {group.what}, " for group in table.optional)
-    return f"model of {ours}, {groups}adapters of rank {rank} (the source has {published})"
+    return f"model of {native}, {groups}adapters of rank {rank} (the source has {published})"
 
 
 def _depths(table: NameTable, depth: Callable[[StackTable], int]) -> str:
