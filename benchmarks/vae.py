@@ -39,7 +39,7 @@ def main(_) -> None:
         is_residual=spec.shortcuts, patch_size=spec.patch if spec.patch > 1 else None, in_channels=3 * spec.patch**2,
         out_channels=3 * spec.patch**2, scale_factor_spatial=spec.spatial_stride).eval()
     tensors = {name: p.numpy() for name, p in theirs.state_dict().items()}
-    params = {e.ours: jnp.asarray(e.transform.to_ours(tensors[e.theirs], 0), DTYPE.value)
+    params = {e.native: jnp.asarray(e.transform.to_native(tensors[e.published], 0), DTYPE.value)
               for e in encoder_names.vae(spec)["diffusers"].entries}
     theirs = theirs.to(device, getattr(torch, DTYPE.value))
 

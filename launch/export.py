@@ -33,10 +33,12 @@ from data_pipelines.statistics import statistics_hash
 from launch.exporting import exported
 from launch.setup import build, provenance
 from launch.setup import flags as launch_flags
+from world_model.families import published_formats
 from world_model.families.dreamzero import experiment as reference_experiment
 from world_model.families.dreamzero import reference_format as dreamzero_format
 from world_model.families.dreamzero import video_formats as wan_format
 from world_model.families.dreamzero.export_check import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
+from world_model.families.dreamzero.names import DREAMZERO, is_action_part
 from world_model.families.lingbot_va import export_check as export_lingbot_va
 from world_model.families.lingbot_va import released_format as lingbot_va_format
 from world_model.layers import lora
@@ -44,8 +46,7 @@ from world_model.layers.lora import ADAPTER
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.state import trained_names
 from world_model.weights import conversion, names, safetensors_io
-from world_model.weights.comparison import Difference, difference, first_above
-from world_model.weights.formats import FORMATS as LAYOUTS
+from world_model.weights.comparison import Difference, first_above, max_difference
 
 
 class ParityError(RuntimeError):
@@ -124,7 +125,7 @@ def write_video_model(directory: Path, restored: build.Restored, dtype: np.dtype
     if spec.lora_rank:
         raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     wan_format.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
-    found = conversion.read(LAYOUTS[format_name].open(directory), params, spec)
+    found = conversion.read(published_formats()[format_name].open(directory), params, spec)
     written = rounded(params, dtype)
     return Comparison(compare(written, found), {} if written is params else compare(params, written))
 
@@ -135,13 +136,13 @@ def write_adapters(directory: Path, restored: build.Restored, dtype: np.dtype, s
     if not spec.lora_rank:
         raise ValueError("--format=adapters: the model has none (model.lora_rank = 0)")
     trained = trained_names(params, restored.config.optimizer.trainable)
-    if changed := [name for name in trained if not ADAPTER.search(name) and not names.is_action_part(name)]:
+    if changed := [name for name in trained if not ADAPTER.search(name) and not is_action_part(name)]:
         raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
                          f"{restored.config.optimizer.trainable!r}); export the whole")
     write_conf(directory, restored, dtype, adapters_only=True)
     dreamzero_format.write_adapters(directory, spec, params, rollout=build.rollout_settings(restored.config),
                                     dtype=dtype, shard_bytes=shard_bytes)
-    written = dict(names.to_reference(rounded(params, dtype), spec.head_dim))
+    written = dict(names.to_published(rounded(params, dtype), spec.head_dim, DREAMZERO))
     found = {name: np.asarray(x, np.float32) for name, x in opened_tensors(directory).items()}
     parity = compare({name: written[name] for name in found}, found)
     return Comparison(parity, {})
@@ -149,7 +150,7 @@ def write_adapters(directory: Path, restored: build.Restored, dtype: np.dtype, s
 
 def opened_tensors(directory: Path) -> dict[str, np.ndarray]:
     """What a dreamzero directory holds, by the network's names."""
-    source = LAYOUTS["dreamzero"].open(directory)
+    source = published_formats()["dreamzero"].open(directory)
     return {name: source[name] for name in source.where}
 
 
@@ -196,7 +197,7 @@ def format_of(family: str, name: str | None) -> Format:
 
 def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, Difference]:
     """Entry by entry."""
-    return {entry: difference(entry, x, found[entry]) for entry, x in expected.items()}
+    return {entry: max_difference(entry, x, found[entry]) for entry, x in expected.items()}
 
 
 def write_provenance(directory: Path, restored: build.Restored, dtype: str) -> None:

@@ -2,8 +2,8 @@
 
     python -m launch.import_weights --format=wan --source=DIR --config=configs/dreamzero_14b.py --out=OUT [--dry_run]
 
-Formats: wan (original), diffusers, dreamzero, lingbot_va and lingbot_va_mot; where their files are expected is in
-world_model/weights/formats.py. All names and shapes on both sides are checked before any data is read; --dry_run stops
+Formats: wan (original), diffusers, dreamzero, lingbot_va and lingbot_va_mot; formats.py of the family's folder says
+where their files are expected. All names and shapes on both sides are checked before any data is read; --dry_run stops
 there. Then tensors go one at a time from file to file, so that memory holds a few of them and never a shard. What the
 source lacks is initialised by the format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says
 what to do with tensors of another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero,
@@ -26,12 +26,11 @@ from data_pipelines.statistics import statistics_hash
 from launch.setup import build, provenance
 from launch.setup import flags as launch_flags
 from world_model import functional
-from world_model.families import Family
+from world_model.families import Family, published_formats
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.state import subset
 from world_model.weights import conversion
-from world_model.weights.formats import FORMATS
 from world_model.weights.safetensors_io import WeightsError, atomic_directory
 
 LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
@@ -45,12 +44,13 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
-    if config.model.family != FORMATS[format_name].family:
+    formats = published_formats()
+    if config.model.family != formats[format_name].family:
         raise ValueError(f"model.family = {config.model.family!r}: --format={format_name} holds a network of family "
-                         f"{FORMATS[format_name].family!r}")
-    family, opened = build.model(config), FORMATS[format_name].open(source, allow_pickle)
+                         f"{formats[format_name].family!r}")
+    family, opened = build.model(config), formats[format_name].open(source, allow_pickle)
     if base:
-        opened = opened.over(FORMATS[base[0]].open(base[1], allow_pickle))
+        opened = opened.over(formats[base[0]].open(base[1], allow_pickle))
     shapes = functional.parameters(family.module)
     plan = conversion.make_plan(opened, shapes, family.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
@@ -65,7 +65,7 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
         raise WeightsError(
             f"{source}: these adapters were trained on weights of hash {recorded['base_hash']} ({recorded['format']}), "
             f"found {report['base_hash']} in --base={base[1]}; give that base")
-    fresh = fresh_values(family, config.seed, plan.fresh)
+    fresh = fresh_values(family, config.seed, plan.initialised)
     params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
         write(partial, config, params, statistics_of(source), report)
@@ -149,7 +149,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_config()
-    flags.DEFINE_enum("format", None, sorted(FORMATS), "layout of the source")
+    flags.DEFINE_enum("format", None, sorted(published_formats()), "layout of the source")
     flags.DEFINE_string("source", None, "directory of the published files")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")

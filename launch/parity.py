@@ -19,7 +19,7 @@ from launch.setup import flags as launch_flags
 from world_model.families.base.golden import GoldenFile
 from world_model.families.dreamzero.parity import DreamZeroGolden
 from world_model.families.lingbot_va.parity import LingBotVAGolden
-from world_model.weights.comparison import Difference, difference, first_above
+from world_model.weights.comparison import Difference, first_above, max_difference
 
 # A constructor value that only this family's reference has -> who reads the file.
 FAMILIES = {"num_frame_per_block": DreamZeroGolden, "attention_head_dim": LingBotVAGolden}
@@ -45,7 +45,7 @@ def compare(golden: GoldenFile, adapter) -> dict[str, Difference]:
     for section, run in golden.SECTIONS.items():
         if any(key.startswith(f"{section}/") for key in golden.expected):
             found = {key: x for key, x in run(golden, adapter) if key in golden.expected}
-            differences |= {key: difference(key, golden.expected[key], x, bool(golden.RELATIVE.match(key)))
+            differences |= {key: max_difference(key, golden.expected[key], x, bool(golden.RELATIVE.match(key)))
                             for key, x in found.items()}
     unknown = sorted(set(golden.expected) - set(differences))
     if unknown:

@@ -9,6 +9,7 @@ import numpy as np
 from world_model import functional
 from world_model.batch import Layout
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, Inputs
+from world_model.families.dreamzero.names import DREAMZERO
 from world_model.weights import names
 
 FILES = {"i2v": "dreamzero_i2v_tiny.npz", "ti2v": "dreamzero_ti2v_tiny.npz"}
@@ -33,8 +34,8 @@ def load(kind: str):
         image_dim=c["clip_dim"], image_tokens=257, action_dim=m["action_dim"], state_dim=m["max_state_dim"],
         action_hidden_dim=m["hidden_size"], window_blocks=m["max_chunk_size"])
     shapes = functional.parameters(functional.abstract(DreamZero, spec))
-    theirs = {k[2:]: z[k] for k in z.files if k.startswith("w/")}
-    params = names.from_reference(theirs, shapes, spec.head_dim)
+    tensors = {k[2:]: z[k] for k in z.files if k.startswith("w/")}
+    params = names.from_published(tensors, shapes, spec.head_dim, DREAMZERO)
     return z, spec, {k: jnp.asarray(v) for k, v in params.items()}
 
 

@@ -21,7 +21,7 @@ MIDDLE = ClipSpec(size=112, patch=14, dim=256, heads=4, layers=7)  # 6 M weights
 @pytest.mark.parametrize("spec", [SPEC, MIDDLE], ids=["tiny", "middle"])
 @torch.no_grad()
 def test_as_transformers(spec):
-    """Features before the last block; a frame squashed to a square by PyTorch's bicubic, up in one axis, down in the
+    """Features before the last layer; a frame squashed to a square by PyTorch's bicubic, up in one axis, down in the
     other."""
     torch.manual_seed(0)
     model = CLIPVisionModel(CLIPVisionConfig(
@@ -30,19 +30,19 @@ def test_as_transformers(spec):
         layer_norm_eps=1e-5)).eval()
     for p in model.parameters():
         p.add_(1.5 / spec.dim**0.5 * torch.randn_like(p))
-    theirs = {f"vision_model.{key.removeprefix('vision_model.')}": p.numpy() for key, p in model.state_dict().items()}
+    tensors = {f"vision_model.{key.removeprefix('vision_model.')}": p.numpy() for key, p in model.state_dict().items()}
     table, image = encoder_names.clip(spec.layers)["diffusers"], ClipImage(spec)
-    read = {e.theirs for e in table.entries}
-    assert theirs.keys() == read | {key for key in theirs if re.fullmatch(table.unread, key)}
+    read = {e.published for e in table.entries}
+    assert tensors.keys() == read | {key for key in tensors if re.fullmatch(table.unread, key)}
     params = {name: np.empty(x.shape, np.float32) for name, x in image.shapes().items()}
     for e in table.entries:
-        e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
+        e.slice_of(params[e.native])[...] = e.transform.to_native(tensors[e.published], 0)
 
     frames = np.random.default_rng(0).uniform(-1, 1, (2, 20, 44, 3)).astype(np.float32)
     pixels = torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (spec.size, spec.size),
                                              mode="bicubic", align_corners=False)
-    column = lambda values: torch.tensor(values)[:, None, None]
-    pixels = (pixels * 0.5 + 0.5 - column(MEAN)) / column(STD)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    pixels = (pixels * 0.5 + 0.5 - mean) / std
     expected = model(pixels, output_hidden_states=True).hidden_states[-2].numpy()
     features = jax.jit(image.encode)(params, frames)
     assert features.shape == (2, spec.tokens, spec.dim) and features.dtype == jnp.float32
@@ -56,7 +56,7 @@ def test_published_shapes():
     """Every name of the original file is read, with its shape, or known to be left alone."""
     listed = json.loads((Path(__file__).parent / "goldens/shapes/clip.json").read_text())
     table = encoder_names.clip(31)["wan"]
-    shapes = encoder_names.their_shapes(table, ClipImage().shapes())
+    shapes = encoder_names.published_shapes(table, ClipImage().shapes())
     assert {key: list(x.shape) for key, x in shapes.items()} == {
         key: shape for key, shape in listed.items() if not re.fullmatch(table.unread, key)}
     left = {re.sub(r"\.(weight|bias)$", "", key) for key in listed if re.fullmatch(table.unread, key)}

@@ -1,4 +1,4 @@
-"""diffusers' WanTransformer3DModel as oracle, random weights: imported, its bidirectional forward is ours."""
+"""diffusers' WanTransformer3DModel is the oracle: its random weights are imported, and the bidirectional forward is ours."""
 
 import jax
 import numpy as np
@@ -9,10 +9,10 @@ from diffusers import WanTransformer3DModel
 from configs import dreamzero_5b, dreamzero_14b
 from launch.setup import build
 from world_model import functional
+from world_model.families import published_formats
 from world_model.families.dreamzero import video_formats as wan_format
 from world_model.families.dreamzero.jax_adapter import JaxAdapter
 from world_model.weights import conversion
-from world_model.weights.formats import FORMATS
 
 FORMS = {  # config, its changes: Wan 2.1's and 2.2's image-to-video, Wan 2.2's text-image-to-video
     "wan21_i2v": (dreamzero_14b, {}),
@@ -42,16 +42,22 @@ def imported(config, source):
     """What launch.import_weights writes, without writing it; action parts are zeros."""
     family = build.model(config)
     shapes = functional.parameters(family.module)
-    opened = FORMATS["diffusers"].open(source)
+    opened = published_formats()["diffusers"].open(source)
     plan = conversion.make_plan(opened, shapes, family.spec)
-    zeros = lambda name: np.zeros(shapes[name].shape, np.float32)
+
+    def zeros(name):
+        return np.zeros(shapes[name].shape, np.float32)
+
     found = conversion.pieces(opened, plan, shapes, family.spec.head_dim, zeros)
     return {name: x.whole() for name, x in found.items()}
 
 
 def inputs(spec):
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=(2, *shape)).astype(np.float32)
+
+    def normal(*shape):
+        return rng.normal(size=(2, *shape)).astype(np.float32)
+
     frames = spec.layout.latent_frames
     time = np.tile(np.float32([[700], [33]]), (1, frames))
     if not spec.concat_first_frame:
@@ -64,7 +70,9 @@ def inputs(spec):
 
 @torch.no_grad()
 def diffusers_forward(model, spec, parts):
-    tensor = lambda x: None if x is None else torch.from_numpy(x)
+    def tensor(x):
+        return None if x is None else torch.from_numpy(x)
+
     joined = [x for x in (parts["noisy_latents"], parts["condition"]) if x is not None]
     time = parts["video_timestep"]
     time = time[:, 0] if spec.concat_first_frame else np.repeat(time, spec.tokens_per_frame, axis=1)

@@ -18,6 +18,7 @@ from world_model.families import make_family
 from world_model.families.base.sampler import Conditions, Known
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.model import DreamZero
+from world_model.families.dreamzero.names import DREAMZERO
 from world_model.families.dreamzero.sampler import DreamZeroRollout
 from world_model.parallel import sharding
 from world_model.weights import names
@@ -37,7 +38,7 @@ def test_full_size_has_exactly_the_published_parameters(size, count):
     shapes = functional.parameters(make_family("dreamzero", **SIZES[size]).module)
     assert sum(int(np.prod(x.shape)) for x in shapes.values()) == count
     listed = json.loads((Path(__file__).parent / f"goldens/shapes/dreamzero_{size}.json").read_text())
-    ours = {k: list(v.shape) for k, v in names.reference_shapes(shapes, 128).items()}
+    ours = {k: list(v.shape) for k, v in names.published_shapes(shapes, 128, DREAMZERO).items()}
     assert ours == listed
 
 

@@ -19,7 +19,7 @@ from world_model.encoders.clip_vit import ClipSpec
 from world_model.encoders.umt5 import Umt5Spec, Umt5Text
 from world_model.encoders.wan_vae import WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.encoders.weights import Source
+from world_model.encoders.weights import WeightsFile
 from world_model.parallel import sharding
 from world_model.training.train_step import gradients
 from world_model.weights.safetensors_io import WeightsError, write
@@ -31,6 +31,8 @@ TINY_CLIP = ClipSpec(size=28, patch=14, dim=32, heads=2, layers=2)
 TABLES = {"vae": (encoder_names.vae(TINY_VAE), WanVideo(TINY_VAE)),
           "umt5": (encoder_names.umt5(2), Umt5Text(6, TINY_TEXT)),
           "clip": (encoder_names.clip(2), encoders.ClipImage(TINY_CLIP))}
+PREFIXES = {"vae": "action_head.vae.model.", "umt5": "action_head.text_encoder.",  # in DreamZero's checkpoints
+            "clip": "action_head.image_encoder.model."}
 
 
 def arrays_of(encoder, seed=0):
@@ -38,55 +40,81 @@ def arrays_of(encoder, seed=0):
     return {name: rng.normal(size=x.shape).astype(np.float32) for name, x in encoder.shapes().items()}
 
 
-def write_file(path, kind, form="wan", **changes):
-    """Random weights in their layout; changes: names to set, or to leave out (None). Returns ours."""
-    tables, encoder = TABLES[kind]
-    ours = arrays_of(encoder)
-    theirs = dict(encoder_names.to_theirs(tables[form], ours)) | changes
-    save_file({name: x for name, x in theirs.items() if x is not None}, path)
-    return ours
+def published(kind, arrays, form="wan", prefix=""):
+    """Published names, behind a prefix, and tensors of an encoder's arrays."""
+    return {prefix + name: x for name, x in encoder_names.to_published(TABLES[kind][0][form], arrays)}
+
+
+def write_file(path, kind, form="wan", prefix="", **changes):
+    """Writes random weights as published; changes: names to set, or to leave out (None). Returns our arrays."""
+    arrays = arrays_of(TABLES[kind][1])
+    tensors = published(kind, arrays, form, prefix) | changes
+    save_file({name: x for name, x in tensors.items() if x is not None}, path)
+    return arrays
 
 
 def loaded(kind, path, **options):
-    encoder = dataclasses.replace(TABLES[kind][1], weights=Source(str(path), **options))
+    encoder = dataclasses.replace(TABLES[kind][1], weights=WeightsFile(str(path), **options))
     return encoder.load(encoder.init())
 
 
 @pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("form", ["wan", "diffusers", "dreamzero"])
-def test_there_and_back(kind, form, tmp_path):
-    ours = write_file(tmp_path / "weights.safetensors", kind, form)
+@pytest.mark.parametrize("form", ["wan", "diffusers"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_there_and_back(kind, form, nested, tmp_path):
+    arrays = write_file(tmp_path / "weights.safetensors", kind, form, PREFIXES[kind] if nested else "")
     found = loaded(kind, tmp_path / "weights.safetensors")
-    assert found.keys() == ours.keys()
-    for name in ours:
-        np.testing.assert_array_equal(found[name], ours[name])
+    assert found.keys() == arrays.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(found[name], arrays[name])
 
 
 def test_out_of_a_whole_dreamzero_checkpoint(tmp_path):
-    """Three encoders and a network in one folder of shards; each reads its own, and misses what is missing."""
-    ours = {kind: arrays_of(encoder) for kind, (_, encoder) in TABLES.items()}
-    theirs = {"action_head.model.blocks.0.ffn.0.weight": np.zeros((3, 2), np.float32)}
-    for kind, (tables, _) in TABLES.items():
-        theirs |= dict(encoder_names.to_theirs(tables["dreamzero"], ours[kind]))
+    """Three encoders and a network are in one folder of shards; each encoder reads its own, and misses what is missing."""
+    arrays = {kind: arrays_of(encoder) for kind, (_, encoder) in TABLES.items()}
+    tensors = {"action_head.model.blocks.0.ffn.0.weight": np.zeros((3, 2), np.float32)}
+    for kind in TABLES:
+        tensors |= published(kind, arrays[kind], prefix=PREFIXES[kind])
     assert {"action_head.vae.model.conv1.weight", "action_head.text_encoder.token_embedding.weight",
-            "action_head.image_encoder.model.visual.cls_embedding"} <= theirs.keys()
-    theirs["action_head.image_encoder.model.log_scale"] = np.zeros((), np.float32)
-    write(tmp_path, theirs.items(), shard_bytes=50_000)
+            "action_head.image_encoder.model.visual.cls_embedding"} <= tensors.keys()
+    tensors["action_head.image_encoder.model.log_scale"] = np.zeros((), np.float32)
+    write(tmp_path, tensors.items(), shard_bytes=50_000)
     for kind in TABLES:
         for name, x in loaded(kind, tmp_path).items():
-            np.testing.assert_array_equal(x, ours[kind][name])
-    (tmp_path / "cut").mkdir()
-    write(tmp_path / "cut", ((name, x) for name, x in theirs.items() if not name.endswith("vae.model.conv1.bias")))
-    with pytest.raises(WeightsError, match=r"nearest, dreamzero: 1 missing \['action_head.vae.model.conv1.bias'\], 0"):
-        loaded("vae", tmp_path / "cut")
+            np.testing.assert_array_equal(x, arrays[kind][name])
+    for i, lost in enumerate(("conv1.bias", "conv1.weight")):  # the latter is the first name of the table
+        (tmp_path / str(i)).mkdir()
+        write(tmp_path / str(i), ((name, x) for name, x in tensors.items() if not name.endswith(f"vae.model.{lost}")))
+        with pytest.raises(WeightsError, match=rf"nearest, wan under 'action_head.vae.model.': 1 missing "
+                           rf"\['action_head.vae.model.{lost}'\], 0 unexpected"):
+            loaded("vae", tmp_path / str(i))
+
+
+def test_a_component_fits_exactly_or_not_at_all(tmp_path):
+    """Names that are not the encoder's are an error under its prefix, and another component's elsewhere."""
+    file, extra = tmp_path / "weights.safetensors", np.zeros(3, np.float32)
+    write_file(file, "vae", prefix="first.vae.", **{"first.other": extra, "conv1.bias": extra})
+    loaded("vae", file)
+    write_file(file, "vae", prefix="first.vae.", **{"first.vae.conv9.bias": extra})
+    with pytest.raises(WeightsError, match=r"nearest, wan under 'first.vae.': 0 missing \[\], 1 unexpected "
+                       r"\['first.vae.conv9.bias'\]"):
+        loaded("vae", file)
+    average = arrays_of(TABLES["vae"][1])
+    for form, told in (("wan", "wan under 'average.vae.', wan under 'first.vae.'"),
+                       ("diffusers", "wan under 'first.vae.', diffusers under 'average.vae.'")):
+        write_file(file, "vae", prefix="first.vae.", **published("vae", average, form, "average.vae."))
+        with pytest.raises(WeightsError, match=f"more than one such encoder: {told}; give a file of one"):
+            loaded("vae", file)
+    write_file(file, "vae", **published("vae", average, prefix="average."))
+    with pytest.raises(WeightsError, match=r"nearest, wan: 0 missing \[\], .* unexpected \['average.conv1.bias'"):
+        loaded("vae", file)
 
 
 def test_a_folder_of_shards(tmp_path):
-    tables, encoder = TABLES["umt5"]
-    ours = arrays_of(encoder)
-    write(tmp_path, encoder_names.to_theirs(tables["diffusers"], ours), shard_bytes=5000)
+    arrays = arrays_of(TABLES["umt5"][1])
+    write(tmp_path, published("umt5", arrays, "diffusers").items(), shard_bytes=5000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    np.testing.assert_array_equal(loaded("umt5", tmp_path)["token_embedding"], ours["token_embedding"])
+    np.testing.assert_array_equal(loaded("umt5", tmp_path)["token_embedding"], arrays["token_embedding"])
 
 
 def test_tied_and_unread_names(tmp_path):
@@ -124,15 +152,14 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_pickles_only_when_asked_and_only_of_tensors(tmp_path):
-    tables, encoder = TABLES["vae"]
-    ours = arrays_of(encoder)
-    theirs = {name: torch.from_numpy(x).bfloat16() for name, x in encoder_names.to_theirs(tables["wan"], ours)}
-    torch.save(theirs, tmp_path / "Wan2.2_VAE.pth")
+    arrays = arrays_of(TABLES["vae"][1])
+    tensors = {name: torch.from_numpy(x).bfloat16() for name, x in published("vae", arrays).items()}
+    torch.save(tensors, tmp_path / "Wan2.2_VAE.pth")
     with pytest.raises(WeightsError, match="encoders.allow_pickle"):
         loaded("vae", tmp_path / "Wan2.2_VAE.pth")
     found = loaded("vae", tmp_path / "Wan2.2_VAE.pth", allow_pickle=True)
     np.testing.assert_array_equal(found["from_latent.kernel"],
-                                  ours["from_latent.kernel"].astype(ml_dtypes.bfloat16).astype(np.float32))
+                                  arrays["from_latent.kernel"].astype(ml_dtypes.bfloat16).astype(np.float32))
     torch.save({"step": torch.optim.SGD}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="not a file of plain tensors"):
         loaded("vae", tmp_path / "other.pth", allow_pickle=True)
@@ -141,7 +168,7 @@ def test_pickles_only_when_asked_and_only_of_tensors(tmp_path):
 def test_other_weights_than_before(tmp_path):
     file = tmp_path / "weights.safetensors"
     write_file(file, "vae")
-    encoder = dataclasses.replace(TABLES["vae"][1], weights=Source(str(file)))
+    encoder = dataclasses.replace(TABLES["vae"][1], weights=WeightsFile(str(file)))
     kept = encoder.init()
     assert kept["sha256"].shape == (32,)
     write_file(file, "vae", **{"conv1.bias": np.ones(8, np.float32)})
@@ -162,7 +189,10 @@ def test_sharded_text_encoder_in_a_training_step():
         return jnp.tanh(features @ params["w"]).sum() / counts, {}
 
     key = jax.random.key(0)
-    run = lambda specs: jax.jit(lambda *args: gradients(loss, args[0], {"w"}, args[1], key, 8, 2, None, args[2:], specs))
+
+    def run(specs):
+        return jax.jit(lambda *args: gradients(loss, args[0], {"w"}, args[1], key, 8, 2, None, args[2:], specs))
+
     (expected, _), expected_gradient = run(())(params, batch, frozen)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     placed = train_parts.place(frozen, mesh)
@@ -179,7 +209,7 @@ def test_from_a_config(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "WAN22", TINY_VAE)
     monkeypatch.setattr(encoders, "Umt5Text", lambda length, **options: Umt5Text(length, TINY_TEXT, **options))
     monkeypatch.setattr(encoders, "ClipImage", lambda **options: type(TABLES["clip"][1])(TINY_CLIP, **options))
-    ours = {kind: write_file(tmp_path / f"{kind}.safetensors", kind) for kind in TABLES}
+    written = {kind: write_file(tmp_path / f"{kind}.safetensors", kind) for kind in TABLES}
     c = base.get_config()
     c.model.update(latent_channels=4, text_dim=32, text_length=6, image_dim=32, image_tokens=5)
     c.encoders.update(video="wan22", text="umt5", image="clip", dtype="bfloat16",
@@ -196,8 +226,8 @@ def test_from_a_config(tmp_path, monkeypatch):
     assert {part: tuple(arrays) for part, arrays in kept.items()} == dict.fromkeys(("video", "text", "image"), ("sha256",))
     arrays = build.arrays(c, kept)
     for part, kind in (("video", "vae"), ("text", "umt5"), ("image", "clip")):
-        name = next(iter(ours[kind]))
-        np.testing.assert_array_equal(arrays[part][name], ours[kind][name].astype(ml_dtypes.bfloat16))
+        name = next(iter(written[kind]))
+        np.testing.assert_array_equal(arrays[part][name], written[kind][name].astype(ml_dtypes.bfloat16))
     c.model.latent_channels = 16
     with pytest.raises(ValueError, match="model.latent_channels = 16, but encoders.video = 'wan22' has 4"):
         build.video_codec(c)

@@ -50,7 +50,7 @@ def test_shapes_strides_and_normalisation(params, video):
 
 
 def test_reconstruction(params, video):
-    """Far better than the best single patch (the mean), on clips it was not fitted on."""
+    """The codec is far better than the best single patch (the mean), on clips it was not fitted on."""
     decoded = CODEC.decode(params, CODEC.encode(params, video))
     assert psnr(decoded, video) > psnr(video.mean((0, 1, 2, 3)), video) + 8
     assert np.abs(decoded).max() <= 1

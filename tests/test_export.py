@@ -14,6 +14,7 @@ from launch import export, import_weights
 from launch.setup import build
 from world_model.families.dreamzero import experiment as reference_experiment
 from world_model.families.dreamzero import reference_format as dreamzero_format
+from world_model.families.dreamzero.names import DREAMZERO
 from world_model.families.dreamzero.torch.runtime import load
 from world_model.training import checkpoint
 from world_model.weights import names
@@ -82,7 +83,7 @@ def test_the_gate_of_the_other_form_and_ways_to_denoise(tmp_path):
 
 def test_weights_are_ours_under_the_reference_names(exported, restored):
     weights = Weights(exported[0])
-    expected = dict(names.to_reference(restored.params, restored.family.spec.head_dim))
+    expected = dict(names.to_published(restored.params, restored.family.spec.head_dim, DREAMZERO))
     assert {f"action_head.model.{name}" for name in expected} == set(weights)
     for name, x in expected.items():
         np.testing.assert_array_equal(weights[f"action_head.model.{name}"], x)

@@ -16,12 +16,13 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch import import_weights
 from launch.setup import build, train_parts
 from world_model import functional
+from world_model.families import published_formats
 from world_model.training import checkpoint
 from world_model.weights import names, safetensors_io
-from world_model.weights.formats import FORMATS
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
+FORMATS = published_formats()
 STEM = FORMATS["wan"].stem
 IMAGE = ("image_embedding", "cross_attn.k_image", "cross_attn.v_image")
 
@@ -35,8 +36,8 @@ def config_of(base=dreamzero_14b, **model):
 def random_params(config):
     rng = np.random.default_rng(0)
     shapes = functional.parameters(build.model(config).module)
-    bf16 = lambda shape: rng.normal(size=shape).astype(ml_dtypes.bfloat16).astype(np.float32)
-    return {name: bf16(x.shape) for name, x in shapes.items()}
+    return {name: rng.normal(size=x.shape).astype(ml_dtypes.bfloat16).astype(np.float32)  # exact in bfloat16
+            for name, x in shapes.items()}
 
 
 def is_in(name: str, parts: tuple[str, ...]) -> bool:
@@ -48,7 +49,7 @@ def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (),
     fmt, kept = FORMATS[format_name], {k: x for k, x in params.items() if not is_in(k, lacks)}
     folder = directory / fmt.folders[0]
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = names.to_reference(kept, build.model(config).spec.head_dim, fmt.table)
+    tensors = names.to_published(kept, build.model(config).spec.head_dim, fmt.table)
     safetensors_io.write(folder, ((fmt.prefixes[-1] + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
     return directory
 
@@ -64,7 +65,10 @@ def test_every_tensor_arrives_or_is_fresh_by_rule(tmp_path, monkeypatch, format_
     config = config_of(base)
     params = random_params(config)
     source = publish(tmp_path / "source", format_name, config, params, lacks)
-    value = lambda name: np.full(params[name].shape, len(name), np.float32)
+
+    def value(name):
+        return np.full(params[name].shape, len(name), np.float32)
+
     monkeypatch.setattr(import_weights, "fresh_values", lambda *_: value)
     report = import_weights.import_weights(config, format_name, source, tmp_path / "out")
     found = read_back(tmp_path / "out")
@@ -90,7 +94,7 @@ def test_fresh_values_are_those_of_a_run():
 
 
 def test_a_run_starts_from_it(tmp_path):
-    """On another mesh than it was written on, with a fresh optimizer, an average and the base on record."""
+    """The run has another mesh than the import wrote on, a fresh optimizer, an average, and the base on record."""
     config = config_of()
     params = random_params(config)
     source = publish(tmp_path / "source", "dreamzero", config, params)
@@ -116,11 +120,11 @@ def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):
     source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
     events, read = [], Weights.__getitem__
     monkeypatch.setattr(Weights, "__getitem__", lambda self, key: events.append(("read", key)) or read(self, key))
-    plain, made, living = import_weights.conversion.fit, [], []
+    plain, fitted, living = import_weights.conversion.fit, [], []
 
     def fit(*args):
-        made.append(weakref.ref(x := plain(*args)))
-        living.append(sum(y.nbytes for ref in made if (y := ref()) is not None))
+        fitted.append(weakref.ref(x := plain(*args)))
+        living.append(sum(y.nbytes for ref in fitted if (y := ref()) is not None))
         return x
 
     monkeypatch.setattr(import_weights.conversion, "fit", fit)
@@ -140,7 +144,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_changed_action_sizes_by_rule(tmp_path):
-    """Fewer actions: the leading ones; more states: zeros past the known ones; the decoder starts anew."""
+    """Fewer actions take the leading ones, more states are zero past the known ones, and the decoder starts anew."""
     config = config_of(action_dim=6, state_dim=8)
     params = random_params(config)
     source = publish(tmp_path / "source", "dreamzero", config, params)
@@ -185,7 +189,7 @@ def test_another_base_depth_or_family_is_refused(tmp_path):
 
 
 def test_two_names_of_one_tensor_are_refused(tmp_path):
-    """As with and without peft's base_layer."""
+    """Names with and without peft's base_layer are such names."""
     config = config_of()
     source = publish(tmp_path / "source", "dreamzero", config, random_params(config))
     weights = dict(Weights(source))
@@ -205,7 +209,7 @@ def test_integers_are_refused(tmp_path):
 
 
 def test_pickles_only_when_asked_and_only_of_tensors(tmp_path):
-    """Whole or in shards with an index; the same report and hash as of safetensors with the same tensors."""
+    """Pickles, whole or in shards with an index, give the report and the tensors that safetensors give."""
     config = config_of()
     source = publish(tmp_path / "source", "wan", config, random_params(config), ACTIONS)
     tensors = {key: torch.from_numpy(x.astype(np.float32)).bfloat16() for key, x in Weights(source, STEM).items()}
@@ -255,7 +259,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", ["14b", "5b"])
 def test_full_sizes_fit_the_published_lists(size, tmp_path):
-    """All headers of the full model, in files without data."""
+    """Files without data have all headers of the full model."""
     shapes = json.loads((Path(__file__).parent / "goldens" / "shapes" / f"dreamzero_{size}.json").read_text())
     lacks = ("state_encoder", "action_", "img") if size == "5b" else ("state_encoder", "action_")
     listed = {name: shape for name, shape in shapes.items() if not is_in(name, lacks)}

@@ -48,7 +48,7 @@ def silent(line: str) -> None:
 def config(tmp_path_factory):
     file, rng, tables = tmp_path_factory.mktemp("clip") / "clip.safetensors", np.random.default_rng(0), encoder_names.clip(2)
     ours = {name: 0.3 * rng.normal(size=x.shape).astype(np.float32) for name, x in ClipImage(CLIP).shapes().items()}
-    save_file(dict(encoder_names.to_theirs(tables["wan"], ours)), file)
+    save_file(dict(encoder_names.to_published(tables["wan"], ours)), file)
     config = lerobot_config.get_config()
     config.encoders.update(image="clip", image_weights=str(file), dtype="float32")
     config.model.update(image_dim=CLIP.dim, image_tokens=CLIP.tokens)

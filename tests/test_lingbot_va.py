@@ -31,7 +31,7 @@ FULL = dict(layout=Layout(33, 384, 320, 1, 16, 1), latent_height=24, latent_widt
 
 def test_full_size_has_exactly_the_released_tensors():
     shapes = functional.parameters(make_family("lingbot_va", **FULL).module)
-    theirs = {k: list(v.shape) for k, v in names.reference_shapes(shapes, 128, LINGBOT_VA).items()}
+    theirs = {k: list(v.shape) for k, v in names.published_shapes(shapes, 128, LINGBOT_VA).items()}
     assert theirs == json.loads((HERE / "goldens/shapes/lingbot_va_5b.json").read_text())
     unread = [v for k, v in theirs.items() if k.startswith("condition_embedder_action.text_embedder.")]
     count = lambda found: sum(int(np.prod(shape)) for shape in found)

@@ -12,13 +12,13 @@ from configs import dreamzero_5b, lingbot_va_5b
 from launch import import_weights, parity
 from launch.setup import build, train_parts
 from world_model import functional
+from world_model.families import published_formats
 from world_model.families.lingbot_va import released_format as lingbot_va_format
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.names import LINGBOT_VA
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 from world_model.weights import conversion, names
-from world_model.weights.formats import FORMATS
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -32,12 +32,12 @@ def golden():
 @pytest.fixture(scope="module")
 def params(golden):
     shapes = functional.parameters(functional.abstract(LingBotVA, golden.spec))
-    return names.from_reference(golden.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
+    return names.from_published(golden.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
 
 
 @pytest.fixture
 def released(golden, tmp_path):
-    """As a release: one file, diffusers' config."""
+    """A directory as it is released: one file, diffusers' config."""
     folder = tmp_path / "release" / "transformer"
     folder.mkdir(parents=True)
     save_file(golden.weights, folder / "diffusion_pytorch_model.safetensors")
@@ -49,7 +49,7 @@ def released(golden, tmp_path):
 
 def read(directory, spec):
     shapes = functional.parameters(functional.abstract(LingBotVA, spec))
-    return conversion.read(FORMATS["lingbot_va"].open(directory), shapes, spec)
+    return conversion.read(published_formats()["lingbot_va"].open(directory), shapes, spec)
 
 
 def test_a_release_is_read(golden, params, released):
@@ -81,8 +81,8 @@ def test_written_and_read_is_the_same_bit_for_bit_and_unread_tensors_are_there(g
     weights = Weights(tmp_path / "transformer", "diffusion_pytorch_model")
     assert weights.keys() == golden.weights.keys()
     for name, x in golden.weights.items():
-        theirs = name.replace("condition_embedder_action.text", "condition_embedder.text")
-        np.testing.assert_array_equal(weights[name], golden.weights[theirs], err_msg=name)
+        original = name.replace("condition_embedder_action.text", "condition_embedder.text")
+        np.testing.assert_array_equal(weights[name], golden.weights[original], err_msg=name)
         assert weights[name].shape == x.shape
 
 
@@ -98,7 +98,7 @@ def test_another_config_is_refused(golden, released, change, match):
 
 
 def config_of(golden):
-    """Of the golden's model."""
+    """A config of the golden's model."""
     config = lingbot_va_5b.get_config("debug")
     spec, layout = golden.spec, golden.spec.layout
     config.model.update({key: getattr(spec, key) for key in config.model if key != "family"})
@@ -109,7 +109,7 @@ def config_of(golden):
 
 
 def test_a_release_is_imported_and_starts_no_run_of_another_family(golden, params, released, tmp_path):
-    """By the command that imports DreamZero's; tensors that nothing reads are counted and left."""
+    """The command that imports DreamZero's imports it; tensors that nothing reads are counted and left."""
     config, out = config_of(golden), tmp_path / "out"
     report = import_weights.import_weights(config, "lingbot_va", released, out)
     assert report["left_in_source"] == {conversion.UNREAD: 4} and not report["fresh"]
@@ -133,7 +133,7 @@ def test_another_family_is_refused_both_ways(golden, released, tmp_path):
     other, shapes = parity.read(GOLDENS / "dreamzero_ti2v_tiny.npz"), functional.parameters(
         functional.abstract(LingBotVA, golden.spec))
     with pytest.raises(ValueError, match=r"missing \['action_embedder.bias'"):
-        names.from_reference(other.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
+        names.from_published(other.weights, shapes, golden.spec.head_dim, LINGBOT_VA)
     with pytest.raises(ValueError, match=r"unexpected \['action_embedder.bias'"):
         other.adapter("jax", golden.weights)
     for config, name in ((config_of(golden), "dreamzero"), (dreamzero_5b.get_config("debug"), "lingbot_va")):

@@ -15,11 +15,12 @@ from launch.setup import build, train_parts
 from tests.test_import_weights import ACTIONS, publish, read_back
 from world_model import functional
 from world_model.families.dreamzero.model import Inputs
+from world_model.families.dreamzero.names import is_action_part
 from world_model.families.dreamzero.torch.runtime import load
 from world_model.layers import lora
 from world_model.parallel import sharding
 from world_model.training import state
-from world_model.weights import names, safetensors_io
+from world_model.weights import safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 RANK = 3
@@ -76,7 +77,7 @@ def test_adapters_begin_as_nothing_and_alone_have_moments(trained):
     _, target = train_parts.make_target(config, family, train_parts.make_mesh(config))
     moments = target["opt"]["mu"]
     assert {name for name in target["params"] if lora.ADAPTER.search(name)} < moments.keys()
-    assert all(lora.ADAPTER.search(name) or names.is_action_part(name) for name in moments)
+    assert all(lora.ADAPTER.search(name) or is_action_part(name) for name in moments)
     a, b = (target["params"][f"blocks.self_attn.o.lora_{x}"] for x in "ab")
     assert a.shape == (2, 32, RANK) and b.shape == (2, RANK, 32)
     assert b.sharding.spec[2] in ("fsdp", ("fsdp",)) and a.sharding.spec[2] is None

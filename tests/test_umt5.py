@@ -29,19 +29,19 @@ def oracle(spec):
 
 
 def params_of(model, spec):
-    theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
+    tensors = {key: p.detach().numpy() for key, p in model.state_dict().items()}
     table = encoder_names.umt5(spec.layers)["diffusers"]
-    assert theirs.keys() == {e.theirs for e in table.entries} | {copy for copy, _ in table.copies}
+    assert tensors.keys() == {e.published for e in table.entries} | {copy for copy, _ in table.copies}
     params = {name: np.empty(x.shape, np.float32) for name, x in Umt5Text(160, spec).shapes().items()}
     for e in table.entries:
-        e.of(params[e.ours])[...] = e.transform.to_ours(theirs[e.theirs], 0)
+        e.slice_of(params[e.native])[...] = e.transform.to_native(tensors[e.published], 0)
     return params
 
 
 @pytest.mark.parametrize("spec", [SPEC, MIDDLE], ids=["tiny", "middle"])
 @torch.no_grad()
 def test_as_transformers(spec):
-    """Positions up to 159 apart, prompts of different lengths; zero past each."""
+    """Positions are up to 159 apart, prompts have different lengths, and features are zero past each."""
     rng = np.random.default_rng(0)
     ids, length = rng.integers(1, spec.vocabulary, (2, 160)), np.array([160, 37])
     mask = np.arange(160) < length[:, None]
@@ -55,9 +55,9 @@ def test_as_transformers(spec):
     assert (np.asarray(features)[~mask] == 0).all() and features.dtype == jnp.float32
     halved = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params_of(model, spec).items()}
     low = jax.jit(Umt5Text(160, spec, dtype="bfloat16").encode)(halved, ids, length)
-    theirs = copy.deepcopy(model).bfloat16()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-    error, oracles = (np.abs(x - expected)[mask].mean() for x in (low, theirs.last_hidden_state.float().numpy()))
-    assert low.dtype == jnp.float32 and 0 < error < 1.5 * oracles  # rounds no more than transformers does
+    halved_oracle = copy.deepcopy(model).bfloat16()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+    error, oracle_error = (np.abs(x - expected)[mask].mean() for x in (low, halved_oracle.last_hidden_state.float().numpy()))
+    assert low.dtype == jnp.float32 and 0 < error < 1.5 * oracle_error  # rounds no more than transformers does
 
 
 def test_buckets():
@@ -68,8 +68,8 @@ def test_buckets():
 
 
 def test_published_shapes():
-    """242 tensors, 5,680,910,336 parameters, by the facts' names."""
-    shapes = encoder_names.their_shapes(encoder_names.umt5(24)["wan"], Umt5Text(512).shapes())
+    """242 tensors, 5,680,910,336 parameters, by the names of the original file."""
+    shapes = encoder_names.published_shapes(encoder_names.umt5(24)["wan"], Umt5Text(512).shapes())
     assert len(shapes) == 242 and sum(x.size for x in shapes.values()) == 5_680_910_336
     assert shapes["token_embedding.weight"].shape == (256_384, 4096)
     assert shapes["blocks.23.ffn.gate.0.weight"].shape == (10_240, 4096)
@@ -86,13 +86,13 @@ def test_clean():
 def files(tmp_path_factory):
     """A tokenizer of each kind, made on the spot; id 1 ends a text."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(
         {"<pad>": 0, "</s>": 1, "<unk>": 2, "push": 3, "the": 4, "block": 5}, unk_token="<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    made.enable_padding(length=9)
-    made.enable_truncation(2)
-    made.save(str(folder / "tokenizer.json"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.enable_padding(length=9)
+    words.enable_truncation(2)
+    words.save(str(folder / "tokenizer.json"))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["push the block", "pull the block back", "the red block"] * 20), vocab_size=24,
         model_prefix=str(folder / "spiece"), pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,

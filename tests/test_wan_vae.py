@@ -46,10 +46,10 @@ def pair(name):
         for key, p in model.named_parameters():
             if key.endswith("gamma"):
                 p.uniform_(0.5, 1.5)
-    theirs = {key: p.detach().numpy() for key, p in model.state_dict().items()}
+    tensors = {key: p.detach().numpy() for key, p in model.state_dict().items()}
     table = encoder_names.vae(spec)["diffusers"]
-    assert theirs.keys() == {e.theirs for e in table.entries}
-    params = {e.ours: jnp.asarray(e.transform.to_ours(theirs[e.theirs], 0)) for e in table.entries}
+    assert tensors.keys() == {e.published for e in table.entries}
+    params = {e.native: jnp.asarray(e.transform.to_native(tensors[e.published], 0)) for e in table.entries}
     return WanVideo(spec), params, model
 
 
@@ -63,11 +63,11 @@ def video(frames=FRAMES, side=SIDE):
     return np.random.default_rng(0).uniform(-1, 1, (1, frames, side, side, 3)).astype(np.float32)
 
 
-def theirs(x):
+def channels_first(x):
     return torch.from_numpy(np.asarray(x, np.float32)).permute(0, 4, 1, 2, 3)
 
 
-def ours(x):
+def channels_last(x):
     return x.permute(0, 2, 3, 4, 1).numpy()
 
 
@@ -85,15 +85,15 @@ def test_as_diffusers(name):
     latents = jitted(name, "encode", chunk=chunk)(params, x)
     side = SIDE // codec.spatial_stride
     assert latents.shape == (1, 1 + frames // 4, side, side, codec.channels)
-    assert relative(latents * std + mean, ours(model.encode(theirs(x)).latent_dist.mode())) < 1e-4
+    assert relative(latents * std + mean, channels_last(model.encode(channels_first(x)).latent_dist.mode())) < 1e-4
     z = np.random.default_rng(1).normal(size=latents.shape).astype(np.float32)
     decoded = jitted(name, "decode", chunk=chunk)(params, z)
-    assert relative(decoded, ours(model.decode(theirs(z * std + mean)).sample)) < 1e-4
+    assert relative(decoded, channels_last(model.decode(channels_first(z * std + mean)).sample)) < 1e-4
     assert decoded.shape == x.shape and np.abs(decoded).max() <= 1
 
 
 def test_a_stream_is_one_pass():
-    """One latent at a time against all frames at once. The layers of wan21 are all in wan22."""
+    """One latent at a time gives what all frames at once give. The layers of wan21 are all in wan22."""
     _, params, _ = pair("wan22")
     latents = jitted("wan22", "encode", chunk=0)(params, video())
     np.testing.assert_allclose(jitted("wan22", "encode", chunk=1)(params, video()), latents, atol=2e-5)
@@ -124,7 +124,7 @@ def test_what_a_stream_keeps_does_not_grow():
 
 @pytest.mark.parametrize("latent, chunk", [(0, 0), (1, 0), (2, 0), (1, 1)])
 def test_causal(latent, chunk):
-    """To the bit, also where frames are computed together."""
+    """A latent does not depend by a bit on later frames, also where frames are computed together."""
     params, encode = pair("wan21")[1], jitted("wan21", "encode", chunk=chunk)
     changed = video()
     changed[:, 1 + 4 * latent:] = 0
@@ -151,7 +151,7 @@ def test_bfloat16():
     ((3, 3, 3), (1, 1, 1), ((1, 1), (1, 1)), (1, 2, 4)), ((1, 3, 3), (1, 2, 2), ((0, 1), (0, 1)), (1,)),
     ((3, 1, 1), (2, 1, 1), ((0, 0), (0, 0)), (1,))])
 def test_convolution_by_pictures_is_the_convolution(size, stride, padding, together):
-    """As sums of taps and as short convolutions of two and of four frames; in bfloat16 too."""
+    """Sums of taps and short convolutions of two and of four frames give the same; in bfloat16 too."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(*size, 4, 3)).astype(np.float32)
     x = rng.normal(size=(2, 7 * stride[0] + size[0], 6, 5, 4)).astype(np.float32)  # makes 8 frames
@@ -169,7 +169,10 @@ def test_convolution_by_pictures_is_the_convolution(size, stride, padding, toget
 def test_tiles_join_without_seams():
     """A function of each pixel alone comes back exactly; a tile far from the others is what it is alone."""
     x = np.random.default_rng(0).normal(size=(1, 2, 40, 56, 3)).astype(np.float32)
-    shrink = lambda x: x.reshape(*x.shape[:2], x.shape[2] // 4, 4, x.shape[3] // 4, 4, 3).mean((3, 5))
+
+    def shrink(x):
+        return x.reshape(*x.shape[:2], x.shape[2] // 4, 4, x.shape[3] // 4, 4, 3).mean((3, 5))
+
     np.testing.assert_allclose(tiled(shrink, x, 6, 4, 1), shrink(x), atol=1e-6)
     np.testing.assert_allclose(tiled(lambda x: x.repeat(4, 2).repeat(4, 3), x, 16, 1, 4),
                                x.repeat(4, 2).repeat(4, 3), atol=1e-6)
@@ -195,12 +198,15 @@ def test_tiled_frames():
 def test_published_shapes(name, spec, count):
     """Every name and shape of the original files and of diffusers' module, from the abstract model."""
     shapes, tables = WanVideo(spec).shapes(), encoder_names.vae(spec)
-    shape_of = lambda tensors: {key: tuple(x.shape) for key, x in tensors.items()}
+
+    def shape_of(tensors):
+        return {key: tuple(x.shape) for key, x in tensors.items()}
+
     listed = {key: tuple(shape) for key, shape in json.loads((SHAPES / f"{name}.json").read_text()).items()}
-    assert shape_of(encoder_names.their_shapes(tables["wan"], shapes)) == listed
+    assert shape_of(encoder_names.published_shapes(tables["wan"], shapes)) == listed
     with torch.device("meta"):
         model = oracle(spec)
-    assert shape_of(encoder_names.their_shapes(tables["diffusers"], shapes)) == shape_of(model.state_dict())
+    assert shape_of(encoder_names.published_shapes(tables["diffusers"], shapes)) == shape_of(model.state_dict())
     assert sum(math.prod(x.shape) for x in shapes.values()) == count
 
 

@@ -3,7 +3,7 @@
 from data_pipelines.augmentation import Augmentation
 from world_model import encoders
 from world_model.batch import Layout
-from world_model.encoders.weights import Source
+from world_model.encoders.weights import WeightsFile
 from world_model.families import Family, make_family
 
 
@@ -19,7 +19,7 @@ def augmentation(config) -> Augmentation:
 
 def _from_file(config, path: str) -> dict:
     """What encoders take whose weights are in files."""
-    return {"weights": Source(path, config.encoders.allow_pickle), "dtype": config.encoders.dtype}
+    return {"weights": WeightsFile(path, config.encoders.allow_pickle), "dtype": config.encoders.dtype}
 
 
 def video_codec(config) -> encoders.VideoCodec:

@@ -17,11 +17,11 @@ from world_model.encoders.precomputed import PrecomputedText, PrecomputedVideo
 from world_model.encoders.umt5 import Umt5Text
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.encoders.weights import NOWHERE, Source
+from world_model.encoders.weights import NOWHERE, WeightsFile
 
 
 class VideoCodec(Protocol):
-    """A causal video autoencoder with the contract of Wan's: frame 0 is a latent, every four frames after it one.
+    """A causal video autoencoder with the contract of Wan's: frame 0 is one latent, every four frames after it are one.
 
     Latents are normalised per channel. A latent depends on no later frame.
     """
@@ -31,10 +31,10 @@ class VideoCodec(Protocol):
     spatial_stride: int  # pixels per latent pixel
 
     def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """What a checkpoint keeps. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
+        """Makes what a checkpoint keeps. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
 
     def load(self, kept: dict) -> dict:
-        """The arrays, from what `init` gave."""
+        """Makes the arrays of what `init` gave."""
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1], T = 4k + 1 -> [B, F, h, w, C]. ValueError where sizes do not divide."""
@@ -47,71 +47,74 @@ class VideoCodec(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Prompt -> token ids on the host, token ids -> features on the device."""
+    """Makes token ids of a prompt on the host, and features of token ids on the device."""
 
     text_length: int  # tokens
     text_dim: int  # width of the features
 
     def init(self) -> dict:
-        """What a checkpoint keeps."""
+        """Makes what a checkpoint keeps."""
 
     def load(self, kept: dict) -> dict:
-        """The arrays, from what `init` gave."""
+        """Makes the arrays of what `init` gave."""
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
-        """(int32 [text_length], number of tokens). ValueError where the prompt has more than text_length."""
+        """Returns (int32 [text_length], number of tokens). ValueError where the prompt has more than text_length."""
 
     def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], zero past each length."""
 
 
 class ImageEncoder(Protocol):
-    """A picture -> features of its patches."""
+    """Makes features of a picture's patches."""
 
     image_tokens: int
     image_dim: int  # width of the features
 
     def init(self) -> dict:
-        """What a checkpoint keeps."""
+        """Makes what a checkpoint keeps."""
 
     def load(self, kept: dict) -> dict:
-        """The arrays, from what `init` gave."""
+        """Makes the arrays of what `init` gave."""
 
     def encode(self, params: dict, frames: jax.Array) -> jax.Array:
         """float [B, H, W, 3] in [-1, 1] -> float32 [B, image_tokens, image_dim]."""
 
 
-def make_video_codec(name: str, *, channels: int, weights: Source = NOWHERE, dtype: str = "float32", chunk: int = 1,
-                     tile: int = 0) -> VideoCodec:
-    """weights and what follows are for encoders whose weights are in files. Raises ValueError on an unknown name, or
-    where the codec has other than `channels` channels."""
-    wan = lambda spec: WanVideo(spec, weights, dtype, chunk, tile)
-    made = {"patch_pca": lambda: PatchPca(channels),
-            "wan21": lambda: wan(WAN21),
-            "wan22": lambda: wan(WAN22),
-            "wan21_latents": lambda: PrecomputedVideo(channels, spatial_stride=8),
-            "wan22_latents": lambda: PrecomputedVideo(channels, spatial_stride=16)}
-    codec = _chosen("video", name, made)
+def make_video_codec(name: str, *, channels: int, weights: WeightsFile = NOWHERE, dtype: str = "float32",
+                     chunk: int = 1, tile: int = 0) -> VideoCodec:
+    """Makes the codec of that name. Arguments from `weights` on are for codecs whose weights are in files. Raises
+    ValueError on an unknown name, or where the codec has other than `channels` channels."""
+    def wan(spec):
+        return WanVideo(spec, weights, dtype, chunk, tile)
+
+    makers = {"patch_pca": lambda: PatchPca(channels),
+              "wan21": lambda: wan(WAN21),
+              "wan22": lambda: wan(WAN22),
+              "wan21_latents": lambda: PrecomputedVideo(channels, spatial_stride=8),
+              "wan22_latents": lambda: PrecomputedVideo(channels, spatial_stride=16)}
+    codec = _chosen("video", name, makers)
     if codec.channels != channels:
         raise ValueError(f"model.latent_channels = {channels}, but encoders.video = {name!r} has {codec.channels}")
     return codec
 
 
-def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: Source = NOWHERE, tokenizer: str = "",
-                      dtype: str = "float32") -> TextEncoder:
-    """As `make_video_codec`; tokenizer: a local file."""
-    made = {"hash": lambda: HashText(text_length, text_dim),
-            "umt5": lambda: Umt5Text(text_length, weights=weights, tokenizer=tokenizer, dtype=dtype),
-            "features": lambda: PrecomputedText(text_length, text_dim)}
-    encoder = _chosen("text", name, made)
+def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: WeightsFile = NOWHERE,
+                      tokenizer: str = "", dtype: str = "float32") -> TextEncoder:
+    """Makes the text encoder of that name, as `make_video_codec` does; tokenizer: a local file."""
+    makers = {"hash": lambda: HashText(text_length, text_dim),
+              "umt5": lambda: Umt5Text(text_length, weights=weights, tokenizer=tokenizer, dtype=dtype),
+              "features": lambda: PrecomputedText(text_length, text_dim)}
+    encoder = _chosen("text", name, makers)
     if encoder.text_dim != text_dim:
         raise ValueError(f"model.text_dim = {text_dim}, but encoders.text = {name!r} gives {encoder.text_dim}")
     return encoder
 
 
-def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights: Source = NOWHERE,
+def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights: WeightsFile = NOWHERE,
                        dtype: str = "float32") -> ImageEncoder | None:
-    """As `make_video_codec`; None for "none": no image features, or precomputed ones."""
+    """Makes the image encoder of that name, as `make_video_codec` does; None for "none": no image features, or
+    precomputed ones."""
     encoder = _chosen("image", name, {"none": lambda: None, "clip": lambda: ClipImage(weights=weights, dtype=dtype)})
     if encoder and (encoder.image_tokens, encoder.image_dim) != (image_tokens, image_dim):
         raise ValueError(f"model.image_tokens x image_dim = {image_tokens} x {image_dim}, but encoders.image = "
@@ -119,7 +122,7 @@ def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights:
     return encoder
 
 
-def _chosen(kind: str, name: str, made: dict):
-    if name not in made:
-        raise ValueError(f"encoders.{kind} = {name!r}: expected one of {', '.join(made)}")
-    return made[name]()
+def _chosen(kind: str, name: str, makers: dict[str, Callable]):
+    if name not in makers:
+        raise ValueError(f"encoders.{kind} = {name!r}: expected one of {', '.join(makers)}")
+    return makers[name]()

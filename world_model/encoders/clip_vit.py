@@ -1,5 +1,6 @@
-"""The picture encoder of CLIP ViT-H/14 (open-clip, XLM-R-large): features before the last of its 32 blocks
-(facts/dreamzero.md, e). Nothing after them is read, so 31 blocks are all there are.
+"""The picture encoder of CLIP ViT-H/14 (open-clip, XLM-R-large) as Wan uses it: features before the last of its 32
+layers (Wan-Video/Wan2.1 at 9737cba, wan/modules/clip.py; docs/references/encoders.md). Nothing after them is read, so
+31 layers are all there are.
 """
 
 import dataclasses
@@ -32,20 +33,20 @@ class ClipSpec:
     patch: int = 14  # pixels
     dim: int = 1280
     heads: int = 16
-    layers: int = 31  # that run
+    layers: int = 31  # those that run
 
     @property
     def tokens(self) -> int:
-        """The class token and the patches."""
+        """The number of tokens: the class token and the patches."""
         return 1 + (self.size // self.patch) ** 2
 
 
 def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """With scale and bias."""
+    """A layer norm with scale and bias."""
     return nnx.LayerNorm(dim, epsilon=EPS, use_fast_variance=False, rngs=rngs)
 
 
-class Attention(nnx.Module):
+class ClipAttention(nnx.Module):
     """Self-attention of all tokens."""
 
     def __init__(self, dim: int, heads: int, rngs: nnx.Rngs):
@@ -57,12 +58,12 @@ class Attention(nnx.Module):
         return self.o(dense(q, k, v).reshape(x.shape))
 
 
-class Block(nnx.Module):
+class ClipLayer(nnx.Module):
     """Attention and MLP (erf-GELU), each after its norm."""
 
     def __init__(self, spec: ClipSpec, rngs: nnx.Rngs):
         self.norm1, self.norm2 = layer_norm(spec.dim, rngs), layer_norm(spec.dim, rngs)
-        self.self_attn = Attention(spec.dim, spec.heads, rngs)
+        self.self_attn = ClipAttention(spec.dim, spec.heads, rngs)
         self.mlp = Mlp(spec.dim, 4 * spec.dim, spec.dim, rngs, functools.partial(jax.nn.gelu, approximate=False))
 
     def __call__(self, x):
@@ -71,7 +72,7 @@ class Block(nnx.Module):
 
 
 class ClipVit(nnx.Module):
-    """Normalised pixels -> features of every token. The blocks are stacked and scanned."""
+    """Makes features of every token from normalised pixels. The layers are stacked and scanned."""
 
     def __init__(self, spec: ClipSpec, rngs: nnx.Rngs):
         self.spec, small = spec, nnx.initializers.normal(0.02)
@@ -79,7 +80,7 @@ class ClipVit(nnx.Module):
         self.class_embedding = nnx.Param(small(rngs.params(), (spec.dim,)))
         self.position_embedding = nnx.Param(small(rngs.params(), (spec.tokens, spec.dim)))
         self.pre_norm = layer_norm(spec.dim, rngs)
-        self.blocks = nnx.split_rngs(splits=spec.layers)(nnx.vmap(lambda r: Block(spec, r)))(rngs)
+        self.blocks = nnx.split_rngs(splits=spec.layers)(nnx.vmap(lambda r: ClipLayer(spec, r)))(rngs)
 
     def __call__(self, pixels):
         """[B, size, size, 3] -> [B, tokens, D]."""
@@ -87,7 +88,10 @@ class ClipVit(nnx.Module):
         first = jnp.broadcast_to(self.class_embedding[...], (len(pixels), 1, self.spec.dim))
         x = jnp.concatenate([first, patches @ self.patch_embedding[...]], axis=1) + self.position_embedding[...]
         shapes = axes.block_shapes(functional.shapes(ClipVit, self.spec))
-        step = lambda x, params: (functional.bind(self.blocks, axes.gathered(params, shapes))(x), None)
+
+        def step(x, params):
+            return functional.bind(self.blocks, axes.gathered(params, shapes))(x), None
+
         return jax.lax.scan(step, self.pre_norm(x), functional.parameters(self.blocks))[0]
 
 
@@ -106,29 +110,29 @@ def bicubic(size: int, target: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ClipImage:
-    """`ImageEncoder` by CLIP; arrays are those of `ClipVit`, of `dtype`."""
+    """An `ImageEncoder` by CLIP; arrays are those of `ClipVit`, of `dtype`."""
 
     spec: ClipSpec = ClipSpec()
-    weights: encoder_weights.Source = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
     dtype: str = "float32"
 
     @property
     def image_tokens(self) -> int:
-        """Of the features."""
+        """The number of features, one a token."""
         return self.spec.tokens
 
     @property
     def image_dim(self) -> int:
-        """Width of the features."""
+        """The width of the features."""
         return self.spec.dim
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the arrays."""
+        """Shapes and dtypes of the arrays."""
         return {name: jax.ShapeDtypeStruct(shape, self.dtype)
                 for name, shape in functional.shapes(ClipVit, self.spec).items()}
 
     def init(self) -> dict:
-        """What stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
         return encoder_weights.fingerprint(self.weights)
 
     def load(self, kept: dict) -> dict:

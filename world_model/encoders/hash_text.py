@@ -14,21 +14,21 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class HashText:
-    """Words and punctuation marks, lower-cased, hashed to ids in 1..2^31 - 1; 0 pads."""
+    """A `TextEncoder` that hashes words and punctuation marks, lower-cased, to ids in 1..2^31 - 1; 0 pads."""
 
     text_length: int
     text_dim: int
 
     def init(self) -> dict:
-        """No arrays."""
+        """Keeps no arrays."""
         return {}
 
     def load(self, kept: dict) -> dict:
-        """What was kept is all."""
+        """Returns what was kept."""
         return kept
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
-        """(int32 [text_length], number of words). Raises ValueError where the prompt has more."""
+        """Returns (int32 [text_length], number of words). Raises ValueError where the prompt has more."""
         words = re.findall(r"\w+|[^\w\s]", prompt.lower())
         if len(words) > self.text_length:
             raise ValueError(f"prompt {prompt[:40]!r}... has {len(words)} tokens, model.text_length = "

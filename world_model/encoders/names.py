@@ -1,13 +1,12 @@
-"""Name tables of the frozen encoders: their name <-> our name, and how a tensor changes, for every published format.
+"""Name tables of the frozen encoders: published name <-> native name, and how a tensor changes, for every format.
 
 `wan` is the layout of the original files (Wan2.1_VAE.pth, Wan2.2_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth,
-models_clip_*.pth), `diffusers` that of the diffusers and transformers libraries, `dreamzero` that of DreamZero's
-checkpoints, which hold the encoders too. Stacked layers of ours are theirs one
-by one; a part of ours is one of theirs where they split what we keep together.
+models_clip_*.pth; docs/references/encoders.md), `diffusers` that of the diffusers and transformers libraries. A layer
+of a stacked array of ours is one published tensor, and so is a part of an array where we keep together what is
+published apart.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -18,21 +17,21 @@ from world_model.weights.transforms import KINDS, Transform
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One of their tensors and where it lives in ours."""
+    """One published tensor and where it lives in our arrays."""
 
-    theirs: str
-    ours: str
+    published: str
+    native: str
     transform: Transform
-    layer: int | None = None  # of a stacked array of ours
+    layer: int | None = None  # index in a stacked array of ours
     part: tuple[int, int] | None = None  # (i, n): the i-th of n equal parts of our last axis
 
-    def of(self, ours):
-        """Their share of our array (or shape), before the transform."""
-        ours = ours if self.layer is None else ours[self.layer]
+    def slice_of(self, native):
+        """What this tensor is of our array, before the transform."""
+        native = native if self.layer is None else native[self.layer]
         if self.part is None:
-            return ours
-        width = ours.shape[-1] // self.part[1]
-        return ours[..., self.part[0] * width:(self.part[0] + 1) * width]
+            return native
+        width = native.shape[-1] // self.part[1]
+        return native[..., self.part[0] * width:(self.part[0] + 1) * width]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,41 +39,36 @@ class Table:
     """All tensors of one format."""
 
     entries: tuple[Entry, ...]
-    unread: str = r"(?!)"  # regular expression of their names that nobody here reads
+    unread: str = r"(?!)"  # regular expression of published names that nobody here reads
     copies: tuple[tuple[str, str], ...] = ()  # (name, the name that it may stand for or repeat)
 
 
 FORMATS = ("wan", "diffusers")
-DREAMZERO_PREFIX = {"video": "action_head.vae.model.", "text": "action_head.text_encoder.",
-                    "image": "action_head.image_encoder.model."}
 
 
-def _with_dreamzero(component: str, tables: dict[str, Table]) -> dict[str, Table]:
-    """And of DreamZero's checkpoints, which hold everything, a component's original names under a prefix."""
-    plain, prefix = tables["wan"], DREAMZERO_PREFIX[component]
-    entries = tuple(dataclasses.replace(e, theirs=prefix + e.theirs) for e in plain.entries)
-    return tables | {"dreamzero": Table(entries, f"{re.escape(prefix)}({plain.unread})|(?!{re.escape(prefix)}).*")}
-
-
-def their_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Their names and shapes, from the shapes of ours, without any data. Raises ValueError where the table does not
-    cover ours exactly."""
-    if differing := sorted({e.ours for e in table.entries} ^ shapes.keys()):
-        raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
-    return {e.theirs: jax.eval_shape(lambda x, e=e: e.transform.to_theirs(e.of(x), 0), shapes[e.ours])
+def published_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Published names and shapes, from the shapes of our arrays, without any data. Raises ValueError where the table
+    does not cover ours exactly."""
+    _check_covers(table, shapes)
+    return {e.published: jax.eval_shape(lambda x, e=e: e.transform.to_published(e.slice_of(x), 0), shapes[e.native])
             for e in table.entries}
 
 
-def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """(their name, array), one at a time. Raises ValueError where the table does not cover ours exactly."""
-    if differing := sorted({e.ours for e in table.entries} ^ params.keys()):
-        raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
-    return ((e.theirs, np.ascontiguousarray(e.transform.to_theirs(e.of(np.asarray(params[e.ours])), 0)))
+def to_published(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (published name, array), one at a time. Raises ValueError where the table does not cover our arrays
+    exactly."""
+    _check_covers(table, params)
+    return ((e.published, np.ascontiguousarray(e.transform.to_published(e.slice_of(np.asarray(params[e.native])), 0)))
             for e in table.entries)
 
 
-# Where the stages of the autoencoders lie: format, whether it has shortcuts -> (encoder's block, its resampling,
-# decoder's block, its resampling). `flat` counts blocks and resamplings through, `part` inside a stage.
+def _check_covers(table: Table, params: Mapping[str, object]) -> None:
+    if differing := sorted({e.native for e in table.entries} ^ params.keys()):
+        raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
+
+
+# Where the stages of the autoencoders lie: format, whether it has shortcuts -> (the encoder's residual block and
+# resampling, the decoder's). `flat` counts residual blocks and resamplings through, `part` counts inside a stage.
 _VAE_STAGES = {
     ("wan", False): ("encoder.downsamples.{flat}", "encoder.downsamples.{flat}",
                      "decoder.upsamples.{flat}", "decoder.upsamples.{flat}"),
@@ -85,7 +79,7 @@ _VAE_STAGES = {
     ("diffusers", True): ("encoder.down_blocks.{stage}.resnets.{part}", "encoder.down_blocks.{stage}.downsampler",
                           "decoder.up_blocks.{stage}.resnets.{part}", "decoder.up_blocks.{stage}.upsampler"),
 }
-_VAE_BLOCK = {  # theirs, ours, kind
+_VAE_BLOCK = {  # published, native, kind
     "wan": (("residual.0", "norm1", "gamma_3d"), ("residual.2", "conv1", "conv"), ("residual.3", "norm2", "gamma_3d"),
             ("residual.6", "conv2", "conv"), ("shortcut", "shortcut", "point_3d")),
     "diffusers": (("norm1", "norm1", "gamma_3d"), ("conv1", "conv1", "conv"), ("norm2", "norm2", "gamma_3d"),
@@ -93,7 +87,7 @@ _VAE_BLOCK = {  # theirs, ours, kind
 }
 _VAE_RESAMPLE = (("resample.1", "conv", "picture_conv"), ("time_conv", "time_conv", "conv"))
 _VAE_ATTENTION = (("norm", "norm", "gamma_2d"), ("to_qkv", "qkv", "point_2d"), ("proj", "o", "point_2d"))
-_VAE_SIDE = {  # of the encoder and of the decoder: conv_in, blocks of the middle, its attention, norm_out, conv_out
+_VAE_SIDE = {  # encoder and decoder: conv_in, the middle's residual blocks and attention, norm_out, conv_out
     "wan": ("conv1", ("middle.0", "middle.2"), "middle.1", "head.0", "head.2"),
     "diffusers": ("conv_in", ("mid_block.resnets.0", "mid_block.resnets.1"), "mid_block.attentions.0", "norm_out",
                   "conv_out"),
@@ -106,11 +100,11 @@ _VAE_OUTSIDE = {
 
 def vae(spec) -> dict[str, Table]:
     """{format: table} of an autoencoder; spec: `wan_vae.WanVaeSpec`."""
-    return _with_dreamzero("video", {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS})
+    return {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS}
 
 
 def _vae_modules(spec, form: str) -> Iterator[tuple[str, str, str]]:
-    """(theirs, ours, kind) of every module."""
+    """Yields (published, native, kind) of every module."""
     yield from _VAE_OUTSIDE[form]
     conv_in, middle, attention, norm_out, conv_out = _VAE_SIDE[form]
     for side in ("encoder", "decoder"):
@@ -140,17 +134,17 @@ def _vae_stages(side: str, stages: list, blocks: int, block: str, resample: str,
             flat += 1
 
 
-def _under(theirs: str, ours: str, modules) -> Iterator[tuple[str, str, str]]:
-    return ((f"{theirs}.{a}", f"{ours}.{b}", kind) for a, b, kind in modules)
+def _under(published: str, native: str, modules) -> Iterator[tuple[str, str, str]]:
+    return ((f"{published}.{a}", f"{native}.{b}", kind) for a, b, kind in modules)
 
 
 def _entries(modules, **where) -> Iterator[Entry]:
-    for theirs, ours, kind in modules:
-        for their_suffix, our_suffix, transform in KINDS[kind]:
-            yield Entry(theirs + their_suffix, ours + our_suffix, transform, **where)
+    for published, native, kind in modules:
+        for published_suffix, native_suffix, transform in KINDS[kind]:
+            yield Entry(published + published_suffix, native + native_suffix, transform, **where)
 
 
-_UMT5 = {  # theirs, ours, kind: outside the blocks, then of a block
+_UMT5 = {  # published, native, kind: outside the layers, then of a layer
     "wan": ((("token_embedding.weight", "token_embedding", "array"), ("norm", "norm", "norm")),
             (("blocks.{i}.norm1", "norm1", "norm"), ("blocks.{i}.norm2", "norm2", "norm"),
              *((f"blocks.{{i}}.attn.{p}", f"self_attn.{p}", "matrix") for p in "qkvo"),
@@ -172,8 +166,7 @@ _UMT5_COPIES = {"wan": (), "diffusers": (("encoder.embed_tokens.weight", "shared
 
 def umt5(layers: int) -> dict[str, Table]:
     """{format: table} of UMT5's encoder."""
-    return _with_dreamzero("text", {
-        form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS})
+    return {form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS}
 
 
 _CLIP = {  # as _UMT5
@@ -199,7 +192,7 @@ _CLIP = {  # as _UMT5
                    ("vision_model.encoder.layers.{i}.mlp.fc1", "mlp.fc1", "linear"),
                    ("vision_model.encoder.layers.{i}.mlp.fc2", "mlp.fc2", "linear"))),
 }
-_CLIP_UNREAD = {  # the last block and what follows it, the text tower, fixed indices
+_CLIP_UNREAD = {  # the last layer and what follows it, the text tower, fixed indices
     "wan": r"visual\.(transformer\.{last}\.|post_norm\.|head$).*|log_scale|textual\..*",
     "diffusers": r"vision_model\.(encoder\.layers\.{last}\.|post_layernorm\.|embeddings\.position_ids$).*"
                  r"|visual_projection\.weight|logit_scale|text_(model|projection)\..*",
@@ -207,17 +200,16 @@ _CLIP_UNREAD = {  # the last block and what follows it, the text tower, fixed in
 
 
 def clip(layers: int) -> dict[str, Table]:
-    """{format: table} of CLIP's picture encoder, of which `layers` blocks are read and one more is not."""
-    return _with_dreamzero("image", {
-        form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
-        for form in FORMATS})
+    """{format: table} of CLIP's picture encoder, of which `layers` layers are read and one more is not."""
+    return {form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
+            for form in FORMATS}
 
 
-def _stacked(outside, block, layers: int) -> Iterator[Entry]:
-    """Entries of modules outside the blocks and of every block; "/i" after a name of ours: the i-th third of it."""
+def _stacked(outside, layer, layers: int) -> Iterator[Entry]:
+    """Entries of modules outside the layers and of every layer; "/i" after a native name means its i-th third."""
     yield from _entries(outside)
     for i in range(layers):
-        for theirs, ours, kind in block:
-            ours, _, part = ours.partition("/")
-            yield from _entries([(theirs.format(i=i), f"blocks.{ours}", kind)], layer=i,
+        for published, native, kind in layer:
+            native, _, part = native.partition("/")
+            yield from _entries([(published.format(i=i), f"blocks.{native}", kind)], layer=i,
                                 part=(int(part), 3) if part else None)

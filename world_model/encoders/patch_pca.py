@@ -1,10 +1,10 @@
 """A linear video codec with the Wan VAE's contract, fitted in closed form in seconds: no weights to download.
 
-Encoder: principal components of 8 x 8 pixel patches, of the first frame alone ([8, 8, 3] -> C) and of every four
-frames after it ([4, 8, 8, 3] -> C). The second basis is turned within its span (orthogonal Procrustes) towards
-"the first basis, held for four frames": a scene that stands still then has nearly the same latent in either kind,
-at no loss. Decoder: ridge regression of a patch on the 3 x 3 latents around it, about 1 dB better on PushT than
-the components alone, and without the seams between patches.
+The encoder has the principal components of 8 x 8 pixel patches: of the first frame alone ([8, 8, 3] -> C) and of every
+four frames after it ([4, 8, 8, 3] -> C). The second basis is turned within its span (orthogonal Procrustes) towards
+"the first basis, held for four frames": a scene that stands still then has nearly the same latent in either kind, at no
+loss. The decoder is a ridge regression of a patch on the 3 x 3 latents around it: about 1 dB better on PushT than the
+components alone, and without the seams between patches.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ RIDGE = 1e-5  # of the mean variance of a feature
 
 @dataclasses.dataclass(frozen=True)
 class PatchPca:
-    """`VideoCodec` by principal components. Arrays: see `fit`."""
+    """A `VideoCodec` by principal components. Arrays: see `fit`."""
 
     channels: int = 16
     temporal_stride: int = TEMPORAL
     spatial_stride: int = SPATIAL
 
     def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """Fits on uint8 [n, T, H, W, 3]."""
+        """Fits the codec on uint8 [n, T, H, W, 3]."""
         return fit(clips(), self.channels)
 
     def load(self, kept: dict) -> dict:
-        """What was kept is all."""
+        """Returns what was kept."""
         return kept
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ class PatchPca:
 
 
 def fit(videos: np.ndarray, channels: int = 16) -> dict[str, np.ndarray]:
-    """Codec arrays from clips, uint8 [n, T, H, W, 3] with T >= 5; float32:
+    """Fits the codec's arrays on clips, uint8 [n, T, H, W, 3] with T >= 5. They are float32:
 
         mean [192]; first_encoder [192, C], later_encoder [768, C]; latent_mean, latent_std [C];
         first_decoder [9 C + 1, 192], later_decoder [9 C + 1, 768]: rows are the neighbours and a constant
@@ -76,7 +76,7 @@ def fit(videos: np.ndarray, channels: int = 16) -> dict[str, np.ndarray]:
 
 
 def _fit_encoder(videos: np.ndarray, channels: int) -> dict:
-    """Both bases, around one mean of all frames, and the latents' statistics."""
+    """Fits both bases, around one mean of all frames, and the latents' statistics."""
     n, t, height, width, _ = videos.shape
     tiles = videos.reshape(n * t, height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL, 3)
     mean = np.float32(tiles.mean((0, 1, 3)) / 127.5 - 1).ravel()
@@ -94,7 +94,7 @@ def _fit_encoder(videos: np.ndarray, channels: int) -> dict:
 
 
 def _components(videos: np.ndarray, frames: int, mean: np.ndarray, channels: int) -> np.ndarray:
-    """Orthonormal [values, C]: directions of the largest variance of patches of `frames` frames."""
+    """Returns orthonormal [values, C]: directions of the largest variance of patches of `frames` frames."""
     scatter = np.float64(0)
     for clip in _clips(videos):
         rows = _rows(_patches(clip, frames)) - mean
@@ -104,7 +104,7 @@ def _components(videos: np.ndarray, frames: int, mean: np.ndarray, channels: int
 
 
 def _fit_decoder(videos: np.ndarray, params: dict) -> dict:
-    """Ridge regressions of patches on latents around them. Every frame serves as a first frame once."""
+    """Fits ridge regressions of patches on latents around them. Every frame serves as a first frame once."""
     codec, fitted = PatchPca(params["first_encoder"].shape[1]), {}
     for name, frames in (("first_decoder", 1), ("later_decoder", TEMPORAL)):
         gram = cross = np.float64(0)
@@ -118,12 +118,12 @@ def _fit_decoder(videos: np.ndarray, params: dict) -> dict:
 
 
 def _clips(videos: np.ndarray) -> Iterator[np.ndarray]:
-    """One clip after another as float32 [1, T, H, W, 3] in [-1, 1]: all at once may not fit in memory."""
+    """Yields clips one by one as float32 [1, T, H, W, 3] in [-1, 1]: all at once may not fit in memory."""
     return (video[None].astype(np.float32) / 127.5 - 1 for video in videos)
 
 
 def _rows(x) -> np.ndarray:
-    """Everything but the last axis flattened, float32."""
+    """Flattens everything but the last axis; float32."""
     return np.asarray(x, np.float32).reshape(-1, x.shape[-1])
 
 
@@ -150,7 +150,7 @@ def _neighbours(latents: jax.Array) -> jax.Array:
 
 
 def _matmul(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """In full float32 on every backend: a codec's error is every model's floor."""
+    """Multiplies in full float32 on every backend: a codec's error is every model's floor."""
     return jnp.matmul(x, jnp.asarray(weights, jnp.float32), precision="highest")
 
 

@@ -12,18 +12,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PrecomputedVideo:
-    """`VideoCodec` of which only the geometry is known here."""
+    """A `VideoCodec` of which only the geometry is known here."""
 
     channels: int
     spatial_stride: int
     temporal_stride: int = 4
 
     def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """No arrays."""
+        """Keeps no arrays."""
         return {}
 
     def load(self, kept: dict) -> dict:
-        """What was kept is all."""
+        """Returns what was kept."""
         return kept
 
     def encode(self, params: dict, video):
@@ -35,17 +35,17 @@ class PrecomputedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class PrecomputedText:
-    """`TextEncoder` of which only the sizes are known here."""
+    """A `TextEncoder` of which only the sizes are known here."""
 
     text_length: int
     text_dim: int
 
     def init(self) -> dict:
-        """No arrays."""
+        """Keeps no arrays."""
         return {}
 
     def load(self, kept: dict) -> dict:
-        """What was kept is all."""
+        """Returns what was kept."""
         return kept
 
     def tokenize(self, prompt: str):

@@ -10,7 +10,7 @@ OVERLAP = 4  # a quarter of a tile, at least, is shared with its neighbour
 
 
 def tiled(fn: Callable, x: jax.Array, tile: int, taken: int, given: int) -> jax.Array:
-    """fn over tiles of x [B, T, H, W, C], joined by linear ramps.
+    """Runs fn over tiles of x [B, T, H, W, C] and joins what it gives by linear ramps.
 
     tile: cells on a side; taken, given: pixels of a cell in what fn takes and gives. A picture of no more cells than a
     tile goes through whole.
@@ -20,32 +20,33 @@ def tiled(fn: Callable, x: jax.Array, tile: int, taken: int, given: int) -> jax.
     if sides == cells:
         return fn(x)
     corners = [(i, j) for i in starts(cells[0], sides[0]) for j in starts(cells[1], sides[1])]
-    cut = lambda i, j: x[:, :, i * taken:(i + sides[0]) * taken, j * taken:(j + sides[1]) * taken]
-    made = jax.lax.map(fn, jnp.stack([cut(*corner) for corner in corners]))
 
+    def place(corner: tuple[int, int], pixels: int) -> tuple[slice, ...]:
+        """Rows and columns of the tile, where a cell has so many pixels."""
+        return tuple(slice(start * pixels, (start + side) * pixels) for start, side in zip(corner, sides, strict=True))
+
+    tiles = jax.lax.map(fn, jnp.stack([x[:, :, *place(corner, taken)] for corner in corners]))
     weight = np.stack([np.outer(*(ramp(start, side, count, given) for start, side, count in
                                   zip(corner, sides, cells, strict=True))) for corner in corners])
-    place = lambda corner: (..., *(slice(start * given, (start + side) * given)
-                                   for start, side in zip(corner, sides, strict=True)))
     total = np.zeros([count * given for count in cells])
     for corner, w in zip(corners, weight, strict=True):
-        total[place(corner)] += w
-    out = jnp.zeros((*made.shape[1:3], *total.shape, made.shape[-1]), made.dtype)
-    for corner, one, w in zip(corners, made, weight, strict=True):
-        share = jnp.asarray(w / total[place(corner)], made.dtype)[..., None]
-        out = out.at[(*place(corner), slice(None))].add(one * share)
+        total[place(corner, given)] += w
+    out = jnp.zeros((*tiles.shape[1:3], *total.shape, tiles.shape[-1]), tiles.dtype)
+    for corner, one, w in zip(corners, tiles, weight, strict=True):
+        share = jnp.asarray(w / total[place(corner, given)], tiles.dtype)[..., None]
+        out = out.at[:, :, *place(corner, given)].add(one * share)
     return out
 
 
 def starts(count: int, side: int) -> list[int]:
-    """First cells of as few tiles as overlap by a quarter, spread evenly from edge to edge."""
+    """The first cells of as few tiles as overlap by a quarter, spread evenly from edge to edge."""
     step = side - -(-side // OVERLAP) if side < count else side
     tiles = 1 + -(-(count - side) // max(1, step))
     return np.round(np.linspace(0, count - side, tiles)).astype(int).tolist()
 
 
 def ramp(start: int, side: int, count: int, given: int) -> np.ndarray:
-    """[side * given]: a tile's weight along one axis; it rises over a quarter of the tile from an inner edge."""
+    """A tile's weight along one axis, [side * given]; it rises over a quarter of the tile from an inner edge."""
     pixels = np.arange(side * given) + 0.5
     width = side * given / OVERLAP
     rise = np.minimum(1, pixels / width) if start else np.ones_like(pixels)

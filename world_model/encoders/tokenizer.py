@@ -1,6 +1,7 @@
-"""Prompt -> token ids as the published models read it, from a local tokenizer file (extra: tokenizers).
+"""Makes token ids of a prompt as the published models read it, by a local tokenizer file (extra: tokenizers).
 
-Cleaning (facts/dreamzero.md, e): broken encodings mended by ftfy, HTML entities resolved twice, white space joined.
+A prompt is cleaned first (Wan-Video/Wan2.1 at 9737cba, wan/modules/tokenizers.py): ftfy mends broken encodings, HTML
+entities are resolved twice, and white space is joined.
 """
 
 import functools
@@ -21,8 +22,8 @@ def clean(prompt: str) -> str:
 
 
 def tokenize(path: str, prompt: str, length: int) -> tuple[np.ndarray, int]:
-    """(int32 [length], number of tokens): the prompt's, the end token, then zeros. Raises ValueError where there are
-    more than `length`, or the file is not there or no tokenizer."""
+    """Returns (int32 [length], number of tokens): the prompt's, the end token, then zeros. Raises ValueError where they
+    are more than `length`, or the file is not there or no tokenizer."""
     found = _encoder(path)(clean(prompt))
     if len(found) > length:
         raise ValueError(f"prompt {prompt[:40]!r}... has {len(found)} tokens, model.text_length = {length}: shorten "
@@ -34,7 +35,7 @@ def tokenize(path: str, prompt: str, length: int) -> tuple[np.ndarray, int]:
 
 @functools.cache
 def _encoder(path: str) -> Callable[[str], list[int]]:
-    """text -> ids with the end token. Nothing is ever fetched."""
+    """A function from text to ids with the end token. Nothing is ever fetched."""
     file = Path(path)
     if file.suffix not in READERS or not file.is_file():
         raise ValueError(f"encoders.tokenizer = {path!r}: give a local file, tokenizer.json or a SentencePiece .model")
@@ -42,7 +43,7 @@ def _encoder(path: str) -> Callable[[str], list[int]]:
         return READERS[file.suffix](str(file))
     except ImportError as error:
         raise ValueError(f"encoders.tokenizer: {error.name} is missing; it is in the extra `tokenizers`") from error
-    except Exception as error:  # of either library
+    except Exception as error:  # either library has its own kinds
         raise ValueError(f"{path}: not a tokenizer: {error}") from error
 
 

@@ -1,4 +1,5 @@
-"""The encoder of UMT5-XXL: a bidirectional T5, a table of relative positions in every layer (facts/dreamzero.md, e).
+"""The encoder of UMT5-XXL: a bidirectional T5 with a table of relative positions in every layer (Wan-Video/Wan2.1 at
+9737cba, wan/modules/t5.py; docs/references/encoders.md).
 
 Queries are not scaled, linears have no bias, norms are by root mean square, the MLP is gated by tanh-GELU.
 """
@@ -45,7 +46,7 @@ class Projection(nnx.Module):
         return product(x, self.kernel[...])
 
 
-class Attention(nnx.Module):
+class Umt5Attention(nnx.Module):
     """Self-attention with a bias by relative position."""
 
     def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
@@ -65,7 +66,7 @@ class Attention(nnx.Module):
 
 
 class GatedMlp(nnx.Module):
-    """fc2(fc1(x) * gelu(gate(x)))."""
+    """The gated MLP fc2(fc1(x) * gelu(gate(x)))."""
 
     def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
         self.gate, self.fc1 = (Projection(spec.dim, spec.ffn_dim, rngs) for _ in range(2))
@@ -75,11 +76,11 @@ class GatedMlp(nnx.Module):
         return self.fc2(self.fc1(x) * jax.nn.gelu(self.gate(x), approximate=True))
 
 
-class Block(nnx.Module):
+class Umt5Layer(nnx.Module):
     """Attention and MLP, each after its norm."""
 
     def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
-        self.norm1, self.self_attn = RMSNorm(spec.dim), Attention(spec, rngs)
+        self.norm1, self.self_attn = RMSNorm(spec.dim), Umt5Attention(spec, rngs)
         self.norm2, self.mlp = RMSNorm(spec.dim), GatedMlp(spec, rngs)
 
     def __call__(self, x, bucket, key_valid):
@@ -88,27 +89,29 @@ class Block(nnx.Module):
 
 
 class Umt5(nnx.Module):
-    """Token ids -> features. The blocks are stacked and scanned."""
+    """Makes features of token ids. The layers are stacked and scanned."""
 
     def __init__(self, spec: Umt5Spec, rngs: nnx.Rngs):
         self.spec = spec
         self.token_embedding = nnx.Param(jax.random.normal(rngs.params(), (spec.vocabulary, spec.dim)))
-        self.blocks = nnx.split_rngs(splits=spec.layers)(nnx.vmap(lambda r: Block(spec, r)))(rngs)
+        self.blocks = nnx.split_rngs(splits=spec.layers)(nnx.vmap(lambda r: Umt5Layer(spec, r)))(rngs)
         self.norm = RMSNorm(spec.dim)
 
     def __call__(self, ids, key_valid):
         """int [B, L], bool [B, L] -> [B, L, D]; rows past the prompt hold anything."""
         shapes = axes.block_shapes(functional.shapes(Umt5, self.spec))
         bucket = jnp.asarray(buckets(ids.shape[1], self.spec.buckets, self.spec.max_distance))
-        step = lambda x, params: (functional.bind(self.blocks, axes.gathered(params, shapes))(
-            x, bucket, key_valid), None)
+
+        def step(x, params):
+            return functional.bind(self.blocks, axes.gathered(params, shapes))(x, bucket, key_valid), None
+
         x, _ = jax.lax.scan(step, self.token_embedding[...][ids], functional.parameters(self.blocks))
         return self.norm(x)
 
 
 def buckets(length: int, count: int, max_distance: int) -> np.ndarray:
-    """int [L, L]: the bucket of (query, key). Half are for keys after the query; of each half, half are for one
-    distance, the others grow by a factor."""
+    """Returns int [L, L], the bucket of (query, key). Half of the buckets are for keys after the query. Of each half,
+    half hold one distance each, and the others' ranges grow by a factor."""
     distance = np.arange(length)[None] - np.arange(length)[:, None]
     half, far = count // 2, np.abs(distance)
     exact = half // 2
@@ -120,26 +123,26 @@ def buckets(length: int, count: int, max_distance: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Umt5Text:
-    """`TextEncoder` by UMT5; arrays are those of `Umt5`, of `dtype`."""
+    """A `TextEncoder` by UMT5; arrays are those of `Umt5`, of `dtype`."""
 
     text_length: int
     spec: Umt5Spec = Umt5Spec()
-    weights: encoder_weights.Source = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
     tokenizer: str = ""  # a local tokenizer.json or SentencePiece .model
     dtype: str = "float32"
 
     @property
     def text_dim(self) -> int:
-        """Width of the features."""
+        """The width of the features."""
         return self.spec.dim
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the arrays."""
+        """Shapes and dtypes of the arrays."""
         return {name: jax.ShapeDtypeStruct(shape, self.dtype)
                 for name, shape in functional.shapes(Umt5, self.spec).items()}
 
     def init(self) -> dict:
-        """What stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
         return encoder_weights.fingerprint(self.weights)
 
     def load(self, kept: dict) -> dict:
@@ -148,8 +151,8 @@ class Umt5Text:
         return encoder_weights.load(self.weights, encoder_names.umt5(self.spec.layers), self.shapes())
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
-        """(int32 [text_length], number of tokens). Raises ValueError where the prompt has more, or the tokenizer's file
-        is missing."""
+        """Returns (int32 [text_length], number of tokens). Raises ValueError where the prompt has more, or the
+        tokenizer's file is missing."""
         return tokenizer.tokenize(self.tokenizer, prompt, self.text_length)
 
     def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:

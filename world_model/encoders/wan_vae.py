@@ -1,7 +1,8 @@
 """Wan's causal video autoencoders, both by one description: Wan2.1 (16 channels, 4 x 8 x 8) and Wan2.2 (48 channels,
-4 x 16 x 16: pixels folded 2 x 2 first, and averaging shortcuts past every change of size). facts/dreamzero.md, e.
+4 x 16 x 16: pixels folded 2 x 2 first, and averaging shortcuts past every change of size).
 
-Frame 0 is a latent, every four frames after it one.
+Frame 0 is one latent, and so are every four frames after it. Source: Wan-Video/Wan2.1 at 9737cba, wan/modules/vae.py,
+and Wan-Video/Wan2.2 at 42bf4cf, wan/modules/vae2_2.py; docs/references/encoders.md.
 """
 
 import dataclasses
@@ -48,13 +49,13 @@ class WanVaeSpec:
         return self.patch * 2 ** len(self.temporal)
 
     def down(self) -> Iterator[tuple[int, int, bool, bool]]:
-        """(inputs, outputs, halves the picture, halves time) of the encoder's stages."""
+        """Yields (inputs, outputs, halves the picture, halves time) of the encoder's stages."""
         widths = [self.encoder_dim * m for m in (1, *self.multipliers)]
         yield from zip(widths[:-1], widths[1:], [True] * len(self.temporal) + [False], (*self.temporal, False),
                        strict=True)
 
     def up(self) -> Iterator[tuple[int, int, int, bool, bool]]:
-        """(inputs, outputs, width handed on, doubles the picture, doubles time) of the decoder's stages. Without
+        """Yields (inputs, outputs, width handed on, doubles the picture, doubles time) of the decoder's stages. Without
         shortcuts a stage hands on half its width."""
         inputs = self.decoder_dim * self.multipliers[-1]
         for i, m in enumerate(reversed(self.multipliers)):
@@ -83,7 +84,7 @@ WAN22 = WanVaeSpec(
 
 
 class DownStage(nnx.Module):
-    """Residual blocks, then half the size."""
+    """A stage of residual blocks, then half the size."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, spatial: bool, temporal: bool, shortcut: bool,
                  rngs: nnx.Rngs):
@@ -102,7 +103,7 @@ class DownStage(nnx.Module):
 
 
 class UpStage(nnx.Module):
-    """Residual blocks, then twice the size."""
+    """A stage of residual blocks, then twice the size."""
 
     def __init__(self, inputs: int, outputs: int, handed: int, blocks: int, spatial: bool, temporal: bool,
                  shortcut: bool, rngs: nnx.Rngs):
@@ -121,7 +122,7 @@ class UpStage(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Folded pixels -> means and log variances."""
+    """Makes means and log variances of folded pixels."""
 
     def __init__(self, spec: WanVaeSpec, rngs: nnx.Rngs):
         stages = list(spec.down())
@@ -142,7 +143,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents -> folded pixels."""
+    """Makes folded pixels of latents."""
 
     def __init__(self, spec: WanVaeSpec, rngs: nnx.Rngs):
         stages = list(spec.up())

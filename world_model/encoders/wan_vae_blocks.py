@@ -1,4 +1,4 @@
-"""Layers of Wan's causal video autoencoders, channels last: [B, T, H, W, C] (facts/dreamzero.md, section e).
+"""Layers of Wan's causal video autoencoders, channels last: [B, T, H, W, C] (sources: wan_vae.py).
 
 A layer that looks back in time takes from a `Past` what it saw in the chunk before, and leaves what the next chunk
 needs. In the first chunk frame 0 stands alone: before it are zeros, no layer halves it and none doubles it; so a
@@ -16,7 +16,7 @@ from world_model.layers.transformer import linear
 
 
 class Past:
-    """What causal layers remember between chunks, in the order in which they run. latents: of this chunk."""
+    """What causal layers remember between chunks, in the order in which they run; latents: how many this chunk has."""
 
     def __init__(self, kept: tuple | None, latents: int):
         self.first, self._latents = kept is None, latents
@@ -24,7 +24,7 @@ class Past:
         self._next: list[jax.Array] = []
 
     def join(self, x, frames: int, padded: bool = True):
-        """x with the `frames` frames before it: of the last chunk; in the first, zeros or (not padded) none."""
+        """Puts the `frames` frames before x that precede it: the last chunk's; at first zeros, or none (not padded)."""
         if not self.first:
             x = jnp.concatenate([next(self._kept), x], axis=1)
         elif padded:
@@ -33,31 +33,32 @@ class Past:
         return x
 
     def together(self, frames: int) -> int:
-        """How many of a layer's frames become one latent. Before the first one has passed, frames go one by one."""
+        """How many of a layer's frames become one latent. Before the first latent has passed, frames go one by one."""
         return 1 if self.first else frames // self._latents
 
     def kept(self) -> tuple:
-        """For the next chunk."""
+        """What the next chunk needs."""
         return tuple(self._next)
 
 
 def convolve(x, kernel, stride=(1, 1, 1), padding=((0, 0), (0, 0)), together=1):
-    """x [B, T, H, W, C] by kernel [t, h, w, C, C']; sums in float32. stride: of time, rows, columns; padding: of rows
-    and columns. together: frames whose results may share rounding errors; others do not reach them by a bit."""
+    """Convolves x [B, T, H, W, C] with kernel [t, h, w, C, C']; sums are float32. stride: of time, rows, columns;
+    padding: of rows and columns. together: frames whose results may share rounding errors; others do not reach them by
+    a bit."""
     return jax.lax.platform_dependent(
         x, kernel, cpu=lambda x, k: by_pictures(x, k, stride, padding, together),
         default=lambda x, k: at_once(x, k, stride, padding))
 
 
 def at_once(x, kernel, stride, padding):
-    """`convolve` as one three-dimensional convolution."""
+    """Does `convolve` by one three-dimensional convolution."""
     return jax.lax.conv_general_dilated(
         x, kernel, stride, ((0, 0), *padding), dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
         preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 # Short convolutions over time (Winograd; arXiv 1509.09308): `frames` outputs of three taps from frames + 2 products.
-# frames -> rows of products from frames of the input, from taps of the kernel; rows of outputs from products.
+# frames -> matrices that make products of the input's frames, products of the kernel's taps, and outputs of products
 SHORT = {
     2: (((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
         ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
@@ -71,8 +72,8 @@ SHORT = {
 
 
 def by_pictures(x, kernel, stride, padding, together=1):
-    """`convolve` for a CPU, where XLA's convolutions of pictures are fast and those over three dimensions are not. Four
-    frames of three taps take six of them instead of twelve, and differ from the sum of taps by 3e-6."""
+    """Does `convolve` on a CPU, where XLA's convolutions of pictures are fast and those over three dimensions are not.
+    Four frames of three taps take six of them instead of twelve, and differ from the sum of taps by 3e-6."""
     taps, step = kernel.shape[0], stride[0]
     frames = (x.shape[1] - taps) // step + 1
     size = together if taps == 3 and step == 1 and together in SHORT else 1
@@ -82,9 +83,9 @@ def by_pictures(x, kernel, stride, padding, together=1):
     products = [jax.lax.conv_general_dilated(
         _combined(row, seen).reshape(-1, *x.shape[2:]), _combined(weight, kernel), stride[1:], padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC")) for row, weight in zip(inputs, weights, strict=True)]
-    made = jnp.stack([_combined(row, products) for row in outputs], axis=1)
-    made = made.reshape(x.shape[0], -1, size, *made.shape[2:])
-    return made.reshape(x.shape[0], frames, *made.shape[3:]).astype(dtype)
+    out = jnp.stack([_combined(row, products) for row in outputs], axis=1)
+    out = out.reshape(x.shape[0], -1, size, *out.shape[2:])
+    return out.reshape(x.shape[0], frames, *out.shape[3:]).astype(dtype)
 
 
 def _combined(row, parts):
@@ -92,7 +93,7 @@ def _combined(row, parts):
 
 
 class Conv(nnx.Module):
-    """A convolution's parameters: kernel [t, h, w, inputs, outputs], bias [outputs]."""
+    """A convolution with parameters: kernel [t, h, w, inputs, outputs], bias [outputs]."""
 
     def __init__(self, size: tuple[int, int, int], inputs: int, outputs: int, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1, 2, 3), out_axis=4)
@@ -104,7 +105,7 @@ class Conv(nnx.Module):
 
 
 class CausalConv(Conv):
-    """3 x 3 x 3: a frame sees itself and the two before it."""
+    """A convolution of 3 x 3 x 3 in which a frame sees itself and the two before it."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         super().__init__((3, 3, 3), inputs, outputs, rngs)
@@ -129,7 +130,7 @@ class ChannelNorm(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Twice norm, SiLU, convolution; beside them the input, projected where the width changes."""
+    """Norm, SiLU and convolution, twice; the input is added, projected where the width changes."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.norm1, self.conv1 = ChannelNorm(inputs), CausalConv(inputs, outputs, rngs)
@@ -157,7 +158,7 @@ class FrameAttention(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Residual block, attention, residual block."""
+    """The middle of either side: residual block, attention, residual block."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         self.block0, self.block1 = (ResidualBlock(channels, channels, rngs) for _ in range(2))
@@ -200,7 +201,7 @@ class Upsample(nnx.Module):
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3), padding=((1, 1), (1, 1)))
 
     def double_time(self, x, past: Past):
-        """Frame 0 stays one; the frames after it begin from zeros."""
+        """Doubles the frames; frame 0 stays one, and the frames after it begin from zeros."""
         alone, rest = (x[:, :1], x[:, 1:]) if past.first else (None, x)
         joined = past.join(rest, 2)
         if not rest.shape[1]:
@@ -210,15 +211,15 @@ class Upsample(nnx.Module):
 
 
 def averaged(x, outputs: int, time: int, space: int):
-    """Shortcut past a `Downsample`: blocks of time x space x space onto channels, whose groups are averaged. Frame 0 is
-    the second of its pair."""
+    """The shortcut past a `Downsample`: cells of time x space x space go to channels, whose groups are averaged. Frame
+    0 is the second of its pair."""
     x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)))
     x = rearrange(x, "b (t r) (h p) (w q) c -> b t h w (c r p q)", r=time, p=space, q=space)
     return x.reshape(*x.shape[:-1], outputs, -1).mean(axis=-1)
 
 
 def duplicated(x, outputs: int, time: int, space: int, first: bool):
-    """Shortcut past an `Upsample`: channels, repeated as needed, onto blocks of time x space x space."""
+    """The shortcut past an `Upsample`: channels, repeated as needed, go to cells of time x space x space."""
     x = jnp.repeat(x, outputs * time * space**2 // x.shape[-1], axis=-1)
     x = rearrange(x, "b t h w (c r p q) -> b (t r) (h p) (w q) c", r=time, p=space, q=space)
     return x[:, time - 1:] if first else x

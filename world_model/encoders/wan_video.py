@@ -22,10 +22,10 @@ def _module(spec: WanVaeSpec) -> WanVae:
 
 @dataclasses.dataclass(frozen=True)
 class WanVideo:
-    """`VideoCodec` by one of Wan's autoencoders; arrays are those of `WanVae`, of `dtype`."""
+    """A `VideoCodec` by one of Wan's autoencoders; arrays are those of `WanVae`, of `dtype`."""
 
     spec: WanVaeSpec
-    weights: encoder_weights.Source = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
     dtype: str = "float32"
     chunk: int = 1  # latent frames at once after the first: speed against memory; 0: all
     tile: int = 0  # latent pixels on a side of a tile; 0: frames are taken whole
@@ -34,21 +34,21 @@ class WanVideo:
 
     @property
     def channels(self) -> int:
-        """C."""
+        """The number of latent channels, C."""
         return self.spec.latent_channels
 
     @property
     def spatial_stride(self) -> int:
-        """Pixels per latent pixel."""
+        """Pixels of the video per latent pixel."""
         return self.spec.spatial_stride
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the arrays."""
+        """Shapes and dtypes of the arrays."""
         return {name: jax.ShapeDtypeStruct(p.shape, self.dtype)
                 for name, p in functional.parameters(_module(self.spec)).items()}
 
     def init(self, clips: Callable[[], np.ndarray] | None = None) -> dict:
-        """What stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
         return encoder_weights.fingerprint(self.weights)
 
     def load(self, kept: dict) -> dict:
@@ -57,8 +57,8 @@ class WanVideo:
         return encoder_weights.load(self.weights, encoder_names.vae(self.spec), self.shapes())
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
-        """float [B, T, H, W, 3] in [-1, 1] -> normalised latents float32 [B, F, h, w, C], the means. Raises ValueError
-        where T is not 4k + 1 or a side not a multiple of the stride."""
+        """float [B, T, H, W, 3] in [-1, 1] -> normalised latents float32 [B, F, h, w, C], which are the means. Raises
+        ValueError where T is not 4k + 1 or a side not a multiple of the stride."""
         self._check(video.shape)
         step = functools.partial(self.encode_chunk, params)
         return self._tiled(lambda x: _in_chunks(step, x, self.chunk * TEMPORAL), video, self.spatial_stride, 1)
@@ -74,11 +74,11 @@ class WanVideo:
         return self._tiled(lambda x: _in_chunks(step, x, self.chunk), latents, 1, self.spatial_stride)
 
     def encode_chunk(self, params: dict, video: jax.Array, kept: tuple | None = None):
-        """A stream's next frames, 1 + 4k at first (kept is None), then 4k -> (their latents, kept for the next)."""
+        """Encodes a stream's next frames, 1 + 4k at first (kept is None), then 4k: (latents, next call's `kept`)."""
         return functional.bind(_module(self.spec), params).encode(video.astype(self.dtype), kept)
 
     def decode_chunk(self, params: dict, latents: jax.Array, kept: tuple | None = None):
-        """A stream's next latents, any number -> (their frames, kept for the next)."""
+        """Decodes a stream's next latents, any number of them: (frames, next call's `kept`)."""
         return functional.bind(_module(self.spec), params).decode(latents, kept)
 
     def _tiled(self, fn: Callable, x: jax.Array, taken: int, given: int) -> jax.Array:
@@ -92,15 +92,15 @@ class WanVideo:
 
 
 def _in_chunks(step: Callable, x: jax.Array, size: int) -> jax.Array:
-    """step(chunk, kept) -> (y, kept) over frame 0, then `size` frames at a time, in a loop; 0: all in one."""
+    """Runs step(chunk, kept) -> (y, kept) over frame 0, then over `size` frames at a time in a loop; 0: all at once."""
     if not size:
         return step(x, None)[0]
     first, kept = step(x[:, :1], None)
     loops, parts = (x.shape[1] - 1) // size, [first]
     if loops:
         chunks = x[:, 1:1 + loops * size].reshape(x.shape[0], loops, size, *x.shape[2:]).swapaxes(0, 1)
-        kept, made = jax.lax.scan(lambda kept, chunk: step(chunk, kept)[::-1], kept, chunks)
-        parts.append(made.swapaxes(0, 1).reshape(x.shape[0], -1, *made.shape[3:]))
+        kept, stacked = jax.lax.scan(lambda kept, chunk: step(chunk, kept)[::-1], kept, chunks)
+        parts.append(stacked.swapaxes(0, 1).reshape(x.shape[0], -1, *stacked.shape[3:]))
     if rest := x.shape[1] - 1 - loops * size:
         parts.append(step(x[:, -rest:], kept)[0])
     return jnp.concatenate(parts, axis=1)

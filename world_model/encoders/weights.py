@@ -1,4 +1,5 @@
-"""Frozen encoders' weights from a local file or folder: format found by its names, every tensor accounted for."""
+"""Frozen encoders' weights from a local file or folder: names tell the format and, in a larger checkpoint, where the
+encoder is; every tensor of it is accounted for."""
 
 import contextlib
 import dataclasses
@@ -6,106 +7,146 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from world_model.encoders.names import Table, their_shapes
+from world_model.encoders.names import Table, published_shapes
 from world_model.weights.safetensors_io import Weights, WeightsError
 from world_model.weights.tensor_files import open_tensors
 
-STEMS = ("diffusion_pytorch_model", "model")  # of safetensors folders
+STEMS = ("diffusion_pytorch_model", "model")  # of the files in a folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Where weights are."""
+class WeightsFile:
+    """Where an encoder's weights are."""
 
     path: str = ""  # a .safetensors file, a folder of them with an index, or (allow_pickle) a .pth or .pt file
     allow_pickle: bool = False  # read .pth through torch's weights_only unpickler
 
 
-NOWHERE = Source()
+NOWHERE = WeightsFile()
 
 
-def fingerprint(source: Source) -> dict[str, np.ndarray]:
-    """{"sha256": uint8 [32]} of the file's bytes, of a folder's weight files in order of their names: what a checkpoint
-    keeps in place of arrays that a file holds. Raises WeightsError without any file."""
-    path, digest = Path(source.path), hashlib.sha256()
+def fingerprint(file: WeightsFile) -> dict[str, np.ndarray]:
+    """{"sha256": uint8 [32]} of the file's bytes, or of a folder's weight files in order of their names: what a
+    checkpoint keeps in place of arrays that a file holds. Raises WeightsError without any file."""
+    path, digest = Path(file.path), hashlib.sha256()
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if not source.path or not path.exists() or not files:
-        raise WeightsError(f"weights {source.path!r}: no such file or folder; give a local path")
-    for file in files:
-        with file.open("rb") as content:
-            while block := content.read(1 << 22):
-                digest.update(block)
+    if not file.path or not path.exists() or not files:
+        raise WeightsError(f"weights {file.path!r}: no such file or folder; give a local path")
+    for one in files:
+        with one.open("rb") as content:
+            while piece := content.read(1 << 22):
+                digest.update(piece)
     return {"sha256": np.frombuffer(digest.digest(), np.uint8)}
 
 
-def check(source: Source, kept: Mapping[str, np.ndarray]) -> None:
+def check(file: WeightsFile, kept: Mapping[str, np.ndarray]) -> None:
     """Raises WeightsError where the file is not the one of that fingerprint."""
-    if not np.array_equal(fingerprint(source)["sha256"], kept["sha256"]):
-        raise WeightsError(f"{source.path}: not the weights that this run, checkpoint or cache was made with (sha256 "
+    if not np.array_equal(fingerprint(file)["sha256"], kept["sha256"]):
+        raise WeightsError(f"{file.path}: not the weights that this run, checkpoint or cache was made with (sha256 "
                            f"{bytes(kept['sha256']).hex()[:16]}...)")
 
 
-def load(source: Source, tables: Mapping[str, Table], shapes: Mapping[str, jax.ShapeDtypeStruct]
+def load(file: WeightsFile, tables: Mapping[str, Table], shapes: Mapping[str, jax.ShapeDtypeStruct]
          ) -> dict[str, np.ndarray]:
-    """Our arrays, of the dtypes of `shapes`; one of theirs is in memory at a time.
+    """Our arrays, of the dtypes of `shapes`; one published tensor is in memory at a time.
 
-    tables: by format; the one whose names the file has is taken. Raises WeightsError naming file, key, expected and
-    found: no file, names missing or unexpected, another shape.
+    tables: by format; the one whose names the file has is taken, and the file may hold other components beside the
+    encoder. Raises WeightsError naming file, key, expected and found: no file, names missing or unexpected, another
+    shape, two components that fit.
     """
-    with opened(source) as tensors:
-        table = _fitting(source.path, tables, set(tensors))
-        expected = their_shapes(table, shapes)
+    with opened(file) as tensors:
+        prefix, table = _fitting(file.path, tables, set(tensors))
+        found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+        found |= {name: found[copy] for copy, name in table.copies if name not in found}
+        expected = published_shapes(table, shapes)
         params = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
-        stand_in = {name: copy for copy, name in table.copies if name not in tensors}
         for entry in table.entries:
-            found = tensors[stand_in.get(entry.theirs, entry.theirs)]
-            if found.shape != expected[entry.theirs].shape:
-                raise WeightsError(f"{source.path}: {entry.theirs} (ours: {entry.ours}): expected shape "
-                                   f"{expected[entry.theirs].shape}, found {found.shape}; is it the file of another "
+            x = tensors[found[entry.published]]
+            if x.shape != expected[entry.published].shape:
+                raise WeightsError(f"{file.path}: {prefix}{entry.published} (ours: {entry.native}): expected shape "
+                                   f"{expected[entry.published].shape}, found {x.shape}; is it the file of another "
                                    "model size?")
-            entry.of(params[entry.ours])[...] = entry.transform.to_ours(found, 0)
+            entry.slice_of(params[entry.native])[...] = entry.transform.to_native(x, 0)
         for copy, name in table.copies:
-            if copy in tensors and name in tensors and not np.array_equal(tensors[copy], tensors[name]):
-                raise WeightsError(f"{source.path}: {copy} should repeat {name}, but differs")
+            key, repeat = found[name], found.get(copy, found[name])
+            if repeat != key and not np.array_equal(tensors[repeat], tensors[key]):
+                raise WeightsError(f"{file.path}: {prefix}{copy} should repeat {prefix}{name}, but differs")
     return params
 
 
-def _fitting(path: str, tables: Mapping[str, Table], names: set[str]) -> Table:
-    differences = {}
-    for form, table in tables.items():
-        copies = dict(table.copies)
-        wanted = {e.theirs for e in table.entries}
-        missing = sorted(wanted - names - {copies[n] for n in names if n in copies})
-        unexpected = sorted(n for n in names - wanted - copies.keys() if not re.fullmatch(table.unread, n))
-        if not missing and not unexpected:
-            return table
-        differences[form] = missing, unexpected
-    form, (missing, unexpected) = min(differences.items(), key=lambda item: sum(map(len, item[1])))
-    raise WeightsError(f"{path}: names fit no known format ({', '.join(tables)}). Of the nearest, {form}: "
-                       f"{len(missing)} missing {missing[:5]}, {len(unexpected)} unexpected {unexpected[:5]}")
+class _Fit(NamedTuple):
+    """How the names under a prefix fit a table."""
+
+    form: str
+    prefix: str
+    table: Table
+    missing: list[str]
+    unexpected: list[str]
+
+    @property
+    def errors(self) -> int:
+        """The number of names that do not fit."""
+        return len(self.missing) + len(self.unexpected)
+
+    def __str__(self):
+        return f"{self.form} under {self.prefix!r}" if self.prefix else self.form
+
+
+def _fitting(path: str, tables: Mapping[str, Table], names: set[str]) -> tuple[str, Table]:
+    """(prefix, table) that fit. An encoder is all of a file, or a component of a larger checkpoint: then its names are
+    under a prefix, and names elsewhere are other components'."""
+    whole = [_fit(form, table, "", names) for form, table in tables.items()]
+    inside = [_fit(form, table, prefix, names) for form, table in tables.items() for prefix in _prefixes(table, names)]
+    candidates = [fit for fit in whole if not fit.missing] or whole + inside
+    fits = [fit for fit in candidates if not fit.errors]
+    if len(fits) > 1:
+        raise WeightsError(f"{path}: holds more than one such encoder: {', '.join(map(str, fits))}; give a file of one")
+    if fits:
+        return fits[0].prefix, fits[0].table
+    near = min(candidates, key=lambda fit: fit.errors)
+    raise WeightsError(f"{path}: names fit no known format ({', '.join(tables)}), alone or under a prefix. Of the "
+                       f"nearest, {near}: {len(near.missing)} missing {near.missing[:5]}, {len(near.unexpected)} "
+                       f"unexpected {near.unexpected[:5]}")
+
+
+def _prefixes(table: Table, names: set[str]) -> list[str]:
+    """What stands, up to a dot, before any of the table's names in longer ones."""
+    known = {entry.published for entry in table.entries} | {copy for copy, _ in table.copies}
+    return sorted({name[:dot.end()] for name in names for dot in re.finditer(r"\.", name) if name[dot.end():] in known})
+
+
+def _fit(form: str, table: Table, prefix: str, names: set[str]) -> _Fit:
+    names = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    copies, wanted = dict(table.copies), {entry.published for entry in table.entries}
+    missing = wanted - names - {copies[name] for name in names if name in copies}
+    unexpected = {name for name in names - wanted - copies.keys() if not re.fullmatch(table.unread, name)}
+    return _Fit(form, prefix, table, *(sorted(prefix + name for name in kind) for kind in (missing, unexpected)))
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[Mapping[str, np.ndarray]]:
-    """Names -> arrays, read when asked for."""
-    path = Path(source.path)
-    if not source.path or not path.exists():
-        raise WeightsError(f"weights {source.path!r}: no such file or folder; give a local path")
+def opened(file: WeightsFile) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields names -> arrays, which are read when asked for. Raises WeightsError without any file."""
+    path = Path(file.path)
+    if not file.path or not path.exists():
+        raise WeightsError(f"weights {file.path!r}: no such file or folder; give a local path")
     if path.is_dir():
         stems = [stem for stem in STEMS if list(path.glob(f"{stem}*.safetensors*"))]
         if not stems:
             raise WeightsError(f"{path}: holds neither of {', '.join(f'{stem}.safetensors' for stem in STEMS)}")
         yield Weights(path, stems[0])
     else:
-        with open_tensors(path, source.allow_pickle) as file:
-            yield _Lazy(file)
+        with open_tensors(path, file.allow_pickle) as tensors:
+            yield _Lazy(tensors)
 
 
 class _Lazy(Mapping):
+    """An opened file as a mapping."""
+
     def __init__(self, file):
         self._file, self._names = file, set(file.keys())
 

@@ -17,11 +17,13 @@ from world_model.analysis import flops
 from world_model.families.base.loss import Objective
 from world_model.families.base.policy import SlotPolicy
 from world_model.families.dreamzero import flops as dreamzero_flops
+from world_model.families.dreamzero import formats as dreamzero_formats
 from world_model.families.dreamzero import loss as dreamzero_objective
 from world_model.families.dreamzero import model as dreamzero
 from world_model.families.dreamzero import policy as dreamzero_policy
 from world_model.families.dreamzero import sampler as dreamzero_rollout
 from world_model.families.lingbot_va import flops as lingbot_va_flops
+from world_model.families.lingbot_va import formats as lingbot_va_formats
 from world_model.families.lingbot_va import layout as lingbot_va_layout
 from world_model.families.lingbot_va import loss as lingbot_va_objective
 from world_model.families.lingbot_va import mixture as lingbot_va_mot
@@ -29,6 +31,7 @@ from world_model.families.lingbot_va import model as lingbot_va
 from world_model.families.lingbot_va import policy as lingbot_va_policy
 from world_model.families.lingbot_va import sampler as lingbot_va_rollout
 from world_model.parallel.axes import axes_of
+from world_model.weights.formats import PublishedFormat
 
 
 class Parts(NamedTuple):
@@ -111,3 +114,8 @@ def make_family(name: str, **sizes) -> Family:
     if unknown := sorted(sizes.keys() - known):
         raise ValueError(f"model.{unknown[0]} means nothing to family {name!r}; it has {sorted(known)}")
     return Family(parts, parts.spec(**sizes))
+
+
+def published_formats() -> dict[str, PublishedFormat]:
+    """The layouts that launch.import_weights reads, by the name of --format."""
+    return dreamzero_formats.IMPORTS | lingbot_va_formats.IMPORTS

@@ -1,1 +1,1 @@
-"""Weights in and out: name tables as data, readers, writers and the PyTorch runtime."""
+"""The engine that converts weights: safetensors, name tables, layouts and streaming. It knows no family."""

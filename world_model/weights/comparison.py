@@ -1,4 +1,4 @@
-"""The largest difference of two arrays, where it is, and a sentence about the first that is too large."""
+"""Finds the largest difference of two arrays and says in a sentence which is the first that is too large."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-    """Of one entry of a comparison."""
+    """The largest difference of one entry of a comparison."""
 
     size: float  # inf where a number is not finite
     index: tuple[int, ...]
@@ -15,8 +15,8 @@ class Difference(NamedTuple):
     found: float
 
 
-def difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
-    """Largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
+def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
+    """The largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
     if expected.shape != found.shape:
         raise ValueError(f"{entry}: expected shape {expected.shape}, found {found.shape}")
@@ -29,7 +29,7 @@ def difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bo
 
 
 def first_above(differences: Mapping[str, Difference], tolerance: float) -> str | None:
-    """A sentence on the first entry above the tolerance, in the mapping's order; None if there is none."""
+    """Makes a sentence on the first entry above the tolerance, in the mapping's order; None if there is none."""
     for entry, d in differences.items():
         if d.size > tolerance:
             above = sum(d.size > tolerance for d in differences.values())

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
 
 SHARD_BYTES = 5_000_000_000
+Header = tuple[tuple[int, ...], str]  # shape, and dtype in safetensors' own spelling ("BF16")
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
 
 
 def index_name(stem: str = "model", suffix: str = SAFE) -> str:
-    """The file that says which shard holds what."""
+    """The name of the file that says which shard holds what."""
     return f"{stem}{suffix}.index.json"
 
 
@@ -82,17 +83,17 @@ def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[d
 
 
 class Weights(Mapping):
-    """Read-only key -> numpy array over a weights directory; a tensor is read when it is asked for, and nothing of it
-    stays in memory: its file is mapped for that long alone.
+    """A read-only mapping from keys to numpy arrays over a weights directory. A tensor is read when it is asked for,
+    and nothing of it stays in memory: its file is mapped for that long alone.
 
-    Everything that headers can tell is checked at construction: shards present and whole, the index and the
-    shards' contents the same. `headers` keeps it: key -> (shape, dtype), dtype in safetensors' own spelling ("BF16").
-    More than one stem: files of each, no key in two of them. allow_pickle: also where the files are torch's.
+    Everything that headers can tell is checked at construction: shards present and whole, the index and the shards'
+    contents the same. `headers` keeps what they say by key. With more than one stem the files of each are read, and no
+    key may be in two of them. allow_pickle: take torch's files too.
     """
 
     def __init__(self, directory: str | os.PathLike, *stems: str, allow_pickle: bool = False):
         self.directory, self._allow_pickle = Path(directory), allow_pickle
-        self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        self.headers: dict[str, Header] = {}
         self._weight_map: dict[str, str] = {}
         for stem in stems or ("model",):
             found = self._index(stem)
@@ -108,11 +109,11 @@ class Weights(Mapping):
 
     @property
     def files(self) -> list[Path]:
-        """The shards, sorted."""
+        """The paths of the shards, sorted."""
         return [self.directory / name for name in sorted(set(self._weight_map.values()))]
 
     def path_of(self, key: str) -> Path:
-        """The shard that holds a tensor."""
+        """The path of the shard that holds a tensor."""
         return self.directory / self._weight_map[key]
 
     def _index(self, stem: str) -> dict[str, str]:
@@ -128,7 +129,7 @@ class Weights(Mapping):
         raise WeightsError(f"{self.directory / index_name(stem)}: missing; {self.directory} is not a (whole) weights "
                            "directory")
 
-    def _read_header(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    def _read_header(self, name: str) -> dict[str, Header]:
         with self._open(name) as file:
             views = {key: file.get_slice(key) for key in sorted(file.keys())}
             return {key: (tuple(view.get_shape()), view.get_dtype()) for key, view in views.items()}
@@ -150,11 +151,8 @@ class Weights(Mapping):
     def __len__(self):
         return len(self._weight_map)
 
-    def check(self, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-        """Raises WeightsError unless keys, shapes and dtypes are exactly `expected`: key -> (shape, dtype).
-
-        `dtype` is safetensors' own spelling, such as "F32". Reads headers alone.
-        """
+    def check(self, expected: Mapping[str, Header]) -> None:
+        """Raises WeightsError unless keys, shapes and dtypes are exactly the expected ones. Reads headers alone."""
         _same_keys(self.directory, expected=set(expected), found=set(self._weight_map))
         for key, (shape, dtype) in expected.items():
             found = self.headers[key]
@@ -164,7 +162,7 @@ class Weights(Mapping):
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """key -> shard."""
+    """The shard of every key, as an index file says."""
     try:
         return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
     except (json.JSONDecodeError, KeyError, TypeError) as e:
@@ -174,7 +172,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    """A JSON object; json.loads alone would keep the last of two equal keys."""
+    """Makes a JSON object; json.loads alone would keep the last of two equal keys."""
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
         raise ValueError(f"{twice[0]}: listed twice; a tensor stands in one shard")

@@ -1,6 +1,6 @@
 """Arrays that go into a checkpoint piece by piece and are never whole in memory.
 
-A stacked parameter of the 14B model is 11 GB in float32; one layer of it is 0.3 GB. `Pieces` stands for such an array
+A stacked parameter of a 14B model is 11 GB in float32; one layer of it is 0.3 GB. `Pieces` stands for such an array
 in the state that `checkpoint.Checkpoints.save` is given. Orbax finds its handler below, which writes layer after layer
 into the array's own file format, so that a restore sees nothing special.
 """
@@ -13,12 +13,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-CHUNK_BYTES = 64 * 2**20  # of what is read back at once, by each device that needs part of it
+CHUNK_BYTES = 64 * 2**20  # what a restore reads at once, for each device that needs part of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pieces:
-    """An array to be: read(i) gives [i] of its leading axis where it is stacked, read(None) the whole elsewhere."""
+    """An array that is read while it is written: read(i) gives [i] of its leading axis where it is stacked, read(None)
+    gives the whole elsewhere."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -27,16 +28,16 @@ class Pieces:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return int(np.prod(self.shape))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole."""
+        """The bytes of the whole array."""
         return self.size * self.dtype.itemsize
 
     def whole(self) -> np.ndarray:
-        """All of it at once."""
+        """Reads all of it at once."""
         return np.stack([self.read(i) for i in range(self.shape[0])]) if self.stacked else self.read(None)
 
 
@@ -47,16 +48,16 @@ class PiecesHandler(ocp.type_handlers.NumpyHandler):
         super().__init__(deepcopy_host_arrays=False)
 
     def typestr(self) -> str:
-        """Its name in the checkpoint's metadata; who restores says what it wants."""
+        """The type's name in the checkpoint's metadata; a restore asks for the type that it wants."""
         return "wamax.Pieces"
 
     async def serialize(self, values, infos, args=None):
-        """As the base class, with chunks that hold one layer or less."""
+        """Does what the base class does, with chunks that hold one layer or less."""
         chunks = [ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if v.stacked else ()) for v in values]
         return await super().serialize(values, infos, chunks)
 
     async def _background_serialize(self, values, infos, args=None):
-        self._turn = asyncio.Lock()  # of this save's event loop; the base class starts all writes at once
+        self._turn = asyncio.Lock()  # belongs to this save's event loop; the base class starts all writes at once
         await super()._background_serialize(values, infos, args)
 
     async def _open_and_write(self, value: Pieces, tspec, ts_context):

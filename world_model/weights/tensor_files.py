@@ -1,7 +1,7 @@
 """One file of named tensors: safetensors, or, where that is allowed, a pickle of torch's.
 
-Both are opened lazily and have the face of `safetensors.safe_open`: keys(), get_tensor(name), and get_slice(name) with
-get_shape() and get_dtype(), the latter in safetensors' own spelling ("BF16").
+Both are opened lazily and have the interface of `safetensors.safe_open`: keys(), get_tensor(name), and get_slice(name)
+with get_shape() and get_dtype(), the latter in safetensors' own spelling ("BF16").
 """
 
 import zipfile
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 SAFE = ".safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt")
-SPELLING = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # of torch's dtypes; others keep their names
+SPELLING = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # torch's dtypes; others keep their names
 
 
 class WeightsError(ValueError):
@@ -21,7 +21,8 @@ class WeightsError(ValueError):
 
 
 def open_tensors(path: Path, allow_pickle: bool = False):
-    """A context manager. Raises WeightsError where the file is damaged, or no safetensors and pickles are not allowed.
+    """Opens a file as a context manager. Raises WeightsError where it is damaged, or no safetensors and pickles are not
+    allowed.
 
     allow_pickle: read others by torch's weights_only unpickler, which makes tensors and nothing else.
     """
@@ -61,11 +62,11 @@ class _Pickle:
         self._tensors = {}
 
     def keys(self) -> list[str]:
-        """Names."""
+        """The names of the tensors."""
         return list(self._tensors)
 
     def get_tensor(self, name: str) -> np.ndarray:
-        """As numpy, which has no bfloat16 of its own."""
+        """The tensor as a numpy array; numpy has no bfloat16 of its own."""
         import torch
 
         tensor = self._tensors[name].detach()
@@ -74,7 +75,7 @@ class _Pickle:
         return tensor.numpy()
 
     def get_slice(self, name: str) -> "_Header":
-        """Shape and dtype."""
+        """The tensor's shape and dtype, without its data."""
         return _Header(self._tensors[name])
 
 

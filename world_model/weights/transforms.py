@@ -1,8 +1,8 @@
-"""How a tensor changes between a PyTorch layout and ours, and which tensors a kind of module has.
+"""How a tensor changes between a published PyTorch layout and our native one, and which tensors a kind of module has.
 
-Theirs are [out, in] linears, convolutions with channels first, matrices with a leading axis of one category; ours are
-[in, out] kernels, channels last. Self-attention's queries and keys are stored half-split for the rotary embedding
-(world_model/layers/rotary.py), theirs interleaved, so their columns are permuted inside each head.
+Published linears are [out, in], convolutions have their channels first, and matrices of one category a leading axis of
+one; native kernels are [in, out] with channels last. Where published self-attention interleaves the halves of a rotary
+pair, our queries and keys are half-split (world_model/layers/rotary.py), so columns are permuted inside each head.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from collections.abc import Callable
 class Transform:
     """How one tensor changes on the way: functions of (numpy or JAX array, head_dim)."""
 
-    to_theirs: Callable
-    to_ours: Callable
+    to_published: Callable
+    to_native: Callable
 
 
-def _patch_to_theirs(kernel):
+def _patch_to_published(kernel):
     """[4 C, D], rows (ph, pw, c) with c fastest -> Conv3d weight [D, C, 1, 2, 2]."""
     rows, dim = kernel.shape
     return kernel.reshape(2, 2, rows // 4, dim).transpose(3, 2, 0, 1)[:, :, None]
 
 
-def _patch_to_ours(weight):
-    """The inverse of _patch_to_theirs."""
+def _patch_to_native(weight):
+    """The inverse of _patch_to_published."""
     return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
@@ -51,7 +51,7 @@ def _channels_last(weight):
 
 
 def _reshaped(leading: int, trailing: int) -> Transform:
-    """Theirs has axes of one around ours."""
+    """The transform of an array that is published with axes of one around it."""
     return Transform(lambda x, d: x.reshape((1,) * leading + x.shape + (1,) * trailing),
                      lambda x, d: x.reshape(x.shape[leading:x.ndim - trailing]))
 
@@ -64,7 +64,7 @@ def _patches_to_weight(kernel):
 
 SAME = Transform(lambda x, d: x, lambda x, d: x)
 TRANSPOSE = Transform(lambda x, d: x.T, lambda x, d: x.T)
-PATCH = Transform(lambda x, d: _patch_to_theirs(x), lambda x, d: _patch_to_ours(x))
+PATCH = Transform(lambda x, d: _patch_to_published(x), lambda x, d: _patch_to_native(x))
 PATCH_LINEAR = Transform(lambda x, d: _channels_first(x), lambda x, d: _channels_last(x))
 ROTARY = Transform(_interleave, _half_split)
 ROTARY_TRANSPOSE = Transform(lambda x, d: _interleave(x, d).T, lambda x, d: _half_split(x.T, d))
@@ -74,7 +74,7 @@ POINT_3D = Transform(lambda x, d: x.T[..., None, None, None], lambda x, d: x[...
 POINT_2D = Transform(lambda x, d: x.T[..., None, None], lambda x, d: x[..., 0, 0].T)
 PICTURE_PATCH = Transform(lambda x, d: _patches_to_weight(x), lambda x, d: x.transpose(2, 3, 1, 0).reshape(-1, len(x)))
 
-# kind of module -> (suffix of theirs, suffix of ours, transform) of each of its tensors
+# kind of module -> (published suffix, native suffix, transform) of each of its tensors
 KINDS = {
     "linear": ((".weight", ".kernel", TRANSPOSE), (".bias", ".bias", SAME)),
     "matrix": ((".weight", ".kernel", TRANSPOSE),),

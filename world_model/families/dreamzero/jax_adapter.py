@@ -17,6 +17,7 @@ from world_model.families.base.loss import Example
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.loss import Drawn, DreamZeroObjective
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, Inputs
+from world_model.families.dreamzero.names import DREAMZERO
 from world_model.weights import names, transforms
 
 Parts = Mapping[str, np.ndarray | None]
@@ -50,7 +51,7 @@ class JaxAdapter:
     def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "JaxAdapter":
         """With weights under the reference's names; raises ValueError where they do not fit."""
         shapes = functional.parameters(functional.abstract(DreamZero, spec))
-        return cls(spec, names.from_reference(tensors, shapes, spec.head_dim))
+        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, DREAMZERO))
 
     def forward(self, parts: Parts) -> Output:
         """Over a whole window; without clean_latents it is the form that has no clean copy."""
@@ -78,7 +79,7 @@ class JaxAdapter:
         step = jax.jit(jax.value_and_grad(
             lambda p: objective.loss_at(p, whole, drawn, counts), has_aux=True))
         (_, metrics), gradients = step(self.params)
-        norms = {k: float(np.linalg.norm(g)) for k, g in names.to_reference(gradients, self.spec.head_dim)}
+        norms = {k: float(np.linalg.norm(g)) for k, g in names.to_published(gradients, self.spec.head_dim, DREAMZERO)}
         return Losses(float(metrics["video_loss"]), float(metrics["action_loss"]), norms)
 
     def start(self, text: np.ndarray, image: np.ndarray | None, table: str) -> "JaxSession":
@@ -126,5 +127,5 @@ class JaxSession:
         last = layer in (-1, self.spec.num_layers - 1)
         keys, values = self.cache.final if last else (x[layer] for x in self.cache.blocks)
         frames = int(cached.first_frame(self.spec, self.block))
-        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.spec.head_dim)
+        keys = transforms.ROTARY.to_published(np.asarray(keys), self.spec.head_dim)
         return np.stack([keys, np.asarray(values)])[:, :, :frames * self.spec.tokens_per_frame]

@@ -14,32 +14,33 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from world_model.families.dreamzero.formats import ACTION_STEM, IMPORTS
 from world_model.families.dreamzero.model import PATCH, DreamZeroSpec
+from world_model.families.dreamzero.names import ACTIONS, is_action_part
 from world_model.weights import names, safetensors_io
-from world_model.weights.formats import ACTION_STEM, FORMATS
 
 
 def write(directory: Path, format_name: str, spec: DreamZeroSpec, params: Mapping[str, jax.Array], *,
           dtype=np.float32, shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
-    """Weights, tensor by tensor in `dtype`, and config.json."""
-    fmt = FORMATS[format_name]
+    """Writes weights, tensor by tensor in `dtype`, and config.json."""
+    fmt = IMPORTS[format_name]
     folder = Path(directory) / fmt.folders[0]
     folder.mkdir(exist_ok=True)
-    heads = {name: x for name, x in params.items() if names.is_action_part(name)}
+    heads = {name: x for name, x in params.items() if is_action_part(name)}
     video = {name: x for name, x in params.items() if name not in heads}
-    for stem, part, table in ((fmt.stem, video, fmt.table), (ACTION_STEM, heads, names.ACTIONS)):
-        tensors = names.to_reference(part, spec.head_dim, table)
+    for stem, part, table in ((fmt.stem, video, fmt.table), (ACTION_STEM, heads, ACTIONS)):
+        tensors = names.to_published(part, spec.head_dim, table)
         safetensors_io.write(folder, cast(tensors, dtype), shard_bytes, stem)
     (folder / "config.json").write_text(json.dumps(CONFIGS[format_name](spec), indent=1) + "\n")
 
 
 def cast(tensors: Iterable[tuple[str, np.ndarray]], dtype) -> Iterable[tuple[str, np.ndarray]]:
-    """Each in another dtype."""
+    """Yields each tensor in another dtype."""
     return ((name, x.astype(dtype)) for name, x in tensors)
 
 
 def wan_config(spec: DreamZeroSpec) -> dict:
-    """What the original's constructor reads."""
+    """What the original's constructor reads (docs/references/wan.md)."""
     return {"_class_name": "WanModel", "model_type": "i2v" if spec.concat_first_frame else "ti2v",
             "text_len": spec.text_length, "in_dim": spec.input_channels, "dim": spec.dim, "ffn_dim": spec.ffn_dim,
             "freq_dim": spec.freq_dim, "out_dim": spec.latent_channels, "num_heads": spec.num_heads,

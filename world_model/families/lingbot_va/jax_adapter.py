@@ -43,7 +43,7 @@ class LingBotVAAdapter:
     def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVAAdapter":
         """With weights under the reference's names; raises ValueError where they do not fit."""
         shapes = functional.parameters(functional.abstract(LingBotVA, spec))
-        return cls(spec, names.from_reference(tensors, shapes, spec.head_dim, LINGBOT_VA))
+        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, LINGBOT_VA))
 
     def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Drawn, dict], Training]:
         """Forward, losses and gradients of one batch as a function of what is drawn, compiled once.
@@ -68,8 +68,8 @@ class LingBotVAAdapter:
 
     def _training(self, inputs, velocity, errors, weights, loss_and_gradients, hidden) -> Training:
         loss, gradients = loss_and_gradients
-        unread = tuple(theirs + "." for theirs, *_ in LINGBOT_VA.unread_modules)
-        gradients = {name: g for name, g in names.to_reference(gradients, self.spec.head_dim, LINGBOT_VA)
+        unread = tuple(published + "." for published, *_ in LINGBOT_VA.unread_modules)
+        gradients = {name: g for name, g in names.to_published(gradients, self.spec.head_dim, LINGBOT_VA)
                      if not name.startswith(unread)}
         video_frames, action_frames = (e * w for e, w in zip(errors, weights, strict=True))
         return Training(inputs._asdict(), velocity.video, velocity.action, video_frames, action_frames, *weights,
@@ -113,5 +113,5 @@ class LingBotVASession:
         last = layer in (-1, self.adapter.spec.num_layers - 1)
         keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.blocks)
         index = cached.cached_tokens(self.adapter.spec, self.ring)[0]
-        keys = transforms.ROTARY.to_theirs(np.asarray(keys), self.adapter.spec.head_dim)
+        keys = transforms.ROTARY.to_published(np.asarray(keys), self.adapter.spec.head_dim)
         return keys[:, index], np.asarray(values)[:, index]

@@ -1,12 +1,13 @@
-"""The released layout of LingBot-VA's weights (facts/lingbot_va.md, sections 1 and 10): written, and its config.
+"""The released layout of LingBot-VA's weights: its directory is written, and its config is checked.
 
     transformer/config.json                                         diffusers-style, of class WanTransformer3DModel
     transformer/diffusion_pytorch_model.safetensors                 in one file, or
     transformer/diffusion_pytorch_model-0000i-of-0000N.safetensors  in shards, with their index
     wamax.json                                                      ours alone: sizes, layout, settings of rollouts
 
-The released repositories hold a tokenizer, a text encoder and a VAE beside it, which are not part of this. A Mixture
-of Transformers is laid out likewise, as a class of its own. Tensors are read by world_model/weights/conversion.py.
+The released repositories (robbyant/lingbot-va-base and its like) hold a tokenizer, a text encoder and a VAE beside it,
+which are not part of this. The config is that of Robbyant/lingbot-va at 58c2ae5, wan_va/modules/model.py. A Mixture of
+Transformers is laid out likewise, as a class of its own. Tensors are read by world_model/weights/conversion.py.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import WeightsError
 
 FOLDER, STEM = "transformer", "diffusion_pytorch_model"
-OURS = "wamax.json"
+SETTINGS = "wamax.json"
 
 
 class Variant(NamedTuple):
@@ -35,7 +36,7 @@ class Variant(NamedTuple):
     spec: type[LingBotVASpec]
     table: names.NameTable
     class_name: str  # in config.json
-    sizes: tuple[str, ...] = ()  # of the spec, in config.json beside the released keys
+    sizes: tuple[str, ...] = ()  # fields of the spec that config.json holds beside the released keys
 
 
 VARIANTS = {  # by family
@@ -46,7 +47,7 @@ VARIANTS = {  # by family
 
 
 def family_of(spec: LingBotVASpec) -> str:
-    """Its key in `VARIANTS`."""
+    """The family of a spec: its key in `VARIANTS`."""
     return next(family for family, variant in VARIANTS.items() if variant.spec is type(spec))
 
 
@@ -54,28 +55,28 @@ def write(directory: Path, spec: LingBotVASpec, params: Mapping[str, jax.Array],
           shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
     """Writes weights, tensor by tensor, and config.json under directory/transformer; wamax.json beside it.
 
-    rollout: settings of torch_lingbot_va_rollout.Rollout that these weights are meant for.
+    rollout: settings of torch/sampler.py's Rollout that these weights are meant for.
     """
     folder = Path(directory) / FOLDER
     folder.mkdir()
     family = family_of(spec)
-    tensors = names.to_reference(params, spec.head_dim, VARIANTS[family].table)
+    tensors = names.to_published(params, spec.head_dim, VARIANTS[family].table)
     safetensors_io.write(folder, tensors, shard_bytes, stem=STEM)
     (folder / "config.json").write_text(json.dumps(config(spec), indent=1) + "\n")
-    ours = {"family": family, "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
-            "rollout": dict(rollout or {})}
-    (Path(directory) / OURS).write_text(json.dumps(ours, indent=1) + "\n")
+    settings = {"family": family, "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
+                "rollout": dict(rollout or {})}
+    (Path(directory) / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def read_settings(directory: str | Path) -> tuple[LingBotVASpec, dict]:
-    """(sizes, settings of rollouts) of what `write` wrote. Raises WeightsError where wamax.json is not there or not
-    of this family."""
-    path = Path(directory) / OURS
+    """Returns (sizes, settings of rollouts) of what `write` wrote. Raises WeightsError where wamax.json is not there or
+    is another family's."""
+    path = Path(directory) / SETTINGS
     if not path.exists():
         raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VA model")
-    ours = json.loads(path.read_text())
-    spec = VARIANTS[ours["family"]].spec
-    return spec(**ours["spec"] | {"layout": Layout(**ours["spec"]["layout"])}), ours["rollout"]
+    found = json.loads(path.read_text())
+    spec = VARIANTS[found["family"]].spec
+    return spec(**found["spec"] | {"layout": Layout(**found["spec"]["layout"])}), found["rollout"]
 
 
 def config(spec: LingBotVASpec) -> dict:
@@ -90,8 +91,8 @@ def config(spec: LingBotVASpec) -> dict:
 
 
 def check_config(folder: Path, spec: LingBotVASpec) -> None:
-    """Of folder/config.json; raises WeightsError naming file, key, expected and found where it is missing, of another
-    model or of other sizes than `spec`."""
+    """Raises WeightsError, naming file, key, expected and found, where folder/config.json is missing, is of another
+    model or has other sizes than `spec`."""
     path, expected_class = folder / "config.json", VARIANTS[family_of(spec)].class_name
     if not path.exists():
         raise WeightsError(f"{path}: missing; a LingBot-VA release has its network under {FOLDER}/")

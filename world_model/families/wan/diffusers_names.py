@@ -1,11 +1,12 @@
 """Names of diffusers' WanTransformer3DModel, Wan 2.1 and 2.2: the video network alone."""
 
+from world_model.families.wan.names import image_branch, layer_stack
 from world_model.weights.names import NameTable
 
-MODULES = (
+MODULES = (  # published, native, kind
     ("patch_embedding", "patch_embedding", "patch"),
-    *((f"condition_embedder.{theirs}_embedder.linear_{i}", f"{theirs}_embedding.fc{i}", "linear")
-      for theirs in ("time", "text") for i in (1, 2)),
+    *((f"condition_embedder.{part}_embedder.linear_{i}", f"{part}_embedding.fc{i}", "linear")
+      for part in ("time", "text") for i in (1, 2)),
     ("condition_embedder.time_proj", "time_projection", "linear"),
     ("scale_shift_table", "head.modulation", "leading_1"),
     ("proj_out", "head.proj", "linear"),
@@ -16,7 +17,7 @@ IMAGE_MODULES = (
     ("condition_embedder.image_embedder.ff.net.2", "image_embedding.fc2", "linear"),
     ("condition_embedder.image_embedder.norm2", "image_embedding.norm2", "layer_norm"),
 )
-BLOCK_MODULES = (
+LAYER_MODULES = (
     ("scale_shift_table", "modulation", "leading_1"),
     *((f"attn1.to_{p}", f"self_attn.{p}", "rotary_linear") for p in "qk"),
     ("attn1.to_v", "self_attn.v", "linear"),
@@ -29,9 +30,9 @@ BLOCK_MODULES = (
     ("ffn.net.0.proj", "mlp.fc1", "linear"),
     ("ffn.net.2", "mlp.fc2", "linear"),
 )
-IMAGE_BLOCK_MODULES = (
+IMAGE_LAYER_MODULES = (
     ("attn2.add_k_proj", "cross_attn.k_image", "linear"),
     ("attn2.add_v_proj", "cross_attn.v_image", "linear"),
     ("attn2.norm_added_k", "cross_attn.k_image_norm", "norm"),
 )
-DIFFUSERS = NameTable(MODULES, BLOCK_MODULES, IMAGE_MODULES, IMAGE_BLOCK_MODULES)
+DIFFUSERS = NameTable(MODULES, (layer_stack(LAYER_MODULES),), (image_branch(IMAGE_MODULES, IMAGE_LAYER_MODULES),))

@@ -21,13 +21,14 @@ from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
 from world_model.families.lingbot_va.names import STREAMS
 from world_model.families.lingbot_va.released_format import FOLDER, STEM, check_config, read_settings
-from world_model.families.wan.diffusers_names import BLOCK_MODULES
-from world_model.weights import names
+from world_model.families.wan import diffusers_names
+from world_model.families.wan import names as wan_names
 from world_model.weights.safetensors_io import Weights
 
-_OF_BLOCK = {ours: theirs for theirs, ours, _ in names.DREAMZERO.block_modules}
-BLOCK_NAMES = {of + _OF_BLOCK[ours]: of + theirs  # torch_model's -> released
-               for of in ("", *(f"{stream}." for stream in STREAMS)) for theirs, ours, _ in BLOCK_MODULES}
+_WAN = {native: published for published, native, _ in wan_names.LAYER_MODULES}
+BLOCK_NAMES = {of + _WAN[native]: of + published  # torch_model's -> released
+               for of in ("", *(f"{stream}." for stream in STREAMS))
+               for published, native, _ in diffusers_names.LAYER_MODULES}
 
 KeysValues = list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each; keys are rotated
 

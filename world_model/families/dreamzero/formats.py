@@ -1,0 +1,47 @@
+"""Published layouts that hold a DreamZero network or the video model that it grew from.
+
+    wan        original Wan: DIR/diffusion_pytorch_model*.safetensors
+    diffusers  DIR/transformer/diffusion_pytorch_model*.safetensors, or DIR itself
+    dreamzero  DIR/model*.safetensors, the network's tensors under action_head.model.
+
+Beside the first two, an export of ours has the action parts in action_heads*.safetensors. A DreamZero checkpoint may be
+full, or LoRA: the base under its names and adapters under peft's, or adapters and action parts alone.
+"""
+
+from world_model.families.dreamzero.names import ACTION_MODULES, ACTION_PARTS, DREAMZERO
+from world_model.families.wan.diffusers_names import DIFFUSERS
+from world_model.families.wan.names import WAN
+from world_model.weights.formats import Component, InitRule, PublishedFormat, SideFiles
+from world_model.weights.names import NameTable
+
+PREFIX = "action_head.model."
+LORA_LEVEL = "base_model.model."  # what peft puts before the names of a network with adapters
+ACTION_STEM = "action_heads"
+
+
+def _without_image_latent(spec) -> bool:
+    """Whether the base is Wan2.2-TI2V-5B, which concatenates no latent of the first frame."""
+    return not spec.concat_first_frame
+
+
+ACTION_HEADS = InitRule(ACTION_PARTS, "a video model has no actions")
+IMAGE_BRANCH = InitRule(r"^image_embedding\.|\.[kv]_image(_norm)?\.", "Wan2.2-TI2V-5B has no image branch",
+                        applies=_without_image_latent)
+ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
+
+
+def _video_model(folders: tuple[str, ...], table: NameTable) -> PublishedFormat:
+    return PublishedFormat(
+        "dreamzero", "diffusion_pytorch_model", folders, ("",), table, (ACTION_HEADS, IMAGE_BRANCH, ADAPTERS),
+        side_files=SideFiles(ACTION_STEM, ACTION_MODULES, ACTION_HEADS), beside_base=ACTION_PARTS)
+
+
+IMPORTS = {
+    "wan": _video_model(("",), WAN),
+    "diffusers": _video_model(("transformer", ""), DIFFUSERS),
+    "dreamzero": PublishedFormat(
+        "dreamzero", "model", ("",), (PREFIX + LORA_LEVEL, PREFIX), DREAMZERO, (ADAPTERS,),
+        (Component("action_head.text_encoder.", "text encoder"),
+         Component("action_head.image_encoder.", "image encoder"), Component("action_head.vae.", "video codec")),
+        inserted=".base_layer.", beside_base=ACTION_PARTS),
+}
