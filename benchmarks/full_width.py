@@ -26,9 +26,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import reference
-from launch.planning.chips import CHIPS, chip_of
 from launch.setup import build, fit, train_parts
 from launch.setup import flags as launch_flags
+from world_model.analysis.chips import CHIPS, chip_of
 from world_model.analysis.program import Program
 from world_model.training import state
 

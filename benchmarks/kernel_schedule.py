@@ -6,7 +6,7 @@ One layer's attention is compiled for the chip, and libtpu writes down the instr
 takes a cycle unless a matrix unit that it feeds is still busy: `cycles_per_tile` counts both. A kernel is a loop over
 pairs of tiles: `cycles_per_head` adds what every round and every row of tiles takes beside. Waits for memory are not in
 it: a tile's operands are fetched while the one before is computed. `efficiency`: the products' own cycles at the chip's
-peak, over these; launch/planning/chips.py has what was found. The first line is what the compiler estimates of all that
+peak, over these; world_model/analysis/chips.py has what was found. The first line is what the compiler estimates of all that
 stands outside the kernels, cycles per head.
 """
 
@@ -25,8 +25,8 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.attention import CONFIGS
 from launch import plan
-from launch.planning.chips import CHIPS
 from launch.setup import build
+from world_model.analysis.chips import CHIPS
 from world_model.analysis.program import KERNEL_PRODUCTS, Program
 from world_model.attention import flash, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles

@@ -19,9 +19,9 @@ from absl import flags
 from jax.experimental import topologies
 
 from launch.planning import estimate
-from launch.planning.chips import CHIPS, Chip, chip_of
 from launch.setup import build, fit, train_parts
 from launch.setup import flags as launch_flags
+from world_model.analysis.chips import CHIPS, Chip, chip_of
 from world_model.parallel.remat import KEPT
 
 LIBTPU_NAMES = {"v7x": "tpu7x"}

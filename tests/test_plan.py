@@ -10,8 +10,8 @@ from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
 from launch.planning import estimate
-from launch.planning.chips import CHIPS
 from launch.setup import fit
+from world_model.analysis.chips import CHIPS
 
 PROMISED = {
     "topology", "chips", "mesh", "global_batch", "remat", "parameters", "model_flops_per_sample",

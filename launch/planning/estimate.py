@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from launch.planning.chips import Chip
+from world_model.analysis.chips import Chip
 from world_model.analysis.program import Program
 from world_model.layers.transformer import ATTENTION_SCOPE
 
