@@ -26,6 +26,7 @@ from launch.supervision import hosts
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
 from world_model.training import checkpoint, metrics, state
+from world_model.training.checkpoint_writer import Checkpoints
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
@@ -53,8 +54,8 @@ def train(config, workdir: Path | str, build) -> None:
         # Data, then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
         data = build.data(config, workdir)
-        checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                                             keep_every=config.checkpoint.keep_every)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
+                                  keep_every=config.checkpoint.keep_every)
         resumed = find_resumable(checkpoints.directory, target, config, data)
         hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
         start = 0 if resumed is None else resumed
