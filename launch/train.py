@@ -16,13 +16,12 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import goodput
 from launch.planning import memory
 from launch.setup import fit, train_parts
 from launch.setup import flags as launch_flags
 from launch.setup.provenance import as_json, code_version
-from launch.supervision import cloud_ledger as cloud_goodput
-from launch.supervision import hosts
+from launch.supervision import cloud_ledger, hosts
+from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
 from world_model.training import checkpoint, metrics, state
@@ -43,7 +42,7 @@ def train(config, workdir: Path | str, build) -> None:
     workdir, began = Path(workdir), time.time()
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
-        cloud = cloud_goodput.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
+        cloud = cloud_ledger.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
         fit.check_kernel(config)
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
@@ -71,7 +70,7 @@ def train(config, workdir: Path | str, build) -> None:
         meta = make_meta(target, frozen, config, data)
         introduce(config, workdir, mesh, target, start)
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
-        ledger = goodput.Ledger(times, start, began, cloud)
+        ledger = Ledger(times, start, began, cloud)
 
         # The step, and what the run says of itself.
         *objective, encoders = build.objective(config, model, frozen)
@@ -129,7 +128,7 @@ def train(config, workdir: Path | str, build) -> None:
                     ledger.done()
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
                 if times:
-                    say(goodput.describe(goodput.read(times)))
+                    say(summarize(read_attempts(times)))
         except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()
             good = checkpoint.steps(checkpoints.directory)
