@@ -1,7 +1,8 @@
 """A policy of chunks for samplers that can imagine what running actions lead to, used by asynchronous.py.
 
-An observation is a latent frame: several raw frames, n control steps. When a chunk is asked for, the last frame that has
-wholly been seen ends at a boundary at or before now; from there on the robot executes what is known to be on its way.
+An observation is a latent frame: several raw frames, n control steps. When a chunk is asked for, the last frame that
+has wholly been seen ends at a boundary at or before now; from there on the robot executes what is known to be on its
+way.
 A grounded policy (arXiv 2601.21998, Algorithm 2) imagines the frame that these actions lead to from them and the last
 observation, and predicts the next actions from it. A policy that is not grounded keeps the frame in the cache that was
 imagined when these actions were predicted, from older observations. All episodes move in step and share one cache, a
