@@ -25,7 +25,7 @@ def adapted(make_layer: Callable, linear: type, pattern: str, rank: int, alpha: 
         paths = {".".join(map(str, path)): node for path, node in nnx.iter_graph(layer) if isinstance(node, linear)}
         found = [node for path, node in paths.items() if re.search(pattern, path)]
         if not found:
-            raise ValueError(f"model.lora_pattern = {pattern!r} matches none of a block's linears: {', '.join(paths)}")
+            raise ValueError(f"model.lora_pattern = {pattern!r} matches none of a layer's linears: {', '.join(paths)}")
         for node in found:
             inputs, outputs = node.kernel.shape
             node.lora_a = nnx.Param(initial(rngs.params(), (inputs, rank)))
