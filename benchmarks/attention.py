@@ -1,10 +1,11 @@
-"""Attention kernels by shape, forward and backward, on the device here; one JSON line per kernel and shape.
+"""Speed of attention kernels by shape, forward and backward, on the device here; a JSON line per kernel and shape.
 
     python -m benchmarks.attention [--shapes=14b,5b] [--kernels=blockwise,cudnn,flash] [--heads=4] [--repeats=20]
 
-The sequences and visibility tables are those of the configs, one sample in bfloat16; --heads takes fewer heads than the
-model has (the time goes with them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4 backward, so
-that what a kernel computes in vain makes it slower; `covered` is what the tiles of flash compute over that.
+The sequences and visibility tables are those of the configs, for one sample in bfloat16; --heads takes fewer heads than
+the model has (time is proportional to them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4
+backward, so that what a kernel computes in vain makes it slower; `covered` is what the tiles of flash compute over
+that.
 """
 
 import json
@@ -22,21 +23,24 @@ from world_model.attention import KERNELS, make_attend, tokens, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 
 CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
-SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "of which configs")
-ARM = flags.DEFINE_string("arm", "", "of those configs; debug: small, for a CPU")
-ONLY = flags.DEFINE_list("kernels", [], "default: all that this device runs")
+SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "the configs whose shapes are measured")
+ARM = flags.DEFINE_string("arm", "", "the argument of those configs; debug: small, for a CPU")
+ONLY = flags.DEFINE_list("kernels", [], "kernels that are measured; default: all that this device runs")
 HEADS = flags.DEFINE_integer("heads", 4, "attention heads", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 20, "timed calls, after two that are not", lower_bound=1)
 
 
 def measure(kernel: str, family, heads: int, repeats: int) -> dict:
-    """Seconds of value and gradient of one layer's self-attention."""
+    """Measures value and gradient of one layer's self-attention."""
     spec = family.spec
     sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
     attend = make_attend(kernel, table, sequence, sequence, spec.window_frames)
     shape = 1, tokens.length(sequence), heads, spec.dim // spec.num_heads
     q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))
-    value = lambda q, k, v: (attend(q, k, v) * weight).sum(dtype=jnp.float32)
+
+    def value(q, k, v):
+        return (attend(q, k, v) * weight).sum(dtype=jnp.float32)
+
     run = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
     times = []
     for _ in range(repeats + 2):
@@ -53,13 +57,13 @@ def measure(kernel: str, family, heads: int, repeats: int) -> dict:
 
 
 def covered(table, sequence, window_frames: int) -> int:
-    """Pairs in the tiles that flash computes."""
-    places = PackedOrder(sequence, choose_tile(sequence, sequence))
-    return make_tiles(table, places, places, window_frames).computed * places.tile**2
+    """Counts the pairs in the tiles that flash computes."""
+    packed = PackedOrder(sequence, choose_tile(sequence, sequence))
+    return make_tiles(table, packed, packed, window_frames).computed * packed.tile**2
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     here = [name for name in KERNELS if fit.runs_on(name, jax.default_backend())]
     for shape in SHAPES.value:
         family = build.model(CONFIGS[shape].get_config(ARM.value))

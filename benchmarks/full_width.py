@@ -1,16 +1,16 @@
-"""The real train step at full width and a few layers, on the accelerators here; prints one JSON line.
+"""Speed of the real train step at full width and a few layers, on the accelerators here; prints one JSON line.
 
     python -m benchmarks.full_width --config=configs/dreamzero_14b.py --config.model.num_layers=2 \
         --config.train.global_batch_size=1 [--config.model.attention=cudnn] [--repeats=20] \
         [--reference=PATH]
 
-Forward, backward and optimizer with donated state, as a run executes them (launch/setup/train_parts.py), on random
-batches: all 15,940 tokens of a 14B sample at their width. MFU is model FLOP (visible pairs, no recomputation) over the
-median step and the published peak of the device; null where nothing is published of it. What is frozen is not part of
-the step.
+It runs forward, backward and optimizer with donated state, as a run does (launch/setup/train_parts.py), on random
+batches: all 15,940 tokens of a 14B sample at their width. Frozen encoders are not part of the step. MFU is model FLOP
+(visible pairs, no recomputation) over the median step and the published peak of the device; it is null where nothing is
+published of the device.
 
---reference (benchmarks/reference.py): another implementation's step, forward, backward and optimizer, timed in turn.
-Its shape: the fields of the family's spec (dim, num_layers, layout: frames, height, width, frames_per_block, ...),
+--reference (benchmarks/reference.py) times another implementation's step in turn: forward, backward and optimizer. Its
+shape holds the fields of the family's spec (dim, num_layers, layout: frames, height, width, frames_per_block, ...),
 batch and compute_dtype.
 """
 
@@ -26,23 +26,28 @@ import numpy as np
 from absl import flags
 
 from benchmarks import reference
-from launch.planning.chips import CHIPS, chip_of
 from launch.setup import build, fit, train_parts
 from launch.setup import flags as launch_flags
+from world_model.analysis.chips import CHIPS, chip_of
 from world_model.analysis.program import Program
 from world_model.training import state
 
 
 def random_batch(shapes: dict) -> dict:
-    """Arrays of a batch's shapes: floats normal, numbers and masks 1."""
+    """Makes arrays of a batch's shapes: floats are normal, integers and masks 1."""
     rng = np.random.default_rng(0)
-    make = lambda s: rng.normal(size=s.shape) if np.issubdtype(s.dtype, np.floating) else np.ones(s.shape)
-    return {name: jax.device_put(make(s).astype(s.dtype), s.sharding) for name, s in shapes.items()}
+
+    def make(shape: tuple, dtype) -> np.ndarray:
+        return (rng.normal(size=shape) if np.issubdtype(dtype, np.floating) else np.ones(shape)).astype(dtype)
+
+    return {name: jax.device_put(make(s.shape, s.dtype), s.sharding) for name, s in shapes.items()}
 
 
 def measure(config, repeats: int, path: str = "") -> dict:
-    """The JSON line; path: of a reference. Raises ValueError where config and devices do not fit,
-    or the reference has no step."""
+    """Measures the step and returns the JSON line; path: the file of a reference, or "".
+
+    Raises ValueError where config and devices do not fit, or the reference has no step.
+    """
     fit.check_kernel(config)
     config = fit.fit(config, build.model)
     mesh, family = train_parts.make_mesh(config), build.model(config)
@@ -83,7 +88,7 @@ def measure(config, repeats: int, path: str = "") -> dict:
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     try:
         print(json.dumps(measure(flags.FLAGS.config, flags.FLAGS.repeats, flags.FLAGS.reference)))
     except ValueError as error:

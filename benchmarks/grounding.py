@@ -1,14 +1,14 @@
-"""What forward-dynamics grounding is worth to LingBot-VA that does not wait: PushT with injected latency (extra: sim).
+"""Gain from forward-dynamics grounding for LingBot-VA that does not wait: PushT with injected latency (extra: sim).
 
-    python benchmarks/grounding.py --workdir=runs/quickstart_lingbot_va [--episodes=20 --latency=4 --max_steps=160]
+    python -m benchmarks.grounding --workdir=runs/quickstart_lingbot_va [--episodes=20 --latency=4 --max_steps=160]
 
-One JSON line each for a robot that waits, one that does not and is grounded in the actions under way, and one that does
-not and keeps what was imagined: coverage, jerk, steps without a plan, and how far frames imagined while their actions
-ran are from those then seen (latent units).
+It prints a JSON line for a robot that waits, one for a robot that does not and is grounded in the actions under way,
+and one for a robot that does not and keeps what was imagined. Each tells coverage, jerk, steps without a plan, and how
+far frames imagined while their actions ran are from those then seen (latent units).
 
-Measured on the quickstart's model (1,500 steps, forward dynamics in a fifth of them), 20 episodes of 120 steps, latency
-4: grounding brings the imagined frame from 0.281 to 0.219 of what is then seen, and jerk from 11.5 to 10.7. Coverage
-tells no difference (0.12 [0.06, 0.19] against 0.16 [0.09, 0.23]): this model solves no episode either way.
+Measured on the quickstart's model (1,500 steps, forward dynamics in a fifth of them) over 20 episodes of 120 steps with
+latency 4, grounding brings the imagined frame's distance to what is then seen from 0.281 to 0.219, and jerk from 11.5
+to 10.7. Coverage tells no difference (0.12 [0.06, 0.19] against 0.16 [0.09, 0.23]): this model solves no episode.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from launch.simulation.simulators import TASKS
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     args = flags.FLAGS
     restored = build.restore(args.workdir)
     robot = choose_robot(restored, "pusht", None)

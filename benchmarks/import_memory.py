@@ -2,7 +2,7 @@
 
     python -m benchmarks.import_memory [--layers=4] [--dir=/tmp/import_memory]
 
-Writes a checkpoint in the original Wan's layout with so many of 40 layers (BF16, one shard; a file without data that
+It writes a checkpoint in the original Wan's layout with so many of 40 layers (BF16, one shard; the file has no data,
 reads as zeros and takes no room), imports it and prints one JSON line: the largest shard, the peak resident memory of
 the importing process with everything that it maps, their ratio (to stay below 1.3), and seconds.
 """
@@ -41,7 +41,7 @@ def synthesize(folder: Path, layers: int) -> int:
 
 
 def headers_only(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of BF16 zeros that takes no room on the disk."""
+    """Writes a safetensors file of BF16 zeros that takes no room on the disk."""
     header, at = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -55,7 +55,7 @@ def headers_only(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     directory, layers = Path(flags.FLAGS.dir), flags.FLAGS.layers
     shutil.rmtree(directory, ignore_errors=True)
     shard = synthesize(directory / "source", layers)

@@ -1,13 +1,13 @@
-"""How many cycles the attention kernels take by libtpu's own schedule of them, without a TPU; one JSON line a kernel.
+"""Cycles that the attention kernels take by libtpu's own schedule, without a TPU; prints a JSON line per kernel.
 
     JAX_PLATFORMS=cpu python -m benchmarks.kernel_schedule --topology=v5p:2x2x1 [--shape=14b] [--tile=896] [--keep=DIR]
 
 One layer's attention is compiled for the chip, and libtpu writes down the instruction bundles of each kernel. A bundle
 takes a cycle unless a matrix unit that it feeds is still busy: `cycles_per_tile` counts both. A kernel is a loop over
-pairs of tiles: `cycles_per_head` adds what every round and every row of tiles takes beside. Waits for memory are not in
-it: a tile's operands are fetched while the one before is computed. `efficiency`: the products' own cycles at the chip's
-peak, over these; launch/planning/chips.py has what was found. The first line is what the compiler estimates of all that
-stands outside the kernels, cycles per head.
+pairs of tiles: `cycles_per_head` adds what every round and every row of tiles takes beside. Waits for memory are not
+counted, because a tile's operands are fetched while the one before is computed. `efficiency` is the products' own
+cycles at the chip's peak over these; world_model/analysis/chips.py holds what was found. The first line is the
+compiler's estimate of everything outside the kernels, in cycles per head.
 """
 
 import collections
@@ -25,15 +25,15 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.attention import CONFIGS
 from launch import plan
-from launch.planning.chips import CHIPS
 from launch.setup import build
+from world_model.analysis.chips import CHIPS
 from world_model.analysis.program import KERNEL_PRODUCTS, Program
 from world_model.attention import flash, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import FULL, MASKED, Tiles
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
-SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "of which config")
+SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "the config whose shape is compiled")
 TILE = flags.DEFINE_integer("tile", None, "tokens on a side of a tile; default: the model's choice")
 KEEP = flags.DEFINE_string("keep", None, "folder for what libtpu writes; default: a temporary one")
 
@@ -42,12 +42,12 @@ MATMUL = re.compile(r"(vmatmul[\w.]*?)\.(mxu\d)")
 SKIP = re.compile(r"sbr\.rel \(!?%p\d+\w*\) target = \$region(\d+)")
 EMPTY = re.compile(r"Start/End empty region (\d+)")
 STEP_SLACK = 2  # rounds that a pipelined loop runs beside its steps
-CORES = {"v5p": 2}  # that share out a device's heads; elsewhere one
+CORES = {"v5p": 2}  # cores of a device that share its heads; other chips have one
 
 
 @dataclasses.dataclass
 class Bundle:
-    """One instruction bundle of a kernel's loop: what it asks of the matrix units, and the skips that may pass it."""
+    """Instruction bundle of a kernel's loop: what it asks of the matrix units, and the branches that may skip it."""
 
     address: int
     matmuls: list[tuple[str, str]]  # (instruction, unit)
@@ -55,7 +55,7 @@ class Bundle:
 
 
 def read_loop(text: str) -> tuple[list[Bundle], int]:
-    """(bundles of the loop over tiles, its rounds)."""
+    """Reads (bundles of the loop over tiles, its rounds). Raises ValueError where there is no such loop."""
     bundles, open_skips, rounds = [], {}, 0
     started = False
     for line in text.splitlines():
@@ -76,7 +76,7 @@ def read_loop(text: str) -> tuple[list[Bundle], int]:
 
 
 def cycles(bundles: list[Bundle]) -> float:
-    """Of bundles one after another: one each, and waits for matrix units that are busy."""
+    """Counts the cycles of bundles one after another: one each, and waits for matrix units that are busy."""
     now, free = 0.0, collections.Counter()
     for bundle in bundles:
         now += 1
@@ -87,13 +87,19 @@ def cycles(bundles: list[Bundle]) -> float:
 
 
 def rows_of(instruction: str) -> int:
-    """Rows that one instruction sends through a unit of 128 x 128, a row a cycle: 16 of bfloat16, 8 of float32 and of
-    rows that were latched (lmr). Summed over a tile they are the products' FLOP at the chip's peak, to the cycle."""
+    """Counts the rows that one instruction sends through a unit of 128 x 128, a row a cycle.
+
+    It is 16 rows of bfloat16, or 8 of float32 and of rows that were latched (lmr). Summed over a tile they are the
+    products' FLOP at the chip's peak, to the cycle.
+    """
     return 16 if ".bf16" in instruction and ".lmr" not in instruction else 8
 
 
-def reckon(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], flops_per_tile: float) -> dict:
-    """What one kernel takes. tiles: how many of each kind a head computes, in the order of the kernel's branches."""
+def count(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], flops_per_tile: float) -> dict:
+    """Counts what one kernel takes, from its schedule.
+
+    rows: rows of tiles; tiles: how many of each kind a head computes, in the order of the kernel's branches.
+    """
     bundles, rounds = read_loop(text)
     by_guard = collections.defaultdict(list)
     for bundle in bundles:
@@ -101,7 +107,7 @@ def reckon(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], f
     matmuls = {guards: sum(len(bundle.matmuls) for bundle in found) for guards, found in by_guard.items()}
     products = {kind: by_guard[guards] for kind, guards in zip(
         tiles, (g for g in by_guard if 2 * matmuls[g] > max(matmuls.values())), strict=True)}
-    # Branches inside which no other stands: products of a tile, or a first or last visit of a row of tiles.
+    # The innermost branches are products of a tile, or a first or last visit of a row of tiles.
     leaves = {g for g in by_guard if g and not any(o[:len(g)] == g and len(o) > len(g) for o in by_guard)}
     row = sum(len(by_guard[g]) for g in leaves if not matmuls[g])
     step = sum(len(found) for g, found in by_guard.items() if g not in leaves)
@@ -117,29 +123,34 @@ def reckon(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], f
 
 
 def compile_attention(family, tile: int, device) -> Tiles:
-    """The tiles of one layer's self-attention, value and gradient of which are compiled; libtpu writes down the
-    kernels' schedules meanwhile. Prints what the compiler estimates of the rest."""
+    """Compiles value and gradient of one layer's self-attention and returns its tiles.
+
+    Meanwhile libtpu writes down the kernels' schedules. Prints what the compiler estimates of the rest.
+    """
     spec = family.spec
     sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
-    places = PackedOrder(sequence, tile)
-    attend = flash.make_attend_packed(table, places, places, spec.window_frames)
-    array = jax.ShapeDtypeStruct((1, len(places.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
+    packed = PackedOrder(sequence, tile)
+    attend = flash.make_attend_packed(table, packed, packed, spec.window_frames)
+    array = jax.ShapeDtypeStruct((1, len(packed.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
                                  sharding=SingleDeviceSharding(device))
-    value = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
+
+    def value(q, k, v):
+        return attend(q, k, v).astype(jnp.float32).sum()
+
     compiled = jax.jit(jax.grad(value, argnums=(0, 1, 2))).lower(array, array, array).compile()
     print(json.dumps({"outside_kernels": Program(compiled.as_text()).estimated_cycles() / spec.num_heads}), flush=True)
-    return make_tiles(table, places, places, spec.window_frames)
+    return make_tiles(table, packed, packed, spec.window_frames)
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     folder, chip = Path(KEEP.value or tempfile.mkdtemp()), TOPOLOGY.value.partition(":")[0]
     if chip not in ("v5e", "v5p"):
         raise app.UsageError(f"--topology={TOPOLOGY.value}: how long an instruction keeps a matrix unit busy is known "
                              "of v5e and v5p alone")
     if KEEP.value and any(folder.glob("*")):
         raise app.UsageError(f"--keep={folder}: not empty, and older schedules there would be taken for these")
-    # Read once, when the first slice is described.
+    # libtpu reads this once, when the first slice is described.
     os.environ["LIBTPU_INIT_ARGS"] = " ".join((
         f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
         "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
@@ -155,7 +166,7 @@ def main(_) -> None:
         flops = 2.0 * products * tile * tile * family.spec.dim / heads
         rows = len(tiles.queries) // tile
         print(json.dumps({"chip": chip, "kernel": kind, "tile": tile}
-                         | reckon(path.read_text(), chip, heads, rows, counts, flops)), flush=True)
+                         | count(path.read_text(), chip, heads, rows, counts, flops)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The table of docs/plans.md, from what `launch.plan --json` printed.
+"""Writer of the table of docs/plans.md, from what `launch.plan --json` printed.
 
     python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --json > plans/dreamzero_14b-v5p.json
     python -m benchmarks.plan_table plans/*.json
 
-A row per file, named by it; pairs of numbers are communication hidden behind the work, and none of it hidden.
+Each file becomes a row that bears its name. Pairs of numbers hold with all communication hidden behind the work, and
+with none of it hidden.
 """
 
 import json
@@ -28,13 +29,13 @@ COLUMNS = {
 
 
 def table(plans: list[dict]) -> str:
-    """Markdown, a row a plan."""
+    """Formats plans as Markdown, a row per plan."""
     rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([read(plan) for read in COLUMNS.values()] for plan in plans)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def read(path: Path) -> dict:
-    """One plan. Raises ValueError naming the file."""
+    """Reads one plan. Raises ValueError naming the file."""
     try:
         return json.loads(path.read_text()) | {"name": path.stem}
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Somebody's own step beside ours, in the same run: --reference=PATH names a Python file of the person who measures.
+"""Timing of somebody's own step beside ours, in the same run: --reference=PATH names a Python file of theirs.
 
 The file defines
 
@@ -7,7 +7,7 @@ The file defines
         return step
 
 shape: the sizes that the benchmark measures, see its docstring. device: "cpu" or "cuda". step() takes one step and
-returns when the device has ended it (torch.cuda.synchronize()). A GPU is shared: give JAX its part with
+returns when the device has ended it (torch.cuda.synchronize()). Both sides share a GPU: give JAX its part with
 XLA_PYTHON_CLIENT_MEM_FRACTION, or XLA_PYTHON_CLIENT_PREALLOCATE=false.
 """
 
@@ -23,7 +23,7 @@ NOT_TIMED = 2  # steps that compile, allocate and warm up
 
 
 def load_step(path: str, shape: dict) -> Callable[[], None]:
-    """The step of the file's make_step, for the platform that JAX runs on. Raises ValueError where there is none."""
+    """Makes the step of a file, for the platform that JAX runs on. Raises ValueError where the file has none."""
     if not Path(path).is_file():
         raise ValueError(f"--reference={path}: no such file")
     spec = importlib.util.spec_from_file_location("reference", path)
@@ -35,7 +35,7 @@ def load_step(path: str, shape: dict) -> Callable[[], None]:
 
 
 def alternate(repeats: int, *steps: Callable[[], None]) -> list[list[float]]:
-    """Seconds of `repeats` calls of each step, taken in turn, so that whatever else the machine does meets all."""
+    """Times `repeats` calls of each step in seconds, in turn, so that whatever else the machine does slows all."""
     times = [[] for _ in steps]
     for _ in range(repeats + NOT_TIMED):
         for step, taken in zip(steps, times, strict=True):
@@ -46,6 +46,6 @@ def alternate(repeats: int, *steps: Callable[[], None]) -> list[list[float]]:
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """What the JSON line says of the reference; times_as_fast: above 1 where we are faster."""
+    """Makes the JSON line's part about the reference; times_as_fast is above 1 where we are faster."""
     return {"reference_median_seconds": median(theirs), "reference_best_seconds": min(theirs),
             "times_as_fast": median(theirs) / median(ours)}

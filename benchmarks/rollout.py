@@ -2,14 +2,14 @@
 
     python -m benchmarks.rollout [--repeats=10 --steps=16 --guidance=5 --skipping=none --batch=1]
 
-float32, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, text 64 x 4096, image features 257 x 1280: medians in
-milliseconds of what a chunk takes, for the first block (1 frame cached) and the last (7 frames cached).
+The shape is float32, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, text 64 x 4096, image features 257 x 1280. The
+line has medians in milliseconds of what a chunk takes, for the first block (1 frame cached) and the last (7 cached).
 
-encode     frames of a block to latents (PatchPca)
-context    cross-attention keys and values: once per episode
-prefill    those latents into the cache
-denoise    all solver steps of the next block, both branches of the guidance in one batch
-decode     the imagined block to frames
+encode     encodes the frames of a block to latents (PatchPca)
+context    makes keys and values of the cross-attention, once per episode
+prefill    writes those latents into the cache
+denoise    runs all solver steps of the next block, both branches of the guidance in one batch
+decode     decodes the imagined block to frames
 """
 
 import argparse
@@ -30,7 +30,7 @@ from world_model.families.dreamzero import cached
 
 
 def time_calls(function, *args, repeats: int) -> float:
-    """Median milliseconds after a first call that compiles."""
+    """Measures median milliseconds, after a first call that compiles."""
     jax.block_until_ready(function(*args))
     taken = []
     for _ in range(repeats):
@@ -41,44 +41,53 @@ def time_calls(function, *args, repeats: int) -> float:
 
 
 def measure(repeats: int, batch: int, **settings) -> dict:
-    """Parts of a chunk; settings of `Rollout`."""
+    """Times the parts of a chunk; settings: those of the family's rollout."""
     layout = train_step.LAYOUT
     family = make_family("dreamzero", layout=layout, latent_height=8, latent_width=12, **train_step.SIZES)
     spec, rng = family.spec, np.random.default_rng(0)
     params = jax.jit(family.init_params)(jax.random.key(0))
     rollout = family.rollout(**settings)
-    normal = lambda *shape: rng.normal(size=(batch, *shape)).astype(np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=(batch, *shape)).astype(np.float32)
+
+    def both(x: np.ndarray) -> jax.Array:
+        return jnp.concatenate([x, x]) if rollout.guided else x
+
     latent = (spec.latent_height, spec.latent_width, spec.latent_channels)
     text, image = normal(spec.text_length, spec.text_dim), normal(spec.image_tokens, spec.image_dim)
-    both = lambda x: jnp.concatenate([x, x]) if rollout.guided else x
     condition = normal(layout.latent_frames, *latent[:2], latent[2] + 4)
-    block = lambda x, i: rollout.block_frames(x, i)
     context = rollout.context(params, both(text), both(image))
     cache = cached.empty_cache(spec, len(both(text)))
     frames = normal(layout.latent_frames, *latent)
+
+    def to_prefill(i: int) -> tuple:
+        return context, both(rollout.block_frames(frames, i)), both(rollout.block_frames(condition, i)), i
+
     for i in range(layout.num_blocks):
-        cache = rollout.prefill(params, cache, context, both(block(frames, i)), both(block(condition, i)), i)
+        cache = rollout.prefill(params, cache, *to_prefill(i))
     clips = rng.integers(0, 255, (4, 9, layout.height, layout.width, 3)).astype(np.uint8)
     codec, fitted = patch_pca.PatchPca(spec.latent_channels), patch_pca.fit(clips, spec.latent_channels)
     pixels = normal(9, layout.height, layout.width, 3)
     state = normal(1, spec.state_dim)
-    keys = jax.random.split(jax.random.key(0), batch)
-    timed = lambda function, *args: round(time_calls(function, *args, repeats=repeats), 2)
-    chunk = lambda i: (params, cache, context, *rollout.noise(keys, i), state, block(condition, i), i)
-    last = layout.num_blocks
-    found = {"encode": timed(jax.jit(codec.encode), fitted, pixels),
-             "context": timed(rollout.context, params, both(text), both(image)),
-             "prefill": timed(rollout.prefill, params, cache, context, both(block(frames, last - 1)),
-                              both(block(condition, last - 1)), last - 1),
-             "denoise_first": timed(rollout.denoise, *chunk(1)), "denoise_last": timed(rollout.denoise, *chunk(last)),
-             "decode": timed(jax.jit(codec.decode), fitted, frames[:, :3])}
-    return {"milliseconds": found, "model_calls": int(rollout.denoise(*chunk(last))[2]),
+    keys, last = jax.random.split(jax.random.key(0), batch), layout.num_blocks
+
+    def to_denoise(i: int) -> tuple:
+        return params, cache, context, *rollout.noise(keys, i), state, rollout.block_frames(condition, i), i
+
+    parts = {"encode": (jax.jit(codec.encode), fitted, pixels),
+             "context": (rollout.context, params, both(text), both(image)),
+             "prefill": (rollout.prefill, params, cache, *to_prefill(last - 1)),
+             "denoise_first": (rollout.denoise, *to_denoise(1)), "denoise_last": (rollout.denoise, *to_denoise(last)),
+             "decode": (jax.jit(codec.decode), fitted, frames[:, :3])}
+    found = {part: round(time_calls(*call, repeats=repeats), 2) for part, call in parts.items()}
+    return {"milliseconds": found, "model_calls": int(rollout.denoise(*to_denoise(last))[2]),
             "parameters": sum(p.size for p in functional.parameters(family.module).values()),
             "cached_frames": [1, cached.room_frames(spec)]}
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch", type=int, default=1)

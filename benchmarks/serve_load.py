@@ -13,27 +13,23 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import msgpack
 import numpy as np
 import psutil
-from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
+from benchmarks.hostile_client import MESSAGE_MB, Hostile
 from launch.serving.server import Limits
 
 TOLERANCE = 0.05  # robot units: batches of another size round differently
 MEMORY_GROWTH = 0.05  # of the resident size, from the first quarter of the time to the last
-MESSAGE_MB = 2.0  # what the server is told to accept
-ASKING = 0.8 * Limits.messages_per_second  # of a well-behaved client; the server refuses what is above its limit
+ASKING = 0.8 * Limits.messages_per_second  # rate of a well-behaved client; the server refuses more than its limit
 
 
 class Client:
@@ -49,15 +45,15 @@ class Client:
         self.latencies, self.refused, self.wrong, self.failed = [], 0, 0, []
 
     def _observation(self, metadata: dict, rng, frames: int) -> dict:
-        made = {}
+        observation = {}
         for key, each in metadata["observation"].items():
             image = each["dtype"] == "uint8"
-            made[key] = rng.integers(0, 255, (frames, *each["shape"])).astype(np.uint8) if image else \
+            observation[key] = rng.integers(0, 255, (frames, *each["shape"])).astype(np.uint8) if image else \
                 rng.uniform(100, 400, each["shape"]).astype(np.float32)
-        return made
+        return observation
 
     def episode(self) -> list[np.ndarray] | None:
-        """Both chunks' actions; None where the server was too busy."""
+        """Asks for both chunks and returns their actions; None where the server was too busy."""
         chunks = []
         for request in self._requests:
             began = time.monotonic()
@@ -75,7 +71,7 @@ class Client:
         return chunks
 
     def run(self, stop: threading.Event) -> None:
-        """Episodes until `stop`, each compared with the first."""
+        """Plays episodes until `stop` and compares each with the first."""
         while not stop.is_set():
             try:
                 chunks = self.episode()
@@ -86,100 +82,9 @@ class Client:
                 self.wrong += 1
 
 
-class Hostile:
-    """One bad thing after another."""
-
-    def __init__(self, port: int, number: int, example: dict):
-        self.port, self.example, self.rng = port, example, np.random.default_rng(1000 + number)
-        self.done = {}
-
-    def run(self, stop: threading.Event) -> None:
-        """Until `stop`."""
-        acts = (self.malformed, self.oversized, self.truncated, self.out_of_order, self.hang_up, self.flood,
-                self.garbage, self.deaf)
-        while not stop.is_set():
-            act = acts[self.rng.integers(len(acts))]
-            # However the server gets rid of it is right; what it must not do shows elsewhere.
-            with contextlib.suppress(WebSocketException, OSError, TimeoutError):
-                act()
-            self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
-            time.sleep(0.02)
-
-    @contextlib.contextmanager
-    def _connect(self):
-        with connect(f"ws://127.0.0.1:{self.port}", compression=None, max_size=None, open_timeout=5,
-                     close_timeout=0.2) as connection:
-            connection.recv(timeout=5)
-            yield connection
-
-    def malformed(self) -> None:
-        """Damaged messages, objects, texts."""
-        good = np.frombuffer(msgpack_numpy.packb(self.example), np.uint8).copy()
-        bad_array = {b"__ndarray__": True, b"data": b"x" * 8, b"dtype": "|O", b"shape": [1]}
-        with self._connect() as connection:
-            for _ in range(5):
-                good[self.rng.integers(0, 200, 5)] = self.rng.integers(0, 256, 5)
-                connection.send(good.tobytes())
-                connection.recv(timeout=10)
-            connection.send(msgpack.packb({"observation/image": bad_array}))
-            connection.recv(timeout=10)
-            connection.send("text")
-            connection.recv(timeout=10)
-
-    def oversized(self) -> None:
-        """More than the server accepts."""
-        with self._connect() as connection:
-            connection.send(bytes(int(MESSAGE_MB * 2**20) + 1))
-            connection.recv(timeout=10)
-
-    def truncated(self) -> None:
-        """Half a WebSocket frame, then the line is cut."""
-        with self._connect() as connection:
-            connection.socket.sendall(b"\x82\xfe\x40\x00\x00\x00\x00\x00" + bytes(500))
-            connection.socket.shutdown(socket.SHUT_RDWR)
-
-    def out_of_order(self) -> None:
-        """A block without a beginning, then an observation from the past."""
-        with self._connect() as connection:
-            images = {key: np.repeat(value[None] if value.ndim == 3 else value, 8, axis=0)
-                      for key, value in self.example.items() if value.ndim >= 3}
-            for request in (self.example | images, self.example | {"step": 10}, self.example | images | {"step": 3}):
-                connection.send(msgpack_numpy.packb(request))
-                connection.recv(timeout=10)
-
-    def hang_up(self) -> None:
-        """Asks and is gone before the answer."""
-        with self._connect() as connection:
-            connection.send(msgpack_numpy.packb(self.example))
-            connection.socket.shutdown(socket.SHUT_RDWR)
-
-    def flood(self) -> None:
-        """Session after session."""
-        with self._connect() as connection:
-            for i in range(20):
-                name = {"session_id": f"flood {self.rng.integers(1e9)} {i}"}
-                connection.send(msgpack_numpy.packb(self.example | name))
-                connection.recv(timeout=10)
-
-    def garbage(self) -> None:
-        """No WebSocket at all."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
-            line.sendall(self.rng.integers(0, 256, 400).astype(np.uint8).tobytes())
-
-    def deaf(self) -> None:
-        """Sends and never reads."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
-            line.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
-            text = b"x" * 100
-            for _ in range(300):
-                line.sendall(b"\x81" + bytes([0x80 | len(text)]) + b"\0\0\0\0" + text)
-            time.sleep(0.5)
-
-
 @contextlib.contextmanager
 def server(workdir: Path, *options: str):
-    """(process, port) of a served checkpoint; SIGTERM at the end."""
+    """Serves a checkpoint and yields (process, port); sends SIGTERM at the end."""
     process = subprocess.Popen([sys.executable, "-m", "launch.serve", f"--checkpoint={workdir}", "--port=0", *options],
                                stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
                                env=os.environ | {"PYTHONUNBUFFERED": "1"})
@@ -195,7 +100,7 @@ def server(workdir: Path, *options: str):
 
 
 def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16") -> dict:
-    """The result as JSON values."""
+    """Runs the load and returns the result as JSON values."""
     hostile = max(1, clients // 10)
     with server(workdir, f"--sessions={2 * clients}", f"--message_mb={MESSAGE_MB}", f"--queue={2 * clients}",
                 f"--batch_sizes={batch_sizes}") as (process, port):
@@ -221,7 +126,7 @@ def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16"
 
 
 def result(good: list[Client], bad: list[Hostile], memory: list[float], seconds: float, alive: bool) -> dict:
-    """What is printed."""
+    """Sums up what clients and server did."""
     latencies = np.concatenate([client.latencies for client in good]) * 1e3
     quarter = max(1, len(memory) // 4)
     start, end = float(np.median(memory[:quarter])), float(np.median(memory[-quarter:]))
@@ -243,7 +148,7 @@ def result(good: list[Client], bad: list[Hostile], memory: list[float], seconds:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--clients", type=int, default=32)

@@ -1,9 +1,10 @@
-"""One million steps of 14 dimensions on disk -> normalisation statistics; prints one JSON line.
+"""Normalisation statistics of one million steps of 14 dimensions on disk; prints one JSON line.
 
-    python benchmarks/statistics.py [--steps=1000000]
+    python -m benchmarks.statistics [--steps=1000000]
 
-LeRobot v2.1 tables (3,333 files of 300 steps), actions relative to the state at each block's start, every block of 24
-actions: about 24 relative actions a step. Target: 20 s on two cores; where others use them too, look at cpu_seconds.
+The steps are LeRobot v2.1 tables (3,333 files of 300 steps). Actions are relative to the state at the start of every
+possible block of 24 actions, which makes about 24 relative actions a step. The target is 20 s on two cores; where
+others use them too, look at cpu_seconds.
 """
 
 import json
@@ -30,7 +31,7 @@ ROBOT = Embodiment(
 
 
 def main(_) -> None:
-    """The command."""
+    """Runs the command."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset"
         synthetic_lerobot.write(path, episodes=_STEPS.value // 300, steps=300, videos=False)

@@ -1,4 +1,4 @@
-"""What skipping solver steps costs, on held-out windows of a trained checkpoint; prints one JSON line.
+"""Cost of skipping solver steps, on held-out windows of a trained checkpoint; prints one JSON line.
 
     python -m benchmarks.step_skipping --workdir=runs/quickstart [--windows=32 --guidance=1]
 
@@ -17,14 +17,14 @@ from launch.setup import build
 from world_model.diffusion.step_skipping import STATIC, THRESHOLDS
 from world_model.families.base.sampler import Conditions
 
-COSINES = (0.999, 0.99, 0.97)  # of adaptive, beside the released 0.95; its second threshold lies 0.02 lower
+COSINES = (0.999, 0.99, 0.97)  # for "adaptive", beside the released 0.95; the second threshold lies 0.02 lower
 WAYS = {"none": {"skipping": "none"}} | {str(n): {"skipping": str(n)} for n in sorted(STATIC, reverse=True)} | {
     f"adaptive {pairs[0][0]}": {"skipping": "adaptive", "skip_thresholds": pairs}
     for pairs in (*(((cosine, 3), (cosine - 0.02, 1)) for cosine in COSINES), THRESHOLDS)}
 
 
 def measure(restored: build.Restored, windows: int, guidance: float) -> dict:
-    """way -> numbers."""
+    """Measures every way of skipping: {way: its numbers}."""
     objective, settings = restored.objective, build.rollout_settings(restored.config)
     batch = next(restored.data.heldout_batches(windows, windows))
     example = jax.jit(lambda objective, batch: objective.encode(batch))(objective, batch)
@@ -35,19 +35,23 @@ def measure(restored: build.Restored, windows: int, guidance: float) -> dict:
     for way, skipping in WAYS.items():
         rollout = restored.family.rollout(
             **settings | skipping | {"steps": 16, "solver": "unipc", "guidance": guidance})
-        made = jax.device_get(rollout(restored.params, given, keys, history=example.latents))
-        plain = plain or made
+        predicted = jax.device_get(rollout(restored.params, given, keys, history=example.latents))
+        plain = plain or predicted
         mask = batch["action_mask"]
-        rms = lambda x: float(np.sqrt(np.square(x).mean()))
-        found[way] = {"model_calls": float(made.model_calls.mean()),
-                      "action_difference": rms((made.actions - plain.actions)[mask]),
-                      "latent_difference": rms((made.latents - plain.latents)[:, 1:]),
-                      "action_mse": float(np.square(made.actions - batch["actions"])[mask].mean())}
+        found[way] = {"model_calls": float(predicted.model_calls.mean()),
+                      "action_difference": rms((predicted.actions - plain.actions)[mask]),
+                      "latent_difference": rms((predicted.latents - plain.latents)[:, 1:]),
+                      "action_mse": float(np.square(predicted.actions - batch["actions"])[mask].mean())}
     return found
 
 
+def rms(x: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.square(x).mean()))
+
+
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--windows", type=int, default=32)

@@ -1,4 +1,4 @@
-"""Writes a LeRobot v2.1 dataset of random motion, for the benchmarks of the data pipeline."""
+"""Writer of a LeRobot v2.1 dataset of random motion, for the benchmarks of the data pipeline."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,10 @@ RATE = 30
 
 def write(folder: Path, *, episodes: int, steps: int, dims: int = 14, videos: bool = True, encoder: str = "libx264",
           height: int = 180, width: int = 320) -> None:
-    """Three cameras; as lerobot does, every other frame is a key frame. Without `videos` only tables are written."""
+    """Writes episodes from three cameras; every other frame is a key frame, as lerobot does.
+
+    Without `videos` only tables are written.
+    """
     rng = np.random.default_rng(0)
     vector = {"dtype": "float32", "shape": [dims], "names": [f"joint_{i}" for i in range(dims)]}
     features = {"observation.state": vector, "action": vector, "timestamp": {"dtype": "float32", "shape": [1]},
@@ -40,8 +43,13 @@ def write(folder: Path, *, episodes: int, steps: int, dims: int = 14, videos: bo
 def _write_table(file: Path, rng, episode: int, steps: int, dims: int) -> None:
     state = rng.normal(0, 0.02, (steps, dims)).cumsum(0).astype(np.float32)
     action = state + rng.normal(0, 0.01, state.shape).astype(np.float32)
-    vectors = lambda rows: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dims)
-    constant = lambda value: pa.array(np.full(steps, value, np.int64))
+
+    def vectors(rows: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dims)
+
+    def constant(value: int) -> pa.Array:
+        return pa.array(np.full(steps, value, np.int64))
+
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({
         "observation.state": vectors(state), "action": vectors(action),
@@ -50,7 +58,7 @@ def _write_table(file: Path, rng, episode: int, steps: int, dims: int) -> None:
 
 
 def _write_video(file: Path, rng, steps: int, encoder: str, height: int, width: int) -> None:
-    """A textured scene that drifts, a bright block that moves, sensor noise."""
+    """Writes a textured scene that drifts and a bright block that moves, with sensor noise."""
     file.parent.mkdir(parents=True, exist_ok=True)
     coarse = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     scene = coarse.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.int16)

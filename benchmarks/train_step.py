@@ -1,23 +1,24 @@
-"""Forward and backward of the training step at a fixed small shape; prints one JSON line.
+"""Speed of forward and backward of the training step at a fixed small shape; prints one JSON line.
 
     python benchmarks/train_step.py [--repeats=20] [--reference=PATH]
 
-float32, dim 256, 4 heads, 4 layers, ffn 1024, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, batch 2, 8 actions
-and 1 state per block, text 64 x 4096, image features 257 x 1280. Gradients of every parameter, none of any input.
+The shape is float32, dim 256, 4 heads, 4 layers, ffn 1024, 9 latent frames (1 + 4 blocks of 2) of 24 tokens, batch 2,
+8 actions and 1 state per block, text 64 x 4096, image features 257 x 1280. Every parameter gets a gradient, no input
+does.
 
 xla_gflop      XLA's cost analysis of the same program with the loop over layers unrolled, so that it counts in full;
                includes element-wise work
 executed_gflop matrix products of the measured program itself, from its text, loop bodies times trip count
 minimum_gflop  matrix products that the result depends on; the convention is in world_model/analysis/flops.py
 
---reference=PATH (benchmarks/reference.py): another implementation's forward and backward, timed in turn. Its shape: the
-fields of the family's spec, and batch.
+--reference=PATH (benchmarks/reference.py) times another implementation's forward and backward in turn. Its shape holds
+the fields of the family's spec, and batch.
 """
 
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a script: its folder's statistics.py is not Python's
+if not __package__:  # as a script it would take this folder's statistics.py for Python's
     sys.path[0] = str(Path(__file__).parents[1])
 
 import argparse
@@ -46,9 +47,12 @@ LAYOUT = Layout(frames=33, height=64, width=96, frames_per_block=2, actions_per_
 
 
 def make_inputs(spec) -> tuple[Inputs, dict]:
-    """Random inputs with the masks of the batch contract, and targets."""
+    """Makes random inputs with the masks of the batch contract, and targets."""
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=(BATCH, *shape)).astype(np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=(BATCH, *shape)).astype(np.float32)
+
     frames, actions = spec.layout.latent_frames, spec.layout.num_actions
     video = (frames, spec.latent_height, spec.latent_width, spec.latent_channels)
     inputs = Inputs(
@@ -62,7 +66,7 @@ def make_inputs(spec) -> tuple[Inputs, dict]:
 
 
 def loss_of(family):
-    """Mean square error of both velocities."""
+    """Makes the loss: the mean square error of both velocities."""
     def loss(params, inputs, targets):
         out = functional.bind(family.module, params)(inputs)
         return jnp.square(out.video - targets["video"]).mean() + jnp.square(out.action - targets["action"]).mean()
@@ -71,7 +75,7 @@ def loss_of(family):
 
 
 def compile_step(family, arguments):
-    """(compiled value_and_grad, seconds to trace and lower, seconds to compile)."""
+    """Compiles value and gradient; returns (compiled, seconds to trace and lower, seconds to compile)."""
     began = time.perf_counter()
     lowered = jax.jit(jax.value_and_grad(loss_of(family))).lower(*arguments)
     traced = time.perf_counter()
@@ -80,7 +84,7 @@ def compile_step(family, arguments):
 
 
 def unrolled_flops(family, arguments) -> float:
-    """XLA's own count where no loop hides anything."""
+    """Returns XLA's own count for a program whose loops are unrolled, so that they hide nothing."""
     scan = jax.lax.scan
     jax.lax.scan = lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True})
     try:
@@ -91,7 +95,10 @@ def unrolled_flops(family, arguments) -> float:
 
 
 def measure(repeats: int, path: str = "") -> dict:
-    """The JSON line; path: of a reference. Raises ValueError where that has no step."""
+    """Measures the step and returns the JSON line.
+
+    path: the file of a reference, or "". Raises ValueError where that has no step.
+    """
     family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
     shape = dataclasses.asdict(family.spec) | {"batch": BATCH}
     theirs = [reference.load_step(path, shape)] if path else []

@@ -2,99 +2,15 @@
 
     python -m launch.goodput WORKDIR
 
-WORKDIR/goodput.jsonl gets a line at every report of the training loop: the attempt, the step, the wall clock and the
-attempt's seconds so far by phase. Steps done past the checkpoint that the next attempt started from are lost work, and
-the time between two attempts is down time; both are found from the lines, so that a killed run needs no farewell.
+Training writes WORKDIR/goodput.jsonl; launch/supervision/ledger.py says what is in it.
 """
 
-import json
 import sys
-import time
 from pathlib import Path
 
-PHASES = ("startup", "compile", "steps", "data_wait", "checkpoint")
-
-
-class Ledger:
-    """Charges the time since the last call to the phase that ends with it. Keeps no file where `path` is None (all
-    hosts but the first). step: where this attempt starts; began: its wall clock, seconds since the epoch; cloud: who
-    else is told (launch/cloud_goodput.CloudLog)."""
-
-    def __init__(self, path: Path | None, step: int, began: float, cloud=None, now=time.time):
-        self._path, self._cloud, self._now, self._seconds = path, cloud, now, dict.fromkeys(PHASES, 0.0)
-        self._began = self._mark = began
-        if cloud:
-            cloud.begins(began)
-        if path and path.exists() and not path.read_bytes().endswith(b"\n"):
-            with path.open("a") as file:
-                file.write("\n")  # after a line that a kill cut short
-        self._write(step)
-
-    def ends(self, phase: str, step: int, waited: float = 0.0) -> None:
-        """A phase ends after `step`. waited: share of it that went into waiting for data."""
-        before, self._mark = self._mark, self._now()
-        self._seconds[phase] += (self._mark - before) * (1 - waited)
-        self._seconds["data_wait"] += (self._mark - before) * waited
-        if self._cloud:
-            self._cloud.ends(phase, before, self._mark)
-        self._write(step)
-
-    def starts(self, step: int) -> None:
-        """A step starts; only `cloud` wants to know."""
-        if self._cloud:
-            self._cloud.starts(step, self._now())
-
-    def done(self) -> None:
-        """The last step of the run has been saved."""
-        if self._cloud:
-            self._cloud.done(self._now())
-
-    def _write(self, step: int) -> None:
-        if self._path:
-            line = {"attempt": self._began, "time": self._mark, "step": step, "seconds": self._seconds}
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def read(path: Path) -> list[list[dict]]:
-    """The lines of each attempt, in order. A line that a kill cut short is left out."""
-    attempts: dict[float, list[dict]] = {}
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        attempts.setdefault(line["attempt"], []).append(line)
-    return list(attempts.values())
-
-
-def account(attempts: list[list[dict]]) -> dict[str, float]:
-    """Seconds by phase over all attempts, with "lost" steps and "down" time; they sum to the time since the start."""
-    total = dict.fromkeys((*PHASES, "lost", "down"), 0.0)
-    for lines, following in zip(attempts, [*attempts[1:], None], strict=True):
-        for phase, seconds in lines[-1]["seconds"].items():
-            total[phase] += seconds
-        if following:
-            kept = [line for line in lines if line["step"] <= following[0]["step"]]
-            lost = lines[-1]["seconds"]["steps"] - (kept[-1]["seconds"]["steps"] if kept else 0.0)
-            total["lost"] += lost
-            total["steps"] -= lost
-            total["down"] += following[0]["time"] - lines[-1]["time"]
-    return total
-
-
-def describe(attempts: list[list[dict]]) -> str:
-    """One line for the person who pays."""
-    total = account(attempts)
-    whole = sum(total.values())
-    parts = (f"{phase.replace('_', ' ')} {seconds / max(whole, 1e-9):.1%}" for phase, seconds in total.items()
-             if phase != "steps" and seconds > 0)
-    count = f"{len(attempts)} attempt" + "s" * (len(attempts) > 1)
-    return (f"goodput {total['steps'] / max(whole, 1e-9):.1%} of {whole:.0f} s in {count}; the rest: "
-            f"{', '.join(parts)}")
-
+from launch.supervision.ledger import read_attempts, summarize
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "goodput.jsonl").exists():
         sys.exit(__doc__)
-    print(describe(read(Path(sys.argv[1]) / "goodput.jsonl")))
+    print(summarize(read_attempts(Path(sys.argv[1]) / "goodput.jsonl")))

@@ -29,6 +29,7 @@ from world_model import functional
 from world_model.families import Family, published_formats
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
+from world_model.training.checkpoint_writer import Checkpoints
 from world_model.training.state import subset
 from world_model.weights import conversion
 from world_model.weights.safetensors_io import WeightsError, atomic_directory
@@ -85,7 +86,7 @@ def write(directory: Path, config, params: dict, statistics: dict, report: dict)
     meta = checkpoint.make_meta(
         state, {}, family=config.model.family, config=provenance.as_json(config), statistics=statistics,
         statistics_hash=statistics_hash(statistics), code_version=provenance.code_version(), base=base)
-    checkpoints = checkpoint.Checkpoints(directory / "checkpoints", keep_last=1)
+    checkpoints = Checkpoints(directory / "checkpoints", keep_last=1)
     checkpoints.save(0, state, data={}, meta=meta, frozen={})
     checkpoints.close()
     (directory / "import.json").write_text(json.dumps(report, indent=1) + "\n")

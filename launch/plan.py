@@ -18,10 +18,10 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from launch.planning import estimate
-from launch.planning.chips import CHIPS, Chip, chip_of
+from launch.planning import estimate, plan_text
 from launch.setup import build, fit, train_parts
 from launch.setup import flags as launch_flags
+from world_model.analysis.chips import CHIPS, Chip, chip_of
 from world_model.parallel.remat import KEPT
 
 LIBTPU_NAMES = {"v7x": "tpu7x"}
@@ -115,11 +115,11 @@ def main(_) -> None:
             found = []
             for candidate in sweep(args.config, args.topology, args.slices):
                 found.append(candidate)
-                print(estimate.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
-            print(json.dumps(found) if args.json else estimate.table(found))
+                print(plan_text.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
+            print(json.dumps(found) if args.json else plan_text.table(found))
         else:
             found = plan(args.config, args.topology, args.slices)
-            print(json.dumps(found) if args.json else estimate.describe(found))
+            print(json.dumps(found) if args.json else plan_text.report(found))
     except (ValueError, RuntimeError) as error:
         sys.exit(f"plan: {error}")
 

@@ -63,7 +63,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
     played = []
     for name in ("model", *baselines):
         (policy, count), began, runs = policies[name], time.monotonic(), fresh()
-        closed_loop.play(policy, runs, count, draw=name == "model")
+        closed_loop.play(policy, runs, count, render=name == "model")
         played = played or runs  # the model's alone: a world of Meta-World takes 20 MB
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found, chosen.measure))
@@ -71,7 +71,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         result["latency"] = delayed(engine, instruction, latency, overlap, fresh, chosen.measure, say)
     if played_trivial := [name for name in TRIVIAL if name in baselines]:
         best = max(played_trivial, key=lambda name: result["policies"][name]["coverage"])
-        result["against"] = {"policy": best} | closed_loop.difference(
+        result["against"] = {"policy": best} | closed_loop.paired_difference(
             result["policies"]["model"], result["policies"][best])
     result["interventions"] = dict(sum((run.interventions for run in played), collections.Counter()))
     gaps = [gap for run in played for gap in run.gaps]
@@ -88,7 +88,7 @@ def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh,
         runs, policy = fresh(), ModelPolicy(engine, instruction)
         executors = asynchronous.play(policy, runs, mode, engine.robot.horizon)
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
-        found[name]["against_synchronous"] = closed_loop.difference(found[name], found["synchronous"])
+        found[name]["against_synchronous"] = closed_loop.paired_difference(found[name], found["synchronous"])
         low, high = found[name]["jerk_ci"]
         say(f"{describe(name, found[name], measure)}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
             f"held {found[name]['held_share']:.0%}")

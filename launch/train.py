@@ -16,16 +16,16 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import goodput
 from launch.planning import memory
 from launch.setup import fit, train_parts
 from launch.setup import flags as launch_flags
 from launch.setup.provenance import as_json, code_version
-from launch.supervision import cloud_ledger as cloud_goodput
-from launch.supervision import hosts
+from launch.supervision import cloud_ledger, hosts
+from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
 from world_model.training import checkpoint, metrics, state
+from world_model.training.checkpoint_writer import Checkpoints
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
@@ -42,7 +42,7 @@ def train(config, workdir: Path | str, build) -> None:
     workdir, began = Path(workdir), time.time()
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
-        cloud = cloud_goodput.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
+        cloud = cloud_ledger.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
         fit.check_kernel(config)
         config = fit.fit(config, build.model)
         mesh = train_parts.make_mesh(config)
@@ -53,8 +53,8 @@ def train(config, workdir: Path | str, build) -> None:
         # Data, then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
         data = build.data(config, workdir)
-        checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                                             keep_every=config.checkpoint.keep_every)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
+                                  keep_every=config.checkpoint.keep_every)
         resumed = find_resumable(checkpoints.directory, target, config, data)
         hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
         start = 0 if resumed is None else resumed
@@ -70,7 +70,7 @@ def train(config, workdir: Path | str, build) -> None:
         meta = make_meta(target, frozen, config, data)
         introduce(config, workdir, mesh, target, start)
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
-        ledger = goodput.Ledger(times, start, began, cloud)
+        ledger = Ledger(times, start, began, cloud)
 
         # The step, and what the run says of itself.
         *objective, encoders = build.objective(config, model, frozen)
@@ -128,7 +128,7 @@ def train(config, workdir: Path | str, build) -> None:
                     ledger.done()
                 say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
                 if times:
-                    say(goodput.describe(goodput.read(times)))
+                    say(summarize(read_attempts(times)))
         except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()
             good = checkpoint.steps(checkpoints.directory)

@@ -18,6 +18,7 @@ from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
 from world_model.training import checkpoint, state
+from world_model.training.checkpoint_writer import TRASH, Checkpoints
 
 FAMILY = tiny.Family()
 STATISTICS = {"toy": {"q01": [0.0, 1.0]}}
@@ -47,7 +48,7 @@ def meta_of(arrays, **changes):
 
 
 def write(directory, arrays, *steps, keep_last=9, keep_every=0):
-    with_close = checkpoint.Checkpoints(directory / "checkpoints", keep_last=keep_last, keep_every=keep_every)
+    with_close = Checkpoints(directory / "checkpoints", keep_last=keep_last, keep_every=keep_every)
     for step in steps:
         with_close.save(step, arrays, data={"step": step}, meta=meta_of(arrays), frozen=FROZEN)
     with_close.close()
@@ -77,12 +78,12 @@ def test_the_newest_stay_and_multiples_stay_for_ever(tmp_path, current):
     small = {"step": current["step"]}
     there = write(tmp_path, small, 1, 2, 3, 4, 5, 6, 7, keep_last=2, keep_every=3)
     assert checkpoint.steps(there) == [3, 6, 7]
-    assert not list((there / checkpoint.TRASH).iterdir())
+    assert not list((there / TRASH).iterdir())
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint.keep_last = 0"):
-        checkpoint.Checkpoints(tmp_path, keep_last=0)
+        Checkpoints(tmp_path, keep_last=0)
 
 
 def test_a_half_written_step_is_never_taken_for_a_whole_one(tmp_path, current):
@@ -149,7 +150,7 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(tmp_path, cu
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        checkpoints = checkpoint.Checkpoints(disk, keep_last=9)
+        checkpoints = Checkpoints(disk, keep_last=9)
         with pytest.raises(checkpoint.CheckpointError, match=r"cannot write .*No space left on device") as failure:
             for step in range(1, 9):
                 checkpoints.save(step, current, data={}, meta=meta_of(current), frozen=FROZEN)
@@ -165,7 +166,7 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(tmp_path, cu
 def test_a_failed_commit_surfaces_at_the_next_check(tmp_path, current, monkeypatch):
     from orbax.checkpoint._src.path import atomicity
     small = {"step": current["step"]}
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=9)
+    checkpoints = Checkpoints(tmp_path, keep_last=9)
     checkpoints.save(1, small, data={}, meta=meta_of(small), frozen={})
     checkpoints._manager.wait_until_finished()
 
@@ -184,7 +185,7 @@ def test_a_failed_commit_surfaces_at_the_next_check(tmp_path, current, monkeypat
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(checkpoint.CheckpointError, match=r"cannot open .*file/checkpoints: .*Not a directory"):
-        checkpoint.Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
+        Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
 
 
 def test_digests_do_not_depend_on_the_mesh_and_see_every_component(tmp_path, current):

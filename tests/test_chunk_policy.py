@@ -1,4 +1,4 @@
-"""LingBot-VA under the asynchronous controller: what is answered, what is grounded, what stays imagined."""
+"""A sampler that imagines under the asynchronous controller: what is answered, what is grounded, what stays imagined."""
 
 import jax
 import numpy as np

@@ -85,7 +85,7 @@ def test_trivial_policies_and_the_expert():
             np.testing.assert_allclose(runs[0].states[-1], runs[0].states[0], atol=1.0)
     assert found["expert"]["coverage"] > 0.8 > max(found["still"]["coverage"], found["random"]["coverage"])
     assert found["expert"]["successes"] >= 2 and found["still"]["successes"] == 0
-    gain = closed_loop.difference(found["expert"], found["still"])
+    gain = closed_loop.paired_difference(found["expert"], found["still"])
     assert gain["coverage"] == pytest.approx(found["expert"]["coverage"] - found["still"]["coverage"], abs=1e-3)
 
 
@@ -127,9 +127,9 @@ def test_the_model_alone(restored):
     assert set(result["policies"]) == {"model"} and "against" not in result
 
 
-def test_what_needs_no_pictures_has_none_drawn():
+def test_what_needs_no_pictures_has_none_rendered():
     runs = simulators.TASKS["pusht"].make_runs([0], 32, 3)
-    closed_loop.play(closed_loop.expert, runs, 1, draw=False)
+    closed_loop.play(closed_loop.expert, runs, 1, render=False)
     assert not runs[0].frames and len(runs[0].states) == 4
 
 

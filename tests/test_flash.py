@@ -1,5 +1,5 @@
-"""The TPU's attention kernel and its list of tiles against masks of all pairs: segments as they come, drawn masks, keys
-taken away, several samples, a mesh."""
+"""The TPU's attention kernel and its list of tiles against masks of all pairs: segments as they come, segments and keys
+masked out, several samples, a mesh."""
 
 import contextlib
 import functools
@@ -19,8 +19,8 @@ rng = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def tiles():
-    """Three tiles a side, the last of many short segments; the first tile of keys is seen by no query of the second, the
-    last 20 places are padding."""
+    """Three tiles a side, the last of many short segments; no query of the second tile sees the first tile of keys, and
+    the last 20 keys are padding."""
     segments = np.sort(np.concatenate([np.zeros(TILE), np.full(TILE, 1), rng.integers(2, SEGMENTS, TILE)])).astype(int)
     keys = np.where(np.arange(COUNT) < COUNT - 20, segments, NOBODY)
     seen = (rng.random((SEGMENTS, SEGMENTS)) < 0.5) | np.eye(SEGMENTS, dtype=bool)
@@ -30,24 +30,24 @@ def tiles():
 
 @functools.cache
 def masks():
-    """(valid bool [B, Lk], drawn bool [segments, segments])."""
+    """(valid bool [B, Lk], segment_mask bool [segments, segments])."""
     valid = rng.random((2, COUNT)) < 0.8
     valid[0, :TILE], valid[1, :TILE] = True, False
     return jnp.asarray(valid), jnp.asarray(rng.random((SEGMENTS, SEGMENTS)) < 0.7) | np.eye(SEGMENTS, dtype=bool)
 
 
-def dense(tiles, valid=None, drawn=None):
+def dense(tiles, valid=None, segment_mask=None):
     """bool [1 or B, Lq, Lk]."""
-    seen = np.pad(tiles.seen if drawn is None else tiles.seen & np.asarray(drawn), ((0, 0), (0, 1)))
+    seen = np.pad(tiles.seen if segment_mask is None else tiles.seen & np.asarray(segment_mask), ((0, 0), (0, 1)))
     mask = seen[tiles.queries][:, tiles.keys][None]
     return mask if valid is None else mask & np.asarray(valid)[:, None]
 
 
-CALLS = {"static": (), "keys": (0,), "drawn": (1,), "both": (0, 1)}
+CALLS = {"static": (), "keys": (0,), "segments": (1,), "both": (0, 1)}
 
 
 def chosen(which):
-    return {name: masks()[i] for i, name in enumerate(("valid", "drawn")) if i in CALLS[which]}
+    return {name: masks()[i] for i, name in enumerate(("valid", "segment_mask")) if i in CALLS[which]}
 
 
 @pytest.mark.parametrize("which", CALLS)

@@ -14,10 +14,11 @@ SHAPE = dict(num_blocks=3, frames_per_block=2, actions_per_block=4)
 SAMPLES = 20_000
 
 
-def draw(schedule, alpha=3.0, beta=1.0):
-    keys = jax.random.split(jax.random.key(0), SAMPLES)
-    function = lambda key: fm.draw_levels(key, **SHAPE, schedule=schedule, alpha=alpha, beta=beta)
-    video, action = jax.jit(jax.vmap(function))(keys)
+def sample(schedule, alpha=3.0, beta=1.0):
+    def one(key):
+        return fm.sample_levels(key, **SHAPE, schedule=schedule, alpha=alpha, beta=beta)
+
+    video, action = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), SAMPLES))
     return np.asarray(video), np.asarray(action)
 
 
@@ -43,7 +44,7 @@ def test_noised_inputs_equal_goldens():
         sigma = levels.sigmas[GOLDEN[index]]
         found = fm.add_noise(clean, noise, sigma)
         np.testing.assert_allclose(found, expected, atol=1e-6)
-        restored = fm.clean_from_velocity(found, fm.velocity(clean, noise), sigma)
+        restored = found - sigma.reshape(sigma.shape + (1,) * (clean.ndim - sigma.ndim)) * fm.velocity(clean, noise)
         np.testing.assert_allclose(restored, clean, atol=2e-6)
 
 
@@ -55,7 +56,7 @@ def test_shift_one_is_the_papers_data_time():
 
 @pytest.mark.parametrize("schedule", fm.SCHEDULES)
 def test_frames_of_a_block_share_and_blocks_are_independent(schedule):
-    video, action = draw(schedule)
+    video, action = sample(schedule)
     assert video.dtype == action.dtype == np.int32
     assert video.shape == (SAMPLES, 7) and action.shape == (SAMPLES, 12)
     assert video.min() >= 0 and video.max() <= 999
@@ -63,30 +64,30 @@ def test_frames_of_a_block_share_and_blocks_are_independent(schedule):
     assert (blocks[..., 0] == blocks[..., 1]).all()
     groups = np.column_stack([video[:, 0], blocks[..., 0]])
     correlation = np.corrcoef(groups.T) - np.eye(4)
-    assert np.abs(correlation).max() < 0.03  # the first frame's draw is its own too
+    assert np.abs(correlation).max() < 0.03  # the first frame's level is its own too
 
 
 @pytest.mark.parametrize("schedule", ["coupled", "high_noise"])
 def test_coupled_actions_take_their_blocks_level(schedule):
-    video, action = draw(schedule)
+    video, action = sample(schedule)
     np.testing.assert_array_equal(action, np.repeat(video[:, 1::2], 4, axis=1))
 
 
 def test_decoupled_actions_are_uniform_per_token_and_independent_of_the_video():
-    video, action = draw("decoupled")
+    video, action = sample("decoupled")
     assert _ks(action.ravel(), np.arange(1000)) < 0.01
     assert np.abs(np.corrcoef(np.column_stack([video[:, 1], action[:, :4]]).T) - np.eye(5)).max() < 0.03
 
 
 def test_coupled_levels_are_uniform():
-    video, _ = draw("coupled")
+    video, _ = sample("coupled")
     assert _ks(video[:, ::2].ravel(), np.arange(1000)) < 0.01
 
 
 @pytest.mark.parametrize("schedule", ["high_noise", "decoupled"])
 @pytest.mark.parametrize("alpha, beta", [(7.0, 1.0), (3.0, 1.0), (2.0, 2.5)])
 def test_beta_levels(schedule, alpha, beta):
-    video, _ = draw(schedule, alpha, beta)
+    video, _ = sample(schedule, alpha, beta)
     r = 1 - (video[:, ::2].ravel() + 0.5) / 1000
     np.testing.assert_allclose(r.mean(), alpha / (alpha + beta), atol=0.005)
     variance = alpha * beta / ((alpha + beta) ** 2 * (alpha + beta + 1))
@@ -95,18 +96,19 @@ def test_beta_levels(schedule, alpha, beta):
     assert _ks(video[:, ::2].ravel(), np.minimum(reference * 1000, 999).astype(int)) < 0.01
 
 
-def test_draws_depend_on_the_samples_key_alone():
-    keys = jax.random.split(jax.random.key(1), 8)
-    function = lambda key: fm.draw_levels(key, **SHAPE, schedule="decoupled", alpha=3.0, beta=1.0)
-    draws = jax.jit(jax.vmap(function))
-    whole, part = draws(keys), draws(keys[5:])
+def test_levels_depend_on_the_samples_key_alone():
+    def one(key):
+        return fm.sample_levels(key, **SHAPE, schedule="decoupled", alpha=3.0, beta=1.0)
+
+    keys, sample_all = jax.random.split(jax.random.key(1), 8), jax.jit(jax.vmap(one))
+    whole, part = sample_all(keys), sample_all(keys[5:])
     for a, b in zip(whole, part):
         np.testing.assert_array_equal(a[5:], b)
 
 
 def test_unknown_schedule_names_the_valid_ones():
     with pytest.raises(ValueError, match=r"noise.schedule = 'flash'.*coupled, high_noise, decoupled"):
-        fm.draw_levels(jax.random.key(0), **SHAPE, schedule="flash", alpha=3.0, beta=1.0)
+        fm.sample_levels(jax.random.key(0), **SHAPE, schedule="flash", alpha=3.0, beta=1.0)
 
 
 def _ks(found, reference):

@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from launch import goodput
-from launch.supervision import cloud_ledger as cloud_goodput
+from launch.supervision import cloud_ledger
+from launch.supervision.ledger import Ledger, account, read_attempts, summarize
 from launch.supervision.watchdog import KNOWN_AFTER, Watchdog
 
 
@@ -30,7 +30,7 @@ class Clock:
 
 def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(tmp_path):
     path, clock = tmp_path / "goodput.jsonl", Clock()
-    first = goodput.Ledger(path, 0, began=clock.now, now=clock)
+    first = Ledger(path, 0, began=clock.now, now=clock)
     for phase, step, seconds, waited in [("startup", 0, 5, 0), ("compile", 0, 10, 0), ("steps", 4, 40, 0.25),
                                          ("checkpoint", 4, 2, 0), ("steps", 6, 20, 0)]:
         clock.now += seconds
@@ -38,19 +38,19 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
     with path.open("a") as file:
         file.write('{"attempt": 1000.0, "ste')  # killed at step 6, in the middle of a line
     clock.now += 100  # nobody starts it
-    second = goodput.Ledger(path, 4, began=clock.now, now=clock)
+    second = Ledger(path, 4, began=clock.now, now=clock)
     for phase, step, seconds in [("startup", 4, 3), ("compile", 4, 7), ("steps", 8, 40)]:
         clock.now += seconds
         second.ends(phase, step)
-    attempts = goodput.read(path)
-    assert goodput.account(attempts) == {"startup": 8, "compile": 17, "steps": 30 + 40, "data_wait": 10,
-                                         "checkpoint": 2, "lost": 20, "down": 100}
-    assert sum(goodput.account(attempts).values()) == clock.now - 1000
-    assert goodput.describe(attempts).startswith("goodput 30.8% of 227 s in 2 attempts; the rest: startup 3.5%")
+    attempts = read_attempts(path)
+    assert account(attempts) == {"startup": 8, "compile": 17, "steps": 30 + 40, "data_wait": 10, "checkpoint": 2,
+                                 "lost": 20, "down": 100}
+    assert sum(account(attempts).values()) == clock.now - 1000
+    assert summarize(attempts).startswith("goodput 30.8% of 227 s in 2 attempts; the rest: startup 3.5%")
 
 
 def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
-    goodput.Ledger(tmp_path / "goodput.jsonl", 0, began=time.time() - 10).ends("steps", 3)
+    Ledger(tmp_path / "goodput.jsonl", 0, began=time.time() - 10).ends("steps", 3)
     run = lambda *args: subprocess.run([sys.executable, "-m", "launch.goodput", *args], capture_output=True, text=True,
                                        cwd=Path(__file__).parents[1], check=False)
     assert "goodput 100.0% of 10 s in 1 attempt" in run(tmp_path).stdout
@@ -102,7 +102,7 @@ def test_googles_calculator_finds_the_same_time_in_the_ledgers_events(google, tm
     clock, lines = Clock(), tmp_path / "goodput.jsonl"
 
     def attempt(first, last, save_at):
-        ledger = goodput.Ledger(lines, first - 1, clock.now, cloud_goodput.open_log("log", "job"), now=clock)
+        ledger = Ledger(lines, first - 1, clock.now, cloud_ledger.open_log("log", "job"), now=clock)
         for phase, seconds in [("startup", 5), ("compile", 15)]:
             clock.now += seconds
             ledger.ends(phase, first - 1)
@@ -121,7 +121,7 @@ def test_googles_calculator_finds_the_same_time_in_the_ledgers_events(google, tm
     from ml_goodput_measurement.src.goodput import BadputType, GoodputCalculator
     calculator = GoodputCalculator("job", "log", cache_dir=str(tmp_path))
     percent, badput, last_step = calculator.get_job_goodput(include_badput_breakdown=True)
-    mine, whole = goodput.account(goodput.read(lines)), clock.now - 1000
+    mine, whole = account(read_attempts(lines)), clock.now - 1000
     assert last_step == 8 and mine["steps"] == 80
     assert percent * whole / 100 == pytest.approx(mine["steps"] + 2)  # it counts the save after the last step as a step
     assert badput[BadputType.TRAINING_PREP] * whole / 100 == pytest.approx(mine["startup"] + mine["compile"])
@@ -133,16 +133,16 @@ def test_googles_calculator_finds_the_same_time_in_the_ledgers_events(google, tm
 
 def test_googles_log_is_off_by_default_and_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.logging", None)  # as pip leaves it with --no-deps
-    assert cloud_goodput.open_log("", "job") is None
+    assert cloud_ledger.open_log("", "job") is None
     with pytest.raises(ValueError, match="log.cloud_goodput = 'log' needs the extra `goodput`"):
-        cloud_goodput.open_log("log", "job")
+        cloud_ledger.open_log("log", "job")
 
 
 @pytest.mark.parametrize("error", [NoCredentials("Your default credentials were not found."), OSError("no project")])
 def test_credentials_that_are_missing_are_asked_for(error, google, monkeypatch):
     monkeypatch.setattr(sys.modules["google.cloud.logging"], "Client", mock.Mock(side_effect=error))
     with pytest.raises(ValueError, match=rf"log.cloud_goodput = 'log': .*{error}.*gcloud auth application-default login"):
-        cloud_goodput.open_log("log", "job")
+        cloud_ledger.open_log("log", "job")
 
 
 @pytest.mark.parametrize("times, written", [(3.0, True), (0.0, False)])

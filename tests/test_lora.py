@@ -91,7 +91,7 @@ def test_adapters_begin_as_nothing_and_alone_have_moments(trained):
 def test_a_pattern_that_matches_nothing_is_refused():
     config = config_of()
     config.model.lora_pattern = "attention"
-    with pytest.raises(ValueError, match=r"lora_pattern = 'attention' matches none of a block's linears: .*self_attn\.q"):
+    with pytest.raises(ValueError, match=r"lora_pattern = 'attention' matches none of a layer's linears: .*self_attn\.q"):
         build.model(config).module  # noqa: B018
 
 

@@ -9,9 +9,9 @@ import pytest
 from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
-from launch.planning import estimate
-from launch.planning.chips import CHIPS
+from launch.planning import plan_text
 from launch.setup import fit
+from world_model.analysis.chips import CHIPS
 
 PROMISED = {
     "topology", "chips", "mesh", "global_batch", "remat", "parameters", "model_flops_per_sample",
@@ -56,7 +56,7 @@ def test_plans_make_a_table(planned, tmp_path):
 
 
 def test_a_plan_can_be_read(planned):
-    text = estimate.describe(planned)
+    text = plan_text.report(planned)
     assert "v5p:2x2x2" in text and "MFU" in text and "all-gather over 8 of fsdp" in text
 
 
@@ -158,6 +158,6 @@ def test_a_sweep_is_sorted_by_throughput_with_what_does_not_fit_last():
              good | {"hbm_peak_gib_per_chip": 99.0, "samples_per_second_per_chip": 0.3},
              {"topology": "v5p:2x2x2", "context": 3, "remat": "full", "error": "no mesh divides"},
              good | {"hbm_peak_gib_per_chip": 50.0, "samples_per_second_per_chip": 0.2}]
-    lines = estimate.table(plans).splitlines()
+    lines = plan_text.table(plans).splitlines()
     assert [line[:7] for line in lines[:3]] == ["0.20000", "0.10000", "0.30000"]
     assert "4.0 TOO MUCH" in lines[2] and "no mesh divides" in lines[3]

@@ -12,14 +12,14 @@ from launch.simulation import rerun_log
 from launch.simulation.closed_loop import Run
 
 
-class ForwardPass:
-    """Of one file: {(entity, step or None): what was logged}."""
+class Recording:
+    """Stand-in for a recording of one file; `logged` is {(entity, step or None): what was logged}."""
 
     made: list = []  # noqa: RUF012
 
     def __init__(self, application, recording_id):
         self.logged, self.step, self.closed, self.path = {}, None, False, None
-        ForwardPass.made.append(self)
+        Recording.made.append(self)
 
     def save(self, path):
         self.path = path
@@ -39,9 +39,9 @@ class ForwardPass:
 @pytest.fixture
 def rerun(monkeypatch):
     kind = lambda name: lambda value=None, **named: (name, named or value)
-    module = types.SimpleNamespace(RecordingStream=ForwardPass, **{n: kind(n) for n in ("Image", "Scalars", "SeriesLines")})
+    module = types.SimpleNamespace(RecordingStream=Recording, **{n: kind(n) for n in ("Image", "Scalars", "SeriesLines")})
     monkeypatch.setitem(sys.modules, "rerun", module)
-    ForwardPass.made.clear()
+    Recording.made.clear()
 
 
 def test_every_step_is_logged_at_its_place(rerun, tmp_path):
@@ -51,18 +51,18 @@ def test_every_step_is_logged_at_its_place(rerun, tmp_path):
               states=list(rng.normal(size=(4, 2))), actions=list(rng.normal(size=(3, 2))))
     imagined = rng.integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
     rerun_log.write(tmp_path / "best_7.rrd", run, robot, imagined)
-    stream, = ForwardPass.made
-    assert stream.closed and stream.path == tmp_path / "best_7.rrd"
-    assert stream.logged.pop(("state", None)) == ("SeriesLines", {"names": ["agent_x", "agent_y"]})
-    assert stream.logged.pop(("action", None)) == ("SeriesLines", {"names": ["target_x", "target_y"]})
+    recording, = Recording.made
+    assert recording.closed and recording.path == tmp_path / "best_7.rrd"
+    assert recording.logged.pop(("state", None)) == ("SeriesLines", {"names": ["agent_x", "agent_y"]})
+    assert recording.logged.pop(("action", None)) == ("SeriesLines", {"names": ["target_x", "target_y"]})
     expected = {("camera/image", i): ("Image", run.frames[i]["image"]) for i in range(4)}
     expected |= {("imagined", i): ("Image", imagined[i]) for i in range(4)}
     expected |= {("state", i): ("Scalars", run.states[i]) for i in range(4)}
     expected |= {("action", i): ("Scalars", run.actions[i]) for i in range(3)}
-    assert stream.logged.keys() == expected.keys()
+    assert recording.logged.keys() == expected.keys()
     for key, (kind, value) in expected.items():
-        assert stream.logged[key][0] == kind
-        np.testing.assert_array_equal(stream.logged[key][1], value)
+        assert recording.logged[key][0] == kind
+        np.testing.assert_array_equal(recording.logged[key][1], value)
 
 
 def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_path):
@@ -74,8 +74,8 @@ def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_
     engine = types.SimpleNamespace(robot=robot, embodiment=get_embodiment("pusht"),
                                    decode=lambda value: np.full((4, 2, 2, 3), value))
     rollout.write_recordings(tmp_path, runs, engine, 1)
-    assert [stream.path.name for stream in ForwardPass.made] == ["best_2.rrd", "worst_0.rrd"]
-    assert [ForwardPass.made[0].logged["imagined", i][1].mean() for i in range(4)] == [20, 21, 102, 102]
+    assert [recording.path.name for recording in Recording.made] == ["best_2.rrd", "worst_0.rrd"]
+    assert [Recording.made[0].logged["imagined", i][1].mean() for i in range(4)] == [20, 21, 102, 102]
 
 
 def test_a_missing_package_is_named(monkeypatch):

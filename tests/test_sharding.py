@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from world_model.parallel import sharding
+from world_model.parallel import gather, sharding
 
 MESH = sharding.make_mesh(1, 4, 2, 1)
 
@@ -34,13 +34,12 @@ def test_a_mesh_that_does_not_fit_names_one_that_does(sizes, sentence):
 
 @pytest.mark.parametrize("stages", [(8,), (2, 4), (4, 2), (2, 2, 2)])
 def test_a_gather_in_stages_is_the_gather_and_its_transpose_the_scatter(stages, monkeypatch):
-    monkeypatch.setattr(sharding, "gather_stages", lambda *_: stages)
+    monkeypatch.setattr(gather, "gather_stages", lambda *_: stages)
     mesh = sharding.make_mesh(1, 8, 1, 1)
     whole, weight = np.arange(48.0).reshape(3, 16), np.arange(8 * 48.0).reshape(8, 3, 16)
 
     def of_device(share, weight):
-        gather = lambda share: sharding.gather(share, 1, jax.sharding.get_abstract_mesh())
-        gathered, pull = jax.vjp(gather, share)
+        gathered, pull = jax.vjp(lambda share: gather.gather(share, 1, jax.sharding.get_abstract_mesh()), share)
         return gathered[None], *pull(weight[0])
 
     with jax.set_mesh(mesh):
@@ -52,8 +51,8 @@ def test_a_gather_in_stages_is_the_gather_and_its_transpose_the_scatter(stages, 
 
 
 def test_tori_of_three_dimensions_gather_over_a_plane_and_a_line():
-    assert sharding.gather_stages(64, "TPU v5") == (16, 4) and sharding.gather_stages(16, "TPU v5p") == (4, 4)
-    assert sharding.gather_stages(8, "TPU v5") == (8,) and sharding.gather_stages(64, "TPU v5 lite") == (64,)
+    assert gather.gather_stages(64, "TPU v5") == (16, 4) and gather.gather_stages(16, "TPU v5p") == (4, 4)
+    assert gather.gather_stages(8, "TPU v5") == (8,) and gather.gather_stages(64, "TPU v5 lite") == (64,)
 
 
 def test_parameters_lie_as_the_table_says():

@@ -44,12 +44,6 @@ def test_the_average_starts_from_the_weights():
     assert "ema" not in make()
 
 
-def test_averaged_takes_the_average_where_there_is_one():
-    found = {"params": {"a": 1, "b": 2}, "ema": {"b": 3}}
-    assert state.averaged(found) == {"a": 1, "b": 3}
-    assert state.averaged({"params": {"a": 1}}) == {"a": 1}
-
-
 def test_flat_names_go_there_and_back():
     found = make(ema=True)
     flat = state.flatten(found)

@@ -17,6 +17,7 @@ from launch.setup import build
 from world_model import functional
 from world_model.encoders import patch_pca
 from world_model.training import checkpoint
+from world_model.training.checkpoint_writer import Checkpoints
 
 DROID = "test_droid"  # three cameras, seven joints and a gripper
 if DROID not in EMBODIMENTS:
@@ -51,7 +52,7 @@ def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     state = {"params": _weights(functional.parameters(build.model(c).module), rng), "step": jnp.int32(1)}
     meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=json.loads(c.to_json()),
                                 statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
-    writer = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1)
+    writer = Checkpoints(workdir / "checkpoints", keep_last=1)
     writer.save(1, state, data={}, meta=meta, frozen=frozen)
     writer.close()
     return workdir

@@ -1,1 +1,1 @@
-"""How a pod job is started: manifests and commands as plain data, rendered by launch/submit.py."""
+"""Pod jobs: manifests and commands as plain data. launch/submit.py prints or runs them."""

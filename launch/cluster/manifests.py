@@ -1,4 +1,4 @@
-"""One training job as a GKE JobSet, as an xpk command, and as Cloud TPU queued resources."""
+"""Manifests and commands that start a training job: a GKE JobSet, an xpk command, Cloud TPU queued resources."""
 
 import dataclasses
 import shlex
@@ -6,12 +6,12 @@ import shlex
 from launch.cluster.slices import Slice
 
 RUNS = "/runs"  # where the bucket is mounted on every host
-SAVE_SECONDS = 600  # between SIGTERM and SIGKILL: a checkpoint of the 14B is written in this time
+SAVE_SECONDS = 600  # between SIGTERM and SIGKILL, enough to write a checkpoint of the 14B
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is to run, and where."""
+    """A training job: what is to run, and where."""
 
     name: str
     slice: Slice
@@ -19,11 +19,11 @@ class Job:
     command: tuple[str, ...]  # on every host
     image: str
     bucket: str  # with hierarchical namespace: a checkpoint is committed by renaming its folder
-    restarts: int = 20  # of all hosts together, after a preemption or a failure; the run goes on from its checkpoint
+    restarts: int = 20  # how often all hosts restart after a preemption or failure, each time from the checkpoint
 
 
 def jobset(job: Job) -> dict:
-    """The manifest (jobset.x-k8s.io/v1alpha2). GKE tells each host the slice it belongs to and its number there."""
+    """Makes the manifest (jobset.x-k8s.io/v1alpha2). GKE tells each host its slice and its number there."""
     container = {
         "name": "train", "image": job.image, "command": list(job.command),
         "ports": [{"containerPort": 8471}, {"containerPort": 8431}],
@@ -48,7 +48,7 @@ def jobset(job: Job) -> dict:
 
 
 def xpk(job: Job, cluster: str) -> str:
-    """The same through xpk, whose clusters hold their own storages: the bucket must be one, mounted at RUNS."""
+    """Makes the command for xpk. Its clusters have storages of their own: the bucket must be one, mounted at RUNS."""
     return shlex.join(["xpk", "workload", "create", f"--workload={job.name}", f"--cluster={cluster}",
                        f"--tpu-type={job.slice.accelerator_type}", f"--num-slices={job.slices}",
                        f"--docker-image={job.image}", f"--max-restarts={job.restarts}",
@@ -56,7 +56,7 @@ def xpk(job: Job, cluster: str) -> str:
 
 
 def queued_resources(job: Job, project: str, zone: str, spot: bool) -> list[str]:
-    """Commands: ask for the slices, start the container on every host once they are there, give them back."""
+    """Makes the commands that ask for the slices, start the container on every host, and give the slices back."""
     where = [f"--project={project}", f"--zone={zone}"]
     nodes = [f"--node-id={job.name}"] if job.slices == 1 else [f"--node-count={job.slices}",
                                                               f"--node-prefix={job.name}"]

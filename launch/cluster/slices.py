@@ -1,4 +1,4 @@
-"""What Google's clouds call a slice of TPUs."""
+"""Slices of TPUs, and what Google's clouds call them."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ class Cloud:
 
     gke: str  # node label cloud.google.com/gke-tpu-accelerator
     accelerator: str  # accelerator type, before the number
-    per_chip: int  # what that number counts per chip: cores or chips
-    runtime: str  # software of a TPU VM
-    dimensions: int  # of its torus
-    host_chips: int = 4  # of a slice of several hosts
+    per_chip: int  # what that number counts per chip: 2 where it counts cores, 1 where it counts chips
+    runtime: str  # software version of a TPU VM
+    dimensions: int  # of the torus
+    host_chips: int = 4  # chips per host in a slice of several hosts
 
 
 CLOUDS = {
@@ -27,7 +27,7 @@ CLOUDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One slice, from "v5p:4x4x4"."""
+    """One slice, such as "v5p:4x4x4"."""
 
     cloud: Cloud
     shape: str
@@ -35,7 +35,7 @@ class Slice:
 
     @classmethod
     def parse(cls, topology: str) -> "Slice":
-        """Raises ValueError where the name means no slice of several hosts."""
+        """Reads the name of a slice. Raises ValueError where it means no slice of several hosts."""
         generation, _, shape = topology.partition(":")
         if generation not in CLOUDS:
             raise ValueError(f"--topology={topology}: {generation!r} is no chip; there are {', '.join(CLOUDS)}")
@@ -51,10 +51,10 @@ class Slice:
 
     @property
     def hosts(self) -> int:
-        """Virtual machines of the slice."""
+        """Number of virtual machines of the slice."""
         return self.chips // self.cloud.host_chips
 
     @property
     def accelerator_type(self) -> str:
-        """As queued resources and xpk name it."""
+        """Accelerator type, by which queued resources and xpk know the slice."""
         return f"{self.cloud.accelerator}-{self.chips * self.cloud.per_chip}"

@@ -1,1 +1,1 @@
-"""What a run takes of a slice: published figures of chips, estimates, memory."""
+"""Planning: what a run takes of a slice, and what to change when memory is not enough."""

@@ -1,4 +1,4 @@
-"""When the devices' memory is not enough: what holds it, and what to change, cheapest first."""
+"""Explanation of an out-of-memory error: what holds the devices' memory, and what to change, cheapest first."""
 
 import contextlib
 import math
@@ -8,16 +8,16 @@ import jax
 from world_model.parallel.remat import POLICIES
 
 SHOWN = 12  # lines of the compiler's own account
-LARGEST = 5  # arrays of the state that are named
+LARGEST = 5  # how many arrays of the state are named
 
 
 class OutOfMemory(RuntimeError):
-    """Program or state do not fit into the devices' memory."""
+    """Raised where program or state do not fit into the devices' memory."""
 
 
 @contextlib.contextmanager
 def explained(config, target: dict, mesh):
-    """Raises OutOfMemory with `explain`'s text where XLA runs out of it inside, compiling or running."""
+    """Raises OutOfMemory with `explain`'s text where XLA runs out of memory inside, compiling or running."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -27,9 +27,9 @@ def explained(config, target: dict, mesh):
 
 
 def explain(error: Exception, config, target: dict, mesh) -> str:
-    """What XLA said, the state per device with its largest arrays, and settings to try.
+    """Tells what XLA said, how large the state is per device with its largest arrays, and which settings to try.
 
-    config: as fitted to the devices (launch/setup/fit.py); target: abstract state with its shardings.
+    config: the one fitted to the devices (launch/setup/fit.py); target: the abstract state with its shardings.
     """
     held = sorted(((_share(array), jax.tree_util.keystr(path, simple=True, separator="."))
                    for path, array in jax.tree.leaves_with_path(target)), reverse=True)
@@ -43,7 +43,7 @@ def explain(error: Exception, config, target: dict, mesh) -> str:
 
 
 def changes(config, mesh) -> list[str]:
-    """Overrides that take less memory, the cheapest in time first."""
+    """Lists overrides that take less memory, the cheapest in time first."""
     found, order = [], ["none", *reversed(POLICIES)]
     less = order[order.index(config.train.remat) + 1:]
     if less:
@@ -65,6 +65,6 @@ def changes(config, mesh) -> list[str]:
 
 
 def _share(array: jax.ShapeDtypeStruct) -> int:
-    """Bytes on one device."""
+    """Counts an array's bytes on one device."""
     shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
     return math.prod(shape) * array.dtype.itemsize

@@ -1,1 +1,1 @@
-"""Scores, figures and pages."""
+"""Reporting: scores, figures and pages."""

@@ -1,4 +1,4 @@
-"""Action predictions that need no model, in the same normalised slots."""
+"""Action predictions that need no model, normalised and laid out like a model's."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from world_model.batch import Layout
 
 
 def mean_actions(batch: dict, datasets: tuple[Dataset, ...]) -> np.ndarray:
-    """Each dataset's mean training action, whatever is seen: float32 [B, N, action_dim].
+    """Predicts each dataset's mean training action, whatever is seen: float32 [B, N, action_dim].
 
-    datasets: those that batch["dataset_id"] counts.
+    datasets: those that batch["dataset_id"] numbers.
     """
     count, width = batch["actions"].shape[1:]
     means = []
@@ -23,10 +23,10 @@ def mean_actions(batch: dict, datasets: tuple[Dataset, ...]) -> np.ndarray:
 
 
 def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Every block repeats the last command before it: (float32 [B, N, action_dim], bool [B, N] known).
+    """Repeats in every block the last command before it: (float32 [B, N, action_dim], bool [B, N] known).
 
-    A command is repeated in the robot's own units: where actions are relative to a block's first state, the
-    same target is another number in the next block. Before the first block there is none in the window.
+    The command is repeated in the robot's own units, because the same target is another number in the next block where
+    actions are relative to a block's first state. Before the first block the window holds no command.
     """
     repeated, known = np.zeros_like(batch["actions"]), np.zeros(batch["actions"].shape[:2], bool)
     for row in range(len(repeated)):
@@ -35,13 +35,13 @@ def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout)
         for block in range(1, layout.num_blocks):
             last = block * layout.actions_per_block - 1
             own = slice(last + 1, last + 1 + layout.actions_per_block)
-            repeated[row, own] = _again(batch["actions"][row, last], *states[block - 1:block + 1], dataset)
+            repeated[row, own] = _repeat(batch["actions"][row, last], *states[block - 1:block + 1], dataset)
             known[row, own] = batch["action_mask"][row, last].any()
     return repeated, known
 
 
 def _block_states(state: np.ndarray, dataset: Dataset, layout: Layout) -> np.ndarray:
-    """[S, state_dim] normalised -> [blocks, state dims] in robot units, at each block's start."""
+    """Takes the state at each block's start, in robot units: normalised [S, state_dim] -> [blocks, state dims]."""
     embodiment = dataset.embodiment
     if not embodiment.state:
         return np.zeros((layout.num_blocks, 0))
@@ -49,8 +49,8 @@ def _block_states(state: np.ndarray, dataset: Dataset, layout: Layout) -> np.nda
     return make_scale(dataset.statistics, embodiment, "state").denormalise(first[:, embodiment.state_slots])
 
 
-def _again(action: np.ndarray, before: np.ndarray, now: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """A normalised action [action_dim] of the block that began in state `before`, as one of the block that
+def _repeat(action: np.ndarray, before: np.ndarray, now: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Turns a normalised action [action_dim] of the block that began in state `before` into one of the block that
     begins in state `now`."""
     embodiment, statistics = dataset.embodiment, dataset.statistics
     command = to_robot_units(action[None], before, embodiment, statistics)[0]

@@ -1,6 +1,6 @@
 """Comparison of a sweep's variants: what is measured of each run, means with 95% intervals over seeds, table, plot.
 
-Intervals are Student's t; of differences from the base, Welch's.
+Intervals of means are Student's t; intervals of differences from the base are Welch's.
 """
 
 import itertools
@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from scipy import stats
 
-from launch.reporting import figures
+from launch.reporting.figures import BASELINE, MODEL, figure
 
 
 class Measurement(NamedTuple):
@@ -20,47 +21,47 @@ class Measurement(NamedTuple):
     file: str
     module: str
     options: list[str]
-    metrics: dict[str, Callable[[dict], float]]  # column -> number of the file
+    metrics: dict[str, Callable[[dict], float]]  # column -> function that reads its number from the file's JSON
 
     def command(self, workdir: Path) -> list[str]:
-        """Module and options."""
+        """Lists module and options for a run."""
         return [self.module, f"--workdir={workdir}", f"--out={(workdir / self.file).parent}", *self.options]
 
 
-# Video is above a copy of the first frame, action over predicting the mean.
+# The video metric is the gain over a copy of the first frame; the action error is relative to predicting the mean.
 OPEN_LOOP = Measurement("evaluation.json", "launch.evaluate", [], {
     "video gain, dB": lambda e: e["video"]["video_psnr_db"] - e["video"]["copy_last_psnr_db"],
     "action error ratio": lambda e: e["action"]["error_ratio"]})
 
 
 def rollout(name: str, options: list[str]) -> Measurement:
-    """The model's share of solved episodes."""
+    """Makes the measurement of the model's share of solved episodes."""
     return Measurement(f"closed_loop_{name}/closed_loop.json", "launch.rollout", options,
                        {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]})
 
 
 def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int],
             out: Path) -> list[dict]:
-    """One row per variant: each metric's mean and interval over the seeds that are whole, and cost."""
+    """Makes a row per variant: each metric's mean and interval over the seeds that have finished, and cost."""
     metrics = dict.fromkeys(metric for each in measured.values() for m in each for metric in m.metrics)
     rows = []
     for name, facts in checked.items():
         paths = [out / name / f"seed_{seed}" for seed in seeds]
-        whole = [path for path in paths if all((path / m.file).exists() for m in measured[name])]
-        row = {"variant": name, "seeds": len(whole), **facts, "seconds": sum(map(_seconds, whole)), **metrics}
+        finished = [path for path in paths if all((path / m.file).exists() for m in measured[name])]
+        row = {"variant": name, "seeds": len(finished), **facts, "seconds": sum(map(_seconds, finished)), **metrics}
         for m in measured[name]:
-            found = [json.loads((path / m.file).read_text()) for path in whole]
+            found = [json.loads((path / m.file).read_text()) for path in finished]
             row |= {metric: interval([read(each) for each in found]) for metric, read in m.metrics.items()}
         rows.append(row)
     equal = [key for key in ("steps", "flops") if len({row[key] for row in rows}) == 1]
     for row in rows:
         row["equal"] = equal
-        row["difference"] = {metric: difference(row[metric], rows[0][metric]) for metric in metrics}
+        row["difference"] = {metric: welch_difference(row[metric], rows[0][metric]) for metric in metrics}
     return rows
 
 
 def interval(values: list[float]) -> dict | None:
-    """Mean and half of the 95% interval of the mean; no half from a single value; None of none."""
+    """Returns the mean and half of its 95% interval; a single value has no half, and without values it is None."""
     if not values:
         return None
     if len(values) == 1:
@@ -68,8 +69,8 @@ def interval(values: list[float]) -> dict | None:
     return {"mean": sum(values) / len(values), "half": _half(stats.ttest_1samp(values, 0.0)), "values": values}
 
 
-def difference(one: dict | None, base: dict | None) -> dict | None:
-    """Of two means, with Welch's 95% interval where both have several seeds."""
+def welch_difference(one: dict | None, base: dict | None) -> dict | None:
+    """Subtracts two means, with half of Welch's 95% interval where both have several seeds."""
     if one is None or base is None:
         return None
     mean = one["mean"] - base["mean"]
@@ -84,23 +85,27 @@ def _half(test) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown."""
-    text = lambda x, sign="": "-" if x is None else (
-        f"{x['mean']:{sign}.3f}" + ("" if x["half"] is None else f" ± {x['half']:.3f}"))
+    """Formats the rows as a Markdown table."""
     equal, metrics = " and ".join(rows[0]["equal"]) or "neither steps nor FLOP", list(rows[0]["difference"])
     base = rows[0]["variant"]
     lines = [f"Compared at equal {equal}; mean ± 95% interval over seeds; differences are from {base}.", "",
              "| variant | seeds | " + " | ".join(f"{m} | difference" for m in metrics) + " | PFLOP | seconds |",
              "|---" * (4 + 2 * len(metrics)) + "|"]
     for row in rows:
-        cells = [f"{text(row[m])} | {text(row['difference'][m], '+')}" for m in metrics]
+        cells = [f"{_text(row[m])} | {_text(row['difference'][m], '+')}" for m in metrics]
         lines.append(f"| {row['variant']} | {row['seeds']} | {' | '.join(cells)} | {row['flops'] / 1e15:.2g} | "
                      f"{row['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
 
+def _text(found: dict | None, sign: str = "") -> str:
+    if found is None:
+        return "-"
+    return f"{found['mean']:{sign}.3f}" + ("" if found["half"] is None else f" ± {found['half']:.3f}")
+
+
 def _seconds(workdir: Path) -> float:
-    """Of training, by its own log."""
+    """Sums the seconds of training, by its own log."""
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     config = json.loads((workdir / "config.json").read_text())
     steps = [after["step"] - before["step"] for before, after in itertools.pairwise([{"step": 0}, *records])]
@@ -109,6 +114,28 @@ def _seconds(workdir: Path) -> float:
 
 
 def plot(rows: list[dict]) -> bytes:
-    """SVG: one panel a metric, a point and interval a variant, and each seed as a dot."""
-    return figures.intervals([row["variant"] for row in rows],
-                             {metric: [row[metric] for row in rows] for metric in rows[0]["difference"]})
+    """Plots the rows as SVG: a panel per metric, a mean with its interval per variant, and each seed as a dot.
+
+    Intervals of a few values may be many times as wide as the values spread: those run out of the panel.
+    """
+    names, metrics = [row["variant"] for row in rows], list(rows[0]["difference"])
+    with figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
+        for axis, metric in zip(axes[0], metrics, strict=True):
+            _plot_metric(axis, [row[metric] for row in rows])
+            axis.set_title(metric)
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+    return buffer.getvalue()
+
+
+def _plot_metric(axis, found: list[dict | None]) -> None:
+    """Plots one metric of every variant, top down; None leaves a gap."""
+    for row, values in enumerate(found):
+        if values is None:
+            continue
+        axis.errorbar(values["mean"], row, xerr=values["half"], fmt="o", color=MODEL, capsize=3)
+        axis.plot(values["values"], [row] * len(values["values"]), ".", color=BASELINE, zorder=3)
+    every = [value for values in found if values for value in values["values"]]
+    if spread := np.ptp(every or [0.0]):
+        low, high = axis.get_xlim()
+        axis.set_xlim(max(low, min(every) - spread), min(high, max(every) + spread))

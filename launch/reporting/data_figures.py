@@ -8,7 +8,7 @@ from launch.reporting.figures import BASELINE, MODEL, OTHER, figure
 
 
 def filmstrip(windows: list[np.ndarray], width: int = 180) -> bytes:
-    """PNG: a row per window, uint8 [frames, H, W, 3] each, frames side by side, `width` pixels each."""
+    """Makes a PNG: a row per window uint8 [frames, H, W, 3], its frames side by side, `width` pixels each."""
     from PIL import Image
 
     height = width * windows[0].shape[1] // windows[0].shape[2]
@@ -23,7 +23,7 @@ def filmstrip(windows: list[np.ndarray], width: int = 180) -> bytes:
 
 def action_curves(names: list[str], recorded: np.ndarray, normalised: np.ndarray, back: np.ndarray,
                   starts: list[int]) -> bytes:
-    """SVG: a row per dimension; left as recorded and as it comes back, right as the model sees it.
+    """Plots actions as SVG, a row per dimension: left as recorded and as they come back, right as the model sees them.
 
     recorded, normalised, back: [steps, dims]; starts: steps at which blocks begin.
     """
@@ -45,7 +45,7 @@ def action_curves(names: list[str], recorded: np.ndarray, normalised: np.ndarray
 
 
 def histograms(names: list[str], before: np.ndarray, after: np.ndarray) -> bytes:
-    """SVG: the distribution of each dimension, [values, dims], in robot units and normalised."""
+    """Plots each dimension's distribution as SVG, in robot units and normalised; both arrays are [values, dims]."""
     with figure(len(names), 2, 9, 0.9 * len(names) + 0.6) as (buffer, axes):
         for i, (name, (left, right)) in enumerate(zip(names, axes)):
             left.hist(before[:, i], 60, color=OTHER)

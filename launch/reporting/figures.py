@@ -19,12 +19,12 @@ STYLE = {
 VIDEO_COLUMNS = {"raw": "camera", "true": "through codec", "predicted": "predicted", "copy_last": "first held"}
 PANEL = 128  # least width of a video panel, pixels
 GAP = 6  # pixels between panels
-FRAME_MS = 250  # duration of a frame
+FRAME_MS = 250  # duration of a frame, milliseconds
 
 
 @contextlib.contextmanager
 def figure(rows: int, columns: int, width: float, height: float, **options):
-    """(buffer, axes [rows, columns]); the buffer holds an SVG afterwards."""
+    """Opens a figure and yields (buffer, axes [rows, columns]); the buffer holds an SVG afterwards."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ def figure(rows: int, columns: int, width: float, height: float, **options):
 
 
 def losses(metrics: list[dict]) -> bytes:
-    """Training losses by step, video and action."""
+    """Plots the training losses of video and action by step."""
     from matplotlib import ticker
 
     with figure(1, 2, 9, 2.9) as (buffer, axes):
@@ -55,7 +55,7 @@ def losses(metrics: list[dict]) -> bytes:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential mean over a twentieth of the run, without the bias of its start."""
+    """Smooths by an exponential mean over a twentieth of the run, without the bias of its start."""
     keep = 1 - 1 / max(1.0, len(values) / 20)
     out, total, weight = np.empty(len(values)), 0.0, 0.0
     for i, value in enumerate(values):
@@ -65,7 +65,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def video_by_frame(video: dict) -> bytes:
-    """PSNR and SSIM by predicted frame."""
+    """Plots PSNR and SSIM by predicted frame."""
     curves = video["by_frame"]
     with figure(1, 2, 9, 2.9) as (buffer, axes):
         for axis, unit, label in zip(axes[0], ("psnr_db", "ssim"), ("PSNR, dB", "SSIM")):
@@ -79,7 +79,7 @@ def video_by_frame(video: dict) -> bytes:
 
 
 def action_errors(action: dict) -> bytes:
-    """Mean square error by step of a block and by block."""
+    """Plots the mean square error of actions by step of a block and by block."""
     names = (("predict_mean", "predict the mean", OTHER), ("repeat_last", "repeat the last command", BASELINE),
              ("model", "model", MODEL))
     with figure(1, 2, 9, 2.7, sharey=True) as (buffer, axes):
@@ -96,9 +96,9 @@ def action_errors(action: dict) -> bytes:
 
 
 def actions(arrays: dict, actions_per_block: int, windows: int = 4, dimensions: int = 4) -> bytes:
-    """True and predicted actions of some windows, one column each; a row per real dimension."""
+    """Plots true and predicted actions of some windows, a column per window and a row per real dimension."""
     used = np.flatnonzero(arrays["action_mask"].any((0, 1)))[:dimensions]
-    shown = _lively(arrays, windows)
+    shown = _choose_windows(arrays, windows)
     with figure(len(used), len(shown), 9, 0.6 + 1.5 * len(used), sharex=True, sharey="row") as (buffer, axes):
         for column, window in enumerate(shown):
             for row, slot in enumerate(used):
@@ -116,14 +116,14 @@ def actions(arrays: dict, actions_per_block: int, windows: int = 4, dimensions: 
     return buffer.getvalue()
 
 
-def _lively(arrays: dict, count: int) -> list[int]:
-    """Windows evenly spread over those with actions: neither the best nor the worst are picked."""
+def _choose_windows(arrays: dict, count: int) -> list[int]:
+    """Chooses windows evenly spread over those with actions, and so neither the best nor the worst."""
     real = np.flatnonzero(arrays["action_mask"].any((1, 2)))
     return real[np.linspace(0, len(real) - 1, min(count, len(real))).astype(int)].tolist()
 
 
 def loss_by_level(loss: dict) -> bytes:
-    """Velocity errors by range of sigma on held-out windows."""
+    """Plots the velocity errors on held-out windows by range of sigma."""
     with figure(1, 2, 9, 2.4) as (buffer, axes):
         for axis, name in zip(axes[0], ("video", "action")):
             prefix = f"{name}_loss_sigma_"
@@ -136,8 +136,8 @@ def loss_by_level(loss: dict) -> bytes:
 
 
 def schedules(parts: dict[str, Schedule]) -> bytes:
-    """Noise level by solver step of each part; filled where the model runs, hollow where its last prediction is
-    reused."""
+    """Plots the noise level of each part by solver step: filled where the model runs, hollow where its last prediction
+    is reused."""
     with figure(1, len(parts), 9, 2.6, sharey=True) as (buffer, axes):
         for axis, (part, (sigmas, runs)) in zip(axes[0], parts.items(), strict=True):
             step, ran = np.arange(len(sigmas)), np.array(runs or (True,) * (len(sigmas) - 1))
@@ -161,7 +161,7 @@ def _numbers(values: list) -> np.ndarray:
 
 
 def video_panels(arrays: dict, sets: int = 2) -> bytes:
-    """Animated WebP: per window the columns VIDEO_COLUMNS, `sets` windows side by side."""
+    """Makes an animated WebP: for each window the columns VIDEO_COLUMNS, `sets` windows side by side."""
     from PIL import Image
 
     columns = [arrays[f"frames_{name}"] for name in VIDEO_COLUMNS]
@@ -172,7 +172,7 @@ def video_panels(arrays: dict, sets: int = 2) -> bytes:
     count -= count % sets if count > sets else 0
     images = []
     for t in range(frames):
-        rows = [_row([[x[i, t] for x in columns] for i in range(start, min(start + sets, count))], scale)
+        rows = [_panel_row([[x[i, t] for x in columns] for i in range(start, min(start + sets, count))], scale)
                 for start in range(0, count, sets)]
         images.append(Image.fromarray(np.concatenate(rows)))
     buffer = io.BytesIO()
@@ -181,8 +181,8 @@ def video_panels(arrays: dict, sets: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def _row(windows: list[list[np.ndarray]], scale: int) -> np.ndarray:
-    """Panels of some windows in one row, enlarged pixel by pixel on white."""
+def _panel_row(windows: list[list[np.ndarray]], scale: int) -> np.ndarray:
+    """Puts the panels of some windows in one row, enlarged pixel by pixel, on white."""
     parts = []
     for i, panels in enumerate(windows):
         for j, panel in enumerate(panels):
@@ -194,31 +194,9 @@ def _row(windows: list[list[np.ndarray]], scale: int) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as PNG."""
+    """Encodes uint8 [H, W, 3] as PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def intervals(names: list[str], metrics: dict[str, list[dict | None]]) -> bytes:
-    """One panel a metric: mean and interval of each name, and every value as a dot; None leaves a gap.
-
-    Intervals of a few values may be many times as wide as they spread: those run out of the panel.
-    """
-    with figure(1, len(metrics), 4.5 * len(metrics), 0.8 + 0.4 * len(names), sharey=True) as (buffer, axes):
-        for axis, (metric, found) in zip(axes[0], metrics.items(), strict=True):
-            for row, values in enumerate(found):
-                if values is None:
-                    continue
-                axis.errorbar(values["mean"], row, xerr=values["half"], fmt="o", color=MODEL, capsize=3)
-                axis.plot(values["values"], [row] * len(values["values"]), ".", color=BASELINE, zorder=3)
-            every = [value for values in found if values for value in values["values"]]
-            if spread := np.ptp(every or [0.0]):
-                low, high = axis.get_xlim()
-                axis.set_xlim(max(low, min(every) - spread), min(high, max(every) + spread))
-            axis.set_title(metric)
-            axis.set_yticks(range(len(names)), names)
-            axis.set_ylim(len(names) - 0.5, -0.5)
     return buffer.getvalue()

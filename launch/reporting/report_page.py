@@ -1,4 +1,4 @@
-"""HTML of a report: one self-contained page, images inside, nothing fetched from a network."""
+"""HTML of a report: one self-contained page that holds its images and fetches nothing from a network."""
 
 import base64
 import html
@@ -33,7 +33,7 @@ td.number { white-space: nowrap; }
 
 
 def page(title: str, lead: str, sections: list[str]) -> str:
-    """The whole document; title and lead are plain text."""
+    """Makes the whole document; title and lead are plain text, sections are HTML."""
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
@@ -42,17 +42,17 @@ def page(title: str, lead: str, sections: list[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A titled card of HTML parts."""
+    """Makes a titled card of HTML parts."""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def text(words: str) -> str:
-    """A paragraph of plain text."""
+    """Makes a paragraph of plain text."""
     return f"<p>{html.escape(words)}</p>"
 
 
 def image(data: bytes, kind: str, alt: str, caption: str = "", pixels: bool = False) -> str:
-    """A figure. kind: svg+xml, png or webp; pixels: keep pixels square-edged when the browser scales."""
+    """Makes a figure. kind: svg+xml, png or webp; pixels: keeps pixels square-edged when the browser scales."""
     encoded = base64.b64encode(data).decode()
     marked = ' class="pixels"' if pixels else ""
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
@@ -60,25 +60,28 @@ def image(data: bytes, kind: str, alt: str, caption: str = "", pixels: bool = Fa
 
 
 def heads(labels: list[str]) -> str:
-    """Evenly spread headings over an image's columns."""
+    """Spreads headings evenly over an image's columns."""
     cells = "".join(f"<div>{html.escape(label)}</div>" for label in labels)
     return f'<div class="heads" style="grid-template-columns: repeat({len(labels)}, 1fr)">{cells}</div>'
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of HTML cells."""
-    cells = lambda row, tag: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
-    body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table>\n<thead><tr>{cells(head, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    """Makes a table of HTML cells."""
+    body = "\n".join(f"<tr>{_cells(row, 'td')}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{_cells(head, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _cells(row: list[str], tag: str) -> str:
+    return "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
 
 
 def bar(fraction: float) -> str:
-    """A horizontal bar, full at 1."""
+    """Makes a horizontal bar, full at 1."""
     return f'<div class="bar"><div style="width: {100 * min(max(fraction, 0), 1):.1f}%"></div></div>'
 
 
 def legend(colours: dict[str, tuple[int, int, int]]) -> str:
-    """Names beside squares of their colours."""
+    """Makes a legend: names beside squares of their colours."""
     keys = "".join(f'<span class="key" style="background: rgb{colour}"></span>{html.escape(name)}'
                    for name, colour in colours.items())
     return f'<p class="note">{keys}</p>'

@@ -1,6 +1,6 @@
-"""From errors per window to the numbers of an evaluation, as JSON values.
+"""Scores of an evaluation, as JSON values, from errors per window.
 
-A PSNR is that of the mean error over all windows (a still scene has no error, and an infinite PSNR of its own).
+A PSNR is that of the mean error over all windows, because a still scene has no error and an infinite PSNR of its own.
 """
 
 import numpy as np
@@ -11,8 +11,10 @@ PEAK = 2.0  # range of pixel values
 
 
 def video_scores(arrays: dict) -> dict:
-    """PSNR and SSIM of frames 1..T - 1 (frame 0 is given), over all and by frame; of latents with the largest
-    range of a window's true latents as the peak."""
+    """Scores video by PSNR and SSIM over frames 1..T - 1 (frame 0 is given) and by frame.
+
+    Latents are scored by PSNR too, whose peak is the largest range of a window's true latents.
+    """
     scores, valid = {}, arrays["frame_mask"][:, 1:]
     by_frame = {"frame": list(range(1, arrays["frame_mask"].shape[1]))}
     for name in ("video", "copy_last", "codec", "video_raw", "copy_last_raw"):
@@ -30,36 +32,41 @@ def video_scores(arrays: dict) -> dict:
 
 
 def action_scores(arrays: dict, actions_per_block: int) -> dict:
-    """Mean square errors over real dimensions: over all, by step of a block and by block.
+    """Scores actions by mean square errors over real dimensions: over all, by step of a block and by block.
 
-    Repeating knows no command before the first block: its error, and `model_after_first` beside it, leave that
-    block out.
+    Repeating the last command knows none before the first block: its error, and `model_after_first` beside it, leave
+    that block out.
     """
+    def blocks(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1, actions_per_block, x.shape[-1])
+
     truth, mask = arrays["actions"], arrays["action_mask"]
     known = mask & arrays["repeated_known"][..., None]
     scores, by_step, by_block = {}, {"step": list(range(actions_per_block))}, {}
     for name, key, valid in (("model", "predicted_actions", mask), ("predict_mean", "mean_actions", mask),
                              ("model_after_first", "predicted_actions", known),
                              ("repeat_last", "repeated_actions", known)):
-        blocks = lambda x: x.reshape(len(x), -1, actions_per_block, x.shape[-1])
         error, valid = blocks(np.square(arrays[key] - truth)), blocks(valid)
         scores[f"{name}_mse"] = finite(masked_mean(error, valid))
         by_step[name] = [finite(x) for x in masked_mean(error, valid, axis=(0, 1, 3))]
         by_block[name] = [finite(x) for x in masked_mean(error, valid, axis=(0, 2, 3))]
-    ratio = lambda a, b: scores[a] / scores[b] if scores[a] is not None and scores[b] else None
-    return scores | {"error_ratio": ratio("model_mse", "predict_mean_mse"),
-                     "repeat_last_ratio": ratio("model_after_first_mse", "repeat_last_mse"),
+    return scores | {"error_ratio": _ratio(scores["model_mse"], scores["predict_mean_mse"]),
+                     "repeat_last_ratio": _ratio(scores["model_after_first_mse"], scores["repeat_last_mse"]),
                      "by_step": by_step, "by_block": by_block}
 
 
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
 def masked_mean(values: np.ndarray, mask: np.ndarray, axis=None) -> np.ndarray:
-    """Mean over the places where mask is True, NaN where there are none."""
+    """Averages the values where mask is True; NaN where there are none."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(mask, values, 0).sum(axis) / mask.sum(axis)
 
 
 def finite(value: float) -> float | None:
-    """A JSON number; null for NaN and infinity, which JSON lacks."""
+    """Returns a JSON number; None for NaN and infinity, which JSON lacks."""
     return float(value) if np.isfinite(value) else None
 
 

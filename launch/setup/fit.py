@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from launch.planning.chips import CHIPS, chip_of
+from world_model.analysis.chips import CHIPS, chip_of
 from world_model.parallel import sharding
 from world_model.parallel.remat import KEPT
 

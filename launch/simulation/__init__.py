@@ -1,1 +1,1 @@
-"""Policies that act in simulators."""
+"""Simulation: policies that act in simulators, and what is recorded of them."""

@@ -1,13 +1,16 @@
-"""LingBot-VA that acts chunk by chunk, for launch/simulation/asynchronous.py: grounded in what is on its way, or not.
+"""A policy of chunks for samplers that can imagine what running actions lead to, used by asynchronous.py.
 
-An observation is a latent frame: four raw frames, n control steps. When a chunk is asked for, the last frame that has
-wholly been seen ends at a boundary at or before now; from there on the robot executes what is known to be on its way.
-Grounded (arXiv 2601.21998, Algorithm 2): the frame that these actions lead to is imagined from them and the last
-observation, and the next actions are predicted from it. Not grounded: the frame imagined when they were predicted, from
-older observations, stays in the cache. All episodes move in step and share one cache, a row each.
+An observation is a latent frame: several raw frames, n control steps. When a chunk is asked for, the last frame that
+has wholly been seen ends at a boundary at or before now; from there on the robot executes what is known to be on its
+way.
+A grounded policy (arXiv 2601.21998, Algorithm 2) imagines the frame that these actions lead to from them and the last
+observation, and predicts the next actions from it. A policy that is not grounded keeps the frame in the cache that was
+imagined when these actions were predicted, from older observations. All episodes move in step and share one cache, a
+row each.
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,36 +21,59 @@ from data_pipelines.robots.slots import slot_mask
 from launch.setup import build
 from launch.simulation.closed_loop import Run
 from world_model.families.base.loss import Objective
-from world_model.families.lingbot_va.sampler import LingBotVARollout
+
+
+class ImaginingSampler(Protocol):
+    """A sampler that predicts chunk by chunk and can imagine the frame that given actions lead to.
+
+    A session holds one row per episode; `session.next(frames)` goes on to the next chunk, `session.ring` is its cache.
+    """
+
+    model: object  # its spec has actions_per_frame and action_dim
+
+    def noise(self, keys, chunk: int, frames: int):
+        """Samples (noise, action noise) of a chunk; keys: one per sample [B]."""
+
+    def start(self, params: dict, text, unconditional_text=None):
+        """Begins a session."""
+
+    def predict(self, params: dict, session, noise, action_noise, action_mask=None):
+        """Predicts (latents [B, F, h, w, C], normalised actions [B, F n, A], session after them)."""
+
+    def observe(self, params: dict, session, latents, actions):
+        """Returns the session with what was seen and executed in place of what was predicted."""
+
+    def ground(self, params: dict, session, noise, actions):
+        """Imagines the frames that actions lead to: (latents, session with them in its cache)."""
 
 
 @dataclasses.dataclass(eq=False)
 class ChunkPolicy:
-    """A `launch.closed_loop.Policy` of one latent frame a chunk.
+    """A `closed_loop.Policy` whose chunks are one latent frame long.
 
     Answers begin at the step of the question: the rest of the running chunk, as known, and the next one.
     """
 
-    restored: build.Restored
+    restored: build.Restored  # its family's rollout is an ImaginingSampler
     robot: Robot
-    instruction: str  # the task's
+    instruction: str  # that of the task
     grounded: bool = True
     seed: int = 0
 
     def __post_init__(self):
         settings = build.rollout_settings(self.restored.config) | {"chunk_frames": 1}
-        self.rollout: LingBotVARollout = self.restored.family.rollout(**settings)
+        self.rollout: ImaginingSampler = self.restored.family.rollout(**settings)
         self.params = jax.tree.map(jnp.asarray, self.restored.params)
         self.runs: list[Run] = []
-        self.gaps: list[float] = []  # root mean square between frames as imagined while their actions ran, and as seen
+        self.gaps: list[float] = []  # root mean squares between a frame as imagined while its actions ran, and as seen
 
     @property
     def horizon(self) -> int:
-        """n, control steps of a latent frame."""
+        """Number n of control steps of a latent frame."""
         return self.rollout.model.spec.actions_per_frame
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
-        """Raises ValueError where episodes are not in step: they share one cache."""
+        """Answers every episode. Raises ValueError where they are not in step, because they share one cache."""
         if not self.runs:
             self._begin(runs)
         now, n = len(runs[0].actions), self.horizon
@@ -56,15 +82,16 @@ class ChunkPolicy:
         boundary = now - now % n
         for start in range(self.seen, boundary, n):
             self._observe(start)
-        running = self._running(boundary, now, runs)
+        running = self._running_chunk(boundary, now, runs)
         if running is not None:
-            self._pass_over(running)
+            self._look_ahead(running)
         predicted = self._predict(boundary + n * (running is not None))
         commands = predicted if running is None else np.concatenate([running, predicted], axis=1)
         self.planned[boundary + n * (running is not None)] = predicted
         return [commands[self.runs.index(run), now - boundary:] for run in runs]
 
     def _begin(self, runs: list[Run]) -> None:
+        """Begins a session with what is seen before any action."""
         self.runs, self.seen, self.planned, self.imagined = list(runs), 0, {}, {}
         objective, batch = self.restored.objective, len(runs)
         ids, length = objective.text_encoder.tokenize(self.robot.prompt(self.instruction))
@@ -75,7 +102,7 @@ class ChunkPolicy:
         self.session = self.rollout.observe(self.params, session, self._latents(0), zeros).next(1)
 
     def _observe(self, start: int) -> None:
-        """The frame that ends n steps after `start`, and what was executed until then."""
+        """Observes the frame that ends n steps after `start`, and what was executed until then."""
         stop = start + self.horizon
         latents, executed = self._latents(stop), np.stack([self._executed(run, start, stop) for run in self.runs])
         if start in self.imagined:
@@ -83,24 +110,26 @@ class ChunkPolicy:
         self.session = self.rollout.observe(self.params, self.session, latents, self._normalised(executed)).next(1)
         self.seen = stop
 
-    def _running(self, boundary: int, now: int, runs: list[Run]) -> np.ndarray | None:
-        """[B, n, action dims] of the chunk from the boundary on: executed, then on its way; None where the robot has no
-        plan for it."""
+    def _running_chunk(self, boundary: int, now: int, runs: list[Run]) -> np.ndarray | None:
+        """Collects the chunk from the boundary on, [B, n, action dims]: actions executed, then those on their way.
+
+        None where the robot has no plan for it.
+        """
         told = any(run.in_flight is not None for run in runs)
         if not told and boundary not in self.planned:
             return None
         stop, later = boundary + self.horizon, now - boundary
         chunk = np.stack([self._executed(run, boundary, stop) for run in self.runs])
-        if not told:  # what was predicted is at least what was meant
+        if not told:  # the robot says nothing, so it executes what was predicted
             chunk[:, later:] = self.planned[boundary][:, later:]
         for run in runs if told else ():
             known = np.array(run.in_flight[:stop - now])
-            rest = np.repeat(known[-1:], stop - now - len(known), axis=0)  # then it holds
+            rest = np.repeat(known[-1:], stop - now - len(known), axis=0)  # after them the robot holds
             chunk[self.runs.index(run), later:] = np.concatenate([known, rest])
         return chunk
 
-    def _pass_over(self, running: np.ndarray) -> None:
-        """On to the chunk after the running one, whose frame is not seen yet. `self.session` stays before it."""
+    def _look_ahead(self, running: np.ndarray) -> None:
+        """Makes the session `ahead`, after the running chunk, whose frame is not seen yet; `session` stays as it is."""
         self.ahead = self.session
         if self.grounded:
             noise, _ = self._noise(self.session.chunk)
@@ -109,12 +138,12 @@ class ChunkPolicy:
         self.ahead = self.ahead.next(1)
 
     def _predict(self, start: int) -> np.ndarray:
-        """[B, n, action dims] from control step `start` on, in robot units."""
+        """Predicts commands [B, n, action dims] from control step `start` on, in robot units."""
         session = self.ahead if start > self.seen else self.session
         mask = jnp.tile(slot_mask(self.robot.embodiment.action_slots, self.rollout.model.spec.action_dim),
                         (len(self.runs), 1))
         latents, actions, after = self.rollout.predict(self.params, session, *self._noise(session.chunk), mask)
-        if not self.grounded:  # what was imagined stays until it is seen
+        if not self.grounded:  # the imagined frame stays in the cache until the real one is seen
             self.session = self.session._replace(ring=after.ring)
             self.imagined[start] = latents
         return np.stack([self.robot.commands(a, run.states[-1]) for a, run in zip(np.asarray(actions), self.runs)])
@@ -124,7 +153,7 @@ class ChunkPolicy:
         return self.rollout.noise(keys, chunk, 1)
 
     def _executed(self, run: Run, start: int, stop: int) -> np.ndarray:
-        """Commands of those steps; the last one again where the episode is over or they are still to come."""
+        """Lists the commands of those steps; the last one repeats where the episode is over or they are to come."""
         done = run.actions[start:stop] or [run.actions[-1] if run.actions else run.states[-1]]
         return np.array([*done, *[done[-1]] * (stop - start - len(done))], np.float64)
 
@@ -133,16 +162,19 @@ class ChunkPolicy:
         return jnp.stack([self.robot.predicted(c, run.states[-1], width) for c, run in zip(commands, self.runs)])
 
     def _latents(self, step: int) -> jax.Array:
-        """[B, 1, h, w, C] of the frame that ends at that control step, as training encodes it."""
-        stride = self.horizon // 4
-        at = [max(0, step - back * stride) for back in (3, 2, 1, 0)]
-        frames = [[run.frames[min(i, len(run.frames) - 1)] for i in at] for run in self.runs]
-        views = lambda seen: {name: np.stack([frame[name] for frame in seen]) for name in seen[0]}
-        video = jnp.asarray(np.stack([self.robot.canvas(views(seen)) for seen in frames]), jnp.float32) / 127.5 - 1
+        """Encodes the latent frame that ends at a control step as training does: [B, 1, h, w, C]."""
+        video = jnp.asarray(np.stack([self._canvases(run, step) for run in self.runs]), jnp.float32) / 127.5 - 1
         if step == 0:
             return _encode(self.restored.objective, video[:, -1:])
-        # The frames before are gone: this one's first stands in for them (as in world_model/families/base/policy.py).
+        # The frames before are gone, so the first of these stands for them (as in world_model/families/base/policy.py).
         return _encode(self.restored.objective, jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
+
+    def _canvases(self, run: Run, step: int) -> np.ndarray:
+        """Tiles the views of the raw frames of the latent frame that ends at `step`: uint8 [frames, H, W, 3]."""
+        count = self.restored.objective.codec.temporal_stride
+        steps = [max(0, step - back * (self.horizon // count)) for back in reversed(range(count))]
+        seen = [run.frames[min(i, len(run.frames) - 1)] for i in steps]
+        return self.robot.canvas({name: np.stack([frame[name] for frame in seen]) for name in seen[0]})
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Policies that act: parallel simulated episodes, each asked for a chunk when its last one is executed.
+"""Policies that act in parallel simulated episodes and are asked for a chunk when the last one has been executed.
 
 The model acts through the same sessions and the same engine as a served client, so the frames really seen replace the
 imagined ones in its cache.
@@ -23,8 +23,8 @@ class Run:
     """An episode under way."""
 
     seed: int
-    episode: object  # as simulators.pusht.task.Episode; `coverage` is the reward where a task has no such thing
-    frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any
+    episode: object  # such as simulators.pusht.task.Episode; `coverage` holds the reward where a task has no coverage
+    frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any action
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     imagined: list[tuple] = dataclasses.field(default_factory=list)  # (first step, latents) of each chunk
@@ -32,21 +32,23 @@ class Run:
     gaps: list[float] = dataclasses.field(default_factory=list)
     interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-    def look(self, draw: bool = True) -> None:
-        """Notes what is seen now; draw: with pictures, which may take longer than all else."""
-        if draw:
+    def look(self, render: bool = True) -> None:
+        """Notes what is seen now; render: with pictures, which may take longer than everything else."""
+        if render:
             self.frames.append(self.episode.views())
         self.states.append(self.episode.state())
 
 
-Policy = Callable[[list[Run]], list[np.ndarray]]  # episodes that need a chunk -> [n, action dims] of each
+Policy = Callable[[list[Run]], list[np.ndarray]]  # episodes that need a chunk -> [n, action dims] for each
 
 
-def play(policy: Policy, runs: list[Run], execute: int, draw: bool = True) -> None:
-    """Drives every episode to its end, all of them together, `execute` actions of each chunk; draw: the policy needs
-    pictures."""
+def play(policy: Policy, runs: list[Run], execute: int, render: bool = True) -> None:
+    """Drives all episodes together to their ends, `execute` actions of each chunk.
+
+    render: whether the policy needs pictures.
+    """
     for run in runs:
-        run.look(draw)
+        run.look(render)
     while active := [run for run in runs if not run.episode.over]:
         for run, chunk in zip(active, policy(active), strict=True):
             for action in chunk[:execute]:
@@ -54,11 +56,11 @@ def play(policy: Policy, runs: list[Run], execute: int, draw: bool = True) -> No
                     break
                 run.episode.step(action)
                 run.actions.append(action)
-                run.look(draw)
+                run.look(render)
 
 
 class ModelPolicy:
-    """The model, by way of sessions: one per episode."""
+    """The model behind an engine, with one session per episode."""
 
     def __init__(self, engine: Engine, instruction: str):
         self.engine, self.instruction = engine, instruction
@@ -85,7 +87,7 @@ class ModelPolicy:
         return [answer.actions for answer in answers]
 
     def _observation(self, run: Run) -> Observation:
-        """The block's frames where a whole chunk was executed, else the last one, which begins a new window."""
+        """Shows the block's frames where a whole chunk was executed, else the last one, which begins a new window."""
         layout = self.engine.robot.layout
         since = len(run.actions) - run.imagined[-1][0] if run.imagined else 0
         whole = since == layout.actions_per_block
@@ -97,12 +99,12 @@ class ModelPolicy:
 
 
 def repeat_last(runs: list[Run]) -> list[np.ndarray]:
-    """The last command again; the first is to stay where one is."""
+    """Repeats the last command; the first one is to stay."""
     return [np.array([run.actions[-1] if run.actions else run.episode.still()]) for run in runs]
 
 
 class Mean:
-    """The mean command of training, always."""
+    """Policy that always answers the mean command of training."""
 
     def __init__(self, statistics: dict):
         self._mean = np.array(statistics["action"]["mean"])
@@ -112,23 +114,25 @@ class Mean:
 
 
 class Random:
-    """Commands uniform between the 1st and 99th percentile of training, each held for a chunk."""
+    """Policy that holds a command for a chunk, uniform between the 1st and 99th percentile of training."""
 
     def __init__(self, statistics: dict, hold: int):
         self._low, self._high, self._hold = statistics["action"]["q01"], statistics["action"]["q99"], hold
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
-        draw = lambda run: np.random.default_rng((run.seed, len(run.actions))).uniform(self._low, self._high)
-        return [np.tile(draw(run), (self._hold, 1)) for run in runs]
+        return [np.tile(self._sample(run), (self._hold, 1)) for run in runs]
+
+    def _sample(self, run: Run) -> np.ndarray:
+        return np.random.default_rng((run.seed, len(run.actions))).uniform(self._low, self._high)
 
 
 def expert(runs: list[Run]) -> list[np.ndarray]:
-    """The scripted controller that recorded the training data: what can be reached with the block's true pose."""
+    """Asks the scripted controller that recorded the training data, which knows the true state of the scene."""
     return [run.episode.expert()[None] for run in runs]
 
 
 def scores(runs: list[Run]) -> dict:
-    """Success and best coverage over episodes, with 95% intervals: Wilson's, and bootstrap over episodes."""
+    """Scores episodes: success rate with Wilson's 95% interval, best coverage with a bootstrap over episodes."""
     solved = [run.episode.solved for run in runs]
     best = np.array([max(run.episode.coverage) for run in runs])
     share = scipy.stats.binomtest(sum(solved), len(solved)).proportion_ci(CONFIDENCE, method="wilson")
@@ -139,14 +143,14 @@ def scores(runs: list[Run]) -> dict:
                       "steps": len(run.actions)} for run in runs]}
 
 
-def difference(ours: dict, theirs: dict) -> dict:
-    """Best coverage of the same seeds, ours minus theirs."""
-    gaps = np.array([a["coverage"] - b["coverage"] for a, b in zip(ours["each"], theirs["each"], strict=True)])
+def paired_difference(one: dict, other: dict) -> dict:
+    """Compares two `scores` seed by seed: best coverage of `one` minus that of `other`, mean and 95% interval."""
+    gaps = np.array([a["coverage"] - b["coverage"] for a, b in zip(one["each"], other["each"], strict=True)])
     return {"coverage": float(gaps.mean()), "coverage_ci": mean_interval(gaps)}
 
 
 def mean_interval(values: np.ndarray) -> list[float]:
-    """Bootstrap interval of the mean."""
+    """Bootstraps the 95% interval of the mean."""
     if np.ptp(values) == 0:
         return [float(values[0])] * 2
     found = scipy.stats.bootstrap((values,), np.mean, confidence_level=CONFIDENCE, method="percentile",

@@ -1,4 +1,4 @@
-"""Episodes for Rerun's viewer: cameras, imagined frames, state and actions by control step (extra: rerun).
+"""Recordings of episodes for Rerun's viewer: cameras, imagined frames, state and actions by step (extra: rerun).
 
     python -m launch.rollout --workdir=runs/quickstart --rerun
     rerun runs/quickstart/closed_loop/best_1003.rrd
@@ -15,7 +15,7 @@ TIMELINE = "step"
 
 
 def load():
-    """The package. Raises ValueError where it is not installed."""
+    """Imports the package. Raises ValueError where it is not installed."""
     try:
         import rerun
     except ModuleNotFoundError as error:
@@ -24,9 +24,9 @@ def load():
 
 
 def write(path: Path, run: Run, embodiment: Embodiment, imagined: np.ndarray) -> None:
-    """One episode. imagined: uint8 [steps + 1, H, W, 3], what was expected to be seen at each step.
+    """Writes one episode. imagined: uint8 [steps + 1, H, W, 3], what the model expected to see at each step.
 
-    At a step stand what was seen and measured, and the action that was chosen then; after the last step, none. Raises
+    Each step shows what was seen and measured, and the action that was chosen then; the last one has no action. Raises
     ValueError without the package.
     """
     rerun = load()

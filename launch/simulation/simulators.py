@@ -1,4 +1,4 @@
-"""Tasks in simulators, by the robot that they are for: where a trained model can act (extra: sim)."""
+"""Tasks in simulators, each for a robot: what a trained model can act in (extra: sim)."""
 
 import dataclasses
 import importlib
@@ -14,12 +14,12 @@ class Task:
     name: str
     embodiment: str
     module: str
-    options: dict = dataclasses.field(default_factory=dict)  # of Episode
-    instruction: str = ""  # empty: the embodiment's own
+    options: dict = dataclasses.field(default_factory=dict)  # keywords of Episode
+    instruction: str = ""  # empty: that of the embodiment
     measure: str = "coverage"  # what `Episode.coverage` holds
 
     def make_runs(self, seeds, image_size: int, max_steps: int | None = None) -> list[Run]:
-        """Fresh episodes. Raises ValueError where the simulator is not installed."""
+        """Makes fresh episodes. Raises ValueError where the simulator is not installed."""
         options = self.options | ({} if max_steps is None else {"max_steps": max_steps})
         try:
             episode = importlib.import_module(self.module).Episode
@@ -36,7 +36,10 @@ TASKS = {task.name: task for task in (
 
 
 def choose_task(name: str | None, embodiments: set[str]) -> Task:
-    """The task of that name, or the first for a robot that the model drives. Raises ValueError naming what there is."""
+    """Finds the task of a name, or the first for a robot that the model drives.
+
+    Raises ValueError naming what there is.
+    """
     fits = {task.name: task for task in TASKS.values() if task.embodiment in embodiments}
     if name is None and fits:
         return next(iter(fits.values()))

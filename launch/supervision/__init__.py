@@ -1,1 +1,1 @@
-"""Many hosts as one run: joining, hanging steps, where the time went."""
+"""Supervision of a run: joining its hosts, stopping them, finding steps that hang, accounting for the time."""

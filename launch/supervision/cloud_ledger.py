@@ -1,13 +1,15 @@
-"""The ledger's events for Google's own goodput measurement (github.com/AI-Hypercomputer/ml-goodput-measurement): its
-recorder writes them to Cloud Logging, and its calculator and dashboards read them there, over all restarts of a job."""
+"""Events of the ledger for Google's own goodput measurement (github.com/AI-Hypercomputer/ml-goodput-measurement).
+
+Its recorder writes them to Cloud Logging; its calculator and dashboards read them there, over all restarts of a job.
+"""
 
 from datetime import UTC, datetime
 
 
 def open_log(name: str, job: str) -> "CloudLog | None":
-    """Where config.log.cloud_goodput = `name` sends the events of `job`, the same over its restarts; None for "".
+    """Opens the log that config.log.cloud_goodput = `name` asks for; None for "".
 
-    Raises ValueError where the extra or Google's credentials are missing.
+    job: the same name over all restarts. Raises ValueError where the extra or Google's credentials are missing.
     """
     if not name:
         return None
@@ -18,29 +20,29 @@ def open_log(name: str, job: str) -> "CloudLog | None":
     except ImportError as error:
         raise ValueError(f"log.cloud_goodput = {name!r} needs the extra `goodput`: pip install 'wamax[goodput]' "
                          f"({error})") from error
-    except (GoogleAuthError, OSError) as error:  # OSError: credentials, but of no project
+    except (GoogleAuthError, OSError) as error:  # OSError: there are credentials, but no project
         raise ValueError(f"log.cloud_goodput = {name!r}: Cloud Logging cannot be reached as anybody ({error}). Run "
                          "`gcloud auth application-default login`, or start on a machine with a service account; "
                          "GOOGLE_CLOUD_PROJECT names the project. Without: --config.log.cloud_goodput=") from error
 
 
 class CloudLog:
-    """What launch/goodput.Ledger tells, in the recorder's words. Times are seconds since the epoch."""
+    """Translator of the ledger's events into the recorder's words. Times are seconds since the epoch."""
 
     def __init__(self, recorder):
         self._recorder = recorder
 
     def begins(self, began: float) -> None:
-        """An attempt begins, with its preparation: everything before the first step."""
+        """Records that an attempt begins, with its preparation: everything before the first step."""
         self._recorder.record_job_start_time(_utc(began))
         self._recorder.record_training_preparation_start_time(_utc(began))
 
     def starts(self, step: int, now: float) -> None:
-        """A step starts. The recorder's side takes the steps' times from one start to the next."""
+        """Records that a step starts. The calculator takes a step's time from one start to the next."""
         self._recorder.record_step_start_time(step, _utc(now))
 
     def ends(self, phase: str, began: float, now: float) -> None:
-        """A phase of the ledger ends. Waiting for data has no word for itself there: it is part of the steps."""
+        """Records that a phase ends. The recorder has no phase for waiting for data: it is part of the steps."""
         if phase == "compile":
             self._recorder.record_training_preparation_end_time(_utc(now))
         if phase == "checkpoint":
@@ -48,7 +50,7 @@ class CloudLog:
             self._recorder.record_custom_badput_event_end_time(_utc(now), phase)
 
     def done(self, now: float) -> None:
-        """The job is done and will not be started again."""
+        """Records that the job is done and will not be started again."""
         self._recorder.record_job_end_time(_utc(now))
 
 

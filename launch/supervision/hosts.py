@@ -1,7 +1,7 @@
-"""Many hosts as one run: joining by the environment, agreeing before anything is computed, stopping together.
+"""Many hosts as one run: they join by the environment, agree before anything is computed, and stop together.
 
-Cloud TPU, GKE and SLURM are known to `jax.distributed`. Anywhere else the three variables of `EXPLICIT` name the
-coordinator, as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0. A single host needs none.
+`jax.distributed` knows Cloud TPU, GKE and SLURM. Anywhere else the three variables of `EXPLICIT` name the coordinator,
+as in JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0. A single host needs none.
 """
 
 import importlib.metadata
@@ -19,36 +19,28 @@ from jax.experimental import multihost_utils
 from jax.interpreters import mlir
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-CLOCK_SECONDS = 300  # that two hosts' clocks may be apart
+CLOCK_SECONDS = 300  # how far two hosts' clocks may be apart
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 class HostError(RuntimeError):
-    """The hosts cannot run together; says which and why."""
+    """Raised where the hosts cannot run together; the message says which and why."""
 
 
 def join(connect_seconds: int, heartbeat_seconds: int) -> None:
-    """Connects to the other hosts, if the environment names any; before any other use of JAX.
+    """Connects to the other hosts, if the environment names any; call it before any other use of JAX.
 
     connect_seconds: how long to wait for the coordinator. heartbeat_seconds: silence after which a host counts as dead
     and the others end. Raises HostError where the environment makes no sense or the coordinator does not answer.
     """
-    given = [name for name in EXPLICIT if os.environ.get(name)]
-    if given and len(given) < len(EXPLICIT):
-        raise HostError(f"{', '.join(given)} set, {', '.join(n for n in EXPLICIT if n not in given)} not: "
-                        "all three name a coordinator, none means a single host or a known cluster")
+    explicit = read_environment()
     known = any(env.is_env_present() for env in ClusterEnv._cluster_types if not env.opt_in_only_method)
-    if not given and not known:
+    if not explicit and not known:
         return
-    explicit = {}
-    if given:
-        address, count, index = (os.environ[name] for name in EXPLICIT)
-        if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-            raise HostError(f"JAX_PROCESS_ID = {index}, JAX_NUM_PROCESSES = {count}: expected 0 <= id < number")
+    if explicit:
         # The runtime ends a process that gets no answer without asking Python: say beforehand what it waits for.
-        print(f"host {index} of {count} connects to {address}, for at most {connect_seconds} s", file=sys.stderr,
-              flush=True)
-        explicit = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+        print(f"host {explicit['process_id']} of {explicit['num_processes']} connects to "
+              f"{explicit['coordinator_address']}, for at most {connect_seconds} s", file=sys.stderr, flush=True)
     _make_cpu_safe()
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=connect_seconds,
@@ -59,19 +51,36 @@ def join(connect_seconds: int, heartbeat_seconds: int) -> None:
                         f"{str(error).splitlines()[0]}") from error
 
 
-def _make_cpu_safe() -> None:
-    """What several processes on CPU need; other platforms do not notice.
+def read_environment() -> dict:
+    """Reads the coordinator from the variables of `EXPLICIT`, as jax.distributed.initialize takes it; {} without any.
 
-    One process's programs may overlap, and the exchanges of two then meet in another order on another host: so one at a
-    time. Gloo's reduce-scatter may give wrong values and stops after 30 s whatever it is told (jax issues 40830 and
-    40831): so each host gets everyone's part of its share and adds them, the same bytes.
+    Raises HostError where only some are set or a number makes no sense.
+    """
+    given = [name for name in EXPLICIT if os.environ.get(name)]
+    if given and len(given) < len(EXPLICIT):
+        raise HostError(f"{', '.join(given)} set, {', '.join(n for n in EXPLICIT if n not in given)} not: "
+                        "all three name a coordinator, none means a single host or a known cluster")
+    if not given:
+        return {}
+    address, count, index = (os.environ[name] for name in EXPLICIT)
+    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+        raise HostError(f"JAX_PROCESS_ID = {index}, JAX_NUM_PROCESSES = {count}: expected 0 <= id < number")
+    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+
+
+def _make_cpu_safe() -> None:
+    """Sets what several processes on CPU need; other platforms do not notice.
+
+    The programs of a process may overlap, and their exchanges then meet in another order on another host, so programs
+    run one at a time. Gloo's reduce-scatter may give wrong values and stops after 30 s whatever it is told (jax issues
+    40830 and 40831), so each host gets everyone's part of its share and adds them, which moves the same bytes.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mlir.register_lowering(reduce_scatter_p, mlir.lower_fun(_scatter, multiple_results=False), platform="cpu")
 
 
 def _scatter(x, *, scatter_dimension: int, axis_name, axis_index_groups, axis_size: int, tiled: bool):
-    """jax.lax.psum_scatter as an all-to-all and a sum."""
+    """Computes jax.lax.psum_scatter as an all-to-all and a sum."""
     if tiled:
         axis, shape = scatter_dimension, x.shape
         x = x.reshape(*shape[:axis], axis_size, shape[axis] // axis_size, *shape[axis + 1:])
@@ -80,8 +89,10 @@ def _scatter(x, *, scatter_dimension: int, axis_name, axis_index_groups, axis_si
 
 
 def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -> None:
-    """Every host runs the same config with the same code and packages, or all raise HostError with a difference; also
-    where their clocks are more than CLOCK_SECONDS apart."""
+    """Checks that every host runs the same config with the same code and packages.
+
+    Otherwise all raise HostError with a difference; they also do where clocks are more than CLOCK_SECONDS apart.
+    """
     if jax.process_count() == 1:
         return
     mine = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -96,14 +107,14 @@ def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -
 
 
 def agree_on(what: str, value, timeout_seconds: int) -> None:
-    """All hosts see the same `value` (JSON) of `what`, each `what` asked once a run, or all raise HostError."""
+    """Checks that all hosts see the same `value` (JSON), or all raise HostError; each `what` is asked once a run."""
     if jax.process_count() > 1:
         _check_equal(_exchange(what, {what: value}, timeout_seconds), "all must see the same files: is the workdir the "
                      "same mounted folder on each?")
 
 
 def _exchange(name: str, mine: dict, timeout_seconds: int) -> list[dict]:
-    """What every host says, by host."""
+    """Collects what every host says, by host. Raises HostError where one says nothing in time."""
     client = distributed.global_state.client
     client.key_value_set(f"wamax/{name}/{jax.process_index()}", json.dumps(mine))
     return [json.loads(_wait_for(client, f"wamax/{name}/{i}", timeout_seconds * 1000, i))
@@ -126,7 +137,7 @@ def _wait_for(client, key: str, milliseconds: int, host: int) -> str:
 
 
 def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:
-    """(dotted key, value) of every leaf."""
+    """Lists (dotted key, value) of every leaf."""
     found = []
     for key, value in config.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
@@ -134,8 +145,10 @@ def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:
 
 
 class StopSignal:
-    """SIGTERM asks the loop to save and end. Several hosts must end at the same step: there jax's preemption service
-    hears the signal, on any of them, and agrees on one."""
+    """Context in which SIGTERM asks the loop to save and end.
+
+    Several hosts must end at the same step: jax's preemption service hears the signal on any of them and agrees on one.
+    """
 
     def __enter__(self):
         self.asked = False

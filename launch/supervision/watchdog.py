@@ -1,4 +1,4 @@
-"""Says when a step hangs: the stacks of all threads, while there is still something to see."""
+"""Watchdog for steps that hang: it writes the stacks of all threads while there is still something to see."""
 
 import faulthandler
 import statistics
@@ -12,10 +12,10 @@ KNOWN_AFTER = 5  # steps until the median means something
 
 
 class Watchdog:
-    """Writes all stacks to `path` once for every step that takes `times` its median and at least `least_seconds`.
+    """Context that writes all stacks to `path` once for every step over `times` the median and `least_seconds`.
 
-    The run goes on: a slow disk and a dead host look alike from here, and ending is the runtime's decision. times = 0:
-    never. Use as a context; call `step()` at the end of each.
+    The run goes on: a slow disk and a dead host look alike from here, and ending is the runtime's decision. With
+    times = 0 it never writes. Call `step()` at the end of each step.
     """
 
     def __init__(self, path: Path, times: float, least_seconds: float = 60.0):
@@ -33,15 +33,15 @@ class Watchdog:
         self._ended.set()
 
     def step(self) -> None:
-        """A step has ended."""
+        """Notes that a step has ended."""
         now = time.monotonic()
         self._took.append(now - self._began)
         self._began, self._said = now, False
 
     def limit(self) -> float:
-        """Seconds after which a step counts as hung."""
+        """Returns the seconds after which a step counts as hung."""
         if len(self._took) < KNOWN_AFTER:
-            return float("inf")  # compilation, and the first steps of all
+            return float("inf")  # compilation and the first steps take what they take
         return max(self._least, self._times * statistics.median(list(self._took)))
 
     def _watch(self) -> None:

@@ -1,1 +1,1 @@
-"""Counting work: FLOP of a model, contents of a compiled program, distances between images."""
+"""What work costs and results are worth: FLOP of a model, a compiled program's contents, chips, image distances."""

@@ -1,4 +1,4 @@
-"""A compiled program's text (`compiled.as_text()`, HLO) taken apart: computations, instructions, shapes, groups."""
+"""Parser of a compiled program's text (`compiled.as_text()`, HLO): computations, instructions, shapes, groups."""
 
 import dataclasses
 import math
@@ -15,27 +15,27 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of the program."""
+    """One instruction: a line of the program."""
 
     name: str
     shape: str  # as written: f32[2,3]{1,0}, or a tuple of those
     op: str
     rest: str  # operands and attributes
-    shapes: dict[str, str]  # of its computation: instruction -> shape
+    shapes: dict[str, str]  # {instruction: shape} of the computation that it stands in
     scope: str  # its op_name ("jit(step)/while/body/..."); an operand's or the fusion's where it has none
-    overlapped: bool = False  # started by one instruction and awaited by another
+    overlapped: bool = False  # whether one instruction starts it and another awaits it
 
     def operands(self) -> list[str]:
-        """Shapes of all operands."""
+        """Returns the shapes of all operands."""
         return [self.shapes[name] for name in _operands(self.rest)]
 
     def called(self, attributes: str) -> list[str]:
-        """Names of the computations under any of `attributes`, as "calls|body"."""
+        """Names the computations that stand under any of `attributes`, such as "calls|body"."""
         return re.findall(rf"(?:{attributes})=%?([\w.\-]+)", self.rest)
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """({computation: its instructions}, the name of the entry)."""
+    """Returns ({computation: its instructions}, the name of the entry computation)."""
     computations: dict[str, list[Instruction]] = {}
     lines, entry = [], ""
     for line in re.sub(r"kernel_metadata=\{\n.*\n\}", "", text).splitlines():
@@ -57,7 +57,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _name_scatters(computations: dict) -> None:
-    """A TPU program writes a scatter as an all-reduce in a computation of that name."""
+    """Renames the all-reduces that stand for scatters: a TPU program puts each in a computation of that name."""
     for name, found in computations.items():
         if name.startswith("all-reduce-scatter"):
             found[:] = [dataclasses.replace(i, op="reduce-scatter", shape=found[-1].shape) if i.op == "all-reduce"
@@ -65,8 +65,11 @@ def _name_scatters(computations: dict) -> None:
 
 
 def _mark_async_fusions(computations: dict) -> None:
-    """A collective that runs beside products stands three times or more in a TPU program: in the fusion that starts
-    it, in every product that carries a step of it, and in the fusion that ends it. The first counts."""
+    """Keeps one of the copies of a collective that runs beside products.
+
+    A TPU program names it three times or more: in the fusion that starts it, in every product that carries a step of
+    it, and in the fusion that ends it. The first stays and is marked as overlapped.
+    """
     for i in [i for lines in computations.values() for i in lines if i.op == "fusion"]:
         for called in i.called("calls"):
             inside = computations[called]
@@ -77,7 +80,7 @@ def _mark_async_fusions(computations: dict) -> None:
 
 
 def _hand_down_scopes(computations: dict) -> None:
-    """What stands in a fusion without a scope has the fusion's."""
+    """Gives instructions without a scope that of the fusion they stand in."""
     callers = {called: i.scope for lines in computations.values() for i in lines if i.op == "fusion"
                for called in i.called("calls")}
     for name, scope in callers.items():
@@ -85,8 +88,11 @@ def _hand_down_scopes(computations: dict) -> None:
 
 
 def trips(loop: Instruction, computations: dict) -> int:
-    """How often a loop runs: as annotated (CPU, GPU), or the bound of its condition, as in every `lax.scan` (TPU): the
-    counter starts at 0. Raises ValueError where neither tells."""
+    """Counts how often a loop runs.
+
+    CPU and GPU programs say it in an annotation. In a TPU program it is the bound of the loop's condition, because the
+    counter of every `lax.scan` starts at 0. Raises ValueError where neither tells.
+    """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known.group(1))
     condition = computations[loop.called("condition")[0]]
@@ -97,31 +103,33 @@ def trips(loop: Instruction, computations: dict) -> int:
 
 
 def _operands(rest: str) -> list[str]:
-    """Names of an instruction's operands."""
+    """Names an instruction's operands."""
     written = re.split(r"\), |\)$", rest, maxsplit=1)[0]
     return re.findall(r"%([\w.\-]+)", written) or [part.split(" ")[-1] for part in written.split(", ")]
 
 
 def dims(shape: str) -> tuple[int, ...]:
-    """Dimensions of an array's shape; of a tuple's first array."""
+    """Returns the dimensions of an array's shape, or of a tuple's first array."""
     return tuple(int(n) for n in SHAPE.search(shape).group(2).split(",") if n)
 
 
 def sizes(shape: str) -> list[int]:
-    """Bytes of each array of a tuple, or of the one array."""
+    """Returns the bytes of each array of a tuple, or of the one array."""
     return [math.prod(int(n) for n in numbers.split(",") if n) * _BITS.get(kind, 0) // 8
             for kind, numbers in SHAPE.findall(shape)]
 
 
 def groups(rest: str) -> tuple[int, int]:
-    """(devices in a group, stride between their numbers), of any of the ways in which a collective's groups are
-    written."""
+    """Returns (devices in a group, stride between their numbers) for every way in which HLO writes groups.
+
+    Raises ValueError where the groups are written in an unknown way.
+    """
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         members = _numbers(listed.group(1))
     elif tiled := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+?),? ", rest):
         members = _iota(tiled.group(2)).reshape(_numbers(tiled.group(1)))[0].tolist()
     elif meshed := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{([^}]*)\}", rest):
-        members = _of_mesh(*meshed.groups())
+        members = _mesh_group(*meshed.groups())
     elif pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
         members = [int(n) for n in pairs.groups()]
     else:
@@ -129,8 +137,8 @@ def groups(rest: str) -> tuple[int, int]:
     return len(members), members[1] - members[0] if len(members) > 1 else 0
 
 
-def _of_mesh(axes: str, device_ids: str | None, used: str) -> list[int]:
-    """The first group of a mesh's devices along some of its axes."""
+def _mesh_group(axes: str, device_ids: str | None, used: str) -> list[int]:
+    """Returns the first group of a mesh's devices along some of its axes."""
     lengths = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
     along = re.findall(r"'(\w+)'(:?)", used)
     if any(part for _, part in along):
@@ -142,7 +150,7 @@ def _of_mesh(axes: str, device_ids: str | None, used: str) -> list[int]:
 
 
 def _iota(text: str) -> np.ndarray:
-    """[4,2]T(1,0) -> numbers 0..7 laid out as [4, 2], transposed."""
+    """Turns "[4,2]T(1,0)" into the numbers 0..7 laid out as [4, 2] and transposed."""
     shape, order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
     numbers = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return numbers.transpose(_numbers(order)) if order else numbers

@@ -1,4 +1,4 @@
-"""Distances between images: mean square error, PSNR and SSIM, per image."""
+"""Distances between images: mean square error, PSNR and SSIM of each image."""
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +9,24 @@ K1, K2 = 0.01, 0.03  # SSIM's stabilising constants, relative to the peak
 
 
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[..., H, W, C] twice, any dtype -> float32 [...]."""
+    """Mean square error of each image: [..., H, W, C] twice, any dtype -> float32 [...]."""
     return jnp.square(jnp.asarray(a, jnp.float32) - jnp.asarray(b, jnp.float32)).mean((-3, -2, -1))
 
 
 def psnr_of_mse(error, peak: float = 255.0):
-    """10 log10(peak^2 / error) in dB, infinite for 0. peak: the range of the values (255; 2 for [-1, 1])."""
+    """Peak signal-to-noise ratio, 10 log10(peak^2 / error), in dB; infinite for an error of 0.
+
+    peak: the range of the values (255; 2 for [-1, 1]).
+    """
     with np.errstate(divide="ignore"):
         return 10 * np.log10(peak**2 / np.asarray(error, np.float64))
-
-
-def psnr(a: jax.Array, b: jax.Array, peak: float = 255.0) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each image: [..., H, W, C] twice -> float64 [...]."""
-    return psnr_of_mse(mse(a, b), peak)
 
 
 def ssim(a: jax.Array, b: jax.Array, peak: float = 255.0) -> jax.Array:
     """Structural similarity (Wang et al. 2004) of each image: [..., H, W, C] twice -> float32 [...], at most 1.
 
-    Gaussian window of 11 x 11 pixels, averaged over colours and over the places where it lies inside the image.
-    Raises ValueError for images smaller than the window.
+    A Gaussian window of 11 x 11 pixels moves over the image, and the result is the mean over colours and over all
+    positions at which it lies inside. Raises ValueError for images smaller than the window.
     """
     a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
     if min(a.shape[-3:-1]) < WINDOW:

@@ -1,6 +1,6 @@
 """Attention span by span: each set of queries meets exactly the keys it may see, so no masked product is computed.
 
-The path for CPU and GPU. A span is dense, so any fused kernel serves it (attention/cudnn.py).
+CPU and GPU use it. A span is dense, so any fused kernel can compute it (attention/cudnn.py).
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from world_model.attention.tokens import Sequence, segment_of_token
 from world_model.attention.visibility import Span, Table, make_spans
 from world_model.parallel.remat import ATTENDED
 
-SPAN_TOKENS = 128  # queries that a masked span should have at least: fewer waste a matrix unit, and compile for long
+SPAN_TOKENS = 128  # least number of queries in a masked span: fewer waste a matrix unit, and take long to compile
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0,
                 attention: Callable | None = None):
-    """See `world_model.attention.make_attend`; attention: of one span, `dense` if None.
+    """Makes an attend function; see `world_model.attention.make_attend`. attention: computes one span, `dense` if None.
 
-    Queries, keys and values are cut into pieces once, and spans joined from pieces: the backward pass then adds
-    gradients piece by piece, where slices would pad each to full length. Spans of the same shape are computed
-    together, folded into the batch.
+    Queries, keys and values are cut into pieces once, and spans are joined from pieces: the backward pass then adds
+    gradients piece by piece, where slices would pad each to full length. Spans of the same shape are folded into the
+    batch and computed together.
     """
     spans = make_spans(table, queries, keys, window_frames, SPAN_TOKENS)
     query_cuts, key_cuts = _cuts([s.queries for s in spans]), _cuts([s.keys for s in spans])
@@ -35,17 +35,18 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     rows, columns = segment_of_token(queries), segment_of_token(keys)
     attention = attention or (lambda *span: checkpoint_name(dense(*span), ATTENDED))
 
-    def attend(q, k, v, key_valid=None, drawn=None):
+    def attend(q, k, v, key_valid=None, segment_mask=None):
         batch = q.shape[0]
         q, k, v = _split(q, query_cuts), _split(k, key_cuts), _split(v, key_cuts)
         valid = None if key_valid is None else _split(key_valid, key_cuts)
         out = {}
         for group in same_shape.values():
-            join = lambda pieces, side, group=group: jnp.concatenate(
-                [_join(pieces, getattr(span, side)) for span in group])
+            queries, keys = [span.queries for span in group], [span.keys for span in group]
             result = attention(
-                join(q, "queries"), join(k, "keys"), join(v, "keys"), None if valid is None else join(valid, "keys"),
-                None if drawn is None else jnp.repeat(_drawn_pairs(drawn, group, rows, columns), batch, axis=0))
+                _join_all(q, queries), _join_all(k, keys), _join_all(v, keys),
+                None if valid is None else _join_all(valid, keys),
+                None if segment_mask is None else jnp.repeat(
+                    _pair_masks(segment_mask, group, rows, columns), batch, axis=0))
             for span, part in zip(group, jnp.split(result, len(group)), strict=True):
                 inside = [p for p in q if any(start <= p[0] and p[1] <= stop for start, stop in span.queries)]
                 lengths = [stop - start for start, stop in inside]
@@ -55,12 +56,18 @@ def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: 
     return attend
 
 
-def _drawn_pairs(drawn, spans: list[Span], rows: np.ndarray, columns: np.ndarray):
-    """bool [spans, Lq, Lk], Lq = 1 where each span's queries are one segment."""
-    tokens = lambda segments, ranges: np.concatenate([segments[start:stop] for start, stop in ranges])
+def _pair_masks(segment_mask, spans: list[Span], rows: np.ndarray, columns: np.ndarray):
+    """Expands the mask of segments to the tokens of spans: bool [spans, Lq, Lk].
+
+    Lq is 1 where the queries of every span are one segment. rows and columns name each token's segment.
+    """
     single = all(len(span.rows) == 1 for span in spans)
-    row = lambda span: np.array(span.rows) if single else tokens(rows, span.queries)
-    return jnp.stack([drawn[row(span)][:, tokens(columns, span.keys)] for span in spans])
+    return jnp.stack([segment_mask[np.array(span.rows) if single else _take(rows, span.queries)]
+                      [:, _take(columns, span.keys)] for span in spans])
+
+
+def _take(segments: np.ndarray, ranges) -> np.ndarray:
+    return np.concatenate([segments[start:stop] for start, stop in ranges])
 
 
 def _count(ranges) -> int:
@@ -68,15 +75,20 @@ def _count(ranges) -> int:
 
 
 def _cuts(all_ranges) -> list[int]:
-    """Sorted bounds of the pieces of which every range is made."""
+    """Returns the sorted bounds of the pieces of which every range is made."""
     return sorted({bound for ranges in all_ranges for pair in ranges for bound in pair} | {0})
 
 
 def _split(x, cuts: list[int]) -> dict[tuple[int, int], jax.Array]:
-    """Pieces of axis 1 by (start, stop)."""
+    """Splits axis 1 into pieces, by (start, stop)."""
     bounds = cuts if cuts[-1] == x.shape[1] else [*cuts, x.shape[1]]
     pairs = list(zip(bounds[:-1], bounds[1:], strict=True))
     return dict(zip(pairs, jax.lax.split(x, [stop - start for start, stop in pairs], axis=1), strict=True))
+
+
+def _join_all(pieces: dict, spans: list) -> jax.Array:
+    """Joins the pieces of each of several spans' ranges, and the spans along the batch."""
+    return jnp.concatenate([_join(pieces, ranges) for ranges in spans])
 
 
 def _join(pieces: dict, ranges) -> jax.Array:
@@ -85,7 +97,7 @@ def _join(pieces: dict, ranges) -> jax.Array:
 
 
 def dense(q, k, v, key_valid=None, pairs=None):
-    """Plain attention of all q over all k, or the `pairs` bool [B, Lq or 1, Lk]; softmax in float32."""
+    """Computes plain attention of all q over all k, or over the `pairs` bool [B, Lq or 1, Lk]; softmax in float32."""
     if k.shape[1] == 1:  # softmax over one key is 1
         return jnp.broadcast_to(v, q.shape)
     logits = jnp.einsum("bqnd,bknd->bnqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Cross-attention: every query over all of a short context (text, image features), no mask."""
+"""Cross-attention: every query attends to all of a short context (text, image features), without a mask."""
 
 import functools
 
@@ -13,15 +13,18 @@ from world_model.attention.tiles import NOBODY, Tiles
 
 
 def get_attend_context(name: str):
-    """attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d]) -> [B, Lq, n, d] for the kernel of self-attention
-    of that name. `flash` keeps the scores on chip; written out, they cost a TPU 4% of the 14B's
-    block by the compiler's estimate."""
+    """Returns attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d]) -> [B, Lq, n, d] for a self-attention kernel.
+
+    `flash` keeps the scores on chip; written out, they cost a TPU 4% of a layer of the 14B by the compiler's estimate.
+    """
     return fused if name == "flash" else dense
 
 
 def fused(q, k, v, interpret: bool = False):
-    """The kernel of self-attention; queries and context are padded to whole tiles. Nothing is kept for the backward
-    pass: making it again costs less than the memory."""
+    """Runs the flash kernel over a context; queries and context are padded to whole tiles.
+
+    Nothing is kept for the backward pass, because making it again costs less than the memory.
+    """
     queries, keys = q.shape[1], k.shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else mesh.shape["context"]
@@ -33,12 +36,12 @@ def fused(q, k, v, interpret: bool = False):
 
 @functools.cache
 def _tiles(queries: int, keys: int) -> Tiles:
-    """Of so many queries and keys, padded: one segment each."""
+    """Makes the tiles of so many queries and keys, padded to whole tiles; each side is one segment."""
     tile = cheapest_tile([queries]), cheapest_tile([keys])
-    places_q, places_k = (-(-tokens // side) * side for tokens, side in zip((queries, keys), tile, strict=True))
-    segment_k = np.where(np.arange(places_k) < keys, 0, NOBODY)
-    return Tiles(np.ones((1, 1), bool), np.zeros(places_q, int), segment_k, tile)
+    length_q, length_k = (-(-tokens // side) * side for tokens, side in zip((queries, keys), tile, strict=True))
+    segment_k = np.where(np.arange(length_k) < keys, 0, NOBODY)
+    return Tiles(np.ones((1, 1), bool), np.zeros(length_q, int), segment_k, tile)
 
 
-def _pad(x, places: int):
-    return jnp.pad(x, ((0, 0), (0, places - x.shape[1]), (0, 0), (0, 0)))
+def _pad(x, length: int):
+    return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)))

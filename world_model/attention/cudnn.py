@@ -1,9 +1,9 @@
 """Blockwise spans through cuDNN's flash attention (NVIDIA GPUs, bfloat16 or float16): scores are never written out.
 
-With a span cuDNN takes a number of valid keys per sample: valid keys are moved to the front (attention does not depend
-on the order of keys), which costs a copy of them, where a mask would be read for every pair and would get a gradient.
-Pairs drawn at run time are such a mask, and it must be whole. JAX trains even lengths alone: odd ones get one more,
-unseen. What the backward pass reads is kept by world_model/parallel/remat.py.
+cuDNN takes a number of valid keys per sample, so valid keys are moved to the front (attention does not depend on the
+order of keys). That costs a copy of them, where a mask would be read for every pair and would get a gradient. Only a
+mask of segments that is made at run time is passed as such a mask, for every pair. JAX trains even lengths alone, so
+odd ones get one more token that is unseen. world_model/parallel/remat.py keeps what the backward pass reads.
 """
 
 import functools
@@ -15,10 +15,10 @@ from world_model.attention import blockwise
 
 
 def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
-    """blockwise.dense by the `implementation` of jax.nn.dot_product_attention ("xla": any device).
+    """Computes `blockwise.dense` by an `implementation` of jax.nn.dot_product_attention ("xla" runs on any device).
 
-    Raises jax's NotImplementedError where cuDNN does not take the dtype or the width of a head (a multiple of 8, at
-    most 128; 256 from Hopper on), its RuntimeError where there is no cuDNN.
+    Raises NotImplementedError where cuDNN does not take the dtype or the width of a head (a multiple of 8, at most
+    128; 256 from Hopper on), and RuntimeError where there is no cuDNN.
     """
     queries, keys = q.shape[1], k.shape[1]
     if keys == 1:  # softmax over one key is 1
@@ -30,7 +30,7 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
     if key_valid is not None:
         order = jnp.argsort(~key_valid, axis=1)  # stable
         k, v = _take(k, order), _take(v, order)
-        count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key, not valid
+        count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key that is not valid
     elif keys % 2 and mask is None:
         count = jnp.full(len(k), keys, jnp.int32)
     return jax.nn.dot_product_attention(
@@ -39,12 +39,12 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
 
 
 def _take(x, order):
-    """x [B, L, n, d] in another order of L per sample; on the way back each place is written once."""
+    """Reorders x [B, L, n, d] along L, per sample; the backward pass writes each element once."""
     return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(x, order)
 
 
 def _even(x, *axes: int):
-    """Zeros (of a mask: False) after odd lengths."""
+    """Appends a zero (False to a mask) where a length is odd."""
     return jnp.pad(x, [(0, x.shape[i] % 2 if i in axes else 0) for i in range(x.ndim)])
 
 

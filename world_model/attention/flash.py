@@ -1,7 +1,7 @@
 """Attention over the visibility table by our kernel for TPUs (flash_kernel.py), on one device or a mesh.
 
-Where block size and window are drawn while training, what each listed pair of tiles shows is data: made of the drawn
-mask inside the step, it says anew which tiles are empty, full or masked, and nothing is compiled again.
+Where training samples block size and window, a mask of segments comes with each call. From it the step computes which
+listed pairs of tiles are empty, full or masked; nothing is compiled again.
 """
 
 import jax
@@ -19,48 +19,54 @@ from world_model.parallel.remat import ATTENDED
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0, *,
                 tile: int | None = None, interpret: bool = False):
-    """See `world_model.attention.make_attend`. tile: tokens on a side (default: `choose_tile`); interpret: runs the
-    kernel's program on any platform, slowly, for tests."""
+    """Makes an attend function; see `world_model.attention.make_attend`.
+
+    tile: tokens on a side (default: `choose_tile`); interpret: runs the kernel on any platform, slowly, for tests.
+    """
     tile = tile or choose_tile(queries, keys)
     packed_q, packed_k = PackedOrder(queries, tile), PackedOrder(keys, tile)
     attend_packed = make_attend_packed(table, packed_q, packed_k, window_frames, interpret=interpret)
 
-    def attend(q, k, v, key_valid=None, drawn=None):
+    def attend(q, k, v, key_valid=None, segment_mask=None):
         valid = None if key_valid is None else packed_k.pack(key_valid)
-        return packed_q.unpack(attend_packed(packed_q.pack(q), packed_k.pack(k), packed_k.pack(v), valid, drawn))
+        return packed_q.unpack(
+            attend_packed(packed_q.pack(q), packed_k.pack(k), packed_k.pack(v), valid, segment_mask))
 
     return attend
 
 
 def make_attend_packed(table: Table, queries: PackedOrder, keys: PackedOrder, window_frames: int = 0, *,
-                  interpret: bool = False):
-    """attend(q, k, v, key_valid, drawn) of `make_attend` over tokens that stand as the kernel wants them."""
+                       interpret: bool = False):
+    """Makes the attend function of `make_attend` for tokens that already stand in packed order."""
     tiles = make_tiles(table, queries, keys, window_frames)
-    around = ring.make_ring(tiles.seen, tiles.queries, tiles.keys)
+    attend_ring = ring.make_ring(tiles.seen, tiles.queries, tiles.keys)
 
-    def attend(q, k, v, key_valid=None, drawn=None):
+    def attend(q, k, v, key_valid=None, segment_mask=None):
         if ring.needed(q.shape[2]):
-            return around(q, k, v, key_valid, drawn)
-        return sharded(tiles, q, k, v, key_valid, drawn, name=ATTENDED, interpret=interpret)
+            return attend_ring(q, k, v, key_valid, segment_mask)
+        return sharded(tiles, q, k, v, key_valid, segment_mask, name=ATTENDED, interpret=interpret)
 
     return attend
 
 
-def sharded(tiles: Tiles, q, k, v, valid=None, drawn=None, *, name: str | None = None, interpret: bool = False,
+def sharded(tiles: Tiles, q, k, v, valid=None, segment_mask=None, *, name: str | None = None, interpret: bool = False,
             heads: str = "attention_heads", queries: str | None = None):
-    """q [B, Lq, n, d] over k, v [B, Lk, n, d] -> [B, Lq, n, d] by the kernel over the mesh: each device its rows of the
-    batch, its heads and, where `queries` names their axis, its queries, of which `tiles` are."""
-    def each(q, k, v, valid, drawn):
+    """Runs the kernel over the mesh: q [B, Lq, n, d] over k, v [B, Lk, n, d] -> [B, Lq, n, d].
+
+    Each device computes its rows of the batch, its heads and, where `queries` names a logical axis, its queries;
+    `tiles` then describes one device's queries.
+    """
+    def attend_local(q, k, v, valid, segment_mask):
         flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-        return flash_kernel.attend(tiles, name, interpret, *flat, valid, drawn).reshape(q.shape)
+        return flash_kernel.attend(tiles, name, interpret, *flat, valid, segment_mask).reshape(q.shape)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         rows, heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
                                for axis in ("batch", heads, queries))
         over_queries, over_keys = PartitionSpec(rows, heads, None, tokens), PartitionSpec(rows, heads)
-        each = jax.shard_map(
-            each, in_specs=(over_queries, over_keys, over_keys, PartitionSpec(rows), PartitionSpec()),
+        attend_local = jax.shard_map(
+            attend_local, in_specs=(over_queries, over_keys, over_keys, PartitionSpec(rows), PartitionSpec()),
             out_specs=over_queries, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
-    minor = lambda x: jnp.moveaxis(x, 1, 3)  # [B, n, d, L]
-    return jnp.moveaxis(each(*map(minor, (q * q.shape[-1] ** -0.5, k, v)), valid, drawn), 3, 1)
+    q, k, v = (jnp.moveaxis(x, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))  # [B, n, d, L]
+    return jnp.moveaxis(attend_local(q, k, v, valid, segment_mask), 3, 1)

@@ -1,4 +1,4 @@
-"""Dense attention under a boolean mask: the oracle that every other kernel is tested against."""
+"""Dense attention under a boolean mask. Every other kernel is tested against it."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ NEGATIVE = -1e30
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
-    """See `world_model.attention.make_attend`. Computes every product, visible or not."""
+    """Makes an attend function (see `world_model.attention.make_attend`) that computes even invisible products."""
     static = dense_mask(table, queries, keys, window_frames)
     rows, columns = segment_of_token(queries), segment_of_token(keys)
 
-    def attend(q, k, v, key_valid=None, drawn=None):
-        mask = static if drawn is None else static & drawn[rows][:, columns]
+    def attend(q, k, v, key_valid=None, segment_mask=None):
+        mask = static if segment_mask is None else static & segment_mask[rows][:, columns]
         logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         logits = jnp.where(mask, logits, 2 * NEGATIVE)
         if key_valid is not None:

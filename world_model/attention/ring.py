@@ -1,9 +1,9 @@
 """Ring attention (arXiv 2310.01889), for tokens over the mesh axis `context` where its size does not divide the heads.
 
-Every device keeps its stretch of queries. In as many turns as there are devices it meets the keys and values that it
-holds, under their part of the visibility table, adds them to a running softmax and hands them to its neighbour. Where
-heads divide, tokens are exchanged for heads instead (all-to-all, sharding.RULES["attention_heads"]), and the named
-kernel skips what is masked; a ring computes it.
+Every device keeps its stretch of queries. In each of as many turns as there are devices it attends to the keys and
+values that it holds, under their part of the visibility table, adds them to a running softmax and passes them to its
+neighbour. Where heads divide, tokens are exchanged for heads instead (all-to-all, sharding.RULES["attention_heads"]),
+and the named kernel skips masked products; a ring computes them.
 """
 
 import jax
@@ -19,35 +19,37 @@ from world_model.parallel import sharding
 
 
 def needed(heads: int) -> bool:
-    """Whether attention over that many heads goes round, under the mesh of `jax.set_mesh`."""
+    """Whether attention over that many heads needs a ring, under the mesh of `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and mesh.shape["context"] > 1 and heads % (mesh.shape["tensor"] * mesh.shape["context"]) > 0
 
 
 def make_attend(table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0):
-    """See `world_model.attention.make_attend`; for a mesh on which it is `needed`."""
+    """Makes an attend function (see `world_model.attention.make_attend`) for a mesh on which a ring is `needed`."""
     seen = np.array([[sees(table, q, k, window_frames) for k in keys] for q in queries], bool)
     return make_ring(seen, segment_of_token(queries), segment_of_token(keys))
 
 
 def make_ring(seen: np.ndarray, rows: np.ndarray, columns: np.ndarray):
-    """attend(q, k, v, key_valid, drawn) where bool `seen` [segments of queries, segments of keys] says who sees whom,
-    and int `rows` [Lq], `columns` [Lk] each token's segment."""
-    def attend(q, k, v, key_valid=None, drawn=None):
+    """Makes attend(q, k, v, key_valid, segment_mask).
+
+    Bool `seen` [segments of queries, segments of keys] says which queries see which keys; int `rows` [Lq] and
+    `columns` [Lk] name each token's segment.
+    """
+    def attend(q, k, v, key_valid=None, segment_mask=None):
         ways = jax.sharding.get_abstract_mesh().shape["context"]
-        visible = jnp.pad(seen if drawn is None else seen & drawn, ((0, 1), (0, 1)))  # NOBODY is the last
+        visible = jnp.pad(seen if segment_mask is None else seen & segment_mask, ((0, 1), (0, 1)))  # NOBODY is the last
         valid = jnp.ones(k.shape[:2], bool) if key_valid is None else key_valid
-        whole = lambda x, axis, value=0: _pad(x, -x.shape[axis] % ways, axis, value)
         out = _over_context(_turns)(
-            *(whole(x, 1) for x in (q, k, v)), whole(valid, 1), whole(jnp.asarray(rows), 0, NOBODY),
-            whole(jnp.asarray(columns), 0, NOBODY), visible)
+            *(_pad(x, ways, 1) for x in (q, k, v, valid)), _pad(jnp.asarray(rows), ways, 0, NOBODY),
+            _pad(jnp.asarray(columns), ways, 0, NOBODY), visible)
         return out[:, :q.shape[1]]
 
     return attend
 
 
 def _over_context(turns):
-    """`turns` on each device's rows of the batch, stretch of tokens and heads."""
+    """Maps `turns` over the mesh: each device gets its rows of the batch, its stretch of tokens and its heads."""
     mesh = jax.sharding.get_abstract_mesh()
     rows, tokens, heads = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
                            for axis in ("batch", "tokens", "heads"))
@@ -58,12 +60,12 @@ def _over_context(turns):
 
 
 def _turns(q, k, v, valid, rows, columns, visible):
-    """Attention of this device's queries over everyone's keys; softmax in float32."""
+    """Computes attention of this device's queries over the keys of all devices; softmax in float32."""
     ways = jax.lax.axis_size("context")
     neighbours = [(i, (i + 1) % ways) for i in range(ways)]
     q = q * q.shape[-1] ** -0.5
 
-    @jax.checkpoint  # scores are made again on the way back, turn by turn
+    @jax.checkpoint  # the backward pass makes the scores again, turn by turn
     def turn(carry, _):
         (k, v, valid, columns), (top, total, out) = carry
         mask = visible[rows][:, columns] & valid[:, None, None, :]
@@ -81,6 +83,7 @@ def _turns(q, k, v, valid, rows, columns, visible):
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)
 
 
-def _pad(x, count: int, axis: int, value):
-    """`count` more along an axis."""
+def _pad(x, ways: int, axis: int, value=0):
+    """Pads an axis to a multiple of `ways`."""
+    count = -x.shape[axis] % ways
     return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)], constant_values=value)

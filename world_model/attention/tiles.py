@@ -1,9 +1,10 @@
-"""Which tiles of (queries, keys) attention computes, and who sees whom inside them, as arrays that a kernel walks over.
+"""Pairs of (query, key) tiles that attention computes, and the visibility inside them, as arrays for a kernel.
 
 Every pair of tiles in which something is visible is one step of a kernel; there is no step for any other. Inside a pair
-queries and keys come in segments: a key's `code` has one bit set, that of its segment among those of its tile, a
-query's `word` for that tile the bits of the segments that it sees, and they meet where the two share a bit. No mask of
-pairs is ever held. A key taken away at run time loses its bit; who sees whom may be drawn at run time as well.
+queries and keys come in segments. A key's `code` has one bit set, that of its segment among the segments of its tile. A
+query's `word` for that tile has the bits of the segments that the query sees. The query sees the key where the two
+share a bit, so that no mask over pairs of tokens is ever held. A key that a call masks out loses its bit, and a call
+may also mask pairs of segments.
 """
 
 import functools
@@ -14,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 NOBODY = -1  # the segment of padding: no query sees it
-SKIP, FULL, MASKED = 0, 1, 2  # kinds of pairs: nothing is visible, everything, some
-BITS = 31  # of an int32, its sign left alone
+SKIP, FULL, MASKED = 0, 1, 2  # kinds of pairs of tiles: nothing is visible, everything, some
+BITS = 31  # bits of an int32 that are used; its sign is left alone
 
 
 class Visible(NamedTuple):
-    """What of the listed pairs is visible in one call. G: 1, or samples of the batch."""
+    """Visibility inside the listed pairs in one call. G is 1, or the number of samples in the batch."""
 
     kinds: jax.Array  # int32 [G, P]
     words: jax.Array  # int32 [tiles of keys, W, Lq]
@@ -27,17 +28,18 @@ class Visible(NamedTuple):
 
 
 class Tiles:
-    """Pairs of tiles of bool `seen` [segments of queries, segments of keys].
+    """The P listed pairs of tiles under bool `seen` [segments of queries, segments of keys].
 
-    queries [Lq], keys [Lk]: each token's segment; of whole tiles of `tile` (queries, keys) tokens. Keys may be NOBODY.
+    queries [Lq] and keys [Lk] name each token's segment; both are whole numbers of tiles of `tile` (queries, keys)
+    tokens. Keys may be NOBODY.
     """
 
     def __init__(self, seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, tile: tuple[int, int]):
         self.seen, self.queries, self.keys, self.tile = seen, queries, keys, tile
         self._rows, columns = (segments.reshape(-1, side) for segments, side in zip((queries, keys), tile, strict=True))
         present = [np.unique(tile[tile != NOBODY]) for tile in columns]
-        self.words = -(-max(1, *map(len, present)) // BITS)
-        self._segments = np.full((len(columns), self.words * BITS), NOBODY)  # that the bits of a tile's words stand for
+        self.words = -(-max(1, *map(len, present)) // BITS)  # per query and tile of keys
+        self._segments = np.full((len(columns), self.words * BITS), NOBODY)  # the segment of each bit, by tile of keys
         self._codes = np.zeros((self.words, len(keys)), np.int32)
         for tile, found in enumerate(present):
             self._segments[tile, :len(found)] = found
@@ -47,18 +49,18 @@ class Tiles:
         self._padded = (columns == NOBODY).any(axis=1)
         listed = self._kinds(seen) != SKIP
         self.computed = int(listed.sum())
-        # A tile that nobody sees or that sees nobody: one empty step, which writes zeros.
+        # A tile that nobody sees, or that sees nobody, gets one empty step, which writes zeros.
         listed[0] |= ~listed.any(axis=0)
         listed[:, 0] |= ~listed.any(axis=1)
-        self.rows, self.columns = (x.astype(np.int32) for x in np.nonzero(listed))
+        self.rows, self.columns = (x.astype(np.int32) for x in np.nonzero(listed))  # tiles of queries, of keys; [P]
 
     @functools.cached_property
     def by_column(self) -> np.ndarray:
-        """int [P]: the pairs in the order of the backward pass, column by column."""
+        """Indices of the pairs in the order of the backward pass, column by column; int [P]."""
         return np.lexsort((self.rows, self.columns))
 
     def _kinds(self, seen):
-        """int32 [tiles of queries, tiles of keys]; numpy or traced."""
+        """Finds the kind of every pair of tiles: int32 [tiles of queries, tiles of keys]; `seen` may be traced."""
         real = self._segments != NOBODY
         sees = seen[:, self._segments] & real  # [segments of queries, tiles of keys, bits]
         some, every = sees.any(axis=-1), (sees == real).all(axis=-1) & ~self._padded
@@ -68,9 +70,12 @@ class Tiles:
         every = backend.stack([every[row].all(axis=0) for row in inside])
         return backend.where(every, FULL, backend.where(some, MASKED, SKIP)).astype(np.int32)
 
-    def visible(self, valid=None, drawn=None) -> Visible:
-        """valid: bool [B, Lk] of keys; drawn: bool like `seen`, of the pairs that remain."""
-        seen = self.seen if drawn is None else drawn & self.seen
+    def visible(self, valid=None, segment_mask=None) -> Visible:
+        """Computes the visibility of one call.
+
+        valid: bool [B, Lk], the keys that remain; segment_mask: bool like `seen`, the pairs of segments that remain.
+        """
+        seen = self.seen if segment_mask is None else segment_mask & self.seen
         kinds, codes = self._kinds(seen)[None, self.rows, self.columns], self._codes[None]
         if valid is not None:
             of_tile = valid.reshape(len(valid), -1, self.tile[1])
@@ -80,12 +85,12 @@ class Tiles:
         return Visible(kinds, self._words(seen), codes)
 
     def pieces(self, most: int) -> list["Tiles"]:
-        """The same for stretches of the queries, of about equal length and at most `most` tokens (or one tile)."""
+        """Splits the queries into stretches of about equal length and at most `most` tokens (or one tile)."""
         count = -(-len(self._rows) // max(1, most // self.tile[0]))
         return [Tiles(self.seen, rows.reshape(-1), self.keys, self.tile) for rows in np.array_split(self._rows, count)]
 
     def _words(self, seen):
-        """int32 [tiles of keys, W, Lq]."""
+        """Packs the segments that each query sees into bits: int32 [tiles of keys, W, Lq]."""
         bits = (seen[:, self._segments] & (self._segments != NOBODY)).reshape(len(seen), -1, self.words, BITS)
         words = (bits.astype(np.int32) << np.arange(BITS, dtype=np.int32)).sum(axis=-1, dtype=np.int32)
         return words.transpose(1, 2, 0)[:, :, self.queries]

@@ -1,1 +1,1 @@
-"""Flow matching: noise levels, solvers, skipped steps, guidance."""
+"""Flow matching: noise levels, solvers, skipped steps."""

@@ -1,15 +1,15 @@
-"""Flow matching: noise levels, their loss weights, the interpolation and how levels are drawn in training.
+"""Flow matching: noise levels, their loss weights, the interpolation and how training samples levels.
 
     x = (1 - sigma) x0 + sigma eps        target velocity v = eps - x0        timestep = 1000 sigma
 
-sigma = 1 is noise. A level is an integer index into tables of 1000 entries; index 0 is the noisiest. The
-papers count the other way, with a data time t = 1 on clean data. The two meet before the shift:
+sigma = 1 is noise. A level is an integer index into tables of 1000 entries; index 0 is the noisiest. Papers count the
+other way, with a data time t that is 1 on clean data. The two meet before the shift:
 
     t = index / 1000        sigma = shift (1 - t) / (1 + (shift - 1) (1 - t))
 
-so the paper's Flash, t_video = 1 - Beta(7, 1) (DreamZero Eq. 5), is `alpha=7, beta=1` here, and the released
-code's is `alpha=3, beta=1`: index = 1000 (1 - r) with r ~ Beta(alpha, beta), and the mean of t is
-beta / (alpha + beta), 0.125 and 0.25. (The paper's Algorithm 1 prints Beta(7, 1) without the "1 -": a slip.)
+The Flash schedule of arXiv 2602.15922, t_video = 1 - Beta(7, 1) (Eq. 5), is therefore `alpha=7, beta=1` here, and its
+released code uses `alpha=3, beta=1`: index = 1000 (1 - r) with r ~ Beta(alpha, beta). The mean of t is
+beta / (alpha + beta), 0.125 and 0.25. (Algorithm 1 of the paper prints Beta(7, 1) without the "1 -": a slip.)
 """
 
 from typing import NamedTuple
@@ -23,11 +23,11 @@ SCHEDULES = ("coupled", "high_noise", "decoupled")
 
 
 class NoiseLevels(NamedTuple):
-    """Tables over level indices, noisiest first; each float32 [count]."""
+    """Tables over level indices, noisiest first; each is float32 [count]."""
 
     sigmas: np.ndarray
     timesteps: np.ndarray  # 1000 sigma
-    weights: np.ndarray  # loss weights, mean 1
+    weights: np.ndarray  # of the loss; their mean is 1
 
 
 def shifted(sigma, shift: float):
@@ -36,39 +36,33 @@ def shifted(sigma, shift: float):
 
 
 def noise_levels(shift: float = 5.0, count: int = 1000) -> NoiseLevels:
-    """Training levels: `count` even steps from 1 to above 0, shifted; weights are a bell around t = 500."""
+    """Makes the training levels: `count` even steps from 1 to above 0, shifted; weights are a bell around t = 500."""
     sigmas = shifted(np.linspace(1, 0, count + 1)[:-1], shift)
     timesteps = 1000 * sigmas
     bell = np.exp(-2 * ((timesteps - 500) / 1000) ** 2)
     above = bell - bell.min()
-    weights = above * count / above.sum() if count > 1 else np.ones(1)  # of one level nothing is above it
+    weights = above * count / above.sum() if count > 1 else np.ones(1)  # a single level is its own minimum
     return NoiseLevels(*(table.astype(np.float32) for table in (sigmas, timesteps, weights)))
 
 
 def nearest_level(levels: NoiseLevels, timestep) -> jax.Array:
-    """Index of the level with the nearest timestep (the noisier of two as near); int32, timestep's shape."""
+    """Finds the index of the level with the nearest timestep (the noisier of two as near); int32, timestep's shape."""
     distance = jnp.abs(jnp.asarray(timestep, jnp.float32)[..., None] - levels.timesteps)
     return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
 def add_noise(clean: jax.Array, noise: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Interpolates; sigma's shape is the leading part of clean's ([B, F] against [B, F, h, w, C])."""
+    """Interpolates data and noise; sigma's shape is the leading part of clean's ([B, F] against [B, F, h, w, C])."""
     sigma = sigma.reshape(sigma.shape + (1,) * (clean.ndim - sigma.ndim))
     return (1 - sigma) * clean + sigma * noise
 
 
 def velocity(clean: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the model predicts: d x / d sigma."""
+    """The velocity that the model learns to predict, d x / d sigma."""
     return noise - clean
 
 
-def clean_from_velocity(noisy: jax.Array, predicted: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The clean data that a velocity implies, x0 = x - sigma v; sigma as in `add_noise`."""
-    sigma = sigma.reshape(sigma.shape + (1,) * (noisy.ndim - sigma.ndim))
-    return noisy - sigma * predicted
-
-
-def draw_levels(
+def sample_levels(
     key: jax.Array,
     *,
     num_blocks: int,
@@ -79,12 +73,13 @@ def draw_levels(
     beta: float,
     count: int = 1000,
 ) -> tuple[jax.Array, jax.Array]:
-    """Level indices of one sample: int32 [F] for latent frames, int32 [N] for actions; vmap it over keys.
+    """Samples the level indices of one example: int32 [F] for latent frames, int32 [N] for actions.
 
-    The first frame has its own draw and the frames of a block share one. By schedule:
+    The first frame has a level of its own and the frames of a block share one. By schedule:
         coupled      uniform; a block's actions have the level of its frames
         high_noise   as coupled, but index = count (1 - r), r ~ Beta(alpha, beta)
         decoupled    video as high_noise, every action token uniform on its own (Flash)
+    Raises ValueError on another schedule. For a batch, vmap it over keys.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"noise.schedule = {schedule!r}: expected one of {', '.join(SCHEDULES)}")
@@ -103,7 +98,7 @@ def draw_levels(
 
 
 def _beta_levels(key: jax.Array, shape: tuple, alpha: float, beta: float, count: int) -> jax.Array:
-    """int32 of `shape`: floor(count (1 - r)), r ~ Beta(alpha, beta), by inverting its distribution function.
+    """Samples int32 of `shape`, floor(count (1 - r)) with r ~ Beta(alpha, beta), by the inverse distribution function.
 
     The table P(index < k) is exact and compiles in no time; `jax.random.beta` takes seconds.
     """

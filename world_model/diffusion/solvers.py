@@ -1,12 +1,12 @@
-"""Samplers of the flow-matching ODE as pure functions of a step index, usable inside `lax.scan`.
+"""Solvers of the flow-matching ODE as pure functions of a step index, usable inside `lax.scan`.
 
     solver = make_solver("unipc", steps=16)
     carry = solver.init(noise)
     for i in range(steps):  # or lax.scan: i may be traced
         noise, carry = solver.step(i, model(noise, solver.timesteps[i]), noise, carry)
 
-Every step of UniPC is linear in the sample and the last clean-data predictions, so its coefficients are
-tables, worked out once in float64.
+Every step of UniPC is linear in the sample and the last clean-data predictions, so its coefficients are tables, which
+are worked out once in float64.
 """
 
 import dataclasses
@@ -19,9 +19,10 @@ from world_model.diffusion.flow_matching import shifted
 
 
 def inference_sigmas(steps: int, shift: float = 5.0, final_sigma: float = 0.0) -> np.ndarray:
-    """float64 [steps + 1] from the second-noisiest training level (index 1 of 1000) down to `final_sigma`.
+    """Returns float64 [steps + 1], from the second-noisiest training level (index 1 of 1000) down to `final_sigma`.
 
-    A final_sigma above 0 squeezes the whole range (DreamZero-Flash leaves the video at 0.8, actions go to 0).
+    A final_sigma above 0 squeezes the whole range (the Flash variant of arXiv 2602.15922 leaves the video at 0.8 while
+    actions go to 0).
     """
     sigmas = np.append(shifted(np.linspace(0.999, 0, steps + 1)[:-1], shift), 0.0)
     return final_sigma + sigmas * (sigmas[0] - final_sigma) / sigmas[0]
@@ -35,17 +36,17 @@ class Euler:
     timesteps: np.ndarray  # int32 [steps]: what the model is told, 1000 sigma truncated
 
     def init(self, sample: jax.Array) -> tuple:
-        """Nothing to remember."""
+        """Returns an empty carry: there is nothing to remember."""
         return ()
 
     def step(self, i, velocity: jax.Array, sample: jax.Array, carry: tuple) -> tuple[jax.Array, tuple]:
-        """Sample at sigmas[i] and its velocity -> sample at sigmas[i + 1]."""
+        """Moves the sample at sigmas[i] along its velocity to sigmas[i + 1]."""
         return sample + jnp.asarray(np.diff(self.sigmas), jnp.float32)[i] * velocity, carry
 
 
 @dataclasses.dataclass(frozen=True)
 class UniPC:
-    """UniPC (Zhao et al. 2023), order 2, B2(h), clean-data prediction, first and last step of order 1."""
+    """UniPC (arXiv 2302.04867) of order 2 with B2(h) and clean-data prediction; first and last step are of order 1."""
 
     sigmas: np.ndarray  # float64 [steps + 1]
     timesteps: np.ndarray  # int32 [steps]: what the model is told, 1000 sigma truncated
@@ -53,7 +54,7 @@ class UniPC:
     corrector: np.ndarray  # float64 [steps, 4]: weights of the last sample, x0 one and two steps back, x0 now
 
     def init(self, sample: jax.Array) -> tuple:
-        """(sample of the last step, its x0, the x0 before). Zeros are never read: their weights are 0."""
+        """Returns (sample of the last step, its x0, the x0 before). The zeros have weight 0 in the first steps."""
         return sample, jnp.zeros_like(sample), jnp.zeros_like(sample)
 
     def step(self, i, velocity: jax.Array, sample: jax.Array, carry: tuple) -> tuple[jax.Array, tuple]:
@@ -67,7 +68,7 @@ class UniPC:
 
 
 def make_solver(name: str, steps: int, shift: float = 5.0, final_sigma: float = 0.0) -> Euler | UniPC:
-    """Raises ValueError on an unknown name, no steps, or a final_sigma outside [0, 1)."""
+    """Makes a solver by name. Raises ValueError on an unknown name, no steps, or a final_sigma outside [0, 1)."""
     if steps < 1:
         raise ValueError(f"solver_steps = {steps}: at least 1 is needed")
     if not 0 <= final_sigma < 1:
@@ -82,10 +83,10 @@ def make_solver(name: str, steps: int, shift: float = 5.0, final_sigma: float = 
 
 
 def _unipc_tables(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predictor [steps, 3] and corrector [steps, 4] weights."""
+    """Returns the weights of the predictor [steps, 3] and of the corrector [steps, 4]."""
     steps = len(sigmas) - 1
     predictor, corrector = np.zeros((steps, 3)), np.zeros((steps, 4))
-    corrector[0, 0] = 1  # nothing to correct with: the first sample stays
+    corrector[0, 0] = 1  # the first sample stays, because there is nothing to correct it with
     for i in range(steps):
         order = 1 if i in (0, steps - 1) else 2
         predictor[i] = _predict(sigmas, i, order)
@@ -95,9 +96,9 @@ def _unipc_tables(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interval(sigmas: np.ndarray, i: int) -> tuple[float, float, float, float]:
-    """(sigma ratio, weight k of the clean data, h, r) of the step i -> i + 1.
+    """Returns (sigma ratio, weight k of the clean data, h, r) of the step i -> i + 1.
 
-    h is the step in log signal-to-noise, r the step before over it (negative). With alpha = 1 - sigma,
+    h is the step in log signal-to-noise, and r is the step before divided by it (negative). With alpha = 1 - sigma,
     k = alpha (1 - exp(-h)) = 1 - ratio, which stays finite on the last step to sigma = 0.
     """
     def log_snr(sigma):
@@ -111,14 +112,14 @@ def _interval(sigmas: np.ndarray, i: int) -> tuple[float, float, float, float]:
 
 
 def _predict(sigmas: np.ndarray, i: int, order: int) -> tuple[float, float, float]:
-    """Weights of (x_i, x0_i, x0_(i-1)) in x_(i+1): x0 held, plus half its slope over the step (UniP, B2)."""
+    """Weighs (x_i, x0_i, x0_(i-1)) in x_(i+1): x0 is held, plus half its slope over the step (UniP, B2)."""
     ratio, k, _, r = _interval(sigmas, i)
     slope = 0.5 * k / r if order == 2 else 0.0
     return ratio, k - slope, slope
 
 
 def _correct(sigmas: np.ndarray, i: int, order: int) -> tuple[float, float, float, float]:
-    """Weights of (x_i, x0_i, x0_(i-1), x0_(i+1)) in the corrected x_(i+1) (UniC, B2)."""
+    """Weighs (x_i, x0_i, x0_(i-1), x0_(i+1)) in the corrected x_(i+1) (UniC, B2)."""
     ratio, k, h, r = _interval(sigmas, i)
     if order == 1:
         return ratio, 0.5 * k, 0.0, 0.5 * k

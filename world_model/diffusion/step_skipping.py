@@ -1,7 +1,8 @@
-"""Solver steps that reuse the last prediction in place of a new one (facts/dreamzero.md, d: DiT-step skipping).
+"""Solver steps that reuse the last prediction instead of making a new one (the DiT cache of arXiv 2602.15922, Table 1).
 
-A skipped step still moves the sample. Which steps run is either a table or decided on the way: a prediction that
-hardly turns any more is taken for those to come.
+A skipped step still moves the sample. Which steps run is either written in a table or decided on the way: once a
+prediction hardly turns any more, it stands for those to come. Tables and thresholds are those of the paper's released
+code at commit ab790c1 (`lazy_joint_video_action`; NUM_DIT_STEPS and DYNAMIC_CACHE_SCHEDULE choose among them).
 """
 
 import dataclasses
@@ -10,31 +11,31 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-# Of 16 steps, those that run, by their number; as released.
+# How many of 16 steps run -> which of them.
 STATIC = {5: (0, 1, 2, 7, 12), 6: (0, 1, 5, 10, 14, 15), 7: (0, 1, 2, 6, 10, 14, 15), 8: (0, 1, 2, 6, 10, 13, 14, 15)}
 STATIC_STEPS = 16
-THRESHOLDS = ((0.95, 3), (0.93, 1))  # (cosine, steps) of `Adaptive`, as released
+THRESHOLDS = ((0.95, 3), (0.93, 1))  # (cosine, steps) of `Adaptive`
 
 
 class Skipping(Protocol):
-    """Decides inside `lax.scan`."""
+    """A rule that decides inside `lax.scan` which steps run."""
 
     def planned(self, steps: int) -> tuple[bool, ...] | None:
-        """Whether each step runs; None where that is decided on the way."""
+        """Tells of each step whether it runs; None where that is decided on the way."""
 
     def init(self, video: jax.Array):
-        """What is remembered before the first step; video: like a prediction [B, n, h, w, C]."""
+        """Makes the memory before the first step; video: an array like a prediction [B, n, h, w, C]."""
 
     def decide(self, i, memory) -> tuple:
-        """(whether step i runs, bool or traced; memory)."""
+        """Returns (whether step i runs, bool or traced; memory)."""
 
     def note(self, memory, video: jax.Array):
-        """A new prediction has been made."""
+        """Notes a new prediction; returns the memory with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Never:
-    """Every step runs."""
+    """Skips nothing."""
 
     def planned(self, steps):
         return (True,) * steps
@@ -51,9 +52,9 @@ class Never:
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """The steps of a table run."""
+    """Runs the steps of a table."""
 
-    runs: tuple[bool, ...]  # of every step; the first must
+    runs: tuple[bool, ...]  # whether each step runs; the first must
 
     def planned(self, steps):
         return self.runs
@@ -69,21 +70,21 @@ class Static:
 
 
 class Memory(NamedTuple):
-    """Of `Adaptive`."""
+    """What `Adaptive` remembers between steps."""
 
-    last: jax.Array  # video prediction, the newest
-    before: jax.Array  # the one before it
-    made: jax.Array  # int32, predictions so far
+    last: jax.Array  # the newest video prediction
+    before: jax.Array  # the video prediction before it
+    count: jax.Array  # int32, predictions so far
     left: jax.Array  # int32, steps still to be skipped
-    forced: jax.Array  # bool: the next step that is not skipped runs, whatever the cosine says
+    forced: jax.Array  # bool, whether the next step that is not skipped runs whatever the cosine says
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive:
     """Skips while the last two video predictions point the same way.
 
-    thresholds: (cosine, steps), highest first: above the cosine this step and `steps` more are skipped, then one runs.
-    In a batch the least similar sample decides, because all step together.
+    thresholds: pairs (cosine, steps), highest first. Above the cosine this step and `steps` more are skipped, then one
+    runs. In a batch the least similar sample decides, because all samples step together.
     """
 
     thresholds: tuple[tuple[float, int], ...] = THRESHOLDS
@@ -100,18 +101,20 @@ class Adaptive:
         more = jnp.int32(0)
         for cosine, steps in reversed(self.thresholds):  # a step is skipped itself: steps + 1
             more = jnp.where(similar > cosine, steps + 1, more)
-        free = (memory.made >= 2) & (memory.left == 0) & ~memory.forced
+        free = (memory.count >= 2) & (memory.left == 0) & ~memory.forced
         left = jnp.where(free, more, memory.left)
         run = left == 0
         return run, memory._replace(left=jnp.maximum(left - 1, 0), forced=~run)
 
     def note(self, memory: Memory, video) -> Memory:
-        return memory._replace(last=video, before=memory.last, made=memory.made + 1)
+        return memory._replace(last=video, before=memory.last, count=memory.count + 1)
 
 
 def make_skipping(name: str, steps: int, thresholds: tuple = THRESHOLDS) -> Skipping:
-    """"none", "adaptive" (with those thresholds) or a number of STATIC. Raises ValueError on another name, a table of
-    other steps, or thresholds that do not fall."""
+    """Makes the rule of a name: "none", "adaptive" (with `thresholds`) or a number of STATIC.
+
+    Raises ValueError on another name, on another number of steps than a table's, or on thresholds that do not fall.
+    """
     if name == "none":
         return Never()
     if name == "adaptive":
@@ -127,7 +130,7 @@ def make_skipping(name: str, steps: int, thresholds: tuple = THRESHOLDS) -> Skip
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[B]; 0 where one is zero."""
+    """Cosine between two predictions of each sample, float32 [B]; 0 where one is zero."""
     a, b = (x.reshape(len(x), -1).astype(jnp.float32) for x in (a, b))
     length = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / jnp.maximum(length, 1e-30)

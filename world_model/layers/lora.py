@@ -1,8 +1,8 @@
 """Low-rank adapters (arXiv 2106.09685): a linear's kernel W acts as W + alpha / rank A B.
 
-A [inputs, rank] begins uniform in 1 / sqrt(inputs), B [rank, outputs] at zero: the model begins as its base. They are
-parameters like others, `<linear>.lora_a` and `<linear>.lora_b`; optimizer.trainable says what trains, and moments exist
-for that alone.
+A [inputs, rank] begins uniform within 1 / sqrt(inputs) and B [rank, outputs] at zero, so the model begins as its base.
+Both are parameters like others, `<linear>.lora_a` and `<linear>.lora_b`; optimizer.trainable says what trains, and
+moments exist for that alone.
 """
 
 import re
@@ -16,28 +16,28 @@ initial = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def adapted(make_layer: Callable, linear: type, pattern: str, rank: int, alpha: float) -> Callable:
-    """make_layer(rngs=...) whose modules of type `linear` with a path that matches `pattern` get adapters.
+    """Wraps make_layer(rngs=...): modules of type `linear` whose path matches `pattern` get adapters.
 
-    Raises ValueError where none does.
+    What it returns raises ValueError where no path matches.
     """
     def make(*, rngs: nnx.Rngs) -> nnx.Module:
-        block = make_layer(rngs=rngs)
-        paths = {".".join(map(str, path)): node for path, node in nnx.iter_graph(block) if isinstance(node, linear)}
+        layer = make_layer(rngs=rngs)
+        paths = {".".join(map(str, path)): node for path, node in nnx.iter_graph(layer) if isinstance(node, linear)}
         found = [node for path, node in paths.items() if re.search(pattern, path)]
         if not found:
-            raise ValueError(f"model.lora_pattern = {pattern!r} matches none of a block's linears: {', '.join(paths)}")
+            raise ValueError(f"model.lora_pattern = {pattern!r} matches none of a layer's linears: {', '.join(paths)}")
         for node in found:
             inputs, outputs = node.kernel.shape
             node.lora_a = nnx.Param(initial(rngs.params(), (inputs, rank)))
             node.lora_b = nnx.Param(jax.numpy.zeros((rank, outputs)))
             node.lora_scale = alpha / rank
-        return block
+        return layer
 
     return make
 
 
 def merge(params: Mapping[str, jax.Array], alpha: float) -> dict[str, jax.Array]:
-    """Flat parameters with every adapter added to its kernel, float32; stacked layers too."""
+    """Adds every adapter to its kernel, in float32, and returns the other flat parameters; layers may be stacked."""
     merged = {name: x for name, x in params.items() if not ADAPTER.search(name)}
     for name in [name for name in params if name.endswith(".lora_a")]:
         linear = name.removesuffix(".lora_a")

@@ -1,8 +1,8 @@
-"""Products of tokens with the weights of a block's linears (`train.matmul`): as they are, or in int8.
+"""Products of tokens with the weights of a layer's linears (`train.matmul`): as they are, or in int8.
 
-In int8 a TPU multiplies twice as fast as in bfloat16. Each token and each column of a weight is scaled by its largest
-magnitude and rounded to 255 levels on the way forward; gradients are those of the unrounded product (straight through),
-in the compute dtype. For training alone: evaluation, rollouts and exports multiply plainly.
+In int8 a TPU multiplies twice as fast as in bfloat16. The forward pass scales each token and each column of a weight by
+its largest magnitude and rounds it to 255 levels; gradients are those of the unrounded product (straight through), in
+the compute dtype. Only training uses it: evaluation, rollouts and exports multiply plainly.
 """
 
 import jax
@@ -12,9 +12,9 @@ LEVELS = 127  # of int8, on each side of zero
 
 
 def plain(x, kernel):
-    """x [..., inputs] @ kernel [inputs, outputs].
+    """Multiplies x [..., inputs] by kernel [inputs, outputs].
 
-    Batch and tokens are merged first: the kernel's gradient then sums over one axis and the compiler need not
+    Batch and tokens are merged first, so that the kernel's gradient sums over one axis and the compiler need not
     transpose a copy of x for it. On several devices both may be sharded, and merging them would gather.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -25,7 +25,7 @@ def plain(x, kernel):
 
 @jax.custom_vjp
 def int8(x, kernel):
-    """As `plain`, of rounded numbers; sums in int32."""
+    """Multiplies like `plain`, but rounds both sides to int8 and sums in int32."""
     (tokens, token_scales), (weights, weight_scales) = rounded(x, axis=-1), rounded(kernel, axis=0)
     sums = jax.lax.dot_general(tokens, weights, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
     return (sums.astype(jnp.float32) * token_scales * weight_scales).astype(x.dtype)
@@ -43,7 +43,7 @@ int8.defvjp(_forward, _backward)
 
 
 def rounded(x, axis: int):
-    """(int8 numbers, their float32 scales along `axis`): x is about numbers x scales."""
+    """Rounds x to (int8 numbers, float32 scales along `axis`), whose product is about x."""
     scales = jnp.max(jnp.abs(x), axis=axis, keepdims=True).astype(jnp.float32) / LEVELS
     scales = jnp.where(scales > 0, scales, 1.0)
     return jnp.round(x.astype(jnp.float32) / scales).astype(jnp.int8), scales
@@ -53,7 +53,7 @@ PRODUCTS = {"plain": plain, "int8": int8}
 
 
 def get_product(name: str):
-    """Raises ValueError listing the names where `name` is none of them."""
+    """Returns the product of a name. Raises ValueError listing the names where `name` is none of them."""
     if name not in PRODUCTS:
         raise ValueError(f"train.matmul = {name!r}: there are {', '.join(PRODUCTS)}")
     return PRODUCTS[name]

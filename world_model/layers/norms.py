@@ -1,4 +1,4 @@
-"""Normalisation of a block's activations, in float32."""
+"""Normalisation of activations, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ EPS = 1e-6
 
 
 def layer_norm(x):
-    """LayerNorm without affine parameters, statistics in float32."""
+    """Applies LayerNorm without affine parameters; statistics are float32."""
     return normalised(x.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.custom_vjp
 def normalised(x):
-    """x less its mean, over its standard deviation, along the last axis."""
+    """Subtracts the mean of x and divides by its standard deviation, along the last axis."""
     return _normalise(x)[0]
 
 
@@ -25,7 +25,7 @@ def _normalise(x):
 
 
 def _normalise_back(kept, gradient):
-    """Both of its sums are of what is at hand at once: one pass. The chain rule, step by step, takes three."""
+    """Gradient of `normalised`. Both of its sums are known in one pass; the chain rule, step by step, takes three."""
     x, factor = kept
     y = (x - x.mean(axis=-1, keepdims=True)) * factor
     mean = gradient.mean(axis=-1, keepdims=True)
@@ -37,7 +37,7 @@ normalised.defvjp(_normalise, _normalise_back)
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm in float32, scale and bias too."""
+    """LayerNorm with scale and bias, in float32."""
 
     def __init__(self, dim: int):
         self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
@@ -47,7 +47,7 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """RMS normalisation in float32, then scale, over the last axis: for q and k the whole D, before the head split."""
+    """RMS normalisation over the last axis in float32, then scale. For q and k that is D, before the head split."""
 
     def __init__(self, dim: int, scale: float = 1.0):
         self.scale = nnx.Param(jnp.full(dim, scale))

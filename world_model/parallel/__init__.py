@@ -1,1 +1,1 @@
-"""Where arrays live on a mesh, and what the backward pass keeps."""
+"""Parallel training: where arrays live on a mesh, and what the backward pass keeps."""

@@ -1,10 +1,9 @@
-"""Where every array lives: one table from logical axes to mesh axes, and what follows from it.
+"""Shardings of every array, from one table of logical axes to mesh axes.
 
-The mesh has four axes: `data` (replicas), `fsdp` (weight shards, also batch shards), `tensor` (attention
-heads and MLP columns) and `context` (sequence). A family names the axes of its parameters, the model those of
-its activations (`constrain`); nobody writes a PartitionSpec elsewhere. In a training step `data`
-and `fsdp` are manual: each device works on its rows, gathers weights where it uses them and scatters their gradients
-(`gathered`). XLA's partitioner (axis type Auto) does the rest.
+The mesh has four axes: `data` (replicas), `fsdp` (weight shards, also batch shards), `tensor` (attention heads and MLP
+columns) and `context` (sequence). A family names the logical axes of its parameters, and the model those of its
+activations (`constrain`). In a training step `data` and `fsdp` are manual: each device works on its rows, gathers
+weights where it uses them and scatters their gradients (`gathered`). XLA's partitioner (axis type Auto) does the rest.
 """
 
 import itertools
@@ -15,9 +14,11 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from world_model.parallel import gather
+
 AXES = ("data", "fsdp", "tensor", "context")
 
-# Logical axis -> mesh axes. `batch` and `tokens` are of activations, the others of parameters.
+# Logical axis -> mesh axes. `batch`, `tokens` and `attention_heads` belong to activations, the others to parameters.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "tokens": ("context",),
@@ -25,23 +26,21 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),  # columns of q, k, v; rows of o
     "attention_heads": ("tensor", "context"),  # inside self-attention: all tokens, some heads (all-to-all)
     "mlp": ("tensor",),  # hidden columns of the MLP
-    "layers": (),  # the scanned axis: sliced in every iteration, so never split
-    "time": (),  # the 6 D columns of the time projection: added to a residual that is not split over D
+    "layers": (),  # the scanned axis: every iteration slices it, so it is never split
+    "time": (),  # the 6 D columns of the time projection: they are added to a residual that is not split over D
 }
 
-# Slices whose chips stand in a torus of three dimensions (`device_kind`).
-TORUS_3D = ("TPU v4", "TPU v5", "TPU v5p", "TPU7x")
-
-# Elements of a weight (4 MiB in float32) that may stay whole where D does not divide by fsdp; more is an
+# A weight of so many elements (4 MiB in float32) may stay whole where D does not divide by fsdp; a larger one is an
 # error.
 SMALL = 2**20
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, context: int = 1, devices=None) -> Mesh:
-    """The (data, fsdp, tensor, context) mesh over `devices` (default: all); one axis may be -1, the rest. Several
-    slices stand along `data`, whose gradients alone then cross the data-centre network.
+    """Makes the (data, fsdp, tensor, context) mesh over `devices` (default: all).
 
-    Raises ValueError where the axes do not multiply to the devices, naming the nearest mesh that does.
+    One axis may be -1 and takes the remaining devices. Several slices stand along `data`, so that only the gradients
+    summed over `data` cross the data-centre network. Raises ValueError where the axes do not multiply to the devices,
+    naming the nearest mesh that does.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _fill([data, fsdp, tensor, context], len(devices))
@@ -50,14 +49,15 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, context: int = 1, 
         raise ValueError(f"mesh.data = {sizes[0]} over {slices} slices: only `data` crosses between slices; "
                          f"nearest: {max(1, round(sizes[0] / slices)) * slices}")
     if slices > 1:
-        arranged = mesh_utils.create_hybrid_device_mesh(
+        grid = mesh_utils.create_hybrid_device_mesh(
             (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
     else:
-        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _fill(sizes: list[int], count: int) -> tuple[int, ...]:
+    """Replaces a -1 among the asked sizes. Raises ValueError where they do not multiply to `count`."""
     free = [i for i, size in enumerate(sizes) if size == -1]
     asked = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -73,7 +73,7 @@ def _fill(sizes: list[int], count: int) -> tuple[int, ...]:
 
 
 def _nearest(sizes: list[int], count: int) -> tuple[int, ...]:
-    """The factorisation of `count` that changes the asked sizes least, by ratio; -1 costs nothing."""
+    """Finds the factorisation of `count` that changes the asked sizes least, by ratio; -1 costs nothing."""
     divisors = [d for d in range(1, count + 1) if count % d == 0]
     whole = [(count // math.prod(rest), *rest) for rest in itertools.product(divisors, repeat=3)
              if count % math.prod(rest) == 0]
@@ -81,7 +81,10 @@ def _nearest(sizes: list[int], count: int) -> tuple[int, ...]:
 
 
 def check_run(mesh: Mesh, *, global_batch_size: int, accumulation: int, num_heads: int) -> None:
-    """Raises ValueError where a microbatch does not divide over the replicas, or heads over `tensor`."""
+    """Checks that a run fits a mesh.
+
+    Raises ValueError where a microbatch does not divide over the replicas, or heads over `tensor`.
+    """
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     least = accumulation * shards
     if global_batch_size % least:
@@ -96,7 +99,7 @@ def check_run(mesh: Mesh, *, global_batch_size: int, accumulation: int, num_head
 
 
 def shardings(axes: dict[str, tuple], shapes: dict[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
-    """{parameter: NamedSharding} from {parameter: logical axes} and {parameter: shape}.
+    """Makes {parameter: NamedSharding} from {parameter: logical axes} and {parameter: shape}.
 
     Raises ValueError naming the parameter where the two disagree or a dimension does not divide.
     """
@@ -107,6 +110,7 @@ def shardings(axes: dict[str, tuple], shapes: dict[str, tuple], mesh: Mesh) -> d
 
 
 def _spec(name: str, logical: tuple, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Makes the spec of one parameter; see `shardings`."""
     if len(logical) != len(shape):
         raise ValueError(f"parameter {name}: {len(logical)} axes {logical} for shape {shape}")
     entries = []
@@ -126,7 +130,7 @@ def _spec(name: str, logical: tuple, shape: tuple[int, ...], mesh: Mesh) -> Part
 
 
 def mesh_axes(logical: str | None) -> tuple[str, ...]:
-    """Mesh axes of a logical axis; () for None. Raises ValueError on a name outside the table."""
+    """Returns the mesh axes of a logical axis; () for None. Raises ValueError on a name outside the table."""
     if logical is not None and logical not in RULES:
         raise ValueError(f"unknown logical axis {logical!r}; there are {sorted(RULES)}")
     return RULES[logical] if logical else ()
@@ -135,8 +139,7 @@ def mesh_axes(logical: str | None) -> tuple[str, ...]:
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Pins an activation to the table's layout; does nothing outside `jax.set_mesh`.
 
-    The compiler pads a dimension that does not divide by its mesh axes (the number of tokens is rarely
-    round).
+    The compiler pads a dimension that does not divide by its mesh axes (the number of tokens is rarely round).
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -148,10 +151,10 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.Array:
-    """A weight as products use it, whole over `fsdp`, inside `train_step`'s manual region; elsewhere the partitioner
-    does it. Transposed, the gather is the scatter that sums the weight's gradient over devices.
+    """Gathers a weight over `fsdp` for its product, inside the train step's manual region.
 
-    weight: this device's share, or the whole where D did not divide. shape: of the whole.
+    Elsewhere the partitioner does it. The transpose of the gather is the scatter that sums the weight's gradient over
+    devices. weight: this device's share, or the whole where D did not divide; shape: that of the whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if "fsdp" not in mesh.manual_axes:
@@ -159,46 +162,26 @@ def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.A
     ways = mesh.shape["fsdp"]
     for axis, name in enumerate(logical):
         if name == "embed" and ways > 1 and weight.shape[axis] * ways == shape[axis]:
-            return gather(weight, axis, mesh)
+            return gather.gather(weight, axis, mesh)
     return weight
-
-
-def gather(weight: jax.Array, axis: int, mesh) -> jax.Array:
-    """All-gather over `fsdp`, in as many stages as the network needs."""
-    ways = mesh.shape["fsdp"]
-    stages = gather_stages(ways, mesh.abstract_device.device_kind)
-    devices = np.arange(ways).reshape(stages)
-    for stage in reversed(range(len(stages))):
-        groups = np.moveaxis(devices, stage, -1).reshape(-1, stages[stage]).tolist()
-        weight = jax.lax.all_gather(weight, "fsdp", axis=axis, tiled=True, axis_index_groups=groups)
-    return weight
-
-
-def gather_stages(ways: int, device_kind: str) -> tuple[int, ...]:
-    """Groups of how many devices exchange, last first.
-
-    A torus of three dimensions has no scatter of its own: XLA makes an all-reduce of padded slices of one over the
-    whole, twice the bytes. Over a plane and then a line it is two real ones, and the bytes are the same as of one.
-    """
-    return (ways // 4, 4) if device_kind in TORUS_3D and ways >= 16 and ways % 4 == 0 else (ways,)
 
 
 def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
-    """The part of a spec that speaks of some mesh axes."""
+    """Returns a spec without all mesh axes but `axes`."""
     kept = [tuple(a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a in axes) for entry in spec]
     return PartitionSpec(*(entry or None for entry in kept))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """TimestepRows over (data, fsdp), every other axis whole."""
+    """Returns the sharding of a batch: rows over (data, fsdp), every other axis whole."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
 def host_share(mesh: Mesh) -> tuple[int, int]:
-    """(index, count): which share of the global batch this host loads. Hosts holding the same rows load the
-    same.
+    """Returns (index, count): which share of the global batch this host loads.
 
-    Raises ValueError where two hosts' rows overlap without being equal (no loader can feed that).
+    Hosts that hold the same rows load the same. Raises ValueError where two hosts' rows overlap without being equal,
+    because no loader can feed that.
     """
     count = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     held: dict[int, set[int]] = {}
@@ -208,7 +191,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
 
 
 def share_of(held: dict[int, set[int]], process: int) -> tuple[int, int]:
-    """`host_share` from {process: the batch shards its devices hold}."""
+    """Computes `host_share` for a process from {process: the batch shards that its devices hold}."""
     shares = sorted({tuple(sorted(rows)) for rows in held.values()})
     if sum(map(len, shares)) != len(set().union(*shares)) or len({len(share) for share in shares}) != 1:
         raise ValueError(f"hosts hold overlapping or unequal batch shards: {shares}; choose mesh axes so "
@@ -217,13 +200,13 @@ def share_of(held: dict[int, set[int]], process: int) -> tuple[int, int]:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's rows -> global arrays over the mesh."""
+    """Turns this host's rows into global arrays over the mesh."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
 def describe(params: dict, placed: dict[str, NamedSharding]) -> str:
-    """A table of arrays: name, shape, dtype, spec, bytes in all and on one device, and the totals."""
+    """Formats a table of arrays: name, shape, dtype, spec, MiB in all and on one device, and the totals."""
     rows, total, local = [("array", "shape", "dtype", "spec", "MiB", "MiB/device")], 0, 0
     for name, p in sorted(params.items()):
         size = math.prod(p.shape) * p.dtype.itemsize

@@ -1,1 +1,1 @@
-"""The train step and all that a run keeps: state, optimizer, checkpoints, metrics."""
+"""Training: the train step, and what a run keeps (state, optimizer, checkpoints, metrics)."""

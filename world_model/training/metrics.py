@@ -1,8 +1,8 @@
-"""What a run says of itself: JSON lines in the workdir, a line on the terminal, TensorBoard where asked.
+"""Metrics of a run: JSON lines in the workdir, a line on the terminal, TensorBoard where asked.
 
-Metric names that end in "/sum" and "/count" are a mean in two parts (a noise level that few samples hit):
-they are summed over the steps of a line and logged as their ratio, absent where nothing was counted. Others
-are averaged.
+Metric names that end in "/sum" and "/count" are the two parts of a mean (such as the loss at a noise level that few
+samples hit): each is summed over the steps of a line, and their ratio is logged, or nothing where the count is 0.
+Other metrics are averaged.
 """
 
 import json
@@ -15,25 +15,15 @@ from pathlib import Path
 
 import jax
 
-# Dense bf16 peak of one jax device in FLOP/s, by a part of its device_kind (vendors' data sheets; a v7x chip
-# is two devices). The first match counts.
-PEAK_FLOPS = {
-    "v4": 275e12, "v5 lite": 197e12, "v5e": 197e12, "v5p": 459e12, "v5": 459e12, "v6 lite": 918e12,
-    "v6e": 918e12, "TPU7x": 2307e12 / 2, "v7x": 2307e12 / 2, "H100": 989e12, "H200": 989e12, "A100": 312e12,
-}
+from world_model.analysis.chips import peak_flops
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient norm of a step is NaN or infinite."""
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of one device in bf16; None where it is not known (a CPU)."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part.lower() in device_kind.lower()), None)
+    """Raised where the loss or the gradient norm of a step is NaN or infinite."""
 
 
 class History:
-    """Keeps the metrics of each step on the device until a line is due, then fetches them all at once.
+    """Metrics of the steps, kept on the device until a line is due and then fetched all at once.
 
     Nothing blocks between lines, yet every single step is checked for a loss that is not finite.
     """
@@ -42,11 +32,11 @@ class History:
         self._pending: list[tuple[int, dict, Callable[[], str]]] = []
 
     def add(self, step: int, metrics: dict[str, jax.Array], samples: Callable[[], str]) -> None:
-        """`step` counts from 1; `samples` names the batch's samples, should it be needed."""
+        """Keeps one step's metrics. `step` counts from 1; `samples` names the batch's samples, should it be needed."""
         self._pending.append((step, metrics, samples))
 
     def collect(self, step: int) -> dict[str, float]:
-        """One record by `reduce` of the steps up to `step` that were not collected before; {} without any.
+        """Reduces the steps up to `step` that were not collected before to one record; {} without any.
 
         Waits until `step` has ended. Raises NonFiniteLoss naming the first bad step and its samples.
         """
@@ -61,7 +51,7 @@ class History:
 
 
 def reduce(steps: list[dict]) -> dict[str, float]:
-    """The metrics of several steps as one record: means, and ratios of "/sum" to "/count"."""
+    """Reduces the metrics of several steps to one record: means, and ratios of "/sum" to "/count"."""
     totals = {name: sum(float(step[name]) for step in steps) for name in (steps[0] if steps else {})}
     record = {}
     for name, total in totals.items():
@@ -74,7 +64,7 @@ def reduce(steps: list[dict]) -> dict[str, float]:
 
 
 class Clock:
-    """Speed, and the share of time in which the devices stood still because the next batch was not there.
+    """Meter of speed, and of the share of time in which the devices stand still because the next batch is late.
 
     Waiting in the loader while the devices still compute costs nothing and does not count: a thread notes when each
     step ends, and only the time from then (or from asking, if later) until the batch arrives is waiting.
@@ -83,16 +73,16 @@ class Clock:
     def __init__(self, batch_size: int, flops_per_sample: float, devices: int, now=time.monotonic):
         self._batch_size, self._flops, self._devices = batch_size, flops_per_sample, devices
         self._now, self._pool = now, ThreadPoolExecutor(1)
-        self._steps: list[tuple[int, float, Future]] = []  # not yet measured: step, waited before it, its end
-        self._running: Future | None = None  # end of the newest step
+        self._steps: list[tuple[int, float, Future]] = []  # (step, seconds waited before it, its end), not measured yet
+        self._running: Future | None = None  # the end of the newest step
         self.restart()
 
     def restart(self) -> None:
-        """Measures from now on (compilation has ended)."""
+        """Forgets the time so far, such as that of compilation, and measures from now on."""
         self._start, self._waited = self._now(), 0.0
 
     def next_batch(self, loader) -> dict:
-        """next(loader), timed."""
+        """Returns next(loader) and notes how long the devices waited for it."""
         asked = self._now()
         batch = next(loader)
         if self._running is None:
@@ -102,7 +92,7 @@ class Clock:
         return batch
 
     def started(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Tells of a dispatched step; waits for the one before it, so that at most two are under way."""
+        """Notes a dispatched step; waits for the one before it, so that at most two are under way."""
         before, self._running = self._running, self._pool.submit(self._ended, metrics["loss"])
         self._steps.append((step, self._waited, self._running))
         if before:
@@ -113,8 +103,10 @@ class Clock:
         return self._now()
 
     def measure(self, step: int, steps_left: int) -> dict[str, float]:
-        """samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait and seconds left,
-        from the steps since the last call up to `step`, to the moment when it ended."""
+        """Measures the steps since the last call up to `step`, until the moment when it ended.
+
+        Returns samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait, seconds left.
+        """
         due = [entry for entry in self._steps if entry[0] <= step]
         self._steps = self._steps[len(due):]
         before, self._start = self._start, due[-1][2].result()
@@ -130,37 +122,42 @@ class Clock:
 
 
 class Writer:
-    """One record a line into WORKDIR/metrics.jsonl, on process 0. Lines past `step` (of a run that was killed
-    after its last checkpoint) are dropped, so that the file is one clean history."""
+    """Writer of WORKDIR/metrics.jsonl, one record a line; only process 0 writes.
+
+    Lines past `step`, left by a run that was killed after its last checkpoint, are dropped, so that the file is one
+    clean history.
+    """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool = False):
-        self._file = self._board = None
+        self._file = self._tensorboard = None
         if jax.process_index():
             return
         path = Path(workdir) / "metrics.jsonl"
         if path.exists():
-            keep(path, step)
+            drop_lines_after(path, step)
         self._file = path.open("ab", buffering=0)  # unbuffered: a full disk is an error here, not at close
         if tensorboard:
             from tensorboardX import SummaryWriter
-            self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+            self._tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, record: dict[str, float]) -> None:
+        """Appends one record."""
         if not self._file:
             return
         self._file.write((json.dumps({"step": step, **record}) + "\n").encode())
-        if self._board:
+        if self._tensorboard:
             for name, value in record.items():
-                self._board.add_scalar(name, value, step)
+                self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
-        for sink in (self._file, self._board):
+        """Closes the files."""
+        for sink in (self._file, self._tensorboard):
             if sink:
                 sink.close()
 
 
-def keep(path: Path, step: int) -> None:
-    """Drops the lines past `step`, and a line cut short by a kill."""
+def drop_lines_after(path: Path, step: int) -> None:
+    """Drops the lines past `step`, and a line that a kill cut short."""
     kept = []
     for line in path.read_text().splitlines():
         try:
@@ -174,7 +171,7 @@ def keep(path: Path, step: int) -> None:
 
 
 def progress(step: int, steps: int, record: dict[str, float]) -> str:
-    """The terminal's line of one record."""
+    """Formats one record as a line for the terminal."""
     parts = [f"step {step}/{steps}"]
     for name, label, form in (
         ("video_loss", "video", "{:.4f}"), ("action_loss", "action", "{:.4f}"), ("loss", "loss", "{:.4f}"),

@@ -4,7 +4,7 @@
     opt    {count, mu, nu}        moments of the trained parameters alone
     ema    {name: float32}        average of the trained parameters; only where averaging is on
     step   int32                  optimizer steps done
-    key    uint32 key data        root of every random draw; never advanced: draws fold in the step
+    key    uint32 key data        root of all randomness; it never advances, each step folds in its number
 """
 
 import re
@@ -18,7 +18,7 @@ from world_model.training.optimizer import Optimizer
 
 
 def trained_names(names: Iterable[str], pattern: str) -> tuple[str, ...]:
-    """Parameters whose name holds a match of the regular expression. Raises ValueError where none does."""
+    """Selects the parameters whose name matches the regular expression. Raises ValueError where none does."""
     names = tuple(names)
     found = tuple(name for name in names if re.search(pattern, name))
     if not found:
@@ -28,14 +28,14 @@ def trained_names(names: Iterable[str], pattern: str) -> tuple[str, ...]:
 
 
 def subset(params: dict, names: Iterable[str]) -> dict:
-    """The named entries of a flat dict."""
+    """Selects the named entries of a flat dict."""
     return {name: params[name] for name in names}
 
 
 def create(
     params: dict, optimizer: Optimizer, *, seed: int, trainable: str = ".*", ema: bool = False,
 ) -> dict:
-    """The state at step 0 around given parameters. The average starts from them, never from zero."""
+    """Makes the state of step 0 around given parameters. The average starts from them, never from zero."""
     trained = subset(params, trained_names(params, trainable))
     state = {
         "params": params,
@@ -47,8 +47,7 @@ def create(
 
 
 def abstract_state(make: Callable[[], dict], param_shardings: dict[str, NamedSharding]) -> dict:
-    """Shapes, dtypes and explicit shardings of what `make` would return: what `init_state` and a restore aim
-    at.
+    """Returns shapes, dtypes and shardings of what `make` would return: the target of `init_state` and of a restore.
 
     A moment or an average lies where its parameter lies; scalars and the key are on every device.
     """
@@ -62,23 +61,20 @@ def abstract_state(make: Callable[[], dict], param_shardings: dict[str, NamedSha
 
 
 def init_state(make: Callable[[], dict], target: dict) -> dict:
-    """Runs `make` compiled, each array born in its place: no device holds the whole, no value depends on the
-    mesh."""
+    """Runs `make` compiled, so that each array is born in its place.
+
+    No device holds the whole, and no value depends on the mesh.
+    """
     return jax.jit(make, out_shardings=state_shardings(target))()
 
 
 def state_shardings(target: dict) -> dict:
-    """The shardings of an abstract state."""
+    """Returns the shardings of an abstract state."""
     return jax.tree.map(lambda leaf: leaf.sharding, target)
 
 
-def averaged(state: dict) -> dict:
-    """The parameters to evaluate and export: the average where there is one, the weights elsewhere."""
-    return {**state["params"], **state.get("ema", {})}
-
-
 def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"opt": {"mu": {"a.kernel": x}}} -> {"opt.mu.a.kernel": x}: the names on disk."""
+    """Turns {"opt": {"mu": {"a.kernel": x}}} into {"opt.mu.a.kernel": x}: the names on disk."""
     flat = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -86,7 +82,7 @@ def flatten(tree: dict, prefix: str = "") -> dict:
 
 
 def unflatten(flat: dict, like: dict, prefix: str = "") -> dict:
-    """Inverse of `flatten`, into the structure of `like`."""
+    """Inverts `flatten`, into the structure of `like`."""
     return {name: unflatten(flat, value, f"{prefix}{name}.") if isinstance(value, dict) else
             flat[prefix + name]
             for name, value in like.items()}

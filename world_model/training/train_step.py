@@ -12,8 +12,8 @@ from world_model.parallel.sharding import RULES, batch_sharding
 from world_model.training.optimizer import Optimizer, update_ema
 from world_model.training.state import state_shardings, subset, trained_names
 
-# On a torus of three dimensions XLA makes a gather an all-reduce of padded slices, twice the bytes, unless told so. The
-# others let gathers and scatters run beside the products.
+# On a torus of three dimensions XLA turns a gather into an all-reduce of padded slices, twice the bytes; the
+# second option forbids it. The others let gathers and scatters run beside the products.
 COMPILER_OPTIONS = {"tpu": {
     "xla_enable_async_all_gather": "true",
     "xla_tpu_prefer_async_allgather_to_allreduce": "true",
@@ -29,19 +29,19 @@ def make_train_step(
     ema_decay: float = 0.0, trainable: str = ".*", compute_dtype: str = "float32",
     specs: dict[str, PartitionSpec] | None = None, frozen_specs: tuple[dict, ...] = (),
 ) -> Callable:
-    """(state, batch, *frozen) -> (state, metrics).
+    """Makes the function (state, batch, *frozen) -> (state, metrics).
 
-    loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics): float32 scalars, normalised by `counts`, so that
-    those of microbatches and of devices add up to those of the whole batch. It gets this device's rows, and of
-    a parameter whose spec in `specs` names fsdp this device's share, to be `sharding.gathered`. counts =
-    count_fn(batch) is taken of the whole batch; key is fold_in(state key, step). Metrics gain loss, grad_norm
-    (before clipping), param_norm and learning_rate. frozen: at most one tree of arrays that are neither trained
-    nor saved, the encoders'; frozen_specs are its specs, as `specs` those of the parameters.
+    loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics) gets one device's rows of a microbatch. Where the
+    spec of a parameter in `specs` names fsdp, it gets this device's share, to be `sharding.gathered`. Its results are
+    float32 scalars divided by `counts` = count_fn(whole batch), so that those of microbatches and devices add up to
+    those of the whole batch. key is fold_in(state key, step). Metrics gain loss, grad_norm (before clipping),
+    param_norm and learning_rate. frozen: at most one tree of arrays that are neither trained nor saved, the encoders';
+    frozen_specs holds its specs, as `specs` holds those of the parameters.
     """
 
     def train_step(state: dict, batch: dict, *frozen: dict) -> tuple[dict, dict]:
         trained = subset(state["params"], trained_names(state["params"], trainable))
-        # One cast for all microbatches and all layers: what fsdp gathers is of the compute dtype.
+        # One cast serves all microbatches and all layers, and fsdp then gathers the compute dtype.
         weights = jax.tree.map(lambda p: p.astype(compute_dtype), state["params"])
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         counts = count_fn(batch)
@@ -60,13 +60,15 @@ def make_train_step(
 def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, key, counts: dict,
               accumulation: int = 1, specs: dict[str, PartitionSpec] | None = None,
               frozen: tuple[dict, ...] = (), frozen_specs: tuple[dict, ...] = ()):
-    """((loss, metrics), gradients of `trained`), summed over microbatches and devices.
+    """Returns ((loss, metrics), gradients of `trained`), summed over microbatches and devices.
 
     `data` and `fsdp` are manual here: each device runs loss_fn on its rows, and what crosses the network is what
     `sharding.gathered` and this function say, instead of what the partitioner thinks cheapest.
     """
     def on_rows(weights, batch, key, counts, *frozen):
-        loss_of = lambda chosen, microbatch: loss_fn(weights | chosen, microbatch, key, counts, *frozen)
+        def loss_of(chosen, microbatch):
+            return loss_fn(weights | chosen, microbatch, key, counts, *frozen)
+
         return accumulate(loss_of, {name: weights[name] for name in weights if name in trained}, batch, accumulation)
 
     mesh = jax.sharding.get_abstract_mesh()
@@ -76,9 +78,12 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
     shares = {name: sharding.only(rows, (specs or {}).get(name, PartitionSpec())) for name in weights}
     frozen_shares = jax.tree.map(lambda spec: sharding.only(rows, spec), tuple(frozen_specs))
 
+    def unsummed(name: str) -> tuple[str, ...]:
+        """Mesh axes over which `sharding.gathered` has not summed a parameter's gradient already."""
+        return tuple(axis for axis in rows if axis not in jax.tree.leaves(tuple(shares[name])))
+
     def on_device(*args):
         value, grads = on_rows(*args)
-        unsummed = lambda name: tuple(axis for axis in rows if axis not in jax.tree.leaves(tuple(shares[name])))
         return jax.lax.psum(value, rows), {name: jax.lax.psum(g, unsummed(name)) for name, g in grads.items()}
 
     return jax.shard_map(
@@ -88,8 +93,7 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
 
 
 def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
-    """((loss, metrics), gradients) of loss_of(params, batch), summed in float32 over microbatches by a
-    scan."""
+    """Returns ((loss, metrics), gradients) of loss_of(params, batch), summed in float32 over microbatches by a scan."""
 
     def one(microbatch):
         found, grads = jax.value_and_grad(loss_of, has_aux=True)(params, microbatch)
@@ -100,21 +104,26 @@ def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
     stacked = jax.tree.map(lambda x: split(x, microbatches), batch)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
                          jax.eval_shape(one, jax.tree.map(lambda x: x[0], stacked)))
-    add = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, one(part)), None
+
     return jax.lax.scan(add, zeros, stacked)[0]
 
 
 def split(x: jax.Array, microbatches: int) -> jax.Array:
-    """[B, ...] -> [microbatches, B / microbatches, ...]. Microbatch i takes rows i, i + microbatches, ...: the same
-    ones on any number of devices."""
+    """Splits [B, ...] into [microbatches, B / microbatches, ...].
+
+    Microbatch i takes rows i, i + microbatches, ...: the same ones on any number of devices.
+    """
     return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
 
 def jit_train_step(train_step: Callable, target: dict, *frozen: dict) -> Callable:
-    """Jitted for the layout of the abstract state `target` and of the placed or abstract `frozen`; the state passed in
-    is donated (its buffers reused).
+    """Jits a train step for the layout of the abstract state `target` and of the placed or abstract `frozen`.
 
-    Call it under `jax.set_mesh`, with batches placed by `sharding.put_batch`.
+    The state that it is called with is donated (its buffers are reused). Call it under `jax.set_mesh`, with batches
+    placed by `sharding.put_batch`.
     """
     placed = state_shardings(target)
     mesh = target["step"].sharding.mesh

@@ -85,7 +85,7 @@ class DreamZeroObjective(Objective):
     def levels(self, keys):
         """Level indices int32 [B, F] and [B, N]."""
         layout = self.model.spec.layout
-        draw = lambda key: flow_matching.draw_levels(
+        draw = lambda key: flow_matching.sample_levels(
             key, num_blocks=layout.num_blocks, frames_per_block=layout.frames_per_block,
             actions_per_block=layout.actions_per_block, schedule=self.schedule, alpha=self.video_alpha,
             beta=self.video_beta)

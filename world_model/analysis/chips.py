@@ -1,4 +1,4 @@
-"""Published figures of accelerators: what a plan is reckoned with."""
+"""Published figures of accelerators. Planning, metrics and benchmarks read them here."""
 
 import dataclasses
 
@@ -15,16 +15,16 @@ class Chip:
     dollars_per_hour: float | None  # on demand, list price in us-central where there is one
     kind: str  # `device_kind` in JAX
     dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network
-    kernel_efficiency: dict[str, float] | None = None  # of the peak, by attention kernel; None: not looked at
+    kernel_efficiency: dict[str, float] | None = None  # share of the peak, by attention kernel; None: not looked at
 
 
 # TPU: Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s;
-# v5e: 197, 16, 1600 Gbit/s). FLOP per cycle: v5e four and v5p eight units of 128 x 128 multiply-adds, v6e two and v7x
-# four of 256 x 256.
-# Kernels: `python -m benchmarks.kernel_schedule`, the 14B's self-attention by libtpu 0.0.42.1's own schedule; without
-# waits for memory, and seen on no chip.
-# GPU: NVIDIA's data sheets (dense bf16; NVLink one way; a 400 Gbit/s adapter, A100 200, for each); memory as the driver
-# shows it. The clock is the boost clock: compilers for GPUs estimate no cycles.
+# v5e: 197, 16, 1600 Gbit/s). Each cycle v5e works with four and v5p with eight units of 128 x 128 multiply-adds, v6e
+# with two and v7x with four of 256 x 256.
+# Kernels: `python -m benchmarks.kernel_schedule` reads the 14B's self-attention in the schedule that libtpu 0.0.42.1
+# makes. It leaves out waits for memory, and no chip has confirmed it.
+# GPU: NVIDIA's data sheets (dense bf16; NVLink one way; each GPU has a network adapter of 400 Gbit/s, an A100 of 200);
+# the memory is what the driver shows. The clock is the boost clock: compilers for GPUs estimate no cycles.
 CHIPS = {
     "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
                 {"fwd": 0.81, "bwd": 0.91}),
@@ -37,7 +37,21 @@ CHIPS = {
     "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, None, "NVIDIA H200", 50e9),
 }
 
+# Part of a `device_kind`, in lower case -> chip. The first match counts, so "v5 lite" stands before "v5".
+_KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6 lite": "v6e", "v6e": "v6e", "tpu7x": "v7x", "v7x": "v7x",
+          "h100": "h100", "h200": "h200", "a100": "a100"}
+_V4_PEAK_FLOPS = 275e12  # Cloud TPU's page of v4, which is in no plan
+
 
 def chip_of(device) -> str | None:
-    """The name of a device's chip; None where it is in no table."""
+    """The name of a device's chip; None where `CHIPS` lacks it."""
     return next((name for name, chip in CHIPS.items() if chip.kind == device.device_kind), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bf16 peak of one JAX device in FLOP/s, for any variant of a chip; None where it is not known (a CPU)."""
+    kind = device_kind.lower()
+    if "v4" in kind:
+        return _V4_PEAK_FLOPS
+    chip = next((CHIPS[name] for part, name in _KINDS.items() if part in kind), None)
+    return chip and chip.peak_flops / chip.devices

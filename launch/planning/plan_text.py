@@ -1,0 +1,75 @@
+"""Plans as text: a report of one, with its formulas, and a table of several."""
+
+from launch.planning.estimate import GIB, ICI_EFFICIENCY, MATMUL_EFFICIENCY
+
+
+def row(p: dict) -> str:
+    """Formats one plan as a line."""
+    if "error" in p:
+        return f"{p['topology']} context {p['context']} remat {p['remat']}: {p['error']}"
+    mesh = " ".join(f"{axis} {size}" for axis, size in p["mesh"].items())
+    spare = p["hbm_capacity_gib_per_chip"] - p["hbm_peak_gib_per_chip"]
+    room = f"{p['hbm_peak_gib_per_chip']:5.1f} GiB, {abs(spare):5.1f} {'free' if spare >= 0 else 'TOO MUCH'}"
+    return (f"{p['samples_per_second_per_chip']:.5f} samples/s/chip  MFU {100 * p['mfu_overlapped']:4.1f} to "
+            f"{100 * p['mfu_serial']:4.1f}%  {room}  {mesh}  remat {p['remat']}")
+
+
+def table(plans: list[dict]) -> str:
+    """Sorts plans by estimated throughput: those that fit, then those that do not, then those that were refused."""
+    def rank(p: dict):
+        fits = "error" not in p and p["hbm_peak_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
+        return "error" in p, not fits, -p.get("samples_per_second_per_chip", 0.0)
+
+    return "\n".join(row(p) for p in sorted(plans, key=rank))
+
+
+def report(p: dict) -> str:
+    """Formats one plan for a person."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in p["mesh"].items())
+    return "\n".join([
+        f"{p['topology']}, {p['chips']} chips; mesh {mesh}; global batch {p['global_batch']}; remat {p['remat']}",
+        f"{p['parameters']:,} parameters; traced in {p['lower_seconds']:.0f} s, "
+        f"compiled in {p['compile_seconds']:.0f} s",
+        *_work(p), *_memory(p), *_traffic(p), *_time(p)])
+
+
+def _work(p: dict) -> list[str]:
+    model, executed = p["model_flops_per_sample"], p["executed_flops_per_sample"]
+    parts = sorted(p["model_flops_by_part"].items(), key=lambda item: -item[1])
+    return [
+        f"model FLOP per sample {model:.3e} (products of visible tokens, 3 x forward); executed {executed:.3e}, "
+        f"ratio {executed / model:.3f}",
+        *(f"  {name:30} {count:.3e}" for name, count in parts),
+        f"self-attention executed {p['executed_attention_flops_per_sample']:.3e}; the same products on visible pairs "
+        f"alone {p['visible_attention_flops_per_sample']:.3e}"]
+
+
+def _memory(p: dict) -> list[str]:
+    fits = p["hbm_peak_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
+    return [
+        f"HBM per chip: {p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
+        f"({'fits' if fits else 'DOES NOT FIT'}): arguments {p['hbm_arguments_gib_per_chip']:.1f}, temporaries "
+        f"{p['hbm_temporaries_gib_per_chip']:.1f}; at most {p['hbm_live_gib_per_chip']:.1f} at once; largest arrays:",
+        *(f"  {array['mib']:9.1f} MiB  {array['shape']:28} {array['made_by'][-70:]}" for array in p["largest_arrays"])]
+
+
+def _traffic(p: dict) -> list[str]:
+    kinds = sorted(p["collective_bytes_by_kind"].items(), key=lambda item: -item[1])
+    return [
+        f"collectives per chip and step: {p['collective_bytes_per_chip'] / GIB:.1f} GiB; two gathers and one scatter "
+        f"of the bf16 weights would be {p['fsdp_minimum_bytes_per_chip'] / GIB:.1f}",
+        *(f"  {name:44} {count / GIB:8.2f} GiB" for name, count in kinds)]
+
+
+def _time(p: dict) -> list[str]:
+    efficiency = " and ".join(f"{value:.2f}" for value in p["kernel_efficiency"].values())
+    cost = "no list price" if p["dollars"] is None else f"${p['dollars']:,.0f}"
+    return [
+        f"step {p['step_seconds_overlapped']:.2f} s (communication hidden) to {p['step_seconds_serial']:.2f} s (not "
+        f"hidden): compute {p['compute_seconds']:.2f} s = the larger of the compiler's cycle estimates "
+        f"({p['compiler_estimated_seconds']:.2f} s) and FLOP outside attention kernels / ({MATMUL_EFFICIENCY} x peak), "
+        f"and FLOP inside / ({efficiency} of the peak, forward and backward); communication "
+        f"{p['communication_seconds']:.2f} s = bytes / ({ICI_EFFICIENCY} x published ICI)",
+        f"MFU {100 * p['mfu_overlapped']:.1f}% to {100 * p['mfu_serial']:.1f}%; "
+        f"{p['samples_per_second_per_chip']:.4f} samples/s/chip; {p['chip_hours']:,.0f} chip-hours, {cost}, "
+        "for the run"]

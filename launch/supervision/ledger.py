@@ -1,0 +1,96 @@
+"""Ledger of a run's time by phase, over all its restarts: WORKDIR/goodput.jsonl, written and read.
+
+The file gets a line at every report of the training loop: the attempt, the step, the wall clock and the attempt's
+seconds so far by phase. Steps done past the checkpoint that the next attempt started from are lost work, and the time
+between two attempts is down time. Both follow from the lines, so that a killed run need not write anything last.
+"""
+
+import json
+import time
+from pathlib import Path
+
+PHASES = ("startup", "compile", "steps", "data_wait", "checkpoint")
+
+
+class Ledger:
+    """Writer of one attempt's lines. It charges the time since the last call to the phase that ends with it.
+
+    path: the file, or None on all hosts but the first; step: where this attempt starts; began: when it started, in
+    seconds since the epoch; cloud: a cloud_ledger.CloudLog that gets the events too.
+    """
+
+    def __init__(self, path: Path | None, step: int, began: float, cloud=None, now=time.time):
+        self._path, self._cloud, self._now, self._seconds = path, cloud, now, dict.fromkeys(PHASES, 0.0)
+        self._began = self._mark = began
+        if cloud:
+            cloud.begins(began)
+        if path and path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a") as file:
+                file.write("\n")  # ends a line that a kill cut short
+        self._write(step)
+
+    def ends(self, phase: str, step: int, waited: float = 0.0) -> None:
+        """Notes that a phase ends after `step`. waited: the share of it that went into waiting for data."""
+        before, self._mark = self._mark, self._now()
+        self._seconds[phase] += (self._mark - before) * (1 - waited)
+        self._seconds["data_wait"] += (self._mark - before) * waited
+        if self._cloud:
+            self._cloud.ends(phase, before, self._mark)
+        self._write(step)
+
+    def starts(self, step: int) -> None:
+        """Notes that a step starts; only `cloud` is told."""
+        if self._cloud:
+            self._cloud.starts(step, self._now())
+
+    def done(self) -> None:
+        """Notes that the last step of the run has been saved; only `cloud` is told."""
+        if self._cloud:
+            self._cloud.done(self._now())
+
+    def _write(self, step: int) -> None:
+        if self._path:
+            line = {"attempt": self._began, "time": self._mark, "step": step, "seconds": self._seconds}
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def read_attempts(path: Path) -> list[list[dict]]:
+    """Reads the lines of each attempt, in order. A line that a kill cut short is left out."""
+    attempts: dict[float, list[dict]] = {}
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        attempts.setdefault(line["attempt"], []).append(line)
+    return list(attempts.values())
+
+
+def account(attempts: list[list[dict]]) -> dict[str, float]:
+    """Sums seconds by phase over all attempts, with "lost" steps and "down" time.
+
+    The result adds up to the time since the start.
+    """
+    total = dict.fromkeys((*PHASES, "lost", "down"), 0.0)
+    for lines, following in zip(attempts, [*attempts[1:], None], strict=True):
+        for phase, seconds in lines[-1]["seconds"].items():
+            total[phase] += seconds
+        if following:
+            kept = [line for line in lines if line["step"] <= following[0]["step"]]
+            lost = lines[-1]["seconds"]["steps"] - (kept[-1]["seconds"]["steps"] if kept else 0.0)
+            total["lost"] += lost
+            total["steps"] -= lost
+            total["down"] += following[0]["time"] - lines[-1]["time"]
+    return total
+
+
+def summarize(attempts: list[list[dict]]) -> str:
+    """Formats the account as one line for the person who pays."""
+    total = account(attempts)
+    whole = sum(total.values())
+    parts = (f"{phase.replace('_', ' ')} {seconds / max(whole, 1e-9):.1%}" for phase, seconds in total.items()
+             if phase != "steps" and seconds > 0)
+    count = f"{len(attempts)} attempt" + "s" * (len(attempts) > 1)
+    return (f"goodput {total['steps'] / max(whole, 1e-9):.1%} of {whole:.0f} s in {count}; the rest: "
+            f"{', '.join(parts)}")
