@@ -2,6 +2,7 @@
 # PYTHON=python3.12 on every call takes that Python, with the newer JAX of requirements-py312.lock.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+$(if $(VERSION),,$(error $(PYTHON) does not run here))
 LOCK := $(firstword $(wildcard requirements-py$(subst .,,$(VERSION)).lock) requirements.lock)
 VENV := .venv
 BIN := $(VENV)/bin
