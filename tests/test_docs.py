@@ -12,12 +12,12 @@ from launch.setup import build
 from launch.setup import flags as launch_flags
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KEY = re.compile(r"--config\.([a-z_.0-9]+)=")
 MODULE = re.compile(r"\b((?:launch|benchmarks)\.[a-z_]+)\b")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_commands_exist(page):
     text = page.read_text()
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -29,7 +29,7 @@ def test_links_and_commands_exist(page):
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_flags_of_commands_exist(page):
     for line in page.read_text().replace("\\\n", " ").splitlines():
         named = re.findall(r"python -m (launch\.[a-z_]+)", line)

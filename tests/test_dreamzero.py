@@ -180,6 +180,10 @@ def mesh_shapes():
             dict(context=8)]  # over eight, four heads: keys go round
 
 
+# XLA's fusion emitters take 3/4 of this test's compilation. From jax 0.11 on they cannot be switched off.
+PLAIN_FUSIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+
+
 def test_loss_and_gradients_do_not_depend_on_the_mesh():
     family = make_family("dreamzero", layout=Layout(17, 32, 32, 2, 8, 1), latent_height=4, latent_width=4, dim=32,
                          ffn_dim=64, num_heads=4, num_layers=3, freq_dim=16, latent_channels=16,
@@ -197,7 +201,7 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh():
         with jax.set_mesh(mesh):
             step = jax.jit(jax.value_and_grad(lambda p, b: mean_square(family, p, b)),
                            in_shardings=(placed, sharding.batch_sharding(mesh)),
-                           compiler_options={"xla_cpu_use_fusion_emitters": False})  # they take 3/4 of compilation
+                           compiler_options=PLAIN_FUSIONS)
             results.append(jax.device_get(step(jax.device_put(params, placed),
                                                jax.device_put(batch, sharding.batch_sharding(mesh)))))
     loss, gradients = results[0]
