@@ -16,7 +16,7 @@ from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import frame_rotary
 from world_model.families.lingbot_va.mixture import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
 from world_model.families.lingbot_va.model import Inputs
-from world_model.layers.transformer import Block
+from world_model.layers.transformer import Layer
 from world_model.parallel.axes import axes_of
 
 GOLDEN = Path(__file__).parent / "goldens/lingbot_va_tiny.npz"
@@ -102,8 +102,8 @@ def test_the_action_stream_starts_as_the_video_stream(shared):
 
 
 def test_an_unscaled_copy_and_a_random_start():
-    wide = Block(32, 64, 2, False, 1.0, nnx.Rngs(0))
-    narrow = Block(16, 32, 2, False, 1.0, nnx.Rngs(1), head_dim=16)
+    wide = Layer(32, 64, 2, False, 1.0, nnx.Rngs(0))
+    narrow = Layer(16, 32, 2, False, 1.0, nnx.Rngs(1), head_dim=16)
     before = narrow.mlp.fc1.kernel[...]
     assert np.abs(before - interpolate(wide.mlp.fc1.kernel[...], before.shape, True)).max() > 0.05  # random
     for scaled, factor in ((False, 1), (True, 2**0.5)):
