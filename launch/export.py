@@ -2,7 +2,7 @@
 
     python -m launch.export --workdir=runs/quickstart --format=dreamzero --out=DIR [--step=1000] [--dtype=bfloat16]
 
-OUT holds weights and config.json in a published layout (world_model/interop/*_format.py), statistics.json and
+OUT holds weights and config.json in a published layout (world_model/families/*/*_format.py), statistics.json and
 experiment_cfg/ with the normalisation, provenance.json (config, code version, hash of the weights that training began
 with), encoders/ (launch/exporting/exported.py) and parity.json: all that launch.serve --export needs. For dreamzero
 parity is the largest difference of the JAX model and the PyTorch runtime after each transformer block and of every
@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
 from launch.exporting import exported
 from launch.setup import build, provenance
@@ -213,7 +214,7 @@ def write_statistics(directory: Path, restored: build.Restored) -> None:
     (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
     stride, metadata = restored.family.spec.layout.frame_stride, {}
     for name, one in robots(restored).items():  # a second dataset of one robot goes by its own name
-        entry = reference_experiment.metadata(one, restored.config.layout, stride)
+        entry = reference_experiment.metadata(get_embodiment(one["embodiment"]), one, restored.config.layout, stride)
         metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
     (directory / "experiment_cfg").mkdir()
     (directory / "experiment_cfg" / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
@@ -221,8 +222,8 @@ def write_statistics(directory: Path, restored: build.Restored) -> None:
 
 def write_conf(directory: Path, restored: build.Restored, dtype: np.dtype, *, adapters_only: bool = False) -> None:
     """experiment_cfg/conf.yaml, which DreamZero's server reads."""
-    names_ = sorted({one["embodiment"] for one in robots(restored).values()})
-    settings = reference_experiment.conf(names_, restored.family.spec, restored.config.layout, dtype.name)
+    embodiments = [get_embodiment(name) for name in sorted({one["embodiment"] for one in robots(restored).values()})]
+    settings = reference_experiment.conf(embodiments, restored.family.spec, restored.config.layout, dtype.name)
     reference_experiment.write_conf(directory / "experiment_cfg" / "conf.yaml",
                                     settings | {"save_lora_only": adapters_only})
 

@@ -10,8 +10,9 @@ EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco"
           "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers",
           "ml_goodput_measurement"}
 # Modules that exist for an extra may import it at their top.
-EXTRA_MODULES = {"world_model/interop/torch_", "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
-                 "launch/serving/server.py", "launch/serving/telemetry.py"}
+EXTRA_MODULES = {"world_model/families/base/torch_policy.py", "world_model/families/dreamzero/torch/",
+                 "world_model/families/lingbot_va/torch/", "launch/reporting/figures.py", "launch/serving/server.py",
+                 "launch/serving/telemetry.py", "data_pipelines/simulators/pusht/"}
 ALLOWED = {
     "world_model": {"world_model"},
     "data_pipelines": {"data_pipelines", "world_model.batch"},

@@ -100,7 +100,7 @@ def test_published_droid_order_is_slots_0_to_7():
     ("yam", ("left_joint_pos", "left_gripper_pos", "right_joint_pos", "right_gripper_pos"))])
 def test_released_weights_have_a_robots_numbers_one_after_another(name, keys):
     """Under the released configs' names, in their order, from slot 0 on; beside it the robot in the shared slots."""
-    released, shared = (reference_experiment.robot_of(n) for n in (f"{name}_packed", name))
+    released, shared = (reference_experiment.robot_of(get_embodiment(n)) for n in (f"{name}_packed", name))
     assert tuple(released.keys["action"]) == keys and tuple(released.keys["state"]) == keys[:len(released.keys["state"])]
     for slots in (released.embodiment.action_slots, released.embodiment.state_slots):
         np.testing.assert_array_equal(slots, np.arange(len(slots)))

@@ -110,18 +110,19 @@ def test_statistics_go_along(exported):
     assert metadata["modalities"]["video"]["image"]["fps"] == 5.0
 
 
-def test_relative_actions_are_said_to_be_relative(restored, monkeypatch):
+def test_relative_actions_are_said_to_be_relative(restored):
     robot = dataclasses.replace(get_embodiment("pusht"), action=(
         Dimension("target_x", 0, relative_to="agent_x"), Dimension("target_y", 1)))
-    monkeypatch.setattr(reference_experiment, "get_embodiment", lambda name: robot)
-    said = reference_experiment.metadata(STATISTICS["pusht"], restored.config.layout, 2)["modalities"]["action"]
+    metadata = reference_experiment.metadata(robot, STATISTICS["pusht"], restored.config.layout, 2)
+    said = metadata["modalities"]["action"]
     assert [said[name]["absolute"] for name in ("target_x", "target_y")] == [False, True]
 
 
 def test_a_known_robot_goes_by_the_servers_names(restored):
-    robot = reference_experiment.robot_of("droid")
+    robot = reference_experiment.robot_of(get_embodiment("droid"))
     assert robot.keys["action"] == {"joint_position": list(range(7)), "gripper_position": [7]}
-    conf = reference_experiment.conf(["droid"], restored.family.spec, restored.config.layout, "bfloat16")
+    conf = reference_experiment.conf([get_embodiment("droid")], restored.family.spec, restored.config.layout,
+                                     "bfloat16")
     assert conf["relative_action_keys"] == ["joint_position"] and conf["eval_bf16"] is True
     state = conf["modality_configs"]["oxe_droid"]["state"]
     assert state["eval_delta_indices"] == [0]

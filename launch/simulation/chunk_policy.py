@@ -10,7 +10,7 @@ row each.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class ImaginingSampler(Protocol):
     A session holds one row per episode; `session.next(frames)` goes on to the next chunk, `session.ring` is its cache.
     """
 
-    model: object  # its spec has actions_per_frame and action_dim
+    model: Any  # its spec has actions_per_frame and action_dim
 
     def noise(self, keys, chunk: int, frames: int):
         """Samples (noise, action noise) of a chunk; keys: one per sample [B]."""

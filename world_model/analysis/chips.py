@@ -54,4 +54,4 @@ def peak_flops(device_kind: str) -> float | None:
     if "v4" in kind:
         return _V4_PEAK_FLOPS
     chip = next((CHIPS[name] for part, name in _KINDS.items() if part in kind), None)
-    return chip and chip.peak_flops / chip.devices
+    return None if chip is None else chip.peak_flops / chip.devices

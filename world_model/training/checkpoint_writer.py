@@ -6,7 +6,7 @@ renamed away before they are deleted. world_model/training/checkpoint.py says wh
 
 import contextlib
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -42,7 +42,8 @@ class Checkpoints:
             if jax.process_index() == 0:
                 _tidy(self.directory)
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._pool, self._pending = ThreadPoolExecutor(1), None
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
 
     def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict) -> None:
         """Starts writing; `meta` is what `checkpoint.make_meta` returns. Waits for an earlier save first."""

@@ -17,11 +17,14 @@ from world_model.training.state import state_shardings, subset, trained_names
 COMPILER_OPTIONS = {"tpu": {
     "xla_enable_async_all_gather": "true",
     "xla_tpu_prefer_async_allgather_to_allreduce": "true",
-    "xla_tpu_enable_async_collective_fusion": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
 }}
+if jax.__version_info__ < (0, 11):  # the compiler of jax 0.11, libtpu 0.0.48.1, refuses these three
+    COMPILER_OPTIONS["tpu"] |= {
+        "xla_tpu_enable_async_collective_fusion": "true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    }
 
 
 def make_train_step(

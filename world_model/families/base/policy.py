@@ -2,7 +2,7 @@
 
 `start` begins a window at a first frame, `observe` puts what really happened into the place of the block that was
 imagined, `act` predicts the next block. Each takes a batch of slots, and a slot's numbers do not depend on the others
-in the batch. `SlotPolicy` is what families share in JAX; interop/torch_policy.py runs exports in PyTorch.
+in the batch. `SlotPolicy` is what families share in JAX; torch_policy.py beside it runs exports in PyTorch.
 """
 
 import dataclasses

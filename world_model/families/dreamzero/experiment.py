@@ -11,15 +11,40 @@ and each key says its slots. Entries called *_packed stand as the server has the
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import yaml
 
-from data_pipelines.robots.embodiments import Dimension, Embodiment, get_embodiment
-
 STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 TRANSFORM = "groot.vla.data.transform"
+
+
+class Dimension(Protocol):
+    """What is read of one number of a robot's state or action, which the caller describes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def slot(self) -> int: ...
+
+
+class Embodiment(Protocol):
+    """What is read of a robot, which the caller describes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def views(self) -> tuple[str, ...]: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def state(self) -> Sequence[Dimension]: ...
+    @property
+    def action(self) -> Sequence[Dimension]: ...
 
 
 class Known(NamedTuple):
@@ -59,9 +84,8 @@ class Robot(NamedTuple):
     keys: dict[str, dict[str, list[int]]]  # state, action: key -> indices of dimensions
 
 
-def robot_of(name: str) -> Robot:
-    """Raises ValueError on an unknown embodiment."""
-    robot = get_embodiment(name)
+def robot_of(robot: Embodiment) -> Robot:
+    """Gives the embodiment the server's names where the server knows it."""
     known = KNOWN.get(robot.name, Known(robot.name, robot.id, {}))
     theirs = lambda ours: known.names.get(ours, ours)
     keys = {part: {theirs(key): [i for i, _ in found] for key, found in itertools.groupby(
@@ -70,10 +94,10 @@ def robot_of(name: str) -> Robot:
     return Robot(robot, known.tag, known.id, tuple(map(theirs, robot.views)), known.resolution, keys)
 
 
-def metadata(statistics: dict, layout, frame_stride: int) -> dict:
+def metadata(embodiment: Embodiment, statistics: dict, layout, frame_stride: int) -> dict:
     """One dataset's entry of metadata.json. "resolution": of a picture as clients send it; of the canvas where nobody
     knows. Statistics of relative actions are those of the differences, as in training."""
-    robot = robot_of(statistics["embodiment"])
+    robot = robot_of(embodiment)
     resolution = list(robot.resolution or (layout.width, layout.height))
     picture = {"resolution": resolution, "channels": 3, "fps": robot.embodiment.rate / frame_stride}
     video = dict.fromkeys(robot.views, picture)
@@ -87,14 +111,14 @@ def metadata(statistics: dict, layout, frame_stride: int) -> dict:
     return {"embodiment_tag": robot.tag, "statistics": found, "modalities": modalities}
 
 
-def _is_relative(dimensions: tuple[Dimension, ...], at: list[int]) -> bool:
+def _is_relative(dimensions: Sequence[Dimension], at: list[int]) -> bool:
     """Whether a key's action is a difference from the state; a state never is."""
     return any(getattr(dimensions[i], "relative_to", None) is not None for i in at)
 
 
-def conf(names: list[str], spec, layout, dtype: str) -> dict:
-    """conf.yaml for the embodiments of those names. The tokenizer's path is for who serves to set."""
-    robots = [robot_of(name) for name in names]
+def conf(embodiments: Iterable[Embodiment], spec, layout, dtype: str) -> dict:
+    """conf.yaml for those embodiments. The tokenizer's path is for who serves to set."""
+    robots = [robot_of(embodiment) for embodiment in embodiments]
     relative = sorted({key for r in robots for key, at in r.keys["action"].items()
                        if _is_relative(r.embodiment.action, at)})
     return {
