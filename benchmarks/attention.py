@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch.setup import build, fit
+from launch.setup import fit
+from launch.setup.experiment import Experiment
 from world_model.attention import KERNELS, make_attend, tokens, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 
@@ -30,10 +31,10 @@ HEADS = flags.DEFINE_integer("heads", 4, "attention heads", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 20, "timed calls, after two that are not", lower_bound=1)
 
 
-def measure(kernel: str, family, heads: int, repeats: int) -> dict:
+def measure(kernel: str, model, heads: int, repeats: int) -> dict:
     """Measures value and gradient of one layer's self-attention."""
-    spec = family.spec
-    sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
+    spec = model.spec
+    sequence, table = model.module.sequence(True, True), spec.table()
     attend = make_attend(kernel, table, sequence, sequence, spec.window_frames)
     shape = 1, tokens.length(sequence), heads, spec.dim // spec.num_heads
     q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))
@@ -66,9 +67,9 @@ def main(_) -> None:
     """Runs the command."""
     here = [name for name in KERNELS if fit.runs_on(name, jax.default_backend())]
     for shape in SHAPES.value:
-        family = build.model(CONFIGS[shape].get_config(ARM.value))
+        model = Experiment(CONFIGS[shape].get_config(ARM.value)).model
         for kernel in ONLY.value or here:
-            print(json.dumps({"shape": shape} | measure(kernel, family, HEADS.value, REPEATS.value)), flush=True)
+            print(json.dumps({"shape": shape} | measure(kernel, model, HEADS.value, REPEATS.value)), flush=True)
 
 
 if __name__ == "__main__":

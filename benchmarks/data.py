@@ -102,8 +102,8 @@ def measure(folder: Path) -> dict:
     files, seconds = folder / "dataset", _SECONDS.value
     synthetic_lerobot.write(files, episodes=EPISODES, steps=STEPS, encoder=_ENCODER.value)
     dataset = make_dataset(files)
-    make_loader = functools.partial(Loader, [dataset], LAYOUT, tokenize, fields=FIELDS, seed=0,
-                                    global_batch_size=BATCH, prefetch=2 * CORES)
+    make_loader = functools.partial(Loader, [dataset], LAYOUT, tokenize, fields=FIELDS, seed=0, global_batch_size=BATCH,
+                                    prefetch=2 * CORES)
     with make_loader() as batches:
         windows = len(batches._makers[0].windows)
     lerobot = data_readers.lerobot_dataset(files)

@@ -4,7 +4,7 @@
         --config.train.global_batch_size=1 [--config.model.attention=cudnn] [--repeats=20] \
         [--reference=PATH]
 
-It runs forward, backward and optimizer with donated state, as a run does (launch/setup/train_parts.py), on random
+It runs forward, backward and optimizer with donated state, as a run does (launch/setup/training.py), on random
 batches: all 15,940 tokens of a 14B sample at their width. Frozen encoders are not part of the step. MFU is model FLOP
 (visible pairs, no recomputation) over the median step and the published peak of the device; it is null where nothing is
 published of the device.
@@ -26,8 +26,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import reference
-from launch.setup import build, fit, train_parts
+from launch.setup import fit, training
 from launch.setup import flags as launch_flags
+from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS, chip_of
 from world_model.analysis.program import Program
 from world_model.training import state
@@ -49,14 +50,15 @@ def measure(config, repeats: int, path: str = "") -> dict:
     Raises ValueError where config and devices do not fit, or the reference has no step.
     """
     fit.check_kernel(config)
-    config = fit.fit(config, build.model)
-    mesh, family = train_parts.make_mesh(config), build.model(config)
-    shape = dataclasses.asdict(family.spec) | {"batch": config.train.global_batch_size,
+    experiment = Experiment(config).fitted()
+    config, model = experiment.config, experiment.model
+    mesh = training.make_mesh(config)
+    shape = dataclasses.asdict(model.spec) | {"batch": config.train.global_batch_size,
                                                "compute_dtype": config.train.compute_dtype}
     theirs = [reference.load_step(path, shape)] if path else []
-    make_state, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.losses(config, family), target)
-    shapes = train_parts.abstract_batch(config, family.spec, mesh)
+    make_state, target = training.make_target(experiment, mesh)
+    step = training.make_step(experiment, target)
+    shapes = training.abstract_batch(experiment, mesh)
     with jax.set_mesh(mesh):
         began = time.perf_counter()
         compiled = step.lower(target, shapes).compile()
@@ -71,17 +73,17 @@ def measure(config, repeats: int, path: str = "") -> dict:
         times, *their_times = reference.alternate(repeats, ours, *theirs)
     samples, chip = config.train.global_batch_size, chip_of(jax.devices()[0])
     median = statistics.median(times)
-    rate = family.flops_per_sample * samples / median / mesh.size
+    rate = model.flops_per_sample * samples / median / mesh.size
     return {
         "benchmark": "full_width", "layers": config.model.num_layers, "dim": config.model.dim,
-        "tokens": family.spec.tokens_per_frame * family.spec.layout.latent_frames, "batch": samples,
+        "tokens": model.spec.tokens_per_frame * model.spec.layout.latent_frames, "batch": samples,
         "attention": config.model.attention, "remat": config.train.remat, "mesh": dict(mesh.shape),
         "parameters": sum(p.size for p in current["params"].values()), "median_seconds": median,
         "best_seconds": min(times), "samples_per_second": samples / median,
         "tflop_per_second_per_device": rate / 1e12,
         "mfu": None if chip is None else rate * CHIPS[chip].devices / CHIPS[chip].peak_flops,
         "executed_over_model": Program(compiled.as_text()).executed_flops() * mesh.size
-        / samples / family.flops_per_sample,
+        / samples / model.flops_per_sample,
         "temporaries_gib": compiled.memory_analysis().temp_size_in_bytes / 2**30, "compile_seconds": compile_seconds,
         "device": jax.devices()[0].device_kind, "load": os.getloadavg()[0], "jax": jax.__version__,
         **(reference.compare(times, *their_times) if path else {})}

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from launch.serving.engine import choose_robot
-from launch.setup import build
+from launch.setup.restore import restore
 from launch.simulation import asynchronous, closed_loop
 from launch.simulation.asynchronous import Mode
 from launch.simulation.chunk_policy import ChunkPolicy
@@ -28,7 +28,7 @@ from launch.simulation.simulators import TASKS
 def main(_) -> None:
     """Runs the command."""
     args = flags.FLAGS
-    restored = build.restore(args.workdir)
+    restored = restore(args.workdir)
     robot = choose_robot(restored, "pusht", None)
     for name, mode in (("synchronous", Mode(args.latency, asynchronous=False)),
                        ("grounded", Mode(args.latency, overlap=0)),

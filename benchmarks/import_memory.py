@@ -19,9 +19,8 @@ import numpy as np
 from absl import app, flags
 
 from configs import dreamzero_14b
-from launch.setup import build
-from world_model import functional
-from world_model.families import published_formats
+from launch.setup.experiment import Experiment
+from world_model.families.dreamzero.formats import IMPORTS
 from world_model.families.dreamzero.names import is_action_part
 from world_model.weights import names
 
@@ -30,10 +29,9 @@ def synthesize(folder: Path, layers: int) -> int:
     """Writes the shard; returns its bytes."""
     config = dreamzero_14b.get_config()
     config.model.num_layers = layers
-    family, fmt = build.model(config), published_formats()["wan"]
-    shapes = functional.parameters(family.module)
-    video = {name: x for name, x in shapes.items() if not is_action_part(name)}
-    published = names.published_shapes(video, family.spec.head_dim, fmt.table)
+    model, fmt = Experiment(config).model, IMPORTS["wan"]
+    video = {name: x for name, x in model.shapes.items() if not is_action_part(name)}
+    published = names.published_shapes(video, model.spec.head_dim, fmt.table)
     folder.mkdir(parents=True)
     path = folder / f"{fmt.stem}.safetensors"
     headers_only(path, {name: x.shape for name, x in published.items()})

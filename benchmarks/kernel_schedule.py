@@ -25,10 +25,10 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.attention import CONFIGS
 from launch import plan
-from launch.setup import build
+from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
 from world_model.analysis.program import KERNEL_PRODUCTS, Program
-from world_model.attention import flash, visibility
+from world_model.attention import flash
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import FULL, MASKED, Tiles
 
@@ -122,13 +122,13 @@ def count(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], fl
             "efficiency": sum(tiles.values()) * ideal / total}
 
 
-def compile_attention(family, tile: int, device) -> Tiles:
+def compile_attention(model, tile: int, device) -> Tiles:
     """Compiles value and gradient of one layer's self-attention and returns its tiles.
 
     Meanwhile libtpu writes down the kernels' schedules. Prints what the compiler estimates of the rest.
     """
-    spec = family.spec
-    sequence, table = family.module.sequence(True, True), visibility.get_table(spec.visibility)
+    spec = model.spec
+    sequence, table = model.module.sequence(True, True), spec.table()
     packed = PackedOrder(sequence, tile)
     attend = flash.make_attend_packed(table, packed, packed, spec.window_frames)
     array = jax.ShapeDtypeStruct((1, len(packed.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
@@ -155,15 +155,15 @@ def main(_) -> None:
         f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
         "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
     _, devices = plan.describe_topology(TOPOLOGY.value)
-    family = build.model(CONFIGS[SHAPE.value].get_config())
-    sequence, heads = family.module.sequence(True, True), family.spec.num_heads
+    model = Experiment(CONFIGS[SHAPE.value].get_config()).model
+    sequence, heads = model.module.sequence(True, True), model.spec.num_heads
     tile = TILE.value or choose_tile(sequence, sequence)
-    tiles = compile_attention(family, tile, devices[0])
+    tiles = compile_attention(model, tile, devices[0])
     kinds = tiles.visible().kinds
     counts = {name: int((kinds == kind).sum()) for name, kind in (("full", FULL), ("masked", MASKED))}
     for kind, products in KERNEL_PRODUCTS.items():
         path, = folder.glob(f"*flash_{kind}*-01-final_bundles.txt")
-        flops = 2.0 * products * tile * tile * family.spec.dim / heads
+        flops = 2.0 * products * tile * tile * model.spec.dim / heads
         rows = len(tiles.queries) // tile
         print(json.dumps({"chip": chip, "kernel": kind, "tile": tile}
                          | count(path.read_text(), chip, heads, rows, counts, flops)), flush=True)

@@ -23,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import train_step
-from world_model import functional
 from world_model.encoders import patch_pca
-from world_model.families import make_family
+from world_model.families import make_model
 from world_model.families.dreamzero import cached
 
 
@@ -41,31 +40,31 @@ def time_calls(function, *args, repeats: int) -> float:
 
 
 def measure(repeats: int, batch: int, **settings) -> dict:
-    """Times the parts of a chunk; settings: those of the family's rollout."""
+    """Times the parts of a chunk; settings: those of the family's sampler."""
     layout = train_step.LAYOUT
-    family = make_family("dreamzero", layout=layout, latent_height=8, latent_width=12, **train_step.SIZES)
-    spec, rng = family.spec, np.random.default_rng(0)
-    params = jax.jit(family.init_params)(jax.random.key(0))
-    rollout = family.rollout(**settings)
+    model = make_model("dreamzero", layout=layout, latent_height=8, latent_width=12, **train_step.SIZES)
+    spec, rng = model.spec, np.random.default_rng(0)
+    params = jax.jit(model.init_params)(jax.random.key(0))
+    sampler = model.sampler(**settings)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(size=(batch, *shape)).astype(np.float32)
 
     def both(x: np.ndarray) -> jax.Array:
-        return jnp.concatenate([x, x]) if rollout.guided else x
+        return jnp.concatenate([x, x]) if sampler.guided else x
 
     latent = (spec.latent_height, spec.latent_width, spec.latent_channels)
     text, image = normal(spec.text_length, spec.text_dim), normal(spec.image_tokens, spec.image_dim)
     condition = normal(layout.latent_frames, *latent[:2], latent[2] + 4)
-    context = rollout.context(params, both(text), both(image))
+    context = sampler.context(params, both(text), both(image))
     cache = cached.empty_cache(spec, len(both(text)))
     frames = normal(layout.latent_frames, *latent)
 
     def to_prefill(i: int) -> tuple:
-        return context, both(rollout.block_frames(frames, i)), both(rollout.block_frames(condition, i)), i
+        return context, both(sampler.block_frames(frames, i)), both(sampler.block_frames(condition, i)), i
 
     for i in range(layout.num_blocks):
-        cache = rollout.prefill(params, cache, *to_prefill(i))
+        cache = sampler.prefill(params, cache, *to_prefill(i))
     clips = rng.integers(0, 255, (4, 9, layout.height, layout.width, 3)).astype(np.uint8)
     codec, fitted = patch_pca.PatchPca(spec.latent_channels), patch_pca.fit(clips, spec.latent_channels)
     pixels = normal(9, layout.height, layout.width, 3)
@@ -73,16 +72,16 @@ def measure(repeats: int, batch: int, **settings) -> dict:
     keys, last = jax.random.split(jax.random.key(0), batch), layout.num_blocks
 
     def to_denoise(i: int) -> tuple:
-        return params, cache, context, *rollout.noise(keys, i), state, rollout.block_frames(condition, i), i
+        return params, cache, context, *sampler.noise(keys, i), state, sampler.block_frames(condition, i), i
 
     parts = {"encode": (jax.jit(codec.encode), fitted, pixels),
-             "context": (rollout.context, params, both(text), both(image)),
-             "prefill": (rollout.prefill, params, cache, *to_prefill(last - 1)),
-             "denoise_first": (rollout.denoise, *to_denoise(1)), "denoise_last": (rollout.denoise, *to_denoise(last)),
+             "context": (sampler.context, params, both(text), both(image)),
+             "prefill": (sampler.prefill, params, cache, *to_prefill(last - 1)),
+             "denoise_first": (sampler.denoise, *to_denoise(1)), "denoise_last": (sampler.denoise, *to_denoise(last)),
              "decode": (jax.jit(codec.decode), fitted, frames[:, :3])}
     found = {part: round(time_calls(*call, repeats=repeats), 2) for part, call in parts.items()}
-    return {"milliseconds": found, "model_calls": int(rollout.denoise(*to_denoise(last))[2]),
-            "parameters": sum(p.size for p in functional.parameters(family.module).values()),
+    return {"milliseconds": found, "model_calls": int(sampler.denoise(*to_denoise(last))[2]),
+            "parameters": sum(p.size for p in model.shapes.values()),
             "cached_frames": [1, cached.room_frames(spec)]}
 
 

@@ -13,9 +13,8 @@ import json
 import jax
 import numpy as np
 
-from launch.setup import build
+from launch.setup.restore import Restored, restore
 from world_model.diffusion.step_skipping import STATIC, THRESHOLDS
-from world_model.families.base.sampler import Conditions
 
 COSINES = (0.999, 0.99, 0.97)  # for "adaptive", beside the released 0.95; the second threshold lies 0.02 lower
 WAYS = {"none": {"skipping": "none"}} | {str(n): {"skipping": str(n)} for n in sorted(STATIC, reverse=True)} | {
@@ -23,19 +22,18 @@ WAYS = {"none": {"skipping": "none"}} | {str(n): {"skipping": str(n)} for n in s
     for pairs in (*(((cosine, 3), (cosine - 0.02, 1)) for cosine in COSINES), THRESHOLDS)}
 
 
-def measure(restored: build.Restored, windows: int, guidance: float) -> dict:
+def measure(restored: Restored, windows: int, guidance: float) -> dict:
     """Measures every way of skipping: {way: its numbers}."""
-    objective, settings = restored.objective, build.rollout_settings(restored.config)
+    experiment = restored.experiment
+    inputs = experiment.inputs
     batch = next(restored.data.heldout_batches(windows, windows))
-    example = jax.jit(lambda objective, batch: objective.encode(batch))(objective, batch)
-    given = Conditions(example.latents[:, :1], example.text, example.state, example.condition, example.image,
-                       objective.empty_text(windows))
+    example = jax.jit(inputs.encode)(restored.frozen, batch)
+    given = jax.jit(inputs.conditions)(restored.frozen, example)
     keys = jax.random.split(jax.random.key(0), windows)
     found, plain = {}, None
     for way, skipping in WAYS.items():
-        rollout = restored.family.rollout(
-            **settings | skipping | {"steps": 16, "solver": "unipc", "guidance": guidance})
-        predicted = jax.device_get(rollout(restored.params, given, keys, history=example.latents))
+        sampler = experiment.sampler(solver_steps=16, solver="unipc", guidance=guidance, **skipping)
+        predicted = jax.device_get(sampler(restored.params, given, keys, history=example.latents))
         plain = plain or predicted
         mask = batch["action_mask"]
         found[way] = {"model_calls": float(predicted.model_calls.mean()),
@@ -57,7 +55,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--guidance", type=float, default=1.0)
     args = parser.parse_args()
-    restored = build.restore(args.workdir)
+    restored = restore(args.workdir)
     print(json.dumps({"step": restored.step, "windows": args.windows, "guidance": args.guidance,
                       "ways": measure(restored, args.windows, args.guidance)}))
 

@@ -36,8 +36,8 @@ from benchmarks import reference
 from world_model import functional
 from world_model.analysis.program import Program
 from world_model.batch import Layout
-from world_model.families import make_family
-from world_model.families.dreamzero.model import Inputs
+from world_model.families import Model, make_model
+from world_model.families.dreamzero.model import ForwardInputs
 
 BATCH = 2
 SIZES = dict(dim=256, ffn_dim=1024, num_heads=4, num_layers=4, freq_dim=256, latent_channels=16,
@@ -46,7 +46,7 @@ SIZES = dict(dim=256, ffn_dim=1024, num_heads=4, num_layers=4, freq_dim=256, lat
 LAYOUT = Layout(frames=33, height=64, width=96, frames_per_block=2, actions_per_block=8, states_per_block=1)
 
 
-def make_inputs(spec) -> tuple[Inputs, dict]:
+def make_inputs(spec) -> tuple[ForwardInputs, dict]:
     """Makes random inputs with the masks of the batch contract, and targets."""
     rng = np.random.default_rng(0)
 
@@ -55,7 +55,7 @@ def make_inputs(spec) -> tuple[Inputs, dict]:
 
     frames, actions = spec.layout.latent_frames, spec.layout.num_actions
     video = (frames, spec.latent_height, spec.latent_width, spec.latent_channels)
-    inputs = Inputs(
+    inputs = ForwardInputs(
         noisy_latents=normal(*video), video_timestep=1000 * rng.random((BATCH, frames), np.float32),
         text=normal(spec.text_length, spec.text_dim), clean_latents=normal(*video),
         condition=normal(*video[:-1], 4 + spec.latent_channels), image=normal(spec.image_tokens, spec.image_dim),
@@ -65,30 +65,30 @@ def make_inputs(spec) -> tuple[Inputs, dict]:
     return inputs, {"video": normal(*video), "action": normal(actions, spec.action_dim)}
 
 
-def loss_of(family):
+def loss_of(model: Model):
     """Makes the loss: the mean square error of both velocities."""
     def loss(params, inputs, targets):
-        out = functional.bind(family.module, params)(inputs)
+        out = functional.bind(model.module, params)(inputs)
         return jnp.square(out.video - targets["video"]).mean() + jnp.square(out.action - targets["action"]).mean()
 
     return loss
 
 
-def compile_step(family, arguments):
+def compile_step(model: Model, arguments):
     """Compiles value and gradient; returns (compiled, seconds to trace and lower, seconds to compile)."""
     began = time.perf_counter()
-    lowered = jax.jit(jax.value_and_grad(loss_of(family))).lower(*arguments)
+    lowered = jax.jit(jax.value_and_grad(loss_of(model))).lower(*arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()
     return compiled, traced - began, time.perf_counter() - traced
 
 
-def unrolled_flops(family, arguments) -> float:
+def unrolled_flops(model: Model, arguments) -> float:
     """Returns XLA's own count for a program whose loops are unrolled, so that they hide nothing."""
     scan = jax.lax.scan
     jax.lax.scan = lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True})
     try:
-        fresh = make_family("dreamzero", **{f: getattr(family.spec, f) for f in family.spec.__dataclass_fields__})
+        fresh = Model(model.family, model.spec)  # traces anew
         return compile_step(fresh, arguments)[0].cost_analysis()["flops"]
     finally:
         jax.lax.scan = scan
@@ -99,19 +99,19 @@ def measure(repeats: int, path: str = "") -> dict:
 
     path: the file of a reference, or "". Raises ValueError where that has no step.
     """
-    family = make_family("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
-    shape = dataclasses.asdict(family.spec) | {"batch": BATCH}
+    model = make_model("dreamzero", layout=LAYOUT, latent_height=8, latent_width=12, **SIZES)
+    shape = dataclasses.asdict(model.spec) | {"batch": BATCH}
     theirs = [reference.load_step(path, shape)] if path else []
-    inputs, targets = make_inputs(family.spec)
-    arguments = jax.device_put((family.init_params(jax.random.key(0)), inputs, targets))
-    compiled, trace_seconds, compile_seconds = compile_step(family, arguments)
+    inputs, targets = make_inputs(model.spec)
+    arguments = jax.device_put((model.init_params(jax.random.key(0)), inputs, targets))
+    compiled, trace_seconds, compile_seconds = compile_step(model, arguments)
     times, *their_times = reference.alternate(repeats, lambda: jax.block_until_ready(compiled(*arguments)), *theirs)
-    parts = {part: BATCH * count / 1e9 for part, count in family.training_flops.items()}
+    parts = {part: BATCH * count / 1e9 for part, count in model.training_flops.items()}
     minimum = sum(parts.values())
     return {
         "median_seconds": statistics.median(times), "best_seconds": min(times), "repeats": repeats,
         "trace_seconds": trace_seconds, "compile_seconds": compile_seconds,
-        "xla_gflop": unrolled_flops(family, arguments) / 1e9,
+        "xla_gflop": unrolled_flops(model, arguments) / 1e9,
         "executed_gflop": Program(compiled.as_text()).executed_flops() / 1e9,
         "minimum_gflop": minimum, "minimum_parts_gflop": {part: round(count, 4) for part, count in parts.items()},
         "gflop_per_second": minimum / statistics.median(times),

@@ -1,16 +1,23 @@
-"""Every configuration field once, with its unit: those that all families read, then each family's own. Variants
-import this and say only what differs; a key that the family does not read is not there, so that setting it is an error.
+"""Every configuration field once, with its unit: here those that all families read; a family's own stand in its folder
+(world_model/families/*/config.py). Variants import this and say only what differs; a key that the family does not read
+is not there, so that setting it is an error.
 
 Read by `launch` alone, which hands plain values down; a layer never sees a config.
 """
 
 from ml_collections import ConfigDict
 
+from world_model.families import get_family
+
 
 def get_config(family: str = "dreamzero") -> ConfigDict:
-    """The shape of the family's largest model on an empty mixture; every experiment starts from here."""
+    """The shape of the family's largest model on an empty mixture; every experiment starts from here. Raises
+    FamilyError on a family that is not installed."""
     c = common(family)
-    FAMILIES[family](c)
+    for section, keys in get_family(family).config.items():
+        if section not in c:
+            c[section] = ConfigDict()
+        c[section].update(keys)
     return c
 
 
@@ -20,51 +27,12 @@ def common(family: str) -> ConfigDict:
     c.seed = 0  # root of every random draw: initialisation, noise, data order
 
     c.model = ConfigDict()
-    c.model.family = family  # embedders, heads, visibility table and layout: world_model/families
-    c.model.dim = 5120  # D, residual width
-    c.model.ffn_dim = 13824  # hidden width of the MLP
-    c.model.num_heads = 40  # attention heads; dim must divide
-    c.model.num_layers = 40  # transformer blocks
-    c.model.freq_dim = 256  # width of the timestep sinusoid
-    c.model.latent_channels = 16  # channels of the video codec
-    c.model.text_dim = 4096  # width of the text features
-    c.model.text_length = 512  # text tokens; longer prompts are an error
-    c.model.action_dim = 32  # shared action slots
-    c.model.state_dim = 64  # proprioceptive slots
-    c.model.visibility = "dreamzero"  # name of the visibility table: world_model/attention/visibility.py
-    c.model.qk_scale = 1.0  # initial scale of normalised q and k; above 1 attention starts sharper (small grids)
+    c.model.family = family  # a name in world_model/families, or an installed plug-in's (docs/add_a_family.md)
     c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | flash (TPU)
 
-    c.layout = ConfigDict()
-    c.layout.frames = 33  # raw video frames per window, T = 4k + 1
-    c.layout.height = 352  # pixels, after view tiling
-    c.layout.width = 640  # pixels, after view tiling
-    c.layout.frames_per_block = 2  # latent frames per autoregressive block
-    c.layout.actions_per_block = 24  # actions per block
-    c.layout.states_per_block = 1  # state tokens per block
-
     c.encoders = ConfigDict()
-    c.encoders.video = "patch_pca"  # video codec: world_model/encoders
-    c.encoders.text = "hash"  # text encoder: world_model/encoders
-    c.encoders.image = "none"  # encoder of the first frame: none | clip
-    c.encoders.video_weights = ""  # of wan21, wan22: .safetensors file or folder (or .pth, see allow_pickle)
-    c.encoders.text_weights = ""  # of umt5, likewise
-    c.encoders.image_weights = ""  # of clip, likewise
-    c.encoders.tokenizer = ""  # of umt5: local tokenizer.json or SentencePiece .model
     c.encoders.allow_pickle = False  # read .pth files, by torch's weights_only unpickler
     c.encoders.dtype = "bfloat16"  # float32 | bfloat16: weights and arithmetic of encoders whose weights are in files
-    c.encoders.chunk = 1  # latent frames that a Wan VAE takes at once after the first: speed against memory; 0 = all
-    c.encoders.tile = 0  # latent pixels on a side of a Wan VAE's tiles; 0 = whole frames
-    c.encoders.fit_clips = 64  # windows used to fit a codec that is fitted on the data
-
-    c.noise = ConfigDict()
-    c.noise.shift = 5.0  # sigma = shift s / (1 + (shift - 1) s)
-
-    c.loss = ConfigDict()
-    c.loss.video_weight = 1.0  # factor of the video loss
-    c.loss.action_weight = 1.0  # factor of the action loss
-    c.loss.weighting = "bell"  # by noise level: bell, around t = 500, as published | uniform
-    c.loss.action_average = "slots"  # slots: over all padded slots, as published | valid: over real dimensions
 
     c.data = ConfigDict()
     c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/setup/mixture.py
@@ -127,61 +95,8 @@ def common(family: str) -> ConfigDict:
     c.evaluate = ConfigDict()
     c.evaluate.windows = 32  # held-out windows
     c.evaluate.batch_size = 8  # windows per batch
-    c.evaluate.solver_steps = 16  # denoising steps of the video per block or chunk
-    c.evaluate.guidance = 1.0  # classifier-free guidance of the video; 1 = off
-    c.evaluate.action_guidance = 1.0  # and of the actions
 
     c.log = ConfigDict()
     c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)
     c.log.cloud_goodput = ""  # log of Google Cloud that also gets the ledger's events (extra: goodput); "" = none
     return c
-
-
-def dreamzero(c: ConfigDict) -> None:
-    """DreamZero's own."""
-    c.model.concat_first_frame = True  # 14B: mask + first-frame latents joined on channels; 5B: False
-    c.model.image_dim = 1280  # width of the first frame's image features (CLIP); 0 = none
-    c.model.image_tokens = 257  # image feature tokens
-    c.model.action_hidden_dim = 1024  # hidden width of the state encoder and action decoder
-    c.model.rollout_visibility = "dreamzero"  # table of cached rollouts; dreamzero_state_sees_all as released
-    c.model.window_blocks = 4  # blocks that a clean block may look back over, itself included; 0 = all
-    c.model.lora_rank = 0  # of adapters in the blocks (train.init_from has their base); 0 = none
-    c.model.lora_alpha = 4.0  # an adapter counts alpha / rank
-    c.model.lora_pattern = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"  # linears of a block that get one
-    c.noise.schedule = "coupled"  # coupled | high_noise | decoupled (Flash)
-    c.noise.video_alpha = 3.0  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
-    c.noise.video_beta = 1.0  # see video_alpha
-    c.evaluate.solver = "unipc"  # unipc | euler
-    c.evaluate.video_final_sigma = 0.0  # noise level at which the video is left; Flash 0.8
-
-
-def lingbot_va(c: ConfigDict) -> None:
-    """LingBot-VA's own. Actions are grouped by latent frame: layout.frames_per_block = 1."""
-    c.model.update(visibility="lingbot_va", dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, latent_channels=48,
-                   action_dim=30)
-    c.layout.update(height=256, width=320, frames_per_block=1, actions_per_block=16)
-    c.model.max_chunk_frames = 4  # K, latent frames per chunk, drawn from 1 to this in every step
-    c.model.min_window_blocks = 4  # W, how far back is seen, drawn in every step; a chunk is two blocks
-    c.model.max_window_blocks = 64  # largest W
-    c.noise.action_shift = 1.0  # as shift, of the actions' levels; released LIBERO weights 0.05
-    c.noise.history = 0.5  # probability that the clean copy of the video is noised
-    c.noise.text_dropout = 0.1  # probability that the prompt gives way to the empty one
-    c.noise.shared_levels = False  # one draw of levels for the whole batch, as in the reference's trainer
-    c.noise.forward_dynamics = 0.0  # share of steps in which video sees its own chunk's actions (L_fdm)
-    c.noise.given_first_frame = False  # the first frame has level 0 and no loss, as in rollouts; as released: denoised
-    c.evaluate.action_steps = 50  # denoising steps of a chunk's actions
-    c.evaluate.chunk_frames = 2  # K in rollouts
-    c.evaluate.window_blocks = 30  # blocks in the cache, two a chunk
-    c.evaluate.executed_steps = 0  # partial denoising: of solver_steps so many run; 0 = all
-
-
-def lingbot_va_mot(c: ConfigDict) -> None:
-    """LingBot-VA with an action stream of its own."""
-    lingbot_va(c)
-    c.model.action_stream_dim = 768  # width of the action stream; a multiple of dim / num_heads
-    c.model.action_ffn_dim = 3584  # hidden width of its MLP
-    c.model.action_init = "interpolated"  # from the video stream: interpolated | unscaled; or random (unstable)
-
-
-# names as in world_model/families
-FAMILIES = {"dreamzero": dreamzero, "lingbot_va": lingbot_va, "lingbot_va_mot": lingbot_va_mot}

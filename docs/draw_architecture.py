@@ -67,7 +67,7 @@ ARROWS = [
     Arrow("loader", "batch", "bt"), Arrow("batch", "frozen encoders", by="launch.setup"),
     Arrow("frozen encoders", "loss"), Arrow("model", "loss", "tb"), Arrow("noise and solvers", "loss", "tb", aside=-60),
     Arrow("loss", "gradients", by="launch.train"), Arrow("gradients", "optimizer", "bt"),
-    Arrow("optimizer", "checkpoint", "bt"), Arrow("checkpoint", "sampler", "lr", by="launch.setup"),
+    Arrow("optimizer", "checkpoint", "bt"), Arrow("checkpoint", "sampler", "lr", by="launch.report"),
     Arrow("model", "sampler", "bt"), Arrow("noise and solvers", "sampler", "bt", aside=-60),
     Arrow("sampler", "policy", "bt"), Arrow("policy", "server", "lr"), Arrow("checkpoint", "export", "bt"),
     Arrow("export", "server", "bb", by="launch.serve"),

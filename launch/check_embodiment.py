@@ -18,8 +18,8 @@ from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.windows import block_starts
 from launch.reporting import report_page
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.experiment import Experiment
 
 TOLERANCE = 1e-3  # of a dimension's range between q01 and q99; float32 keeps 1e-6 of the value
 
@@ -102,7 +102,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        makers = build.data(config, out.parent).makers()
+        makers = Experiment(config).data(out.parent).makers()
         found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"check_embodiment: {error}")

@@ -13,9 +13,9 @@ loss    The training loss, also by noise level, on fresh draws.
 """
 
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -24,22 +24,21 @@ import numpy as np
 from absl import flags
 
 from launch.reporting import baselines, scores
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.restore import Restored, restore
 from world_model.analysis import image_metrics
-from world_model.families.base.loss import Example, Objective
-from world_model.families.base.sampler import Conditions
 from world_model.training import metrics
 from world_model.training.checkpoint import CheckpointError
 
 SHOWN = 6  # windows whose frames are kept for the report
 LOSS_DRAWS = 2  # noise draws per held-out window
-USE_EVALUATION = 1000  # of random keys, beside those of world_model/families/base/loss.py
+USE_EVALUATION = 1000  # of random keys, beside those of the families' losses
 
 
-def evaluate(restored: build.Restored, say=print) -> tuple[dict, dict]:
-    """(evaluation, arrays): what is written as JSON and npz. Arrays are per window; see `Evaluator`."""
-    config, evaluator = restored.config, Evaluator.of(restored)
+def evaluate(restored: Restored, say=print) -> tuple[dict, dict]:
+    """(evaluation, arrays): what is written as JSON and npz. Arrays are per window; see `Evaluator`. "video" is left
+    out where the family imagines none."""
+    config, evaluator = restored.config, Evaluator(restored)
     rows, losses, there = [], [], restored.data.heldout_windows
     wanted = min(config.evaluate.windows, there)
     if there < config.evaluate.windows:
@@ -47,10 +46,11 @@ def evaluate(restored: build.Restored, say=print) -> tuple[dict, dict]:
     for batch in restored.data.heldout_batches(config.evaluate.batch_size, wanted):
         rows.append(evaluator.windows(batch, shown=SHOWN if not rows else 0))
         losses += [jax.device_get(evaluator.loss(batch, draw)) for draw in range(LOSS_DRAWS)]
-        say(f"evaluated {min(wanted, sum(len(row['frame_mask']) for row in rows))} of {wanted} windows")
+        say(f"evaluated {min(wanted, sum(len(row['actions']) for row in rows))} of {wanted} windows")
     arrays = {name: np.concatenate([row[name] for row in rows if name in row]) for name in rows[0]}
-    evaluation = {"step": restored.step, "windows": len(arrays["frame_mask"]), "heldout_windows": there,
-                  "solver": dict(config.evaluate), "video": scores.video_scores(arrays),
+    video = {"video": scores.video_scores(arrays)} if restored.experiment.family.imagines_video else {}
+    evaluation = {"step": restored.step, "windows": len(arrays["actions"]), "heldout_windows": there,
+                  "solver": dict(config.evaluate), **video,
                   "action": scores.action_scores(arrays, config.layout.actions_per_block),
                   "loss": metrics.reduce(losses)}
     return evaluation, arrays
@@ -58,37 +58,44 @@ def evaluate(restored: build.Restored, say=print) -> tuple[dict, dict]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """A restored model with its compiled rollout."""
+    """A restored model with its compiled sampler, in the dtype that was trained in."""
 
-    restored: build.Restored
-    rollout: Callable  # of the family; see world_model/families/base/sampler.py
-    params: dict
+    restored: Restored
 
-    @classmethod
-    def of(cls, restored: build.Restored) -> "Evaluator":
-        """Computes in the dtype that was trained in."""
-        c = restored.config
-        rollout = restored.family.rollout(**build.rollout_settings(c))
-        return cls(restored, rollout, jax.tree.map(lambda p: p.astype(c.train.compute_dtype), restored.params))
+    @functools.cached_property
+    def sampler(self):
+        """The family's; see world_model/families/base/sampler.py."""
+        return self.restored.experiment.sampler()
 
     def windows(self, batch: dict, shown: int) -> dict[str, np.ndarray]:
         """Errors and predictions of a batch, with frames of the first `shown` windows; numpy, B leading."""
-        objective, keys = self.restored.objective, self._keys(batch)
-        example, conditions = _encode(objective, batch)
-        imagined = self.rollout(self.params, conditions, keys)
-        reacting = self.rollout(self.params, conditions, keys, history=example.latents)
-        errors, frames = _compare(objective, batch["video"], example.latents, imagined.latents)
+        example, conditions = self._encode(self.restored.frozen, batch)
+        keys, params = self._keys(batch), self.restored.compute_params
+        found = {}
+        if self.restored.experiment.family.imagines_video:
+            imagined = self.sampler(params, conditions, keys)
+            found = self._video(batch, example, imagined.latents, shown)
+            reacting = self.sampler(params, conditions, keys, history=example.latents)
+        else:
+            reacting = self.sampler(params, conditions, keys)
         datasets = self.restored.data.heldout_robots
-        repeated, known = baselines.repeated_actions(batch, datasets, self.restored.family.spec.layout)
-        return jax.device_get(errors | {name: value[:shown] for name, value in frames.items() if shown}) | {
-            "frame_mask": batch["frame_mask"], "latent_mask": np.asarray(example.frame_valid),
+        repeated, known = baselines.repeated_actions(batch, datasets, self.restored.experiment.layout)
+        return found | {
             "actions": batch["actions"], "action_mask": batch["action_mask"],
             "predicted_actions": np.asarray(reacting.actions), "repeated_known": known,
             "repeated_actions": repeated, "mean_actions": baselines.mean_actions(batch, datasets)}
 
     def loss(self, batch: dict, draw: int) -> dict:
-        """The objective's metrics on fresh noise."""
-        return _loss(self.restored.objective, self.params, batch, jax.random.fold_in(self._root, draw))
+        """The loss's metrics on fresh noise."""
+        return self._loss(self.restored.compute_params, self.restored.frozen, batch,
+                          jax.random.fold_in(self._root, draw))
+
+    def _video(self, batch: dict, example, predicted, shown: int) -> dict[str, np.ndarray]:
+        """Errors of imagined video, and frames of the first `shown` windows."""
+        errors, frames = self._compare(self.restored.frozen, batch["video"], example.latents, predicted)
+        kept = errors | {name: value[:shown] for name, value in frames.items() if shown}
+        return jax.device_get(kept) | {"frame_mask": batch["frame_mask"],
+                                       "latent_mask": np.asarray(example.frame_valid)}
 
     @property
     def _root(self) -> jax.Array:
@@ -97,25 +104,26 @@ class Evaluator:
     def _keys(self, batch: dict) -> jax.Array:
         return jax.vmap(lambda i: jax.random.fold_in(self._root, i))(batch["sample_index"])
 
+    @functools.partial(jax.jit, static_argnums=0)
+    def _encode(self, frozen: dict, batch: dict):
+        inputs = self.restored.experiment.inputs
+        example = inputs.encode(frozen, batch)
+        return example, inputs.conditions(frozen, example)
 
-@jax.jit
-def _encode(objective: Objective, batch: dict) -> tuple[Example, Conditions]:
-    example = objective.encode(batch)
-    return example, Conditions(
-        example.latents[:, :1], example.text, example.state, example.condition, example.image,
-        unconditional_text=objective.empty_text(len(example.text)), actions=example.actions,
-        action_mask=example.action_mask)
+    @functools.partial(jax.jit, static_argnums=0)
+    def _loss(self, params: dict, frozen: dict, batch: dict, key: jax.Array) -> dict:
+        experiment = self.restored.experiment
+        return experiment.loss_fn(params, batch, key, experiment.loss.count(batch), frozen)[1]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _compare(self, frozen: dict, video, latents, predicted):
+        """(errors [B, T] of pixels and [B, F] of latents, uint8 frames [B, T, H, W, 3])."""
+        return compare_video(self.restored.experiment.encoders["video"], frozen["video"], video, latents, predicted)
 
 
-@jax.jit
-def _loss(objective: Objective, params: dict, batch: dict, key: jax.Array) -> dict:
-    return objective.loss(params, batch, key, objective.count(batch))[1]
-
-
-@jax.jit
-def _compare(objective: Objective, video, latents, predicted):
-    """(errors [B, T] of pixels and [B, F] of latents, uint8 frames [B, T, H, W, 3])."""
-    codec, frozen = objective.codec, objective.frozen["video"]
+def compare_video(codec, frozen: dict, video, latents, predicted):
+    """(errors [B, T] of pixels and [B, F] of latents, uint8 frames [B, T, H, W, 3]) of predicted latents, of a copy of
+    the first frame and of the codec itself."""
     raw = video.astype(jnp.float32) / 127.5 - 1
     copied = codec.encode(frozen, jnp.repeat(raw[:, :1], raw.shape[1], axis=1))
     truth, ours, copy = (codec.decode(frozen, x) for x in (latents, predicted, copied))
@@ -126,9 +134,9 @@ def _compare(objective: Objective, video, latents, predicted):
     errors |= {"latent_mse": image_metrics.mse(predicted, latents),
                "copy_last_latent_mse": image_metrics.mse(copied, latents),
                "latent_range": jnp.ptp(latents, axis=(1, 2, 3, 4))}
-    to_bytes = lambda x: jnp.round((x + 1) * 127.5).astype(jnp.uint8)
-    return errors, {"frames_raw": video, "frames_true": to_bytes(truth), "frames_predicted": to_bytes(ours),
-                    "frames_copy_last": to_bytes(copy)}
+    frames = {"true": truth, "predicted": ours, "copy_last": copy}
+    return errors, {"frames_raw": video} | {
+        f"frames_{name}": jnp.round((x + 1) * 127.5).astype(jnp.uint8) for name, x in frames.items()}
 
 
 def write(out: Path, evaluation: dict, arrays: dict) -> None:
@@ -139,22 +147,28 @@ def write(out: Path, evaluation: dict, arrays: dict) -> None:
 
 
 def describe(evaluation: dict) -> str:
-    """Three lines for the terminal."""
-    video, action, loss = evaluation["video"], evaluation["action"], evaluation["loss"]
-    number = lambda x: "none" if x is None else f"{x:.3g}"
-    return (f"video {number(video['video_psnr_db'])} dB, copy-last-frame {number(video['copy_last_psnr_db'])} dB, "
-            f"codec {number(video['codec_psnr_db'])} dB\n"
-            f"action error {number(action['model_mse'])}, predict-the-mean {number(action['predict_mean_mse'])}, "
-            f"ratio {number(action['error_ratio'])}; after the first block {number(action['model_after_first_mse'])}, "
-            f"repeat-last {number(action['repeat_last_mse'])}\n"
-            f"loss: video {number(loss['video_loss'])}, action {number(loss['action_loss'])}")
+    """A line each on video, where it is imagined, actions and loss."""
+    video, action, loss = evaluation.get("video"), evaluation["action"], evaluation["loss"]
+    lines = [] if video is None else [
+        f"video {_number(video['video_psnr_db'])} dB, copy-last-frame {_number(video['copy_last_psnr_db'])} dB, codec "
+        f"{_number(video['codec_psnr_db'])} dB"]
+    lines.append(
+        f"action error {_number(action['model_mse'])}, predict-the-mean {_number(action['predict_mean_mse'])}, ratio "
+        f"{_number(action['error_ratio'])}; after the first block {_number(action['model_after_first_mse'])}, "
+        f"repeat-last {_number(action['repeat_last_mse'])}")
+    parts = [f"{name} {_number(loss[f'{name}_loss'])}" for name in ("video", "action") if f"{name}_loss" in loss]
+    return "\n".join([*lines, f"loss: {', '.join(parts)}"])
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
 
 
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     try:
-        evaluation, arrays = evaluate(build.restore(args.workdir, args.step))
+        evaluation, arrays = evaluate(restore(args.workdir, args.step))
         write(Path(args.out or args.workdir), evaluation, arrays)
     except (CheckpointError, ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")

@@ -1,15 +1,15 @@
 """Makes a checkpoint of published weights, for `launch.train --config.train.init_from=OUT` to start from.
 
-    python -m launch.import_weights --format=wan --source=DIR --config=configs/dreamzero_14b.py --out=OUT [--dry_run]
+    python -m launch.import_weights --format=wan --source=DIR --config=configs/NAME.py --out=OUT [--dry_run]
 
-Formats: wan (original), diffusers, dreamzero, lingbot_va and lingbot_va_mot; formats.py of the family's folder says
-where their files are expected. All names and shapes on both sides are checked before any data is read; --dry_run stops
-there. Then tensors go one at a time from file to file, so that memory holds a few of them and never a shard. What the
-source lacks is initialised by the format's rules and --config.seed, and printed; --fit='action_(en|de)coder=slice' says
-what to do with tensors of another size: slice (the leading part), pad_zero or fresh. A LoRA checkpoint of DreamZero,
-with --config.model.lora_rank, holds its base or is put on --base: on the one that it names, if it names one. Pickles
-(.pth, .bin) are read with --allow_pickle, by torch's weights_only unpickler. OUT is a workdir with a checkpoint of
-weights alone at step 0 and import.json, which tells where each came from. It appears when it is whole.
+Each family brings its formats; formats.py in its folder says where their files are expected. All names and shapes on
+both sides are checked before any data is read; --dry_run stops there. Then tensors go one at a time from file to file,
+so that memory holds a few of them and never a shard. What the source lacks is initialised by the format's rules and
+--config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another size: slice (the
+leading part), pad_zero or fresh. A LoRA checkpoint (with --config.model.lora_rank) holds its base or is put on --base:
+on the one that it names, if it names one. Pickles (.pth, .bin) are read with --allow_pickle, by torch's weights_only
+unpickler. OUT is a workdir with a checkpoint of weights alone at step 0 and import.json, which tells where each came
+from. It appears when it is whole.
 """
 
 import functools
@@ -23,15 +23,17 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.statistics import statistics_hash
-from launch.setup import build, provenance
 from launch.setup import flags as launch_flags
-from world_model import functional
-from world_model.families import Family, published_formats
+from launch.setup import provenance
+from launch.setup.experiment import Experiment
+from world_model.families import all_families, get_family
+from world_model.families.base.family import Family, Model
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.checkpoint_writer import Checkpoints
 from world_model.training.state import subset
 from world_model.weights import conversion
+from world_model.weights.formats import PublishedFormat
 from world_model.weights.safetensors_io import WeightsError, atomic_directory
 
 LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (256 MiB)
@@ -45,15 +47,12 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
-    formats = published_formats()
-    if config.model.family != formats[format_name].family:
-        raise ValueError(f"model.family = {config.model.family!r}: --format={format_name} holds a network of family "
-                         f"{formats[format_name].family!r}")
-    family, opened = build.model(config), formats[format_name].open(source, allow_pickle)
+    family = get_family(config.model.family)
+    opened = format_of(family, format_name).open(source, allow_pickle)
     if base:
-        opened = opened.over(formats[base[0]].open(base[1], allow_pickle))
-    shapes = functional.parameters(family.module)
-    plan = conversion.make_plan(opened, shapes, family.spec, fits)
+        opened = opened.over(format_of(family, base[0]).open(base[1], allow_pickle))
+    model = Experiment(config).model
+    plan = conversion.make_plan(opened, model.shapes, model.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
               "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
     recorded = recorded_base(Path(source)) if base else None
@@ -66,15 +65,24 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
         raise WeightsError(
             f"{source}: these adapters were trained on weights of hash {recorded['base_hash']} ({recorded['format']}), "
             f"found {report['base_hash']} in --base={base[1]}; give that base")
-    fresh = fresh_values(family, config.seed, plan.initialised)
-    params = conversion.pieces(opened, plan, shapes, family.spec.head_dim, fresh)
+    fresh = fresh_values(model, config.seed, plan.initialised)
+    params = conversion.pieces(opened, plan, model.shapes, model.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
         write(partial, config, params, statistics_of(source), report)
     return report
 
 
+def format_of(family: Family, name: str) -> PublishedFormat:
+    """Raises ValueError where the family is not read from that format, naming whose it is."""
+    if name in family.imports:
+        return family.imports[name]
+    others = [other.name for other in all_families() if name in other.imports]
+    raise ValueError(f"model.family = {family.name!r}: --format={name} holds a network of family "
+                     f"{', '.join(map(repr, others)) or 'nobody'}; this one is read from {sorted(family.imports)}")
+
+
 def recorded_base(source: Path) -> dict | None:
-    """What an export of adapters says about the weights that it was trained on; DreamZero's own say nothing."""
+    """Returns what an export of adapters says about the weights that it was trained on; published ones say nothing."""
     path = source / "provenance.json"
     return json.loads(path.read_text()).get("base") if path.exists() else None
 
@@ -98,14 +106,13 @@ def statistics_of(source: Path | str) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def fresh_values(family: Family, seed: int, names: Iterable[str]) -> Callable[[str], np.ndarray]:
+def fresh_values(model: Model, seed: int, names: Iterable[str]) -> Callable[[str], np.ndarray]:
     """name -> the value that a run of that seed would start from. Large ones are computed when asked for, the others
     together and once."""
-    shapes = functional.parameters(family.module)
-    large = {name for name in names if shapes[name].size > LARGE}
+    large = {name for name in names if model.shapes[name].size > LARGE}
 
     def values(*wanted: str) -> dict:
-        return jax.jit(lambda key: subset(family.init_params(key), wanted))(jax.random.key(seed))
+        return jax.jit(lambda key: subset(model.init_params(key), wanted))(jax.random.key(seed))
 
     small = functools.cache(lambda: values(*(name for name in names if name not in large)))
     return lambda name: np.asarray(values(name)[name] if name in large else small()[name])
@@ -150,11 +157,12 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_config()
-    flags.DEFINE_enum("format", None, sorted(published_formats()), "layout of the source")
+    FORMATS = sorted({name for family in all_families() for name in family.imports})
+    flags.DEFINE_enum("format", None, FORMATS, "layout of the source")
     flags.DEFINE_string("source", None, "directory of the published files")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
-    flags.DEFINE_enum("base_format", "wan", ["wan", "dreamzero"], "layout of --base")
+    flags.DEFINE_enum("base_format", "wan", FORMATS, "layout of --base")
     flags.DEFINE_bool("allow_pickle", False, "read .pth and .bin files too, by torch's weights_only unpickler")
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")

@@ -26,8 +26,9 @@ from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
 from launch.reporting import report_page
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.datasets import Data
+from launch.setup.experiment import Experiment
 
 SAME = 1.0  # mean difference of two pictures, of 255, below which they count as the same
 
@@ -148,9 +149,9 @@ def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tu
     return report_page.section(dataset.name, *parts), problems
 
 
-def speed(data: build.Data, seconds: float = 10.0) -> tuple[float, list[str]]:
+def speed(data: Data, seconds: float = 10.0) -> tuple[float, list[str]]:
     """(windows per second of the loader alone, sentences on it)."""
-    size, batches = data.config.train.global_batch_size, 0
+    size, batches = data.experiment.config.train.global_batch_size, 0
     with data.loader() as loader:
         next(loader)
         began = time.perf_counter()
@@ -164,10 +165,10 @@ def speed(data: build.Data, seconds: float = 10.0) -> tuple[float, list[str]]:
         f"step.", decoding(data)]
 
 
-def diversity(data: build.Data, makers: list[SampleMaker], batches: int = 50) -> str:
+def diversity(data: Data, makers: list[SampleMaker], batches: int = 50) -> str:
     """A sentence on how many episodes the first batches come from; index arithmetic, nothing is read."""
-    size, found = data.config.train.global_batch_size, []
-    order = make_order(data.training, [maker.windows for maker in makers], data.config.seed, size)
+    size, found = data.experiment.config.train.global_batch_size, []
+    order = make_order(data.training, [maker.windows for maker in makers], data.experiment.config.seed, size)
     for first in range(0, batches * size, size):
         draws = [order[position] for position in range(first, first + size)]
         found.append(len({(draw.dataset, makers[draw.dataset].windows[draw.window][0]) for draw in draws}))
@@ -198,7 +199,7 @@ class Timed:
         return dataclasses.replace(episode, read_frames=read_frames)
 
 
-def decoding(data: build.Data, windows: int = 16) -> str:
+def decoding(data: Data, windows: int = 16) -> str:
     """A sentence on what share of making a window goes into its frames."""
     if data.cache:
         return "Windows come from the latent cache: nothing is decoded."
@@ -234,7 +235,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        data = build.data(config, out.parent)
+        data = Experiment(config).data(out.parent)
         steps, batch = config.train.steps, config.train.global_batch_size
         asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
         realised = realised_fractions(data.training, steps * batch, batch)

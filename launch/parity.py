@@ -1,11 +1,10 @@
 """Compares a model with numbers measured on the reference implementation.
 
-    python -m launch.parity --golden=tests/goldens/dreamzero_i2v_tiny.npz [--tolerance=1e-4] [--runtime=torch]
+    python -m launch.parity --golden=tests/goldens/FILE.npz [--tolerance=1e-4] [--runtime=torch]
 
 Recognises the family, builds the model at the golden's sizes, imports its weights and computes everything else that
-the file holds (world_model/families/dreamzero/parity.py, world_model/families/lingbot_va/parity.py say what). Prints
-one JSON object: per entry and over all the largest absolute difference (of gradient norms and timesteps relative to the
-expected value). Exits 1 above the tolerance.
+the file holds (parity.py in the family's folder says what). Prints one JSON object: per entry and over all the largest
+absolute difference (of gradient norms and timesteps relative to the expected value). Exits 1 above the tolerance.
 """
 
 import json
@@ -16,13 +15,9 @@ import numpy as np
 from absl import flags
 
 from launch.setup import flags as launch_flags
+from world_model.families import all_families
 from world_model.families.base.golden import GoldenFile
-from world_model.families.dreamzero.parity import DreamZeroGolden
-from world_model.families.lingbot_va.parity import LingBotVAGolden
 from world_model.weights.comparison import Difference, first_above, max_difference
-
-# A constructor value that only this family's reference has -> who reads the file.
-FAMILIES = {"num_frame_per_block": DreamZeroGolden, "attention_head_dim": LingBotVAGolden}
 
 
 def read(path: str) -> GoldenFile:
@@ -30,10 +25,12 @@ def read(path: str) -> GoldenFile:
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
     sizes = json.loads(str(arrays["cfg_json"]))["model"] if "cfg_json" in arrays else {}
-    for mark, family in FAMILIES.items():
-        if mark in sizes:
-            return family(arrays)
-    raise ValueError(f"cfg_json has no model of a known family: none of {sorted(FAMILIES)} among {sorted(sizes)}")
+    readers = [family.part("golden", "launch.parity") for family in all_families() if family.golden]
+    for reader in readers:
+        if reader.MARK in sizes:
+            return reader(arrays)
+    raise ValueError(f"cfg_json has no model of a known family: none of {sorted(reader.MARK for reader in readers)} "
+                     f"among {sorted(sizes)}")
 
 
 def compare(golden: GoldenFile, adapter) -> dict[str, Difference]:

@@ -1,6 +1,6 @@
 """What a run costs on a slice of TPUs, before it is booked: the real train step, compiled ahead of time.
 
-    python -m launch.plan --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep]
+    python -m launch.plan --config=configs/NAME.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep]
 
 Needs libtpu (extra: tpu) and no TPU; --topology=local plans for the accelerators that JAX sees here, GPUs too. Forward,
 backward and optimizer with donated state are compiled for the slice; memory, executed FLOP and collectives are read
@@ -19,8 +19,9 @@ from absl import flags
 from jax.experimental import topologies
 
 from launch.planning import estimate, plan_text
-from launch.setup import build, fit, train_parts
+from launch.setup import fit, training
 from launch.setup import flags as launch_flags
+from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS, Chip, chip_of
 from world_model.parallel.remat import KEPT
 
@@ -36,20 +37,20 @@ def plan(config, topology: str, slices: int = 1) -> dict:
     """The JSON object. Raises PlanError or ValueError with a sentence for the person who asked."""
     chip, devices = describe_topology(topology, slices)
     fit.check_kernel(config, devices)
-    config = fit.fit(config, build.model, devices)
-    mesh, family = train_parts.make_mesh(config, devices), build.model(config)
-    _, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.losses(config, family), target)
+    experiment = Experiment(config).fitted(devices)
+    config, mesh = experiment.config, training.make_mesh(experiment.config, devices)
+    _, target = training.make_target(experiment, mesh)
+    step = training.make_step(experiment, target)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = step.lower(target, train_parts.abstract_batch(config, family.spec, mesh))
+        lowered = step.lower(target, training.abstract_batch(experiment, mesh))
         traced = time.perf_counter()
         compiled = lowered.compile()
     finished = time.perf_counter()
     facts = {"topology": topology, "slices": slices, "chips": len(devices) // chip.devices, "mesh": dict(mesh.shape),
              "global_batch": config.train.global_batch_size, "remat": config.train.remat,
              "lower_seconds": traced - began, "compile_seconds": finished - traced}
-    return facts | estimate.estimate(family, config, mesh, slices, target, chip, compiled)
+    return facts | estimate.estimate(experiment.model, config, mesh, slices, target, chip, compiled)
 
 
 def sweep(config, topology: str, slices: int = 1) -> Iterator[dict]:

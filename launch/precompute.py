@@ -27,8 +27,9 @@ from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.samples import SampleMaker, prompt_of
 from data_pipelines.statistics import save_statistics
 from data_pipelines.storage import files
-from launch.setup import build, latents
+from launch.setup import cache
 from launch.setup import flags as launch_flags
+from launch.setup.experiment import Experiment
 
 
 class Precompute:
@@ -37,24 +38,33 @@ class Precompute:
     def __init__(self, config, out: str, *, shard_bytes: int, batch: int, worker: int, workers: int):
         """Fits or reads the encoders and checks that OUT, a folder or its address, is this config's. Raises CacheError,
         OSError, ValueError."""
-        self.image = build.image_encoder(config)
-        if config.data.cache or (config.model.image_dim and not self.image):
-            raise ValueError("a cache is made with data.cache empty, and encoders.image set where model.image_dim is")
-        self.config, self.out, self.batch, self.worker, self.workers = config, out, batch, worker, workers
-        self.codec, self.text = build.video_codec(config), build.text_encoder(config)
-        self.spec = latents.encoded_spec(config, self.codec.spatial_stride)
-        self.data = build.data(config, out)
+        if config.data.cache:
+            raise ValueError("a cache is made with data.cache empty")
+        self.experiment, self.out, self.batch = Experiment(config), out, batch
+        self.worker, self.workers = worker, workers
+        self.inputs = self.experiment.inputs
+        self.spec = self.inputs.stored_fields()
+        self.data = self.experiment.data(out)
         there = files.exists(f"{out}/encoders.safetensors")
-        self.frozen = load_encoders(out) if there else build.frozen(config, self.data, out)
-        self.params = jax.tree.map(jnp.asarray, build.arrays(config, self.frozen))
+        self.kept = load_encoders(out, self.inputs.encoders) if there else self.experiment.fit_encoders(self.data)
+        self.frozen = jax.tree.map(jnp.asarray, self.experiment.load_encoders(self.kept))
         self.makers = self.data.makers()
+        self._check_encoders()
         self.windows = {maker.dataset.name: len(maker.windows) for maker in self.makers}
         self._bad: dict[tuple, str] = {}  # (dataset, window) -> why this job could not read it
         self.writer = CacheWriter(out, {
-            "identity": latents.identity(config, self.codec.spatial_stride), "windows": self.windows,
-            "encoders": latents.encoders_hash(self.frozen), "statistics": self.data.statistics_hash,
+            "identity": cache.identity(self.experiment), "windows": self.windows,
+            "encoders": cache.encoders_hash(self.kept), "statistics": self.data.statistics_hash,
             "heldout": {d.name: d.episodes.tolist() for d in self.data.heldout},
         }, self.spec, max(1, shard_bytes // record_bytes(self.spec)))
+
+    def _check_encoders(self) -> None:
+        """Raises ValueError where an encoder is missing, before anything is decoded."""
+        fields, row = self.inputs.batch_fields(), {}
+        for name in self.inputs.stored_from:
+            shape, dtype = fields[name]
+            row[name] = jax.ShapeDtypeStruct((1, *shape), dtype)
+        jax.eval_shape(self.inputs.store, self.frozen, row)
 
     def estimate(self) -> str:
         """What will be written, for people."""
@@ -78,7 +88,7 @@ class Precompute:
 
     def prepare(self) -> None:
         """What lies beside the shards."""
-        save_encoders(self.out, latents.flat_encoders(self.frozen))
+        save_encoders(self.out, cache.flat_encoders(self.kept))
         save_statistics(self.data.statistics, f"{self.out}/statistics.json")
         self._write_texts()
 
@@ -91,14 +101,14 @@ class Precompute:
         maker = next(maker for maker in self.makers if maker.dataset.name == name)
         about = self.writer.write_shard(name, shard, self._rows(maker, shard))
         self._bad |= {(name, window): reason for window, reason in about["bad"].items()}
-        check_limit(len(self._bad), sum(self.windows.values()), self.config.data.max_bad_fraction, "windows",
+        check_limit(len(self._bad), sum(self.windows.values()), self.experiment.config.data.max_bad_fraction, "windows",
                     sorted(set(self._bad.values())))
         return about
 
     def finish(self) -> bool:
-        """_SUCCESS and the contact sheet, once every shard is there."""
+        """_SUCCESS and, where the family has a video codec, the contact sheet, once every shard is there."""
         whole = self.writer.finish(self.windows)
-        if whole:
+        if whole and "latents" in self.spec:
             self.contact_sheet()
         return whole
 
@@ -116,17 +126,18 @@ class Precompute:
                 chosen[index] = numbers.setdefault(prompt, len(numbers))
             self.writer.write_index(dataset.name, lengths=np.asarray(source.lengths(), np.int64),
                                     rates=np.asarray(source.rates(), np.float64), kept=source.kept(), text=chosen)
-        self.writer.write_texts(self._features(prompt) for prompt in numbers)
+        if "text_features" in self.spec:
+            self.writer.write_texts(self._features(prompt) for prompt in numbers)
 
     def _features(self, prompt: str) -> np.ndarray:
         """bfloat16 [tokens, width]."""
-        ids, length = self.text.tokenize(prompt)
-        encoded = self._encode_text(self.params["text"], ids[None], np.array([length]))
+        ids, length = self.inputs.tokenize(prompt)
+        encoded = self._encode_text(self.frozen["text"], ids[None], np.array([length]))
         return np.asarray(encoded[0, :length], bfloat16)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _encode_text(self, params, ids, length):
-        return self.text.encode(params, ids, length)
+        return self.experiment.encoders["text"].encode(params, ids, length)
 
     def _rows(self, maker: SampleMaker, shard: int) -> Iterator[dict | str]:
         """Rows of a shard, decoded in threads while the batch before is encoded."""
@@ -141,47 +152,44 @@ class Precompute:
 
     def _encoded(self, rows: list[dict | str]) -> list[dict | str]:
         good = [row for row in rows if isinstance(row, dict)]
-        if not good:
+        if not good or not self.inputs.stored_from:
             return rows
-        video = np.stack([row["video"] for row in good])
-        padded = np.concatenate([video, video[:1].repeat(self.batch - len(video), 0)])  # one shape, one program
-        features = {name: np.asarray(value) for name, value in self._encode(self.params, padded).items()}
+        stacked = {name: np.stack([row[name] for row in good]) for name in self.inputs.stored_from}
+        padded = {name: np.concatenate([x, x[:1].repeat(self.batch - len(x), 0)])  # one shape, one program
+                  for name, x in stacked.items()}
+        features = {name: np.asarray(value) for name, value in self._store(self.frozen, padded).items()}
         numbers = iter(range(len(good)))
         return [row if isinstance(row, str) else row | _nth(features, next(numbers)) for row in rows]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _encode(self, params, video) -> dict:
-        """uint8 [B, T, H, W, 3] -> what the encoders make of it, bfloat16."""
-        pixels = video.astype(jnp.float32) / 127.5 - 1
-        made = {"latents": self.codec.encode(params["video"], pixels)}
-        if "first_latents" in self.spec:
-            made["first_latents"] = self.codec.encode_first(params["video"], pixels[:, :1], pixels.shape[1])
-        if "image_features" in self.spec:
-            made["image_features"] = self.image.encode(params["image"], pixels[:, 0])
-        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), made)
+    def _store(self, frozen, batch) -> dict:
+        return self.inputs.store(frozen, batch)
 
     def contact_sheet(self, windows: int = 4, frames: int = 6) -> None:
         """contact_sheet.png: pixels, and under them what their stored latents decode to."""
         from launch.reporting.data_figures import filmstrip
 
-        cache, strips = latents.open_cache(self._with_cache(), self.codec.spatial_stride), []
+        made, strips = cache.open_cache(with_cache(self.experiment.config, self.out)), []
+        codec = self.experiment.encoders["video"]
         for maker in self.makers:
             for window in np.linspace(0, len(maker.windows) - 1, windows).astype(int).tolist():
                 try:
                     pixels = maker(window, 0)["video"]
-                    stored = cache.read(maker.dataset.name, window, maker.windows[window][0])["latents"]
+                    stored = made.read(maker.dataset.name, window, maker.windows[window][0])["latents"]
                 except BadEpisode:
                     continue
-                decoded = self.codec.decode(self.params["video"], jnp.asarray(stored, jnp.float32)[None])[0]
+                decoded = codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
                 shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
                 strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
         with files.new_file(f"{self.out}/contact_sheet.png") as file, open(file, "wb") as opened:
             opened.write(filmstrip(strips))
 
-    def _with_cache(self):
-        config = self.config.copy_and_resolve_references()
-        config.data.cache = self.out
-        return config
+
+def with_cache(config, out: str) -> Experiment:
+    """The experiment that trains from a cache."""
+    config = config.copy_and_resolve_references()
+    config.data.cache = out
+    return Experiment(config)
 
 
 def _made(maker: SampleMaker, window: int) -> dict | str:
@@ -201,10 +209,7 @@ def main(_) -> None:
     say = functools.partial(print, flush=True)
     try:
         if args.verify:
-            config = args.config
-            config.data.cache = args.out
-            cache = latents.open_cache(config, build.video_codec(config).spatial_stride)
-            if problems := list(cache.verify()):
+            if problems := list(cache.open_cache(with_cache(args.config, args.out)).verify()):
                 raise ValueError("\n".join(problems))
             say(f"{args.out}: every record is as it was written")
             return

@@ -20,8 +20,8 @@ from absl import flags
 
 from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, report
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.restore import restore
 from world_model.training import checkpoint
 
 RECORDINGS = Path(".cache/pusht")  # where configs/quickstart.py looks for its data
@@ -47,7 +47,7 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     differences = checkpoint_command.diff(workdir, aside, compared, compared)
     print("resumed run equals the killed one bit for bit" if not differences else "\n".join(differences[:10]))
     stage("evaluate on held-out episodes")
-    restored = build.restore(workdir)
+    restored = restore(workdir)
     evaluation, arrays = evaluate.evaluate(restored)
     evaluate.write(workdir, evaluation, arrays)
     print(evaluate.describe(evaluation))

@@ -17,9 +17,8 @@ from absl import flags
 
 from data_pipelines.mixture import asked_fractions
 from launch.reporting import figures, report_page
-from launch.setup import build
 from launch.setup import flags as launch_flags
-from world_model.attention import visibility
+from launch.setup.restore import Restored, restore
 from world_model.families.base.sampler import Schedule
 from world_model.training import checkpoint
 
@@ -27,47 +26,57 @@ MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
 MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
 MAXIMUM_EXPORT_DIFFERENCE = 1e-4
 MAXIMUM_SECONDS = 720
+VIDEO_KEYS = ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db")
 MEASURED_OUTSIDE = ("seconds", "resume_bitwise", "export_max_abs_diff")
 
 
 def make_summary(evaluation: dict, metrics: list[dict], mixture: dict, *, seconds: float | None = None,
                  resume_bitwise: bool | None = None, export_max_abs_diff: float | None = None) -> dict:
-    """summary.json. None stands for what was not measured. mixture: {dataset: {"asked", "realised"} fractions}."""
-    video, speeds = evaluation["video"], [m["samples_per_second"] for m in metrics if "samples_per_second" in m]
+    """summary.json. None stands for what was not measured. mixture: {dataset: {"asked", "realised"} fractions}. The
+    keys of video are left out where the family imagines none."""
+    speeds = [m["samples_per_second"] for m in metrics if "samples_per_second" in m]
+    video = {key: evaluation["video"][key] for key in VIDEO_KEYS} if "video" in evaluation else {}
     return {
         "seconds": seconds, "steps": evaluation["step"],
         "samples_per_second": float(np.median(speeds)) if speeds else None,
-        "video_psnr_db": video["video_psnr_db"], "copy_last_psnr_db": video["copy_last_psnr_db"],
-        "codec_psnr_db": video["codec_psnr_db"], "action_error_ratio": evaluation["action"]["error_ratio"],
+        **video, "action_error_ratio": evaluation["action"]["error_ratio"],
         "repeat_last_ratio": evaluation["action"]["repeat_last_ratio"],
         "mixture": mixture, "resume_bitwise": resume_bitwise, "export_max_abs_diff": export_max_abs_diff}
 
 
 def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
-    """(what, reached, target, met) of each target; met is None where nothing was measured."""
-    ours, copy, ratio = summary["video_psnr_db"], summary["copy_last_psnr_db"], summary["action_error_ratio"]
-    gain = None if ours is None or copy is None else ours - copy
-    resumed, apart, seconds = summary["resume_bitwise"], summary["export_max_abs_diff"], summary["seconds"]
+    """(what, reached, target, met) of each target; met is None where nothing was measured. Video has one where the
+    family imagines it."""
+    ratio, resumed = summary["action_error_ratio"], summary["resume_bitwise"]
+    apart, seconds = summary["export_max_abs_diff"], summary["seconds"]
     rows = [
-        ("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB", f"at least {MINIMUM_GAIN_DB:+.1f} dB",
-         lambda x: x >= MINIMUM_GAIN_DB),
+        *_video_target(summary),
         ("Action error, over that of predicting the mean", ratio, "{:.3f}", f"at most {MAXIMUM_ACTION_RATIO}",
          lambda x: x <= MAXIMUM_ACTION_RATIO),
         ("Stopped and resumed equals uninterrupted", resumed, "{}", "bit for bit", lambda x: x is True),
         ("Exported to PyTorch, largest difference", apart, "{:.1e}", f"at most {MAXIMUM_EXPORT_DIFFERENCE:.0e}",
          lambda x: x <= MAXIMUM_EXPORT_DIFFERENCE),
         ("Whole run", seconds, "{:.0f} s", f"at most {MAXIMUM_SECONDS} s", lambda x: x <= MAXIMUM_SECONDS)]
-    shown = lambda value, form: "not measured" if value is None else form.format(value)
-    return [(what, shown(value, form), target, None if value is None else bool(met(value)))
-            for what, value, form, target, met in rows]
+    return [(what, "not measured" if value is None else form.format(value), target,
+             None if value is None else bool(met(value))) for what, value, form, target, met in rows]
+
+
+def _video_target(summary: dict) -> list[tuple]:
+    if "video_psnr_db" not in summary:
+        return []
+    ours, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
+    gain = None if ours is None or copy is None else ours - copy
+    return [("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB",
+             f"at least {MINIMUM_GAIN_DB:+.1f} dB", lambda x: x >= MINIMUM_GAIN_DB)]
 
 
 def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: dict, metrics: list[dict],
-                 mask_image: np.ndarray, mixture: dict, schedules: dict[str, Schedule]) -> Path:
+                 mask: tuple[np.ndarray, dict] | None, mixture: dict, schedules: dict[str, Schedule]) -> Path:
     """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
 
-    evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask_image: uint8 [n, n, 3];
-    summary, mixture: as `make_summary` makes and takes; schedules: of the rollout that was evaluated.
+    evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask: (uint8 [n, n, 3], {name:
+    colour}), None where the family draws none; summary, mixture: as `make_summary` makes and takes; schedules: of the
+    sampler that was evaluated.
     """
     out = Path(workdir) / "report"
     out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +86,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             f"{sum(verdicts)} of {len(verdicts)} measured targets met.")
     actions_per_block = len(evaluation["action"]["by_step"]["step"])
     sections = [
-        _results(summary), _video(evaluation["video"], arrays),
+        _results(summary), *([_video(evaluation["video"], arrays)] if "video" in evaluation else []),
         report_page.section(
             "Actions", report_page.text(
                 "Each block's actions are predicted at once, with the real video before the block. Normalised units: "
@@ -92,7 +101,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             "Training", _plot(figures.losses(metrics), "training losses of video and action"),
             report_page.text("On held-out windows, by noise level (mean square error of the velocity, unweighted):"),
             _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
-        _inputs(mask_image, mixture)]
+        _inputs(mask, mixture)]
     page = out / "index.html"
     page.write_text(report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
     (out / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
@@ -102,12 +111,16 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
 def _results(summary: dict) -> str:
     mark = {True: '<span class="met">met</span>', False: '<span class="missed">missed</span>', None: "&ndash;"}
     rows = [[html.escape(what), reached, target, mark[met]] for what, reached, target, met in targets(summary)]
-    number = lambda value, unit: "not measured" if value is None else f"{value:.2f} {unit}"
-    return report_page.section(
-        "Results", report_page.table(["measure", "reached", "target", ""], rows),
-        f'<p class="note" style="margin-top: 10px">Video {number(summary["video_psnr_db"], "dB")}, copy of the first '
-        f'frame {number(summary["copy_last_psnr_db"], "dB")}, codec alone {number(summary["codec_psnr_db"], "dB")}; '
-        f'{number(summary["samples_per_second"], "training samples per second")}.</p>')
+    video = [f"Video {_number(summary['video_psnr_db'], 'dB')}, copy of the first frame "
+             f"{_number(summary['copy_last_psnr_db'], 'dB')}, codec alone {_number(summary['codec_psnr_db'], 'dB')}"
+             ] if "video_psnr_db" in summary else []
+    note = "; ".join([*video, _number(summary["samples_per_second"], "training samples per second")])
+    return report_page.section("Results", report_page.table(["measure", "reached", "target", ""], rows),
+                               f'<p class="note" style="margin-top: 10px">{note}.</p>')
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.2f} {unit}"
 
 
 def _video(video: dict, arrays: dict) -> str:
@@ -123,30 +136,29 @@ def _video(video: dict, arrays: dict) -> str:
         _plot(figures.video_by_frame(video), "PSNR and SSIM by frame"))
 
 
-def _inputs(mask_image: np.ndarray, mixture: dict) -> str:
+def _inputs(mask: tuple[np.ndarray, dict] | None, mixture: dict) -> str:
     rows = [[html.escape(name), f"{part['asked']:.1%}", f"{part['realised']:.2%}", report_page.bar(part["realised"])]
             for name, part in mixture.items()]
-    mask = ("<div>", report_page.legend({group.value: colour for group, colour in visibility.COLOURS.items()}),
-            report_page.image(figures.png(mask_image), "png", "attention mask", pixels=True, caption=(
-                "Who sees whom: queries from top to bottom, keys from left to right, one cell per latent frame or "
-                "per block's actions and states.")), "</div>")
+    table = report_page.table(["dataset", "asked", "drawn", ""], rows)
+    if mask is None:
+        return report_page.section("Mixture", table)
+    picture, colours = mask
     return report_page.section(
-        "Mixture and mask", '<div class="two"><div>',
-        report_page.table(["dataset", "asked", "drawn", ""], rows), "</div>", *mask, "</div>")
+        "Mixture and mask", '<div class="two"><div>', table, "</div>", "<div>", report_page.legend(colours),
+        report_page.image(figures.png(picture), "png", "attention mask", pixels=True, caption=(
+            "Who sees whom: queries from top to bottom, keys from left to right, one cell per latent frame or "
+            "per block's actions and states.")), "</div>", "</div>")
 
 
 def _plot(svg: bytes, alt: str) -> str:
     return report_page.image(svg, "svg+xml", alt)
 
 
-def draw_mask(restored: build.Restored) -> np.ndarray:
-    """uint8 [n, n, 3]: what the model's training forward lets see what."""
-    return restored.family.module.draw_mask()
-
-
-def sampling(restored: build.Restored) -> dict[str, Schedule]:
-    """How the evaluation's rollout denoises video and actions."""
-    return restored.family.rollout(**build.rollout_settings(restored.config)).schedules()
+def draw_mask(restored: Restored) -> tuple[np.ndarray, dict] | None:
+    """(uint8 [n, n, 3], {name: colour}): what the training forward lets see what; None where the family draws none."""
+    experiment = restored.experiment
+    render = experiment.family.render_mask
+    return render(experiment.model.module) if render else None
 
 
 def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
@@ -167,7 +179,7 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
 
     Raises FileNotFoundError without an evaluation, ValueError where it is of another step.
     """
-    workdir, restored = Path(workdir), build.restore(workdir, step)
+    workdir, restored = Path(workdir), restore(workdir, step)
     if not (workdir / "evaluation.json").exists():
         raise FileNotFoundError(f"{workdir} has no evaluation: run python -m launch.evaluate --workdir={workdir} first")
     evaluation = json.loads((workdir / "evaluation.json").read_text())
@@ -184,7 +196,7 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
     summary = make_summary(evaluation, metrics, mixture, **measured)
     return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture,
-                        sampling(restored))
+                        restored.experiment.sampler().schedules())
 
 
 def main(_) -> None:

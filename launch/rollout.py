@@ -7,8 +7,8 @@ Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for
 return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
 reached, to the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4
 control steps to answer, waiting for it and not (launch/simulation/asynchronous.py). Writes OUT/closed_loop.json
-(default OUT: WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened beside what was imagined; with --rerun
-also *.rrd of the same episodes (launch/simulation/rerun_log.py).
+(default OUT: WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened, beside what was imagined; with
+--rerun also *.rrd of the same episodes (launch/simulation/rerun_log.py).
 """
 
 import collections
@@ -24,8 +24,8 @@ import numpy as np
 from absl import flags
 
 from launch.serving.engine import Engine, ModelError, choose_robot
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.restore import Restored, restore
 from launch.simulation import asynchronous, closed_loop, rerun_log
 from launch.simulation.asynchronous import Mode
 from launch.simulation.closed_loop import Mean, ModelPolicy, Random, Run
@@ -37,7 +37,7 @@ BASELINES = (*TRIVIAL, "expert")
 PANEL, GAP = 256, 8  # pixels of a video's panels and between them
 
 
-def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
+def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
              sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
              task: str | None = None, baselines: Sequence[str] = BASELINES,
              say=print) -> tuple[dict, list[Run], Engine]:
@@ -48,7 +48,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
         raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
     chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
     robot = choose_robot(restored, chosen.embodiment, None)
-    engine = Engine(restored, robot, slots=episodes, batch_sizes=(batch,), sampling=sampling or {})
+    engine = Engine(restored, robot, sessions=episodes, batch_sizes=(batch,), sampling=sampling or {})
     horizon = robot.horizon
     execute = execute or horizon
     if execute > horizon:
@@ -59,7 +59,7 @@ def evaluate(restored: build.Restored, *, episodes: int, seed: int, execute: int
                 "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
                 "expert": (closed_loop.expert, 1)}
     result = {"task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
-              "sampling": build.rollout_settings(restored.config) | engine.sampling, "policies": {}}
+              "sampling": restored.experiment.sampler_settings(**engine.sampling), "policies": {}}
     played = []
     for name in ("model", *baselines):
         (policy, count), began, runs = policies[name], time.monotonic(), fresh()
@@ -115,7 +115,8 @@ def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None
     from data_pipelines.simulators.recorder import mp4
 
     for name, run in extremes(runs, count):
-        video = side_by_side(*seen_and_imagined(run, engine))
+        seen, imagined = seen_and_imagined(run, engine)
+        video = side_by_side(seen) if imagined is None else side_by_side(seen, imagined)
         (out / f"{name}.mp4").write_bytes(mp4(video, engine.embodiment.rate))
 
 
@@ -126,10 +127,13 @@ def write_recordings(out: Path, runs: list[Run], engine: Engine, count: int) -> 
         rerun_log.write(out / f"{name}.rrd", run, engine.embodiment, imagined)
 
 
-def seen_and_imagined(run: Run, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
-    """Both uint8 [steps, H, W, 3]: canvases, and as imagined when the chunk was chosen (the first frame before)."""
+def seen_and_imagined(run: Run, engine: Engine) -> tuple[np.ndarray, np.ndarray | None]:
+    """Both uint8 [steps, H, W, 3]: canvases, and as imagined when the chunk was chosen (the first frame before); None
+    where the family imagines no video."""
     seen = np.stack([engine.robot.canvas({view: frame[None] for view, frame in views.items()})[0]
                      for views in run.frames])
+    if not engine.imagines_video:
+        return seen, None
     imagined, stride = seen.copy(), engine.robot.layout.frame_stride
     for begin, latents in run.imagined:
         frames = np.repeat(engine.decode(latents), stride, axis=0)
@@ -152,7 +156,7 @@ def main(_) -> None:
     try:
         if args.rerun:
             rerun_log.load()  # said before the episodes, not after
-        result, runs, engine = evaluate(build.restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
+        result, runs, engine = evaluate(restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
                                         execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
                                         latency=args.latency, overlap=args.overlap, task=args.task,
                                         baselines=args.baselines)

@@ -1,6 +1,6 @@
 """Policy server: a trained checkpoint behind a WebSocket, for the public clients as they are (extra: serve).
 
-    python -m launch.serve --checkpoint=runs/quickstart [--port=8000] [--protocol=openpi|dreamzero]
+    python -m launch.serve --checkpoint=runs/quickstart [--port=8000] [--protocol=openpi]
     python -m launch.serve --export=DIR [--device=cuda]     # of launch.export, in PyTorch (extra: torch)
 
     policy = openpi_client.websocket_client_policy.WebsocketClientPolicy("127.0.0.1", 8000)
@@ -24,8 +24,8 @@ from absl import flags
 from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.serving.protocols import PROTOCOLS
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.restore import restore
 from world_model.training.checkpoint import CheckpointError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,9 +33,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def make_engine(args) -> Engine:
     """Restored, not yet compiled."""
-    model = open_export(args.export, args.device) if args.export else build.restore(args.checkpoint, args.step)
+    model = open_export(args.export, args.device) if args.export else restore(args.checkpoint, args.step)
     robot = choose_robot(model, args.embodiment, args.dataset)
-    return Engine(model, robot, slots=args.sessions, seed=args.seed,
+    return Engine(model, robot, sessions=args.sessions, seed=args.seed,
                   batch_sizes=whole_numbers("batch_sizes", args.batch_sizes),
                   hold_gap=args.hold_gap, fixed_noise=args.fixed_noise, sampling=launch_flags.sampling(args))
 
@@ -71,7 +71,6 @@ def serve(args) -> None:
     """Until SIGTERM. Raises CheckpointError, ValueError or OSError before it listens."""
     from launch.serving.server import Limits, Server
 
-    say = lambda text: print(text, flush=True)
     token = Path(args.token_file).read_text().strip() if args.token_file else None
     if args.token_file and not token:
         raise ValueError(f"--token_file={args.token_file} is empty")
@@ -83,15 +82,22 @@ def serve(args) -> None:
     say(f"{engine.embodiment.name}, step {engine.model.step}: warm after {time.monotonic() - began:.1f} s")
     if protocol.prompt is None:
         say("no --prompt, and the robot has no instruction of its own: clients must send a prompt")
+    if args.hold_gap is not None and not engine.imagines_video:
+        say("warning: --hold_gap does nothing: the model imagines no video, so that there is no gap")
     if args.host not in LOOPBACK and not token:
         say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
     limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
                     messages_per_second=args.rate)
-    scheme = "wss" if tls else "ws"
+    where = f"{'wss' if tls else 'ws'}://{args.host}"
     server = Server(engine, protocol, limits, token=token, tls=tls, say=say)
     asyncio.run(until_signal(
-        lambda stop: server.run(args.host, args.port, stop, lambda port: say(f"serving on {scheme}://{args.host}:{port}"))))
+        lambda stop: server.run(args.host, args.port, stop, lambda port: say(f"serving on {where}:{port}"))))
     say("stopped")
+
+
+def say(text: str) -> None:
+    """A line for whoever started the server, at once."""
+    print(text, flush=True)
 
 
 async def until_signal(run) -> None:
@@ -122,7 +128,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("dataset", None, "whose statistics, where several are of that robot")
     flags.DEFINE_string("prompt", None, "where a client sends none; default: the embodiment's instruction, and "
                         "where it has none clients must send theirs")
-    flags.DEFINE_string("image_size", None, "HEIGHTxWIDTH of a view; default: the canvas, for dreamzero 180x320")
+    flags.DEFINE_string("image_size", None, "HEIGHTxWIDTH of a view; default: the protocol's own, or the canvas")
     flags.DEFINE_integer("sessions", 64, "episodes at once; the least recently used makes room", lower_bound=1)
     flags.DEFINE_list("batch_sizes", ["1", "4", "16"], "episodes per step of the model that are compiled")
     flags.DEFINE_integer("seed", 0, "of the noise")

@@ -18,8 +18,9 @@ from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import against_published, mixture_statistics, save_statistics, statistics_hash
-from launch.setup import build
 from launch.setup import flags as launch_flags
+from launch.setup.datasets import open_datasets
+from launch.setup.experiment import Experiment
 
 _COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
 
@@ -46,12 +47,13 @@ def main(_) -> None:
     """The command."""
     config, out = flags.FLAGS.config, flags.FLAGS.out
     try:
-        datasets = [dataset for dataset, _ in build.open_datasets(config)]
+        experiment = Experiment(config)
+        datasets = [dataset for dataset, _ in open_datasets(experiment)]
         if not datasets:
             raise ValueError("data.datasets is empty: there is nothing to count")
         began = time.perf_counter()
         parts = f"{out}.parts" if out else ""
-        found = mixture_statistics(datasets, build.layout_of(config), config.data.statistics_per, parts,
+        found = mixture_statistics(datasets, experiment.layout, config.data.statistics_per, parts,
                                    config.data.max_bad_fraction)
         differing = {d.name: against_published(d, found[d.name]) for d in datasets}
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Starts a training job on TPU slices, or prints exactly what would start it.
 
-    python -m launch.submit --config=configs/dreamzero_14b.py --topology=v5p:4x4x4 --bucket=BUCKET \
+    python -m launch.submit --config=configs/NAME.py --topology=v5p:4x4x4 --bucket=BUCKET \
         --workdir=/runs/RUN --image=REGISTRY/wamax:TAG [--slices=2] [--by=jobset|xpk|queued] --dry-run
 
 The bucket is mounted at /runs on every host (docs/pods.md). jobset prints a manifest for `kubectl apply -f -`; xpk and

@@ -27,8 +27,9 @@ from ml_collections import config_flags
 from launch import submit
 from launch.reporting import comparison
 from launch.reporting.comparison import Measurement
-from launch.setup import build, fit, train_parts
 from launch.setup import flags as launch_flags
+from launch.setup import training
+from launch.setup.experiment import Experiment
 from world_model.training import checkpoint
 
 
@@ -77,15 +78,15 @@ def apply(config, overrides: dict):
 
 def check(config) -> dict:
     """Traces the train step abstractly. Returns its size and cost. Raises ValueError, TypeError."""
-    config = fit.fit(config, build.model)
-    mesh, family = train_parts.make_mesh(config), build.model(config)
-    _, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.losses(config, family), target)
+    experiment = Experiment(config).fitted()
+    config, mesh = experiment.config, training.make_mesh(experiment.config)
+    _, target = training.make_target(experiment, mesh)
+    step = training.make_step(experiment, target)
     with jax.set_mesh(mesh):
-        jax.eval_shape(step, target, train_parts.abstract_batch(config, family.spec, mesh))
+        jax.eval_shape(step, target, training.abstract_batch(experiment, mesh))
     samples = config.train.steps * config.train.global_batch_size
     return {"parameters": sum(p.size for p in target["params"].values()), "steps": config.train.steps,
-            "flops": family.flops_per_sample * samples}
+            "flops": experiment.model.flops_per_sample * samples}
 
 
 def measurements(module: dict) -> dict[str, list[Measurement]]:

@@ -17,8 +17,9 @@ import jax
 from absl import flags
 
 from launch.planning import memory
-from launch.setup import fit, train_parts
+from launch.setup import fit, training
 from launch.setup import flags as launch_flags
+from launch.setup.experiment import Experiment
 from launch.setup.provenance import as_json, code_version
 from launch.supervision import cloud_ledger, hosts
 from launch.supervision.ledger import Ledger, read_attempts, summarize
@@ -31,8 +32,8 @@ CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
 
 
-def train(config, workdir: Path | str, build) -> None:
-    """The whole run. `build` makes model, data and objective: launch/setup/build.py, or a test's stand-in.
+def train(experiment, workdir: Path | str) -> None:
+    """The whole run of an Experiment (launch/setup/experiment.py).
 
     Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person who started
     it.
@@ -42,42 +43,41 @@ def train(config, workdir: Path | str, build) -> None:
     workdir, began = Path(workdir), time.time()
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         # Mesh and model: whatever can be wrong in the config is found before any data is read.
-        cloud = cloud_ledger.open_log(config.log.cloud_goodput, workdir.name) if jax.process_index() == 0 else None
-        fit.check_kernel(config)
-        config = fit.fit(config, build.model)
-        mesh = train_parts.make_mesh(config)
-        model = build.model(config)
-        make_state, target = train_parts.make_target(config, model, mesh)
+        name = experiment.config.log.cloud_goodput
+        cloud = cloud_ledger.open_log(name, workdir.name) if jax.process_index() == 0 else None
+        fit.check_kernel(experiment.config)
+        experiment = experiment.fitted()
+        config, mesh = experiment.config, training.make_mesh(experiment.config)
+        make_state, target = training.make_target(experiment, mesh)
         guard.enter_context(memory.explained(config, target, mesh))
 
         # Data, then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
-        data = build.data(config, workdir)
+        data = experiment.data(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                                   keep_every=config.checkpoint.keep_every)
         resumed = find_resumable(checkpoints.directory, target, config, data)
         hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
         start = 0 if resumed is None else resumed
         if resumed is None:
-            frozen = build.frozen(config, data, workdir)
-            current = train_parts.start(config, make_state, target)
+            kept = experiment.fit_encoders(data)
+            current = training.start(experiment, make_state, target)
         else:
-            frozen = checkpoint.read_frozen(checkpoints.directory, start)
+            kept = checkpoint.read_frozen(checkpoints.directory, start)
             current = checkpoint.restore(checkpoints.directory, start, target)
         loader = data.loader(start, *sharding.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
-        meta = make_meta(target, frozen, config, data)
+        meta = make_meta(target, kept, config, data)
         introduce(config, workdir, mesh, target, start)
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
         ledger = Ledger(times, start, began, cloud)
 
         # The step, and what the run says of itself.
-        *objective, encoders = build.objective(config, model, frozen)
-        encoders = train_parts.place(encoders, mesh)
-        step_fn = train_parts.make_step(config, objective, target, encoders)
+        encoders = training.place(experiment.training_arrays(kept), mesh)
+        step_fn = training.make_step(experiment, target, encoders)
         history = metrics.History()
-        clock = metrics.Clock(config.train.global_batch_size, model.flops_per_sample, mesh.size)
+        clock = metrics.Clock(config.train.global_batch_size, experiment.model.flops_per_sample, mesh.size)
         writer = metrics.Writer(workdir, start, config.log.tensorboard)
 
         def report(step: int) -> None:
@@ -88,7 +88,7 @@ def train(config, workdir: Path | str, build) -> None:
                 say(metrics.progress(step, config.train.steps, record))
 
         def save(step: int) -> None:
-            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=frozen)
+            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=kept)
             ledger.ends("checkpoint", step)
 
         try:
@@ -140,10 +140,10 @@ def train(config, workdir: Path | str, build) -> None:
             checkpoints.close()
 
 
-def make_meta(target: dict, frozen: dict, config, data) -> dict:
-    return checkpoint.make_meta(target, frozen, family=config.model.family, config=as_json(config),
+def make_meta(target: dict, kept: dict, config, data) -> dict:
+    return checkpoint.make_meta(target, kept, family=config.model.family, config=as_json(config),
                                 statistics=data.statistics, statistics_hash=data.statistics_hash,
-                                code_version=code_version(), base=train_parts.base_of(config))
+                                code_version=code_version(), base=training.base_of(config))
 
 
 def find_resumable(directory: Path, target: dict, config, data) -> int | None:
@@ -197,12 +197,13 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def run(config, workdir: Path | str, build) -> int:
+def run(experiment, workdir: Path | str) -> int:
     """`train` on all hosts, with the expected failures as one sentence and exit code 1."""
     try:
+        config = experiment.config
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
         hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
-        train(config, workdir, build)
+        train(experiment, workdir)
     except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, memory.OutOfMemory, OSError,
             ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -218,10 +219,9 @@ def run(config, workdir: Path | str, build) -> int:
 
 
 def main(argv: list[str]) -> int:
-    from launch.setup import build
     if argv[1:] or not CONFIG.value or not WORKDIR.value:
         sys.exit(__doc__)
-    return run(CONFIG.value, WORKDIR.value, build)
+    return run(Experiment(CONFIG.value), WORKDIR.value)
 
 
 if __name__ == "__main__":

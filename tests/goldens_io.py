@@ -8,7 +8,7 @@ import numpy as np
 
 from world_model import functional
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, Inputs
+from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
 from world_model.families.dreamzero.names import DREAMZERO
 from world_model.weights import names
 
@@ -39,9 +39,9 @@ def load(kind: str):
     return z, spec, {k: jnp.asarray(v) for k, v in params.items()}
 
 
-def inputs(z) -> Inputs:
+def inputs(z) -> ForwardInputs:
     """The teacher-forced inputs of a golden file."""
-    return Inputs(
+    return ForwardInputs(
         noisy_latents=channels_last(z["in/noisy"]), video_timestep=jnp.asarray(z["in/timestep"]),
         text=jnp.asarray(z["in/context"]), clean_latents=channels_last(z["in/latents"]),
         condition=channels_last(z["in/y"]), image=jnp.asarray(z["in/clip"]),

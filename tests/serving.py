@@ -2,31 +2,63 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 import time
 import urllib.error
 import urllib.request
 
 import numpy as np
+import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from launch.serving.engine import Engine, choose_robot
 from launch.serving.protocols import OpenPi
 from launch.serving.server import Limits, Server
-from launch.setup import build
+from launch.setup.experiment import Experiment
+from launch.setup.restore import restore
 from tests import tiny_policy
 
 
 def make_engine(directory, embodiment: str, **options) -> Engine:
-    restored = build.restore(tiny_policy.write(directory, embodiment))
+    restored = restore(tiny_policy.write(directory, embodiment))
     return Engine(restored, choose_robot(restored, None, None), **options)
+
+
+class WithoutVideo:
+    """A policy that imagines no video."""
+
+    def __init__(self, policy):
+        self._policy = policy
+
+    def __getattr__(self, name):
+        return getattr(self._policy, name)
+
+    def observe(self, *of_block):
+        self._policy.observe(*of_block)
+
+    def act(self, *asked):
+        return self._policy.act(*asked)._replace(latents=None)
+
+    def decode(self, latents):
+        raise AssertionError("there is nothing to decode")
+
+
+@contextlib.contextmanager
+def without_video(engine):
+    """The engine as one of a family that imagines no video."""
+    family = dataclasses.replace(engine.model.experiment.family, imagines_video=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "family", family)
+        patch.setattr(engine, "policy", WithoutVideo(engine.policy))
+        yield
 
 
 @contextlib.contextmanager
 def serving(engine, protocol=None, limits=None, **options):
     """(port, server) of a server in a thread."""
     protocol = protocol or OpenPi(engine.robot, (32, 32), "push the T")
-    server, started, port = Server(engine, protocol, limits or Limits(), say=lambda _: None, **options), threading.Event(), []
+    server, started, port = Server(engine, protocol, limits or Limits(), say=str, **options), threading.Event(), []
 
     async def main():
         server.stop, server.loop = asyncio.Event(), asyncio.get_running_loop()

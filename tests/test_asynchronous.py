@@ -83,7 +83,9 @@ def test_asynchronous_goes_on_and_knows_what_is_on_its_way():
 
 def test_grounding_joins_chunks_smoothly():
     """A policy that is not told thinks that it has moved at its new speed since it was asked: the robot jumps."""
-    step = lambda mode: max(np.diff(positions(play(mode, hasty=True)[0])))
+    def step(mode):
+        return max(np.diff(positions(play(mode, hasty=True)[0])))
+
     assert step(Mode(3, overlap=0)) == 2 and step(Mode(3, overlap=0, grounded=False)) == 5
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from world_model.attention import KERNELS, blockwise, context, cudnn, flash, make_attend, ring, tokens, visibility
 from world_model.attention.blockwise import dense
-from world_model.attention.tokens import Group
+from world_model.attention.tokens import NOISY_ACTION, NOISY_VIDEO, STATE
 from world_model.batch import Layout
 from world_model.families.dreamzero.model import GROUPS
+from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.lingbot_va.layout import LingBotVASpec, make_sequence
+from world_model.families.lingbot_va.visibility import TABLES as LINGBOT_VA_TABLES
 from world_model.parallel import sharding
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
@@ -26,7 +28,7 @@ def arrays(seed=0, batch=3, heads=2, width=8):
     q, k, v, weight = (jax.random.normal(key, shape) for key in keys)
     valid = np.ones(shape[:2], bool)
     for s in SEQUENCE:
-        if s.group in (Group.ACTION, Group.STATE):
+        if s.group in (NOISY_ACTION, STATE):
             valid[0, s.start:s.stop] = False
         elif s.block == 2:
             valid[1, s.start:s.stop] = False
@@ -45,13 +47,13 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize("table, masked", [("dreamzero_state_sees_all", False), ("dreamzero", True)])
 def test_kernel_equals_reference(kernel, table, masked):
     (q, k, v), weight, valid = arrays()
-    visible = visibility.dense_mask(visibility.get_table(table), SEQUENCE, SEQUENCE, window_frames=3)
+    visible = visibility.dense_mask(visibility.get_table(table, TABLES), SEQUENCE, SEQUENCE, window_frames=3)
     sighted = (visible & np.asarray(valid)[:, None, :]).any(axis=-1)  # a blind query's output has no meaning
     weight = weight * sighted[..., None, None] if masked else weight
     assert not masked or (sighted.mean() > 0.5 and not sighted.all())
 
     def run(name):
-        attend = make_attend(name, visibility.get_table(table), SEQUENCE, SEQUENCE, window_frames=3)
+        attend = make_attend(name, visibility.get_table(table, TABLES), SEQUENCE, SEQUENCE, window_frames=3)
 
         def value(*qkv):
             out = attend(*qkv, valid if masked else None)
@@ -67,15 +69,15 @@ def test_kernel_equals_reference(kernel, table, masked):
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
 def test_an_invalid_key_has_no_influence_at_all(kernel):
     (q, k, v), _, valid = arrays()
-    attend = make_attend(kernel, visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
+    attend = make_attend(kernel, visibility.get_table("dreamzero", TABLES), SEQUENCE, SEQUENCE)
     poisoned = jnp.where(valid[..., None, None], v, 1e6)
-    video = jnp.array([i for s in SEQUENCE if s.group is Group.NOISY_VIDEO for i in range(s.start, s.stop)])
+    video = jnp.array([i for s in SEQUENCE if s.group is NOISY_VIDEO for i in range(s.start, s.stop)])
     np.testing.assert_array_equal(attend(q, k, v, valid)[0, video], attend(q, k, poisoned, valid)[0, video])
 
 
 def test_unknown_kernel_lists_the_names():
     with pytest.raises(ValueError, match="blockwise"):
-        make_attend("ring", visibility.get_table("dreamzero"), SEQUENCE, SEQUENCE)
+        make_attend("ring", visibility.get_table("dreamzero", TABLES), SEQUENCE, SEQUENCE)
 
 
 @pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
@@ -85,7 +87,7 @@ def test_drawn_pairs_equal_the_reference(kernel):
         layout=Layout(frames=25, height=8, width=8, frames_per_block=1, actions_per_block=4, states_per_block=1),
         latent_height=16, latent_width=20, dim=16, ffn_dim=8, num_heads=2, num_layers=2, freq_dim=8, latent_channels=4,
         text_dim=8, text_length=4, action_dim=3, max_chunk_frames=3)
-    sequence, table = make_sequence(spec, 4), visibility.get_table("lingbot_va")
+    sequence, table = make_sequence(spec, 4), visibility.get_table("lingbot_va", LINGBOT_VA_TABLES)
     assert any(len(span.rows) > 1 for span in visibility.make_spans(table, sequence, sequence, least=128))
     q, k, v, weight = (jax.random.normal(key, (2, tokens.length(sequence), 2, 8))
                        for key in jax.random.split(jax.random.key(0), 4))
@@ -126,7 +128,7 @@ def test_where_heads_do_not_divide_keys_go_round(make):
     """Three heads over four shares of the tokens, beside two rows of the batch; both kinds of masks."""
     (q, k, v), weight, valid = arrays(batch=2, heads=3)
     valid = valid[:2]
-    table = visibility.get_table("dreamzero")
+    table = visibility.get_table("dreamzero", TABLES)
     drawn = jnp.asarray(np.random.default_rng(0).random((len(SEQUENCE), len(SEQUENCE))) < 0.8) | np.eye(len(SEQUENCE), dtype=bool)
     sighted = (visibility.dense_mask(table, SEQUENCE, SEQUENCE) & np.asarray(valid)[:, None]).any(axis=-1)
     weight = weight * sighted[..., None, None]

@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.augmentation import Augmentation, colour_matrix
 from data_pipelines.loader import Loader
 from data_pipelines.robots.robot import Robot
-from launch.setup import build
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from tests.fake_source import BATCH, LAYOUT, ROBOT, robots, tokenize
 
@@ -100,10 +100,10 @@ def test_training_is_augmented_and_evaluation_is_not(tmp_path):
     config = lerobot_config.get_config()
     config.data.holdout = 0.3
     config.data.crop = 0.8
-    plain = build.data(config, tmp_path)
+    plain = Experiment(config).data(tmp_path)
     config = config.copy_and_resolve_references()
     config.data.augment.update(random_crop=True, brightness=0.3)
-    data = build.data(config, tmp_path)
+    data = Experiment(config).data(tmp_path)
     heldout, plain_heldout = (next(iter(each.heldout_batches(2, 2)))["video"] for each in (data, plain))
     np.testing.assert_array_equal(heldout, plain_heldout)
     np.testing.assert_array_equal(data.makers()[0](0, 5)["video"], plain.makers()[0](0, 5)["video"])

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from launch import check_embodiment
-from launch.setup import build
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 
 
 @pytest.fixture(scope="module")
 def makers(tmp_path_factory):
-    return build.data(lerobot_config.get_config(), tmp_path_factory.mktemp("work")).makers()
+    return Experiment(lerobot_config.get_config()).data(tmp_path_factory.mktemp("work")).makers()
 
 
 def test_actions_come_back(makers):

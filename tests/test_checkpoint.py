@@ -14,23 +14,23 @@ import pytest
 from absl import flags
 
 from launch import checkpoint as command
-from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
 from world_model.training import checkpoint, state
 from world_model.training.checkpoint_writer import TRASH, Checkpoints
 
-FAMILY = tiny.Family()
+EXPERIMENT = tiny.Experiment(tiny.config())
+MODEL = EXPERIMENT.model
 STATISTICS = {"toy": {"q01": [0.0, 1.0]}}
 
 
 def make():
-    return state.create(FAMILY.init_params(jax.random.key(0)), optimizer_of(tiny.config()), seed=7, ema=True)
+    return state.create(MODEL.init_params(jax.random.key(0)), EXPERIMENT.optimizer, seed=7, ema=True)
 
 
 def target(devices=1, **sizes):
     mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:devices])
-    return state.abstract_state(make, sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh))
+    return state.abstract_state(make, sharding.shardings(MODEL.axes(), MODEL.shapes(), mesh))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_diff_names_what_differs(tmp_path, current):
     write(tmp_path / "a", current, 3)
     write(tmp_path / "b", changed, 3, 4)
     found = command.diff(tmp_path / "a", tmp_path / "b", 3, 3)
-    assert len([line for line in found if line.startswith("ema.")]) == len(FAMILY.shapes())
+    assert len([line for line in found if line.startswith("ema.")]) == len(MODEL.shapes())
     (line,) = [line for line in found if not line.startswith("ema.")]
     assert line == "params.head.kernel: max abs difference 0.5, 256 of 256 elements"
     assert command.diff(tmp_path / "b", tmp_path / "b", 4, 4) == []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from launch.serving.engine import choose_robot
-from launch.setup import build
+from launch.setup.restore import restore
 from launch.simulation import asynchronous, closed_loop
 from launch.simulation.asynchronous import Mode
 from launch.simulation.chunk_policy import ChunkPolicy
@@ -42,7 +42,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory):
-    return build.restore(tiny_policy.write(tmp_path_factory.mktemp("run"), arm="lingbot_va_debug"))
+    return restore(tiny_policy.write(tmp_path_factory.mktemp("run"), arm="lingbot_va_debug"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from launch import rollout
 from launch.serving.engine import Engine, choose_robot
-from launch.setup import build
+from launch.setup.restore import restore
 from launch.simulation import closed_loop, simulators
 from launch.simulation.closed_loop import ModelPolicy, Run
 from tests import tiny_policy
@@ -16,12 +16,12 @@ from world_model.training import checkpoint
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory):
-    return build.restore(tiny_policy.write(tmp_path_factory.mktemp("closed_loop")))
+    return restore(tiny_policy.write(tmp_path_factory.mktemp("closed_loop")))
 
 
 @pytest.fixture(scope="module")
 def engine(restored):
-    return Engine(restored, choose_robot(restored, None, None), slots=3, batch_sizes=(2,))
+    return Engine(restored, choose_robot(restored, None, None), sessions=3, batch_sizes=(2,))
 
 
 def play(engine, seeds, execute=4, steps=10):
@@ -162,4 +162,4 @@ def test_a_checkpoint_of_another_version_is_named(restored, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "read_json", without_a_key)
     with pytest.raises(checkpoint.CheckpointError, match="step .*: its config is of another version .* key: .*chunk"):
-        build.restore(restored.workdir)
+        restore(restored.workdir)

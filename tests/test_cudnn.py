@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from configs import lingbot_va_5b
-from launch.setup import build, fit, train_parts
+from launch.setup import fit, training
+from launch.setup.experiment import Experiment
 from tests.test_attention import SEQUENCE, arrays
 from world_model.attention import make_attend, visibility
+from world_model.families.dreamzero.visibility import TABLES
 from world_model.parallel.remat import remat
 
-TABLE = visibility.get_table("dreamzero")
+TABLE = visibility.get_table("dreamzero", TABLES)
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +58,12 @@ def test_a_train_step_lowers_for_a_gpu():
     """Of LingBot-VA, which draws who sees whom: a mask, which cuDNN takes as a bias."""
     config = lingbot_va_5b.get_config("debug")
     config.model.attention, config.train.remat, config.train.global_batch_size = "cudnn", "wide", 1
-    config = fit.fit(config, build.model, jax.devices()[:1])
-    mesh, family = train_parts.make_mesh(config, jax.devices()[:1]), build.model(config)
-    _, target = train_parts.make_target(config, family, mesh)
-    step = train_parts.make_step(config, build.losses(config, family), target)
+    experiment = Experiment(config).fitted(jax.devices()[:1])
+    mesh = training.make_mesh(experiment.config, jax.devices()[:1])
+    _, target = training.make_target(experiment, mesh)
+    step = training.make_step(experiment, target)
     with jax.set_mesh(mesh):
-        kernels, _ = lower(step, target, train_parts.abstract_batch(config, family.spec, mesh))
+        kernels, _ = lower(step, target, training.abstract_batch(experiment, mesh))
     assert kernels["fmhaScaleBiasSoftmax"] == kernels["fmhaScaleBiasSoftmaxBackward"] > 5
     assert len(kernels) == 2
 

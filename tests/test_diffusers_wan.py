@@ -7,11 +7,11 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch.setup import build
+from launch.setup.experiment import Experiment
 from world_model import functional
-from world_model.families import published_formats
+from world_model.families import get_family
 from world_model.families.dreamzero import video_formats as wan_format
-from world_model.families.dreamzero.jax_adapter import JaxAdapter
+from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.weights import conversion
 
 FORMS = {  # config, its changes: Wan 2.1's and 2.2's image-to-video, Wan 2.2's text-image-to-video
@@ -29,7 +29,7 @@ def form(request, tmp_path_factory):
     config.model.update({"dim": 48, "num_heads": 2, "ffn_dim": 64, "num_layers": 3, "text_dim": 16, "text_length": 512,
                          "freq_dim": 32} | changes)
     torch.manual_seed(0)
-    spec = build.model(config).spec
+    spec = Experiment(config).model.spec
     model = WanTransformer3DModel.from_config(wan_format.diffusers_config(spec)).eval()
     for x in model.parameters():
         torch.nn.init.normal_(x, std=0.2)
@@ -40,15 +40,15 @@ def form(request, tmp_path_factory):
 
 def imported(config, source):
     """What launch.import_weights writes, without writing it; action parts are zeros."""
-    family = build.model(config)
-    shapes = functional.parameters(family.module)
-    opened = published_formats()["diffusers"].open(source)
-    plan = conversion.make_plan(opened, shapes, family.spec)
+    model = Experiment(config).model
+    shapes = model.shapes
+    opened = get_family("dreamzero").imports["diffusers"].open(source)
+    plan = conversion.make_plan(opened, shapes, model.spec)
 
     def zeros(name):
         return np.zeros(shapes[name].shape, np.float32)
 
-    found = conversion.pieces(opened, plan, shapes, family.spec.head_dim, zeros)
+    found = conversion.pieces(opened, plan, shapes, model.spec.head_dim, zeros)
     return {name: x.whole() for name, x in found.items()}
 
 
@@ -84,8 +84,10 @@ def diffusers_forward(model, spec, parts):
 def test_the_same_bidirectional_forward(form):
     spec, model, params = form
     parts = inputs(spec)
+    network = functional.abstract(DreamZero, spec)
     with jax.default_matmul_precision("highest"):
-        found = JaxAdapter(spec, params).bidirectional(parts)
+        found = np.asarray(jax.jit(lambda p, x: functional.bind(network, p)(x, no_clean="bidirectional").video)(
+            params, ForwardInputs(**parts)))
     expected = diffusers_forward(model, spec, parts)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     assert np.abs(expected).std() > 0.1

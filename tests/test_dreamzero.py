@@ -13,13 +13,14 @@ import pytest
 from tests import goldens_io
 from world_model import functional
 from world_model.batch import Layout
+from world_model.diffusion.inpainting import Inpainting
 from world_model.diffusion.solvers import make_solver
-from world_model.families import make_family
-from world_model.families.base.sampler import Conditions, Known
+from world_model.families import make_model
 from world_model.families.dreamzero import cached
-from world_model.families.dreamzero.model import DreamZero
+from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.families.dreamzero.names import DREAMZERO
-from world_model.families.dreamzero.sampler import DreamZeroRollout
+from world_model.families.dreamzero.sampler import DreamZeroSampler
+from world_model.families.wan.inputs import Conditions
 from world_model.parallel import sharding
 from world_model.weights import names
 
@@ -35,7 +36,7 @@ SIZES = {
 
 @pytest.mark.parametrize("size,count", [("14b", 16_484_292_448), ("5b", 5_606_692_832)])
 def test_full_size_has_exactly_the_published_parameters(size, count):
-    shapes = functional.parameters(make_family("dreamzero", **SIZES[size]).module)
+    shapes = make_model("dreamzero", **SIZES[size]).shapes
     assert sum(int(np.prod(x.shape)) for x in shapes.values()) == count
     listed = json.loads((Path(__file__).parent / f"goldens/shapes/dreamzero_{size}.json").read_text())
     ours = {k: list(v.shape) for k, v in names.published_shapes(shapes, 128, DREAMZERO).items()}
@@ -116,7 +117,7 @@ def test_rollout_history_decides_the_cache():
     """Own predictions as history give the imagined rollout; other history changes later blocks alone."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
-    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver="euler", steps=2)
+    rollout = DreamZeroSampler(functional.abstract(DreamZero, spec), solver="euler", steps=2)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, inputs.condition, inputs.image)
     keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
     imagined = rollout(params, given, keys)
@@ -133,7 +134,7 @@ def test_guidance_extrapolates_from_the_unconditional_branch():
     inputs = goldens_io.inputs(z)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, None, inputs.image, 0 * inputs.text)
     keys = jax.random.split(jax.random.key(0), 1)
-    make = functools.partial(DreamZeroRollout, functional.abstract(DreamZero, spec), solver="euler", steps=1)
+    make = functools.partial(DreamZeroSampler, functional.abstract(DreamZero, spec), solver="euler", steps=1)
     plain = make()(params, given, keys)
     near_one = make(guidance=1 + 1e-6)(params, given, keys)
     strong = make(guidance=3.0, action_guidance=2.0)(params, given, keys)
@@ -162,7 +163,7 @@ def test_video_alone(golden):
     spec, params, inputs = golden
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, None, inputs.condition, inputs.image)
     keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
-    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver="euler", steps=1)
+    rollout = DreamZeroSampler(functional.abstract(DreamZero, spec), solver="euler", steps=1)
     alone = rollout(params, given, keys, history=inputs.clean_latents)
     noise = [rollout.noise(keys, block + 1)[0] for block in range(spec.layout.num_blocks)]
     sigma, time = (float(x[0]) for x in (make_solver("euler", 1).sigmas, make_solver("euler", 1).timesteps))
@@ -185,21 +186,21 @@ PLAIN_FUSIONS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ <
 
 
 def test_loss_and_gradients_do_not_depend_on_the_mesh():
-    family = make_family("dreamzero", layout=Layout(17, 32, 32, 2, 8, 1), latent_height=4, latent_width=4, dim=32,
-                         ffn_dim=64, num_heads=4, num_layers=3, freq_dim=16, latent_channels=16,
-                         concat_first_frame=True, text_dim=16, text_length=8, image_dim=24, image_tokens=8,
-                         action_dim=4, state_dim=4, action_hidden_dim=16)
-    params = family.init_params(jax.random.key(0))
+    model = make_model("dreamzero", layout=Layout(17, 32, 32, 2, 8, 1), latent_height=4, latent_width=4, dim=32,
+                       ffn_dim=64, num_heads=4, num_layers=3, freq_dim=16, latent_channels=16, concat_first_frame=True,
+                       text_dim=16, text_length=8, image_dim=24, image_tokens=8, action_dim=4, state_dim=4,
+                       action_hidden_dim=16)
+    params = model.init_params(jax.random.key(0))
     params = {k: v + 0.05 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), v.shape)
               for i, (k, v) in enumerate(sorted(params.items()))}
-    batch = example(family.spec, 8)
+    batch = example(model.spec, 8)
     results = []
     for shape in mesh_shapes():
         devices = jax.devices()[:int(np.prod(list(shape.values())))]
         mesh = sharding.make_mesh(**{"fsdp": 1, **shape}, devices=devices)
-        placed = sharding.shardings(family.axes(), {k: v.shape for k, v in params.items()}, mesh)
+        placed = sharding.shardings(model.axes(), {k: v.shape for k, v in params.items()}, mesh)
         with jax.set_mesh(mesh):
-            step = jax.jit(jax.value_and_grad(lambda p, b: mean_square(family, p, b)),
+            step = jax.jit(jax.value_and_grad(lambda p, b: mean_square(model, p, b)),
                            in_shardings=(placed, sharding.batch_sharding(mesh)),
                            compiler_options=PLAIN_FUSIONS)
             results.append(jax.device_get(step(jax.device_put(params, placed),
@@ -227,10 +228,8 @@ def example(spec, batch):
     return {"inputs": inputs, "video": f(*video), "action": f(n, spec.action_dim)}
 
 
-def mean_square(family, params, batch):
-    from world_model.families.dreamzero.model import Inputs
-
-    out = functional.bind(family.module, params)(Inputs(**batch["inputs"]))
+def mean_square(model, params, batch):
+    out = functional.bind(model.module, params)(ForwardInputs(**batch["inputs"]))
     return jnp.square(out.video - batch["video"]).mean() + jnp.square(out.action - batch["action"]).mean()
 
 
@@ -247,12 +246,15 @@ def test_forward_and_inverse_dynamics(solver):
     """What is given comes back; the other modality depends on it, in its own block and, through the cache, later."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
-    rollout = DreamZeroRollout(functional.abstract(DreamZero, spec), solver=solver, steps=3)
+    rollout = DreamZeroSampler(functional.abstract(DreamZero, spec), solver=solver, steps=3)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, inputs.state, inputs.condition, inputs.image)
     keys = jax.random.split(jax.random.key(0), inputs.text.shape[0])
-    run = lambda actions, video: rollout(params, given, keys, known=Known(
-        0.1 * inputs.noisy_actions, jnp.full_like(inputs.noisy_actions, actions, bool),
-        inputs.clean_latents, jnp.full(inputs.clean_latents.shape, video)))
+
+    def run(actions, video):
+        return rollout(params, given, keys, inpainting=Inpainting(
+            0.1 * inputs.noisy_actions, jnp.full_like(inputs.noisy_actions, actions, bool),
+            inputs.clean_latents, jnp.full(inputs.clean_latents.shape, video)))
+
     free, forward, inverse = run(False, False), run(True, False), run(False, True)
     plain = rollout(params, given, keys)
     np.testing.assert_allclose(free.latents, plain.latents, atol=1e-5)

@@ -1,4 +1,4 @@
-"""DreamZero's and RoboArena's form on the wire (facts/dreamzero.md, i)."""
+"""DreamZero's and RoboArena's form on the wire, as the published server has it."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from websockets.sync.client import connect
 from launch.serving.engine import choose_robot
 from launch.serving.protocols import DreamZero
 from launch.serving.sessions import Sessions
-from launch.setup import build
+from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import make_engine, serving
 
 
 @pytest.fixture(scope="module")
 def droid(tmp_path_factory):
-    return make_engine(tmp_path_factory.mktemp("droid"), tiny_policy.DROID, slots=2, batch_sizes=(1,))
+    return make_engine(tmp_path_factory.mktemp("droid"), tiny_policy.DROID, sessions=2, batch_sizes=(1,))
 
 
 def droid_request(seed: int, frames: int | None = None, **more) -> dict:
@@ -61,7 +61,7 @@ def test_dreamzero_protocol(droid):
 
 
 def test_dreamzero_protocol_refuses_another_embodiment(tmp_path):
-    robot = choose_robot(build.restore(tiny_policy.write(tmp_path)), None, None)
+    robot = choose_robot(restore(tiny_policy.write(tmp_path)), None, None)
     with pytest.raises(ValueError, match="speaks of 3 views, 8 state and 8 action .* 'pusht' of the checkpoint has 1, 2 and 2"):
         DreamZero(robot)
 
@@ -70,7 +70,7 @@ class Recorder:
     """In place of an engine: what is asked for."""
 
     def __init__(self, robot):
-        self.robot, self.slots, self.block_frames, self.last_block = robot, 2, 4, robot.layout.num_blocks
+        self.robot, self.sessions, self.block_frames, self.last_block = robot, 2, 4, robot.layout.num_blocks
 
     def tokenize(self, prompt):
         return prompt
@@ -81,8 +81,10 @@ def test_a_session_sees_its_last_four_frames_the_oldest_repeated_in_front_of_few
     newest frame; another session id has frames of its own."""
     protocol = DreamZero(droid.robot)
     sessions = Sessions(Recorder(droid.robot), per_connection=2, remembers=protocol.remembers)
-    frame = lambda value: {f"observation/{view}": np.full((180, 320, 3), value, np.uint8)
-                           for view in ("exterior_image_0_left", "exterior_image_1_left", "wrist_image_left")}
+
+    def frame(value):
+        return {f"observation/{view}": np.full((180, 320, 3), value, np.uint8)
+                for view in ("exterior_image_0_left", "exterior_image_1_left", "wrist_image_left")}
 
     def ask(values, session="a", prompt="pick"):
         """(block, what of the wrist's frames is seen)."""

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec
 from safetensors.numpy import save_file
 
 from configs import base
-from launch.setup import build, train_parts
+from launch.setup import training
+from launch.setup.experiment import Experiment
 from world_model import encoders
 from world_model.encoders import names as encoder_names
 from world_model.encoders.clip_vit import ClipSpec
@@ -195,7 +196,7 @@ def test_sharded_text_encoder_in_a_training_step():
 
     (expected, _), expected_gradient = run(())(params, batch, frozen)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-    placed = train_parts.place(frozen, mesh)
+    placed = training.place(frozen, mesh)
     assert placed["text"]["blocks.mlp.gate.kernel"].sharding.spec == PartitionSpec(None, ("fsdp",), ("tensor",))
     with jax.set_mesh(mesh):
         (found, _), gradient = run((jax.tree.map(lambda a: a.sharding.spec, placed),))(
@@ -222,18 +223,20 @@ def test_from_a_config(tmp_path, monkeypatch):
         def clips(self, count):
             raise AssertionError("nothing is fitted")
 
-    kept = build.frozen(c, NoData(), tmp_path)
+    experiment = Experiment(c)
+    kept = experiment.fit_encoders(NoData())
     assert {part: tuple(arrays) for part, arrays in kept.items()} == dict.fromkeys(("video", "text", "image"), ("sha256",))
-    arrays = build.arrays(c, kept)
+    arrays = experiment.load_encoders(kept)
     for part, kind in (("video", "vae"), ("text", "umt5"), ("image", "clip")):
         name = next(iter(written[kind]))
         np.testing.assert_array_equal(arrays[part][name], written[kind][name].astype(ml_dtypes.bfloat16))
     c.model.latent_channels = 16
     with pytest.raises(ValueError, match="model.latent_channels = 16, but encoders.video = 'wan22' has 4"):
-        build.video_codec(c)
+        _ = Experiment(c).encoders
+    c.model.latent_channels = 4
     c.model.image_dim = 48
     with pytest.raises(ValueError, match="image_tokens x image_dim = 5 x 48, but encoders.image = 'clip' gives 5 x 32"):
-        build.image_encoder(c)
+        _ = Experiment(c).encoders
     c.encoders.image = "vit"
     with pytest.raises(ValueError, match="encoders.image = 'vit': expected one of none, clip"):
-        build.image_encoder(c)
+        _ = Experiment(c).encoders

@@ -11,8 +11,13 @@ import yaml
 from configs import quickstart
 from data_pipelines.robots.embodiments import Dimension, get_embodiment
 from launch import export, import_weights
-from launch.setup import build
+from launch.setup.experiment import Experiment
+from launch.setup.restore import Restored
+from world_model.families import get_family
+from world_model.families.base.export import compare, rounded
+from world_model.families.base.family import MissingPart
 from world_model.families.dreamzero import experiment as reference_experiment
+from world_model.families.dreamzero import export as dreamzero_export
 from world_model.families.dreamzero import reference_format as dreamzero_format
 from world_model.families.dreamzero.names import DREAMZERO
 from world_model.families.dreamzero.torch.runtime import load
@@ -31,19 +36,19 @@ def restored(tmp_path_factory):
     config = quickstart.get_config("debug")
     config.model.num_layers, config.model.concat_first_frame, config.model.image_dim = 3, True, 12
     config.model.image_tokens = 5
-    family, rng = build.model(config), np.random.default_rng(0)
-    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    experiment, rng = Experiment(config), np.random.default_rng(0)
+    shapes = experiment.model.shapes
     params = {name: (0.2 * rng.normal(size=x.shape) + name.endswith("scale")).astype(np.float32)
               for name, x in shapes.items()}
-    return build.Restored(config, 7, family, params, None, STATISTICS, tmp_path_factory.mktemp("run"))
+    return Restored(experiment, 7, params, {}, STATISTICS, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def exported(restored, tmp_path_factory):
     """(directory, report, inputs, JAX outputs) of the command's work, compiled as cheaply as possible."""
-    out, seen, plain = tmp_path_factory.mktemp("out") / "export", [], export.jax_outputs
+    out, seen, plain = tmp_path_factory.mktemp("out") / "export", [], dreamzero_export.jax_outputs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "jax_outputs", lambda rollout, params, inputs: seen.extend(
+        patch.setattr(dreamzero_export, "jax_outputs", lambda rollout, params, inputs: seen.extend(
             (inputs, plain(rollout, params, inputs))) or seen[1])
         jax.config.update("jax_disable_most_optimizations", True)
         report = export.export(restored, out, shard_bytes=60_000)
@@ -69,10 +74,10 @@ def test_the_gate_of_the_other_form_and_ways_to_denoise(tmp_path):
     config = quickstart.get_config("debug")
     config.model.update(num_layers=2, concat_first_frame=False, image_dim=0)
     config.evaluate.update(guidance=2.0, skipping="6", solver_steps=16, video_final_sigma=0.4)
-    family, rng = build.model(config), np.random.default_rng(0)
-    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    experiment, rng = Experiment(config), np.random.default_rng(0)
+    shapes = experiment.model.shapes
     params = {name: (0.2 * rng.normal(size=x.shape)).astype(np.float32) for name, x in shapes.items()}
-    restored = build.Restored(config, 7, family, params, None, STATISTICS, tmp_path)
+    restored = Restored(experiment, 7, params, {}, STATISTICS, tmp_path)
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         report = export.export(restored, tmp_path / "export")
@@ -83,7 +88,7 @@ def test_the_gate_of_the_other_form_and_ways_to_denoise(tmp_path):
 
 def test_weights_are_ours_under_the_reference_names(exported, restored):
     weights = Weights(exported[0])
-    expected = dict(names.to_published(restored.params, restored.family.spec.head_dim, DREAMZERO))
+    expected = dict(names.to_published(restored.params, restored.experiment.model.spec.head_dim, DREAMZERO))
     assert {f"action_head.model.{name}" for name in expected} == set(weights)
     for name, x in expected.items():
         np.testing.assert_array_equal(weights[f"action_head.model.{name}"], x)
@@ -113,7 +118,7 @@ def test_statistics_go_along(exported):
 def test_relative_actions_are_said_to_be_relative(restored):
     robot = dataclasses.replace(get_embodiment("pusht"), action=(
         Dimension("target_x", 0, relative_to="agent_x"), Dimension("target_y", 1)))
-    metadata = reference_experiment.metadata(robot, STATISTICS["pusht"], restored.config.layout, 2)
+    metadata = reference_experiment.metadata(robot, STATISTICS["pusht"], restored.experiment.layout)
     said = metadata["modalities"]["action"]
     assert [said[name]["absolute"] for name in ("target_x", "target_y")] == [False, True]
 
@@ -121,8 +126,7 @@ def test_relative_actions_are_said_to_be_relative(restored):
 def test_a_known_robot_goes_by_the_servers_names(restored):
     robot = reference_experiment.robot_of(get_embodiment("droid"))
     assert robot.keys["action"] == {"joint_position": list(range(7)), "gripper_position": [7]}
-    conf = reference_experiment.conf([get_embodiment("droid")], restored.family.spec, restored.config.layout,
-                                     "bfloat16")
+    conf = reference_experiment.conf([get_embodiment("droid")], restored.experiment.model.spec, "bfloat16")
     assert conf["relative_action_keys"] == ["joint_position"] and conf["eval_bf16"] is True
     state = conf["modality_configs"]["oxe_droid"]["state"]
     assert state["eval_delta_indices"] == [0]
@@ -152,7 +156,7 @@ def test_importing_an_export_gives_the_same_bits(restored, exported, tmp_path, f
         if report["cast"]:
             assert 1e-4 < max(report["cast"].values()) < 2**-8 * max(np.abs(x).max() for x in restored.params.values())
     import_weights.import_weights(restored.config, format_name, source, tmp_path / "import")
-    expected = export.rounded(restored.params, np.dtype(dtype or "float32"))
+    expected = rounded(restored.params, np.dtype(dtype or "float32"))
     arrays = dict(checkpoint.read_arrays(tmp_path / "import" / "checkpoints", 0, lambda name: True))
     assert {name.removeprefix("params.") for name in arrays} == expected.keys()
     for name, x in expected.items():
@@ -163,9 +167,10 @@ def test_importing_an_export_gives_the_same_bits(restored, exported, tmp_path, f
 
 def test_formats_belong_to_families(restored):
     with pytest.raises(ValueError, match=r"--format=lingbot_va: a model of family dreamzero can be written as"):
-        export.format_of("dreamzero", "lingbot_va")
-    with pytest.raises(ValueError, match="family 'third' has no released layout"):
-        export.format_of("third", None)
+        export.format_of(get_family("dreamzero"), "lingbot_va")
+    nowhere = dataclasses.replace(get_family("dreamzero"), name="third", exports={})
+    with pytest.raises(MissingPart, match="family 'third' has no exports, which launch.export needs"):
+        export.format_of(nowhere, None)
 
 
 def tampered(restored, exported, directory, change):
@@ -173,8 +178,8 @@ def tampered(restored, exported, directory, change):
     _, _, inputs, expected = exported
     params = {name: np.array(x) for name, x in restored.params.items()}
     change(params)
-    dreamzero_format.write(directory, restored.family.spec, params, rollout=build.rollout_settings(restored.config))
-    return export.compare(expected, export.torch_outputs(directory, inputs))
+    dreamzero_format.write(directory, restored.experiment.model.spec, params, rollout=export.trained(restored).settings)
+    return compare(expected, dreamzero_export.torch_outputs(directory, inputs))
 
 
 def swap(p):
@@ -204,7 +209,7 @@ def test_planted_errors_are_found_and_placed(restored, exported, tmp_path, chang
 
 def test_a_rejected_export_never_takes_the_name(restored, exported, tmp_path, monkeypatch):
     _, _, _, expected = exported
-    monkeypatch.setattr(export, "jax_outputs", lambda *_: {k: x + 1 for k, x in expected.items()})
+    monkeypatch.setattr(dreamzero_export, "jax_outputs", lambda *_: {k: x + 1 for k, x in expected.items()})
     for _ in range(2):  # again over the first one's remains
         with pytest.raises(export.ParityError, match=r"first above 0.0001: forward/block0 .*export\.rejected"):
             export.export(restored, tmp_path / "export")
@@ -219,7 +224,7 @@ def test_an_existing_directory_is_kept(restored, exported):
 
 
 def test_loading_is_strict(restored, exported, tmp_path):
-    dreamzero_format.write(tmp_path, restored.family.spec, restored.params, rollout={})
+    dreamzero_format.write(tmp_path, restored.experiment.model.spec, restored.params, rollout={})
     config = json.loads((tmp_path / "config.json").read_text())
     config["wamax"]["network"]["ffn_dim"] += 1
     (tmp_path / "config.json").write_text(json.dumps(config))

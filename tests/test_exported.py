@@ -10,7 +10,7 @@ import pytest
 from launch import export
 from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, ModelError, Request, choose_robot
-from launch.setup import build
+from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import client, observation, serving
 from world_model.weights.safetensors_io import WeightsError
@@ -20,10 +20,10 @@ from world_model.weights.safetensors_io import WeightsError
 def engines(request, tmp_path_factory):
     """(of the checkpoint, of its export, whose training run is gone)."""
     workdir, out = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("out") / "export"
-    restored = build.restore(tiny_policy.write(workdir, arm=request.param))
+    restored = restore(tiny_policy.write(workdir, arm=request.param))
     export.export(restored, out)
     shutil.rmtree(workdir)
-    made = [Engine(model, choose_robot(model, None, None), slots=2, batch_sizes=(1,))
+    made = [Engine(model, choose_robot(model, None, None), sessions=2, batch_sizes=(1,))
             for model in (restored, open_export(out))]
     with jax.default_matmul_precision("highest"):
         for engine in made:
@@ -56,11 +56,14 @@ def test_both_runtimes_answer_the_same(engines):
 
 def test_a_block_asked_for_again_after_an_error_is_answered_as_if_there_had_been_none(engines):
     """A window goes back to where it was: in PyTorch caches grow."""
-    frames = lambda count: {"image": np.full((count, 32, 32, 3), 50 * count, np.uint8)}
+    def frames(count):
+        return {"image": np.full((count, 32, 32, 3), 50 * count, np.uint8)}
 
     def chunks(engine, fails: bool):
-        ask = lambda block, count: engine.step([Request(
-            0, block, frames(count), np.array([200.0, 300.0]), engine.tokenize("push"), (7, 1), np.zeros((0, 2)))])[0]
+        def ask(block, count):
+            return engine.step([Request(0, block, frames(count), np.array([200.0, 300.0]), engine.tokenize("push"),
+                                        (7, 1), np.zeros((0, 2)))])[0]
+
         ask(1, 1)
         with pytest.MonkeyPatch.context() as patch:
             if fails:

@@ -11,7 +11,8 @@ from data_pipelines.samples import Dataset, SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters, matches, read_keep
 from data_pipelines.statistics import compute_statistics
-from launch.setup import build
+from launch.setup.datasets import open_datasets
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from tests.fake_source import BATCH, LAYOUT, ROBOT, FakeSource, robots, tokenize
 from tests.lerobot_files import FIELDS, FIXTURES, LENGTHS
@@ -111,10 +112,10 @@ def test_lerobot_without_language(tmp_path):
 def test_filters_neither_renumber_nor_move_held_out_episodes(tmp_path):
     config = lerobot_config.get_config()
     config.data.holdout = 0.3
-    whole = build.open_datasets(config)
+    whole = open_datasets(Experiment(config))
     keep = write(tmp_path / "keep.json", {"0": [[0, 5]], "1": [[0, 5]], "2": [[0, 5]]})
     config.data.datasets.discs.keep = keep
-    filtered = build.open_datasets(config)
+    filtered = open_datasets(Experiment(config))
 
     def sides(parts: list) -> dict[str, tuple[set, set]]:
         return {d.name: (set(d.episodes.tolist()), set(held.tolist())) for d, held in parts}

@@ -169,7 +169,7 @@ def test_latent_caches(cache, how, name, same_size):
             success.write_text(success.read_text().replace(f'"bytes": {whole}', f'"bytes": {(copied / name).stat().st_size}'))
         try:
             found = LatentCache(copied, {"a": 1}, SPEC)
-            assert found.statistics() == {"d": {}} and found.encoders()["video"]["mean"].tolist() == [1, 1]
+            assert found.statistics() == {"d": {}} and found.encoders(["video"])["video"]["mean"].tolist() == [1, 1]
             index = found.source("d", None)
         except CacheError as error:
             assert str(copied) in str(error)

@@ -14,15 +14,15 @@ import torch
 from benchmarks.import_memory import headers_only
 from configs import dreamzero_5b, dreamzero_14b
 from launch import import_weights
-from launch.setup import build, train_parts
-from world_model import functional
-from world_model.families import published_formats
+from launch.setup import training
+from launch.setup.experiment import Experiment
+from world_model.families import get_family
 from world_model.training import checkpoint
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 ACTIONS = ("state_encoder", "action_encoder", "action_decoder")
-FORMATS = published_formats()
+FORMATS = get_family("dreamzero").imports
 STEM = FORMATS["wan"].stem
 IMAGE = ("image_embedding", "cross_attn.k_image", "cross_attn.v_image")
 
@@ -35,7 +35,7 @@ def config_of(base=dreamzero_14b, **model):
 
 def random_params(config):
     rng = np.random.default_rng(0)
-    shapes = functional.parameters(build.model(config).module)
+    shapes = Experiment(config).model.shapes
     return {name: rng.normal(size=x.shape).astype(ml_dtypes.bfloat16).astype(np.float32)  # exact in bfloat16
             for name, x in shapes.items()}
 
@@ -49,7 +49,7 @@ def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (),
     fmt, kept = FORMATS[format_name], {k: x for k, x in params.items() if not is_in(k, lacks)}
     folder = directory / fmt.folders[0]
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = names.to_published(kept, build.model(config).spec.head_dim, fmt.table)
+    tensors = names.to_published(kept, Experiment(config).model.spec.head_dim, fmt.table)
     safetensors_io.write(folder, ((fmt.prefixes[-1] + k, x.astype(dtype)) for k, x in tensors), 100_000, fmt.stem)
     return directory
 
@@ -85,10 +85,10 @@ def test_every_tensor_arrives_or_is_fresh_by_rule(tmp_path, monkeypatch, format_
 
 
 def test_fresh_values_are_those_of_a_run():
-    family = build.model(config_of())
+    model = Experiment(config_of()).model
     names_ = ["action_decoder.fc1.kernel", "blocks.cross_attn.k_image.kernel", "state_encoder.fc1.bias"]
-    initial = jax.jit(family.init_params)(jax.random.key(3))
-    fresh = import_weights.fresh_values(family, 3, names_)
+    initial = jax.jit(model.init_params)(jax.random.key(3))
+    fresh = import_weights.fresh_values(model, 3, names_)
     for name in names_:
         np.testing.assert_allclose(fresh(name), initial[name], atol=1e-6, err_msg=name)
 
@@ -101,16 +101,16 @@ def test_a_run_starts_from_it(tmp_path):
     report = import_weights.import_weights(config, "dreamzero", source, tmp_path / "out")
     config.train.init_from, config.optimizer.ema_decay = str(tmp_path / "out"), 0.9
     config.mesh.update(data=2, fsdp=4, context=1)
-    family = build.model(config)
-    make_state, target = train_parts.make_target(config, family, train_parts.make_mesh(config))
-    started = train_parts.start(config, make_state, target)
+    experiment = Experiment(config)
+    make_state, target = training.make_target(experiment, training.make_mesh(config))
+    started = training.start(experiment, make_state, target)
     for name, x in params.items():
         np.testing.assert_array_equal(started["params"][name], x, err_msg=name)
         np.testing.assert_array_equal(started["ema"][name], x, err_msg=name)
         assert not np.any(started["opt"]["mu"][name])
         assert started["params"][name].sharding == target["params"][name].sharding
     assert int(started["step"]) == 0
-    assert train_parts.base_of(config)["base_hash"] == report["base_hash"]
+    assert training.base_of(config)["base_hash"] == report["base_hash"]
 
 
 def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):

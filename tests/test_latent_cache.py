@@ -21,7 +21,8 @@ from safetensors.numpy import save_file
 from data_pipelines.cache.reader import CacheError
 from data_pipelines.episode import BadEpisode
 from launch import precompute, precompute_beam, train
-from launch.setup import build, latents
+from launch.setup import cache
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from world_model import encoders
 from world_model.batch import check_batch
@@ -79,17 +80,27 @@ def with_cache(config, folder, **changes):
     return config
 
 
+def open_cache(config):
+    return cache.open_cache(Experiment(config))
+
+
+def encoders_in(config) -> dict:
+    """What the cache keeps of its encoders."""
+    experiment = Experiment(config)
+    return cache.open_cache(experiment).encoders(experiment.inputs.encoders)
+
+
 def take(config, workdir, steps: int = 6) -> list[dict]:
-    data = build.data(config, workdir)
-    with data.loader() as loader:
+    with Experiment(config).data(workdir).loader() as loader:
         return [next(loader) for _ in range(steps)]
 
 
 def test_batches_are_the_encoded_ones_of_the_video_pipeline(config, out, tmp_path):
     video, cached = take(config, tmp_path), take(with_cache(config, out), tmp_path)
-    codec, text, image = build.video_codec(config), build.text_encoder(config), build.image_encoder(config)
-    spec, frozen = latents.encoded_spec(config, 8), latents.open_cache(with_cache(config, out), 8).encoders()
-    pictures = build.arrays(config, frozen)["image"]
+    experiment = Experiment(config)
+    codec, text, image = (experiment.encoders[part] for part in ("video", "text", "image"))
+    spec, frozen = experiment.inputs.stored_fields(), encoders_in(with_cache(config, out))
+    pictures = experiment.load_encoders(frozen)["image"]
     for a, b in zip(video, cached):
         check_batch(b, spec, 8)
         for name in IDS:
@@ -111,11 +122,13 @@ def test_worker_processes_read_the_same(config, out, tmp_path):
 
 def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
     cached = with_cache(config, out)
-    frozen = build.data(cached, tmp_path).cache.encoders()
-    family = build.model(config)
-    params = family.init_params(jax.random.key(0))
-    loss, count, arrays = build.objective(config, family, frozen)
-    value = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(1), count(b), arrays)[0]))
+    experiment = Experiment(config)
+    params, arrays = experiment.model.init_params(jax.random.key(0)), experiment.training_arrays(encoders_in(cached))
+
+    def loss(params, batch):
+        return experiment.loss_fn(params, batch, jax.random.key(1), experiment.loss.count(batch), arrays)[0]
+
+    value = jax.jit(jax.value_and_grad(loss))
     for a, b in zip(take(config, tmp_path, 2), take(cached, tmp_path, 2)):
         (expected, gradient), (found, other) = value(params, a), value(params, b)
         np.testing.assert_allclose(found, expected, rtol=2e-3)  # bfloat16 keeps 4e-3 of each latent
@@ -125,19 +138,19 @@ def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
 
 
 def test_a_run_on_video_goes_on_from_the_cache(config, out, tmp_path):
-    with build.data(config, tmp_path).loader() as video:
+    with Experiment(config).data(tmp_path).loader() as video:
         next(video)
         saved = json.loads(json.dumps(video.state()))
-    with build.data(with_cache(config, out), tmp_path).loader(start_step=1) as cached:
+    with Experiment(with_cache(config, out)).data(tmp_path).loader(start_step=1) as cached:
         cached.check_resume(saved)
 
 
 def test_the_training_command_reads_the_cache(config, out, tmp_path):
     cached = with_cache(config, out, **{"train.steps": 2, "data.datasets.discs.path": "gone"})
-    train.train(cached, tmp_path / "run", build)
+    train.train(Experiment(cached), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 2 and np.isfinite(lines[-1]["loss"])
-    stored = latents.open_cache(cached, 8).encoders()["video"]
+    stored = encoders_in(cached)["video"]
     kept = checkpoint.read_frozen(tmp_path / "run/checkpoints", 2)["video"]
     np.testing.assert_array_equal(kept["first_encoder"], stored["first_encoder"])
 
@@ -148,13 +161,13 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(config, copied):
     for file in (*lost, copied / "_SUCCESS"):
         file.unlink()
     with pytest.raises(CacheError, match="unfinished; run launch.precompute again"):
-        latents.open_cache(with_cache(config, copied), 8)
+        open_cache(with_cache(config, copied))
     job = start(config, copied)
     assert "16 windows are still to be made" in job.estimate()
     assert job.run(silent)
     after = {file: file.stat().st_mtime_ns for file in copied.rglob("shard-*.json")}
     assert {file for file in before if before[file] != after[file]} == set(lost)
-    assert list(latents.open_cache(with_cache(config, copied), 8).verify()) == []
+    assert list(open_cache(with_cache(config, copied)).verify()) == []
     assert not list(copied.rglob("*partial*"))
 
 
@@ -178,9 +191,9 @@ def test_shards_made_by_a_pipeline_are_the_same(config, out, tmp_path):
 
 def test_a_cache_holds_one_picture_of_each_window(config, out, tmp_path):
     with pytest.raises(CacheError, match="data.augment must be off, or data.cache empty"):
-        build.data(with_cache(config, out, **{"data.augment.hue": 0.1}), tmp_path)
+        Experiment(with_cache(config, out, **{"data.augment.hue": 0.1})).data(tmp_path)
     with pytest.raises(CacheError, match="crop: cache 1.0, now 0.9"):
-        build.data(with_cache(config, out, **{"data.crop": 0.9}), tmp_path)
+        Experiment(with_cache(config, out, **{"data.crop": 0.9})).data(tmp_path)
 
 
 def test_another_keep_file_is_another_cache(config, tmp_path):
@@ -189,9 +202,9 @@ def test_another_keep_file_is_another_cache(config, tmp_path):
     file.write_text('{"0": [[0, 9]]}')
     with kept.unlocked():
         kept.data.datasets.discs.keep = str(file)
-    before = latents.identity(kept, 8)
+    before = cache.identity(Experiment(kept))
     file.write_text('{"0": [[0, 8]]}')
-    assert latents.identity(kept, 8) != before
+    assert cache.identity(Experiment(kept)) != before
 
 
 @pytest.mark.parametrize("changes, named", [
@@ -204,7 +217,7 @@ def test_another_keep_file_is_another_cache(config, tmp_path):
 ])
 def test_a_cache_of_another_config_is_refused(config, out, tmp_path, changes, named):
     with pytest.raises(CacheError, match=f"was made for another config: .*({named})"):
-        build.data(with_cache(config, out, **changes), tmp_path)
+        Experiment(with_cache(config, out, **changes)).data(tmp_path)
 
 
 def test_weights_and_places_may_change(config, out, tmp_path):
@@ -213,9 +226,9 @@ def test_weights_and_places_may_change(config, out, tmp_path):
 
 
 def test_other_contents_are_refused(config, out, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "CONTENTS", 2)
+    monkeypatch.setattr(cache, "CONTENTS", 2)
     with pytest.raises(CacheError, match="another config: code: cache 1, now 2"):
-        build.data(with_cache(config, out), tmp_path)
+        Experiment(with_cache(config, out)).data(tmp_path)
 
 
 @pytest.mark.parametrize("code,read", [("8ebc1564bd8ff3cb", True), ("0123456789abcdef", False)])
@@ -229,17 +242,17 @@ def test_a_manifest_with_a_hash_of_source_files(config, out, tmp_path, code, rea
     written["files"]["manifest.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
     (old / "_SUCCESS").write_text(json.dumps(written))
     if read:
-        assert latents.open_cache(with_cache(config, old), 8).manifest["identity"]["code"] == 1
+        assert open_cache(with_cache(config, old)).manifest["identity"]["code"] == 1
         assert start(config, old).run(silent)  # and goes on
     else:
         with pytest.raises(CacheError, match=f"another config: code: cache '{code}', now 1"):
-            latents.open_cache(with_cache(config, old), 8)
+            open_cache(with_cache(config, old))
 
 
 def test_a_model_that_sees_pictures_needs_their_encoder(config, tmp_path):
     blind = config.copy_and_resolve_references()
     blind.encoders.image = "none"
-    with pytest.raises(ValueError, match="encoders.image set where model.image_dim is"):
+    with pytest.raises(ValueError, match="model.image_dim = 32, but no encoder gives image features"):
         start(blind, tmp_path / "latents")
 
 
@@ -254,26 +267,26 @@ def test_an_object_store(config, out, tmp_path, monkeypatch):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
     assert list((tmp_path / "wamax-copies").glob("*shard*")) and not list(tmp_path.rglob("*partial*"))
-    cache = latents.open_cache(with_cache(config, address), 8)
-    assert list(cache.verify()) == []
+    made = open_cache(with_cache(config, address))
+    assert list(made.verify()) == []
     shutil.rmtree(tmp_path / "wamax-copies")
-    assert list(pickle.loads(pickle.dumps(cache)).verify()) == []  # copies that had to go are made anew
+    assert list(pickle.loads(pickle.dumps(made)).verify()) == []  # copies that had to go are made anew
     with pytest.raises(CacheError, match="another config: holdout"):
-        latents.open_cache(with_cache(config, address, **{"data.holdout": 0.3}), 8)
+        open_cache(with_cache(config, address, **{"data.holdout": 0.3}))
     shard = "/bucket/latents/discs/shard-00001.array_record"
     memory.pipe(shard, memory.cat(shard)[:-1])
     with pytest.raises(CacheError, match=r"memory://bucket/latents/discs/shard-00001.array_record: \d+ bytes were written"):
-        latents.open_cache(with_cache(config, address), 8)
+        open_cache(with_cache(config, address))
     memory.rm("/bucket/latents/_SUCCESS")
     with pytest.raises(CacheError, match="memory://bucket/latents: unfinished; run launch.precompute again"):
-        latents.open_cache(with_cache(config, address), 8)
+        open_cache(with_cache(config, address))
 
 
 def test_other_encoders_are_refused(config, out, tmp_path):
-    frozen = latents.open_cache(with_cache(config, out), 8).encoders()
+    frozen = encoders_in(with_cache(config, out))
     frozen["video"]["latent_mean"] = frozen["video"]["latent_mean"] + 1
     with pytest.raises(CacheError, match="a checkpoint of other encoders cannot go on from this cache"):
-        build.objective(with_cache(config, out), build.model(config), frozen)
+        Experiment(with_cache(config, out)).training_arrays(frozen)
 
 
 def test_shards_that_changed_are_named(config, copied, tmp_path):
@@ -281,22 +294,22 @@ def test_shards_that_changed_are_named(config, copied, tmp_path):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    cache = latents.open_cache(with_cache(config, copied), 8)
-    [problem] = cache.verify()
+    made = open_cache(with_cache(config, copied))
+    [problem] = made.verify()
     assert str(file) in problem
     found = with_cache(config, copied, **{"data.max_bad_fraction": 9.0})
-    with build.data(found, tmp_path).loader() as loader:
+    with Experiment(found).data(tmp_path).loader() as loader:
         for _ in range(40):
             next(loader)
         bad = loader.state()["bad"]
     assert any("shard-00002.array_record record" in entry["reason"] for entry in bad.values())
-    cache.read("discs", 0, 0)
+    made.read("discs", 0, 0)
     (copied / "discs/shard-00000.array_record").write_bytes((copied / "discs/shard-00001.array_record").read_bytes())
     with pytest.raises(BadEpisode, match="shard-00000.array_record: changed under the running job"):
-        cache.read("discs", 0, 0)
+        made.read("discs", 0, 0)
     file.write_bytes(data[:-1])
     with pytest.raises(CacheError, match=f"{file}: {len(data)} bytes were written, found {len(data) - 1}"):
-        latents.open_cache(found, 8)
+        open_cache(found)
 
 
 def test_unreadable_windows_are_kept_as_such(config, tmp_path):
@@ -324,8 +337,8 @@ def test_unreadable_windows_below_the_limit_are_replaced_as_from_video(config, t
 
 
 def test_a_cache_travels_to_worker_processes(config, out):
-    cache = latents.open_cache(with_cache(config, out), 8)
-    row = cache.read("discs", 5, 0)
-    again = pickle.loads(pickle.dumps(cache)).read("discs", 5, 0)
+    made = open_cache(with_cache(config, out))
+    row = made.read("discs", 5, 0)
+    again = pickle.loads(pickle.dumps(made)).read("discs", 5, 0)
     for name in row:
         np.testing.assert_array_equal(row[name], again[name])

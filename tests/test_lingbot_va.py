@@ -13,15 +13,17 @@ import pytest
 from launch import parity
 from world_model import functional
 from world_model.attention import visibility
-from world_model.attention.tokens import Group
+from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, Group
 from world_model.batch import Layout
-from world_model.families import make_family
-from world_model.families.base.sampler import Conditions, Known
+from world_model.diffusion.inpainting import Inpainting
+from world_model.families import make_model
 from world_model.families.lingbot_va import cached
-from world_model.families.lingbot_va.layout import GROUPS, frame_rotary, make_sequence
-from world_model.families.lingbot_va.model import Inputs
+from world_model.families.lingbot_va.layout import GROUPS, Modality, frame_rotary, make_sequence
+from world_model.families.lingbot_va.model import ForwardInputs
 from world_model.families.lingbot_va.names import LINGBOT_VA
-from world_model.families.lingbot_va.sampler import LingBotVARollout, levels
+from world_model.families.lingbot_va.sampler import LingBotVASampler, levels
+from world_model.families.lingbot_va.visibility import TABLES
+from world_model.families.wan.inputs import Conditions
 from world_model.weights import names
 
 HERE = Path(__file__).parent
@@ -30,7 +32,7 @@ FULL = dict(layout=Layout(33, 384, 320, 1, 16, 1), latent_height=24, latent_widt
 
 
 def test_full_size_has_exactly_the_released_tensors():
-    shapes = functional.parameters(make_family("lingbot_va", **FULL).module)
+    shapes = make_model("lingbot_va", **FULL).shapes
     theirs = {k: list(v.shape) for k, v in names.published_shapes(shapes, 128, LINGBOT_VA).items()}
     assert theirs == json.loads((HERE / "goldens/shapes/lingbot_va_5b.json").read_text())
     unread = [v for k, v in theirs.items() if k.startswith("condition_embedder_action.text_embedder.")]
@@ -49,7 +51,7 @@ def golden():
 def inputs(golden):
     """One sample of the golden, levels per frame."""
     g, one = golden[0], lambda x: jnp.asarray(x[:1])
-    return Inputs(
+    return ForwardInputs(
         noisy_latents=one(g.video("noise_video")), video_timestep=one(g.given["in/video_timesteps"]),
         clean_latents=one(g.video("latents")), clean_timestep=jnp.zeros((1, 5)),
         noisy_actions=one(g.actions("noise_action")), action_timestep=one(g.given["in/action_timesteps"]),
@@ -59,7 +61,7 @@ def inputs(golden):
 
 def seen_by_hand(query: Group, key: Group, query_frame: int, key_frame: int, size: int, window: int) -> bool:
     """facts/lingbot_va.md, section 3, in its own one-line form."""
-    clean, video = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION), (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
+    clean, video = (CLEAN_VIDEO, CLEAN_ACTION), (CLEAN_VIDEO, NOISY_VIDEO)
     q, k = 2 * (query_frame // size) + (query not in video), 2 * (key_frame // size) + (key not in video)
     if query in clean:
         rule = key in clean and k <= q
@@ -70,7 +72,7 @@ def seen_by_hand(query: Group, key: Group, query_frame: int, key_frame: int, siz
 
 @pytest.mark.parametrize("size,window", [(1, 64), (2, 64), (3, 4), (4, 1), (2, 3)])
 def test_drawn_masks_and_their_spans(golden, size, window):
-    spec, table = golden[0].spec, visibility.get_table("lingbot_va")
+    spec, table = golden[0].spec, visibility.get_table("lingbot_va", TABLES)
     sequence = make_sequence(spec, 7)
     mask = np.asarray(visibility.drawn_mask(table, sequence, sequence, size - 1, window))
     by_hand = [[seen_by_hand(q.group, k.group, q.frame, k.frame, size, window) for k in sequence] for q in sequence]
@@ -86,12 +88,12 @@ def test_drawn_masks_and_their_spans(golden, size, window):
 def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_them(golden):
     sequence = make_sequence(golden[0].spec, 6)
     inverse, forward, either = (
-        np.asarray(visibility.drawn_mask(visibility.get_table(f"lingbot_va{name}"), sequence, sequence, 1, 64))
+        np.asarray(visibility.drawn_mask(visibility.get_table(f"lingbot_va{name}", TABLES), sequence, sequence, 1, 64))
         for name in ("", "_forward_dynamics", "_either_dynamics"))
     changed = lambda a, b: {(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
                             for i, j in np.argwhere(a & ~b)}
-    assert changed(forward, inverse) == {(Group.NOISY_VIDEO, Group.CLEAN_ACTION, True)}
-    assert changed(inverse, forward) == {(Group.CLEAN_ACTION, Group.CLEAN_VIDEO, True)}
+    assert changed(forward, inverse) == {(NOISY_VIDEO, CLEAN_ACTION, True)}
+    assert changed(inverse, forward) == {(CLEAN_ACTION, CLEAN_VIDEO, True)}
     np.testing.assert_array_equal(either, forward | inverse)
 
 
@@ -118,21 +120,24 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
                  run(False, inputs.clean_latents, inputs.clean_actions)[1], plain)
     assert np.abs(plain.video - found.video).max() > 1e-2
 
-    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    rollout = LingBotVASampler(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
     session = rollout.start(adapter.params, inputs.text)
     video = jax.jit(lambda p, ring, x, time, rotary, block: cached.video_pass(
         functional.bind(adapter.model, p), ring, session.context, x, time, rotary, block, ahead=1))
-    rotary = lambda of_video, first: frame_rotary(adapter.spec, of_video, range(first, first + 2))
+
+    def rotary(modality, first):
+        return frame_rotary(adapter.spec, modality, range(first, first + 2))
+
     act = lambda ring, first: rollout._acting(adapter.params, ring, session.context, inputs.clean_actions[
-        :, first * n:(first + 2) * n], rotary(False, first), first)
+        :, first * n:(first + 2) * n], rotary(Modality.ACTION, first), first)
     # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
     # which does not see them.
     past = act(session.ring, 0)
-    _, written = video(adapter.params, cached.forget(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
-                       rotary(True, 0), 0)
+    _, written = video(adapter.params, cached.without(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
+                       rotary(Modality.VIDEO, 0), 0)
     ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 2)
     velocity, _ = video(adapter.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],
-                        rotary(True, 2), 2)
+                        rotary(Modality.VIDEO, 2), 2)
     np.testing.assert_allclose(velocity, found.video[:, 2:4], atol=1e-5)
 
     observe = lambda session, latents, first: rollout.observe(
@@ -148,8 +153,8 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
 def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):
     """Exact-zero gradients of every chunk's outputs with respect to all that it may not see."""
     adapter, compiled = golden[1], 0
-    fields = {Group.CLEAN_VIDEO: "clean_latents", Group.CLEAN_ACTION: "clean_actions",
-              Group.NOISY_VIDEO: "noisy_latents", Group.ACTION: "noisy_actions"}
+    fields = {CLEAN_VIDEO: "clean_latents", CLEAN_ACTION: "clean_actions",
+              NOISY_VIDEO: "noisy_latents", NOISY_ACTION: "noisy_actions"}
 
     @jax.jit
     @functools.partial(jax.grad, argnums=0)
@@ -162,9 +167,9 @@ def test_no_leakage_whatever_is_drawn_and_one_compilation(golden, inputs):
 
     parts = {name: getattr(inputs, name) for name in fields.values()}
     for size, window in ((2, 64), (1, 3), (3, 64)):
-        for group, frame in ((Group.NOISY_VIDEO, 2), (Group.ACTION, 2), (Group.NOISY_VIDEO, 4)):
+        for group, frame in ((NOISY_VIDEO, 2), (NOISY_ACTION, 2), (NOISY_VIDEO, 4)):
             one = (np.arange(5) == frame).astype(np.float32)
-            weights = (one, 0 * one) if group is Group.NOISY_VIDEO else (0 * one, one)
+            weights = (one, 0 * one) if group is NOISY_VIDEO else (0 * one, one)
             found = gradients(parts, np.int32(size), np.int32(window), *weights)
             reached = reach(group, frame, size, window)
             for key, name in fields.items():
@@ -201,20 +206,20 @@ def test_cached_passes_equal_the_training_forward(golden, inputs):
     session = adapter.start(np.asarray(inputs.text), 2, 6)
     for chunk in range(2):
         frames, own = slice(2 * chunk, 2 * chunk + 2), slice(2 * chunk * n, (2 * chunk + 2) * n)
-        for of_video, noisy, clean, time, expected in (
-                (True, inputs.noisy_latents[:, frames], inputs.clean_latents[:, frames], inputs.video_timestep,
+        for modality, noisy, clean, time, expected in (
+                (Modality.VIDEO, inputs.noisy_latents[:, frames], inputs.clean_latents[:, frames], inputs.video_timestep,
                  trained.video[:, frames]),
-                (False, inputs.noisy_actions[:, own], inputs.clean_actions[:, own], inputs.action_timestep,
+                (Modality.ACTION, inputs.noisy_actions[:, own], inputs.clean_actions[:, own], inputs.action_timestep,
                  trained.action[:, own])):
-            out = session.run(noisy, time[:, frames], chunk, of_video=of_video, write=False)
+            out = session.run(noisy, time[:, frames], chunk, modality=modality, write=False)
             np.testing.assert_allclose(out, expected, atol=1e-5)
-            session.run(clean, np.zeros((1, 2), np.float32), chunk, of_video=of_video, write=True)
+            session.run(clean, np.zeros((1, 2), np.float32), chunk, modality=modality, write=True)
 
 
 def test_rollout_history_decides_the_cache(golden, inputs):
     """Own predictions as history give the imagined rollout; other history changes later chunks alone."""
     adapter = golden[1]
-    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    rollout = LingBotVASampler(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
     mask = jnp.ones(inputs.clean_actions.shape, bool)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, None, actions=inputs.clean_actions, action_mask=mask)
     keys = jax.random.split(jax.random.key(0), 1)
@@ -232,7 +237,7 @@ def test_rollout_history_decides_the_cache(golden, inputs):
 def test_video_alone(golden, inputs):
     """Nothing of actions is predicted or remembered: what is imagined is that of a clip without actions."""
     adapter = golden[1]
-    rollout = LingBotVARollout(adapter.model, steps=1, action_steps=1, chunk_frames=2, window_blocks=6)
+    rollout = LingBotVASampler(adapter.model, steps=1, action_steps=1, chunk_frames=2, window_blocks=6)
     keys = jax.random.split(jax.random.key(0), 1)
     given = Conditions(inputs.clean_latents[:, :1], inputs.text, None)
     alone = rollout(adapter.params, given, keys, history=inputs.clean_latents, video_alone=True)
@@ -248,11 +253,14 @@ def test_video_alone(golden, inputs):
 def test_given_video_comes_back_and_decides_the_actions(golden, inputs):
     """Inverse dynamics of one chunk; given actions come back too."""
     adapter = golden[1]
-    rollout = LingBotVARollout(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
+    rollout = LingBotVASampler(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
     noise, session = rollout.noise(jax.random.split(jax.random.key(0), 1), 0, 2), rollout.start(adapter.params, inputs.text)
     video, actions = inputs.clean_latents[:, :2], 0.1 * inputs.clean_actions[:, :noise[1].shape[1]]
-    run = lambda of_video, of_actions: rollout.predict(adapter.params, session, *noise, known=Known(
-        actions, jnp.full(actions.shape, of_actions), video, jnp.full(video.shape, of_video)))[:2]
+
+    def run(of_video, of_actions):
+        return rollout.predict(adapter.params, session, *noise, inpainting=Inpainting(
+            actions, jnp.full(actions.shape, of_actions), video, jnp.full(video.shape, of_video)))[:2]
+
     free, inverse, forced = run(False, False), run(True, False), run(False, True)
     np.testing.assert_allclose(inverse[0], video, atol=1e-5)
     np.testing.assert_allclose(forced[1], actions, atol=1e-5)
@@ -267,7 +275,7 @@ def test_ring_positions_do_not_matter(golden, inputs):
     run = jax.jit(lambda block: cached.video_pass(
         functional.bind(adapter.model, adapter.params), ring, cached.encode_context(
             functional.bind(adapter.model, adapter.params), inputs.text), inputs.noisy_latents[:, :2],
-        inputs.video_timestep[:, :2], frame_rotary(adapter.spec, True, range(2)), block)[0])
+        inputs.video_timestep[:, :2], frame_rotary(adapter.spec, Modality.VIDEO, range(2)), block)[0])
     np.testing.assert_array_equal(run(0), run(6))
 
 
@@ -282,20 +290,20 @@ def test_sizes_that_do_not_fit_are_refused(golden, change, match):
 
 def test_what_another_family_has_is_refused():
     with pytest.raises(ValueError, match="model.concat_first_frame means nothing to family 'lingbot_va'"):
-        make_family("lingbot_va", **FULL, concat_first_frame=True)
+        make_model("lingbot_va", **FULL, concat_first_frame=True)
 
 
 def test_rollouts_outside_the_trained_range_warn_and_impossible_ones_are_refused(golden):
     model = golden[1].model
     with pytest.warns(UserWarning, match=r"chunk_frames = 5 lies outside the trained range 1\.\.4"):
-        LingBotVARollout(model, chunk_frames=5)
+        LingBotVASampler(model, chunk_frames=5)
     with pytest.warns(UserWarning, match=r"window_blocks - 1 = 71 lies outside the trained range 4\.\.64"):
-        LingBotVARollout(model, window_blocks=72)
+        LingBotVASampler(model, window_blocks=72)
     with pytest.warns(UserWarning, match=r"0\.882 lies outside the trained range 0\.\.0\.833"):
-        LingBotVARollout(model, steps=5, executed_steps=3)
+        LingBotVASampler(model, steps=5, executed_steps=3)
     with pytest.raises(ValueError, match="executed_steps = 6"):
-        LingBotVARollout(model, steps=5, executed_steps=6)
+        LingBotVASampler(model, steps=5, executed_steps=6)
     with pytest.raises(ValueError, match="must be an even number"):
         cached.make_ring(golden[0].spec, 1, 2, 5)
     with pytest.raises(ValueError, match="must be an even number"):
-        LingBotVARollout(model, window_blocks=7)
+        LingBotVASampler(model, window_blocks=7)

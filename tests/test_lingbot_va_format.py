@@ -10,9 +10,10 @@ from safetensors.numpy import save_file
 
 from configs import dreamzero_5b, lingbot_va_5b
 from launch import import_weights, parity
-from launch.setup import build, train_parts
+from launch.setup import training
+from launch.setup.experiment import Experiment
 from world_model import functional
-from world_model.families import published_formats
+from world_model.families import get_family
 from world_model.families.lingbot_va import released_format as lingbot_va_format
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.names import LINGBOT_VA
@@ -49,7 +50,7 @@ def released(golden, tmp_path):
 
 def read(directory, spec):
     shapes = functional.parameters(functional.abstract(LingBotVA, spec))
-    return conversion.read(published_formats()["lingbot_va"].open(directory), shapes, spec)
+    return conversion.read(get_family("lingbot_va").imports["lingbot_va"].open(directory), shapes, spec)
 
 
 def test_a_release_is_read(golden, params, released):
@@ -120,9 +121,10 @@ def test_a_release_is_imported_and_starts_no_run_of_another_family(golden, param
     other = dreamzero_5b.get_config("debug")
     other.mesh.update(data=1, fsdp=8, context=1)
     other.train.init_from = str(out)
-    target = train_parts.make_target(other, build.model(other), train_parts.make_mesh(other))
+    experiment = Experiment(other)
+    target = training.make_target(experiment, training.make_mesh(other))
     with pytest.raises(CheckpointError, match="params"):
-        train_parts.start(other, *target)
+        training.start(experiment, *target)
 
 
 def test_another_family_is_refused_both_ways(golden, released, tmp_path):

@@ -11,11 +11,11 @@ from flax import nnx
 
 from launch import parity
 from world_model import functional
-from world_model.families import make_family
+from world_model.families import make_model
 from world_model.families.lingbot_va import cached
-from world_model.families.lingbot_va.layout import frame_rotary
+from world_model.families.lingbot_va.layout import Modality, frame_rotary
 from world_model.families.lingbot_va.mixture import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
-from world_model.families.lingbot_va.model import Inputs
+from world_model.families.lingbot_va.model import ForwardInputs
 from world_model.layers.transformer import Layer
 from world_model.parallel.axes import axes_of
 
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "goldens/lingbot_va_tiny.npz"
 def shared():
     golden = parity.read(GOLDEN)
     one = lambda x: jnp.asarray(x[:1])
-    inputs = Inputs(
+    inputs = ForwardInputs(
         noisy_latents=one(golden.video("noise_video")), video_timestep=one(golden.given["in/video_timesteps"]),
         clean_latents=one(golden.video("latents")), clean_timestep=one(golden.given["in/hist_timesteps"]),
         noisy_actions=one(golden.actions("noise_action")), action_timestep=one(golden.given["in/action_timesteps"]),
@@ -73,7 +73,7 @@ def test_cached_passes_equal_the_training_forward(shared, narrow):
     clean = jnp.zeros((1, 2))
     for chunk in range(2):
         frames, own = slice(2 * chunk, 2 * chunk + 2), slice(2 * chunk * n, (2 * chunk + 2) * n)
-        rotary = [frame_rotary(model.spec, of_video, range(frames.start, frames.stop)) for of_video in (True, False)]
+        rotary = [frame_rotary(model.spec, modality, range(frames.start, frames.stop)) for modality in Modality]
         out, _ = video(ring, context, inputs.noisy_latents[:, frames], inputs.video_timestep[:, frames], rotary[0],
                        2 * chunk)
         np.testing.assert_allclose(out, trained.video[:, frames], atol=2e-5)
@@ -119,7 +119,7 @@ def test_sizes_axes_and_names(shared, narrow):
         spec_of(shared[0], 50, 80)
     with pytest.raises(ValueError, match="action_init = 'zeros'"):
         spec_of(shared[0], 48, 80, action_init="zeros")
-    axes = axes_of(functional.parameters(narrow[0]))
+    axes = axes_of(functional.parameters(narrow[0]), LingBotVAMoT.param_axes)
     assert axes["blocks.action.self_attn.q.kernel"] == ("layers", "embed", "heads")
     assert axes["final_block.video.mlp.fc2.kernel"] == ("mlp", "embed")
 
@@ -127,11 +127,11 @@ def test_sizes_axes_and_names(shared, narrow):
 def test_counted_work_is_that_of_two_streams():
     sizes = dict(layout=parity.read(GOLDEN).spec.layout, latent_height=4, latent_width=6, dim=96, ffn_dim=192, num_heads=4,
                  num_layers=3, freq_dim=32, latent_channels=12, text_dim=40, text_length=12, action_dim=7)
-    one = make_family("lingbot_va", **sizes).training_flops
-    two = make_family("lingbot_va_mot", **sizes, action_stream_dim=96, action_ffn_dim=192).training_flops
+    one = make_model("lingbot_va", **sizes).training_flops
+    two = make_model("lingbot_va_mot", **sizes, action_stream_dim=96, action_ffn_dim=192).training_flops
     for part in ("self_attention_projections", "mlp", "cross_attention"):
         assert two[part] + two[f"action_{part}"] == one[part]
     assert two["self_attention"] == one["self_attention"]
-    half = make_family("lingbot_va_mot", **sizes, action_stream_dim=48, action_ffn_dim=96).training_flops
+    half = make_model("lingbot_va_mot", **sizes, action_stream_dim=48, action_ffn_dim=96).training_flops
     assert 4 * half["action_mlp"] == two["action_mlp"]
     assert 2 * half["action_self_attention_projections"] == two["action_self_attention_projections"]

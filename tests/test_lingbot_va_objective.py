@@ -1,4 +1,7 @@
-"""LingBot-VA's objective: what is drawn, losses that add up, the dummy action group, clips, dropped prompts."""
+"""LingBot-VA's inputs and loss: what is drawn, losses that add up, the dummy action group, clips, dropped prompts."""
+
+import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,9 @@ import pytest
 
 from world_model import encoders
 from world_model.batch import Layout, batch_spec, check_batch
-from world_model.families import make_family
-from world_model.families.lingbot_va.loss import LingBotVAObjective
+from world_model.families import make_model
+from world_model.families.lingbot_va.inputs import LingBotVAInputs
+from world_model.families.lingbot_va.loss import LingBotVALoss
 
 LAYOUT = Layout(frames=13, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
 SIZES = dict(layout=LAYOUT, latent_height=2, latent_width=2, dim=16, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16,
@@ -31,34 +35,51 @@ def make_batch(size: int, seed: int = 0) -> dict:
     return batch
 
 
+class Goal(NamedTuple):
+    """A loss and what its examples are made of."""
+
+    inputs: LingBotVAInputs
+    frozen: dict
+    loss: LingBotVALoss
+
+    def encode(self, batch):
+        return self.inputs.encode(self.frozen, batch)
+
+    def __call__(self, params, batch, key, counts):
+        return self.loss(params, self.encode(batch), key, counts)
+
+
 @pytest.fixture(scope="module")
 def made():
-    family = make_family("lingbot_va", **SIZES)
-    params = jax.jit(family.init_params)(jax.random.key(0))
+    """(parameters, function that makes a `Goal`)."""
+    model = make_model("lingbot_va", **SIZES)
+    params = jax.jit(model.init_params)(jax.random.key(0))
     rng = np.random.default_rng(1)
     params = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in sorted(params.items())}
     codec = encoders.make_video_codec("patch_pca", channels=16)
     text = encoders.make_text_encoder("hash", text_length=4, text_dim=8)
     frozen = {"video": codec.init(lambda: make_batch(8, 1)["video"]), "text": text.init()}
-    return params, lambda **options: family.objective(codec, text, jax.tree.map(jnp.asarray, frozen), **options)
+    inputs = LingBotVAInputs(model.spec, codec, text, drops_text=True)
+    return params, lambda **options: Goal(inputs, jax.tree.map(jnp.asarray, frozen),
+                                          LingBotVALoss(model.module, **options))
 
 
 @pytest.fixture(scope="module")
 def loss(made):
     goal = made[1](action_average="valid")
-    return jax.jit(lambda batch, counts: goal.loss(made[0], batch, jax.random.key(3), counts)), goal
+    return jax.jit(lambda batch, counts: goal(made[0], batch, jax.random.key(3), counts)), goal
 
 
 def drawn(goal, batch, step: int = 0):
     key = jax.random.fold_in(jax.random.key(3), step)
     keys = lambda use: jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, use), i))(batch["sample_index"])
-    return goal.draw(keys, goal.encode(batch), key)
+    return goal.loss.sample(keys, goal.encode(batch), key)
 
 
 def test_microbatches_add_up_to_the_whole(loss):
     run, goal = loss
     batch = make_batch(4)
-    counts = goal.count(batch)
+    counts = goal.loss.count(batch)
     assert counts == {"frames": 15, "actions": 2 + 3 + 3}
     whole, metrics = run(batch, counts)
     parts = [run({k: v[rows] for k, v in batch.items()}, counts) for rows in ([3, 1], [2, 0])]
@@ -71,7 +92,7 @@ def test_a_clip_trains_no_action_and_its_slots_do_not_matter(loss):
     run, goal = loss
     clip = {k: v[2:] for k, v in make_batch(4).items()}
     clip = {k: np.stack([v[1], v[1]]) for k, v in clip.items()}  # two rows, as compiled above
-    counts = goal.count(clip)
+    counts = goal.loss.count(clip)
     value, metrics = run(clip, counts)
     other = run(dict(clip, actions=np.full_like(clip["actions"], 9), state=np.full_like(clip["state"], np.nan)), counts)
     assert float(metrics["action_loss"]) == 0 < float(metrics["video_loss"]) == float(value) == float(other[0])
@@ -98,7 +119,7 @@ def test_what_the_model_is_given(made):
     goal, batch = made[1](), make_batch(4)
     example, draws = goal.encode(batch), drawn(goal, batch)
     draws = draws._replace(history=jnp.array([True, False, True, False]), no_text=jnp.array([False, True, True, False]))
-    x = goal.inputs(example, draws)
+    x = goal.loss.inputs(example, draws)
     np.testing.assert_array_equal(x.clean_latents[1], example.latents[1])
     assert (x.clean_timestep[1] == 0).all() and (x.clean_timestep[0] > 0).all() and x.clean_timestep.max() <= 834
     assert np.abs(x.clean_latents[0] - example.latents[0]).max() > 0.01
@@ -107,7 +128,7 @@ def test_what_the_model_is_given(made):
     np.testing.assert_array_equal(x.clean_actions[:, 4:], batch["actions"])
     np.testing.assert_array_equal(x.action_valid, np.pad(batch["action_mask"].any(-1), ((0, 0), (4, 0)))
                                   | (np.arange(16) < 4) & batch["action_mask"].any((1, 2))[:, None])
-    np.testing.assert_array_equal(x.text[1], goal.empty_text(4)[1])
+    np.testing.assert_array_equal(x.text[1], goal.inputs.empty_text(goal.frozen, 4)[1])
     np.testing.assert_array_equal(x.text[0], example.text[0])
 
 
@@ -115,7 +136,7 @@ def test_forward_dynamics_is_drawn_for_its_share_of_the_steps_and_counted_apart(
     goal, batch = made[1](forward_dynamics=0.5), make_batch(4)
     coins = [bool(drawn(goal, batch, step).forward_dynamics) for step in range(40)]
     assert 10 < sum(coins) < 30 and drawn(made[1](), batch).forward_dynamics is None
-    run = jax.jit(lambda key: goal.loss(made[0], batch, key, goal.count(batch))[1])
+    run = jax.jit(lambda key: goal(made[0], batch, key, goal.loss.count(batch))[1])
     key = lambda coin: jax.random.fold_in(jax.random.key(3), coins.index(coin))
     with_actions, without = run(key(True)), run(key(False))
     assert with_actions["forward_dynamics_loss/count"] == 15 and without["forward_dynamics_loss/count"] == 0
@@ -126,14 +147,14 @@ def test_forward_dynamics_is_drawn_for_its_share_of_the_steps_and_counted_apart(
 def test_a_given_first_frame_is_shown_as_rollouts_show_it_and_costs_nothing(made):
     goal, batch = made[1](given_first_frame=True), make_batch(4)
     example, draws = goal.encode(batch), drawn(goal, batch)
-    given, plain = goal.inputs(example, draws), made[1]().inputs(example, draws)
+    given, plain = goal.loss.inputs(example, draws), made[1]().loss.inputs(example, draws)
     np.testing.assert_array_equal(given.noisy_latents[:, 0], example.latents[:, 0])
     assert not given.video_timestep[:, 0].any() and not given.action_timestep[:, 0].any()
     for field in ("noisy_latents", "video_timestep", "action_timestep"):
         np.testing.assert_array_equal(getattr(given, field)[:, 1:], getattr(plain, field)[:, 1:])
     np.testing.assert_array_equal(given.noisy_actions, plain.noisy_actions)
-    assert goal.count(batch)["frames"] == 15 - 4
-    run = jax.jit(lambda noise: goal.loss_at(made[0], example, draws._replace(noise=noise), goal.count(batch)))
+    assert goal.loss.count(batch)["frames"] == 15 - 4
+    run = jax.jit(lambda noise: goal.loss.loss_at(made[0], example, draws._replace(noise=noise), goal.loss.count(batch)))
     value, metrics = run(draws.noise)
     assert value == run(draws.noise.at[:, 0].add(1.0))[0]
     assert sum(n for name, n in metrics.items() if name.startswith("video") and name.endswith("count")) == 15 - 4
@@ -141,6 +162,6 @@ def test_a_given_first_frame_is_shown_as_rollouts_show_it_and_costs_nothing(made
 
 def test_stored_features_cannot_drop_their_prompt(made):
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
-    goal = LingBotVAObjective(made[1]().model, None, text, {"text": {}})
+    inputs = dataclasses.replace(made[1]().inputs, text=text)
     with pytest.raises(ValueError, match="text_features"):
-        goal.empty_text(2)
+        inputs.empty_text({"text": {}}, 2)

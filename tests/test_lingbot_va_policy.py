@@ -1,4 +1,4 @@
-"""LingBot-VA over slots: equal to the rollout of a whole window, and slots apart at different blocks."""
+"""LingBot-VA over sessions: equal to the sampler on a whole window, and sessions apart at different blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from launch.serving.engine import Engine, Request, choose_robot
-from launch.setup import build
+from launch.setup.restore import restore
 from tests import tiny_policy
-from world_model.families.base.sampler import Conditions
+from world_model.families.wan.inputs import Conditions
 
 STATES = np.array([[200.0, 300.0], [220.0, 280.0], [250.0, 250.0]])
 NOTHING = np.zeros((0, 2))
@@ -16,13 +16,13 @@ NOTHING = np.zeros((0, 2))
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    restored = build.restore(tiny_policy.write(tmp_path_factory.mktemp("run"), arm="lingbot_va_debug"))
-    return Engine(restored, choose_robot(restored, None, None), slots=2, batch_sizes=(2,))
+    restored = restore(tiny_policy.write(tmp_path_factory.mktemp("run"), arm="lingbot_va_debug"))
+    return Engine(restored, choose_robot(restored, None, None), sessions=2, batch_sizes=(2,))
 
 
-def request(engine, slot, block, video, in_flight=NOTHING):
+def request(engine, session, block, video, in_flight=NOTHING):
     frames = video[:1] if block == 1 else video[4 * block - 7:4 * block - 3]
-    return Request(slot, block, {"image": frames}, STATES[block - 1], engine.tokenize("push the T"), (7, 1), in_flight)
+    return Request(session, block, {"image": frames}, STATES[block - 1], engine.tokenize("push the T"), (7, 1), in_flight)
 
 
 def clip(seed: int) -> np.ndarray:
@@ -30,20 +30,20 @@ def clip(seed: int) -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore:evaluate")
-def test_slots_equal_the_rollout_of_the_whole_window(engine):
+def test_sessions_equal_the_sampler_of_the_whole_window(engine):
     """First frame, a chunk, what was seen and done of it, the next chunk; a neighbour is one block behind."""
     video = clip(0)
     first, = engine.step([request(engine, 1, 1, video)])
     second, _ = engine.step([request(engine, 1, 2, video), request(engine, 0, 1, clip(1))])
     _, third = engine.step([request(engine, 0, 2, clip(1)), request(engine, 1, 3, clip(2))])  # slides on: no last block
-    objective, rollout = engine.model.objective, engine.policy.rollout
+    inputs, sampler = engine.model.experiment.inputs, engine.policy.sampler
     ids, length = engine.tokenize("push the T")
-    latents, _, text, _ = objective.features({"video": video[None], "text_ids": ids[None],
-                                              "text_length": np.int32([length])})
+    latents, _, text, _ = inputs.features(engine.model.frozen, {
+        "video": video[None], "text_ids": ids[None], "text_length": np.int32([length])})
     executed = jnp.zeros((1, 12, 32)).at[0, 4:8].set(engine.robot.predicted(first.actions, STATES[0], 32))
     mask = jnp.broadcast_to(jnp.asarray(engine.policy.channels), executed.shape)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 7), 1)
-    whole = rollout(engine.policy.params, Conditions(latents[:, :1], text, None, actions=executed, action_mask=mask),
+    whole = sampler(engine.policy.params, Conditions(latents[:, :1], text, None, actions=executed, action_mask=mask),
                     key[None], history=latents)
     for answer, actions, frame, state in ((first, whole.actions[0, :4], 1, STATES[0]),
                                           (second, whole.actions[0, 4:], 2, STATES[1])):

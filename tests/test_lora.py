@@ -11,10 +11,13 @@ import pytest
 
 from configs import dreamzero_14b
 from launch import export, import_weights
-from launch.setup import build, train_parts
+from launch.setup import training
+from launch.setup.experiment import Experiment
+from launch.setup.restore import Restored
 from tests.test_import_weights import ACTIONS, publish, read_back
 from world_model import functional
-from world_model.families.dreamzero.model import Inputs
+from world_model.families.dreamzero import reference_format
+from world_model.families.dreamzero.model import ForwardInputs
 from world_model.families.dreamzero.names import is_action_part
 from world_model.families.dreamzero.torch.runtime import load
 from world_model.layers import lora
@@ -37,51 +40,56 @@ def config_of(rank=RANK):
 
 @pytest.fixture(scope="module")
 def trained():
-    """(config, family, parameters with every adapter random)."""
-    config = config_of()
-    family, rng = build.model(config), np.random.default_rng(0)
-    shapes = functional.parameters(family.module)
-    value = lambda shape: (0.2 * rng.normal(size=shape)).astype(ml_dtypes.bfloat16).astype(np.float32)
-    return config, family, {name: value(x.shape) for name, x in shapes.items()}
+    """(experiment, parameters with every adapter random)."""
+    experiment, rng = Experiment(config_of()), np.random.default_rng(0)
+
+    def value(shape):
+        return (0.2 * rng.normal(size=shape)).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    return experiment, {name: value(x.shape) for name, x in experiment.model.shapes.items()}
 
 
 def restored_of(trained, tmp_path, base=None):
-    config, family, params = trained
-    return build.Restored(config, 5, family, params, None, {}, tmp_path, base)
+    experiment, params = trained
+    return Restored(experiment, 5, params, {}, {}, tmp_path, base)
 
 
 def test_merged_equals_unmerged(trained):
-    _, family, params = trained
-    spec = family.spec
+    experiment, params = trained
+    model, plain = experiment.model, Experiment(config_of(rank=0)).model
+    spec = model.spec
     merged = lora.merge(params, spec.lora_alpha)
-    plain = build.model(config_of(rank=0))
-    assert merged.keys() == functional.parameters(plain.module).keys()
+    assert merged.keys() == plain.shapes.keys()
     rng = np.random.default_rng(1)
     frames = spec.layout.latent_frames, spec.latent_height, spec.latent_width
     normal = lambda *shape: jnp.asarray(rng.normal(size=(1, *shape)), jnp.float32)
-    inputs = Inputs(normal(*frames, 16), jnp.full((1, frames[0]), 500.0), normal(spec.text_length, spec.text_dim),
-                    condition=normal(*frames, 20), image=normal(spec.image_tokens, spec.image_dim))
-    forward = lambda family: jax.jit(lambda p: functional.bind(family.module, p)(inputs).video)
+    inputs = ForwardInputs(
+        normal(*frames, 16), jnp.full((1, frames[0]), 500.0), normal(spec.text_length, spec.text_dim),
+        condition=normal(*frames, 20), image=normal(spec.image_tokens, spec.image_dim))
+
+    def forward(model):
+        return jax.jit(lambda p: functional.bind(model.module, p)(inputs).video)
+
     with jax.default_matmul_precision("highest"):
         without = forward(plain)
-        expected, found = forward(family)(params), without(merged)
+        expected, found = forward(model)(params), without(merged)
         base = without({name: params[name] for name in merged})
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(base - expected).max() > 0.1
 
 
 def test_adapters_begin_as_nothing_and_alone_have_moments(trained):
-    config, family, _ = trained
-    config = config.copy_and_resolve_references()
+    config = trained[0].config.copy_and_resolve_references()
     config.mesh.update(data=1, fsdp=8, context=1)
-    _, target = train_parts.make_target(config, family, train_parts.make_mesh(config))
+    experiment = Experiment(config)
+    _, target = training.make_target(experiment, training.make_mesh(config))
     moments = target["opt"]["mu"]
     assert {name for name in target["params"] if lora.ADAPTER.search(name)} < moments.keys()
     assert all(lora.ADAPTER.search(name) or is_action_part(name) for name in moments)
     a, b = (target["params"][f"blocks.self_attn.o.lora_{x}"] for x in "ab")
     assert a.shape == (2, 32, RANK) and b.shape == (2, RANK, 32)
     assert b.sharding.spec[2] in ("fsdp", ("fsdp",)) and a.sharding.spec[2] is None
-    initial = jax.jit(lambda key: state.subset(family.init_params(key), [
+    initial = jax.jit(lambda key: state.subset(experiment.model.init_params(key), [
         "final_block.mlp.fc2.lora_a", "final_block.mlp.fc2.lora_b"]))(jax.random.key(0))
     assert not initial["final_block.mlp.fc2.lora_b"].any()
     assert 0 < np.abs(initial["final_block.mlp.fc2.lora_a"]).max() <= 48**-0.5
@@ -92,29 +100,28 @@ def test_a_pattern_that_matches_nothing_is_refused():
     config = config_of()
     config.model.lora_pattern = "attention"
     with pytest.raises(ValueError, match=r"lora_pattern = 'attention' matches none of a layer's linears: .*self_attn\.q"):
-        build.model(config).module  # noqa: B018
+        Experiment(config).model.module  # noqa: B018
 
 
 def test_number_of_adapter_weights_is_the_published_one():
     """facts/dreamzero.md, section a: 19,169,280 at rank 4."""
     config = dreamzero_14b.get_config()
     config.model.lora_rank = 4
-    shapes = functional.parameters(build.model(config).module)
+    shapes = Experiment(config).model.shapes
     assert sum(int(np.prod(x.shape)) for name, x in shapes.items() if lora.ADAPTER.search(name)) == 19_169_280
 
 
 def test_both_forms_of_an_export_and_back(trained, tmp_path):
     """PyTorch computes the same from either; a LoRA checkpoint comes back, with or without base_layer."""
-    config, _, params = trained
-    restored = restored_of(trained, tmp_path)
+    (experiment, params), restored = trained, restored_of(trained, tmp_path)
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         report = export.export(restored, tmp_path / "lora")
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
     assert report["max"] < 1e-4
-    dreamzero_merged = export.merged(restored)
-    export.dreamzero_format.write(tmp_path, dreamzero_merged.family.spec, dreamzero_merged.params, rollout={})
+    merged = export.merged(restored)
+    reference_format.write(tmp_path, merged.experiment.model.spec, merged.params, rollout={})
     networks = [load(directory)[0].model.state_dict() for directory in (tmp_path / "lora", tmp_path)]
     for name, x in networks[0].items():
         np.testing.assert_allclose(x, networks[1][name], atol=1e-5, err_msg=name)
@@ -125,7 +132,7 @@ def test_both_forms_of_an_export_and_back(trained, tmp_path):
     (tmp_path / "newer").mkdir()
     safetensors_io.write(tmp_path / "newer", ((newer(key), weights[key]) for key in weights))
     for source in (tmp_path / "lora", tmp_path / "newer"):
-        import_weights.import_weights(config, "dreamzero", source, out := source.with_name(f"{source.name}_imported"))
+        import_weights.import_weights(experiment.config, "dreamzero", source, out := source.with_name(f"{source.name}_imported"))
         found = read_back(out)
         for name, x in params.items():
             np.testing.assert_array_equal(found[name], x, err_msg=name)
@@ -134,7 +141,7 @@ def test_both_forms_of_an_export_and_back(trained, tmp_path):
 
 
 def test_adapters_go_on_their_own_base_alone(trained, tmp_path, monkeypatch):
-    config, _, params = trained
+    config, params = trained[0].config, trained[1]
     plain = config_of(rank=0)
     base_params = {name: x for name, x in params.items() if not lora.ADAPTER.search(name)}
     monkeypatch.setattr(import_weights, "fresh_values", lambda *_: lambda name: np.zeros_like(params[name]))
@@ -157,7 +164,9 @@ def test_adapters_go_on_their_own_base_alone(trained, tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="trained on weights of hash .*give that base"):
         import_weights.import_weights(config, "dreamzero", tmp_path / "adapters", tmp_path / "no", base=("wan", other))
     assert not (tmp_path / "no").exists()
-    whole = dataclasses.replace(restored_of(trained, tmp_path), config=dreamzero_14b.get_config("debug"))
+    everything = config.copy_and_resolve_references()
+    everything.optimizer.trainable = dreamzero_14b.get_config("debug").optimizer.trainable
+    whole = dataclasses.replace(restored_of(trained, tmp_path), experiment=Experiment(everything))
     with pytest.raises(ValueError, match="of the base was trained too"):
         export.export(whole, tmp_path / "whole", format_name="adapters")
     (tmp_path / "adapters" / "provenance.json").unlink()  # as DreamZero's, which name no base: what fits is taken

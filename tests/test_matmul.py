@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_dreamzero import example, mean_square
 from world_model.batch import Layout
-from world_model.families import make_family
+from world_model.families import make_model
 from world_model.layers import matmul
 
 
@@ -46,10 +46,12 @@ def test_an_unknown_product_lists_the_names():
 
 
 def test_blocks_alone_multiply_in_int8_and_the_loss_is_nearly_the_same():
-    make = lambda name: make_family(
-        "dreamzero", layout=Layout(9, 32, 32, 2, 8, 1), latent_height=4, latent_width=4, dim=32, ffn_dim=64,
-        num_heads=4, num_layers=2, freq_dim=16, latent_channels=16, concat_first_frame=True, text_dim=16,
-        text_length=8, image_dim=0, image_tokens=0, action_dim=4, state_dim=4, action_hidden_dim=16, matmul=name)
+    def make(name):
+        return make_model(
+            "dreamzero", layout=Layout(9, 32, 32, 2, 8, 1), latent_height=4, latent_width=4, dim=32, ffn_dim=64,
+            num_heads=4, num_layers=2, freq_dim=16, latent_channels=16, concat_first_frame=True, text_dim=16,
+            text_length=8, image_dim=0, image_tokens=0, action_dim=4, state_dim=4, action_hidden_dim=16, matmul=name)
+
     params = make("plain").init_params(jax.random.key(0))
     batch = example(make("plain").spec, 2) | {}
     batch["inputs"].pop("image")

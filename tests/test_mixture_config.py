@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 
 from data_pipelines.mixture import asked_fractions
 from data_pipelines.samples import Dataset
-from launch.setup import build, mixture
+from launch.setup import mixture
+from launch.setup.datasets import open_datasets
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from tests.fake_source import FakeSource
 
@@ -42,12 +44,12 @@ def test_a_nested_mixture_is_drawn_as_asked(tmp_path):
     nested.data.datasets = ConfigDict({"all": {"weight": 5.0, "datasets": flat.data.datasets.to_dict()}})
     rows = []
     for each in (nested, flat):
-        with build.data(each, tmp_path).loader() as loader:
+        with Experiment(each).data(tmp_path).loader() as loader:
             rows.append([next(loader)["start"].tolist() for _ in range(4)])
             assert loader.state()["positions"] == {"clips": 8, "discs": 24}
     assert rows[0] == rows[1]
     nested.data.size_exponent = 1.0
-    with build.data(nested, tmp_path).loader() as loader:  # 31 and 67 windows, weighed 1 and 3
+    with Experiment(nested).data(tmp_path).loader() as loader:  # 31 and 67 windows, weighed 1 and 3
         for _ in range(4):
             next(loader)
         assert abs(loader.state()["positions"]["clips"] - 32 * 31 / (31 + 3 * 67)) < 1
@@ -56,9 +58,9 @@ def test_a_nested_mixture_is_drawn_as_asked(tmp_path):
 def test_shares_of_tokens(tmp_path):
     counted = lerobot_config.get_config()
     counted.data.unit = "tokens"
-    layout, per_frame = build.layout_of(counted), 5
-    parts = {dataset.name: dataset for dataset, _ in build.open_datasets(counted)}
-    assert build.model(counted).spec.tokens_per_frame == 12  # 48 x 64 pixels, 6 x 8 latent ones, patches of 2 x 2
+    layout, per_frame = Experiment(counted).layout, 5
+    parts = {dataset.name: dataset for dataset, _ in open_datasets(Experiment(counted))}
+    assert Experiment(counted).model.spec.tokens_per_frame == 12  # 48 x 64 pixels, 6 x 8 latent ones, patches of 2 x 2
     whole = FakeSource([100], rate=15.0)
     robot, clip = parts["discs"].embodiment, parts["clips"].embodiment
     assert mixture.tokens_of(Dataset("d", whole, robot), layout, per_frame) == 15 + 24 + 2
@@ -70,4 +72,4 @@ def test_shares_of_tokens(tmp_path):
     assert parts["discs"].weight / parts["clips"].weight < 2.5
     counted.data.unit = "bytes"
     with pytest.raises(ValueError, match="data.unit = 'bytes': expected windows or tokens"):
-        build.open_datasets(counted)
+        open_datasets(Experiment(counted))

@@ -1,4 +1,7 @@
-"""The objective: draws that follow the sample, losses that add up, clips whose action slots cannot matter."""
+"""Inputs and loss of DreamZero: draws that follow the sample, losses that add up, clips whose action slots cannot matter."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,9 @@ import pytest
 
 from world_model import encoders, functional
 from world_model.batch import Layout, batch_spec, check_batch, encoded_batch_spec
-from world_model.families import make_family
-from world_model.families.dreamzero.loss import DreamZeroObjective
+from world_model.families import make_model
+from world_model.families.dreamzero.inputs import DreamZeroInputs
+from world_model.families.dreamzero.loss import DreamZeroLoss
 
 LAYOUT = Layout(frames=9, height=16, width=16, frames_per_block=1, actions_per_block=4, states_per_block=1)
 SIZES = dict(layout=LAYOUT, latent_height=2, latent_width=2, dim=16, ffn_dim=32, num_heads=2, num_layers=2,
@@ -34,28 +38,34 @@ def make_batch(size: int, seed: int = 0) -> dict:
 
 @pytest.fixture(scope="module")
 def made():
-    family = make_family("dreamzero", **SIZES)
-    params = family.init_params(jax.random.key(0))
+    """(parameters, inputs, the encoders' arrays, function that makes a loss)."""
+    model = make_model("dreamzero", **SIZES)
+    params = model.init_params(jax.random.key(0))
     params = {k: v + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), v.shape)
               for i, (k, v) in enumerate(sorted(params.items()))}
     codec = encoders.make_video_codec("patch_pca", channels=16)
     text = encoders.make_text_encoder("hash", text_length=4, text_dim=8)
     frozen = {"video": codec.init(lambda: make_batch(8, 1)["video"]), "text": text.init()}
-    return params, lambda **options: DreamZeroObjective(family.module, codec, text, jax.tree.map(jnp.asarray, frozen),
-                                                         **options)
+    return (params, DreamZeroInputs(model.spec, codec, text), jax.tree.map(jnp.asarray, frozen),
+            functools.partial(DreamZeroLoss, model.module))
 
 
 def run(made, batch, counts=None, **options):
-    params, make = made
-    goal = make(**options)
-    return jax.jit(goal.loss)(params, batch, jax.random.key(3), counts or goal.count(batch))
+    params, inputs, frozen, make = made
+    loss = make(**options)
+
+    @jax.jit
+    def of_batch(params, frozen, batch, counts):
+        return loss(params, inputs.encode(frozen, batch), jax.random.key(3), counts)
+
+    return of_batch(params, frozen, batch, counts or loss.count(batch))
 
 
 @pytest.mark.parametrize("average", ["slots", "valid"])
 def test_microbatches_in_any_order_add_up_to_the_whole(made, average):
     batch = make_batch(4)
     whole, metrics = run(made, batch, action_average=average)
-    counts = made[1](action_average=average).count(batch)
+    counts = made[-1](action_average=average).count(batch)
     parts = [run(made, {k: v[rows] for k, v in batch.items()}, counts, action_average=average)
              for rows in ([3, 1], [2, 0])]
     np.testing.assert_allclose(sum(loss for loss, _ in parts), whole, rtol=1e-5)
@@ -76,16 +86,17 @@ def test_padded_frames_have_no_loss(made):
     batch = {k: v[:1] for k, v in make_batch(2).items()}
     other = dict(batch, video=batch["video"].copy())
     other["video"][:, 6:] = 0
-    counts = made[1]().count(batch)
-    np.testing.assert_array_equal(made[1]().encode(batch).frame_valid, [[True, True, False]])
+    _, inputs, frozen, make = made
+    counts = make().count(batch)
+    np.testing.assert_array_equal(inputs.encode(frozen, batch).frame_valid, [[True, True, False]])
     assert counts["frames"] == 2
     assert float(run(made, batch)[1]["video_loss"]) == float(run(made, other)[1]["video_loss"])
 
 
 def test_stored_features_give_the_loss_of_encoding(made):
     """The same batch with the encoders' outputs in place of pixels and tokens."""
-    batch, goal = make_batch(2), made[1]()
-    example = goal.encode(batch)
+    batch, (_, inputs, frozen, _) = make_batch(2), made
+    example = inputs.encode(frozen, batch)
     stored = {k: v for k, v in batch.items() if k not in ("video", "text_ids", "text_length")}
     stored |= {"latents": example.latents, "first_latents": example.condition[..., 4:], "text_features": example.text}
     spec = encoded_batch_spec(LAYOUT, action_dim=6, state_dim=4, text=(4, 8), latent=(2, 2, 16), image=None,
@@ -97,44 +108,44 @@ def test_stored_features_give_the_loss_of_encoding(made):
 def test_precomputed_encoders_encode_nothing(made):
     video = encoders.make_video_codec("wan22_latents", channels=48)
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
-    goal = DreamZeroObjective(made[1]().model, video, text, {"video": video.init(None), "text": text.init()})
+    inputs = DreamZeroInputs(made[1].spec, video, text)
     assert video.spatial_stride == 16
     with pytest.raises(ValueError, match="'text_features'|'latents'"):
-        goal.encode(make_batch(1))
+        inputs.encode({"video": video.init(None), "text": text.init()}, make_batch(1))
 
 
 def test_weighting_and_average_are_known_words(made):
     for options in (dict(weighting="flat"), dict(action_average="all")):
         with pytest.raises(ValueError, match=r"expected"):
-            made[1](**options)
+            made[-1](**options)
     assert float(run(made, make_batch(2), weighting="uniform")[0]) != float(run(made, make_batch(2))[0])
 
 
 def test_parameters_of_another_structure_are_refused(made):
-    params, make = made
+    params, _, _, make = made
     with pytest.raises(ValueError, match="missing .*time_projection.bias"):
         functional.bind(make().model, {k: v for k, v in params.items() if k != "time_projection.bias"})
 
 
 def test_image_features_need_an_encoder(made):
-    family = make_family("dreamzero", **{**SIZES, "image_dim": 8, "image_tokens": 2})
-    _, make = made
+    spec = make_model("dreamzero", **{**SIZES, "image_dim": 8, "image_tokens": 2}).spec
+    _, inputs, frozen, _ = made
     with pytest.raises(ValueError, match="model.image_dim = 8"):
-        DreamZeroObjective(family.module, make().codec, make().text_encoder, make().frozen).encode(make_batch(1))
+        dataclasses.replace(inputs, spec=spec).encode(frozen, make_batch(1))
 
 
 def test_encoders_are_arguments_of_what_is_compiled(made):
     """One program for any weights of an encoder, and none inside it."""
-    goal, batch, traced = made[1](), make_batch(2), []
+    (_, inputs, frozen, _), batch, traced = made, make_batch(2), []
 
-    @jax.jit
-    def latents(objective, batch):
-        traced.append(objective)
-        return objective.encode(batch).latents
+    @functools.partial(jax.jit, static_argnums=0)
+    def latents(inputs, frozen, batch):
+        traced.append(inputs)
+        return inputs.encode(frozen, batch).latents
 
-    other = jax.tree.map(lambda x: x + 1, goal)
-    assert type(other) is type(goal) and not isinstance(goal.frozen["video"], jax.core.Tracer)
-    assert jax.tree.leaves(goal) == jax.tree.leaves(goal.frozen)
-    found = [latents(objective, batch) for objective in (goal, other)]
+    same = dataclasses.replace(inputs)
+    assert same is not inputs and hash(same) == hash(inputs)  # a description: equal ones share what is compiled
+    other = jax.tree.map(lambda x: x + 1, frozen)
+    found = [latents(inputs, frozen, batch), latents(same, other, batch)]
     assert np.abs(found[0] - found[1]).max() > 0.1 and len(traced) == 1
-    assert latents.trace(goal, batch).jaxpr.consts == []
+    assert latents.trace(inputs, frozen, batch).jaxpr.consts == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from launch import parity
-from world_model.attention import visibility
+from world_model.families.lingbot_va.visibility import TABLES
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -59,7 +59,7 @@ def test_lingbot_va_equals_every_section_of_its_golden(quick_compiles):
 
 
 def test_a_changed_rule_is_found(monkeypatch):
-    monkeypatch.setitem(visibility.TABLES, "lingbot_va", visibility.TABLES["lingbot_va_forward_dynamics"])
+    monkeypatch.setitem(TABLES, "lingbot_va", TABLES["lingbot_va_forward_dynamics"])
     golden = only(parity.read(GOLDENS / "lingbot_va_tiny.npz"), "mask/")
     assert parity.first_above(parity.compare(golden, None), 1e-4).startswith("first above 0.0001: mask/k2_w64 differs")
 

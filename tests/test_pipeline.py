@@ -12,7 +12,8 @@ from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.simulators.pusht import dataset
 from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, report, train
-from launch.setup import build
+from launch.setup.experiment import Experiment
+from launch.setup.restore import restore
 from world_model.batch import batch_spec, check_batch
 
 
@@ -32,14 +33,15 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    train.train(config, workdir, build)
+    train.train(Experiment(config), workdir)
     return workdir
 
 
 def test_batches_keep_the_contract(config, tmp_path):
-    with build.data(config, tmp_path).loader() as loader:
+    experiment = Experiment(config)
+    with experiment.data(tmp_path).loader() as loader:
         batch = next(loader)
-    spec = batch_spec(build.layout_of(config), action_dim=32, state_dim=64, text_length=config.model.text_length)
+    spec = batch_spec(experiment.layout, action_dim=32, state_dim=64, text_length=config.model.text_length)
     check_batch(batch, spec, 8)
     clip = batch["embodiment_id"] == get_embodiment("video_only").id
     assert clip.sum() == 2 and not batch["action_mask"][clip].any()
@@ -51,13 +53,13 @@ def test_resume_continues_bit_for_bit(config, workdir, tmp_path):
     half = tmp_path / "half"
     (half / "checkpoints").mkdir(parents=True)
     os.symlink(workdir / "checkpoints" / "2", half / "checkpoints" / "2")
-    train.train(config, half, build)
+    train.train(Experiment(config), half)
     assert checkpoint_command.diff(workdir, half, 4, 4) == []
 
 
 @pytest.fixture(scope="module")
 def restored(workdir):
-    return build.restore(workdir)
+    return restore(workdir)
 
 
 def test_evaluate_export_report(restored, workdir):

@@ -11,6 +11,7 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
 from launch.planning import plan_text
 from launch.setup import fit
+from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
 
 PROMISED = {
@@ -63,9 +64,9 @@ def test_a_plan_can_be_read(planned):
 @pytest.mark.parametrize("module", [dreamzero_14b, dreamzero_5b])
 def test_the_real_configs_are_the_published_sizes(module):
     config = module.get_config()
-    family = plan.build.model(config)
-    tokens, layout = family.spec.tokens_per_frame, plan.build.layout_of(config)
-    count = sum(p.size for p in jax.eval_shape(family.init_params, jax.random.key(0)).values())
+    model = Experiment(config).model
+    tokens, layout = model.spec.tokens_per_frame, model.spec.layout
+    count = sum(p.size for p in jax.eval_shape(model.init_params, jax.random.key(0)).values())
     assert (tokens, count) == {dreamzero_14b: (880, 16_484_292_448), dreamzero_5b: (50, 5_606_692_832)}[module]
     assert (layout.latent_frames, layout.num_blocks, layout.num_actions) == (9, 4, 96)
 
@@ -142,12 +143,12 @@ def test_more_samples_per_chip_keep_less(batch, remat):
     config = dreamzero_14b.get_config()
     config.train.global_batch_size = batch
     config.mesh.update(fit.choose_mesh(config, 64))
-    spec = plan.build.model(config).spec
+    spec = Experiment(config).model.spec
     assert fit.choose_remat(config, Tpu, spec, 16_484_292_448) == remat
 
 
 def test_nothing_stays_open_on_a_cpu():
-    fitted = fit.fit(dreamzero_14b.get_config("debug"), plan.build.model)
+    fitted = Experiment(dreamzero_14b.get_config("debug")).fitted().config
     assert 0 not in fitted.mesh.values() and fitted.train.remat == "full"
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from launch import report
-from launch.reporting import figures, report_page, scores
-from launch.setup import build
+from launch.reporting import comparison, figures, report_page, scores
+from launch.setup.experiment import Experiment
 from tests import tiny_policy
 from world_model.diffusion import step_skipping
 from world_model.families.base.sampler import Schedule
@@ -55,7 +55,7 @@ def written(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "tiny & small"
     evaluation, arrays = results()
     summary = report.make_summary(evaluation, METRICS, MIXTURE, seconds=800.0, resume_bitwise=True)
-    mask = np.zeros((8, 8, 3), np.uint8)
+    mask = np.zeros((8, 8, 3), np.uint8), {"clean video": (86, 134, 197)}
     schedules = {part: Schedule(np.linspace(1, 0, 5), (True,) * 4) for part in ("video", "action")}
     path = report.write_report(workdir, summary, evaluation, arrays, METRICS, mask, MIXTURE, schedules)
     return path.read_text(), json.loads((workdir / "report" / "summary.json").read_text())
@@ -111,6 +111,23 @@ def test_video_is_animated_with_all_frames_and_columns(written):
         assert video.width > 2 * 4 * 128 and video.height == 128 + 6  # two windows of four panels; the third is left
 
 
+def test_a_family_without_video_or_mask_has_no_section_of_it(tmp_path):
+    evaluation, arrays = results()
+    evaluation = {name: part for name, part in evaluation.items() if name != "video"}
+    evaluation["loss"] = {name: value for name, value in evaluation["loss"].items() if name.startswith("action")}
+    arrays = {name: value for name, value in arrays.items() if "action" in name or name == "repeated_known"}
+    metrics = [{name: value for name, value in each.items() if name != "video_loss"} for each in METRICS]
+    summary = report.make_summary(evaluation, metrics, MIXTURE)
+    assert not [key for key in summary if "psnr" in key]
+    assert next(what for what, *_ in report.targets(summary)).startswith("Action error")
+    schedules = {"action": Schedule(np.linspace(1, 0, 5), (True,) * 4)}
+    page = report.write_report(tmp_path, summary, evaluation, arrays, metrics, None, MIXTURE, schedules).read_text()
+    found = re.findall(r"<h2>(.*?)</h2>", page)
+    assert found == ["Results", "Actions", "Sampling", "Training", "Mixture"]
+    assert "video loss" not in page and "Video " not in page
+    assert comparison.OPEN_LOOP.metrics["video gain, dB"](evaluation) is None
+
+
 def test_targets_at_their_limits():
     base = {"video_psnr_db": 21.0, "copy_last_psnr_db": 20.0, "action_error_ratio": 0.5, "resume_bitwise": False,
             "export_max_abs_diff": 1e-4, "seconds": None}
@@ -127,20 +144,19 @@ def test_mixture_from_the_loaders_state():
 
 
 def sampling(arm: str, **settings) -> dict[str, Schedule]:
-    c = tiny_policy.config(arm=arm)
-    return build.model(c).rollout(**build.rollout_settings(c) | settings).schedules()
+    return Experiment(tiny_policy.config(arm=arm)).sampler(**settings).schedules()
 
 
-def test_the_sampling_schedule_is_the_rollouts_own():
+def test_the_sampling_schedule_is_the_samplers_own():
     """Flash leaves the video at 0.8; a table says which steps run; LingBot-VA's loops have lengths of their own."""
-    found = sampling("debug", steps=16, video_final_sigma=0.8, skipping="5")
+    found = sampling("debug", solver_steps=16, video_final_sigma=0.8, skipping="5")
     assert [found[part].sigmas[-1] for part in ("video", "action")] == [pytest.approx(0.8), 0]
     assert all(np.flatnonzero(s.runs).tolist() == list(step_skipping.STATIC[5]) for s in found.values())
     assert all(len(s.sigmas) == 17 and (np.diff(s.sigmas) < 0).all() for s in found.values())
     assert sampling("debug", skipping="adaptive")["video"].runs is None
-    whole = sampling("lingbot_va_debug", steps=5, action_steps=7)
+    whole = sampling("lingbot_va_debug", solver_steps=5, action_steps=7)
     assert {part: len(s.runs) for part, s in whole.items()} == {"video": 5, "action": 7}
-    part = sampling("lingbot_va_debug", steps=5, action_steps=7, executed_steps=4)["video"]
+    part = sampling("lingbot_va_debug", solver_steps=5, action_steps=7, executed_steps=4)["video"]
     np.testing.assert_allclose(whole["video"].sigmas[[0, -1]], [1, 0], atol=1e-6)
     np.testing.assert_allclose(part.sigmas, whole["video"].sigmas[:5], atol=1e-6)
     assert b"5 of 16 steps run the model" in re.sub(rb"<!-- (.*?) -->", rb"\1", figures.schedules(found))

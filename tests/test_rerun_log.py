@@ -71,7 +71,7 @@ def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_
     runs = [Run(seed, types.SimpleNamespace(coverage=[seed / 10]), frames=frames(seed), states=[np.zeros(2)] * 4,
                 actions=[np.zeros(2)] * 3, imagined=[(1, np.uint8(100 + seed))]) for seed in range(3)]
     robot = types.SimpleNamespace(canvas=lambda views: views["image"], layout=types.SimpleNamespace(frame_stride=1))
-    engine = types.SimpleNamespace(robot=robot, embodiment=get_embodiment("pusht"),
+    engine = types.SimpleNamespace(robot=robot, imagines_video=True, embodiment=get_embodiment("pusht"),
                                    decode=lambda value: np.full((4, 2, 2, 3), value))
     rollout.write_recordings(tmp_path, runs, engine, 1)
     assert [recording.path.name for recording in Recording.made] == ["best_2.rrd", "worst_0.rrd"]

@@ -11,12 +11,12 @@ import websockets
 from PIL import Image
 from websockets.sync.client import connect
 
-from tests.serving import client, eventually, get, make_engine, observation, serving
+from tests.serving import client, eventually, get, make_engine, observation, serving, without_video
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", slots=4, batch_sizes=(4,))
+    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
     engine.warm()
     return engine
 
@@ -42,7 +42,8 @@ def test_the_public_client_needs_only_what_is_announced(server, engine):
 
 def test_the_cache_goes_on_with_the_frames_that_were_seen(server, engine):
     """The second chunk depends on the first frame and on the frames since; a full window begins again."""
-    history = lambda seed, later: [client(server[0]), observation(seed), observation(later, frames=4)]
+    def history(seed, later):
+        return [client(server[0]), observation(seed), observation(later, frames=4)]
 
     def second(seed, later):
         policy, first, then = history(seed, later)
@@ -146,3 +147,21 @@ def test_pages(server):
     assert len(latest["imagined"]) == 4
     with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
         connect(f"ws://127.0.0.1:{server[0]}", origin="http://elsewhere.example")
+
+
+def test_a_family_without_video_is_served_like_the_others(engine, server):
+    """The same actions; answers, pages and counts hold nothing that was imagined."""
+    messages = [observation(1, reset=True), observation(2, frames=4), observation(3, frames=4)]
+    policy = client(server[0])
+    expected = [policy.infer(message | {"session_id": "same noise"})["actions"] for message in messages]
+    with without_video(engine), serving(engine) as (port, blind):
+        engine.warm()
+        url, policy = f"http://127.0.0.1:{port}", client(port)
+        assert "latest" in json.loads(get(f"{url}/live.json")[1])  # before the first request, too
+        for message, actions in zip(messages, expected, strict=True):
+            np.testing.assert_allclose(policy.infer(message | {"session_id": "same noise"})["actions"], actions, rtol=1e-5)
+        assert blind.live.latest.served.answer.gap is blind.live.latest.served.answer.latents is None
+        live, counts = json.loads(get(f"{url}/live.json")[1]), get(f"{url}/metrics")[1]
+    assert "gaps" not in live and live["latest"].keys() == {"seen", "actions", "names", "facts"}
+    assert live["latest"]["facts"].keys() == {"session", "block", "in the queue", "in the model", "interventions"}
+    assert "wamax_imagination_gap_count 0.0" in counts and 'wamax_requests_total{outcome="answered"} 3.0' in counts

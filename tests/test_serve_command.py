@@ -4,11 +4,13 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
 from launch import serve
 from launch.serving.protocols import BadRequest, Observation
 from launch.serving.sessions import Sessions
+from launch.setup import flags as launch_flags
 from world_model.batch import Layout
 
 
@@ -43,8 +45,10 @@ def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
     robot = engine.robot.embodiment
     observation = {f"observation/{view}": np.zeros((8, 8, 3), np.uint8) for view in robot.views} | {
         "observation/state": np.zeros(len(robot.state))}
-    start = lambda prompt: serve.make_protocol(
-        types.SimpleNamespace(prompt=prompt, image_size=None, protocol="openpi"), engine)
+
+    def start(prompt):
+        return serve.make_protocol(types.SimpleNamespace(prompt=prompt, image_size=None, protocol="openpi"), engine)
+
     assert start(None).metadata()["optional"]["prompt"]["default"] == default
     assert start(None).parse(observation | {"prompt": ""}).prompt == start("").parse(observation).prompt == ""
     assert start("press").parse(observation).prompt == "press"
@@ -57,12 +61,60 @@ def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
 
 def test_a_flood_is_refused_where_every_session_has_a_request_on_its_way():
     """Nobody who is being answered makes room; one that is idle does."""
-    engine = types.SimpleNamespace(slots=2, tokenize=lambda prompt: prompt, block_frames=4)
-    sessions = Sessions(engine, per_connection=8, remembers=False)
-    ask = lambda name, owner: sessions.plan(Observation(name, True, "", None, {"image": [0]}, None, None), owner)[0]
+    engine = types.SimpleNamespace(sessions=2, tokenize=lambda prompt: prompt, block_frames=4)
+    sessions = Sessions(engine, per_connection=8, remembers=0)
+
+    def ask(name, owner):
+        return sessions.plan(Observation(name, True, "", None, {"image": [0]}, None, None), owner)[0]
+
     first = ask("first", "someone")
     ask("second", "someone")
     with pytest.raises(BadRequest, match="the server is full: 2 of 2 sessions have requests on their way; try again"):
         ask("third", "other")
     first.busy = False
-    assert ask("third", "other").slot == first.slot and len(sessions) == 2 and sessions.evicted == 1
+    assert ask("third", "other").place == first.place and len(sessions) == 2 and sessions.evicted == 1
+
+
+@pytest.mark.parametrize("length, expected", [(4, [1, 2, 3, 4]), (8, [1, 1, 2, 2, 3, 3, 4, 4]), (2, [2, 4])])
+def test_kept_frames_become_a_block_of_any_length_that_ends_at_the_newest(length, expected):
+    engine = types.SimpleNamespace(sessions=1, tokenize=lambda prompt: prompt, block_frames=length, last_block=None)
+    sessions = Sessions(engine, per_connection=1, remembers=4)
+    for values in ([0], [1, 2, 3, 4]):
+        observation = Observation("a", False, "", None, {"image": np.array(values)}, None, None)
+        session, request = sessions.plan(observation, "someone")
+        sessions.done(session, observation, request.block)
+    assert request.views["image"].tolist() == expected
+
+
+def parsed(*arguments: str) -> flags.FlagValues:
+    """A command that has a --window_blocks of its own, and the sampler's flags."""
+    args = flags.FlagValues()
+    flags.DEFINE_integer("window_blocks", 7, "of the command", flag_values=args)
+    launch_flags.define_sampling(args)
+    args(["command", *arguments])
+    return args
+
+
+def test_every_setting_of_every_family_is_a_flag_and_those_given_are_read():
+    assert launch_flags.sampling(parsed()) == {}
+    found = launch_flags.sampling(parsed(
+        "--solver=euler", "--solver_steps=4", "--guidance=2", "--action_guidance=1.5", "--branch_devices=2",
+        "--skipping=adaptive", "--skip_thresholds=0.95:3,0.93:1", "--action_steps=3", "--window_blocks=9"))
+    assert found == {"solver": "euler", "solver_steps": 4, "guidance": 2.0, "action_guidance": 1.5, "branch_devices": 2,
+                     "skipping": "adaptive", "skip_thresholds": ((0.95, 3), (0.93, 1)), "action_steps": 3}
+    assert launch_flags.sampling(parsed("--skip_thresholds=((0.9, 2),)")) == {"skip_thresholds": ((0.9, 2),)}
+    with pytest.raises(flags.IllegalFlagValueError, match="solver_steps"):
+        parsed("--solver_steps=many")
+    for text in ("often", "0.9:"):
+        with pytest.raises(ValueError, match=f"--skip_thresholds={text} cannot be read: give what Python reads, or pairs"):
+            launch_flags.sampling(parsed(f"--skip_thresholds={text}"))
+
+
+def test_settings_of_a_family_that_nobody_knows(monkeypatch):
+    """Families may differ in the type of a setting of one name: then what Python reads is taken."""
+    families = [types.SimpleNamespace(name=name, config=config) for name, config in (
+        ("first", {"evaluate": {"depth": 1, "windows": 3}}), ("second", {"evaluate": {"depth": 0.5, "quiet": False}}),
+        ("third", {}))]
+    monkeypatch.setattr(launch_flags, "all_families", lambda: families)
+    assert launch_flags.sampler_settings() == {"depth": (object, ["first", "second"]), "quiet": (bool, ["second"])}
+    assert launch_flags.sampling(parsed("--depth=0.25", "--quiet")) == {"depth": 0.25, "quiet": True}

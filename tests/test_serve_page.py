@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving import client, make_engine, observation, serving
+from tests.serving import client, make_engine, observation, serving, without_video
 
 COLOURS = np.uint8([[[200, 30, 40], [20, 160, 60]], [[30, 60, 210], [230, 190, 20]]])  # quarters of what is seen
 MARKS = ("div", "span", "table", "svg")  # that have an id
@@ -69,7 +69,7 @@ def seen() -> np.ndarray:
 @pytest.fixture(scope="module")
 def browsed(tmp_path_factory, seen):
     """(page, screenshot, actions answered last) after two chunks of an episode and one of another."""
-    engine = make_engine(tmp_path_factory.mktemp("run"), "pusht", slots=2, batch_sizes=(1,))
+    engine = make_engine(tmp_path_factory.mktemp("run"), "pusht", sessions=2, batch_sizes=(1,))
     engine.warm()
     with serving(engine) as (port, _):
         other, policy = client(port), client(port)
@@ -99,8 +99,24 @@ def test_the_document_says_what_was_served(browsed, seen):
 def test_the_screen_shows_it(browsed):
     """Quarters of the observation, each enlarged to 128 by 128 pixels, and both dimensions' curves."""
     _, screen, _ = browsed
-    area = lambda colour: (screen == np.uint8(colour)).all(-1).sum()
+
+    def area(colour):
+        return (screen == np.uint8(colour)).all(-1).sum()
+
     for colour in COLOURS.reshape(-1, 3):
         assert 0.95 * 128**2 < area(colour) < 1.05 * 128**2
     for colour in ((0x25, 0x63, 0xEB), (0xD9, 0x77, 0x06)):
         assert area(colour) > 100
+
+
+def test_where_no_video_is_imagined_the_page_leaves_it_out(tmp_path, seen):
+    """What is observed, the chunk and the facts are there; the imagined picture and the gap are not."""
+    engine = make_engine(tmp_path / "run", "pusht", sessions=1, batch_sizes=(1,))
+    with without_video(engine), serving(engine) as (port, _):
+        client(port).infer(observation(2) | {"observation/image": seen})
+        document, _ = browse(f"http://127.0.0.1:{port}/", tmp_path)
+    page = Page(document)
+    np.testing.assert_array_equal(picture(page.images["seen"]), seen)
+    assert page.shapes["actions"].count("polyline") == 2 and "gap" not in page.text["facts"]
+    assert "gaps" not in page.shapes and not page.images["imagined"]
+    assert len(re.findall(r'<div class="video" hidden="">', document)) == 2

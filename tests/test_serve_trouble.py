@@ -20,7 +20,7 @@ from tests.serving import client, eventually, get, make_engine, observation, ser
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", slots=4, batch_sizes=(4,))
+    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
     engine.warm()
     return engine
 
@@ -82,7 +82,10 @@ def test_a_full_queue_refuses_and_a_drain_answers_what_was_taken(engine, monkeyp
     monkeypatch.setattr(engine, "step", slow)
     with serving(engine, limits=Limits(queue=1)) as (port, server):
         policies, answers = [client(port) for _ in range(3)], {}
-        ask = lambda i: answers.setdefault(i, policies[i].infer(observation(i))["actions"])
+
+        def ask(i):
+            return answers.setdefault(i, policies[i].infer(observation(i))["actions"])
+
         threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(2)]
         threads[0].start()
         assert entered.wait(30)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from world_model.parallel import gather, sharding
+from world_model.parallel import axes, gather, sharding
 
 MESH = sharding.make_mesh(1, 4, 2, 1)
 
@@ -126,3 +126,22 @@ def test_the_table_of_arrays_counts_bytes_in_all_and_per_device():
     table = sharding.describe(params, placed).splitlines()
     assert table[2].split() == ["w", "1024x1024", "float32", "fsdp,", "tensor", "4.000", "0.500"]
     assert table[-1].split() == ["total", "of", "1,048,579", "elements", "4.000", "0.500"]
+
+
+def test_a_rule_names_the_end_of_a_parameter_and_the_first_that_fits_counts():
+    rules = ((r"gate\.kernel", ("embed", None)), *axes.LAYER_RULES, (r"table", axes.WHOLE))
+    shapes = {"blocks.self_attn.q.kernel": (3, 8, 8), "final_block.mlp.gate.kernel": (8, 8), "blocks.norm.scale": (3, 8),
+              "table": (2**13, 2**13), "expert_blocks.mlp.fc2.lora_a": (3, 8, 2), "mlp.fc2.lora_b": (2, 8)}
+    assert axes.axes_of({name: np.broadcast_to(0, shape) for name, shape in shapes.items()}, rules) == {
+        "blocks.self_attn.q.kernel": ("layers", "embed", "heads"), "final_block.mlp.gate.kernel": ("embed", None),
+        "blocks.norm.scale": ("layers", None), "table": (None, None),
+        "expert_blocks.mlp.fc2.lora_a": ("layers", "mlp", None), "mlp.fc2.lora_b": (None, "embed")}
+
+
+def test_a_large_parameter_that_no_rule_names_is_refused():
+    """By its name and shape; xq is no q. What is small stays whole."""
+    large = jax.ShapeDtypeStruct((sharding.SMALL // 8, 8), np.float32)
+    with pytest.raises(ValueError, match=r"self_attn\.xq\.kernel \(\d+, 8\) is named by no sharding rule.*param_axes"):
+        axes.axes_of({"self_attn.xq.kernel": large}, axes.LAYER_RULES)
+    small = jax.ShapeDtypeStruct((sharding.SMALL // 8 - 1, 8), np.float32)
+    assert axes.axes_of({"self_attn.xq.kernel": small}, axes.LAYER_RULES) == {"self_attn.xq.kernel": (None, None)}

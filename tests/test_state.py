@@ -4,21 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
 from world_model.training import state
 
-FAMILY = tiny.Family()
+EXPERIMENT = tiny.Experiment(tiny.config())
+MODEL = EXPERIMENT.model
 
 
 def make(trainable=".*", ema=False):
-    return state.create(FAMILY.init_params(jax.random.key(0)), optimizer_of(tiny.config()), seed=7,
+    return state.create(MODEL.init_params(jax.random.key(0)), EXPERIMENT.optimizer, seed=7,
                         trainable=trainable, ema=ema)
 
 
 def target(mesh, **options):
-    return state.abstract_state(lambda: make(**options), sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh))
+    return state.abstract_state(lambda: make(**options), sharding.shardings(MODEL.axes(), MODEL.shapes(), mesh))
 
 
 def test_the_same_values_are_born_on_every_mesh():
@@ -33,7 +33,7 @@ def test_only_the_trained_have_moments_and_an_average():
     found = jax.eval_shape(lambda: make(trainable=r"^blocks\.(q|k)", ema=True))
     trained = {"blocks.q.kernel", "blocks.k.kernel"}
     assert found["opt"]["mu"].keys() == found["opt"]["nu"].keys() == found["ema"].keys() == trained
-    assert found["params"].keys() == FAMILY.shapes().keys()
+    assert found["params"].keys() == MODEL.shapes().keys()
     with pytest.raises(ValueError, match=r"optimizer.trainable = 'lora' matches none of the 11 parameters, such as "):
         make(trainable="lora")
 

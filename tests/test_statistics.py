@@ -19,7 +19,8 @@ from data_pipelines.statistics import (
     save_statistics,
     statistics_hash,
 )
-from launch.setup import build
+from launch.setup.datasets import open_datasets
+from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from tests.fake_source import LAYOUT, ROBOT, FakeSource, clips, robots
 
@@ -201,10 +202,10 @@ def test_a_datasets_own_statistics_are_compared(tmp_path):
     shutil.copytree(lerobot_config.FIXTURE, path)
 
     def opened() -> Dataset:
-        return next(dataset for dataset, _ in build.open_datasets(config) if dataset.name == "discs")
+        return next(dataset for dataset, _ in open_datasets(Experiment(config)) if dataset.name == "discs")
 
     dataset = opened()
-    counted = compute_statistics(dataset, build.layout_of(config))
+    counted = compute_statistics(dataset, Experiment(config).layout)
     assert against_published(dataset, counted) == []
     file = tmp_path / "discs/meta/stats.json"
     stats = json.loads(file.read_text())

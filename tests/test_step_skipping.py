@@ -1,4 +1,4 @@
-"""Which steps run, and that a rollout with skipped steps is the one that reuses its predictions."""
+"""Which steps run, and that a sampler with skipped steps is the one that reuses its predictions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from world_model.diffusion.solvers import make_solver
 from world_model.diffusion.step_skipping import STATIC, Adaptive, make_skipping
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.model import DreamZero
-from world_model.families.dreamzero.sampler import DreamZeroRollout
-from world_model.layers.stack import Velocity
+from world_model.families.dreamzero.sampler import DreamZeroSampler
 
 GOLDEN = np.load(goldens_io.__file__.replace("goldens_io.py", "goldens/dreamzero_i2v_tiny.npz"), allow_pickle=False)
 
@@ -65,26 +64,29 @@ def test_adaptive_waits_for_the_least_similar_of_a_batch():
 
 @pytest.fixture(scope="module")
 def block():
-    """(arguments of DreamZeroRollout.denoise but the rollout, the model) for the first block of a golden's model."""
+    """(the model, arguments of DreamZeroSampler.denoise) for the first block of a golden's model."""
     z, spec, params = goldens_io.load("i2v")
     inputs = goldens_io.inputs(z)
     module = functional.abstract(DreamZero, spec)
-    rollout = DreamZeroRollout(module)
-    context = rollout.context(params, inputs.text, inputs.image)
-    cache = rollout.prefill(params, cached.empty_cache(spec, len(inputs.text)), context, inputs.clean_latents[:, :1],
+    sampler = DreamZeroSampler(module)
+    context = sampler.context(params, inputs.text, inputs.image)
+    cache = sampler.prefill(params, cached.empty_cache(spec, len(inputs.text)), context, inputs.clean_latents[:, :1],
                             inputs.condition[:, :1], 0)
-    noise = rollout.noise(jax.random.split(jax.random.key(0), len(inputs.text)), 1)
+    noise = sampler.noise(jax.random.split(jax.random.key(0), len(inputs.text)), 1)
     return module, (params, cache, context, *noise, inputs.state[:, :1], inputs.condition[:, 1:3], 1)
 
 
-def test_static_rollout_reuses_the_last_velocity(block):
+def test_a_static_table_reuses_the_last_velocity(block):
     """Oracle: a plain loop over the steps of the table."""
     module, (params, cache, context, latents, actions, state, condition, index) = block
-    rollout = DreamZeroRollout(module, skipping="6")
-    found = rollout.denoise(*block[1])
-    solver, velocity = make_solver("unipc", 16), jax.jit(
-        lambda x, a, t: rollout._velocity(functional.bind(module, params), cache, context, Velocity(x, a), state, condition,
-                                          index, Velocity(t, t)))
+    found = DreamZeroSampler(module, skipping="6").denoise(*block[1])
+    solver = make_solver("unipc", 16)
+
+    @jax.jit
+    def velocity(x, a, time):
+        noisy = cached.Noisy(x, jnp.full(x.shape[:2], time), a, jnp.full(a.shape[:2], time), state)
+        return cached.denoise(functional.bind(module, params), cache, context, noisy, condition, index)
+
     video_carry, action_carry = solver.init(latents), solver.init(actions)
     for i, time in enumerate(np.float32(solver.timesteps)):
         if i in STATIC[6]:
@@ -97,9 +99,10 @@ def test_static_rollout_reuses_the_last_velocity(block):
 
 
 def test_adaptive_thresholds_decide_how_much_is_run(block):
-    """Between every step and the least there can be; nothing skipped is the plain rollout to the bit."""
+    """Between every step and the least there can be; nothing skipped is the plain sampler to the bit."""
     module, arguments = block
-    plain, adaptive = DreamZeroRollout(module).denoise(*arguments), DreamZeroRollout(module, skipping="adaptive").denoise(*arguments)
+    plain = DreamZeroSampler(module).denoise(*arguments)
+    adaptive = DreamZeroSampler(module, skipping="adaptive").denoise(*arguments)
     assert int(plain[2]) == 16 and 4 <= int(adaptive[2]) <= 16
     difference = float(np.abs(adaptive[0] - plain[0]).max())
     assert (difference == 0) == (int(adaptive[2]) == 16)

@@ -13,7 +13,7 @@ from configs import quickstart
 from configs.ablations import noise
 from launch import sweep
 from launch.reporting import comparison
-from launch.setup import build
+from launch.setup.experiment import Experiment
 from world_model.training import checkpoint
 
 DEBUG = quickstart.get_config("debug")
@@ -59,7 +59,7 @@ def test_the_ablations_that_we_ship_make_models_that_differ(file):
     module = runpy.run_path(str(file))
     configs = [sweep.apply(module["get_config"](), overrides) for overrides in sweep.variants(module).values()]
     assert all(sweep.measurements(module).values())
-    specs = [build.model(config).spec for config in configs]  # sizes and names are checked by the spec
+    specs = [Experiment(config).model.spec for config in configs]  # sizes and names are checked by the spec
     assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json())
                 for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
 

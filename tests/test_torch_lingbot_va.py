@@ -9,10 +9,11 @@ import pytest
 
 from configs import lingbot_va_5b, lingbot_va_mot_5b, quickstart
 from launch import export, import_weights, parity
-from launch.setup import build
+from launch.setup.experiment import Experiment
+from launch.setup.restore import Restored
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.lingbot_va.torch import network as torch_lingbot_va
-from world_model.families.lingbot_va.torch.sampler import Rollout
+from world_model.families.lingbot_va.torch.sampler import LingBotVATorchSampler
 from world_model.weights.safetensors_io import Weights, WeightsError, write
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -47,11 +48,11 @@ def restored(tmp_path_factory):
 def untrained(config, workdir):
     """A model with every parameter random."""
     config.evaluate.update(solver_steps=2, action_steps=2, window_blocks=4, guidance=2.0)
-    family, rng = build.model(config), np.random.default_rng(0)
-    shapes = jax.eval_shape(family.init_params, jax.random.key(0))
+    experiment, rng = Experiment(config), np.random.default_rng(0)
+    shapes = experiment.model.shapes
     params = {name: (0.2 * rng.normal(size=x.shape) + name.endswith("scale")).astype(np.float32)
               for name, x in shapes.items()}
-    return build.Restored(config, 7, family, params, None, {}, workdir)
+    return Restored(experiment, 7, params, {}, {}, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,12 @@ def test_a_mixture_of_transformers_passes_the_gate_and_is_read_strictly(cheap, t
 def test_another_number_of_steps_is_found(restored, cheap, tmp_path, monkeypatch):
     """The gate is no formality: what PyTorch does otherwise is told, and the directory put aside."""
     plain = torch_lingbot_va.load
-    monkeypatch.setattr(torch_lingbot_va, "load", lambda path: (*plain(path)[:2], plain(path)[2] | {"action_steps": 3}))
+
+    def load(*place, **options):
+        network, spec, settings = plain(*place, **options)
+        return network, spec, settings | {"action_steps": 3}
+
+    monkeypatch.setattr(torch_lingbot_va, "load", load)
     with pytest.raises(export.ParityError, match="reacting/chunk0_actions differs"):
         export.export(restored, tmp_path / "out")
     assert (tmp_path / "out.rejected" / "parity.json").exists() and not (tmp_path / "out").exists()
@@ -122,9 +128,9 @@ def test_what_does_not_fit_is_named(exported, restored, tmp_path):
 
 def test_settings_outside_the_trained_range_warn_and_impossible_ones_are_refused(golden):
     with pytest.warns(UserWarning, match=r"chunk_frames = 5 lies outside the trained range 1\.\.4"):
-        Rollout(None, golden.spec, chunk_frames=5)
+        LingBotVATorchSampler(None, golden.spec, chunk_frames=5)
     with pytest.raises(ValueError, match="must be an even number"):
-        Rollout(None, golden.spec, window_blocks=7)
+        LingBotVATorchSampler(None, golden.spec, window_blocks=7)
 
 
 def test_directories_of_the_other_family_are_refused_both_ways(exported, tmp_path):

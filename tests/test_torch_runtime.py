@@ -13,7 +13,8 @@ from launch import parity
 from world_model.attention import visibility
 from world_model.diffusion.solvers import make_solver
 from world_model.families.dreamzero.torch import runtime as torch_runtime
-from world_model.families.dreamzero.torch.sampler import Rollout, Stepper
+from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler, Stepper
+from world_model.families.dreamzero.visibility import TABLES
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -45,9 +46,12 @@ def test_cached_inference_equals_the_training_forward(golden, adapter):
     text, image, parts = parts_of(golden, clean=True, actions=True)
     runtime, layout = adapter.runtime, golden.spec.layout
     whole = runtime.forward(runtime.model.context(text, image), **parts)
-    cut = lambda x, n, start, block: None if x is None else x[:, start + block * n:start + (block + 1) * n]
+
+    def cut(x, n, start, block):
+        return None if x is None else x[:, start + block * n:start + (block + 1) * n]
+
     for table, same in (("dreamzero", True), ("dreamzero_state_sees_all", False)):
-        session = runtime.start(text, image, visibility.get_table(table))
+        session = runtime.start(text, image, visibility.get_table(table, TABLES))
         condition = parts["condition"]
         session.prefill(parts["clean_latents"][:, :1], cut(condition, 1, 0, 0))
         for i in range(layout.num_blocks):
@@ -94,65 +98,69 @@ def test_euler_steps_follow_the_velocity():
     np.testing.assert_allclose(x, solver.sigmas[-1] - solver.sigmas[0], rtol=1e-6)
 
 
-def rollout_inputs(golden):
+def sampler_inputs(golden):
     text, image, parts = parts_of(golden, clean=True, actions=True)
+    return parts["clean_latents"][:, :1], text, parts["state"], noise_of_a_block(golden, parts), parts["condition"], image
+
+
+def noise_of_a_block(golden, parts):
     layout, generator = golden.spec.layout, torch.Generator().manual_seed(0)
-    draw = lambda like, n: torch.randn(like.shape[0], n, *like.shape[2:], generator=generator)
-    noise = [(draw(parts["clean_latents"], layout.frames_per_block),
-              draw(parts["noisy_actions"], layout.actions_per_block))]
-    return parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image
+    sizes = ((parts["clean_latents"], layout.frames_per_block), (parts["noisy_actions"], layout.actions_per_block))
+    return [tuple(torch.randn(like.shape[0], n, *like.shape[2:], generator=generator) for like, n in sizes)]
 
 
 def test_skipped_steps_reuse_the_last_prediction(golden, adapter, monkeypatch):
-    """As in world_model/diffusion/step_skipping.py: a table's steps call the network, and one that never bites changes nothing."""
-    calls, plain = [], torch_runtime.Session.denoise
-    monkeypatch.setattr(torch_runtime.Session, "denoise", lambda self, **parts: (calls.append(
+    """As in world_model/diffusion/step_skipping.py: a table's steps call the network, and a rule that never bites changes
+    nothing."""
+    calls, plain = [], torch_runtime.CachedBlocks.denoise
+    monkeypatch.setattr(torch_runtime.CachedBlocks, "denoise", lambda self, **parts: (calls.append(
         float(parts["video_timestep"][0, 0])), plain(self, **parts))[1])
-    inputs, times = rollout_inputs(golden), make_solver("unipc", 16).timesteps
-    every, _ = Rollout(adapter.runtime)(*inputs)
+    inputs, times = sampler_inputs(golden), make_solver("unipc", 16).timesteps
+    every, _ = DreamZeroTorchSampler(adapter.runtime)(*inputs)
     assert len(calls) == 16
     calls.clear()
-    some, _ = Rollout(adapter.runtime, skipping="6")(*inputs)
+    some, _ = DreamZeroTorchSampler(adapter.runtime, skipping="6")(*inputs)
     np.testing.assert_allclose(calls, np.float32(times)[[0, 1, 5, 10, 14, 15]])
     assert not torch.allclose(some, every, atol=1e-3)
-    never, _ = Rollout(adapter.runtime, skipping="adaptive", skip_thresholds=((2.0, 3),))(*inputs)
+    never, _ = DreamZeroTorchSampler(adapter.runtime, skipping="adaptive", skip_thresholds=((2.0, 3),))(*inputs)
     torch.testing.assert_close(never, every)
 
 
 def test_bfloat16_stays_near(golden, adapter):
-    inputs = rollout_inputs(golden)
-    expected = Rollout(adapter.runtime, steps=4)(*inputs)
+    inputs = sampler_inputs(golden)
+    expected = DreamZeroTorchSampler(adapter.runtime, steps=4)(*inputs)
     low = copy.copy(adapter.runtime)
     low.model = copy.deepcopy(low.model).to(torch.bfloat16)
-    found = Rollout(low, steps=4)(*inputs)
+    found = DreamZeroTorchSampler(low, steps=4)(*inputs)
     for x, y in zip(found, expected, strict=True):
         assert x.dtype == torch.float32 and 0 < (x - y).abs().mean() < 0.05 * y.abs().mean()
 
 
 @torch.no_grad()
 def test_the_network_compiles_as_one_graph():
-    """By a backend that needs no compiler of C++; rollouts are the same."""
+    """By a backend that needs no compiler of C++; what is sampled is the same."""
     golden = parity.read(GOLDENS / "dreamzero_i2v_tiny.npz")
     adapter = golden.adapter("torch")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = copy.copy(adapter.runtime)
     compiled.model = copy.deepcopy(compiled.model)
     compiled.model.compile(backend=counter, fullgraph=True)
-    inputs = rollout_inputs(golden)
-    for found, expected in zip(Rollout(compiled, steps=2)(*inputs), Rollout(adapter.runtime, steps=2)(*inputs), strict=True):
+    inputs = sampler_inputs(golden)
+    both = (DreamZeroTorchSampler(runtime, steps=2)(*inputs) for runtime in (compiled, adapter.runtime))
+    for found, expected in zip(*both, strict=True):
         torch.testing.assert_close(found, expected)
     assert counter.frame_count
 
 
 def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_alone(golden, adapter):
     text, image, parts = parts_of(golden, clean=True, actions=True)
-    layout, noise = golden.spec.layout, torch.Generator().manual_seed(0)
-    draw = lambda like, n: torch.randn(like.shape[0], n, *like.shape[2:], generator=noise)
-    noise = [(draw(parts["clean_latents"], layout.frames_per_block),
-              draw(parts["noisy_actions"], layout.actions_per_block))]
-    run = lambda guidance, text: Rollout(adapter.runtime, "euler", 1, guidance=guidance)(
-        parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image,
-        unconditional_text=torch.zeros_like(text))
+    noise = noise_of_a_block(golden, parts)
+
+    def run(guidance, text):
+        return DreamZeroTorchSampler(adapter.runtime, "euler", 1, guidance=guidance)(
+            parts["clean_latents"][:, :1], text, parts["state"], noise, parts["condition"], image,
+            unconditional_text=torch.zeros_like(text))
+
     video, actions = run(1.0, text)
     plain, _ = run(1.0, torch.zeros_like(text))
     guided, guided_actions = run(3.0, text)
@@ -160,4 +168,4 @@ def test_guidance_extrapolates_from_the_unconditional_video_and_leaves_actions_a
     torch.testing.assert_close(guided_actions, actions)
     assert not torch.allclose(guided, video, atol=1e-3)
     with pytest.raises(ValueError, match="guidance other than 1 needs unconditional_text"):
-        dataclasses.replace(Rollout(adapter.runtime), guidance=2).start(text)
+        dataclasses.replace(DreamZeroTorchSampler(adapter.runtime), guidance=2).start(text)

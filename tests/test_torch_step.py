@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch import export_step, parity
+from launch import parity
 from world_model.families.dreamzero.torch import step as torch_step
 
 RUN = """
@@ -24,8 +24,8 @@ print(max(float((a - b).abs().max()) for a, b in zip(found, expected)))
 def test_a_saved_step_runs_without_this_package(form, tmp_path):
     golden = parity.read(Path(__file__).parent / "goldens" / f"dreamzero_{form}_tiny.npz")
     runtime, spec = golden.adapter("torch").runtime, golden.spec
-    session, parts = export_step.example(runtime, 2, 2, (spec.latent_height, spec.latent_width), spec.text_length,
-                                         spec.image_tokens)
+    session, parts = torch_step.example(runtime, 2, 2, (spec.latent_height, spec.latent_width), spec.text_length,
+                                        spec.image_tokens)
     torch_step.save(session, tmp_path / "step.pt2", **parts)
     generator = torch.Generator().manual_seed(0)
     arguments = tuple(None if x is None else torch.randn(x.shape, generator=generator)

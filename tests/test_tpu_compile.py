@@ -10,6 +10,7 @@ import pytest
 
 from tests import tpu_compile
 from world_model.attention import tokens, visibility
+from world_model.families.dreamzero.visibility import TABLES
 
 ROOT = Path(__file__).parents[1]
 LIBTPU = ROOT / ".cache" / "libtpu"
@@ -26,7 +27,7 @@ def compiled():
 
 
 def test_only_flash_is_a_kernel_and_all_count_at_least_the_visible_products(compiled):
-    visible = visibility.dense_mask(visibility.get_table("dreamzero"), tpu_compile.SEQUENCE, tpu_compile.SEQUENCE).sum()
+    visible = visibility.dense_mask(visibility.get_table("dreamzero", TABLES), tpu_compile.SEQUENCE, tpu_compile.SEQUENCE).sum()
     work = 2.0 * visible * tpu_compile.HEADS * tpu_compile.HEAD_DIM
     for suffix in ("", ", drawn"):  # a kernel makes its scores twice; a sum's gradient needs no output, else
         assert compiled[f"flash{suffix}"]["kernel_flops"] == compiled[f"flash{suffix}"]["flops"] >= 7 * work

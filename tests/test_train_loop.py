@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 from unittest import mock
 
 import jax
@@ -37,7 +36,7 @@ def compile_once(tmp_path_factory):
 def finished(tmp_path_factory):
     """A run of 6 steps with checkpoints at 4 and 6."""
     workdir = tmp_path_factory.mktemp("finished")
-    train.train(tiny.config(steps=6, fsdp=8), workdir, tiny.Build())
+    train.train(tiny.Experiment(tiny.config(steps=6, fsdp=8)), workdir)
     return workdir
 
 
@@ -61,17 +60,17 @@ def test_a_run_leaves_checkpoints_metrics_and_its_config(finished):
 
 def test_a_finished_run_does_nothing_when_started_again(finished):
     before = command.digest(finished)
-    train.train(tiny.config(steps=6, fsdp=8), finished, tiny.Build())
+    train.train(tiny.Experiment(tiny.config(steps=6, fsdp=8)), finished)
     assert command.digest(finished) == before and len(history(finished)) == 3
 
 
-@pytest.mark.parametrize("config, build, sentence", [
-    (tiny.config(6), tiny.Build(width=64), "another model shape or structure: ema.blocks.fc1.kernel is"),
-    (tiny.config(6), tiny.Build(statistics={"toy": {"q01": [0.0, 1.0], "q99": [2.0, 9.0]}}), "toy.q99 is"),
+@pytest.mark.parametrize("changes, sentence", [
+    (dict(width=64), "another model shape or structure: ema.blocks.fc1.kernel is"),
+    (dict(statistics={"toy": {"q01": [0.0, 1.0], "q99": [2.0, 9.0]}}), "toy.q99 is"),
 ], ids=["width", "statistics"])
-def test_a_run_that_does_not_fit_the_checkpoint_is_refused(finished, capsys, config, build, sentence):
+def test_a_run_that_does_not_fit_the_checkpoint_is_refused(finished, capsys, changes, sentence):
     before = command.digest(finished)
-    assert train.run(config, finished, build) == 1
+    assert train.run(tiny.Experiment(tiny.config(6), **changes), finished) == 1
     assert sentence in capsys.readouterr().err
     assert command.digest(finished) == before
 
@@ -79,7 +78,7 @@ def test_a_run_that_does_not_fit_the_checkpoint_is_refused(finished, capsys, con
 def test_another_family_is_refused(finished, capsys):
     config = tiny.config(6)
     config.model.family = "lingbot_va"
-    assert train.run(config, finished, tiny.Build()) == 1
+    assert train.run(tiny.Experiment(config), finished) == 1
     assert "another model family: 'tiny', this run's is 'lingbot_va'" in capsys.readouterr().err
 
 
@@ -96,7 +95,7 @@ def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, 
     monkeypatch.setattr(cloud_goodput, "open_log", lambda name, job: told if (name, job) == ("log", tmp_path.name) else 1)
     config = tiny.config(steps=6, every=100, fsdp=8)
     config.log.cloud_goodput = "log"
-    assert train.run(config, tmp_path, tiny.Build()) == 0
+    assert train.run(tiny.Experiment(config), tmp_path) == 0
     assert [call.args[0] for call in told.starts.call_args_list] == [1, 2, 3] and not told.done.called
     assert {call.args[0] for call in told.ends.call_args_list} == {"startup", "compile", "steps", "checkpoint"}
     assert "stopped by SIGTERM at step 3, saved" in capsys.readouterr().out
@@ -107,7 +106,7 @@ def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_samples(tmp_path, capsys):
     config = tiny.config(steps=6, every=4, fsdp=8)
-    assert train.run(config, tmp_path, tiny.Build(nan_at=5)) == 1  # the sixth step
+    assert train.run(tiny.Experiment(config, nan_at=5), tmp_path) == 1  # the sixth step
     error = capsys.readouterr().err
     assert "error: loss is nan at step 6" in error
     assert "episode_index [5, 5, 5, 5, 5, 5, 5, 5]" in error and "sample_index [5000, 5001, " in error
@@ -118,21 +117,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_samples(tmp_path, caps
 
 def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert train.run(tiny.config(), tmp_path / "file" / "run", tiny.Build()) == 1
+    assert train.run(tiny.Experiment(tiny.config()), tmp_path / "file" / "run") == 1
     assert capsys.readouterr().err.startswith("error: [Errno 20] Not a directory")
 
 
 def test_a_workdir_that_is_a_url_is_refused_and_not_made_here(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train.run(tiny.config(), "gs://bucket/run", tiny.Build()) == 1
+    assert train.run(tiny.Experiment(tiny.config()), "gs://bucket/run") == 1
     assert "--workdir=gs://bucket/run: a mounted folder is needed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class WithoutData(tiny.Experiment):
+    """Fails where data is asked for."""
+
+    def data(self, workdir):
+        raise AssertionError("data was opened")
 
 
 def test_sizes_that_do_not_fit_the_mesh_are_found_before_any_data_is_read(tmp_path):
     config = tiny.config(fsdp=1, tensor=8)
     with pytest.raises(ValueError, match=r"model.num_heads = 4 does not divide by mesh.tensor = 8"):
-        train.train(config, tmp_path, types.SimpleNamespace(model=tiny.Build().model))  # it has no data
+        train.train(WithoutData(config), tmp_path)
 
 
 @pytest.mark.parametrize("typed, nearest", [
@@ -152,11 +158,11 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path, capsys):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        assert train.run(tiny.config(steps=1, every=1, fsdp=8), tmp_path, tiny.Build()) == 0
+        assert train.run(tiny.Experiment(tiny.config(steps=1, every=1, fsdp=8)), tmp_path) == 0
         left = os.statvfs(tmp_path)
         (tmp_path / "filler").write_bytes(bytes(left.f_bavail * left.f_bsize - 150_000))  # no room for a checkpoint
         capsys.readouterr()
-        assert train.run(tiny.config(steps=6, every=1, fsdp=8), tmp_path, tiny.Build()) == 1
+        assert train.run(tiny.Experiment(tiny.config(steps=6, every=1, fsdp=8)), tmp_path) == 1
         error = capsys.readouterr().err
         good = checkpoint.steps(tmp_path / "checkpoints")
         assert good and "No space left on device" in error
@@ -172,7 +178,7 @@ def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "compile_step", no_room)
     config = tiny.config(steps=2, fsdp=4)
     config.train.remat, config.mesh.data = "dots", 2
-    assert train.run(config, tmp_path, tiny.Build()) == 1
+    assert train.run(tiny.Experiment(config), tmp_path) == 1
     said = capsys.readouterr().err
     assert "used 120.0G of 95.0G hbm" in said and "GiB per device" in said and "MiB  params.blocks.fc" in said
     assert "--config.train.remat=wide  (now dots; then added, lean, full)" in said

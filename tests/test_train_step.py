@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.setup.train_parts import optimizer_of
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
 from world_model.parallel.remat import remat
 from world_model.training import state
 from world_model.training.train_step import gradients, jit_train_step, make_train_step, split
 
-FAMILY = tiny.Family()
-PARAMS = jax.tree.map(np.asarray, FAMILY.init_params(jax.random.key(0)))
+EXPERIMENT = tiny.Experiment(tiny.config())
+MODEL, LOSS = EXPERIMENT.model, EXPERIMENT.loss
+PARAMS = jax.tree.map(np.asarray, MODEL.init_params(jax.random.key(0)))
 BATCH = tiny.make_batch(3, range(16))
 MESHES = {"fsdp 8": (1, 8, 1, 1), "fsdp 4 x tensor 2": (1, 4, 2, 1), "data 2 x fsdp 2 x tensor 2": (2, 2, 2, 1),
           "fsdp 2 x tensor 2 x context 2": (1, 2, 2, 2)}
@@ -24,24 +24,22 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 def one_step(microbatches=1, **options):
     """(state before, state after, metrics) of one step on one device. The state is not donated."""
-    optimizer = optimizer_of(tiny.config())
+    optimizer = EXPERIMENT.optimizer
     before = state.create(PARAMS, optimizer, seed=1, trainable=options.get("trainable", ".*"),
                           ema=options.get("ema_decay", 0) > 0)
     before["opt"]["count"] += 1  # past the first step, whose rate is 0
-    step = make_train_step(*tiny.objective(FAMILY), optimizer, accumulation=microbatches, **options)
+    step = make_train_step(LOSS, LOSS.count, optimizer, accumulation=microbatches, **options)
     return before, *jax.jit(step, compiler_options=QUICK)(before, BATCH)
 
 
 def grads_on(mesh, microbatches):
     """(loss, gradients) of BATCH with parameters and batch laid out over `mesh`."""
-    loss_fn, count_fn = tiny.objective(FAMILY)
-
     def run(params, batch):
-        counts, key = count_fn(batch), jax.random.key(5)
-        (loss, _), grads = gradients(loss_fn, params, set(params), batch, key, counts, microbatches, specs)
+        counts, key = LOSS.count(batch), jax.random.key(5)
+        (loss, _), grads = gradients(LOSS, params, set(params), batch, key, counts, microbatches, specs)
         return loss, grads
 
-    placed = sharding.shardings(FAMILY.axes(), FAMILY.shapes(), mesh)
+    placed = sharding.shardings(MODEL.axes(), MODEL.shapes(), mesh)
     specs = {name: p.spec for name, p in placed.items()}
     with jax.set_mesh(mesh):
         compiled = jax.jit(run, out_shardings=(None, placed), compiler_options=QUICK)
@@ -93,7 +91,7 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16():
         seen.update({name: p.dtype for name, p in params.items()})
         return sum(jnp.sum(p.astype(jnp.float32) ** 2) for p in params.values()), {}
 
-    optimizer = optimizer_of(tiny.config())
+    optimizer = EXPERIMENT.optimizer
     before = state.create(PARAMS, optimizer, seed=0)
     step = make_train_step(loss_fn, lambda batch: {}, optimizer, compute_dtype="bfloat16", accumulation=2)
     after, metrics = jax.eval_shape(step, before, BATCH)
@@ -105,7 +103,7 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16():
 def test_the_key_of_a_step_is_a_function_of_seed_and_step():
     def step_key(seed, step):
         loss_fn = lambda params, batch, key, counts: (jnp.sum(params["w"]), {"bits": jax.random.bits(key)})
-        optimizer = optimizer_of(tiny.config())
+        optimizer = EXPERIMENT.optimizer
         now = state.create({"w": jnp.ones(2)}, optimizer, seed=seed) | {"step": jnp.int32(step)}
         return int(make_train_step(loss_fn, lambda batch: {}, optimizer)(now, {})[1]["bits"])
 
@@ -114,7 +112,7 @@ def test_the_key_of_a_step_is_a_function_of_seed_and_step():
 
 
 def test_the_compiled_step_reuses_the_buffers_of_its_state():
-    optimizer, mesh = optimizer_of(tiny.config()), sharding.make_mesh(2, 2, 2, 1)
+    optimizer, mesh = EXPERIMENT.optimizer, sharding.make_mesh(2, 2, 2, 1)
     make = lambda: state.create({"w": jnp.ones((4, 6))}, optimizer, seed=0, ema=True)
     target = state.abstract_state(make, sharding.shardings({"w": ("embed", "heads")}, {"w": (4, 6)}, mesh))
     before = state.init_state(make, target)

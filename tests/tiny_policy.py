@@ -13,8 +13,7 @@ from configs import quickstart
 from data_pipelines.robots.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.summary import Summary
-from launch.setup import build
-from world_model import functional
+from launch.setup.experiment import Experiment
 from world_model.encoders import patch_pca
 from world_model.training import checkpoint
 from world_model.training.checkpoint_writer import Checkpoints
@@ -43,13 +42,12 @@ def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     c, rng = config(embodiment, arm), np.random.default_rng(0)
     c.model.attention = "flash"  # as if trained on a TPU
     robot = get_embodiment(embodiment)
-    values = lambda dims: rng.uniform(100, 400, (50, len(dims)))
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,
-                          "actions_per_block": c.layout.actions_per_block, "state": _summary(values(robot.state)),
-                          "action": _summary(values(robot.action))}}
+                          "actions_per_block": c.layout.actions_per_block, "state": _summary(rng.uniform(100, 400, (50, len(robot.state)))),
+                          "action": _summary(rng.uniform(100, 400, (50, len(robot.action))))}}
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
-    state = {"params": _weights(functional.parameters(build.model(c).module), rng), "step": jnp.int32(1)}
+    state = {"params": _weights(Experiment(c).model.shapes, rng), "step": jnp.int32(1)}
     meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=json.loads(c.to_json()),
                                 statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
     writer = Checkpoints(workdir / "checkpoints", keep_last=1)
@@ -60,7 +58,9 @@ def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
 
 def _weights(shapes: dict, rng: np.random.Generator) -> dict:
     """Scales near 1, everything else normal; kernels keep the size of what passes through."""
-    draw = lambda shape, std: jnp.asarray(std * rng.normal(size=shape), jnp.float32)
+    def draw(shape, std):
+        return jnp.asarray(std * rng.normal(size=shape), jnp.float32)
+
     return {name: 1 + draw(x.shape, 0.1) if name.endswith("scale") else
             draw(x.shape, x.shape[-2] ** -0.5) if name.endswith("kernel") else draw(x.shape, 0.1)
             for name, x in sorted(shapes.items())}

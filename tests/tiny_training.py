@@ -1,4 +1,4 @@
-"""A small family, its data and its objective behind the interface of launch/setup/build.py; as a script it trains.
+"""A small model, its data and its loss as an experiment (launch/setup/experiment.py); as a script it trains.
 
     python tests/tiny_training.py --workdir=DIR --steps=20 --every=5 [--slow_save=1]
 
@@ -8,6 +8,8 @@ axis of world_model/parallel/sharding.py is used.
 
 import argparse
 import asyncio
+import dataclasses
+import functools
 import sys
 import time
 from pathlib import Path
@@ -17,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
+from launch.setup import experiment, fit
 from world_model.parallel import sharding
 from world_model.parallel.remat import remat
 
 LAYERS, DIM, FFN, TOKENS, CHANNELS, HEADS = 2, 32, 64, 8, 8, 4
 
 
-class Family:
+class Model:
     """Attention and MLP blocks over TOKENS tokens."""
 
     flops_per_sample = 3.0 * 2 * TOKENS * LAYERS * (4 * DIM * DIM + 2 * DIM * FFN)
@@ -78,28 +81,29 @@ def block(x: jax.Array, p: dict):
     return sharding.constrain(x, "batch", "tokens", None), None
 
 
-def objective(family):
+@dataclasses.dataclass(frozen=True)
+class Loss:
     """Denoising loss, normalised by the number of valid tokens of the whole batch. The scale is a frozen array, or 1."""
 
-    def count_fn(batch):
+    model: Model
+
+    def count(self, batch):
         return {"tokens": jnp.sum(batch["mask"])}
 
-    def loss_fn(params, batch, key, counts, frozen=None):
+    def __call__(self, params, batch, key, counts, frozen=None):
         scale = frozen["codec"]["scale"][0] if frozen else 1.0
         draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (TOKENS, CHANNELS)))
         noise = draw(batch["sample_index"])
-        out = family(params, (batch["x"] + noise).astype(params["embed.kernel"].dtype))
+        out = self.model(params, (batch["x"] + noise).astype(params["embed.kernel"].dtype))
         error = jnp.square(out.astype(jnp.float32) - scale * batch["x"]).mean(-1) * batch["mask"]
         low = batch["mask"] * (noise.mean(-1) < 0.5)
         metrics = {"video_loss": jnp.sum(error) / counts["tokens"], "action_loss": jnp.zeros(()),
                    "low_noise/sum": jnp.sum(error * low), "low_noise/count": jnp.sum(low)}
         return metrics["video_loss"], metrics
 
-    return loss_fn, count_fn
-
 
 def make_batch(step: int, rows: range, seed: int = 0) -> dict:
-    """TimestepRows `rows` of global batch `step`: a function of (seed, step, row), as the loader's contract asks."""
+    """Rows `rows` of global batch `step`: a function of (seed, step, row), as the loader's contract asks."""
     draws = [np.random.default_rng((seed, step, row)) for row in rows]
     ids = {"dataset_id": 0, "episode_index": step, "start": 0}
     length = np.array([r.integers(3, TOKENS + 1) for r in draws])
@@ -148,23 +152,39 @@ class Data:
                       self.nan_at)
 
 
-class Build:
-    """What launch/setup/build.py offers, over the tiny family."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment(experiment.Experiment):
+    """The tiny model in place of a family's. The optimizer is made as everybody's."""
 
-    def __init__(self, width: int = DIM, statistics=None, nan_at: int = -1):
-        self.width, self.statistics, self.nan_at = width, statistics, nan_at
+    width: int = DIM
+    statistics: dict | None = None
+    nan_at: int = -1
 
-    def model(self, config):
-        return Family(self.width, config.train.remat)
+    @functools.cached_property
+    def model(self):
+        return Model(self.width, self.config.train.remat)
 
-    def data(self, config, workdir):
-        return Data(config, workdir, self.statistics, self.nan_at)
+    @functools.cached_property
+    def loss(self):
+        return Loss(self.model)
 
-    def frozen(self, config, data, workdir):
+    def loss_fn(self, params, batch, key, counts, frozen=None):
+        return self.loss(params, batch, key, counts, frozen)
+
+    def data(self, workdir):
+        return Data(self.config, workdir, self.statistics, self.nan_at)
+
+    def fit_encoders(self, data):
         return {"codec": {"scale": np.float32([0.5])}}
 
-    def objective(self, config, model, frozen):
-        return *objective(model), frozen
+    def training_arrays(self, kept):
+        return kept
+
+    def fitted(self, devices=None):
+        def model_of(config):
+            return dataclasses.replace(self, config=config).model
+
+        return dataclasses.replace(self, config=fit.fit(self.config, model_of, devices))
 
 
 def config(steps: int = 12, every: int = 4, **mesh):
@@ -212,4 +232,4 @@ if __name__ == "__main__":
     wanted = config(args.steps, args.every)
     wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=args.heartbeat_seconds)
     wanted.seed, wanted.train.log_every = args.seed, 1  # every loss is on record, wherever a run stops
-    sys.exit(train.run(wanted, args.workdir, Build()))
+    sys.exit(train.run(Experiment(wanted), args.workdir))

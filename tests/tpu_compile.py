@@ -20,6 +20,7 @@ from world_model.analysis.program import Program
 from world_model.attention import KERNELS, context, make_attend, tokens, visibility
 from world_model.batch import Layout
 from world_model.families.dreamzero.model import GROUPS
+from world_model.families.dreamzero.visibility import TABLES
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)
 SEQUENCE = tokens.make_sequence(LAYOUT, 16, [(g, range(3)) for g in GROUPS])
@@ -41,7 +42,7 @@ def compile_gradient(attend, device, keys: int, *masks) -> dict:
 def main(_) -> None:
     """The command."""
     _, devices = plan.describe_topology("v5e:2x2")
-    table, count = visibility.get_table("dreamzero"), tokens.length(SEQUENCE)
+    table, count = visibility.get_table("dreamzero", TABLES), tokens.length(SEQUENCE)
     found = {}
     for name in [name for name in KERNELS if fit.runs_on(name, "tpu")]:
         attend = make_attend(name, table, SEQUENCE, SEQUENCE)

@@ -1,7 +1,7 @@
 """Reads a latent cache: windows after the frozen encoders, which training reads instead of video.
 
     manifest.json            identity: what the numbers depend on; a run that would make others is refused
-    encoders.safetensors     the encoders' arrays, as "video.NAME" and "text.NAME"
+    encoders.safetensors     the encoders' arrays, as PART.NAME
     statistics.json          the statistics that state and actions are normalised by
     texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
     NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import safetensors.numpy
@@ -112,11 +112,11 @@ class LatentCache:
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key not in ("_readers", "_texts")}
 
-    def encoders(self) -> dict:
+    def encoders(self, parts: Iterable[str]) -> dict:
         """The encoders' arrays as `load_encoders` returns them. Raises CacheError where they are not those that the
         latents were made with."""
         self._checked("encoders.safetensors")
-        return load_encoders(self.path)
+        return load_encoders(self.path, parts)
 
     def statistics(self) -> dict[str, dict]:
         """The statistics that state and actions are normalised by, {dataset: statistics}."""
@@ -262,14 +262,14 @@ def index_name(dataset: str) -> str:
     return f"{dataset}/index.safetensors"
 
 
-def load_encoders(path: str) -> dict:
-    """Reads the encoders' arrays of a cache, {"video": {name: array}, "text": {...}} and "image" where it has one, as a
-    checkpoint keeps them."""
-    parts: dict[str, dict] = {"video": {}, "text": {}}
+def load_encoders(path: str, parts: Iterable[str]) -> dict:
+    """Reads the encoders' arrays of a cache, {part: {name: array}}, as a checkpoint keeps them. parts: of the run's
+    encoders; one without arrays is not in the file."""
+    found: dict[str, dict] = {part: {} for part in parts}
     for name, value in safetensors.numpy.load(files.read_bytes(f"{path}/encoders.safetensors")).items():
         part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = value
-    return parts
+        found.setdefault(part, {})[rest] = value
+    return found
 
 
 def arrays_hash(arrays: dict[str, np.ndarray]) -> str:

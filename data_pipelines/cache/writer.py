@@ -117,6 +117,6 @@ def _about(data: bytes) -> dict:
 
 
 def save_encoders(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes encoders.safetensors; arrays: "video.NAME" and "text.NAME"."""
+    """Writes encoders.safetensors; arrays: PART.NAME."""
     with files.new_file(f"{path}/encoders.safetensors") as file:
         safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, file)

@@ -14,12 +14,11 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from launch.setup import build
-from world_model.families import Family
-from world_model.families.base.loss import Objective
+from launch.setup.experiment import Experiment
+from launch.setup.restore import Restored, readable
 from world_model.families.base.policy import Policy
 from world_model.training.state import flatten
 from world_model.weights import safetensors_io
@@ -32,36 +31,35 @@ FOLDER, STEM = "encoders", "kept"
 class Exported:
     """A model for launch.serving.engine.Engine."""
 
-    config: ConfigDict
+    experiment: Experiment
     step: int
     statistics: dict
-    family: Family
-    objective: Objective
+    frozen: dict  # the encoders' arrays
     directory: Path
     device: str
 
-    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
-        """See build.Restored; nothing compiles, so any batch will do. Raises WeightsError where the weights do not
-        load, ValueError without PyTorch or its device."""
+    def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """See Restored; nothing compiles, so any batch will do. Raises WeightsError where the weights do not load,
+        ValueError without PyTorch or its device, or where the family does not run in PyTorch."""
         try:
             import torch
 
-            from world_model.families.base import torch_policy
+            make = self.experiment.family.part("torch_policy", "launch.serve --export")
         except ModuleNotFoundError as error:
             raise ValueError(f"an export runs in PyTorch, and {error.name!r} is missing: pip install -e '.[torch]'") \
                 from error
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device={self.device}: PyTorch {torch.__version__} finds no CUDA device here")
-        rollout = self.family.rollout(**build.rollout_settings(self.config) | sampling)
-        return torch_policy.POLICIES[self.config.model.family](self.directory, self.device, rollout, self.objective,
-                                                               slots, channels)
+        experiment = self.experiment
+        return make(self.directory, self.device, experiment.sampler(**sampling), experiment.inputs, self.frozen,
+                    sessions, channels)
 
 
-def write_encoders(directory: Path, restored: build.Restored) -> None:
+def write_encoders(directory: Path, restored: Restored) -> None:
     """What `open_export` needs of them."""
-    folder, tokenizer = directory / FOLDER, restored.config.encoders.tokenizer
+    folder, tokenizer = directory / FOLDER, restored.config.encoders.get("tokenizer")
     folder.mkdir()
-    arrays = flatten(jax.tree.map(np.asarray, restored.frozen))
+    arrays = flatten(jax.tree.map(np.asarray, restored.kept))
     safetensors_io.write(folder, sorted(arrays.items()), stem=STEM)
     if tokenizer:
         shutil.copy(tokenizer, folder / Path(tokenizer).name)
@@ -73,16 +71,16 @@ def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     provenance, statistics = (_read(directory / name) for name in ("provenance.json", "statistics.json"))
     if not (directory / FOLDER).is_dir():
         raise WeightsError(f"{directory / FOLDER}: missing, as in exports of earlier versions; export the run again")
-    config = ConfigDict(provenance["config"])
-    if config.encoders.tokenizer:
-        config.encoders.tokenizer = str(directory / FOLDER / Path(config.encoders.tokenizer).name)
-    family = build.model(config)
-    kept = {part: {} for part in ("video", "text", *(["image"] if build.image_encoder(config) else []))}
+    config = readable(provenance["config"])
+    if tokenizer := config.encoders.get("tokenizer"):
+        config.encoders.tokenizer = str(directory / FOLDER / Path(tokenizer).name)
+    experiment = Experiment(config)
+    kept: dict[str, dict] = {part: {} for part in experiment.inputs.encoders}
     for name, array in Weights(directory / FOLDER, STEM).items():
         part, _, rest = name.partition(".")
         kept[part][rest] = array
-    return Exported(config, provenance["step"], statistics, family, build.make_objective(config, family, kept),
-                    directory, device)
+    frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
+    return Exported(experiment, provenance["step"], statistics, frozen, directory, device)
 
 
 def _read(path: Path) -> dict:

@@ -21,7 +21,7 @@ class Measurement(NamedTuple):
     file: str
     module: str
     options: list[str]
-    metrics: dict[str, Callable[[dict], float]]  # column -> function that reads its number from the file's JSON
+    metrics: dict[str, Callable[[dict], float | None]]  # column -> function that reads its number from the file's JSON
 
     def command(self, workdir: Path) -> list[str]:
         """Lists module and options for a run."""
@@ -30,8 +30,14 @@ class Measurement(NamedTuple):
 
 # The video metric is the gain over a copy of the first frame; the action error is relative to predicting the mean.
 OPEN_LOOP = Measurement("evaluation.json", "launch.evaluate", [], {
-    "video gain, dB": lambda e: e["video"]["video_psnr_db"] - e["video"]["copy_last_psnr_db"],
+    "video gain, dB": lambda e: _gain(e.get("video", {})),
     "action error ratio": lambda e: e["action"]["error_ratio"]})
+
+
+def _gain(video: dict) -> float | None:
+    """Subtracts two PSNRs; None where the family imagines no video, or one of them is infinite."""
+    ours, copy = video.get("video_psnr_db"), video.get("copy_last_psnr_db")
+    return None if ours is None or copy is None else ours - copy
 
 
 def rollout(name: str, options: list[str]) -> Measurement:
@@ -51,7 +57,8 @@ def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], se
         row = {"variant": name, "seeds": len(finished), **facts, "seconds": sum(map(_seconds, finished)), **metrics}
         for m in measured[name]:
             found = [json.loads((path / m.file).read_text()) for path in finished]
-            row |= {metric: interval([read(each) for each in found]) for metric, read in m.metrics.items()}
+            row |= {metric: interval([value for each in found if (value := read(each)) is not None])
+                    for metric, read in m.metrics.items()}
         rows.append(row)
     equal = [key for key in ("steps", "flops") if len({row[key] for row in rows}) == 1]
     for row in rows:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Collection
 
 import numpy as np
 
@@ -36,11 +37,12 @@ def figure(rows: int, columns: int, width: float, height: float, **options):
 
 
 def losses(metrics: list[dict]) -> bytes:
-    """Plots the training losses of video and action by step."""
+    """Plots the training losses of video, where there is one, and action by step."""
     from matplotlib import ticker
 
-    with figure(1, 2, 9, 2.9) as (buffer, axes):
-        for axis, name in zip(axes[0], ("video", "action")):
+    names = _losses_in({key for m in metrics for key in m})
+    with figure(1, len(names), 9, 2.9) as (buffer, axes):
+        for axis, name in zip(axes[0], names, strict=True):
             points = [(m["step"], m[f"{name}_loss"]) for m in metrics if f"{name}_loss" in m]
             steps, values = np.array(points, float).reshape(-1, 2).T
             axis.plot(steps, values, color=MODEL, alpha=0.25, linewidth=1)
@@ -52,6 +54,10 @@ def losses(metrics: list[dict]) -> bytes:
                 axis.yaxis.set_minor_locator(ticker.NullLocator())
             axis.set(title=f"{name} loss", xlabel="step")
     return buffer.getvalue()
+
+
+def _losses_in(keys: Collection[str]) -> list[str]:
+    return [name for name in ("video", "action") if name == "action" or f"{name}_loss" in keys]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -124,8 +130,9 @@ def _choose_windows(arrays: dict, count: int) -> list[int]:
 
 def loss_by_level(loss: dict) -> bytes:
     """Plots the velocity errors on held-out windows by range of sigma."""
-    with figure(1, 2, 9, 2.4) as (buffer, axes):
-        for axis, name in zip(axes[0], ("video", "action")):
+    names = _losses_in(loss)
+    with figure(1, len(names), 9, 2.4) as (buffer, axes):
+        for axis, name in zip(axes[0], names, strict=True):
             prefix = f"{name}_loss_sigma_"
             levels = {key.removeprefix(prefix): loss[key] for key in sorted(loss) if key.startswith(prefix)}
             axis.bar(range(len(levels)), list(levels.values()), 0.7, color=MODEL)

@@ -8,21 +8,19 @@ from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from data_pipelines.robots.embodiments import Embodiment, get_embodiment
 from data_pipelines.robots.robot import Robot
 from data_pipelines.robots.slots import slot_mask
 from launch.serving.safety import Guard
-from launch.setup import build
-from world_model.families.base.loss import Objective
+from launch.setup.experiment import Experiment
 from world_model.families.base.policy import Chunk, Policy
 
 
 class Request(NamedTuple):
     """One episode asks for its next chunk."""
 
-    slot: int
+    session: int  # number of the engine's session
     block: int  # to predict; 1 begins a new window at `frames`
     views: dict  # name -> uint8 [1 or engine.block_frames, H, W, 3], oldest first
     state: np.ndarray  # [state dims], robot units, at the last frame
@@ -36,7 +34,7 @@ class Answer(NamedTuple):
 
     actions: np.ndarray  # float32 [actions_per_block, action dims], absolute, robot units
     gap: float | None  # root mean square between the latents imagined for the last block and those observed
-    latents: np.ndarray  # float32 [frames_per_block, h, w, C]: the imagined next block
+    latents: np.ndarray | None  # float32 [frames_per_block, h, w, C]: the imagined next block, where one is imagined
     interventions: dict[str, int]  # numbers that safety.Guard has changed, by kind
 
 
@@ -44,19 +42,18 @@ class ModelError(RuntimeError):
     """The model's numbers cannot be executed."""
 
 
-class Model(Protocol):
-    """What is served: a checkpoint (build.Restored) or an export (exported.Exported)."""
+class Servable(Protocol):
+    """What is served: a checkpoint (restore.Restored) or an export (exported.Exported)."""
 
-    config: ConfigDict
+    experiment: Experiment
     step: int
     statistics: dict
-    objective: Objective  # for its text encoder
 
-    def policy(self, slots: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
-        """See build.Restored."""
+    def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """See restore.Restored."""
 
 
-def choose_robot(model: Model, embodiment: str | None, dataset: str | None) -> Robot:
+def choose_robot(model: Servable, embodiment: str | None, dataset: str | None) -> Robot:
     """The robot that a model knows how to drive; both names may be None where only one fits.
 
     Raises ValueError naming what there is.
@@ -70,14 +67,16 @@ def choose_robot(model: Model, embodiment: str | None, dataset: str | None) -> R
     if len(fits) > 1:
         raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with --embodiment and --dataset")
     name = next(iter(fits))
-    robot, sizes = get_embodiment(fits[name]), model.config.model
+    robot, experiment = get_embodiment(fits[name]), model.experiment
+    sizes = experiment.model.spec
     for part, slots, size in (("action", robot.action_slots, sizes.action_dim),
                               ("state", robot.state_slots, sizes.state_dim)):
         if slots.max(initial=-1) >= size:
             raise ValueError(f"embodiment {robot.name!r} has its {part} in slots up to {slots.max()}, the checkpoint's "
                              f"model.{part}_dim = {size} has slots 0 to {size - 1}: it was trained on another robot")
-    return Robot(robot, model.statistics[name], build.layout_of(model.config), sizes.state_dim,
-                 build.augmentation(model.config))
+    views = experiment.inputs.batch_fields().get("views")
+    return Robot(robot, model.statistics[name], experiment.layout, sizes.state_dim, experiment.augmentation,
+                 num_views=views[0][0] if views else 0)
 
 
 def _listed(robots: dict[str, str]) -> str:
@@ -86,11 +85,11 @@ def _listed(robots: dict[str, str]) -> str:
 
 @dataclasses.dataclass(eq=False)
 class Engine:
-    """A model with room for `slots` episodes."""
+    """A model with room for so many sessions."""
 
-    model: Model
+    model: Servable
     robot: Robot
-    slots: int
+    sessions: int
     batch_sizes: tuple[int, ...] = (1, 8)  # of a step; where the model compiles, it fills up to the next one
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
@@ -98,14 +97,14 @@ class Engine:
     sampling: dict = dataclasses.field(default_factory=dict)  # of the rollout, over the model's evaluate.*
 
     def __post_init__(self):
-        width = self.model.config.model.action_dim
+        width = self.model.experiment.model.spec.action_dim
         self._nothing = np.zeros((self.robot.layout.actions_per_block, width), np.float32)
         self._channels = slot_mask(self.embodiment.action_slots, width)
-        self.policy = self.model.policy(self.slots, self._channels, self.batch_sizes, **self.sampling)
+        self.policy = self.model.policy(self.sessions, self._channels, self.batch_sizes, **self.sampling)
         self.guard = Guard(self.embodiment, self.hold_gap)
         self.batch_sizes = tuple(sorted(self.batch_sizes))
         self._root = jax.random.key(self.seed)
-        self._sent: dict[int, np.ndarray] = {}  # slot -> the commands answered last, normalised
+        self._sent: dict[int, np.ndarray] = {}  # session -> the commands answered last, normalised
 
     @property
     def embodiment(self) -> Embodiment:
@@ -113,28 +112,36 @@ class Engine:
         return self.robot.embodiment
 
     @property
+    def imagines_video(self) -> bool:
+        """Whether answers hold latents."""
+        return self.model.experiment.family.imagines_video
+
+    @property
     def block_frames(self) -> int:
         """Raw frames of a block."""
-        return 4 * self.robot.layout.frames_per_block
+        return self.robot.layout.block_frames
 
     @property
     def last_block(self) -> int | None:
-        """After which a window is full; None: it slides on."""
+        """The block after which a window is full; None: it slides on."""
         return self.policy.last_block
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Empties every window."""
-        self.policy.forget()
+        self.policy.reset()
 
     def tokenize(self, instruction: str) -> tuple[np.ndarray, int]:
         """(ids, length) of the robot's prompt. Raises ValueError where it is too long."""
-        return self.model.objective.text_encoder.tokenize(self.robot.prompt(instruction))
+        return self.model.experiment.inputs.tokenize(self.robot.prompt(instruction))
 
     def warm(self) -> None:
         """Compiles everything that is called later. Raises ModelError where the model's actions are not finite."""
         layout = self.robot.layout
-        zeros = lambda count: {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
-                               for view in self.embodiment.views}
+
+        def zeros(count: int) -> dict:
+            return {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
+                    for view in self.embodiment.views}
+
         low = np.asarray(self.robot.statistics["state"]["mean"])
         first = Request(0, 1, zeros(1), low, self.tokenize(""), (0, 0),
                         np.zeros((0, len(self.embodiment.action))))
@@ -145,10 +152,11 @@ class Engine:
                 self.step([later] * size)
         if isinstance(answers[0], ModelError):
             raise answers[0]
-        self.decode(answers[0].latents)
+        if self.imagines_video:
+            self.decode(answers[0].latents)
 
     def step(self, requests: list[Request]) -> "list[Answer | ModelError]":
-        """At most max(batch_sizes) requests of different slots; a ModelError where an action is not finite."""
+        """Answers at most max(batch_sizes) requests of different sessions; ModelError: actions that are not finite."""
         starting = [r for r in requests if r.block == 1]
         going_on = [r for r in requests if r.block > 1]
         gaps = {}
@@ -157,8 +165,8 @@ class Engine:
         if going_on:
             gaps = dict(zip((id(r) for r in going_on), self._observe(going_on)))
         chunk = self._act(requests)
-        return [self._answer(request, actions, latents, gaps.get(id(request)))
-                for request, actions, latents in zip(requests, chunk.actions, chunk.latents)]
+        return [self._answer(request, chunk.actions[row], None if chunk.latents is None else chunk.latents[row],
+                             gaps.get(id(request))) for row, request in enumerate(requests)]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """An answer's latents -> uint8 [block_frames, height, width, 3]."""
@@ -166,20 +174,21 @@ class Engine:
 
     def _start(self, requests: list[Request]) -> None:
         ids, lengths = zip(*(r.text for r in requests))
-        self.policy.start(_slots(requests), self._canvases(requests), np.stack(ids), np.int32(lengths))
+        self.policy.start(_sessions(requests), self._pictures(requests), np.stack(ids), np.int32(lengths))
 
-    def _observe(self, requests: list[Request]) -> list[float]:
+    def _observe(self, requests: list[Request]) -> list[float | None]:
         # A block's frames say that the whole chunk was executed, as it was answered.
-        executed = np.stack([self._sent.get(r.slot, self._nothing) for r in requests])
-        return self.policy.observe(_slots(requests), self._canvases(requests), executed,
-                                   np.int32([r.block - 1 for r in requests])).tolist()
+        executed = np.stack([self._sent.get(r.session, self._nothing) for r in requests])
+        gaps = self.policy.observe(_sessions(requests), self._pictures(requests), executed,
+                                   np.int32([r.block - 1 for r in requests]))
+        return [None] * len(requests) if gaps is None else gaps.tolist()
 
     def _act(self, requests: list[Request]) -> Chunk:
         state = np.stack([self.robot.state(r.state) for r in requests])
-        # The block enters the noise in `Rollout.noise`; episode and chunk here.
+        # The sampler's noise depends on the block too; episode and chunk enter here.
         names = np.array([(0, 0) if self.fixed_noise else r.key for r in requests], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
-        return self.policy.act(_slots(requests), state, np.int32([r.block for r in requests]), keys,
+        return self.policy.act(_sessions(requests), state, np.int32([r.block for r in requests]), keys,
                                *self._in_flight(requests))
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
@@ -196,17 +205,18 @@ class Engine:
         """Commands [k, action dims] as the model would have predicted them in that state, [k, action_dim]."""
         return self.robot.predicted(commands, state, len(self._channels))
 
-    def _canvases(self, rows: list[Request]) -> np.ndarray:
-        return np.stack([self.robot.canvas(r.views) for r in rows])
+    def _pictures(self, rows: list[Request]):
+        looks = [self.model.experiment.inputs.look(self.robot, r.views) for r in rows]
+        return jax.tree.map(lambda *each: np.stack(each), *looks)
 
-    def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray, gap: float | None):
+    def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray | None, gap: float | None):
         commands = self.robot.commands(actions, request.state)
         if not np.isfinite(commands).all():
             return ModelError(f"the model predicted actions that are not finite, in state {request.state.tolist()}")
         safe = self.guard.check(commands, request.state, gap)
-        self._sent[request.slot] = self._predicted(safe.actions, request.state)
+        self._sent[request.session] = self._predicted(safe.actions, request.state)
         return Answer(safe.actions, gap, latents, safe.interventions)
 
 
-def _slots(requests: list[Request]) -> np.ndarray:
-    return np.int32([r.slot for r in requests])
+def _sessions(requests: list[Request]) -> np.ndarray:
+    return np.int32([r.session for r in requests])

@@ -1,4 +1,6 @@
-"""What the server's page shows: the request served last, and the gaps of the last while."""
+"""What the server's page shows: the request served last, and the gaps of the last while.
+
+Where a family imagines no video, live.json has neither imagined frames nor gaps, and the page leaves both out."""
 
 import base64
 import collections
@@ -39,21 +41,25 @@ class Live:
             self._gaps.append(served.answer.gap)
 
     def json(self, shown: Shown | None, imagined: np.ndarray | None, **counts) -> str:
-        """live.json; imagined: uint8 [n, H, W, 3], the answer's latents decoded (on the engine's thread)."""
+        """live.json; imagined: uint8 [n, H, W, 3], the answer's latents decoded (on the engine's thread), if any."""
         engine = self._engine
-        state = {"embodiment": engine.embodiment.name, "step": engine.model.step, "gaps": list(self._gaps),
-                 "latest": None, **counts}
+        state = {"embodiment": engine.embodiment.name, "step": engine.model.step, "latest": None, **counts}
+        if engine.imagines_video:
+            state["gaps"] = list(self._gaps)
         if shown is not None:
             name, request, served = shown
             changed = {kind: count for kind, count in served.answer.interventions.items() if count}
             canvas = engine.robot.canvas({view: frames[-1:] for view, frames in request.views.items()})
-            state["latest"] = {
-                "seen": _png(canvas[0]), "imagined": [_png(frame) for frame in imagined],
-                "actions": served.answer.actions.round(4).tolist(), "names": [d.name for d in engine.embodiment.action],
-                "facts": {"session": name, "block": f"{request.block} of {engine.last_block or 'a sliding window'}",
-                          "in the queue": f"{served.queue_ms:.0f} ms", "in the model": f"{served.infer_ms:.0f} ms",
-                          "gap": "no history" if served.answer.gap is None else f"{served.answer.gap:.3f}",
-                          "interventions": ", ".join(f"{n} {kind}" for kind, n in changed.items()) or "none"}}
+            facts = {"session": name, "block": f"{request.block} of {engine.last_block or 'a sliding window'}",
+                     "in the queue": f"{served.queue_ms:.0f} ms", "in the model": f"{served.infer_ms:.0f} ms"}
+            if engine.imagines_video:
+                facts["gap"] = "no history" if served.answer.gap is None else f"{served.answer.gap:.3f}"
+            facts["interventions"] = ", ".join(f"{n} {kind}" for kind, n in changed.items()) or "none"
+            state["latest"] = latest = {
+                "seen": _png(canvas[0]), "actions": served.answer.actions.round(4).tolist(),
+                "names": [d.name for d in engine.embodiment.action], "facts": facts}
+            if imagined is not None:
+                latest["imagined"] = [_png(frame) for frame in imagined]
         return json.dumps(state)
 
 

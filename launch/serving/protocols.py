@@ -1,4 +1,7 @@
-"""What clients say and hear: openpi's form, and that of DreamZero and RoboArena (facts/dreamzero.md, i).
+"""What clients say and hear: openpi's form, and that of DreamZero and RoboArena.
+
+OpenPi is what openpi-client (the package of the published openpi repository) sends and reads. DreamZero is what the
+published DreamZero repository's policy server and RoboArena's clients speak.
 
 A protocol turns a message into an `Observation` or a `Reset` and an answer into a message. What it refuses raises
 `BadRequest` with a sentence for the client.
@@ -49,7 +52,7 @@ class OpenPi:
     robot: Robot
     image_size: tuple[int, int]  # height, width of every view
     prompt: str | None  # where the client sends none; None: it must
-    remembers = False  # frames are the client's to keep
+    remembers = 0  # frames are the client's to keep
 
     def metadata(self) -> dict:
         """What the client hears first."""
@@ -62,7 +65,7 @@ class OpenPi:
                          "step": {"dtype": "int"}, "reset": {"dtype": "bool", "default": False},
                          "actions_in_flight": {"shape": [None, len(self.robot.embodiment.action)],
                                                "dtype": "float32"}},
-            "frames": {"start": 1, "continue": 4 * layout.frames_per_block, "every": layout.frame_stride},
+            "frames": {"start": 1, "continue": layout.block_frames, "every": layout.frame_stride},
             "actions": {"shape": [self.robot.horizon, len(self.robot.embodiment.action)], "dtype": "float32",
                         "names": [d.name for d in self.robot.embodiment.action]},
             "state_names": [d.name for d in self.robot.embodiment.state], "rate": self.robot.embodiment.rate}
@@ -111,7 +114,7 @@ class DreamZero:
     robot: Robot
     image_size: tuple[int, int] = (180, 320)
     prompt: str | None = None  # where the client sends none; None: it must
-    remembers = True
+    remembers = 4
 
     VIEWS = ("observation/exterior_image_0_left", "observation/exterior_image_1_left", "observation/wrist_image_left")
     JOINTS = 7

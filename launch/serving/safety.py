@@ -26,10 +26,8 @@ class Guard:
 
     def __init__(self, embodiment: Embodiment, hold_gap: float | None = None):
         states = [d.name for d in embodiment.state]
-        bound = lambda name, free: np.array(
-            [free if getattr(d, name) is None else getattr(d, name) for d in embodiment.action])
-        self._low, self._high = bound("low", -np.inf), bound("high", np.inf)
-        self._step = bound("max_speed", np.inf) / embodiment.rate
+        self._low, self._high = _bound(embodiment, "low", -np.inf), _bound(embodiment, "high", np.inf)
+        self._step = _bound(embodiment, "max_speed", np.inf) / embodiment.rate
         # What a command starts from: the state that it moves, where the two have the same unit.
         self._origin = [states.index(d.moves) if d.moves else None for d in embodiment.action]
         if hold_gap is not None and None in self._origin:
@@ -51,3 +49,9 @@ class Guard:
             safe[t] = before = np.clip(wanted, origin - self._step, origin + self._step)
         return Checked(safe.astype(np.float32), {"limit": int((inside != actions).sum()),
                                                  "speed": int((safe != inside).sum()), "held": 0})
+
+
+def _bound(embodiment: Embodiment, name: str, free: float) -> np.ndarray:
+    """That limit of every action dimension; `free` where it has none."""
+    limits = [getattr(dimension, name) for dimension in embodiment.action]
+    return np.array([free if limit is None else limit for limit in limits])

@@ -73,7 +73,7 @@ class Scheduler:
         try:
             answers = await self.on_engine(self.engine.step, [job.request for job in jobs])
         except Exception as error:  # the device failed in the middle of a step that donates: no window can be trusted
-            await self.on_engine(self.engine.forget)
+            await self.on_engine(self.engine.reset)
             self._lose(jobs, f"the model failed and all sessions begin again: {error}")
         else:
             taken = time.monotonic() - began

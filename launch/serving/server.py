@@ -112,9 +112,9 @@ class Server:
         return None
 
     async def _live_json(self) -> str:
-        shown = self.live.latest
-        imagined = None if shown is None else await self.scheduler.on_engine(
-            self.engine.decode, shown.served.answer.latents)
+        shown, imagined = self.live.latest, None
+        if shown is not None and shown.served.answer.latents is not None:
+            imagined = await self.scheduler.on_engine(self.engine.decode, shown.served.answer.latents)
         return self.live.json(shown, imagined, sessions=len(self.sessions), connections=self._open)
 
     def _page(self, connection: ServerConnection, status: int, text: str, kind: str = "text/plain; charset=utf-8"):

@@ -1,7 +1,8 @@
-"""Who is being served: one session per episode, each with a slot of the engine, at most so many.
+"""Who is being served: one session per episode, each in a session of the engine, at most so many.
 
 A session's window goes on block by block with the frames really seen, as in training; one frame alone says nothing of
-what happened since, so it begins a new window, and so does a full window, at its last frame (facts/dreamzero.md, d).
+what happened since, so it begins a new window. A full window begins again at its last frame, as in the
+server published with arXiv 2602.15922.
 """
 
 import collections
@@ -13,15 +14,13 @@ import numpy as np
 from launch.serving.engine import Engine, Request
 from launch.serving.protocols import BadRequest, Observation
 
-REMEMBERED = 4  # frames that a session keeps where the protocol leaves that to the server
-
 
 @dataclasses.dataclass(eq=False)
 class Session:
     """An episode."""
 
     name: str
-    slot: int
+    place: int  # number of the engine's session
     number: int  # sessions opened before it
     owner: object | None  # the open connection that uses it
     block: int = 0  # predicted last; 0: nothing yet
@@ -29,13 +28,14 @@ class Session:
     step: int | None = None  # control step of the last frame, where the client counts
     prompt: str = ""
     busy: bool = False  # a request is on its way
-    frames: dict = dataclasses.field(default_factory=dict)  # view -> the last REMEMBERED frames
+    frames: dict = dataclasses.field(default_factory=dict)  # view -> the last frames, where the server keeps them
 
 
 class Sessions:
     """The table, least recently used first. Runs on the server's event loop alone."""
 
-    def __init__(self, engine: Engine, *, per_connection: int, remembers: bool):
+    def __init__(self, engine: Engine, *, per_connection: int, remembers: int):
+        """remembers: frames that a session keeps where the protocol leaves that to the server; 0: clients do."""
         self.engine, self.per_connection, self.remembers = engine, per_connection, remembers
         self.opened = self.evicted = 0
         self.clear()
@@ -46,7 +46,7 @@ class Sessions:
     def clear(self) -> None:
         """Forgets everybody."""
         self._table: collections.OrderedDict[str, Session] = collections.OrderedDict()
-        self._free = list(range(self.engine.slots))
+        self._free = list(range(self.engine.sessions))
 
     def plan(self, observation: Observation, owner) -> tuple[Session, Request]:
         """The session, now busy, and what the engine is asked. Raises BadRequest; nothing has changed then."""
@@ -63,7 +63,7 @@ class Sessions:
         if observation.reset:
             session.chunks = 0
         key = zlib.crc32(name.encode()) if observation.session else session.number, session.chunks
-        return session, Request(session.slot, block, views, observation.state, text, key,
+        return session, Request(session.place, block, views, observation.state, text, key,
                                 observation.in_flight)
 
     def done(self, session: Session, observation: Observation, block: int) -> None:
@@ -109,8 +109,9 @@ class Sessions:
                              f"frame, found {count} frames")
         self._check_step(session, observation, begins=count == 1)
         if self.remembers:
-            views = {view: np.repeat(frames, length // REMEMBERED, axis=0)
-                     for view, frames in self._remembered(session, observation).items()}
+            # A block of as many frames as are kept sees each once; one of twice as many sees each twice.
+            which = -(-np.arange(1, length + 1) * self.remembers // length) - 1
+            views = {view: frames[which] for view, frames in self._remembered(session, observation).items()}
         elif count in (1, length):
             views = observation.views
         else:
@@ -136,8 +137,8 @@ class Sessions:
         """The last frames with the new ones; the oldest repeats in front of too few."""
         joined = {view: np.concatenate([session.frames[view], frames]) if session and session.frames else frames
                   for view, frames in observation.views.items()}
-        return {view: np.concatenate([np.repeat(frames[:1], max(0, REMEMBERED - len(frames)), axis=0),
-                                      frames[-REMEMBERED:]]) for view, frames in joined.items()}
+        return {view: np.concatenate([np.repeat(frames[:1], max(0, self.remembers - len(frames)), axis=0),
+                                      frames[-self.remembers:]]) for view, frames in joined.items()}
 
     def _open(self, name: str, owner) -> Session:
         own = [s for s in self._table.values() if s.owner is owner]
@@ -153,12 +154,12 @@ class Sessions:
     def _evict(self, candidates: list[Session]) -> None:
         idle = next((s for s in candidates if not s.busy), None)
         if idle is None:
-            raise BadRequest(f"the server is full: {len(self)} of {self.engine.slots} sessions have requests on their "
-                             "way; try again")
+            raise BadRequest(f"the server is full: {len(self)} of {self.engine.sessions} sessions have requests on "
+                             "their way; try again")
         self._close(idle)
         self.evicted += 1
 
     def _close(self, session: Session) -> None:
         if self._table.get(session.name) is session:
             del self._table[session.name]
-            self._free.append(session.slot)
+            self._free.append(session.place)

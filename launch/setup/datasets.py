@@ -1,13 +1,13 @@
-"""A config's mixture: opened, split into training and held-out episodes, normalised, loaded."""
+"""An experiment's mixture: opened, split into training and held-out episodes, normalised, loaded."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from data_pipelines.cache.reader import CacheError, LatentCache
 from data_pipelines.loader import Loader
@@ -16,16 +16,15 @@ from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
 from data_pipelines.windows import split_episodes, take_share
-from launch.setup import latents, mixture
-from launch.setup.parts import augmentation, layout_of, model, text_encoder, video_codec
-from world_model.batch import batch_spec
+from launch.setup import cache as cache_of
+from launch.setup import mixture
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """The mixture, split into training and held-out episodes, and its statistics."""
 
-    config: ConfigDict
+    experiment: Any
     training: tuple[Dataset, ...]
     heldout: tuple[Dataset, ...]
     statistics: dict[str, dict]
@@ -33,15 +32,15 @@ class Data:
 
     @property
     def statistics_hash(self) -> str:
-        """Of all datasets' statistics."""
+        """A hash of all datasets' statistics."""
         return statistics_hash(self.statistics)
 
     def loader(self, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> Loader:
         """Training batches of one host from global batch `start_step` on."""
-        c = self.config
+        c = self.experiment.config
         return self._loader(self.training, c.train.global_batch_size, workers=c.data.workers, start_step=start_step,
                             cache=self.cache, process_index=process_index, process_count=process_count,
-                            augmentation=augmentation(c))
+                            augmentation=self.experiment.augmentation)
 
     @property
     def heldout_robots(self) -> tuple[Dataset, ...]:
@@ -53,8 +52,8 @@ class Data:
 
     @property
     def heldout_windows(self) -> int:
-        """Different windows of `heldout_robots`."""
-        return sum(len(index_windows(dataset, layout_of(self.config))) for dataset in self.heldout_robots)
+        """The number of different windows of `heldout_robots`."""
+        return sum(len(index_windows(dataset, self.experiment.layout)) for dataset in self.heldout_robots)
 
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
         """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
@@ -69,28 +68,23 @@ class Data:
 
     def makers(self) -> list[SampleMaker]:
         """Cutters of the training windows, one per dataset."""
-        c = self.config
-        return [SampleMaker(dataset, i, layout_of(c), text_encoder(c).tokenize, fields=_fields(c),
-                            augmentation=augmentation(c).still)
+        e = self.experiment
+        return [SampleMaker(dataset, i, e.layout, e.inputs.tokenize, fields=e.inputs.batch_fields(),
+                            augmentation=e.augmentation.still)
                 for i, dataset in enumerate(self.training)]
 
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
-        c = self.config
-        options = {"augmentation": augmentation(c).still, **options}
-        return Loader(datasets, layout_of(c), text_encoder(c).tokenize, seed=c.seed, global_batch_size=batch_size,
-                      prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
-                      fields=_fields(c), **options)
+        e, c = self.experiment, self.experiment.config
+        options = {"augmentation": e.augmentation.still, **options}
+        return Loader(datasets, e.layout, e.inputs.tokenize, fields=e.inputs.batch_fields(), seed=c.seed,
+                      global_batch_size=batch_size, prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
+                      **options)
 
 
-def _fields(config) -> dict[str, tuple]:
-    """What a batch holds."""
-    return batch_spec(layout_of(config), action_dim=config.model.action_dim, state_dim=config.model.state_dim,
-                      text_length=config.model.text_length)
-
-
-def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
+def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:
     """(dataset of the training episodes, held-out episodes) of every part of the mixture, without statistics."""
-    parts, places, entries = [], {}, mixture.entries(config.data.datasets)
+    config, parts, places = experiment.config, [], {}
+    entries = mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in ("source", "embodiment", "weight", "window_stride", "share")}
@@ -105,38 +99,41 @@ def open_datasets(config, cache: LatentCache | None = None) -> list[tuple[Datase
         parts.append((dataset, heldout))
     if not parts:
         return []
-    windows = {dataset.name: len(index_windows(dataset, layout_of(config))) for dataset, _ in parts}
-    weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(config, parts))
+    windows = {dataset.name: len(index_windows(dataset, experiment.layout)) for dataset, _ in parts}
+    weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(experiment, parts))
     return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
 
 
-def _tokens(config, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
+def _tokens(experiment, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
     """{dataset: tokens of a window} where they are what is counted."""
-    if config.data.unit not in ("windows", "tokens"):
-        raise ValueError(f"data.unit = {config.data.unit!r}: expected windows or tokens")
-    if config.data.unit == "windows":
+    unit = experiment.config.data.unit
+    if unit not in ("windows", "tokens"):
+        raise ValueError(f"data.unit = {unit!r}: expected windows or tokens")
+    if unit == "windows":
         return None
-    per_frame = model(config).spec.tokens_per_frame
-    return {dataset.name: mixture.tokens_of(dataset, layout_of(config), per_frame) for dataset, _ in parts}
+    per_frame = experiment.model.spec.frame_tokens
+    return {dataset.name: mixture.tokens_of(dataset, experiment.layout, per_frame) for dataset, _ in parts}
 
 
-def data(config, workdir: Path | str, statistics: dict | None = None) -> Data:
+def open_data(experiment, workdir: Path | str, statistics: dict | None = None) -> Data:
     """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
-    cache = latents.open_cache(config, video_codec(config).spatial_stride)
-    if cache and augmentation(config) != augmentation(config).still:
+    config, cache, augmentation = experiment.config, cache_of.open_cache(experiment), experiment.augmentation
+    if cache and augmentation != augmentation.still:
         raise CacheError(f"data.cache = {config.data.cache} holds one picture of each window: data.augment must be "
                          "off, or data.cache empty")
-    parts = open_datasets(config, cache)
-    found = statistics or _statistics(config, workdir, [dataset for dataset, _ in parts], cache)
+    parts = open_datasets(experiment, cache)
+    found = statistics or _statistics(experiment, workdir, [dataset for dataset, _ in parts], cache)
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
         raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
     known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
-    return Data(config, tuple(d for d, _ in known),
+    return Data(experiment, tuple(d for d, _ in known),
                 tuple(dataclasses.replace(d, episodes=heldout) for d, heldout in known if len(heldout)),
                 {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(config, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
+def _statistics(experiment, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None
+                ) -> dict[str, dict]:
+    config = experiment.config
     given = load_statistics(config.data.statistics) if config.data.statistics else None
     if cache:
         if given and statistics_hash(given) != statistics_hash(cache.statistics()):
@@ -145,7 +142,7 @@ def _statistics(config, workdir: Path | str, datasets: list[Dataset], cache: Lat
         return cache.statistics()
     if given:
         return given
-    statistics = mixture_statistics(datasets, layout_of(config), config.data.statistics_per,
+    statistics = mixture_statistics(datasets, experiment.layout, config.data.statistics_per,
                                     max_bad_fraction=config.data.max_bad_fraction)
     if jax.process_index() == 0:
         save_statistics(statistics, f"{workdir}/statistics.json")

@@ -16,24 +16,24 @@ from world_model.parallel.remat import KEPT
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
-# Beside what is kept, as plans of the 14B showed: weights and gradients of blocks at work, and D-wide arrays per token.
-BLOCKS_AT_WORK = 3
+# Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
+LAYERS_AT_WORK = 3
 WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
 
 
-def fit(config, make_family: Callable, devices=None) -> ConfigDict:
+def fit(config, make_model: Callable, devices=None) -> ConfigDict:
     """The config with nothing left open. Raises ValueError where no mesh divides the batch.
 
-    make_family: config -> model family; devices: of the whole run, default all.
+    make_model: config -> model; devices: those of the whole run, default all.
     """
     devices = jax.devices() if devices is None else devices
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.mesh.update(choose_mesh(config, len(devices)))
         if config.train.remat == "auto":
-            family = make_family(config)
-            shapes = jax.eval_shape(family.init_params, jax.random.key(0))
-            config.train.remat = choose_remat(config, devices[0], family.spec, sum(p.size for p in shapes.values()))
+            model = make_model(config)
+            count = sum(p.size for p in model.shapes.values())
+            config.train.remat = choose_remat(config, devices[0], model.spec, count)
     return config
 
 
@@ -81,9 +81,9 @@ def choose_remat(config, device: jax.Device, spec, parameters: int) -> str:
         return "products"
     mesh = config.mesh
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
-    tokens = rows * 2 * spec.layout.latent_frames * spec.tokens_per_frame / mesh.context  # a clean and a noisy copy
+    tokens = rows * spec.training_tokens / mesh.context
     state = parameters * (12 + 4 * (config.optimizer.ema_decay > 0)) / (mesh.fsdp * mesh.tensor)
-    gathered = BLOCKS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
+    gathered = LAYERS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
     room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state - gathered
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)

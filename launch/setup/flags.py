@@ -1,12 +1,17 @@
 """The flags that commands share, and errors about them in one line."""
 
+import ast
 import difflib
 import runpy
 import sys
+from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from launch.setup.experiment import EVALUATION_ONLY
+from world_model.families import all_families
 
 
 def define_config() -> flags.FlagHolder:
@@ -19,24 +24,47 @@ def overridden(config: flags.FlagHolder | flags.Flag) -> dict:
     return dict(config_flags.get_override_values(config))
 
 
-def define_sampling() -> None:
-    """Flags of how actions are sampled, over the checkpoint's evaluate.*; read by `sampling`."""
-    flags.DEFINE_enum("solver", None, ["unipc", "euler"], "default: the checkpoint's")
-    flags.DEFINE_integer("solver_steps", None, "denoising steps; default: the checkpoint's", lower_bound=1)
-    flags.DEFINE_float("guidance", None, "of the video; default: the checkpoint's")
-    flags.DEFINE_float("action_guidance", None, "of the actions; default: the checkpoint's")
-    flags.DEFINE_integer("branch_devices", None, "2: each branch of the guidance on a device of its own; default: 1")
-    flags.DEFINE_string("skipping", None, "solver steps that reuse a prediction: none, 5 to 8 (of 16), adaptive")
-    flags.DEFINE_list("skip_thresholds", None, "COSINE:STEPS of --skipping=adaptive; default: 0.95:3,0.93:1")
+def define_sampling(into: flags.FlagValues = flags.FLAGS) -> None:
+    """A flag per sampler setting that any family has, over the checkpoint's evaluate.*; read by `sampling`.
+
+    A command calls it after its own flags, whose names keep the meaning that they have there.
+    """
+    plain: dict[type, Callable] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name, (kind, families) in sampler_settings().items():
+        if name not in into:
+            define = plain.get(kind, flags.DEFINE_string)
+            define(name, None, f"evaluate.{name} of {', '.join(families)}; default: the checkpoint's", flag_values=into)
 
 
-def sampling(args) -> dict:
-    """Settings of a family's rollout that were given. Raises ValueError where a threshold cannot be read."""
-    pairs = [text.split(":") for text in args.skip_thresholds or ()]
-    given = {"solver": args.solver, "steps": args.solver_steps, "guidance": args.guidance,
-             "action_guidance": args.action_guidance, "branch_devices": args.branch_devices, "skipping": args.skipping,
-             "skip_thresholds": tuple((float(cosine), int(steps)) for cosine, steps in pairs) or None}
-    return {name: value for name, value in given.items() if value is not None}
+def sampling(args: flags.FlagValues) -> dict:
+    """{key of evaluate: value} of the settings that were given. Raises ValueError where one cannot be read."""
+    given = {}
+    for name, (kind, _) in sampler_settings().items():
+        value = getattr(args, name) if args.find_module_defining_flag(name) == __name__ else None
+        if value is not None:
+            given[name] = value if kind in (bool, int, float, str) else literal(name, value)
+    return given
+
+
+def sampler_settings() -> dict[str, tuple[type, list[str]]]:
+    """{key of evaluate: (type of its default, families that have it)}; `object` where families differ in the type."""
+    found: dict[str, tuple[type, list[str]]] = {}
+    for family in all_families():
+        for name, default in family.config.get("evaluate", {}).items():
+            if name not in EVALUATION_ONLY:
+                kind, families = found.get(name, (type(default), []))
+                found[name] = kind if type(default) is kind else object, [*families, family.name]
+    return found
+
+
+def literal(flag: str, text: str):
+    """A value as Python writes it; A:B,C:D stands for the pairs ((A, B), (C, D)). Raises ValueError."""
+    try:
+        if ":" in text:
+            return tuple(tuple(map(ast.literal_eval, pair.split(":"))) for pair in text.split(","))
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"--{flag}={text} cannot be read: give what Python reads, or pairs: 0.95:3,0.93:1") from error
 
 
 def run(main) -> None:

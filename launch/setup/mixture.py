@@ -45,7 +45,8 @@ def tokens_of(dataset: Dataset, layout: Layout, tokens_per_frame: int) -> float:
     lengths, rates = (np.asarray(x)[windows.episode] for x in (dataset.source.lengths(), dataset.source.rates()))
     ratio = (rates / robot.rate)[:, None]
     steps = frame_steps(layout, windows.first[:, None], ratio)  # [rows, T]; only an episode's first window may be short
-    frames = steps[:, np.r_[0, 1:layout.frames:4]] < lengths[:, None]  # the first raw frame of every latent one
+    first = np.r_[0, 1:layout.frames:layout.temporal_stride]  # raw frames with which latent ones begin
+    frames = steps[:, first] < lengths[:, None]
     count = tokens_per_frame * frames.sum(1).astype(np.float64)
     if robot.action:
         count += np.clip(lengths - 1 - windows.first, 0, layout.num_actions)

@@ -18,15 +18,15 @@ import numpy as np
 
 from data_pipelines.robots.robot import Robot
 from data_pipelines.robots.slots import slot_mask
-from launch.setup import build
+from launch.setup.restore import Restored
 from launch.simulation.closed_loop import Run
-from world_model.families.base.loss import Objective
 
 
 class ImaginingSampler(Protocol):
     """A sampler that predicts chunk by chunk and can imagine the frame that given actions lead to.
 
-    A session holds one row per episode; `session.next(frames)` goes on to the next chunk, `session.ring` is its cache.
+    What it calls an episode holds one row per simulated episode; `episode.next(frames)` goes on to the next chunk,
+    `episode.ring` is its cache.
     """
 
     model: Any  # its spec has actions_per_frame and action_dim
@@ -35,16 +35,16 @@ class ImaginingSampler(Protocol):
         """Samples (noise, action noise) of a chunk; keys: one per sample [B]."""
 
     def start(self, params: dict, text, unconditional_text=None):
-        """Begins a session."""
+        """Begins an episode."""
 
-    def predict(self, params: dict, session, noise, action_noise, action_mask=None):
-        """Predicts (latents [B, F, h, w, C], normalised actions [B, F n, A], session after them)."""
+    def predict(self, params: dict, episode, noise, action_noise, action_mask=None):
+        """Predicts (latents [B, F, h, w, C], normalised actions [B, F n, A], episode after them)."""
 
-    def observe(self, params: dict, session, latents, actions):
-        """Returns the session with what was seen and executed in place of what was predicted."""
+    def observe(self, params: dict, episode, latents, actions):
+        """Returns the episode with what was seen and executed in place of what was predicted."""
 
-    def ground(self, params: dict, session, noise, actions):
-        """Imagines the frames that actions lead to: (latents, session with them in its cache)."""
+    def ground(self, params: dict, episode, noise, actions):
+        """Imagines the frames that actions lead to: (latents, episode with them in its cache)."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,23 +54,24 @@ class ChunkPolicy:
     Answers begin at the step of the question: the rest of the running chunk, as known, and the next one.
     """
 
-    restored: build.Restored  # its family's rollout is an ImaginingSampler
+    restored: Restored  # its family's sampler is an ImaginingSampler
     robot: Robot
     instruction: str  # that of the task
     grounded: bool = True
     seed: int = 0
 
     def __post_init__(self):
-        settings = build.rollout_settings(self.restored.config) | {"chunk_frames": 1}
-        self.rollout: ImaginingSampler = self.restored.family.rollout(**settings)
+        experiment = self.restored.experiment
+        self.sampler: ImaginingSampler = experiment.sampler(chunk_frames=1)
         self.params = jax.tree.map(jnp.asarray, self.restored.params)
+        self._start, self._see = jax.jit(experiment.inputs.start), jax.jit(experiment.inputs.see)
         self.runs: list[Run] = []
         self.gaps: list[float] = []  # root mean squares between a frame as imagined while its actions ran, and as seen
 
     @property
     def horizon(self) -> int:
         """Number n of control steps of a latent frame."""
-        return self.rollout.model.spec.actions_per_frame
+        return self.sampler.model.spec.actions_per_frame
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
         """Answers every episode. Raises ValueError where they are not in step, because they share one cache."""
@@ -91,23 +92,24 @@ class ChunkPolicy:
         return [commands[self.runs.index(run), now - boundary:] for run in runs]
 
     def _begin(self, runs: list[Run]) -> None:
-        """Begins a session with what is seen before any action."""
+        """Begins an episode with what is seen before any action."""
         self.runs, self.seen, self.planned, self.imagined = list(runs), 0, {}, {}
-        objective, batch = self.restored.objective, len(runs)
-        ids, length = objective.text_encoder.tokenize(self.robot.prompt(self.instruction))
-        text = objective.text_encoder.encode(objective.frozen["text"], jnp.tile(ids, (batch, 1)),
-                                             jnp.full(batch, length))
-        session = self.rollout.start(self.params, text, objective.empty_text(batch))
-        zeros = jnp.zeros((batch, self.horizon, self.rollout.model.spec.action_dim))
-        self.session = self.rollout.observe(self.params, session, self._latents(0), zeros).next(1)
+        batch = len(runs)
+        ids, length = self.restored.experiment.inputs.tokenize(self.robot.prompt(self.instruction))
+        start = self._start(self.restored.frozen, self._frames(0)[:, -1:], np.tile(ids, (batch, 1)),
+                            np.full(batch, length, np.int32))
+        episode = self.sampler.start(self.params, start.text, start.unconditional_text)
+        zeros = jnp.zeros((batch, self.horizon, self.sampler.model.spec.action_dim))
+        self.episode = self.sampler.observe(self.params, episode, start.first_latents, zeros).next(1)
 
     def _observe(self, start: int) -> None:
         """Observes the frame that ends n steps after `start`, and what was executed until then."""
         stop = start + self.horizon
-        latents, executed = self._latents(stop), np.stack([self._executed(run, start, stop) for run in self.runs])
+        latents = self._see(self.restored.frozen, self._frames(stop))
+        executed = np.stack([self._executed(run, start, stop) for run in self.runs])
         if start in self.imagined:
             self.gaps.append(float(jnp.sqrt(jnp.square(self.imagined.pop(start) - latents).mean())))
-        self.session = self.rollout.observe(self.params, self.session, latents, self._normalised(executed)).next(1)
+        self.episode = self.sampler.observe(self.params, self.episode, latents, self._normalised(executed)).next(1)
         self.seen = stop
 
     def _running_chunk(self, boundary: int, now: int, runs: list[Run]) -> np.ndarray | None:
@@ -129,28 +131,28 @@ class ChunkPolicy:
         return chunk
 
     def _look_ahead(self, running: np.ndarray) -> None:
-        """Makes the session `ahead`, after the running chunk, whose frame is not seen yet; `session` stays as it is."""
-        self.ahead = self.session
+        """Makes the episode `ahead`, after the running chunk, whose frame is not seen yet; `episode` stays as it is."""
+        self.ahead = self.episode
         if self.grounded:
-            noise, _ = self._noise(self.session.chunk)
-            self.imagined[self.seen], self.ahead = self.rollout.ground(self.params, self.session, noise,
+            noise, _ = self._noise(self.episode.chunk)
+            self.imagined[self.seen], self.ahead = self.sampler.ground(self.params, self.episode, noise,
                                                                        self._normalised(running))
         self.ahead = self.ahead.next(1)
 
     def _predict(self, start: int) -> np.ndarray:
         """Predicts commands [B, n, action dims] from control step `start` on, in robot units."""
-        session = self.ahead if start > self.seen else self.session
-        mask = jnp.tile(slot_mask(self.robot.embodiment.action_slots, self.rollout.model.spec.action_dim),
+        episode = self.ahead if start > self.seen else self.episode
+        mask = jnp.tile(slot_mask(self.robot.embodiment.action_slots, self.sampler.model.spec.action_dim),
                         (len(self.runs), 1))
-        latents, actions, after = self.rollout.predict(self.params, session, *self._noise(session.chunk), mask)
+        latents, actions, after = self.sampler.predict(self.params, episode, *self._noise(episode.chunk), mask)
         if not self.grounded:  # the imagined frame stays in the cache until the real one is seen
-            self.session = self.session._replace(ring=after.ring)
+            self.episode = self.episode._replace(ring=after.ring)
             self.imagined[start] = latents
         return np.stack([self.robot.commands(a, run.states[-1]) for a, run in zip(np.asarray(actions), self.runs)])
 
     def _noise(self, chunk: int):
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(self.seed), i))(jnp.arange(len(self.runs)))
-        return self.rollout.noise(keys, chunk, 1)
+        return self.sampler.noise(keys, chunk, 1)
 
     def _executed(self, run: Run, start: int, stop: int) -> np.ndarray:
         """Lists the commands of those steps; the last one repeats where the episode is over or they are to come."""
@@ -158,25 +160,16 @@ class ChunkPolicy:
         return np.array([*done, *[done[-1]] * (stop - start - len(done))], np.float64)
 
     def _normalised(self, commands: np.ndarray) -> jax.Array:
-        width = self.rollout.model.spec.action_dim
+        width = self.sampler.model.spec.action_dim
         return jnp.stack([self.robot.predicted(c, run.states[-1], width) for c, run in zip(commands, self.runs)])
 
-    def _latents(self, step: int) -> jax.Array:
-        """Encodes the latent frame that ends at a control step as training does: [B, 1, h, w, C]."""
-        video = jnp.asarray(np.stack([self._canvases(run, step) for run in self.runs]), jnp.float32) / 127.5 - 1
-        if step == 0:
-            return _encode(self.restored.objective, video[:, -1:])
-        # The frames before are gone, so the first of these stands for them (as in world_model/families/base/policy.py).
-        return _encode(self.restored.objective, jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
+    def _frames(self, step: int) -> np.ndarray:
+        """Canvases of every episode's latent frame that ends at `step`: uint8 [B, frames, H, W, 3]."""
+        return np.stack([self._canvases(run, step) for run in self.runs])
 
     def _canvases(self, run: Run, step: int) -> np.ndarray:
         """Tiles the views of the raw frames of the latent frame that ends at `step`: uint8 [frames, H, W, 3]."""
-        count = self.restored.objective.codec.temporal_stride
+        count = self.restored.experiment.layout.temporal_stride
         steps = [max(0, step - back * (self.horizon // count)) for back in reversed(range(count))]
         seen = [run.frames[min(i, len(run.frames) - 1)] for i in steps]
         return self.robot.canvas({name: np.stack([frame[name] for frame in seen]) for name in seen[0]})
-
-
-@jax.jit
-def _encode(objective: Objective, video: jax.Array) -> jax.Array:
-    return objective.codec.encode(objective.frozen["video"], video)

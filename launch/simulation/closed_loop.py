@@ -27,7 +27,7 @@ class Run:
     frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any action
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
-    imagined: list[tuple] = dataclasses.field(default_factory=list)  # (first step, latents) of each chunk
+    imagined: list[tuple] = dataclasses.field(default_factory=list)  # (first step, latents or None) of each chunk
     in_flight: np.ndarray | None = None  # [k, action dims]: what is executed while the next chunk is awaited
     gaps: list[float] = dataclasses.field(default_factory=list)
     interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -64,7 +64,7 @@ class ModelPolicy:
 
     def __init__(self, engine: Engine, instruction: str):
         self.engine, self.instruction = engine, instruction
-        self.sessions = Sessions(engine, per_connection=engine.slots, remembers=False)
+        self.sessions = Sessions(engine, per_connection=engine.sessions, remembers=0)
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
         chunks, most = [], self.engine.batch_sizes[-1]

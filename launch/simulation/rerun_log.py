@@ -23,8 +23,8 @@ def load():
     return rerun
 
 
-def write(path: Path, run: Run, embodiment: Embodiment, imagined: np.ndarray) -> None:
-    """Writes one episode. imagined: uint8 [steps + 1, H, W, 3], what the model expected to see at each step.
+def write(path: Path, run: Run, embodiment: Embodiment, imagined: np.ndarray | None) -> None:
+    """Writes one episode. imagined: uint8 [steps + 1, H, W, 3], what the model expected to see at each step, if it did.
 
     Each step shows what was seen and measured, and the action that was chosen then; the last one has no action. Raises
     ValueError without the package.
@@ -38,7 +38,8 @@ def write(path: Path, run: Run, embodiment: Embodiment, imagined: np.ndarray) ->
         recording.set_time(TIMELINE, sequence=step)
         for view, frame in views.items():
             recording.log(f"camera/{view}", rerun.Image(frame))
-        recording.log("imagined", rerun.Image(imagined[step]))
+        if imagined is not None:
+            recording.log("imagined", rerun.Image(imagined[step]))
         recording.log("state", rerun.Scalars(state))
         if step < len(run.actions):
             recording.log("action", rerun.Scalars(run.actions[step]))

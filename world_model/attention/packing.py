@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.attention.tiles import NOBODY, Tiles
-from world_model.attention.tokens import CLEAN_GROUPS, Sequence, merge_ranges, segment_of_token
+from world_model.attention.tokens import Sequence, merge_ranges, segment_of_token
 from world_model.attention.visibility import Table, sees
 
 LANES = 128  # a tile is a multiple of this
@@ -72,7 +72,7 @@ def _ranges(group: list) -> tuple[tuple[int, int], ...]:
 
 
 def _group(segment) -> tuple[bool, int]:
-    return segment.group not in CLEAN_GROUPS, segment.block
+    return not segment.group.clean, segment.block
 
 
 def make_tiles(table: Table, queries: PackedOrder, keys: PackedOrder, window_frames: int) -> Tiles:

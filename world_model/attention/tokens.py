@@ -1,29 +1,39 @@
 """A token knows what it is: groups of tokens, cut into segments of one latent frame or one block.
 
-A `Group` is a role (clean or noisy) of a modality (video, action, state); a family names those it has. A `Segment`
+A `Group` is a role (clean or noisy) of a modality (video, action, state, ...); a family names those it has. A `Segment`
 is a run of consecutive tokens of one group that share block and frame, the smallest thing a visibility rule can tell
 apart. A sequence is a tuple of segments in the order in which their tokens stand.
 """
 
 import dataclasses
-import enum
 
 import numpy as np
 
 from world_model.batch import Layout
 
 
-class Group(enum.StrEnum):
-    """Role and modality; the rows and columns of a visibility table."""
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Role and modality: a row and a column of a visibility table. A family may have groups beside those below."""
 
-    CLEAN_VIDEO = "clean video"
-    NOISY_VIDEO = "noisy video"
-    ACTION = "noisy action"
-    STATE = "state"
-    CLEAN_ACTION = "clean action"
+    role: str  # clean | noisy; empty where nothing of the modality is ever noisy
+    modality: str
+    colour: tuple[int, int, int] = (120, 120, 120)  # RGB, in pictures of masks
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.modality}".strip()
+
+    @property
+    def clean(self) -> bool:
+        """Whether its tokens are a clean copy, which stands first where a kernel packs tokens by block."""
+        return self.role == "clean"
 
 
-CLEAN_GROUPS = frozenset({Group.CLEAN_VIDEO, Group.CLEAN_ACTION})
+CLEAN_VIDEO = Group("clean", "video", (86, 134, 197))
+NOISY_VIDEO = Group("noisy", "video", (222, 131, 68))
+NOISY_ACTION = Group("noisy", "action", (92, 160, 91))
+CLEAN_ACTION = Group("clean", "action", (86, 160, 160))
+STATE = Group("", "state", (160, 96, 170))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +59,8 @@ Sequence = tuple[Segment, ...]
 
 
 def make_sequence(layout: Layout, tokens_per_frame: int, parts: list[tuple[Group, range]]) -> Sequence:
-    """The segments of `parts`: (group, blocks of it that are present), in order."""
+    """The segments of `parts`: (group, blocks of it that are present), in order. Raises ValueError on a modality that
+    is neither video nor action nor state."""
     segments, start = [], 0
     for group, blocks in parts:
         for block in blocks:
@@ -62,10 +73,14 @@ def make_sequence(layout: Layout, tokens_per_frame: int, parts: list[tuple[Group
 def _block_pieces(layout: Layout, tokens_per_frame: int, group: Group, block: int):
     """(frame, token count) of each segment of a block."""
     first = 0 if block == 0 else 1 + (block - 1) * layout.frames_per_block
-    if group in (Group.CLEAN_VIDEO, Group.NOISY_VIDEO):
+    if group.modality == "video":
         count = 1 if block == 0 else layout.frames_per_block
         return [(first + i, tokens_per_frame) for i in range(count)]
-    length = layout.actions_per_block if group is Group.ACTION else layout.states_per_block
+    per_block = {"action": layout.actions_per_block, "state": layout.states_per_block}
+    if group.modality not in per_block:
+        raise ValueError(f"how many tokens of {group} a block has is not known here: a family with such tokens makes "
+                         "their segments itself")
+    length = per_block[group.modality]
     return [(first, length)] if block and length else []
 
 

@@ -2,7 +2,7 @@
 
 A table maps (query group, key group) to a `Rule` on blocks; a pair that is not listed never sees. From the table
 come the dense mask (the oracle of the tests), the spans of the blockwise kernel, which tokens no output depends
-on, and the picture of the mask. Tables are data: a config names one, and training stages may differ.
+on, and the picture of the mask. Tables are a family's data: a config names one, and training stages may differ.
 
 Where the block size is drawn while training, spans cover what is visible under any size, and `drawn_mask` takes
 away at run time what is not visible under the one that was drawn: nothing is compiled again.
@@ -16,9 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.attention.tokens import Group, Segment, Sequence, merge_ranges
-
-CLEAN, NOISY, ACTION, STATE = Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE
-CLEAN_ACTION = Group.CLEAN_ACTION
 
 
 class Rule(enum.Enum):
@@ -35,74 +32,12 @@ class Rule(enum.Enum):
 
 Table = Mapping[tuple[Group, Group], Rule]
 
-# DreamZero's teacher-forced training (facts: section b). A noisy block and its actions see each other, their own
-# state, and the clean video of all earlier blocks; a state token sees its own block's state alone.
-_TEACHER_FORCED: Table = {
-    (CLEAN, CLEAN): Rule.WINDOW,
-    (NOISY, CLEAN): Rule.EARLIER, (NOISY, NOISY): Rule.OWN, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
-    (ACTION, CLEAN): Rule.EARLIER, (ACTION, NOISY): Rule.OWN, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
-    (STATE, STATE): Rule.OWN,
-}  # fmt: skip
 
-# The released weights' own cached inference lets a state token see what its block's actions see, although
-# training does not; kept for reproducing them (facts: section j6).
-_STATE_SEES_ALL: Table = _TEACHER_FORCED | {
-    (STATE, CLEAN): Rule.EARLIER, (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
-}  # fmt: skip
-
-# One copy of the video, no clean half: a block sees the noisy blocks before it.
-_NO_CLEAN_COPY: Table = {
-    (NOISY, NOISY): Rule.WINDOW, (NOISY, ACTION): Rule.OWN, (NOISY, STATE): Rule.OWN,
-    (ACTION, NOISY): Rule.WINDOW, (ACTION, ACTION): Rule.OWN, (ACTION, STATE): Rule.OWN,
-    (STATE, STATE): Rule.OWN,
-}  # fmt: skip
-
-# Which modality sees the other inside a block; published studies disagree on it (facts: landscape, section 2, Q4).
-# Mutual is the teacher-forced table itself. The history and the state are seen by both in all of them.
-_ACTION_SEES_VIDEO: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (NOISY, ACTION)}
-_VIDEO_SEES_ACTION: Table = {pair: rule for pair, rule in _TEACHER_FORCED.items() if pair != (ACTION, NOISY)}
-_ISOLATED: Table = {pair: rule for pair, rule in _ACTION_SEES_VIDEO.items() if pair != (ACTION, NOISY)}
-
-# LingBot-VA (facts: section 3). Blocks alternate: a chunk's video is block 2 c, its actions are block 2 c + 1. Video is
-# predicted from the clean past; actions from that past and the clean copy of their own chunk's video.
-_INVERSE_DYNAMICS: Table = {
-    (CLEAN, CLEAN): Rule.UP_TO_OWN, (CLEAN, CLEAN_ACTION): Rule.UP_TO_OWN,
-    (CLEAN_ACTION, CLEAN): Rule.UP_TO_OWN, (CLEAN_ACTION, CLEAN_ACTION): Rule.UP_TO_OWN,
-    (NOISY, CLEAN): Rule.EARLIER, (NOISY, CLEAN_ACTION): Rule.EARLIER, (NOISY, NOISY): Rule.OWN,
-    (ACTION, CLEAN): Rule.EARLIER, (ACTION, CLEAN_ACTION): Rule.EARLIER, (ACTION, ACTION): Rule.OWN,
-}  # fmt: skip
-
-# Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well. These must then
-# not see the clean copy of that video, which would pass through them to where it is to be predicted.
-_FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {
-    (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
-}  # fmt: skip
-
-# What is visible under one or the other, where a step draws which of them holds.
-_EITHER_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
-
-# Wan's own, before it is made causal: every frame sees every frame.
-_BIDIRECTIONAL: Table = {(NOISY, NOISY): Rule.ALL}
-
-TABLES: dict[str, Table] = {
-    "lingbot_va": _INVERSE_DYNAMICS,
-    "lingbot_va_forward_dynamics": _FORWARD_DYNAMICS,
-    "lingbot_va_either_dynamics": _EITHER_DYNAMICS,
-    "dreamzero": _TEACHER_FORCED,
-    "dreamzero_state_sees_all": _STATE_SEES_ALL,
-    "dreamzero_no_clean": _NO_CLEAN_COPY,
-    "dreamzero_action_sees_video": _ACTION_SEES_VIDEO,
-    "dreamzero_video_sees_action": _VIDEO_SEES_ACTION,
-    "dreamzero_isolated": _ISOLATED,
-    "bidirectional": _BIDIRECTIONAL,
-}
-
-
-def get_table(name: str) -> Table:
-    """The table of that name. Raises ValueError listing the names there are."""
-    if name not in TABLES:
-        raise ValueError(f"no visibility table {name!r}; there are {sorted(TABLES)}")
-    return TABLES[name]
+def get_table(name: str, tables: Mapping[str, Table]) -> Table:
+    """The table of that name among a family's. Raises ValueError listing the names there are."""
+    if name not in tables:
+        raise ValueError(f"no visibility table {name!r}; there are {sorted(tables)}")
+    return tables[name]
 
 
 def allows(rule: Rule, query, key):
@@ -203,7 +138,7 @@ class _Shared:
 def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames: int = 0) -> set[Segment]:
     """Segments on which some output depends through any number of layers; the rest need not be computed.
 
-    In DreamZero's training the last clean block is seen by nobody: 2 of 18 frames of work for nothing.
+    In teacher-forced training the last clean block is seen by nobody: 2 of 18 frames of work for nothing.
     """
     reached = {s for s in sequence if s.group in outputs}
     frontier = reached
@@ -214,20 +149,20 @@ def needed(table: Table, sequence: Sequence, outputs: set[Group], window_frames:
     return reached
 
 
-# Of the keys' groups in pictures of the mask.
-COLOURS = {CLEAN: (86, 134, 197), NOISY: (222, 131, 68), ACTION: (92, 160, 91), STATE: (160, 96, 170),
-           CLEAN_ACTION: (86, 160, 160)}
-
-
-def draw(table: Table, sequence: Sequence, window_frames: int = 0, pixels: int = 512) -> np.ndarray:
+def render(table: Table, sequence: Sequence, window_frames: int = 0, pixels: int = 512) -> np.ndarray:
     """The mask as a uint8 [n, n, 3] picture: one cell a segment, coloured by the key's group, lines between groups."""
     cell = max(4, pixels // max(1, len(sequence)))
     image = np.full((cell * len(sequence), cell * len(sequence), 3), 245, np.uint8)
     for i, q in enumerate(sequence):
         for j, k in enumerate(sequence):
             if sees(table, q, k, window_frames):
-                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = COLOURS[k.group]
+                image[i * cell:(i + 1) * cell - 1, j * cell:(j + 1) * cell - 1] = k.group.colour
     for i in range(1, len(sequence)):
         if sequence[i].group is not sequence[i - 1].group:
             image[i * cell - 1] = image[:, i * cell - 1] = 60
     return image
+
+
+def legend(sequence: Sequence) -> dict[str, tuple[int, int, int]]:
+    """{a group's name: its colour in `render`}, in the order of the sequence."""
+    return {str(segment.group): segment.group.colour for segment in sequence}

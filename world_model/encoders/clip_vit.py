@@ -87,10 +87,10 @@ class ClipVit(nnx.Module):
         patches = rearrange(pixels, "b (h p) (w q) c -> b (h w) (p q c)", p=self.spec.patch, q=self.spec.patch)
         first = jnp.broadcast_to(self.class_embedding[...], (len(pixels), 1, self.spec.dim))
         x = jnp.concatenate([first, patches @ self.patch_embedding[...]], axis=1) + self.position_embedding[...]
-        shapes = axes.block_shapes(functional.shapes(ClipVit, self.spec))
+        shapes = axes.layer_shapes(functional.shapes(ClipVit, self.spec))
 
         def step(x, params):
-            return functional.bind(self.blocks, axes.gathered(params, shapes))(x), None
+            return functional.bind(self.blocks, axes.gathered(params, shapes, axes.ENCODER_RULES))(x), None
 
         return jax.lax.scan(step, self.pre_norm(x), functional.parameters(self.blocks))[0]
 
@@ -145,7 +145,7 @@ class ClipImage:
         rows, columns = (jnp.asarray(bicubic(n, self.spec.size)) for n in frames.shape[1:3])
         pixels = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, frames.astype(jnp.float32))
         pixels = (pixels * 0.5 + 0.5 - jnp.array(MEAN)) / jnp.array(STD)
-        params = axes.gathered(params, functional.shapes(ClipVit, self.spec))
+        params = axes.gathered(params, functional.shapes(ClipVit, self.spec), axes.ENCODER_RULES)
         return functional.bind(_module(self.spec), params)(pixels.astype(self.dtype)).astype(jnp.float32)
 
 

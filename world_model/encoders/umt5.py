@@ -99,11 +99,12 @@ class Umt5(nnx.Module):
 
     def __call__(self, ids, key_valid):
         """int [B, L], bool [B, L] -> [B, L, D]; rows past the prompt hold anything."""
-        shapes = axes.block_shapes(functional.shapes(Umt5, self.spec))
+        shapes = axes.layer_shapes(functional.shapes(Umt5, self.spec))
         bucket = jnp.asarray(buckets(ids.shape[1], self.spec.buckets, self.spec.max_distance))
 
         def step(x, params):
-            return functional.bind(self.blocks, axes.gathered(params, shapes))(x, bucket, key_valid), None
+            weights = axes.gathered(params, shapes, axes.ENCODER_RULES)
+            return functional.bind(self.blocks, weights)(x, bucket, key_valid), None
 
         x, _ = jax.lax.scan(step, self.token_embedding[...][ids], functional.parameters(self.blocks))
         return self.norm(x)
@@ -158,7 +159,7 @@ class Umt5Text:
     def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, D], zero past each length."""
         real = jnp.arange(ids.shape[1]) < jnp.asarray(length)[:, None]
-        params = axes.gathered(params, functional.shapes(Umt5, self.spec))
+        params = axes.gathered(params, functional.shapes(Umt5, self.spec), axes.ENCODER_RULES)
         features = functional.bind(_module(self.spec), params)(ids, real)
         return jnp.where(real[..., None], features.astype(jnp.float32), 0)
 

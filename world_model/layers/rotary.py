@@ -54,7 +54,8 @@ def constant(angles: np.ndarray):
 
 
 def rotate(x, rotary):
-    """Rotates x [B, L, n, d] by rotary [2, L, d/2]; the rotation is float32, the result has x's dtype."""
-    cos, sin = rotary[0][:, None, :], rotary[1][:, None, :]
+    """x [B, L, n, d], rotary [2, L, d/2] or, where positions differ between samples, [2, B, L, d/2] -> [B, L, n, d] in
+    x's dtype; the rotation itself is float32."""
+    cos, sin = rotary[0][..., None, :], rotary[1][..., None, :]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)

@@ -1,6 +1,6 @@
-"""The transformer block stack that every family shares: modulated self-attention, cross-attention, MLP.
+"""The layers of Wan's transformer, which families on it share: modulated self-attention, cross-attention, MLP.
 
-The first L - 1 blocks are stacked and scanned. The last stands apart, because its job is smaller: only tokens
+The first L - 1 layers are stacked and scanned. The last stands apart, because its job is smaller: only tokens
 that an output head reads are queries; the clean copy and the states give it keys and values alone.
 
 Modulation depends on the timestep, not on the token, so it is computed once per timestep row and broadcast:
@@ -116,34 +116,43 @@ class Mlp(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Projections of self-attention; which tokens meet is the caller's. inner: width of all heads, `dim` if None."""
+    """Projections of self-attention; which tokens meet is the caller's business.
 
-    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs, inner: int | None = None):
-        self.heads, inner = heads, inner or dim
-        self.q, self.k, self.v = (linear(dim, inner, rngs) for _ in range(3))
+    inner: width of all query heads, `dim` if None. kv_heads: heads of keys and values, of which each serves
+    heads / kv_heads query heads; `heads` if None.
+    """
+
+    def __init__(self, dim: int, heads: int, qk_scale: float, rngs: nnx.Rngs, inner: int | None = None,
+                 kv_heads: int | None = None):
+        self.heads, self.kv_heads, inner = heads, kv_heads or heads, inner or dim
+        shared = inner * self.kv_heads // heads
+        self.q, self.k, self.v = (linear(dim, width, rngs) for width in (inner, shared, shared))
         self.o = linear(inner, dim, rngs)
-        self.q_norm, self.k_norm = RMSNorm(inner, qk_scale), RMSNorm(inner, qk_scale)
+        self.q_norm, self.k_norm = RMSNorm(inner, qk_scale), RMSNorm(shared, qk_scale)
 
-    def split(self, x):
-        """[B, L, D] -> [B, L, n, d]."""
-        x = x.reshape(*x.shape[:-1], self.heads, -1)
+    def split(self, x, heads: int | None = None):
+        """[B, L, D] -> [B, L, n, d]; each of fewer `heads` is repeated for the query heads that it serves."""
+        x = x.reshape(*x.shape[:-1], heads or self.heads, -1)
+        if heads and heads != self.heads:
+            x = jnp.repeat(x, self.heads // heads, axis=2)
         meeting = ("tokens", "heads") if ring.needed(self.heads) else (None, "attention_heads")
         return constrain(x, "batch", *meeting, None)
 
     def queries(self, x, rotary):
-        """[B, L, n, d], rotated."""
+        """Rotated queries [B, L, n, d]."""
         return self.rotated(self.q_norm, self.q(x), rotary)
 
     def keys_values(self, x, rotary):
         """Rotated keys and values, [B, L, n, d] each."""
-        return self.rotated(self.k_norm, self.k(x), rotary), self.split(projected(self.v(x)))
+        keys = self.rotated(self.k_norm, self.k(x), rotary, self.kv_heads)
+        return keys, self.split(projected(self.v(x)), self.kv_heads)
 
-    def rotated(self, norm: RMSNorm, x, rotary):
+    def rotated(self, norm: RMSNorm, x, rotary, heads: int | None = None):
         """[B, L, D] -> [B, L, n, d], normalised and rotated."""
-        return rotate(self.split(norm(compiler_hints.materialize_gradient(projected(x)))), rotary)
+        return rotate(self.split(norm(compiler_hints.materialize_gradient(projected(x))), heads), rotary)
 
     def output(self, x):
-        """[B, L, n, d] -> [B, L, D]."""
+        """Joins heads and projects: [B, L, n, d] -> [B, L, D]."""
         return added(compiler_hints.row_major(self.o(compiler_hints.join_heads(x))))
 
 
@@ -177,7 +186,7 @@ class CrossAttention(nnx.Module):
 
 
 class Querying(NamedTuple):
-    """Tokens on their way through a block, before attention."""
+    """Tokens on their way through a layer, before attention."""
 
     x: jax.Array  # [B, Lq, D]
     queries: jax.Array  # [B, Lq, n, d]
@@ -186,8 +195,8 @@ class Querying(NamedTuple):
 
 
 class Layer(nnx.Module):
-    """One transformer block. head_dim: where it is not dim / heads, of a narrow stream that is joined to a wide one in
-    self-attention; its cross-attention has as many heads of that width as fit into dim."""
+    """One transformer layer. head_dim: the width of a head where it is not dim / heads, in a narrow stream that is
+    joined to a wide one in self-attention; its cross-attention has as many heads of that width as fit into dim."""
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, with_image: bool, qk_scale: float, rngs: nnx.Rngs,
                  head_dim: int | None = None):
@@ -202,9 +211,9 @@ class Layer(nnx.Module):
         return self.cross_attn.keys_values(*context)
 
     def __call__(self, x, rows, context, forward_pass: ForwardPass, *, key_valid=None, cache=None, only_output=False):
-        """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this block's own (keys, values)).
+        """x [B, L, D], rows [B, R, 6, D] -> (x of the querying tokens or None, this layer's own (keys, values)).
 
-        cache: keys and values that stand before the block's own. only_output: just the tokens of the heads query.
+        cache: keys and values that stand before the layer's own. only_output: just the tokens of the heads query.
         """
         own, querying = self.pre_attention(x, rows, forward_pass, only_output)
         if querying is None:
@@ -218,7 +227,7 @@ class Layer(nnx.Module):
         return self.post_attention(querying, attended, context, forward_pass.attend_context), own
 
     def pre_attention(self, x, rows, forward_pass: ForwardPass, only_output: bool):
-        """Up to attention: (own keys and values, what queries or None)."""
+        """The part before attention: (own keys and values, the querying tokens or None)."""
         x, modulation = compiler_hints.row_major(x), self.modulation[...] + rows
         shift, scale = (forward_pass.rows.expand(modulation[:, :, i]) for i in (0, 1))
         h = compiler_hints.materialize(layer_norm(x) * (1 + scale) + shift)
@@ -233,7 +242,7 @@ class Layer(nnx.Module):
         return own, Querying(x, self.self_attn.queries(h, rotary), modulation, forward_pass.output_rows)
 
     def post_attention(self, querying: Querying, attended, context, attend_context=dense):
-        """From what attention gave to the block's output [B, Lq, D]."""
+        """The part after attention, whose result is `attended`: the layer's output [B, Lq, D]."""
         x, _, modulation, rows = querying
         gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))
         x = constrain(x + gate * self.self_attn.output(attended), "batch", "tokens", None)

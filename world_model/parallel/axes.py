@@ -1,54 +1,77 @@
-"""Logical axes of parameters, of the block stacks and the frozen encoders; world_model/parallel/sharding.py says where
-each axis lives."""
+"""Logical axes of parameters by their names; world_model/parallel/sharding.py says where each axis lives.
 
+A rule is (regular expression, axes): the expression must match the end of a name from the start of one of its dotted
+parts, and the first rule that does counts. What the layers of a stack are made of is named here; a family adds what
+stands outside its stacks (`param_axes` of its module).
+"""
+
+import math
 import re
 
 from world_model.parallel import sharding
 
-STACKED = "blocks."
+WHOLE = None  # axes of what every device keeps whole, whatever its rank
+Rules = tuple[tuple[str, tuple | None], ...]
 
-# Name without the leading "blocks." or "final_block." (and stream) -> logical axes; first match counts.
-_AXES: tuple[tuple[str, tuple], ...] = (
+# Parameters below a part of this name have a leading axis, one entry a layer.
+_STACKED = re.compile(r"(^|\.)(\w+_)?blocks\.")
+_ADAPTER = re.compile(r"(.+)\.lora_([ab])")
+
+LAYER_RULES: Rules = (
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.kernel", ("embed", "heads")),
     (r"(self|cross)_attn\.(q|k|v|k_image|v_image)\.bias", ("heads",)),
     (r"(self|cross)_attn\.(q|k|k_image)_norm\.scale", ("heads",)),
     (r"(self|cross)_attn\.o\.kernel", ("heads", "embed")),
-    (r"self_attn\.qkv\.kernel", ("embed", None)),
     (r"mlp\.(fc1|gate)\.kernel", ("embed", "mlp")),
     (r"mlp\.fc1\.bias", ("mlp",)),
     (r"mlp\.fc2\.kernel", ("mlp", "embed")),
-    (r"(action_)?time_projection\.kernel", ("embed", "time")),
-    (r"(patch_embedding|(action_)?text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|image_embedding\.fc2"
-     r"|state_encoder\.fc2|action_encoder\.fc[123]|action_embedding)\.kernel", (None, "embed")),
+    (r"modulation", WHOLE),  # of every layer: added to each timestep's own
+)  # fmt: skip
+
+# Convolutions of the autoencoders are small beside the model, and every device runs them on its own rows.
+ENCODER_RULES: Rules = (*LAYER_RULES,
+    (r"self_attn\.qkv\.kernel", ("embed", None)),
     (r"token_embedding", (None, "embed")),
-    (r"(head\.proj|action_decoder\.fc1|video_head|action_head)\.kernel", ("embed", None)),
+    (r"(encoder|decoder)\..+", WHOLE),
 )  # fmt: skip
 
 
-def axes_of(params: dict) -> dict[str, tuple]:
-    """{name: logical axes} of {name: array or shape}; what no rule names (biases, norms, small heads) stays whole."""
-    return {name: _axes(name, len(p.shape)) for name, p in params.items()}
+def axes_of(params: dict, rules: Rules) -> dict[str, tuple]:
+    """{name: logical axes} of {name: array or shape}. Small parameters that no rule names (biases, norms, little heads)
+    stay whole on every device.
+
+    Raises ValueError on one of `sharding.SMALL` elements or more: it would be a copy on every chip, without a word.
+    """
+    found = {}
+    for name, p in params.items():
+        found[name], named = _axes(name, len(p.shape), rules)
+        if not named and math.prod(p.shape) >= sharding.SMALL:
+            raise ValueError(f"parameter {name} {tuple(p.shape)} is named by no sharding rule, and is too large to be "
+                             f"kept whole on every device: add a rule (pattern, axes) to its module's param_axes; axes "
+                             f"are of {', '.join(sharding.RULES)}, or axes.WHOLE")
+    return found
 
 
-def gathered(params: dict, shapes: dict[str, tuple[int, ...]]) -> dict:
-    """{name: weight} with the weights of a block, or of all that stands outside the stack, whole over `fsdp`; stacked
-    ones stay as they are until their turn comes in the scan. shapes: of the whole weights, by name."""
-    return {name: p if name.startswith(STACKED) else sharding.gathered(p, _axes(name, p.ndim), shapes[name])
+def gathered(params: dict, shapes: dict[str, tuple[int, ...]], rules: Rules) -> dict:
+    """{name: weight} with the weights of a layer, or of all that stands outside the stacks, whole over `fsdp`; stacked
+    ones stay as they are until their turn comes in the scan. shapes: those of the whole weights, by name."""
+    return {name: p if _STACKED.search(name) else sharding.gathered(p, _axes(name, p.ndim, rules)[0], shapes[name])
             for name, p in params.items()}
 
 
-def block_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Those of one block of the stack, from those of the model."""
-    return {name.removeprefix(STACKED): shape[1:] for name, shape in shapes.items() if name.startswith(STACKED)}
+def layer_shapes(shapes: dict[str, tuple[int, ...]], stack: str = "blocks") -> dict[str, tuple[int, ...]]:
+    """Shapes of one layer of the stack of that name, from those of the model."""
+    prefix = f"{stack}."
+    return {name.removeprefix(prefix): shape[1:] for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def _axes(name: str, rank: int) -> tuple:
-    stacked = ("layers",) if name.startswith(STACKED) else ()
-    base = re.sub(r"^((blocks|final_block)\.)?((video|action)\.)?", "", name)
-    if adapter := re.fullmatch(r"(.+)\.lora_([ab])", base):  # rows of the kernel by rank, rank by its columns
-        rows, columns = _axes(f"{adapter[1]}.kernel", 2)
-        return stacked + ((rows, None) if adapter[2] == "a" else (None, columns))
-    for pattern, axes in _AXES:
-        if re.fullmatch(pattern, base):
-            return stacked + axes
-    return stacked + (None,) * (rank - len(stacked))
+def _axes(name: str, rank: int, rules: Rules) -> tuple[tuple, bool]:
+    """(axes of that many, whether a rule names them)."""
+    stacked = ("layers",) if _STACKED.search(name) else ()
+    if adapter := _ADAPTER.fullmatch(name):  # rows of the kernel by rank, rank by its columns
+        (*_, rows, columns), named = _axes(f"{adapter[1]}.kernel", 2 + len(stacked), rules)
+        return stacked + ((rows, None) if adapter[2] == "a" else (None, columns)), named
+    for pattern, axes in rules:
+        if re.search(rf"(^|\.)({pattern})$", name):
+            return stacked + (axes or (None,) * (rank - len(stacked))), True
+    return stacked + (None,) * (rank - len(stacked)), False

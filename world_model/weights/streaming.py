@@ -1,6 +1,6 @@
 """Arrays that go into a checkpoint piece by piece and are never whole in memory.
 
-A stacked parameter of a 14B model is 11 GB in float32; one layer of it is 0.3 GB. `Pieces` stands for such an array
+A stacked parameter of the 14B model is 11 GB in float32; one layer of it is 0.3 GB. `Pieces` stands for such an array
 in the state that `Checkpoints.save` is given. Orbax finds its handler below, which writes layer after layer into the
 array's own file format, so that a restore sees nothing special.
 """

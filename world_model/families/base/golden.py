@@ -10,6 +10,7 @@ import numpy as np
 class GoldenFile:
     """Sizes, weights under the reference's names, inputs and expected results. A family says how to read them."""
 
+    MARK: str  # a constructor value that only this family's reference has, by which its files are recognised
     GIVEN: re.Pattern  # entries that the file tells rather than asks
     RELATIVE: re.Pattern  # entries compared relative to the expected value
     SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, adapter) -> iterator of (name, array)

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.attention import make_attend, tokens, visibility
-from world_model.attention.tokens import Group
+from world_model.attention import make_attend, tokens
+from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE, Group
 from world_model.families.dreamzero.model import HEADS_READ, DreamZero, DreamZeroSpec
+from world_model.families.wan.spec import Velocity
 from world_model.layers import rotary
-from world_model.layers.stack import Cache, Context, Velocity, make_cache, write_cache
+from world_model.layers.stack import Cache, Context, make_cache, write_cache
 from world_model.layers.transformer import ForwardPass, TimestepRows
 
 
@@ -31,7 +32,7 @@ def empty_cache(spec: DreamZeroSpec, batch: int, dtype=jnp.float32) -> Cache:
 
 
 def encode_context(model: DreamZero, text, image) -> Context:
-    """text [B, Lt, text_dim], image [B, Li, image_dim] or None."""
+    """Keys and values of text [B, Lt, text_dim] and image [B, Li, image_dim] or None."""
     return model.context_keys_values(model.embed_context(text, image))
 
 
@@ -39,11 +40,11 @@ def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition
     """Writes the clean frames of `block` (int, traced or not). latents [B, 1 or frames_per_block, h, w, C]."""
     spec, frames = model.spec, latents.shape[1]
     first = first_frame(spec, block)
-    own = _own(spec, [Group.CLEAN_VIDEO], frames)
+    own = _own(spec, [CLEAN_VIDEO], frames)
     time = model.embed_time(jnp.zeros((latents.shape[0], 1)))
     x = model.embed_video(latents, condition)
-    forward_pass = _forward_pass(model, own, TimestepRows(((1, x.shape[1]),)), _video_rotary(spec, first, frames),
-                           reading=False)
+    rows = TimestepRows(((1, x.shape[1]),))
+    forward_pass = _forward_pass(model, own, rows, _video_rotary(spec, first, frames), reading=False)
     valid = _cache_valid(spec, first, first + frames, windowed=True)
     _, new = model.run_cached(x, model.modulation(time), context, forward_pass, cache, valid)
     return write_cache(cache, new, first * spec.tokens_per_frame)
@@ -63,19 +64,19 @@ def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, cond
     """Velocity of one block's video and actions given the cached clean video before it. block >= 1."""
     spec, frames = model.spec, noisy.latents.shape[1]
     first = first_frame(spec, block)
-    groups, x = [Group.NOISY_VIDEO], [model.embed_video(noisy.latents, condition)]
+    groups, x = [NOISY_VIDEO], [model.embed_video(noisy.latents, condition)]
     rows, times = [(frames, spec.tokens_per_frame)], [noisy.video_timestep]
     table = [_video_rotary(spec, first, frames)]
     if noisy.actions is not None:
         count_a, count_s = noisy.actions.shape[1], noisy.state.shape[1]
-        groups += [Group.ACTION, Group.STATE]
+        groups += [NOISY_ACTION, STATE]
         x += model.embed_actions(noisy.actions, noisy.action_timestep, noisy.state)
         rows += [(count_a, 1), (count_s, 1)]
         times += [noisy.action_timestep, noisy.action_timestep[:, ::count_a // count_s]]
         table += [_index_rotary(spec, (block - 1) * count, count) for count in (count_a, count_s)]
     time = model.embed_time(jnp.concatenate(times, axis=1))
-    forward_pass = _forward_pass(model, _own(spec, groups, frames), TimestepRows(tuple(rows)), jnp.concatenate(table,
-    axis=1), reading=True)
+    own, angles = _own(spec, groups, frames), jnp.concatenate(table, axis=1)
+    forward_pass = _forward_pass(model, own, TimestepRows(tuple(rows)), angles, reading=True)
     valid = _cache_valid(spec, first, first, windowed=False)
     x, _ = model.run_cached(jnp.concatenate(x, axis=1), model.modulation(time), context, forward_pass, cache, valid)
     return model.read_heads(x, time, noisy.actions)
@@ -97,11 +98,14 @@ def _own(spec: DreamZeroSpec, groups: list[Group], frames: int) -> tokens.Sequen
 def _forward_pass(model: DreamZero, own, rows: TimestepRows, table, *, reading: bool) -> ForwardPass:
     spec = model.spec
     cached = tokens.make_sequence(spec.layout, spec.tokens_per_frame,
-                                  [(Group.CLEAN_VIDEO, range(spec.layout.num_blocks))])
+                                  [(CLEAN_VIDEO, range(spec.layout.num_blocks))])
     offset = tokens.length(cached)
     keys = cached + tuple(dataclasses.replace(s, start=s.start + offset) for s in own)
-    visible = visibility.get_table(spec.rollout_visibility)
-    attend = lambda queries: make_attend(spec.attention, visible, queries, keys)
+    visible = spec.table(spec.rollout_visibility)
+
+    def attend(queries: tokens.Sequence):
+        return make_attend(spec.attention, visible, queries, keys)
+
     if not reading:
         return ForwardPass(rows, table, attend(own), None, 0, slice(0, 0), None)
     read = tokens.select(own, lambda s: s.group in HEADS_READ)

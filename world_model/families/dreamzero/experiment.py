@@ -3,17 +3,16 @@
     metadata.json   per robot: its views, the keys of its state and action, and their statistics
     conf.yaml       per robot: how observations become the network's input and actions come back
 
-Facts: facts/dreamzero.md, sections f, h and i. A robot that the server knows goes by its names there, others by ours.
-Dimensions joint_0, joint_1, ... are one key "joint". The server fills the network's state and action from slot 0 on, in
-the order of the keys: a robot whose slots stand otherwise in our layout needs them reordered before it is served there,
-and each key says its slots. Entries called *_packed stand as the server has them.
+The server is dreamzero0/dreamzero at ab790c1 (docs/references/dreamzero.md). A robot that the server knows goes by its
+names there, others by ours. Dimensions joint_0, joint_1, ... are one key "joint". The server fills the network's state
+and action from slot 0 on, in the order of the keys: a robot whose slots stand otherwise in our layout needs them
+reordered before it is served there, and each key says its slots. Entries called *_packed stand as the server has them.
 """
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,38 +20,12 @@ STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 TRANSFORM = "groot.vla.data.transform"
 
 
-class Dimension(Protocol):
-    """What is read of one number of a robot's state or action, which the caller describes."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def slot(self) -> int: ...
-
-
-class Embodiment(Protocol):
-    """What is read of a robot, which the caller describes."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def id(self) -> int: ...
-    @property
-    def views(self) -> tuple[str, ...]: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def state(self) -> Sequence[Dimension]: ...
-    @property
-    def action(self) -> Sequence[Dimension]: ...
-
-
 class Known(NamedTuple):
     """A robot's names at the server, and the size of the pictures that its clients send."""
 
     tag: str
     id: int  # of the prompt's template there
-    names: dict[str, str]  # ours -> theirs, of views and keys
+    names: dict[str, str]  # our name -> the server's, of views and keys
     resolution: tuple[int, int] | None = None  # width, height
 
 
@@ -76,7 +49,7 @@ KNOWN = {
 class Robot(NamedTuple):
     """An embodiment by the server's names."""
 
-    embodiment: Embodiment
+    embodiment: Any  # data_pipelines.robots.embodiment.Embodiment
     tag: str
     id: int
     views: tuple[str, ...]
@@ -84,22 +57,25 @@ class Robot(NamedTuple):
     keys: dict[str, dict[str, list[int]]]  # state, action: key -> indices of dimensions
 
 
-def robot_of(robot: Embodiment) -> Robot:
-    """Gives the embodiment the server's names where the server knows it."""
+def robot_of(robot) -> Robot:
+    """An embodiment as the server knows it."""
     known = KNOWN.get(robot.name, Known(robot.name, robot.id, {}))
-    theirs = lambda ours: known.names.get(ours, ours)
-    keys = {part: {theirs(key): [i for i, _ in found] for key, found in itertools.groupby(
+
+    def at_server(name: str) -> str:
+        return known.names.get(name, name)
+
+    keys = {part: {at_server(key): [i for i, _ in found] for key, found in itertools.groupby(
         enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))}
         for part, dimensions in (("state", robot.state), ("action", robot.action))}
-    return Robot(robot, known.tag, known.id, tuple(map(theirs, robot.views)), known.resolution, keys)
+    return Robot(robot, known.tag, known.id, tuple(map(at_server, robot.views)), known.resolution, keys)
 
 
-def metadata(embodiment: Embodiment, statistics: dict, layout, frame_stride: int) -> dict:
+def metadata(embodiment, statistics: dict, layout) -> dict:
     """One dataset's entry of metadata.json. "resolution": of a picture as clients send it; of the canvas where nobody
     knows. Statistics of relative actions are those of the differences, as in training."""
     robot = robot_of(embodiment)
     resolution = list(robot.resolution or (layout.width, layout.height))
-    picture = {"resolution": resolution, "channels": 3, "fps": robot.embodiment.rate / frame_stride}
+    picture = {"resolution": resolution, "channels": 3, "fps": robot.embodiment.rate / layout.frame_stride}
     video = dict.fromkeys(robot.views, picture)
     found, modalities = {}, {"video": video}
     for part, keys in robot.keys.items():
@@ -111,12 +87,12 @@ def metadata(embodiment: Embodiment, statistics: dict, layout, frame_stride: int
     return {"embodiment_tag": robot.tag, "statistics": found, "modalities": modalities}
 
 
-def _is_relative(dimensions: Sequence[Dimension], at: list[int]) -> bool:
+def _is_relative(dimensions: tuple, at: list[int]) -> bool:
     """Whether a key's action is a difference from the state; a state never is."""
     return any(getattr(dimensions[i], "relative_to", None) is not None for i in at)
 
 
-def conf(embodiments: Iterable[Embodiment], spec, layout, dtype: str) -> dict:
+def conf(embodiments: list, spec, dtype: str) -> dict:
     """conf.yaml for those embodiments. The tokenizer's path is for who serves to set."""
     robots = [robot_of(embodiment) for embodiment in embodiments]
     relative = sorted({key for r in robots for key, at in r.keys["action"].items()
@@ -126,7 +102,7 @@ def conf(embodiments: Iterable[Embodiment], spec, layout, dtype: str) -> dict:
         "eval_bf16": dtype == "bfloat16",
         "relative_action": bool(relative), "relative_action_per_horizon": False, "relative_action_keys": relative,
         "modality_configs": {r.tag: _modalities(r, spec.layout) for r in robots},
-        "transforms": {r.tag: _transforms(r, spec, layout, {o.tag: o.id for o in robots}) for r in robots}}
+        "transforms": {r.tag: _transforms(r, spec, {o.tag: o.id for o in robots}) for r in robots}}
 
 
 def _modalities(robot: Robot, layout) -> dict:
@@ -142,12 +118,13 @@ def _modalities(robot: Robot, layout) -> dict:
         "language": {**config, "delta_indices": [0], "modality_keys": ["annotation.language.action_text"]}}
 
 
-def _transforms(robot: Robot, spec, layout, ids: dict[str, int]) -> dict:
+def _transforms(robot: Robot, spec, ids: dict[str, int]) -> dict:
     """The chain from observation to input: pictures to the model's size, numbers to [-1, 1], prompt to tokens."""
     keys = {"video": _keys("video", robot.views)} | {part: _keys(part, robot.keys[part]) for part in robot.keys}
-    columns = rows = 1 if len(robot.views) == 1 else 2  # of the canvas on which views are tiled
+    # Views are tiled on a canvas of so many columns, and as many rows.
+    layout, columns = spec.layout, 1 if len(robot.views) == 1 else 2
     video = [("VideoToTensor", {}), ("VideoCrop", {"scale": 0.95, "mode": "random"}),
-             ("VideoResize", {"height": layout.height // rows, "width": layout.width // columns,
+             ("VideoResize", {"height": layout.height // columns, "width": layout.width // columns,
                               "interpolation": "linear"}), ("VideoToNumpy", {})]
     chain = [{"_target_": f"{TRANSFORM}.{name}", "apply_to": keys["video"], **settings} for name, settings in video]
     for part in ("state", "action"):
@@ -169,7 +146,7 @@ def _keys(part: str, names) -> list[str]:
 
 
 def write_conf(path: Path, settings: dict) -> None:
-    """YAML without anchors: what is written twice stands twice."""
+    """Writes YAML without anchors: what is written twice stands twice."""
     class Plain(yaml.SafeDumper):
         def ignore_aliases(self, data):
             return True

@@ -8,26 +8,31 @@ import jax
 import numpy as np
 
 from world_model.batch import Layout
-from world_model.families.base.sampler import Conditions
 from world_model.families.dreamzero.jax_adapter import JaxAdapter, Output
 from world_model.families.dreamzero.model import MASK_CHANNELS
-from world_model.families.dreamzero.sampler import DreamZeroRollout
+from world_model.families.dreamzero.sampler import DreamZeroSampler
+from world_model.families.wan.inputs import Conditions
 
 
 class FixedInputs(NamedTuple):
     """One sample of random numbers that never change."""
 
-    parts: dict  # of a training forward
-    conditions: Conditions  # of a rollout
+    parts: dict  # inputs of a training forward
+    conditions: Conditions  # of the sampler
     keys: jax.Array
     noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
 
 
-def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
-    """At the sizes of the rollout's model."""
-    rng, spec, layout = np.random.default_rng(0), rollout.model.spec, rollout.model.spec.layout
-    normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
-    time = lambda count: rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
+def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
+    """Fixed inputs at the sizes of the sampler's model."""
+    rng, spec, layout = np.random.default_rng(0), sampler.model.spec, sampler.model.spec.layout
+
+    def normal(*shape):
+        return rng.normal(size=(1, *shape)).astype(np.float32)
+
+    def time(count):
+        return rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
+
     frames = layout.latent_frames, spec.latent_height, spec.latent_width
     latent, text = (*frames, spec.latent_channels), normal(spec.text_length, spec.text_dim)
     text[:, spec.text_length // 2:] = 0  # past the prompt
@@ -41,18 +46,18 @@ def fixed_inputs(rollout: DreamZeroRollout) -> FixedInputs:
     conditions = Conditions(first_latents=parts["clean_latents"][:, :1], unconditional_text=np.zeros_like(text),
                             **{name: parts[name] for name in ("text", "state", "condition", "image")})
     keys = jax.random.split(jax.random.key(0), 1)
-    noise = [tuple(map(np.asarray, rollout.noise(keys, i + 1))) for i in range(layout.num_blocks)]
+    noise = [tuple(map(np.asarray, sampler.noise(keys, i + 1))) for i in range(layout.num_blocks)]
     return FixedInputs(parts, conditions, keys, noise)
 
 
-def jax_outputs(rollout: DreamZeroRollout, params: Mapping[str, jax.Array], inputs: FixedInputs
+def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array], inputs: FixedInputs
                 ) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    adapter = JaxAdapter(rollout.model.spec, params)
+    adapter = JaxAdapter(sampler.model.spec, params)
     with jax.default_matmul_precision("highest"):
         forward = adapter.forward(inputs.parts)
-        prediction = rollout(adapter.params, inputs.conditions, inputs.keys)
-    return _forward_entries(forward) | _rollout_entries(rollout.model.spec.layout, prediction.latents,
+        prediction = sampler(adapter.params, inputs.conditions, inputs.keys)
+    return _forward_entries(forward) | _rollout_entries(sampler.model.spec.layout, prediction.latents,
                                                         prediction.actions)
 
 
@@ -77,10 +82,12 @@ def bfloat16_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarr
 def _rolled_out(runtime, settings: dict, inputs: FixedInputs) -> dict[str, np.ndarray]:
     import torch  # extra: torch
 
-    from world_model.families.dreamzero.torch import sampler as torch_rollout
+    from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 
-    tensor = lambda x: torch.from_numpy(np.array(x))
-    latents, actions = torch_rollout.Rollout(runtime, **settings)(
+    def tensor(x):
+        return torch.from_numpy(np.array(x))
+
+    latents, actions = DreamZeroTorchSampler(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
         **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
     return _rollout_entries(runtime.layout, latents, actions)

@@ -3,14 +3,14 @@ world_model/analysis/flops.py)."""
 
 from world_model.analysis.flops import Parts, Work, frozen, stack, trained, visible_pairs
 from world_model.attention import tokens, visibility
-from world_model.attention.tokens import Group
-from world_model.families.base.spec import PATCH
+from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE
 from world_model.families.dreamzero.model import GROUPS, HEADS_READ, DreamZeroSpec
+from world_model.families.wan.spec import PATCH
 
 
 def forward_flops(spec: DreamZeroSpec) -> Parts:
-    """Of one sample."""
-    table = visibility.get_table(spec.visibility)
+    """The products of one sample, by part."""
+    table = spec.table()
     blocks = range(spec.layout.num_blocks + 1)
     sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in GROUPS])
     kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
@@ -23,18 +23,18 @@ def forward_flops(spec: DreamZeroSpec) -> Parts:
 
 
 def _ends(spec: DreamZeroSpec, sequence: tokens.Sequence, text: int, image: int) -> Parts:
-    """Embedders and heads."""
+    """Products of embedders and heads."""
     count = {g: sum(s.length for s in sequence if s.group is g) for g in GROUPS}
-    video = count[Group.CLEAN_VIDEO] + count[Group.NOISY_VIDEO]
-    rows = video // spec.tokens_per_frame + count[Group.ACTION] + count[Group.STATE]
-    d, hidden, actions = spec.dim, spec.action_hidden_dim, count[Group.ACTION]
+    video = count[CLEAN_VIDEO] + count[NOISY_VIDEO]
+    rows = video // spec.tokens_per_frame + count[NOISY_ACTION] + count[STATE]
+    d, hidden, actions = spec.dim, spec.action_hidden_dim, count[NOISY_ACTION]
     return {
         "patch_embedding": frozen((video, PATCH**2 * spec.input_channels, d)),
         "context_embedding": frozen((text, spec.text_dim, d), (image, spec.image_dim, spec.image_dim))
         + trained((text, d, d), (image, spec.image_dim, d)),
         "time_embedding": frozen((rows, spec.freq_dim, d)) + trained((rows, d, d), (rows, d, 6 * d)),
-        "action_and_state": frozen((actions, spec.action_dim, d), (count[Group.STATE], spec.state_dim, hidden))
-        + trained((actions, 2 * d, d), (actions, d, d), (count[Group.STATE], hidden, d),
+        "action_and_state": frozen((actions, spec.action_dim, d), (count[STATE], spec.state_dim, hidden))
+        + trained((actions, 2 * d, d), (actions, d, d), (count[STATE], hidden, d),
                   (actions, d, hidden), (actions, hidden, spec.action_dim)),
-        "head": trained((count[Group.NOISY_VIDEO], d, PATCH**2 * spec.latent_channels)),
+        "head": trained((count[NOISY_VIDEO], d, PATCH**2 * spec.latent_channels)),
     }

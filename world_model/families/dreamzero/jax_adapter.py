@@ -1,6 +1,6 @@
-"""The JAX model behind a adapter that its PyTorch twin has too (torch_face.py): numpy in, numpy out, to compare.
+"""The JAX model behind the methods that its PyTorch twin has too (torch/adapter.py): numpy in, numpy out, to compare.
 
-Parts are named as in world_model/families/dreamzero/model.py Inputs; what has a feature order is in the reference's.
+Parts are named as in model.ForwardInputs; what has a feature order is in the reference's.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ import numpy as np
 
 from world_model import functional
 from world_model.diffusion import solvers
-from world_model.families.base.loss import Example
 from world_model.families.dreamzero import cached
-from world_model.families.dreamzero.loss import Drawn, DreamZeroObjective
-from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, Inputs
+from world_model.families.dreamzero.loss import DreamZeroLoss, Sampled
+from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
 from world_model.families.dreamzero.names import DREAMZERO
+from world_model.families.wan.inputs import Example
 from world_model.weights import names, transforms
 
 Parts = Mapping[str, np.ndarray | None]
 
 
 class Output(NamedTuple):
-    """Velocities; hidden states of [clean video] [noisy video] [actions] [states] after each block."""
+    """Velocities; hidden states of [clean video] [noisy video] [actions] [states] after each layer."""
 
     video: np.ndarray  # [B, F, h, w, C]
     action: np.ndarray | None  # [B, N, action_dim]
@@ -55,36 +55,30 @@ class JaxAdapter:
 
     def forward(self, parts: Parts) -> Output:
         """Over a whole window; without clean_latents it is the form that has no clean copy."""
-        (video, action), hidden = self._forward(self.params, Inputs(**parts))
+        (video, action), hidden = self._forward(self.params, ForwardInputs(**parts))
         action = None if action is None else np.asarray(action)
         return Output(np.asarray(video), action, list(np.asarray(hidden)))
-
-    def bidirectional(self, parts: Parts) -> np.ndarray:
-        """Velocities [B, F, h, w, C] of the video alone, every frame seeing every other: Wan's own forward."""
-        forward = jax.jit(lambda p, x: functional.bind(self.model, p)(x, no_clean="bidirectional").video)
-        return np.asarray(forward(self.params, Inputs(**parts)))
 
     def losses(self, example: Parts) -> Losses:
         """Losses and gradient norms as in training.
 
-        example: latents, condition, text, image, actions, action_mask, state as in objective.Example, with
+        example: latents, condition, text, image, actions, action_mask, state as in wan.inputs.Example, with
         noise, action_noise and the level indices video_index [B, F], action_index [B, N].
         """
         example = dict(example)
-        drawn = Drawn(**{name: example.pop(name) for name in Drawn._fields})
+        sampled = Sampled(**{name: example.pop(name) for name in Sampled._fields})
         frames, actions = example["latents"].shape[:2], example["actions"].shape
         whole = Example(**example, frame_valid=np.ones(frames, bool), action_valid=np.ones(actions[:2], bool))
         counts = {"frames": np.float32(np.prod(frames)), "actions": np.float32(np.prod(actions))}
-        objective = DreamZeroObjective(self.model, codec=None, text_encoder=None, frozen={})
-        step = jax.jit(jax.value_and_grad(
-            lambda p: objective.loss_at(p, whole, drawn, counts), has_aux=True))
+        loss = DreamZeroLoss(self.model)
+        step = jax.jit(jax.value_and_grad(lambda p: loss.loss_at(p, whole, sampled, counts), has_aux=True))
         (_, metrics), gradients = step(self.params)
         norms = {k: float(np.linalg.norm(g)) for k, g in names.to_published(gradients, self.spec.head_dim, DREAMZERO)}
         return Losses(float(metrics["video_loss"]), float(metrics["action_loss"]), norms)
 
-    def start(self, text: np.ndarray, image: np.ndarray | None, table: str) -> "JaxSession":
+    def start(self, text: np.ndarray, image: np.ndarray | None, table: str) -> "CachedJaxAdapter":
         """Cached inference under the visibility table of that name."""
-        return JaxSession(dataclasses.replace(self.spec, rollout_visibility=table), self.params, text, image)
+        return CachedJaxAdapter(dataclasses.replace(self.spec, rollout_visibility=table), self.params, text, image)
 
     def solve(self, velocity: Callable, sample: np.ndarray, solver: solvers.Euler | solvers.UniPC,
               run: np.ndarray) -> np.ndarray:
@@ -98,7 +92,7 @@ class JaxAdapter:
         return np.stack(samples)
 
 
-class JaxSession:
+class CachedJaxAdapter:
     """One cached rollout."""
 
     def __init__(self, spec: DreamZeroSpec, params: Mapping[str, jax.Array], text, image):
@@ -116,7 +110,7 @@ class JaxSession:
         self.block += 1
 
     def denoise(self, parts: Parts, condition: np.ndarray | None) -> Output:
-        """Velocities of the block that follows the cached ones; `parts` as in Inputs, of this block."""
+        """Velocities of the block that follows the cached ones; `parts` as in ForwardInputs, of this block."""
         noisy = cached.Noisy(parts["noisy_latents"], parts["video_timestep"], parts["noisy_actions"],
                              parts["action_timestep"], parts["state"])
         video, action = self._denoise(self.params, self.cache, self.context, noisy, condition, self.block)

@@ -1,4 +1,4 @@
-"""DreamZero's training objective (facts/dreamzero.md, section c)."""
+"""DreamZero's training loss (arXiv 2602.15922, section 3): velocities of video and actions at sampled noise levels."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,95 +7,62 @@ import jax
 import jax.numpy as jnp
 
 from world_model.diffusion import flow_matching
-from world_model.families.base.loss import Example, Objective, by_level, frame_errors, normal
-from world_model.families.base.sampler import Conditions
-from world_model.families.dreamzero.model import MASK_CHANNELS, Inputs
+from world_model.families.base.loss import by_level, normal
+from world_model.families.dreamzero.model import ForwardInputs
+from world_model.families.wan.inputs import Example
+from world_model.families.wan.loss import VideoLoss, frame_errors
 from world_model.functional import bind
 
 USE_LEVELS, USE_VIDEO_NOISE, USE_ACTION_NOISE = range(3)
 
 
-class Drawn(NamedTuple):
+class Sampled(NamedTuple):
     """All that is random in one batch."""
 
-    video_index: jax.Array  # int32 [B, F], of noise levels
+    video_index: jax.Array  # int32 [B, F], indices of noise levels
     action_index: jax.Array  # int32 [B, N]
     noise: jax.Array  # [B, F, h, w, C]
     action_noise: jax.Array  # [B, N, action_dim]
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamZeroObjective(Objective):
-    """One draw of noise levels per block, shared with its actions or apart (`noise.schedule`)."""
+class DreamZeroLoss(VideoLoss):
+    """A block has one noise level, which its actions share or do not (`noise.schedule`)."""
 
     schedule: str = "coupled"
     shift: float = 5.0
     video_alpha: float = 3.0
     video_beta: float = 1.0
 
-    def features(self, batch: dict):
-        """(latents, condition, text, image) by the frozen encoders."""
-        latents, _, text, _ = super().features(batch)
-        condition, image = self._of_first(batch["video"][:, :1], batch["video"].shape[1])
-        return latents, condition, text, image
-
-    def begin(self, frames, text_ids, text_length) -> Conditions:
-        """See `Objective`."""
-        begun = super().begin(frames, text_ids, text_length)
-        condition, image = self._of_first(frames, self.model.spec.layout.frames)
-        return begun._replace(condition=condition, image=image)
-
-    def _of_first(self, frame, count: int):
-        """(condition of `count` frames, image features), None where the model has none, from uint8 [B, 1, H, W, 3]."""
-        spec, first, condition, image = self.model.spec, frame.astype(jnp.float32) / 127.5 - 1, None, None
-        if spec.image_dim and not self.image_encoder:
-            raise ValueError(f"model.image_dim = {spec.image_dim}, but no encoder gives image features; set "
-                             "model.image_dim = 0, or encoders.image")
-        if spec.image_dim:
-            image = self.image_encoder.encode(self.frozen["image"], first[:, 0])
-        if spec.concat_first_frame:
-            condition = self.condition(self.codec.encode_first(self.frozen["video"], first, count))
-        return condition, image
-
-    def stored(self, batch: dict):
-        """(latents, condition, text, image) as precomputed."""
-        latents, _, text, _ = super().stored(batch)
-        field = lambda name: batch[name].astype(jnp.float32)
-        condition = self.condition(field("first_latents")) if self.model.spec.concat_first_frame else None
-        return latents, condition, text, field("image_features") if self.model.spec.image_dim else None
-
-    def condition(self, latents):
-        """[B, F, h, w, 4 + C]: 1 in the mask of frame 0, then latents of the first frame followed by mid-grey."""
-        mask = jnp.zeros((*latents.shape[:-1], MASK_CHANNELS)).at[:, 0].set(1)
-        return jnp.concatenate([mask, latents], axis=-1)
-
     def count(self, batch: dict) -> dict:
-        """Denominators, of the whole global batch."""
-        frames = batch["frame_mask"][:, ::4].sum() * 1.0  # a latent frame is valid iff its last raw frame is
-        mask = batch["action_mask"]
+        """See `Loss`."""
+        frames, mask = self.latent_frame_mask(batch).sum() * 1.0, batch["action_mask"]
         actions = mask.sum() if self.action_average == "valid" else mask.size
         return {"frames": jnp.maximum(frames, 1), "actions": jnp.maximum(actions * 1.0, 1)}
 
-    def draw(self, keys, example: Example, key: jax.Array) -> Drawn:
-        """Levels and noise of each sample."""
+    def sample(self, keys, example: Example, key: jax.Array) -> Sampled:
+        """See `Loss`: levels and noise of each sample."""
         video_index, action_index = self.levels(keys(USE_LEVELS))
-        return Drawn(video_index, action_index, normal(keys(USE_VIDEO_NOISE), example.latents.shape[1:]),
-                     normal(keys(USE_ACTION_NOISE), example.actions.shape[1:]))
+        return Sampled(video_index, action_index, normal(keys(USE_VIDEO_NOISE), example.latents.shape[1:]),
+                       normal(keys(USE_ACTION_NOISE), example.actions.shape[1:]))
 
     def levels(self, keys):
         """Level indices int32 [B, F] and [B, N]."""
         layout = self.model.spec.layout
-        draw = lambda key: flow_matching.sample_levels(
-            key, num_blocks=layout.num_blocks, frames_per_block=layout.frames_per_block,
-            actions_per_block=layout.actions_per_block, schedule=self.schedule, alpha=self.video_alpha,
-            beta=self.video_beta)
-        return jax.vmap(draw)(keys)
 
-    def loss_at(self, params, example: Example, drawn: Drawn, counts):
-        """The loss of given noise: errors of both velocities, weighed by noise level."""
-        video_index, action_index, noise, action_noise = drawn
+        def of_sample(key):
+            return flow_matching.sample_levels(
+                key, num_blocks=layout.num_blocks, frames_per_block=layout.frames_per_block,
+                actions_per_block=layout.actions_per_block, schedule=self.schedule, alpha=self.video_alpha,
+                beta=self.video_beta)
+
+        return jax.vmap(of_sample)(keys)
+
+    def loss_at(self, params, example: Example, sampled: Sampled, counts):
+        """See `Loss`: errors of both velocities, weighed by noise level."""
+        video_index, action_index, noise, action_noise = sampled
         sigmas, timesteps, weights = self.level_tables(self.shift)
-        predicted = bind(self.model, params)(Inputs(
+        predicted = bind(self.model, params)(ForwardInputs(
             noisy_latents=flow_matching.add_noise(example.latents, noise, sigmas[video_index]),
             video_timestep=timesteps[video_index], text=example.text, image=example.image,
             clean_latents=example.latents, condition=example.condition,

@@ -1,4 +1,4 @@
-"""DreamZero: video and action denoised together over one block stack (arXiv 2602.15922; facts/dreamzero.md).
+"""DreamZero: video and action denoised together over one stack of layers (arXiv 2602.15922).
 
 14B form: mask and first-frame latents are joined to the video on channels. 5B form: they are not. Both may take
 image features of the first frame. Forms of one forward: teacher-forced (clean and noisy copy), without a clean
@@ -7,7 +7,8 @@ copy, each with or without actions, and cached block by block.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ from flax import nnx
 from world_model.attention import flash, make_attend, packed_order, tokens, visibility
 from world_model.attention.context import get_attend_context
 from world_model.attention.packing import PackedOrder
-from world_model.attention.tokens import Group
-from world_model.families.base.spec import PATCH, Spec
+from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE
+from world_model.attention.visibility import Table
+from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.wan.spec import PATCH, Velocity, VideoSpec
 from world_model.layers import lora, rotary
 from world_model.layers.embedders import (
     ActionEncoder,
@@ -28,17 +31,20 @@ from world_model.layers.embedders import (
     time_sinusoid,
     unpatchify,
 )
-from world_model.layers.stack import Stack, Velocity
+from world_model.layers.stack import Stack
 from world_model.layers.transformer import ForwardPass, Layer, Linear, Mlp, TimestepRows, linear
+from world_model.parallel.axes import LAYER_RULES, WHOLE, Rules
 
 MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
-HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
-GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO, Group.ACTION, Group.STATE)
+HEADS_READ = (NOISY_VIDEO, NOISY_ACTION)
+GROUPS = (CLEAN_VIDEO, NOISY_VIDEO, NOISY_ACTION, STATE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DreamZeroSpec(Spec):
-    """Sizes; defaults and units in configs/base.py."""
+class DreamZeroSpec(VideoSpec):
+    """Sizes; defaults and units in config.py."""
+
+    tables: ClassVar[Mapping[str, Table]] = TABLES
 
     concat_first_frame: bool
     image_dim: int
@@ -54,7 +60,7 @@ class DreamZeroSpec(Spec):
 
     def __post_init__(self):
         super().__post_init__()
-        visibility.get_table(self.rollout_visibility)
+        self.table(self.rollout_visibility)
 
     @property
     def input_channels(self) -> int:
@@ -63,18 +69,12 @@ class DreamZeroSpec(Spec):
         return self.latent_channels + extra
 
     @property
-    def stored(self) -> dict:
-        """Image features and the first-frame condition, where the model takes them."""
-        return {"image": (self.image_tokens, self.image_dim) if self.image_dim else None,
-                "concat_first_frame": self.concat_first_frame}
-
-    @property
     def window_frames(self) -> int:
         """W, frames that a clean block sees, counted as published; 0 = all."""
         return self.window_blocks * self.layout.frames_per_block + 1 if self.window_blocks else 0
 
 
-class Inputs(NamedTuple):
+class ForwardInputs(NamedTuple):
     """One batch for `DreamZero.__call__`. None leaves a part out: its tokens then do not exist."""
 
     noisy_latents: jax.Array  # [B, F, h, w, C]
@@ -91,7 +91,15 @@ class Inputs(NamedTuple):
 
 
 class DreamZero(Stack):
-    """Embedders, block stack and heads."""
+    """Embedders, stack of layers and heads."""
+
+    param_axes: Rules = (*LAYER_RULES,
+        (r"time_projection\.kernel", ("embed", "time")),
+        (r"(patch_embedding|text_embedding\.fc[12]|time_embedding\.fc[12]|image_embedding\.fc2|state_encoder\.fc2"
+         r"|action_encoder\.fc[123])\.kernel", (None, "embed")),
+        (r"image_embedding\.fc1\.kernel", WHOLE),  # 1280 x 1280, whose input needs no gradient
+        (r"(head\.proj|action_decoder\.fc1)\.kernel", ("embed", None)),
+    )  # fmt: skip
 
     def __init__(self, spec: DreamZeroSpec, *, rngs: nnx.Rngs):
         self.spec, dim = spec, spec.dim
@@ -114,15 +122,14 @@ class DreamZero(Stack):
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: Inputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
-        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+    def __call__(self, inputs: ForwardInputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
+        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each layer.
 
         no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
-
         Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
         spec = self.spec
-        table = visibility.get_table(spec.visibility if inputs.clean_latents is not None else no_clean)
+        table = spec.table(None if inputs.clean_latents is not None else no_clean)
         sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
         if not with_hidden:
             kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
@@ -131,7 +138,7 @@ class DreamZero(Stack):
         context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
         packed = None if with_hidden else packed_order(spec.attention, sequence)
         if packed is None:
-            forward_pass = self.stream(table, sequence, rows)
+            forward_pass = self.plain_pass(table, sequence, rows)
             run = self.run_all if with_hidden else self.run
             out = run(x, modulation, context, forward_pass, key_valid)
             x, hidden = out if with_hidden else (out, None)
@@ -143,12 +150,12 @@ class DreamZero(Stack):
         velocity = self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions)
         return (velocity, hidden) if with_hidden else velocity
 
-    def stream(self, table, sequence: tokens.Sequence, rows: TimestepRows) -> ForwardPass:
-        """Tokens as they come; the last block's queries are those that heads read: adjacent, after the clean copy and
+    def plain_pass(self, table, sequence: tokens.Sequence, rows: TimestepRows) -> ForwardPass:
+        """Tokens as they come; the last layer's queries are those that heads read: adjacent, after the clean copy and
         before the states."""
         spec, read, clean = self.spec, _read(sequence), _clean_parts(sequence)
         attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
-        last = clean + (1 if any(s.group is Group.ACTION for s in sequence) else 0) + 1
+        last = clean + (1 if any(s.group is NOISY_ACTION for s in sequence) else 0) + 1
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
         return ForwardPass(
             rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
@@ -157,11 +164,11 @@ class DreamZero(Stack):
             attend_context=get_attend_context(spec.attention))
 
     def packed_pass(self, table, packed: PackedOrder, rows: TimestepRows) -> tuple[ForwardPass, PackedOrder]:
-        """Tokens as the kernel would have them; the last block's queries are all but the clean copy, which stands
-        first. Also the arrangement of those."""
+        """Tokens in the kernel's packed order; the last layer's queries are all but the clean copy, which stands first.
+        Returns also the packed order of those."""
         spec, clean = self.spec, _clean_parts(packed.sequence)
         last = PackedOrder(
-            tokens.select(packed.sequence, lambda s: s.group is not Group.CLEAN_VIDEO), packed.tile)
+            tokens.select(packed.sequence, lambda s: s.group is not CLEAN_VIDEO), packed.tile)
         attend = functools.partial(flash.make_attend_packed, table, keys=packed, window_frames=spec.window_frames)
         angles = np.where(packed.order[:, None] < 0, 0, self.rotary_angles(packed.sequence)[packed.order])
         return ForwardPass(
@@ -174,20 +181,20 @@ class DreamZero(Stack):
     def sequence(self, with_clean: bool, with_actions: bool) -> tokens.Sequence:
         """All tokens of a window: [clean video] [noisy video] [actions] [states]."""
         blocks = range(self.spec.layout.num_blocks + 1)
-        parts = [(Group.CLEAN_VIDEO, blocks)] if with_clean else []
-        parts += [(Group.NOISY_VIDEO, blocks)]
-        parts += [(Group.ACTION, blocks), (Group.STATE, blocks)] if with_actions else []
+        parts = [(CLEAN_VIDEO, blocks)] if with_clean else []
+        parts += [(NOISY_VIDEO, blocks)]
+        parts += [(NOISY_ACTION, blocks), (STATE, blocks)] if with_actions else []
         return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
 
-    def draw_mask(self) -> np.ndarray:
-        """uint8 [n, n, 3]: what the training forward lets see what."""
-        table = visibility.get_table(self.spec.visibility)
-        return visibility.draw(table, self.sequence(True, True), self.spec.window_frames)
+    def render_mask(self) -> tuple[np.ndarray, dict]:
+        """A picture uint8 [n, n, 3] of what the training forward lets see what, and its legend {name: colour}."""
+        sequence = self.sequence(True, True)
+        return visibility.render(self.spec.table(), sequence, self.spec.window_frames), visibility.legend(sequence)
 
-    def embed(self, inputs: Inputs, sequence: tokens.Sequence):
+    def embed(self, inputs: ForwardInputs, sequence: tokens.Sequence):
         """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
         batch, spec = inputs.text.shape[0], self.spec
-        frames = sum(s.group is Group.CLEAN_VIDEO for s in sequence)
+        frames = sum(s.group is CLEAN_VIDEO for s in sequence)
         x, times, parts, valid = [], [], [], []
         if frames:
             x.append(self.embed_video(inputs.clean_latents[:, :frames], _first(inputs.condition, frames)))
@@ -220,10 +227,10 @@ class DreamZero(Stack):
         spec, layout = self.spec, self.spec.layout
         angles = []
         for s in sequence:
-            if s.group in (Group.CLEAN_VIDEO, Group.NOISY_VIDEO):
+            if s.group in (CLEAN_VIDEO, NOISY_VIDEO):
                 angles.append(rotary.video_angles(np.array([s.frame]), *spec.grid, spec.head_dim))
             else:
-                each = layout.actions_per_block if s.group is Group.ACTION else layout.states_per_block
+                each = layout.actions_per_block if s.group is NOISY_ACTION else layout.states_per_block
                 angles.append(rotary.index_angles((s.block - 1) * each + np.arange(each), spec.head_dim))
         return np.concatenate(angles)
 
@@ -285,7 +292,7 @@ def _read(sequence: tokens.Sequence) -> tokens.Sequence:
 
 def _clean_parts(sequence: tokens.Sequence) -> int:
     """Parts of `TimestepRows` before those of the noisy copy."""
-    return int(any(s.group is Group.CLEAN_VIDEO for s in sequence))
+    return int(any(s.group is CLEAN_VIDEO for s in sequence))
 
 
 def _first(x, frames: int):

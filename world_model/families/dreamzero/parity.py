@@ -12,8 +12,8 @@ import numpy as np
 from world_model.batch import Layout
 from world_model.diffusion import flow_matching, solvers
 from world_model.families.base.golden import GoldenFile, channels_first, formula
-from world_model.families.base.loss import frame_errors
 from world_model.families.dreamzero.model import DreamZeroSpec
+from world_model.families.wan.loss import frame_errors
 
 SHIFT = 5.0
 
@@ -21,6 +21,7 @@ SHIFT = 5.0
 class DreamZeroGolden(GoldenFile):
     """A file of DreamZero's numbers."""
 
+    MARK = "num_frame_per_block"
     GIVEN = re.compile(r"w/|in/|(cfg_json|noise_floor_json|grad_names|sched/mask8|sched/fm_weight_query)$"
                        r"|inf/block\d+_t$")
     RELATIVE = re.compile(r"tf/grad_norm$|sched/.*_timesteps$")

@@ -1,60 +1,60 @@
-"""DreamZero over slots: a cache of clean video, block after block, until the window is full."""
+"""DreamZero as a policy: a cache of clean video, block after block, until the window is full."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from world_model.families.base.policy import Chunk, SlotPolicy, Window
-from world_model.families.base.sampler import Known
+from world_model.diffusion.inpainting import Inpainting
+from world_model.families.base.policy import Chunk, Window
 from world_model.families.dreamzero import cached
+from world_model.families.wan.policy import VideoPolicy
 from world_model.layers.stack import Context
 
 
-class Given(NamedTuple):
+class Episode(NamedTuple):
     """What an episode keeps."""
 
     context: Context
     condition: jax.Array | None  # [1, F, h, w, 4 + C], from the first frame
 
 
-class DreamZeroPolicy(SlotPolicy):
-    """`rollout` is a DreamZeroRollout."""
+class DreamZeroPolicy(VideoPolicy):
+    """`sampler` is a DreamZeroSampler."""
 
     @property
     def last_block(self) -> int:
-        """The cache has no room for more."""
-        return self.rollout.model.spec.layout.num_blocks
+        """The block after which the cache has no room."""
+        return self.sampler.model.spec.layout.num_blocks
 
-    def first(self, params, objective, frame, text_ids, text_length):
-        """See `SlotPolicy`."""
-        rollout = self.rollout
-        begun = objective.begin(frame, text_ids, text_length)
-        text = rollout.branches(begun.text, begun.unconditional_text)
-        context = rollout.context(params, text, rollout.both(begun.image))
-        cache = cached.empty_cache(rollout.model.spec, len(text), params["patch_embedding.kernel"].dtype)
-        cache = rollout.prefill(params, cache, context, rollout.both(begun.first_latents),
-                                rollout.both(rollout.block_frames(begun.condition, 0)), 0)
-        return cache, Given(context, begun.condition)
+    def begin_episode(self, params, frozen, pictures, text_ids, text_length):
+        """See `BatchedPolicy`."""
+        sampler, start = self.sampler, self.inputs.start(frozen, pictures, text_ids, text_length)
+        text = sampler.branches(start.text, start.unconditional_text)
+        context = sampler.context(params, text, sampler.both(start.image))
+        cache = cached.empty_cache(sampler.model.spec, len(text), params["patch_embedding.kernel"].dtype)
+        cache = sampler.prefill(params, cache, context, sampler.both(start.first_latents),
+                                sampler.both(sampler.block_frames(start.condition, 0)), 0)
+        return cache, Episode(context, start.condition)
 
-    def seen(self, params, window: Window, latents, actions, block, places):
-        """See `SlotPolicy`; executed actions are not remembered."""
-        both = self.rollout.both
-        return self.rollout.prefill(params, window.cache, window.given.context, both(latents),
+    def observe_block(self, params, window: Window, seen, actions, block, data):
+        """See `BatchedPolicy`; executed actions are not remembered."""
+        both = self.sampler.both
+        return self.sampler.prefill(params, window.cache, window.episode.context, both(seen),
                                     both(self._condition(window, block)), block)
 
-    def predict(self, params, window: Window, state, block, key, actions, known, places) -> Chunk:
-        """See `SlotPolicy`."""
-        rollout, video = self.rollout, window.imagined[None]
-        given = Known(actions[None], known[None], video, jnp.zeros((1,) * video.ndim, bool))
-        latents, actions, _ = rollout.denoise(
-            params, window.cache, window.given.context, *rollout.noise(key[None], block), state[None, None],
-            self._condition(window, block), block, given)
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+        """See `BatchedPolicy`."""
+        sampler, video = self.sampler, window.imagined[None]
+        inpainting = Inpainting(actions[None], given[None], video, jnp.zeros((1,) * video.ndim, bool))
+        latents, actions, _ = sampler.denoise(
+            params, window.cache, window.episode.context, *sampler.noise(key[None], block), state[None, None],
+            self._condition(window, block), block, inpainting)
         return Chunk(actions, latents)
 
     def _condition(self, window: Window, block):
-        if window.given.condition is None:
+        if window.episode.condition is None:
             return None
-        spec = self.rollout.model.spec
-        return jax.lax.dynamic_slice_in_dim(window.given.condition, cached.first_frame(spec, block),
+        spec = self.sampler.model.spec
+        return jax.lax.dynamic_slice_in_dim(window.episode.condition, cached.first_frame(spec, block),
                                             spec.layout.frames_per_block, axis=1)

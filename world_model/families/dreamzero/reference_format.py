@@ -29,7 +29,7 @@ def write(directory: Path, spec: DreamZeroSpec, params: Mapping[str, jax.Array],
 
     Args:
       params: our flat parameters.
-      rollout: settings of torch/sampler.py's Rollout that these weights are meant for.
+      rollout: settings of torch/sampler.py's DreamZeroTorchSampler that these weights are meant for.
     """
     prefix = PREFIX + LORA_LEVEL if spec.lora_rank else PREFIX
     tensors = ((prefix + name, x.astype(dtype)) for name, x in names.to_published(params, spec.head_dim, DREAMZERO))

@@ -1,4 +1,4 @@
-"""DreamZero's rollout: denoise block after block against a cache of clean video."""
+"""DreamZero's sampler: denoises block after block against a cache of clean video (arXiv 2602.15922, section 3)."""
 
 import dataclasses
 import functools
@@ -6,18 +6,26 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from world_model.diffusion.guidance import Guided
+from world_model.diffusion.inpainting import Inpainting, straight_velocity
 from world_model.diffusion.solvers import make_solver
 from world_model.diffusion.step_skipping import THRESHOLDS, Skipping, make_skipping
-from world_model.families.base.sampler import Conditions, Guided, Known, Prediction, Schedule
+from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.model import DreamZero
+from world_model.families.wan.inputs import Conditions
+from world_model.families.wan.spec import Velocity
 from world_model.functional import bind
-from world_model.layers.stack import Velocity
 
 
 @dataclasses.dataclass(frozen=True)
-class DreamZeroRollout(Guided):
-    """A compiled rollout: call it with parameters, conditions and one key per sample."""
+class DreamZeroSampler(Guided):
+    """A compiled sampler: call it with parameters, conditions and one key per sample.
+
+    Each block begins as noise, is denoised by all solver steps, and enters the cache before the next block begins.
+    Every function compiles once. With `history` the cache is filled with real latents instead, as for a policy whose
+    actions were executed.
+    """
 
     model: DreamZero  # abstract: structure without arrays
     solver: str = "unipc"
@@ -25,29 +33,30 @@ class DreamZeroRollout(Guided):
     shift: float = 5.0
     video_final_sigma: float = 0.0  # DreamZero-Flash leaves the video noisy (0.8)
     skipping: str = "none"  # steps that reuse the last prediction: world_model/diffusion/step_skipping.py
-    skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
+    skip_thresholds: tuple = THRESHOLDS  # (cosine, steps) pairs, for skipping = "adaptive"
 
     @property
     def solvers(self) -> Velocity:
-        """Of video and actions."""
+        """The solvers of video and of actions."""
         return Velocity(make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
                         make_solver(self.solver, self.steps, self.shift))
 
     @property
     def skips(self) -> Skipping:
-        """Which of their steps reuse a prediction."""
+        """The rule by which steps reuse a prediction."""
         return make_skipping(self.skipping, self.steps, self.skip_thresholds)
 
     def schedules(self) -> dict[str, Schedule]:
-        """Of video and actions, as denoised."""
+        """How video and actions are denoised."""
         runs = self.skips.planned(self.steps)
         return {part: Schedule(solver.sigmas, runs) for part, solver in self.solvers._asdict().items()}
 
     def __call__(self, params: dict, conditions: Conditions, keys, history=None,
-                 known: Known | None = None) -> Prediction:
-        """keys: one per sample [B]. history: real latents [B, F, h, w, C] or None. known: with all B, N and F.
+                 inpainting: Inpainting | None = None) -> Prediction:
+        """Predicts a window. keys: one per sample [B]. history: real latents [B, F, h, w, C] or None. inpainting: for
+        the whole window.
 
-        Without conditions.state no action is predicted: the video alone, as of a clip without actions.
+        Without conditions.state no action is predicted, but the video alone, as for a clip without actions.
         """
         spec = self.model.spec
         if self.guided and conditions.unconditional_text is None:
@@ -63,7 +72,7 @@ class DreamZeroRollout(Guided):
                     action_noise = None
                 block_latents, block_actions, block_calls = self.denoise(
                     params, cache, context, noise, action_noise, self.block_states(conditions.state, block),
-                    self.block_frames(conditions.condition, block), block, self.block_known(known, block))
+                    self.block_frames(conditions.condition, block), block, self.block_inpainting(inpainting, block))
                 latents.append(block_latents)
                 actions.append(block_actions)
                 calls.append(block_calls)
@@ -72,36 +81,33 @@ class DreamZeroRollout(Guided):
                 cache = self.prefill(params, cache, context, self.both(clean),
                                       self.both(self.block_frames(conditions.condition, block)), block)
         actions = None if conditions.state is None else jnp.concatenate(actions, axis=1)
-        return Prediction(jnp.concatenate(latents, axis=1), actions, jnp.stack(calls))
+        return Prediction(actions, jnp.concatenate(latents, axis=1), jnp.stack(calls))
 
     def block_frames(self, x, block: int):
-        """The frames of a block, of [B, F, ...] or None."""
+        """The frames of a block, from [B, F, ...]; None stays None."""
         n = self.model.spec.layout.frames_per_block
         first = 1 + (block - 1) * n
         return None if x is None else x[:, :1] if block == 0 else x[:, first:first + n]
 
     def block_states(self, state, block: int):
-        """The state tokens of a block, of [B, S, ...] or None."""
+        """The state tokens of a block, from [B, S, ...]; None stays None."""
         n = self.model.spec.layout.states_per_block
         return None if state is None else state[:, (block - 1) * n:block * n]
 
-    def block_known(self, known: Known | None, block: int) -> Known | None:
-        """That of a block."""
-        if known is None:
+    def block_inpainting(self, whole: Inpainting | None, block: int) -> Inpainting | None:
+        """A block's part of what is given for a window."""
+        if whole is None:
             return None
         n = self.model.spec.layout.actions_per_block
         own = slice((block - 1) * n, block * n)
-        return Known(known.actions[:, own], known.action_mask[:, own], self.block_frames(known.latents, block),
-                     self.block_frames(known.latent_mask, block))
+        return Inpainting(whole.actions[:, own], whole.action_mask[:, own], self.block_frames(whole.latents, block),
+                          self.block_frames(whole.latent_mask, block))
 
     def noise(self, keys, block: int):
         """Initial video and action noise of a block, a function of each sample's key."""
         spec = self.model.spec
-        shapes = ((spec.layout.frames_per_block, spec.latent_height, spec.latent_width, spec.latent_channels),
-                  (spec.layout.actions_per_block, spec.action_dim))
-        draw = lambda key: tuple(jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, block), i), shape)
-                                 for i, shape in enumerate(shapes))
-        return jax.vmap(draw)(keys)
+        return sample_noise(keys, block, ((spec.layout.frames_per_block, *spec.latent_shape),
+                                          (spec.layout.actions_per_block, spec.action_dim)))
 
     @functools.partial(jax.jit, static_argnums=0)
     def context(self, params, text, image):
@@ -114,44 +120,50 @@ class DreamZeroRollout(Guided):
         return cached.prefill(bind(self.model, params), cache, context, latents, condition, block)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def denoise(self, params, cache, context, latents, actions, state, condition, block, known: Known | None = None):
+    def denoise(self, params, cache, context, latents, actions, state, condition, block,
+                inpainting: Inpainting | None = None):
         """All solver steps of one block: (clean latents, clean actions, int32 model calls) from noise.
 
-        What is known goes straight from its noise to its value: it has at every step the noise level of what is
-        predicted, as in training, and any solver is exact on it. Without actions and state (None), the video alone.
+        Without actions and state (None) the video alone is denoised.
         """
-        model = bind(self.model, params)
         solvers = self.solvers if actions is not None else self.solvers._replace(action=None)
-        each = lambda function, *of: jax.tree.map(function, solvers, *of)  # video and, where they are, actions
-        noise, times = Velocity(latents, actions), each(lambda solver: jnp.asarray(solver.timesteps, jnp.float32))
-        if known is not None:
-            mask = Velocity(known.latent_mask, known.action_mask)
-            straight = each(lambda solver, x, value: (x - value) / solver.sigmas[0], noise,
-                            Velocity(known.latents, known.actions))
-        skipping = self.skips
+        noise, skipping = Velocity(latents, actions), self.skips
+        straight = _straight(solvers, noise, inpainting)
+        predict = functools.partial(self._predict, bind(self.model, params), cache, context, state, condition, block)
 
         def step(carry, i):
             sample, past, last, memory = carry
             run, memory = skipping.decide(i, memory)
-            predict = lambda: self._velocity(model, cache, context, sample, state, condition, block,
-                                             each(lambda _, time: time[i], times))
-            velocity = predict() if run is True else jax.lax.cond(run, predict, lambda: last)
+            velocity = predict(solvers, sample, i) if run is True else jax.lax.cond(
+                run, lambda: predict(solvers, sample, i), lambda: last)
             noted = skipping.note(memory, velocity.video)
-            if known is not None:
+            if inpainting is not None:
+                mask = Velocity(inpainting.latent_mask, inpainting.action_mask)
                 velocity = jax.tree.map(jnp.where, mask, straight, velocity)
             memory = noted if run is True else jax.tree.map(lambda new, old: jnp.where(run, new, old), noted, memory)
-            stepped = each(lambda solver, *at: solver.step(i, *at), velocity, sample, past)
+            stepped = jax.tree.map(lambda solver, *at: solver.step(i, *at), solvers, velocity, sample, past)
             sample, past = (Velocity(*(pair and pair[j] for pair in stepped)) for j in (0, 1))
             return (sample, past, velocity, memory), jnp.int32(run)
 
-        start = (noise, each(lambda solver, x: solver.init(x), noise), jax.tree.map(jnp.zeros_like, noise),
-                 skipping.init(latents))
+        start = (noise, jax.tree.map(lambda solver, x: solver.init(x), solvers, noise),
+                 jax.tree.map(jnp.zeros_like, noise), skipping.init(latents))
         (sample, *_), calls = jax.lax.scan(step, start, jnp.arange(self.steps))
         return *sample, calls.sum()
 
-    def _velocity(self, model, cache, context, sample: Velocity, state, condition, block, times: Velocity) -> Velocity:
+    def _predict(self, model, cache, context, state, condition, block, solvers: Velocity, sample: Velocity, i
+                 ) -> Velocity:
+        """Guided velocities of video and, where they are, actions at solver step i."""
+        times = jax.tree.map(lambda solver: jnp.asarray(solver.timesteps, jnp.float32)[i], solvers)
         levels = jax.tree.map(lambda x, time: jnp.full(x.shape[:2], time), sample, times)
         noisy = jax.tree.map(self.both, cached.Noisy(sample.video, levels.video, sample.action, levels.action, state))
         out = cached.denoise(model, cache, context, noisy, self.both(condition), block)
         scales = Velocity(self.guidance, None if sample.action is None else self.action_guidance)
         return jax.tree.map(lambda x, scale: self.guide(x.astype(jnp.float32), scale), out, scales)
+
+
+def _straight(solvers: Velocity, noise: Velocity, inpainting: Inpainting | None) -> Velocity | None:
+    """Velocities that lead from noise to the given values."""
+    if inpainting is None:
+        return None
+    values = Velocity(inpainting.latents, inpainting.actions)
+    return jax.tree.map(lambda solver, x, value: straight_velocity(x, value, -solver.sigmas[0]), solvers, noise, values)

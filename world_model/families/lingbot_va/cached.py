@@ -1,12 +1,12 @@
 """LingBot-VA chunk by chunk over a ring of cached blocks: one pass over a chunk's video, or over its actions.
 
 A chunk's video is block 2 c, its actions are block 2 c + 1. The ring has room for `window_blocks` blocks; block b lives
-in slot b mod window_blocks, so that its first pass makes room by dropping block b - window_blocks, and the observed
+in entry b mod window_blocks, so that its first pass makes room by dropping block b - window_blocks, and the observed
 video and actions of a chunk, when they come, replace what was predicted of it. A pass of block b sees the cached
 blocks before b and itself. Shapes are static and the block is traced: two passes compile, for video and for actions.
 
 With nothing dropped this gives the numbers of the training forward on the same tokens. With a full ring, denoising
-sees what training sees with a window of window_blocks - 1 (facts/lingbot_va.md, corrections 4 to 6).
+sees what training sees with a window of window_blocks - 1 (docs/references/lingbot_va.md).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.attention.blockwise import dense
-from world_model.families.lingbot_va.layout import LingBotVASpec
+from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.layers.stack import Cache, Context, make_cache, write_cache
 from world_model.layers.transformer import ForwardPass, TimestepRows
@@ -26,7 +26,7 @@ class Ring(NamedTuple):
     """Keys and values, chunk after chunk: [video tokens, action tokens] x window_blocks / 2."""
 
     cache: Cache
-    blocks: jax.Array  # int32 [window_blocks]: the block in each slot, -1 where there is none
+    blocks: jax.Array  # int32 [window_blocks]: the block in each entry, -1 where there is none
     filled: jax.Array  # int32 [window_blocks]: its tokens; a last chunk may be short
 
 
@@ -46,7 +46,7 @@ def check_window(window_blocks: int) -> None:
 
 
 def encode_context(model: LingBotVA, text) -> Context:
-    """text [B, Lt, text_dim]."""
+    """Keys and values of text [B, Lt, text_dim]."""
     return model.encode_context(text)
 
 
@@ -58,40 +58,40 @@ def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep
     ring: the compiler drops the writing.
     """
     time, modulation = model.embed_time(timestep)
-    x, ring = _pass(model, True, ring, context, model.embed_video(latents), modulation, rotary, block, ahead)
+    x, ring = _pass(model, Modality.VIDEO, ring, context, model.embed_video(latents), modulation, rotary, block, ahead)
     return model.read_video(x, time), ring
 
 
 def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timestep, rotary, block):
     """(velocity [B, K n, action_dim], ring) of a chunk's actions [B, K n, action_dim]; timestep float32 [B, K]."""
     time, modulation = model.embed_action_time(timestep)
-    x, ring = _pass(model, False, ring, context, model.embed_actions(actions), modulation, rotary, block)
+    x, ring = _pass(model, Modality.ACTION, ring, context, model.embed_actions(actions), modulation, rotary, block)
     return model.read_actions(x, time), ring
 
 
-def forget(ring: Ring, block) -> Ring:
-    """The ring in which nobody sees that block any more."""
+def without(ring: Ring, block) -> Ring:
+    """The ring with that block hidden from later passes."""
     return ring._replace(blocks=jnp.where(ring.blocks == block, -1, ring.blocks))
 
 
-def _pass(model: LingBotVA, of_video: bool, ring: Ring, context: Context, x, modulation, rotary, block, ahead: int = 0):
+def _pass(model: LingBotVA, modality: Modality, ring: Ring, context: Context, x, modulation, rotary, block,
+          ahead: int = 0):
     rows = TimestepRows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
-    attend = lambda q, k, v, valid: dense(q, k, v, valid)
-    forward_pass = ForwardPass(rows=rows, rotary=rotary, attend=attend, output_rows=rows, output_row_start=0,
-                    output_slice=slice(0, x.shape[1]), attend_output=attend)
-    window, slot = ring.blocks.size, block % ring.blocks.size
-    starts, lengths = _slots(model.spec, ring)
+    forward_pass = ForwardPass(rows=rows, rotary=rotary, attend=dense, output_rows=rows, output_row_start=0,
+                    output_slice=slice(0, x.shape[1]), attend_output=dense)
+    window, entry = ring.blocks.size, block % ring.blocks.size
+    starts, lengths = _entries(model.spec, ring)
     seen = (ring.blocks >= 0) & (ring.blocks <= block + ahead) & (ring.blocks > block - window)
     seen &= ring.blocks != block
-    slot_of, place = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
-    valid = seen[slot_of] & (place < ring.filled[slot_of])
-    x, own = model.run_pass(of_video, x, modulation, context, forward_pass, ring.cache, valid)
-    return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[slot]), ring.blocks.at[slot].set(block),
-                   ring.filled.at[slot].set(own.final[0].shape[1]))
+    entry_of, position = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
+    valid = seen[entry_of] & (position < ring.filled[entry_of])
+    x, own = model.run_pass(modality, x, modulation, context, forward_pass, ring.cache, valid)
+    return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[entry]), ring.blocks.at[entry].set(block),
+                   ring.filled.at[entry].set(own.final[0].shape[1]))
 
 
-def _slots(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
-    """First token and number of tokens of every slot."""
+def _entries(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
+    """First token and number of tokens of every entry."""
     room, window = ring.cache.final[0].shape[1], ring.blocks.size
     frames = 2 * room // window // (spec.tokens_per_frame + spec.actions_per_frame)
     lengths = np.tile([frames * spec.tokens_per_frame, frames * spec.actions_per_frame], window // 2)
@@ -100,8 +100,8 @@ def _slots(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
 
 def cached_tokens(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
     """For looking inside: (index of every cached token, its block), oldest block first."""
-    starts, _ = _slots(spec, ring)
+    starts, _ = _entries(spec, ring)
     blocks, filled = np.asarray(ring.blocks), np.asarray(ring.filled)
-    slots = [slot for slot in np.argsort(blocks) if blocks[slot] >= 0]
-    index = [starts[slot] + np.arange(filled[slot]) for slot in slots]
-    return np.concatenate(index), np.repeat(blocks[slots], filled[slots])
+    entries = [entry for entry in np.argsort(blocks) if blocks[entry] >= 0]
+    index = [starts[entry] + np.arange(filled[entry]) for entry in entries]
+    return np.concatenate(index), np.repeat(blocks[entries], filled[entries])

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from world_model.families.base.sampler import Conditions
-from world_model.families.lingbot_va.sampler import LingBotVARollout
+from world_model.families.lingbot_va.sampler import LingBotVASampler
+from world_model.families.wan.inputs import Conditions
 
 
 class FixedInputs(NamedTuple):
@@ -24,10 +24,13 @@ class FixedInputs(NamedTuple):
     keys: jax.Array
 
 
-def fixed_inputs(rollout: LingBotVARollout) -> FixedInputs:
-    """At the sizes of the rollout's model."""
-    rng, spec = np.random.default_rng(0), rollout.model.spec
-    normal = lambda *shape: rng.normal(size=(1, *shape)).astype(np.float32)
+def fixed_inputs(sampler: LingBotVASampler) -> FixedInputs:
+    """Fixed inputs at the sizes of the sampler's model."""
+    rng, spec = np.random.default_rng(0), sampler.model.spec
+
+    def normal(*shape):
+        return rng.normal(size=(1, *shape)).astype(np.float32)
+
     frames, text = spec.layout.latent_frames, normal(spec.text_length, spec.text_dim)
     text[:, spec.text_length // 2:] = 0  # past the prompt
     return FixedInputs(normal(frames, spec.latent_height, spec.latent_width, spec.latent_channels),
@@ -35,41 +38,45 @@ def fixed_inputs(rollout: LingBotVARollout) -> FixedInputs:
                        jax.random.split(jax.random.key(0), 1))
 
 
-def jax_outputs(rollout: LingBotVARollout, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+def jax_outputs(sampler: LingBotVASampler, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    inputs = fixed_inputs(rollout)
+    inputs = fixed_inputs(sampler)
     conditions = Conditions(inputs.latents[:, :1], inputs.text, None, unconditional_text=np.zeros_like(inputs.text),
                             actions=inputs.actions)
     entries = {}
     with jax.default_matmul_precision("highest"):
         for name, history in (("reacting", inputs.latents), ("imagined", None)):
-            out = rollout(dict(params), conditions, inputs.keys, history=history)
-            entries |= _entries(rollout, name, out.latents, out.actions)
+            out = sampler(dict(params), conditions, inputs.keys, history=history)
+            entries |= _entries(sampler, name, out.latents, out.actions)
     return entries
 
 
-def torch_outputs(rollout: LingBotVARollout, directory: Path) -> dict[str, np.ndarray]:
-    """The same from an exported directory. Raises WeightsError where it does not load."""
+def torch_outputs(sampler: LingBotVASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The same from an exported directory, by a network that computes in `dtype`. Raises WeightsError where it does not
+    load."""
     import torch  # extra: torch
 
     from world_model.families.lingbot_va.torch.network import load
-    from world_model.families.lingbot_va.torch.sampler import Rollout
+    from world_model.families.lingbot_va.torch.sampler import LingBotVATorchSampler
 
-    inputs, (network, spec, settings) = fixed_inputs(rollout), load(directory)
-    tensor = lambda x: torch.from_numpy(np.array(x))
-    noise = [tuple(map(tensor, rollout.noise(inputs.keys, chunk, frames.stop - frames.start)))
-             for chunk, frames in enumerate(rollout.chunks())]
+    def tensor(x):
+        return torch.from_numpy(np.array(x))
+
+    inputs, (network, spec, settings) = fixed_inputs(sampler), load(directory, dtype=dtype)
+    noise = [tuple(map(tensor, sampler.noise(inputs.keys, chunk, frames.stop - frames.start)))
+             for chunk, frames in enumerate(sampler.chunks())]
     latents, actions, text = map(tensor, inputs[:3])
     entries = {}
     for name, history in (("reacting", (latents, actions)), ("imagined", None)):
-        found = Rollout(network, spec, **settings)(latents[:, :1], text, noise, torch.zeros_like(text), history)
-        entries |= _entries(rollout, name, found[0], found[1][:, spec.actions_per_frame:])
+        found = LingBotVATorchSampler(network, spec, **settings)(
+            latents[:, :1], text, noise, torch.zeros_like(text), history)
+        entries |= _entries(sampler, name, found[0], found[1][:, spec.actions_per_frame:])
     return entries
 
 
-def _entries(rollout: LingBotVARollout, name: str, latents, actions) -> dict[str, np.ndarray]:
-    entries, n = {}, rollout.model.spec.actions_per_frame
-    for chunk, frames in enumerate(rollout.chunks()):
+def _entries(sampler: LingBotVASampler, name: str, latents, actions) -> dict[str, np.ndarray]:
+    entries, n = {}, sampler.model.spec.actions_per_frame
+    for chunk, frames in enumerate(sampler.chunks()):
         entries[f"{name}/chunk{chunk}_latents"] = np.asarray(latents)[:, frames]
         if frames.stop > 1:  # group 0 leads to the first frame and is left out
             entries[f"{name}/chunk{chunk}_actions"] = np.asarray(actions)[

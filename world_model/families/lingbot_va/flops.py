@@ -9,22 +9,25 @@ import numpy as np
 
 from world_model.analysis.flops import Parts, Work, frozen, stack, trained, visible_pairs
 from world_model.attention import tokens, visibility
-from world_model.attention.tokens import Group
-from world_model.families.base.spec import PATCH
+from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO
 from world_model.families.lingbot_va.layout import GROUPS, HEADS_READ, VIDEO_GROUPS, LingBotVASpec, make_sequence
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
+from world_model.families.wan.spec import PATCH
 
 
 def forward_flops(spec: LingBotVASpec) -> Parts:
-    """Of one sample."""
+    """The products of one sample, by part."""
     sequence, work = _work(spec)
     return stack(work, spec.dim, spec.ffn_dim, spec.num_layers) | _ends(spec, sequence, spec.dim)
 
 
 def mot_forward_flops(spec: LingBotVAMoTSpec) -> Parts:
-    """Of one sample; parts of the action stream have their own names, self-attention is joint."""
+    """The products of one sample, by part; those of the action stream have their own names, self-attention is joint."""
     sequence, work = _work(spec)
-    count = lambda groups: sum(s.length for s in sequence if s.group in groups)
+
+    def count(groups: tuple) -> int:
+        return sum(s.length for s in sequence if s.group in groups)
+
     video = work._replace(tokens=count(VIDEO_GROUPS), read=count(VIDEO_GROUPS[1:]))
     action = work._replace(tokens=work.tokens - video.tokens, read=work.read - video.read, pairs=0, pairs_read=0)
     narrow = stack(action, spec.action_stream_dim, spec.action_ffn_dim, spec.num_layers, spec.dim)
@@ -36,11 +39,14 @@ def mot_forward_flops(spec: LingBotVAMoTSpec) -> Parts:
 
 
 def _work(spec: LingBotVASpec) -> tuple[tokens.Sequence, Work]:
-    table, sequence = visibility.get_table(spec.visibility), make_sequence(spec, spec.layout.latent_frames)
+    table, sequence = spec.table(), make_sequence(spec, spec.layout.latent_frames)
     kept = visibility.needed(table, sequence, set(HEADS_READ))
     sequence = tokens.select(sequence, kept.__contains__)
     read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
-    under = lambda side, i: tuple(dataclasses.replace(s, blocks=s.blocks[i:i + 1]) for s in side)
+
+    def under(side, i: int) -> tokens.Sequence:
+        return tuple(dataclasses.replace(s, blocks=s.blocks[i:i + 1]) for s in side)
+
     pairs, pairs_read = (
         float(np.mean([visible_pairs(table, under(q, i), under(sequence, i)) for i in range(spec.max_chunk_frames)]))
         for q in (sequence, read))
@@ -48,18 +54,20 @@ def _work(spec: LingBotVASpec) -> tuple[tokens.Sequence, Work]:
 
 
 def _ends(spec: LingBotVASpec, sequence: tokens.Sequence, action_width: int) -> Parts:
-    """Embedders and heads."""
+    """Products of embedders and heads."""
     count = {g: sum(s.length for s in sequence if s.group is g) for g in GROUPS}
-    video, actions = (count[a] + count[b] for a, b in ((Group.CLEAN_VIDEO, Group.NOISY_VIDEO),
-                                                       (Group.CLEAN_ACTION, Group.ACTION)))
+    video, actions = (count[a] + count[b] for a, b in ((CLEAN_VIDEO, NOISY_VIDEO),
+                                                       (CLEAN_ACTION, NOISY_ACTION)))
     d, a, text, frames = spec.dim, action_width, spec.text_length, spec.layout.latent_frames
-    time = lambda rows, width: frozen((rows, spec.freq_dim, width)) + trained(
-        (rows, width, width), (rows, width, 6 * width))
+
+    def time(rows: int, width: int) -> list:
+        return frozen((rows, spec.freq_dim, width)) + trained((rows, width, width), (rows, width, 6 * width))
+
     return {
         "patch_embedding": frozen((video, PATCH**2 * spec.latent_channels, d)),
         "action_embedding": frozen((actions, spec.action_dim, a)),
         "context_embedding": frozen((text, spec.text_dim, d)) + trained((text, d, d)),
         "time_embedding": time(2 * frames, d) + time(frames + 1, a),
-        "head": trained((count[Group.NOISY_VIDEO], d, PATCH**2 * spec.latent_channels),
-                        (count[Group.ACTION], a, spec.action_dim)),
+        "head": trained((count[NOISY_VIDEO], d, PATCH**2 * spec.latent_channels),
+                        (count[NOISY_ACTION], a, spec.action_dim)),
     }

@@ -1,4 +1,4 @@
-"""LingBot-VA in JAX behind a adapter for comparing: numpy in, numpy out, feature orders as in the reference."""
+"""LingBot-VA in JAX as it is compared: numpy in, numpy out, feature orders as in the reference."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,20 +7,20 @@ import jax
 import numpy as np
 
 from world_model import functional
-from world_model.families.base.loss import Example
 from world_model.families.lingbot_va import cached
-from world_model.families.lingbot_va.layout import LingBotVASpec, frame_rotary
-from world_model.families.lingbot_va.loss import Drawn, LingBotVAObjective
+from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_rotary
+from world_model.families.lingbot_va.loss import LingBotVALoss, Sampled
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.names import LINGBOT_VA
-from world_model.families.lingbot_va.sampler import LingBotVARollout
+from world_model.families.lingbot_va.sampler import LingBotVASampler
+from world_model.families.wan.inputs import Example
 from world_model.weights import names, transforms
 
 
 class Training(NamedTuple):
     """One training batch with given draws: per-frame arrays are [B, F]."""
 
-    inputs: dict[str, np.ndarray]  # what the objective made of the draws: fields of lingbot_va.Inputs
+    inputs: dict[str, np.ndarray]  # what the loss made of what was sampled: fields of model.ForwardInputs
     video: np.ndarray  # velocities [B, F, h, w, C]
     action: np.ndarray  # [B, N, action_dim]
     video_frames: np.ndarray  # weighted losses
@@ -45,26 +45,26 @@ class LingBotVAAdapter:
         shapes = functional.parameters(functional.abstract(LingBotVA, spec))
         return cls(spec, names.from_published(tensors, shapes, spec.head_dim, LINGBOT_VA))
 
-    def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Drawn, dict], Training]:
-        """Forward, losses and gradients of one batch as a function of what is drawn, compiled once.
+    def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Sampled, dict], Training]:
+        """Forward, losses and gradients of one batch as a function of what is sampled, compiled once.
 
         Its second argument replaces timesteps of the inputs: the network tells a float32 step at t = 1000 apart, and
-        a reference's own table may be rounded another way. The empty prompt is never drawn.
+        a reference's own table may be rounded another way. The empty prompt is never sampled.
         """
-        goal = LingBotVAObjective(self.model, None, None, {}, shift=shift, action_shift=action_shift, text_dropout=0)
+        goal = LingBotVALoss(self.model, shift=shift, action_shift=action_shift, text_dropout=0)
         frames = example.frame_valid.size
         counts = {"frames": np.float32(frames), "actions": np.float32(frames)}
 
         @jax.jit
-        def step(params, drawn, timesteps):
-            inputs = goal.inputs(example, drawn)._replace(**timesteps)
+        def step(params, sampled, timesteps):
+            inputs = goal.inputs(example, sampled)._replace(**timesteps)
             velocity, hidden = functional.bind(self.model, params)(inputs, with_hidden=True)
-            video, action = goal.errors(velocity, example, drawn)
-            loss = lambda p: goal.loss_of(p, inputs, example, drawn, counts)[0]
-            return (inputs, velocity, (video, goal.action_frames(action, example)), goal.weights(drawn),
+            video, action = goal.errors(velocity, example, sampled)
+            loss = lambda p: goal.loss_of(p, inputs, example, sampled, counts)[0]
+            return (inputs, velocity, (video, goal.action_frames(action, example)), goal.weights(sampled),
                     jax.value_and_grad(loss)(params), hidden)
 
-        return lambda drawn, timesteps: self._training(*jax.device_get(step(self.params, drawn, timesteps)))
+        return lambda sampled, timesteps: self._training(*jax.device_get(step(self.params, sampled, timesteps)))
 
     def _training(self, inputs, velocity, errors, weights, loss_and_gradients, hidden) -> Training:
         loss, gradients = loss_and_gradients
@@ -75,31 +75,31 @@ class LingBotVAAdapter:
         return Training(inputs._asdict(), velocity.video, velocity.action, video_frames, action_frames, *weights,
                         float(loss), gradients, hidden)
 
-    def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "LingBotVASession":
+    def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "CachedLingBotVAAdapter":
         """Cached inference; text [B, Lt, text_dim]."""
-        return LingBotVASession(self, text, chunk_frames, window_blocks)
+        return CachedLingBotVAAdapter(self, text, chunk_frames, window_blocks)
 
-    def rollout(self, **settings) -> LingBotVARollout:
+    def rollout(self, **settings) -> LingBotVASampler:
         """The serving loop."""
-        return LingBotVARollout(self.model, **settings)
+        return LingBotVASampler(self.model, **settings)
 
 
-class LingBotVASession:
+class CachedLingBotVAAdapter:
     """Single passes over a ring of cached blocks."""
 
     def __init__(self, adapter: LingBotVAAdapter, text: np.ndarray, chunk_frames: int, window_blocks: int):
         self.adapter, self.chunk_frames = adapter, chunk_frames
         bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(adapter.model, p), *args))
-        self._passes = bound(cached.action_pass), bound(cached.video_pass)
+        self._passes = {Modality.VIDEO: bound(cached.video_pass), Modality.ACTION: bound(cached.action_pass)}
         self.context = bound(cached.encode_context)(adapter.params, text)
         self.ring = cached.make_ring(adapter.spec, len(text), chunk_frames, window_blocks)
 
-    def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, of_video: bool, write: bool) -> np.ndarray:
+    def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, modality: Modality, write: bool) -> np.ndarray:
         """Velocities of a chunk's video [B, K, h, w, C] or actions [B, K n, A]; timestep [B, K]."""
         frames = range(chunk * self.chunk_frames, (chunk + 1) * self.chunk_frames)
-        velocity, ring = self._passes[of_video](
+        velocity, ring = self._passes[modality](
             self.adapter.params, self.ring, self.context, x, timestep,
-            frame_rotary(self.adapter.spec, of_video, frames), 2 * chunk + (not of_video))
+            frame_rotary(self.adapter.spec, modality, frames), 2 * chunk + (modality is Modality.ACTION))
         self.ring = ring if write else self.ring
         return np.asarray(velocity)
 

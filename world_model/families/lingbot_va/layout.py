@@ -1,24 +1,38 @@
-"""LingBot-VA's sizes, what stands where in a sequence, and at which positions (facts/lingbot_va.md, sections 2, 3)."""
+"""LingBot-VA's sizes, what stands where in a sequence, and at which positions (arXiv 2601.21998, section 3;
+docs/references/lingbot_va.md)."""
 
 import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from world_model.attention import tokens
-from world_model.attention.tokens import Group, Segment
-from world_model.families.base.spec import Spec
+from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, Group, Segment
+from world_model.attention.visibility import Table
+from world_model.families.lingbot_va.visibility import TABLES
+from world_model.families.wan.spec import VideoSpec
 from world_model.layers import rotary
 
-VIDEO_GROUPS = (Group.CLEAN_VIDEO, Group.NOISY_VIDEO)
-HEADS_READ = (Group.NOISY_VIDEO, Group.ACTION)
-GROUPS = (Group.CLEAN_VIDEO, Group.CLEAN_ACTION, *HEADS_READ)  # the order of a sequence
+
+class Modality(enum.StrEnum):
+    """What a pass over a chunk is about: its video, or the actions that lead to it."""
+
+    VIDEO = "video"
+    ACTION = "action"
+
+
+VIDEO_GROUPS = (CLEAN_VIDEO, NOISY_VIDEO)
+HEADS_READ = (NOISY_VIDEO, NOISY_ACTION)
+GROUPS = (CLEAN_VIDEO, CLEAN_ACTION, *HEADS_READ)  # the order of a sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LingBotVASpec(Spec):
-    """Sizes; defaults and units in configs/base.py."""
+class LingBotVASpec(VideoSpec):
+    """Sizes; defaults and units in config.py."""
 
-    image_dim = lora_rank = 0  # neither an image branch nor adapters
+    tables: ClassVar[Mapping[str, Table]] = TABLES
 
     state_dim: int = 0
     max_chunk_frames: int = 4
@@ -64,27 +78,27 @@ def make_sequence(spec: LingBotVASpec, frames: int, order: tuple[Group, ...] = G
 
 def rotary_table(spec: LingBotVASpec, sequence: tokens.Sequence) -> np.ndarray:
     """float32 [2, L, d/2]. Clean and noisy copies stand at the same positions."""
-    return np.concatenate([frame_rotary(spec, s.group in VIDEO_GROUPS, range(s.frame, s.frame + 1))
+    return np.concatenate([frame_rotary(spec, Modality(s.group.modality), range(s.frame, s.frame + 1))
                            for s in sequence], axis=1)
 
 
-def frame_rotary(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
-    """float32 [2, tokens, d/2] of latent frames counted from the episode's start.
+def frame_rotary(spec: LingBotVASpec, modality: Modality, frames: range) -> np.ndarray:
+    """float32 [2, tokens, d/2] for latent frames counted from the episode's start.
 
     Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
     """
-    angles = rotary.position_angles(*frame_positions(spec, of_video, frames), spec.head_dim)
+    angles = rotary.position_angles(*frame_positions(spec, modality, frames), spec.head_dim)
     return rotary.table(angles.astype(np.float32))
 
 
-def frame_positions(spec: LingBotVASpec, of_video: bool, frames: range) -> np.ndarray:
+def frame_positions(spec: LingBotVASpec, modality: Modality, frames: range) -> np.ndarray:
     """float32 [3, tokens]: time, row and column.
 
     Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
     cannot serve it.
     """
     frames, n = np.asarray(frames, np.float64), spec.actions_per_frame
-    if of_video:
+    if modality is Modality.VIDEO:
         parts = np.meshgrid(frames, *(np.arange(size) for size in spec.grid), indexing="ij")
     else:
         time = frames[:, None] + (np.arange(n) + 1) / (n + 1)

@@ -1,6 +1,6 @@
-"""LingBot-VA's training objective (facts/lingbot_va.md, sections 3 and 4).
+"""LingBot-VA's training loss (arXiv 2601.21998, section 3; docs/references/lingbot_va.md).
 
-Chunk size and window are drawn once a step. Every latent frame has its own noise level, its actions another one.
+Chunk size and window are sampled once a step. Every latent frame has its own noise level, its actions another one.
 With a coin the clean copy of the video is noised as well, each frame at its own level, and the level is told to the
 model: this is what later lets actions be read off a half-denoised video. Losses are means over frames.
 
@@ -21,18 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.diffusion.flow_matching import add_noise, velocity
-from world_model.families.base.loss import Example, Objective, by_level, frame_errors, normal
-from world_model.families.lingbot_va.model import Inputs
+from world_model.families.base.loss import by_level, normal
+from world_model.families.lingbot_va.model import ForwardInputs
+from world_model.families.wan.inputs import Example
+from world_model.families.wan.loss import VideoLoss, frame_errors
 from world_model.functional import bind
 
 LEVELS = 1000  # training levels, noisiest first
-HISTORY_LEVELS = range(500, LEVELS)  # from which history noise is drawn
+HISTORY_LEVELS = range(500, LEVELS)  # from which history noise is sampled
 EMPTY = 1e-6  # added to the count of a frame's real action values
 (USE_VIDEO_LEVELS, USE_ACTION_LEVELS, USE_HISTORY_LEVELS, USE_HISTORY_COIN, USE_VIDEO_NOISE, USE_ACTION_NOISE,
  USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW, USE_FORWARD) = range(11)
 
 
-class Drawn(NamedTuple):
+class Sampled(NamedTuple):
     """All that is random in one batch."""
 
     video_index: jax.Array  # int32 [B, F], of noise levels
@@ -45,96 +47,96 @@ class Drawn(NamedTuple):
     no_text: jax.Array  # bool [B]: the prompt gives way to the empty one
     chunk_frames: jax.Array  # int32, K
     window_blocks: jax.Array  # int32, W
-    forward_dynamics: jax.Array | None = None  # bool, where it is drawn at all
+    forward_dynamics: jax.Array | None = None  # bool, where it is sampled at all
 
 
 @dataclasses.dataclass(frozen=True)
-class LingBotVAObjective(Objective):
+class LingBotVALoss(VideoLoss):
     """Per-frame levels for both modalities."""
 
     shift: float = 5.0  # of the video's levels
     action_shift: float = 1.0
     history: float = 0.5  # probability of noising the clean video
     text_dropout: float = 0.1  # probability of the empty prompt
-    shared_levels: bool = False  # one draw of levels and coin for the whole batch
+    shared_levels: bool = False  # the same levels and coin for the whole batch
     forward_dynamics: float = 0.0  # probability of a step in which video sees its own chunk's actions
     given_first_frame: bool = False  # level 0 and no loss for it, as rollouts have it
 
-    def encode(self, batch: dict) -> Example:
-        """Actions gain group 0 in front: zeros, masked, which stand for the actions before the first frame."""
-        example = super().encode(batch)
-        group = lambda x: jnp.pad(x, ((0, 0), (self.model.spec.actions_per_frame, 0), (0, 0)))
-        robot = example.action_valid.any(axis=1, keepdims=True)
-        dummy = jnp.repeat(robot, self.model.spec.actions_per_frame, axis=1)
-        return example._replace(actions=group(example.actions), action_mask=group(example.action_mask),
-                                action_valid=jnp.concatenate([dummy, example.action_valid], axis=1))
-
     def count(self, batch: dict) -> dict:
-        """Denominators, of the whole global batch: latent frames, and those with real actions (or all as well)."""
-        frames = self.predicted(batch["frame_mask"][:, ::4])
+        """See `Loss`: latent frames, and those with real actions (or all as well)."""
+        frames = self.predicted(self.latent_frame_mask(batch))
         with_actions = batch["action_mask"].reshape(len(frames), frames.shape[1] - 1, -1).any(axis=-1)
         actions = with_actions.sum() if self.action_average == "valid" else frames.size
         return {"frames": jnp.maximum(frames.sum() * 1.0, 1), "actions": jnp.maximum(actions * 1.0, 1)}
 
-    def draw(self, keys, example: Example, key: jax.Array) -> Drawn:
-        """Levels, coins and noise of each sample; K and W of the step."""
+    def sample(self, keys, example: Example, key: jax.Array) -> Sampled:
+        """See `Loss`: levels, coins and noise of each sample; K and W of the step."""
         batch, frames = example.frame_valid.shape
-        if self.shared_levels:
-            of_batch = lambda use: jnp.broadcast_to(jax.random.fold_in(key, use), (batch,))
-        else:
-            of_batch = keys
-        index = lambda use, low=0: jax.vmap(lambda k: jax.random.randint(k, (frames,), low, LEVELS))(of_batch(use))
-        coin = lambda keys, p: jax.vmap(lambda k: jax.random.bernoulli(k, p))(keys)
-        once = lambda use, low, high: jax.random.randint(jax.random.fold_in(key, use), (), low, high + 1)
+
+        def of_step(use: int):
+            return jax.random.fold_in(key, use)
+
+        def level_keys(use: int):
+            return jnp.broadcast_to(of_step(use), (batch,)) if self.shared_levels else keys(use)
+
+        def index(use: int, low: int = 0):
+            return jax.vmap(lambda k: jax.random.randint(k, (frames,), low, LEVELS))(level_keys(use))
+
+        def coin(keys, p: float):
+            return jax.vmap(lambda k: jax.random.bernoulli(k, p))(keys)
+
+        def once(use: int, low: int, high: int):
+            return jax.random.randint(of_step(use), (), low, high + 1)
+
         video, spec, forward = example.latents.shape[1:], self.model.spec, None
         if self.forward_dynamics:
-            forward = jax.random.bernoulli(jax.random.fold_in(key, USE_FORWARD), self.forward_dynamics)
-        return Drawn(
+            forward = jax.random.bernoulli(of_step(USE_FORWARD), self.forward_dynamics)
+        return Sampled(
             index(USE_VIDEO_LEVELS), index(USE_ACTION_LEVELS), index(USE_HISTORY_LEVELS, HISTORY_LEVELS.start),
-            coin(of_batch(USE_HISTORY_COIN), self.history), normal(keys(USE_VIDEO_NOISE), video),
+            coin(level_keys(USE_HISTORY_COIN), self.history), normal(keys(USE_VIDEO_NOISE), video),
             normal(keys(USE_ACTION_NOISE), example.actions.shape[1:]), normal(keys(USE_HISTORY_NOISE), video),
             coin(keys(USE_TEXT), self.text_dropout), once(USE_CHUNK, 1, spec.max_chunk_frames),
             once(USE_WINDOW, spec.min_window_blocks, spec.max_window_blocks), forward)
 
-    def inputs(self, example: Example, drawn: Drawn) -> Inputs:
+    def inputs(self, example: Example, sampled: Sampled) -> ForwardInputs:
         """What the model is given. Masked action channels are zero in everything that it sees."""
         sigmas, timesteps, _ = self.level_tables(self.shift)
-        video_sigma, video_timestep, _ = self.levels(drawn.video_index, self.shift)
-        action_sigma, action_timestep, _ = self.levels(drawn.action_index, self.action_shift)
+        video_sigma, video_timestep, _ = self.levels(sampled.video_index, self.shift)
+        action_sigma, action_timestep, _ = self.levels(sampled.action_index, self.action_shift)
         n = self.model.spec.actions_per_frame
-        coin, mask = drawn.history[:, None], example.action_mask
-        sigma = jnp.where(coin, sigmas[drawn.history_index], 0)
-        noisy = add_noise(example.actions, drawn.action_noise, jnp.repeat(action_sigma, n, axis=1))
+        coin, mask = sampled.history[:, None], example.action_mask
+        sigma = jnp.where(coin, sigmas[sampled.history_index], 0)
+        noisy = add_noise(example.actions, sampled.action_noise, jnp.repeat(action_sigma, n, axis=1))
         text = example.text
         if self.text_dropout:
-            text = jnp.where(drawn.no_text[:, None, None], self.empty_text(len(text)), text)
-        return Inputs(
-            noisy_latents=add_noise(example.latents, drawn.noise, video_sigma), video_timestep=video_timestep,
-            clean_latents=add_noise(example.latents, drawn.history_noise, sigma),
-            clean_timestep=jnp.where(coin, timesteps[drawn.history_index], 0),
+            text = jnp.where(sampled.no_text[:, None, None], example.empty_text, text)
+        return ForwardInputs(
+            noisy_latents=add_noise(example.latents, sampled.noise, video_sigma), video_timestep=video_timestep,
+            clean_latents=add_noise(example.latents, sampled.history_noise, sigma),
+            clean_timestep=jnp.where(coin, timesteps[sampled.history_index], 0),
             noisy_actions=jnp.where(mask, noisy, 0), action_timestep=action_timestep,
-            clean_actions=jnp.where(mask, example.actions, 0), text=text, chunk_frames=drawn.chunk_frames,
-            window_blocks=drawn.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid,
-            forward_dynamics=drawn.forward_dynamics)
+            clean_actions=jnp.where(mask, example.actions, 0), text=text, chunk_frames=sampled.chunk_frames,
+            window_blocks=sampled.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid,
+            forward_dynamics=sampled.forward_dynamics)
 
-    def loss_at(self, params, example: Example, drawn: Drawn, counts):
-        """The loss of given draws."""
-        return self.loss_of(params, self.inputs(example, drawn), example, drawn, counts)
+    def loss_at(self, params, example: Example, sampled: Sampled, counts):
+        """See `Loss`."""
+        return self.loss_of(params, self.inputs(example, sampled), example, sampled, counts)
 
-    def loss_of(self, params, inputs: Inputs, example: Example, drawn: Drawn, counts):
+    def loss_of(self, params, inputs: ForwardInputs, example: Example, sampled: Sampled, counts):
         """(loss, metrics): errors of both velocities per frame, weighed by noise level."""
         velocities, counted = bind(self.model, params)(inputs), self.predicted(example.frame_valid)
-        video_error, action_error = self.errors(velocities, example, drawn)
-        video_weight, action_weight = self.weights(drawn)
+        video_error, action_error = self.errors(velocities, example, sampled)
+        video_weight, action_weight = self.weights(sampled)
         video_loss = (video_error * video_weight * counted).sum() / counts["frames"]
         action_loss = (self.action_frames(action_error, example) * action_weight).sum() / counts["actions"]
         metrics = {"video_loss": video_loss, "action_loss": action_loss}
-        if drawn.forward_dynamics is not None:
-            of_forward = drawn.forward_dynamics * counted
+        if sampled.forward_dynamics is not None:
+            of_forward = sampled.forward_dynamics * counted
             metrics |= {"forward_dynamics_loss/sum": (video_error * video_weight * of_forward).sum(),
                         "forward_dynamics_loss/count": of_forward.sum() * 1.0}
-        (sigma, *_), (action_sigma, *_) = (self.levels(drawn.video_index, self.shift),
-                                           self.levels(drawn.action_index, self.action_shift))
+        (sigma, *_), (action_sigma, *_) = (self.levels(sampled.video_index, self.shift),
+                                           self.levels(sampled.action_index, self.action_shift))
         of_action = jnp.repeat(action_sigma, self.model.spec.actions_per_frame, axis=1)
         metrics |= by_level("video", video_error, counted, sigma)
         metrics |= by_level("action", action_error, example.action_mask, of_action[..., None])
@@ -149,21 +151,23 @@ class LingBotVAObjective(Objective):
         return (np.arange(frames) == 0) & self.given_first_frame
 
     def levels(self, index, shift: float):
-        """(sigma, timestep, loss weight), each float32 [B, F], of drawn level indices."""
+        """(sigma, timestep, loss weight), each float32 [B, F], of sampled level indices."""
         given = self.given(index.shape[1])
         return tuple(jnp.where(given, 0, table[index]) for table in self.level_tables(shift))
 
-    def errors(self, predicted, example: Example, drawn: Drawn):
+    def errors(self, predicted, example: Example, sampled: Sampled):
         """Squared errors: of video per frame [B, F], of actions [B, N, action_dim], zero where masked."""
-        action = jnp.square(predicted.action.astype(jnp.float32) - velocity(example.actions, drawn.action_noise))
-        return (frame_errors(predicted.video, velocity(example.latents, drawn.noise)),
+        action = jnp.square(predicted.action.astype(jnp.float32) - velocity(example.actions, sampled.action_noise))
+        return (frame_errors(predicted.video, velocity(example.latents, sampled.noise)),
                 jnp.where(example.action_mask, action, 0))
 
-    def weights(self, drawn: Drawn):
+    def weights(self, sampled: Sampled):
         """Loss weights [B, F] of the video's and of the actions' levels."""
-        return self.levels(drawn.video_index, self.shift)[2], self.levels(drawn.action_index, self.action_shift)[2]
+        return self.levels(sampled.video_index, self.shift)[2], self.levels(sampled.action_index, self.action_shift)[2]
 
     def action_frames(self, error, example: Example):
         """[B, N, action_dim] -> [B, F]: mean over a frame's real values; 0 where it has none."""
-        of_frame = lambda x: x.reshape(len(x), -1, self.model.spec.actions_per_frame * x.shape[-1]).sum(axis=-1)
+        def of_frame(x):
+            return x.reshape(len(x), -1, self.model.spec.actions_per_frame * x.shape[-1]).sum(axis=-1)
+
         return of_frame(error) / (of_frame(example.action_mask) + EMPTY)

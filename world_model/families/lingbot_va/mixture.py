@@ -1,6 +1,6 @@
 """LingBot-VA as its paper has it: a Mixture of Transformers (arXiv 2601.21998, section 3 and Fig. 7).
 
-Video and actions have weights of their own, of different widths, and meet in self-attention alone: a narrow block's
+Video and actions have weights of their own, of different widths, and meet in self-attention alone: a narrow layer's
 queries, keys and values have the heads of the wide one. Layout, table, noise and rollout are those of the released
 variant. The paper tells the action stream's width, not the widths inside it; MLP and cross-attention are scaled with
 it here.
@@ -17,21 +17,22 @@ from flax import nnx, traverse_util
 
 from world_model.attention import tokens
 from world_model.attention.context import get_attend_context
-from world_model.attention.tokens import Group
-from world_model.families.lingbot_va.layout import HEADS_READ, VIDEO_GROUPS, LingBotVASpec
+from world_model.attention.tokens import CLEAN_ACTION, NOISY_ACTION
+from world_model.families.lingbot_va.layout import HEADS_READ, VIDEO_GROUPS, LingBotVASpec, Modality
 from world_model.families.lingbot_va.layout import rotary_table as make_rotary
-from world_model.families.lingbot_va.model import Inputs, LingBotVA, join
+from world_model.families.lingbot_va.model import ForwardInputs, LingBotVA, join
+from world_model.families.wan.spec import Velocity
 from world_model.layers.embedders import modulated_norm
-from world_model.layers.stack import Cache, Context, Velocity
+from world_model.layers.stack import Cache, Context
 from world_model.layers.transformer import ATTENTION_SCOPE, ForwardPass, Layer, Mlp, TimestepRows, linear
 
-STREAMS = (VIDEO_GROUPS, (Group.CLEAN_ACTION, Group.ACTION))  # the order of a sequence
+STREAMS = (VIDEO_GROUPS, (CLEAN_ACTION, NOISY_ACTION))  # the order of a sequence
 INITIALISATIONS = ("interpolated", "unscaled", "random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LingBotVAMoTSpec(LingBotVASpec):
-    """Sizes; defaults and units in configs/base.py."""
+    """Sizes; defaults and units in config.py."""
 
     action_stream_dim: int = 768
     action_ffn_dim: int = 3584
@@ -54,7 +55,7 @@ class Pair(NamedTuple):
 
 
 class JointLayer(nnx.Module):
-    """Two blocks with one self-attention: keys are those of the video, then those of the actions."""
+    """Two layers with one self-attention: keys are those of the video, then those of the actions."""
 
     def __init__(self, video, action, rngs: nnx.Rngs):
         self.video, self.action = video(rngs=rngs), action(rngs=rngs)
@@ -76,7 +77,7 @@ class JointLayer(nnx.Module):
         return Pair(*left), own
 
     def context_keys_values(self, context: Pair) -> Pair:
-        """Of each stream's embedded (text, None)."""
+        """Cross-attention's keys and values of each stream's embedded (text, None)."""
         return Pair(self.video.context_keys_values(context.video), self.action.context_keys_values(context.action))
 
 
@@ -103,7 +104,7 @@ class LingBotVAMoT(LingBotVA):
                                    spec.qk_scale, head_dim=spec.head_dim)
         super().make_layers(functools.partial(JointLayer, make_layer, narrow), num_layers, rngs)
 
-    def __call__(self, inputs: Inputs) -> Velocity:
+    def __call__(self, inputs: ForwardInputs) -> Velocity:
         """Velocity of every noisy frame and action."""
         order = sum(STREAMS, ())
         sequence = self.training_sequence(inputs, order=order)
@@ -113,8 +114,8 @@ class LingBotVAMoT(LingBotVA):
         streams = Pair(*(self._stream(part, groups, sequence, attends)
                          for part, groups in zip(joined, STREAMS, strict=True)))
         valid = None if joined.video.valid is None else jnp.concatenate([part.valid for part in joined], axis=1)
-        pair = lambda field: Pair(*(getattr(part, field) for part in joined))
-        x = self.run(pair("x"), pair("modulation"), self.embed_context(inputs.text), streams, valid)
+        x, modulation = (Pair(*(getattr(part, field) for part in joined)) for field in ("x", "modulation"))
+        x = self.run(x, modulation, self.embed_context(inputs.text), streams, valid)
         frames = inputs.noisy_latents.shape[1]
         return Velocity(self.read_video(x.video, joined.video.time[:, -frames:]),
                         self.read_actions(x.action, joined.action.time[:, -frames:]))
@@ -144,19 +145,24 @@ class LingBotVAMoT(LingBotVA):
         """Cross-attention's keys and values of both streams, for cached passes."""
         return self.context_keys_values(self.embed_context(text))
 
-    def run_pass(self, of_video: bool, x, modulation, context: Context, stream: ForwardPass, cache: Cache, cache_valid):
+    def run_pass(self, modality: Modality, x, modulation, context: Context, stream: ForwardPass, cache: Cache,
+    cache_valid):
         """One stream over the cache that both write."""
-        part = lambda pair: pair.video if of_video else pair.action
+        def part(pair):
+            return getattr(pair, modality)
+
         return self.run_cached(x, modulation, Context(*map(part, context)), stream, cache, cache_valid, part)
 
 
 def copy_stream(video: Layer, action: Layer, *, scaled: bool) -> None:
-    """Sets an action block (or a stack of them) to its video block, interpolated along every axis that is narrower.
+    """Sets an action layer (or a stack of them) to its video layer, interpolated along every axis that is narrower.
 
     scaled: a kernel whose inputs become fewer is multiplied by the root of how many fewer, which keeps the variance of
-    its output: sqrt(3072 / 768) = 2. Without it the paper finds training unstable (Fig. 7; facts/papers.md).
+    its output: sqrt(3072 / 768) = 2. Without it the paper finds training unstable (Fig. 7).
     """
-    flat = lambda block: traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(block, nnx.Param)))
+    def flat(layer: nnx.Module) -> dict:
+        return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(layer, nnx.Param)))
+
     source, state = flat(video), nnx.state(action, nnx.Param)
     copied = {name: interpolate(source[name], target.shape, scaled and name[-1] == "kernel")
               for name, target in flat(action).items()}

@@ -1,12 +1,11 @@
-"""LingBot-VA: video first, then the actions that lead to it, over one shared block stack (arXiv 2601.21998;
-facts/lingbot_va.md).
+"""LingBot-VA: video first, then the actions that lead to it, over one shared stack of layers (arXiv 2601.21998).
 
 An episode is cut into chunks of K latent frames. A chunk's video is predicted from the clean past; its actions from
 that past and the clean copy of the chunk's own video (inverse dynamics). Action group f holds the n actions that lead
 to latent frame f; group 0 leads to the first frame and is a dummy. K and the window are drawn anew in every training
 step: they are inputs of the forward pass, not part of what is compiled.
 
-This file is the released variant: both modalities go through the same blocks, and differ in embedders, time
+This file is the released variant: both modalities go through the same layers, and differ in embedders, time
 embedders and output projections.
 """
 
@@ -21,22 +20,24 @@ from flax import nnx
 
 from world_model.attention import make_attend, tokens, visibility
 from world_model.attention.context import get_attend_context
-from world_model.attention.tokens import Group
-from world_model.families.base.spec import PATCH
+from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO
 from world_model.families.lingbot_va.layout import (
     GROUPS,
     HEADS_READ,
     VIDEO_GROUPS,
     LingBotVASpec,
+    Modality,
     make_sequence,
     rotary_table,
 )
+from world_model.families.wan.spec import PATCH, Velocity
 from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
-from world_model.layers.stack import Cache, Context, Stack, Velocity
+from world_model.layers.stack import Cache, Context, Stack
 from world_model.layers.transformer import ForwardPass, Layer, Mlp, TimestepRows, linear
+from world_model.parallel.axes import LAYER_RULES, Rules
 
 
-class Inputs(NamedTuple):
+class ForwardInputs(NamedTuple):
     """One batch for `LingBotVA.__call__`; N = F n, group f of the actions leads to latent frame f."""
 
     noisy_latents: jax.Array  # [B, F, h, w, C]
@@ -66,15 +67,22 @@ class Embedded(NamedTuple):
 
 
 def join(parts: list[Embedded]) -> Embedded:
-    """One after another."""
-    along = lambda arrays: None if arrays[0] is None else jnp.concatenate(arrays, axis=1)
+    """The tokens of several parts, one part after another."""
     x, time, modulation, rows, valid = zip(*parts, strict=True)
     rows = TimestepRows(sum((r.parts for r in rows), ()))
-    return Embedded(along(x), along(time), along(modulation), rows, along(valid))
+    x, time, modulation = (jnp.concatenate(arrays, axis=1) for arrays in (x, time, modulation))
+    return Embedded(x, time, modulation, rows, None if valid[0] is None else jnp.concatenate(valid, axis=1))
 
 
 class LingBotVA(Stack):
-    """Embedders, block stack and heads."""
+    """Embedders, stack of layers and heads."""
+
+    param_axes: Rules = (*LAYER_RULES,
+        (r"(action_)?time_projection\.kernel", ("embed", "time")),
+        (r"(patch_embedding|(action_)?text_embedding\.fc[12]|(action_)?time_embedding\.fc[12]|action_embedding)\.kernel",
+         (None, "embed")),
+        (r"(video_head|action_head)\.kernel", ("embed", None)),
+    )  # fmt: skip
 
     def __init__(self, spec: LingBotVASpec, *, rngs: nnx.Rngs):
         self.spec, dim = spec, spec.dim
@@ -94,8 +102,8 @@ class LingBotVA(Stack):
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: Inputs, *, with_hidden: bool = False):
-        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each block.
+    def __call__(self, inputs: ForwardInputs, *, with_hidden: bool = False):
+        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each layer.
 
         Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
@@ -115,7 +123,8 @@ class LingBotVA(Stack):
         velocity = self.read_heads(x, joined.time[:, forward_pass.output_row_start:], inputs.noisy_latents.shape[1])
         return (velocity, hidden) if with_hidden else velocity
 
-    def training_sequence(self, inputs: Inputs, everything: bool = False, order: tuple = GROUPS) -> tokens.Sequence:
+    def training_sequence(self, inputs: ForwardInputs, everything: bool = False, order: tuple = GROUPS
+                          ) -> tokens.Sequence:
         """The tokens on which outputs depend, or all."""
         sequence = make_sequence(self.spec, inputs.noisy_latents.shape[1], order)
         if everything:
@@ -123,38 +132,41 @@ class LingBotVA(Stack):
         kept = visibility.needed(self.table(inputs), sequence, set(HEADS_READ))
         return tokens.select(sequence, kept.__contains__)
 
-    def draw_mask(self) -> np.ndarray:
-        """uint8 [n, n, 3]: what the training forward lets see what, at the largest chunk size and without a window."""
+    def render_mask(self) -> tuple[np.ndarray, dict]:
+        """A picture uint8 [n, n, 3] of what the training forward lets see what, at the largest chunk size and without a
+        window, and its legend {name: colour}."""
         sequence = make_sequence(self.spec, self.spec.layout.latent_frames)
         largest = tuple(dataclasses.replace(s, blocks=()) for s in sequence)
-        return visibility.draw(visibility.get_table(self.spec.visibility), largest)
+        return visibility.render(self.spec.table(), largest), visibility.legend(largest)
 
-    def table(self, inputs: Inputs) -> visibility.Table:
-        """All that may be visible, whatever is drawn."""
-        forward = inputs.forward_dynamics is not None
-        return visibility.get_table("lingbot_va_either_dynamics" if forward else self.spec.visibility)
+    def table(self, inputs: ForwardInputs) -> visibility.Table:
+        """The table of all that may be visible, whatever is sampled."""
+        return self.spec.table(None if inputs.forward_dynamics is None else "lingbot_va_either_dynamics")
 
-    def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: Inputs):
+    def attend(self, queries: tokens.Sequence, keys: tokens.Sequence, inputs: ForwardInputs):
         """The attend function of `ForwardPass` under the chunk size, window and dynamics of this batch."""
         kernel = make_attend(self.spec.attention, self.table(inputs), queries, keys)
-        mask = lambda name: visibility.drawn_mask(visibility.get_table(name), queries, keys, inputs.chunk_frames - 1,
-                                                  inputs.window_blocks)
-        drawn = mask(self.spec.visibility)
+
+        def mask(name: str | None = None):
+            return visibility.drawn_mask(self.spec.table(name), queries, keys, inputs.chunk_frames - 1,
+                                         inputs.window_blocks)
+
+        drawn = mask()
         if inputs.forward_dynamics is not None:
             drawn = jnp.where(inputs.forward_dynamics, mask("lingbot_va_forward_dynamics"), drawn)
         return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
 
-    def embed(self, group: Group, inputs: Inputs, sequence: tokens.Sequence) -> "Embedded":
+    def embed(self, group: tokens.Group, inputs: ForwardInputs, sequence: tokens.Sequence) -> "Embedded":
         """The tokens of one group, as many as the sequence has."""
         spec, (batch, frames) = self.spec, inputs.video_timestep.shape
         count = sum(s.group is group for s in sequence)
         if group in VIDEO_GROUPS:
-            clean = group is Group.CLEAN_VIDEO
+            clean = group is CLEAN_VIDEO
             x = self.embed_video(inputs.clean_latents if clean else inputs.noisy_latents)
             time = self.embed_time(inputs.clean_timestep if clean else inputs.video_timestep)
             valid = inputs.frame_valid
         else:
-            clean = group is Group.CLEAN_ACTION
+            clean = group is CLEAN_ACTION
             actions = inputs.clean_actions if clean else inputs.noisy_actions
             x = self.embed_actions(actions[:, :count * spec.actions_per_frame])
             # One row of time serves all clean actions: they are never noised.
@@ -179,11 +191,11 @@ class LingBotVA(Stack):
         return self.action_embedding(actions.astype(self.dtype))
 
     def embed_time(self, timestep):
-        """float32 [B, R] of video -> ([B, R, D], modulation [B, R, 6, D])."""
+        """Timesteps of video, float32 [B, R] -> ([B, R, D], modulation [B, R, 6, D])."""
         return self._time(timestep, self.time_embedding, self.time_projection)
 
     def embed_action_time(self, timestep):
-        """The same of actions, which have their own weights."""
+        """`embed_time` for actions, which have their own weights."""
         return self._time(timestep, self.action_time_embedding, self.action_time_projection)
 
     def _time(self, timestep, embedding, projection):
@@ -198,7 +210,7 @@ class LingBotVA(Stack):
         """Cross-attention's keys and values, for cached passes."""
         return self.context_keys_values((self.embed_text(text), None))
 
-    def run_pass(self, of_video: bool, x, modulation, context: Context, forward_pass: ForwardPass, cache: Cache,
+    def run_pass(self, modality: Modality, x, modulation, context: Context, forward_pass: ForwardPass, cache: Cache,
                  cache_valid):
         """`Stack.run_cached` over a chunk's video or its actions."""
         return self.run_cached(x, modulation, context, forward_pass, cache, cache_valid)

@@ -12,28 +12,29 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from world_model.attention import visibility
-from world_model.attention.tokens import Group, segment_of_token
+from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, Group, segment_of_token
 from world_model.batch import Layout
 from world_model.diffusion import flow_matching
 from world_model.families.base.golden import GoldenFile, channels_first, formula, grouped
-from world_model.families.base.loss import Example
-from world_model.families.base.spec import PATCH
 from world_model.families.lingbot_va import parity_cached as parity_lingbot_va_cached
 from world_model.families.lingbot_va.jax_adapter import LingBotVAAdapter
-from world_model.families.lingbot_va.layout import LingBotVASpec, frame_positions, make_sequence
-from world_model.families.lingbot_va.loss import HISTORY_LEVELS, LEVELS, Drawn
+from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_positions, make_sequence
+from world_model.families.lingbot_va.loss import HISTORY_LEVELS, LEVELS, Sampled
+from world_model.families.wan.inputs import Example
+from world_model.families.wan.spec import PATCH
 from world_model.layers import rotary
 from world_model.layers.embedders import patchify
 
 DERIVED = r"(noisy|hist|target)_(video|action)|mix_(noisy|hist)_(video|action)|clean_action|(video|action)_grid_id"
 INFERENCE = ("inf/", "srv/")
 # The reference's sequence: within each segment, sample after sample.
-SEGMENTS = (Group.NOISY_VIDEO, Group.CLEAN_VIDEO, Group.ACTION, Group.CLEAN_ACTION)
+SEGMENTS = (NOISY_VIDEO, CLEAN_VIDEO, NOISY_ACTION, CLEAN_ACTION)
 
 
 class LingBotVAGolden(GoldenFile):
     """A file of LingBot-VA's numbers."""
 
+    MARK = "attention_head_dim"
     GIVEN = re.compile(rf"w/|in/(?!({DERIVED})$)|(cfg_json|noise_floor_json|grad_names)$|sched/index_u$|mask/.*_dims$"
                        r"|sched/.*/weight_query$|rope/(grid_id|segments)$")
     RELATIVE = re.compile(r"tr/.*/grad_norm(_total)?$|sched/.*timesteps$")
@@ -80,13 +81,13 @@ class LingBotVAGolden(GoldenFile):
                        frame_valid=np.ones(latents.shape[:2], bool), actions=self.actions("actions"), action_mask=mask,
                        action_valid=np.ones(mask.shape[:2], bool), state=None)
 
-    def drawn(self, mix: str, history: bool, window: int) -> Drawn:
+    def sampled(self, mix: str, history: bool, window: int) -> Sampled:
         """The draws of one variant, by the levels nearest to its timesteps."""
         c = self.config
         index = lambda name, shift: np.asarray(flow_matching.nearest_level(
             flow_matching.noise_levels(shift), self.given[f"in/{mix}{name}_timesteps"]))
         coin = lambda value: np.full(c["B"], value)
-        return Drawn(index("video", c["video_shift"]), index("action", c["action_shift"]),
+        return Sampled(index("video", c["video_shift"]), index("action", c["action_shift"]),
                      index("hist", c["video_shift"]), coin(history), self.video("noise_video"),
                      self.actions("noise_action"), self.video("noise_hist"), coin(False), np.int32(c["K"]),
                      np.int32(window))
@@ -143,11 +144,11 @@ def masks(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
         spec = dataclasses.replace(golden.spec, layout=Layout(4 * frames - 3, 8, 8, 1, n, 1), latent_height=PATCH,
                                    latent_width=PATCH * patches, max_chunk_frames=max(chunk, 4))
         sequence = make_sequence(spec, frames)
-        drawn = visibility.drawn_mask(visibility.get_table(spec.visibility), sequence, sequence, chunk - 1, window)
+        sampled = visibility.drawn_mask(spec.table(), sequence, sequence, chunk - 1, window)
         order = np.concatenate([np.tile(_rows(sequence, group), batch) for group in SEGMENTS])
         sample = np.concatenate([np.repeat(range(batch), len(_rows(sequence, group))) for group in SEGMENTS])
         segment = segment_of_token(sequence)[order]
-        yield key.removesuffix("_dims"), np.asarray(drawn)[segment][:, segment] & (sample[:, None] == sample)
+        yield key.removesuffix("_dims"), np.asarray(sampled)[segment][:, segment] & (sample[:, None] == sample)
         text = np.repeat(range(batch), golden.expected[key.replace("_dims", "_cross")].shape[1] // batch)
         yield key.replace("_dims", "_cross"), sample[:, None] == text
 
@@ -158,9 +159,9 @@ def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tup
     train = adapter.trainer(example, c["video_shift"], c["action_shift"])
     for name in sorted({key.split("/")[1] for key in golden.expected if key.startswith("tr/")}):
         mix, window, history = re.fullmatch(r"(mix_|)w(\d+)_(clean|hist)", name).groups()
-        drawn, at = golden.drawn(mix, history == "hist", int(window)), f"tr/{name}"
-        out = train(drawn, golden.timesteps(mix, history == "hist"))
-        yield from _draws(golden, out, mix, history == "hist", example, drawn)
+        sampled, at = golden.sampled(mix, history == "hist", int(window)), f"tr/{name}"
+        out = train(sampled, golden.timesteps(mix, history == "hist"))
+        yield from _draws(golden, out, mix, history == "hist", example, sampled)
         yield f"{at}/video", channels_first(out.video)
         yield f"{at}/action", grouped(out.action, c["n"])
         yield f"{at}/video_seq", np.asarray(patchify(out.video, PATCH)).reshape(c["B"], -1, out.video.shape[-1])
@@ -181,7 +182,7 @@ def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tup
             yield f"{at}/block{i}", np.concatenate([x.reshape(-1, x.shape[-1]) for x in rows])
 
 
-def _draws(golden, out, mix: str, history: bool, example: Example, drawn: Drawn):
+def _draws(golden, out, mix: str, history: bool, example: Example, sampled: Sampled):
     """What the objective made of the draws. Targets are the same whatever the levels; masked actions have none."""
     n, x = golden.config["n"], out.inputs
     yield f"in/{mix}noisy_video", channels_first(x["noisy_latents"])
@@ -189,17 +190,17 @@ def _draws(golden, out, mix: str, history: bool, example: Example, drawn: Drawn)
     if history:
         yield f"in/{mix}hist_video", channels_first(x["clean_latents"])
     yield "in/clean_action", grouped(x["clean_actions"], n)
-    yield "in/target_video", channels_first(flow_matching.velocity(example.latents, drawn.noise))
-    target = flow_matching.velocity(example.actions, drawn.action_noise)
+    yield "in/target_video", channels_first(flow_matching.velocity(example.latents, sampled.noise))
+    target = flow_matching.velocity(example.actions, sampled.action_noise)
     yield "in/target_action", grouped(np.where(example.action_mask, target, 0), n)
 
 
 def positions(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Time, row, column and modality of every token."""
-    for of_video, name in ((True, "video"), (False, "action")):
-        grid = frame_positions(golden.spec, of_video, range(golden.config["frames"]))
-        grid = np.concatenate([grid, np.full((1, grid.shape[1]), not of_video)])
-        yield f"in/{name}_grid_id", np.repeat(grid[None], golden.config["B"], axis=0)
+    for modality in Modality:
+        grid = frame_positions(golden.spec, modality, range(golden.config["frames"]))
+        grid = np.concatenate([grid, np.full((1, grid.shape[1]), modality is Modality.ACTION)])
+        yield f"in/{modality}_grid_id", np.repeat(grid[None], golden.config["B"], axis=0)
 
 
 def _rows(sequence, group: Group) -> np.ndarray:

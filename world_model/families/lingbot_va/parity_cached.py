@@ -7,6 +7,7 @@ import numpy as np
 
 from world_model.families.base.golden import GoldenFile, channels_first, grouped
 from world_model.families.lingbot_va.jax_adapter import LingBotVAAdapter
+from world_model.families.lingbot_va.layout import Modality
 
 PARTIAL_TIMESTEP = 555.5  # at which inf/partial writes the cache
 MIN_RANGE = 1e-6  # added to q99 - q01
@@ -50,21 +51,21 @@ class _Passes:
         x = self.golden.video(f"inf_{name}_video")[self.chunk].copy()
         if self.chunk == 0:
             x[0] = self.golden.video("inf_real_video")[0, 0]
-        return channels_first(self._run(x, timestep, of_video=True, write=write))
+        return channels_first(self._run(x, timestep, modality=Modality.VIDEO, write=write))
 
     def actions(self, name: str, timestep: float, write: bool = False) -> np.ndarray:
         x = self.golden.actions(f"inf_{name}_action")[self.chunk] * used_channels(self.golden)
         n = self.golden.config["n"]
         if self.chunk == 0:
             x[:n] = 0
-        return grouped(self._run(x, timestep, of_video=False, write=write), n)
+        return grouped(self._run(x, timestep, modality=Modality.ACTION, write=write), n)
 
-    def _run(self, x: np.ndarray, timestep: float, *, of_video: bool, write: bool) -> np.ndarray:
+    def _run(self, x: np.ndarray, timestep: float, *, modality: Modality, write: bool) -> np.ndarray:
         time = np.full((self.batch, self.golden.config["K"]), timestep, np.float32)
         if self.chunk == 0:
             time[:, 0] = 0
         x = np.repeat(x[None], self.batch, axis=0)
-        return self.session.run(x, time, self.chunk, of_video=of_video, write=write)
+        return self.session.run(x, time, self.chunk, modality=modality, write=write)
 
 
 def serving(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:

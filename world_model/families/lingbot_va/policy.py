@@ -1,8 +1,8 @@
-"""LingBot-VA over slots: chunks of one latent frame and its actions, in a ring that slides on.
+"""LingBot-VA as a policy: chunks of one latent frame and its actions, in a ring that slides on.
 
 The video of a chunk is imagined first and its actions follow from it. Executed actions enter the ring beside the frame
 that they led to. Actions on their way are given to the chunk's action loop; its video does not see them (what does, for
-one robot at a time, is `LingBotVARollout.ground`, in launch/simulation/chunk_policy.py).
+one robot at a time, is `LingBotVASampler.ground`, in launch/simulation/chunk_policy.py).
 """
 
 import dataclasses
@@ -10,43 +10,44 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.families.base.policy import Chunk, SlotPolicy, Window
-from world_model.families.base.sampler import Known
-from world_model.families.lingbot_va.sampler import Session
+from world_model.diffusion.inpainting import Inpainting
+from world_model.families.base.policy import Chunk, Window
+from world_model.families.lingbot_va.sampler import Episode
+from world_model.families.wan.policy import VideoPolicy
 
 
-class LingBotVAPolicy(SlotPolicy):
-    """`rollout` is a LingBotVARollout; its chunks become those of a slot, one frame long."""
+class LingBotVAPolicy(VideoPolicy):
+    """`sampler` is a LingBotVASampler; its chunks become those of a session, one frame long."""
 
     def __post_init__(self):
-        self.rollout = dataclasses.replace(self.rollout, chunk_frames=1)
+        self.sampler = dataclasses.replace(self.sampler, chunk_frames=1)
         super().__post_init__()
 
-    def first(self, params, objective, frame, text_ids, text_length):
-        """See `SlotPolicy`: the first frame is chunk 0, with the zero actions that training has there."""
-        begun, spec = objective.begin(frame, text_ids, text_length), self.rollout.model.spec
-        session = self.rollout.start(params, begun.text, begun.unconditional_text)
+    def begin_episode(self, params, frozen, pictures, text_ids, text_length):
+        """See `BatchedPolicy`: the first frame is chunk 0, with the zero actions that training has there."""
+        start, spec = self.inputs.start(frozen, pictures, text_ids, text_length), self.sampler.model.spec
+        episode = self.sampler.start(params, start.text, start.unconditional_text)
         nothing = jnp.zeros((1, spec.actions_per_frame, spec.action_dim))
-        session = self.rollout.observe(params, session, begun.first_latents, nothing)
-        return session.ring, session.context
+        episode = self.sampler.observe(params, episode, start.first_latents, nothing)
+        return episode.ring, episode.context
 
-    def places(self, block: np.ndarray):
+    def block_data(self, block: np.ndarray):
         """Rotary tables of video and actions; a block is the latent frame of that number."""
-        return tuple(map(np.stack, zip(*(self.rollout.rotary(int(b), 1) for b in block), strict=True)))
+        return tuple(map(np.stack, zip(*(self.sampler.rotary(int(b), 1) for b in block), strict=True)))
 
-    def seen(self, params, window: Window, latents, actions, block, places):
-        """See `SlotPolicy`."""
-        return self.rollout.observe(params, _session(window, block), latents, actions, places).ring
+    def observe_block(self, params, window: Window, seen, actions, block, data):
+        """See `BatchedPolicy`."""
+        return self.sampler.observe(params, _episode(window, block), seen, actions, data).ring
 
-    def predict(self, params, window: Window, state, block, key, actions, known, places) -> Chunk:
-        """See `SlotPolicy`; the ring as predicted is dropped, for `seen` comes before the next chunk."""
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+        """See `BatchedPolicy`; the ring as predicted is dropped, for `observe_block` comes before the next chunk."""
         video = window.imagined[None]
-        given = Known(actions[None], known[None], video, jnp.zeros((1,) * video.ndim, bool))
-        latents, actions, _ = self.rollout.predict(
-            params, _session(window, block), *self.rollout.noise(key[None], block, 1), jnp.asarray(self.channels)[None],
-            rotary=places, known=given)
+        inpainting = Inpainting(actions[None], given[None], video, jnp.zeros((1,) * video.ndim, bool))
+        latents, actions, _ = self.sampler.predict(
+            params, _episode(window, block), *self.sampler.noise(key[None], block, 1),
+            jnp.asarray(self.channels)[None], rotary=data, inpainting=inpainting)
         return Chunk(actions, latents)
 
 
-def _session(window: Window, block) -> Session:
-    return Session(window.given, window.cache, block, block)
+def _episode(window: Window, block) -> Episode:
+    return Episode(window.episode, window.cache, block, block)

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from world_model.batch import Layout
-from world_model.families.base.spec import PATCH
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
 from world_model.families.lingbot_va.names import LINGBOT_VA, LINGBOT_VA_MOT
+from world_model.families.wan.spec import PATCH
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import WeightsError
 
@@ -52,31 +53,35 @@ def family_of(spec: LingBotVASpec) -> str:
 
 
 def write(directory: Path, spec: LingBotVASpec, params: Mapping[str, jax.Array], *, rollout: Mapping | None = None,
-          shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
+          dtype=np.float32, shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
     """Writes weights, tensor by tensor, and config.json under directory/transformer; wamax.json beside it.
 
-    rollout: settings of torch/sampler.py's Rollout that these weights are meant for.
+    rollout: settings of torch/sampler.py's LingBotVATorchSampler that these weights are meant for.
     """
     folder = Path(directory) / FOLDER
     folder.mkdir()
     family = family_of(spec)
-    tensors = names.to_published(params, spec.head_dim, VARIANTS[family].table)
+    tensors = ((name, x.astype(dtype))
+               for name, x in names.to_published(params, spec.head_dim, VARIANTS[family].table))
     safetensors_io.write(folder, tensors, shard_bytes, stem=STEM)
     (folder / "config.json").write_text(json.dumps(config(spec), indent=1) + "\n")
     settings = {"family": family, "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
                 "rollout": dict(rollout or {})}
+    if dtype != np.float32:
+        settings["dtype"] = np.dtype(dtype).name
     (Path(directory) / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def read_settings(directory: str | Path) -> tuple[LingBotVASpec, dict]:
-    """Returns (sizes, settings of rollouts) of what `write` wrote. Raises WeightsError where wamax.json is not there or
-    is another family's."""
+def read_settings(directory: str | Path) -> tuple[LingBotVASpec, dict, str]:
+    """Returns (sizes, settings of the sampler, dtype of the weights) of what `write` wrote. Raises WeightsError where
+    wamax.json is not there or is another family's."""
     path = Path(directory) / SETTINGS
     if not path.exists():
         raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VA model")
     found = json.loads(path.read_text())
     spec = VARIANTS[found["family"]].spec
-    return spec(**found["spec"] | {"layout": Layout(**found["spec"]["layout"])}), found["rollout"]
+    sizes = found["spec"] | {"layout": Layout(**found["spec"]["layout"])}
+    return spec(**sizes), found["rollout"], found.get("dtype", "float32")
 
 
 def config(spec: LingBotVASpec) -> dict:

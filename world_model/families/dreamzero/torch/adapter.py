@@ -1,11 +1,11 @@
-"""The PyTorch runtime behind the adapter of jax_face.py: numpy in, numpy out, for comparing (extra: torch)."""
+"""The PyTorch runtime behind the same methods as jax_adapter.py: numpy in, numpy out, to compare (extra: torch)."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
-from world_model.attention import visibility
+from world_model.attention.visibility import get_table
 from world_model.diffusion import solvers
 from world_model.diffusion.flow_matching import noise_levels
 from world_model.families.dreamzero.jax_adapter import Losses, Output, Parts
@@ -13,6 +13,8 @@ from world_model.families.dreamzero.model import DreamZeroSpec
 from world_model.families.dreamzero.reference_format import network_sizes
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.sampler import Stepper
+from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.wan.torch_layers import to_tensor
 
 
 class TorchAdapter:
@@ -25,7 +27,7 @@ class TorchAdapter:
     def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchAdapter":
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
         network = torch_runtime.load_network(tensors, network_sizes(spec))
-        tables = (visibility.get_table(name) for name in (spec.visibility, spec.rollout_visibility))
+        tables = (spec.table(name) for name in (spec.visibility, spec.rollout_visibility))
         return cls(torch_runtime.Runtime(network, spec.layout, *tables, spec.window_frames))
 
     @torch.no_grad()
@@ -59,14 +61,14 @@ class TorchAdapter:
         parts = _tensors(parts)
         context = self.runtime.model.context(parts.pop("text"), parts.pop("image", None))
         no_clean = parts.get("clean_latents") is None
-        table = visibility.get_table("dreamzero_no_clean") if no_clean else None
+        table = TABLES["dreamzero_no_clean"] if no_clean else None
         return self.runtime.forward(context, table=table, **parts)
 
     @torch.no_grad()
-    def start(self, text: np.ndarray, image: np.ndarray | None, table: str) -> "TorchSession":
+    def start(self, text: np.ndarray, image: np.ndarray | None, table: str) -> "CachedTorchAdapter":
         """Cached inference under the visibility table of that name."""
         tensors = _tensors({"text": text, "image": image})
-        return TorchSession(self.runtime.start(**tensors, table=visibility.get_table(table)))
+        return CachedTorchAdapter(self.runtime.start(**tensors, table=get_table(table, TABLES)))
 
     def solve(self, velocity: Callable, sample: np.ndarray, solver: solvers.Euler | solvers.UniPC,
               run: np.ndarray) -> np.ndarray:
@@ -79,10 +81,10 @@ class TorchAdapter:
         return np.stack(samples)
 
 
-class TorchSession:
+class CachedTorchAdapter:
     """One cached rollout."""
 
-    def __init__(self, session: torch_runtime.Session):
+    def __init__(self, session: torch_runtime.CachedBlocks):
         self.session = session
 
     @torch.no_grad()
@@ -92,7 +94,7 @@ class TorchSession:
 
     @torch.no_grad()
     def denoise(self, parts: Parts, condition: np.ndarray | None) -> Output:
-        """Velocities of the block that follows the cached ones; `parts` as in Inputs, of this block."""
+        """Velocities of the block that follows the cached ones; `parts` as in ForwardInputs, of this block."""
         out = self.session.denoise(**_tensors({**parts, "condition": condition}))
         return Output(out.video.numpy(), out.action.numpy())
 
@@ -102,4 +104,4 @@ class TorchSession:
 
 
 def _tensors(parts: Mapping) -> dict[str, torch.Tensor | None]:
-    return {name: None if x is None else torch.as_tensor(np.array(x)) for name, x in parts.items()}
+    return {name: to_tensor(x) for name, x in parts.items()}

@@ -1,139 +1,13 @@
 """DreamZero's network in plain PyTorch, under the reference's parameter names (extra: torch).
 
-For running exported weights on GPUs behind a robot, and as a second opinion on the JAX model. Written for
-reading: dense masks, no fusion. What it must compute is held by tests/goldens. Shape letters as in
-world_model/batch.py; latents are channel-last.
+What it must compute is held by tests/goldens; the layers are Wan's (families/wan/torch_layers.py).
 """
-
-import dataclasses
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-6
-
-
-class RMSNorm(nn.Module):
-    """Over the full width, before heads are split; the mean square is float32."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * self.weight
-
-
-def norm(x: Tensor) -> Tensor:
-    """Layer norm without weights, in float32."""
-    return F.layer_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype)
-
-
-def _gelu_mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.GELU("tanh"), nn.Linear(hidden, width_out))
-
-
-def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """float64 [..., width]: cosines, then sines."""
-    half = width // 2
-    frequency = 1e4 ** (-torch.arange(half, device=timesteps.device, dtype=torch.float64) / half)
-    angle = timesteps.double()[..., None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], -1)
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """x [B, L, n, d], angles float64 [L, d/2]: turns the pairs (2i, 2i + 1) by angle i, in float64."""
-    a, b = x.double().unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
-    return torch.stack([a * cosine - b * sine, a * sine + b * cosine], -1).flatten(-2).to(x.dtype)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B, Lq, n, d] x [B, Lk, n, d] -> [B, Lq, n d]; mask bool [Lq, Lk], True where seen."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
-
-
-class SelfAttention(nn.Module):
-    """Projections; the norm of q and k is over all heads together."""
-
-    def __init__(self, dim: int, num_heads: int, width: int | None = None):
-        super().__init__()
-        self.num_heads, width = num_heads, width or dim
-        self.q, self.k, self.v = (nn.Linear(dim, width) for _ in range(3))
-        self.o = nn.Linear(width, dim)
-        self.norm_q, self.norm_k = RMSNorm(width), RMSNorm(width)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, n, d]."""
-        return x.unflatten(-1, (self.num_heads, -1))
-
-    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values."""
-        q, k = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
-        return rotate(q, angles), rotate(k, angles), self.heads(self.v(x))
-
-
-class CrossAttention(SelfAttention):
-    """One query, a softmax over the text and, with an image context, another over the image; summed."""
-
-    def __init__(self, dim: int, num_heads: int, has_image: bool):
-        super().__init__(dim, num_heads)
-        if has_image:
-            self.k_img, self.v_img, self.norm_k_img = nn.Linear(dim, dim), nn.Linear(dim, dim), RMSNorm(dim)
-
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None) -> Tensor:
-        q = self.heads(self.norm_q(self.q(x)))
-        out = attend(q, self.heads(self.norm_k(self.k(text))), self.heads(self.v(text)))
-        if image is not None:
-            keys, values = self.heads(self.norm_k_img(self.k_img(image))), self.heads(self.v_img(image))
-            out = out + attend(q, keys, values)
-        return self.o(out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """A sequence: what it holds, where it stands, and how noisy it is."""
-
-    x: Tensor  # [B, L, D]
-    angles: Tensor  # float64 [L, d/2]
-    timesteps: Tensor  # float32 [B, M], 0..1000
-    rows: Tensor  # int64 [L]: the column of `timesteps` that each token has
-
-
-def join(parts: list[Tokens]) -> Tokens:
-    """One sequence after another."""
-    offsets = [sum(p.timesteps.shape[1] for p in parts[:i]) for i in range(len(parts))]
-    return Tokens(torch.cat([p.x for p in parts], 1), torch.cat([p.angles for p in parts]),
-                  torch.cat([p.timesteps for p in parts], 1),
-                  torch.cat([p.rows + offset for p, offset in zip(parts, offsets, strict=True)]))
-
-
-class Layer(nn.Module):
-    """Modulated self-attention, cross-attention without a gate, modulated MLP. head_dim: as in transformer.Layer."""
-
-    def __init__(self, dim: int, ffn_dim: int, num_heads: int, has_image: bool, head_dim: int | None = None):
-        super().__init__()
-        self.modulation = nn.Parameter(torch.empty(1, 6, dim))
-        self.self_attn = SelfAttention(dim, num_heads, head_dim and num_heads * head_dim)
-        self.norm3 = nn.LayerNorm(dim, eps=EPS)
-        self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else num_heads, has_image)
-        self.ffn = _gelu_mlp(dim, ffn_dim, dim)
-
-    def forward(self, x: Tensor, time: Tensor, tokens: Tokens, context: tuple, mask: Tensor | None,
-                past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """time [B, M, 6, D] -> (x, this sequence's keys and values); `past` stands before the own ones."""
-        modulation = (self.modulation + time).unbind(2)
-        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (m[:, tokens.rows] for m in modulation)
-        q, k, v = own = self.self_attn.project(norm(x) * (1 + scale) + shift, tokens.angles)
-        if past is not None:
-            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
-        x = x + gate * self.self_attn.o(attend(q, k, v, mask))
-        x = x + self.cross_attn(self.norm3(x), *context)
-        x = x + gate_ffn * self.ffn(norm(x) * (1 + scale_ffn) + shift_ffn)
-        return x, own[1:]
+from world_model.families.wan.torch_layers import Layer, Tokens, gelu_mlp, norm, time_sinusoid
 
 
 class CategoryLinear(nn.Module):
@@ -199,7 +73,7 @@ class DreamZero(nn.Module):
         super().__init__()
         self.freq_dim, self.out_dim, self.head_dim = freq_dim, out_dim, dim // num_heads
         self.patch_embedding = nn.Conv3d(in_dim, dim, (1, 2, 2), stride=(1, 2, 2))
-        self.text_embedding = _gelu_mlp(text_dim, dim, dim)
+        self.text_embedding = gelu_mlp(text_dim, dim, dim)
         self.time_embedding = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if image_dim:

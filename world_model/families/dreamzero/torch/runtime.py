@@ -9,7 +9,7 @@
 Which token sees which comes from the tables of world_model/attention/visibility.py, as in training. (The released code
 departs from its own training there: its cached inference lets state tokens see everything. The table
 "dreamzero_state_sees_all" reproduces that.) Latents are channel-last [B, F, h, w, C]; parts have the names of
-world_model/families/dreamzero/model.py Inputs.
+model.ForwardInputs.
 """
 
 import dataclasses
@@ -21,11 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.attention.tokens import Group, Sequence, make_sequence, token_ranges
+from world_model.attention.tokens import (
+    CLEAN_VIDEO,
+    NOISY_ACTION,
+    NOISY_VIDEO,
+    STATE,
+    Group,
+    Sequence,
+    make_sequence,
+    token_ranges,
+)
 from world_model.attention.visibility import Table, dense_mask, get_table
 from world_model.batch import Layout
 from world_model.families.dreamzero.reference_format import LORA_LEVEL, PREFIX
-from world_model.families.dreamzero.torch.network import DreamZero, Tokens, join
+from world_model.families.dreamzero.torch.network import DreamZero
+from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.wan.torch_layers import Tokens, join
 from world_model.layers import rotary
 from world_model.weights.names import LORA_A, LORA_B
 from world_model.weights.safetensors_io import Weights, WeightsError
@@ -40,7 +51,7 @@ class Forward:
 
     video: Tensor  # velocities [B, F, h, w, C] of the noisy video, or of the clean one where that is all
     action: Tensor | None  # velocities [B, N, action_dim]
-    hidden: list[Tensor]  # [B, L, D] after each block
+    hidden: list[Tensor]  # [B, L, D] after each layer
     sequence: Sequence  # what stands where in L
     keys_values: list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each
 
@@ -74,8 +85,8 @@ class Runtime:
                action_timestep: Tensor | None = None, state: Tensor | None = None) -> tuple[Tokens, Sequence]:
         """The sequence [clean video] [noisy video] [actions] [states], as far as its parts are there."""
         tokens, parts = [], []
-        for group, latents, timestep in ((Group.CLEAN_VIDEO, clean_latents, None),
-                                         (Group.NOISY_VIDEO, noisy_latents, video_timestep)):
+        for group, latents, timestep in ((CLEAN_VIDEO, clean_latents, None),
+                                         (NOISY_VIDEO, noisy_latents, video_timestep)):
             if latents is not None:
                 tokens.append(self._video(latents, condition, timestep, first_block))
                 parts.append((group, self._blocks(first_block, latents.shape[1])))
@@ -84,7 +95,7 @@ class Runtime:
             start = max(1, first_block)  # the first frame has no actions
             blocks = range(start, start + noisy_actions.shape[1] // self.layout.actions_per_block)
             tokens += self._actions(noisy_actions, action_timestep, state, start - 1)
-            parts += [(Group.ACTION, blocks), (Group.STATE, blocks)]
+            parts += [(NOISY_ACTION, blocks), (STATE, blocks)]
         return join(tokens), make_sequence(self.layout, tokens_per_frame, parts)
 
     def _blocks(self, first: int, frames: int) -> range:
@@ -118,18 +129,18 @@ class Runtime:
 
     def _heads(self, hidden: Tensor, time: Tensor, sequence: Sequence, *, clean_latents: Tensor | None = None,
                noisy_latents: Tensor | None = None, noisy_actions: Tensor | None = None, **_):
-        latents, group = (clean_latents, Group.CLEAN_VIDEO) if noisy_latents is None else (
-            noisy_latents, Group.NOISY_VIDEO)
+        latents, group = (clean_latents, CLEAN_VIDEO) if noisy_latents is None else (
+            noisy_latents, NOISY_VIDEO)
         at = _where(sequence, group)
         shape = latents.shape[1], latents.shape[2] // 2, latents.shape[3] // 2
         video = self.model.video(hidden[:, at], time[:, at], shape)
         if noisy_actions is None:
             return video, None
-        return video, self.model.action_decoder(hidden[:, _where(sequence, Group.ACTION)])
+        return video, self.model.action_decoder(hidden[:, _where(sequence, NOISY_ACTION)])
 
-    def start(self, text: Tensor, image: Tensor | None = None, table: Table | None = None) -> "Session":
+    def start(self, text: Tensor, image: Tensor | None = None, table: Table | None = None) -> "CachedBlocks":
         """Begins a rollout. text features [B, Lt, Dt], zero past the prompt; image features [B, Li, Di]."""
-        return Session(self, self.model.context(text, image), table or self.rollout_table)
+        return CachedBlocks(self, self.model.context(text, image), table or self.rollout_table)
 
 
 def _tokens(x: Tensor, angles: np.ndarray, timestep: Tensor) -> Tokens:
@@ -163,7 +174,7 @@ class Cache:
         return Cache(kept, [(k[:, :count], v[:, :count]) for k, v in self.keys_values])
 
 
-class Session:
+class CachedBlocks:
     """Cached inference, one autoregressive block after another."""
 
     def __init__(self, runtime: Runtime, context: Context, table: Table):
@@ -193,8 +204,8 @@ class Session:
 
 
 def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Runtime, dict]:
-    """An export of `launch.export`, and the settings of torch_rollout.Rollout that it recommends. dtype: to compute in,
-    whatever the file's is.
+    """Loads an export of `launch.export`, and the settings of DreamZeroTorchSampler that it recommends. dtype: to
+    compute in, whatever the file's is.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
@@ -203,7 +214,7 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
         expected = DreamZero(**ours["network"]).state_dict()
     read = lora_tensors if ours["lora_scale"] else plain_tensors
     network = load_network(read(weights, expected, ours), ours["network"]).to(dtype)
-    tables = (get_table(ours[name]) for name in ("visibility", "rollout_visibility"))
+    tables = (get_table(ours[name], TABLES) for name in ("visibility", "rollout_visibility"))
     runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
     return runtime, ours["rollout"]
 

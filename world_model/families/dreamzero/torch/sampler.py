@@ -1,5 +1,4 @@
-"""Whole rollouts in PyTorch: world_model/families/base/sampler.py's procedure over torch_runtime's sessions (extra:
-torch)."""
+"""DreamZero's sampler in PyTorch: the procedure of families/dreamzero/sampler.py (extra: torch)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.diffusion.inpainting import Inpainting, straight_velocity
 from world_model.diffusion.solvers import Euler, UniPC, make_solver
 from world_model.diffusion.step_skipping import THRESHOLDS, make_skipping
-from world_model.families.base.sampler import Known
-from world_model.families.dreamzero.torch.runtime import Forward, Runtime, Session
+from world_model.families.dreamzero.torch.runtime import CachedBlocks, Forward, Runtime
+from world_model.families.wan.torch_layers import Guided
 
 
 class Stepper:
@@ -38,8 +38,8 @@ def _weighted(weights, tensors) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout:
-    """Denoises block after block; settings as in world_model/families/base/sampler.py."""
+class DreamZeroTorchSampler(Guided):
+    """Denoises block after block; settings as in DreamZeroSampler."""
 
     runtime: Runtime
     solver: str = "unipc"
@@ -81,79 +81,71 @@ class Rollout:
                 self.prefill(session, clean, condition_now)
         return torch.cat(latents, 1), torch.cat(actions, 1)
 
-    def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None) -> Session:
-        """A session for `denoise`. With guidance both branches are one batch, the conditional one first."""
-        if self.guided:
-            if unconditional_text is None:
-                raise ValueError("guidance other than 1 needs unconditional_text")
-            text = torch.cat([text, unconditional_text])
+    def start(self, text: Tensor, image: Tensor | None = None, unconditional_text: Tensor | None = None
+              ) -> CachedBlocks:
+        """A session for `denoise`."""
+        text = self.branches(text, unconditional_text)
         return self.runtime.start(text.to(self.dtype), self._input(image))
 
     @torch.no_grad()
-    def prefill(self, session: Session, latents: Tensor, condition: Tensor | None = None) -> None:
+    def prefill(self, session: CachedBlocks, latents: Tensor, condition: Tensor | None = None) -> None:
         """The session's next block as it really was, into the cache of all branches."""
         session.prefill(self._input(latents), self._input(condition))
 
     @torch.no_grad()
-    def denoise(self, session: Session, latents: Tensor, actions: Tensor, state: Tensor,
-                condition: Tensor | None = None, known: Known | None = None) -> tuple[Tensor, Tensor]:
+    def denoise(self, session: CachedBlocks, latents: Tensor, actions: Tensor, state: Tensor,
+                condition: Tensor | None = None, inpainting: Inpainting | None = None) -> tuple[Tensor, Tensor]:
         """Noise of the session's next block -> its clean latents and actions. Steps are in the noise's dtype, the
-        network in its own. What is known goes straight from its noise to its value."""
+        network in its own."""
         solvers = (make_solver(self.solver, self.steps, self.shift, self.video_final_sigma),
                    make_solver(self.solver, self.steps, self.shift))
-        video_stepper, action_stepper = (Stepper(solver) for solver in solvers)
+        steppers, skipping = [Stepper(solver) for solver in solvers], make_skipping(
+            self.skipping, self.steps, self.skip_thresholds)
         state, condition = self._input(state), self._input(condition)
-        skipping = make_skipping(self.skipping, self.steps, self.skip_thresholds)
-        memory = skipping.init(_array(latents))
-        if known is not None:
-            straight = ((latents - known.latents) / float(solvers[0].sigmas[0]),
-                        (actions - known.actions) / float(solvers[1].sigmas[0]))
+        memory, sample, velocity = skipping.init(_array(latents)), (latents, actions), None
+        given = _given(solvers, sample, inpainting)
         for i in range(self.steps):
             run, memory = skipping.decide(i, memory)
             if run:
-                times = [self._both(x.new_full(x.shape[:2], float(solver.timesteps[i])))
-                         for x, solver in zip((latents, actions), solvers, strict=True)]
-                video, action = self._velocity(session.denoise(
-                    noisy_latents=self._input(latents), video_timestep=times[0], condition=condition,
-                    noisy_actions=self._input(actions), action_timestep=times[1], state=state), latents.dtype)
-                memory = skipping.note(memory, _array(video))
-                if known is not None:
-                    video = torch.where(known.latent_mask, straight[0], video)
-                    action = torch.where(known.action_mask, straight[1], action)
-            latents, actions = video_stepper.step(i, video, latents), action_stepper.step(i, action, actions)
-        return latents, actions
+                velocity = self._predict(session, solvers, i, sample, state, condition)
+                memory = skipping.note(memory, _array(velocity[0]))
+                if given:
+                    velocity = tuple(torch.where(mask, line, v) for (mask, line), v in zip(given, velocity,
+                    strict=True))
+            sample = tuple(stepper.step(i, v, x) for stepper, v, x in zip(steppers, velocity, sample, strict=True))
+        return sample
 
-    def _velocity(self, out: Forward, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Of video and actions, guided."""
-        video, action = out.video.to(dtype), out.action.to(dtype)
-        if not self.guided:
-            return video, action
-        return guide(video, self.guidance), guide(action, self.action_guidance)
-
-    @property
-    def guided(self) -> bool:
-        """Whether an unconditional branch runs."""
-        return (self.guidance, self.action_guidance) != (1, 1)
+    def _predict(self, session: CachedBlocks, solvers, i: int, sample, state: Tensor, condition: Tensor | None
+                 ) -> tuple[Tensor, Tensor]:
+        """Guided velocities of video and actions at solver step i."""
+        times = [self.both(x.new_full(x.shape[:2], float(solver.timesteps[i])))
+                 for x, solver in zip(sample, solvers, strict=True)]
+        out: Forward = session.denoise(
+            noisy_latents=self._input(sample[0]), video_timestep=times[0], condition=condition,
+            noisy_actions=self._input(sample[1]), action_timestep=times[1], state=state)
+        dtype = sample[0].dtype
+        return self.guide(out.video.to(dtype), self.guidance), self.guide(out.action.to(dtype), self.action_guidance)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
+        """The dtype that the network computes in."""
         return self.runtime.model.head.head.weight.dtype
 
     def _input(self, x: Tensor | None) -> Tensor | None:
-        """For both branches, as the network computes."""
-        return x if x is None else self._both(x.to(self.dtype))
-
-    def _both(self, x: Tensor) -> Tensor:
-        return torch.cat([x, x]) if self.guided else x
+        """x for both branches, as the network computes."""
+        return None if x is None else self.both(x.to(self.dtype))
 
 
-def guide(velocity: Tensor, scale: float) -> Tensor:
-    """One velocity of both branches', the conditional one first."""
-    conditional, unconditional = velocity.chunk(2)
-    return conditional if scale == 1 else unconditional + scale * (conditional - unconditional)
+def _given(solvers, noise: tuple[Tensor, Tensor], inpainting: Inpainting | None) -> tuple | None:
+    """(mask, velocity towards its value) of what is given, for video and for actions."""
+    if inpainting is None:
+        return None
+    values = (inpainting.latents, inpainting.actions)
+    lines = [straight_velocity(x, value, -float(solver.sigmas[0]))
+             for solver, x, value in zip(solvers, noise, values, strict=True)]
+    return (inpainting.latent_mask, lines[0]), (inpainting.action_mask, lines[1])
 
 
 def _array(x: Tensor) -> np.ndarray:
-    """On the host, for the rule that decides which steps run."""
+    """x on the host, for the rule that decides which steps run."""
     return x.float().cpu().numpy()

@@ -1,14 +1,14 @@
-"""LingBot-VA's PyTorch runtime behind the adapter of lingbot_va_face.py, for comparing: numpy in, numpy out (extra:
+"""LingBot-VA's PyTorch runtime behind the same methods as jax_adapter.py, to compare: numpy in, numpy out (extra:
 torch). It serves and does not train."""
 
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
-from world_model.families.lingbot_va.layout import LingBotVASpec
+from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.torch.network import Network, load_network
-from world_model.families.lingbot_va.torch.sampler import Rollout, Session
+from world_model.families.lingbot_va.torch.sampler import LingBotVATorchSampler, TorchEpisode
+from world_model.families.wan.torch_layers import to_tensor
 
 
 class TorchLingBotVAAdapter:
@@ -24,26 +24,26 @@ class TorchLingBotVAAdapter:
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
         return cls(spec, load_network(tensors, spec))
 
-    def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "TorchLingBotVASession":
+    def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "CachedTorchLingBotVAAdapter":
         """Cached inference; text [B, Lt, text_dim]."""
-        return TorchLingBotVASession(Rollout(self.network, self.spec, chunk_frames=chunk_frames,
-                                             window_blocks=window_blocks), text)
+        sampler = LingBotVATorchSampler(self.network, self.spec, chunk_frames=chunk_frames, window_blocks=window_blocks)
+        return CachedTorchLingBotVAAdapter(sampler, text)
 
     def rollout(self, **settings) -> "NumpyRollout":
         """The serving loop."""
-        return NumpyRollout(Rollout(self.network, self.spec, **settings))
+        return NumpyRollout(LingBotVATorchSampler(self.network, self.spec, **settings))
 
 
-class TorchLingBotVASession:
+class CachedTorchLingBotVAAdapter:
     """Single passes over a cache of blocks."""
 
-    def __init__(self, rollout: Rollout, text: np.ndarray):
-        self.rollout, self.session = rollout, rollout.start(_tensor(text))
+    def __init__(self, rollout: LingBotVATorchSampler, text: np.ndarray):
+        self.rollout, self.session = rollout, rollout.start(to_tensor(text))
 
-    def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, of_video: bool, write: bool) -> np.ndarray:
+    def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, modality: Modality, write: bool) -> np.ndarray:
         """Velocities of a chunk's video [B, K, h, w, C] or actions [B, K n, A]; timestep [B, K]."""
-        session = Session(self.session.context, dict(self.session.cache), chunk, chunk * self.rollout.chunk_frames)
-        velocity = self.rollout.run_pass(session, of_video, _tensor(x), _tensor(timestep))
+        session = TorchEpisode(self.session.context, dict(self.session.cache), chunk, chunk * self.rollout.chunk_frames)
+        velocity = self.rollout.run_pass(session, modality, to_tensor(x), to_tensor(timestep))
         self.session = session if write else self.session
         return velocity.numpy()
 
@@ -59,26 +59,22 @@ class TorchLingBotVASession:
 
 
 class NumpyRollout:
-    """`Rollout` called as lingbot_va_rollout.LingBotVARollout is."""
+    """LingBotVATorchSampler called as LingBotVASampler is."""
 
-    def __init__(self, rollout: Rollout):
+    def __init__(self, rollout: LingBotVATorchSampler):
         self.rollout = rollout
 
-    def start(self, params, text, unconditional_text=None) -> Session:
-        """See LingBotVARollout."""
-        return self.rollout.start(_tensor(text), _tensor(unconditional_text))
+    def start(self, params, text, unconditional_text=None) -> TorchEpisode:
+        """See LingBotVASampler."""
+        return self.rollout.start(to_tensor(text), to_tensor(unconditional_text))
 
-    def predict(self, params, session: Session, noise, action_noise, action_mask=None, first_latents=None):
-        """See LingBotVARollout."""
-        latents, actions = self.rollout.predict(session, _tensor(noise), _tensor(action_noise), _tensor(first_latents),
-                                                _tensor(action_mask))
+    def predict(self, params, session: TorchEpisode, noise, action_noise, action_mask=None, first_latents=None):
+        """See LingBotVASampler."""
+        latents, actions = self.rollout.predict(session, to_tensor(noise), to_tensor(action_noise),
+                                                to_tensor(first_latents), to_tensor(action_mask))
         return latents.numpy(), actions.numpy(), session
 
-    def observe(self, params, session: Session, latents, actions) -> Session:
-        """See LingBotVARollout."""
-        self.rollout.observe(session, _tensor(latents), _tensor(actions))
+    def observe(self, params, session: TorchEpisode, latents, actions) -> TorchEpisode:
+        """See LingBotVASampler."""
+        self.rollout.observe(session, to_tensor(latents), to_tensor(actions))
         return session
-
-
-def _tensor(x) -> torch.Tensor | None:
-    return None if x is None else torch.from_numpy(np.array(x))

@@ -1,8 +1,8 @@
 """LingBot-VA's network in plain PyTorch, shared or as a Mixture of Transformers, loaded from files (extra: torch).
 
-    network, spec, settings = load("export", device="cuda")      # rollouts: torch_lingbot_va_rollout.py
+    network, spec, settings = load("export", device="cuda")      # sampling: sampler.py
 
-The block is DreamZero's (torch_model.py): both families are Wan's transformer under other names, which meet in ours.
+The layer is Wan's (families/wan/torch_layers.py) under diffusers' names, which meet in ours.
 Latents are channel-last [B, F, h, w, C].
 """
 
@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.families.base.spec import PATCH
-from world_model.families.dreamzero.torch.network import Layer, Tokens, norm, time_sinusoid
-from world_model.families.lingbot_va.layout import LingBotVASpec
+from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
 from world_model.families.lingbot_va.names import STREAMS
 from world_model.families.lingbot_va.released_format import FOLDER, STEM, check_config, read_settings
 from world_model.families.wan import diffusers_names
 from world_model.families.wan import names as wan_names
+from world_model.families.wan.spec import PATCH
+from world_model.families.wan.torch_layers import Layer, Tokens, norm, time_sinusoid
 from world_model.weights.safetensors_io import Weights
 
 _WAN = {native: published for published, native, _ in wan_names.LAYER_MODULES}
-BLOCK_NAMES = {of + _WAN[native]: of + published  # torch_model's -> released
+BLOCK_NAMES = {of + _WAN[native]: of + published  # ours -> released
                for of in ("", *(f"{stream}." for stream in STREAMS))
                for published, native, _ in diffusers_names.LAYER_MODULES}
 
@@ -73,50 +73,61 @@ class Network(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
         self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the network computes in; velocities have that of the noise."""
+        return self.proj_out.weight.dtype
+
     def make_layer(self, spec: LingBotVASpec) -> nn.Module:
         """One layer."""
         return Layer(spec.dim, spec.ffn_dim, spec.num_heads, False)
 
-    def of_stream(self, layer: nn.Module, of_video: bool) -> Layer:
+    def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
         """What of a layer video or actions go through."""
         return layer
 
-    def head_table(self, of_video: bool) -> Tensor:
+    def head_table(self, modality: Modality) -> Tensor:
         """[1, 2, D], of the norm in front of the head."""
         return self.scale_shift_table
 
     def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """[B, Lt, text_dim] -> what the video's blocks take, what the actions' do."""
-        text = self.condition_embedder.text_embedder(text)
+        text = self.condition_embedder.text_embedder(text.to(self.dtype))
         return text, text
+
+    def run(self, modality: Modality, *of_pass) -> tuple[Tensor, KeysValues]:
+        """One pass over a chunk's video or its actions: (velocity, this pass's keys and values)."""
+        return (self.video if modality is Modality.VIDEO else self.actions)(*of_pass)
 
     def video(self, latents: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
               ) -> tuple[Tensor, KeysValues]:
         """(velocity [B, K, h, w, C], this pass's keys and values); timesteps [B, K], angles [L, d/2]."""
         rows, columns = self.grid
-        cropped = latents[:, :, :PATCH * rows, :PATCH * columns]
+        cropped = latents[:, :, :PATCH * rows, :PATCH * columns].to(self.dtype)
         x = rearrange(cropped, "b f (h p) (w q) c -> b (f h w) (c p q)", p=PATCH, q=PATCH)
-        x, own = self._run(True, self.patch_embedding_mlp(x), timesteps, angles, context, past)
-        return rearrange(self.proj_out(x), "b (f h w) (p q c) -> b f (h p) (w q) c", p=PATCH, q=PATCH, h=rows,
-                         w=columns), own
+        x, own = self._run(Modality.VIDEO, self.patch_embedding_mlp(x), timesteps, angles, context, past)
+        out = self.proj_out(x).to(latents.dtype)
+        return rearrange(out, "b (f h w) (p q c) -> b f (h p) (w q) c", p=PATCH, q=PATCH, h=rows, w=columns), own
 
     def actions(self, actions: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
                 ) -> tuple[Tensor, KeysValues]:
         """The same of actions [B, K n, A]; timesteps [B, K]."""
-        x, own = self._run(False, self.action_embedder(actions), timesteps, angles, context, past)
-        return self.action_proj_out(x), own
+        x = self.action_embedder(actions.to(self.dtype))
+        x, own = self._run(Modality.ACTION, x, timesteps, angles, context, past)
+        return self.action_proj_out(x).to(actions.dtype), own
 
-    def _run(self, of_video: bool, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
+    def _run(self, modality: Modality, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
              past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """All blocks over [past, x], and the modulated norm in front of the heads."""
-        time, modulation = (self.condition_embedder if of_video else self.condition_embedder_action).time(timesteps)
-        text = context[0 if of_video else 1], None
+        conditions = self.condition_embedder if modality is Modality.VIDEO else self.condition_embedder_action
+        time, modulation = conditions.time(timesteps)
+        text = context[list(Modality).index(modality)], None
         rows = torch.arange(timesteps.shape[1], device=x.device).repeat_interleave(x.shape[1] // timesteps.shape[1])
         tokens, own = Tokens(x, angles, timesteps, rows), []
         for i, layer in enumerate(self.blocks):
-            x, written = self.of_stream(layer, of_video)(x, modulation, tokens, text, None, past[i] if past else None)
+            x, written = self.of_stream(layer, modality)(x, modulation, tokens, text, None, past[i] if past else None)
             own.append(written)
-        shift, scale = self.head_table(of_video)[0]
+        shift, scale = self.head_table(modality)[0]
         return norm(x) * (1 + scale + time[:, rows]) + shift + time[:, rows], own
 
 
@@ -132,16 +143,17 @@ class MoTNetwork(Network):
         return nn.ModuleDict({"video": super().make_layer(spec), "action": Layer(
             spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
 
-    def of_stream(self, layer: nn.Module, of_video: bool) -> Layer:
+    def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
         """See Network."""
-        return layer["video" if of_video else "action"]
+        return layer[modality]
 
-    def head_table(self, of_video: bool) -> Tensor:
+    def head_table(self, modality: Modality) -> Tensor:
         """See Network."""
-        return self.scale_shift_table if of_video else self.action_scale_shift_table
+        return self.scale_shift_table if modality is Modality.VIDEO else self.action_scale_shift_table
 
     def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """See Network."""
+        text = text.to(self.dtype)
         return self.condition_embedder.text_embedder(text), self.condition_embedder_action.text_embedder(text)
 
 
@@ -149,7 +161,7 @@ NETWORKS = {LingBotVASpec: Network, LingBotVAMoTSpec: MoTNetwork}
 
 
 def make_network(spec: LingBotVASpec) -> Network:
-    """Of shapes alone."""
+    """A network of shapes alone."""
     with torch.device("meta"):
         return NETWORKS[type(spec)](spec)
 
@@ -172,14 +184,16 @@ def load_network(tensors: Mapping[str, np.ndarray], spec: LingBotVASpec) -> Netw
     return network.eval()
 
 
-def load(directory: str | Path, device: str = "cpu") -> tuple[Network, LingBotVASpec, dict]:
-    """An export of `launch.export`, and the settings of torch_lingbot_va_rollout.Rollout that it recommends.
+def load(directory: str | Path, device: str = "cpu", dtype: str = "float32") -> tuple[Network, LingBotVASpec, dict]:
+    """Loads an export of `launch.export`, to compute in `dtype`, and the settings of LingBotVATorchSampler that it
+    recommends.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
-    spec, settings = read_settings(directory)
+    spec, settings, stored = read_settings(directory)
     check_config(Path(directory) / FOLDER, spec)
     weights = Weights(Path(directory) / FOLDER, STEM)
     expected = {released_name(name): x for name, x in make_network(spec).state_dict().items()}
-    weights.check({name: (tuple(x.shape), "F32") for name, x in expected.items()})
-    return load_network(weights, spec).to(device), spec, settings
+    spelt = {"float32": "F32", "bfloat16": "BF16"}[stored]
+    weights.check({name: (tuple(x.shape), spelt) for name, x in expected.items()})
+    return load_network(weights, spec).to(device, getattr(torch, dtype)), spec, settings

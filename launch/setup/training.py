@@ -1,23 +1,14 @@
-"""The train step and the state it changes, from a config: what a run executes and a plan compiles."""
+"""The train step and the state it changes, from an experiment: what a run executes and a plan compiles."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
-from world_model.batch import Layout, encoded_batch_spec
 from world_model.parallel import sharding
-from world_model.parallel.axes import axes_of
+from world_model.parallel.axes import ENCODER_RULES, axes_of
 from world_model.training import checkpoint, state
-from world_model.training.optimizer import Optimizer, make_optimizer
 from world_model.training.train_step import jit_train_step, make_train_step
-
-
-def optimizer_of(config) -> Optimizer:
-    """The optimizer from config.optimizer and config.train.steps."""
-    names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay",
-             "no_decay", "clip_norm")
-    return make_optimizer(steps=config.train.steps, **{name: config.optimizer[name] for name in names})
 
 
 def make_mesh(config, devices=None):
@@ -28,34 +19,37 @@ def make_mesh(config, devices=None):
     return mesh
 
 
-def make_target(config, model, mesh) -> tuple[Callable[[], dict], dict]:
+def make_target(experiment, mesh) -> tuple[Callable[[], dict], dict]:
     """(function that makes the state at step 0, that state's shapes, dtypes and places)."""
+    config, model = experiment.config, experiment.model
     key = jax.random.key(config.seed)
     shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
 
     def make_state() -> dict:
-        return state.create(model.init_params(key), optimizer_of(config), seed=config.seed,
-                            trainable=config.optimizer.trainable, ema=config.optimizer.ema_decay > 0)
+        return create_state(experiment, model.init_params(key))
 
     return make_state, state.abstract_state(make_state, sharding.shardings(model.axes(), shapes, mesh))
 
 
-def start(config, make_state: Callable[[], dict], target: dict) -> dict:
+def create_state(experiment, params: dict) -> dict:
+    """The state at step 0 around given parameters."""
+    c = experiment.config
+    return state.create(params, experiment.optimizer, seed=c.seed, trainable=c.optimizer.trainable,
+                        ema=c.optimizer.ema_decay > 0)
+
+
+def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
     """The state at step 0: fresh, or around the weights of the workdir train.init_from, each read into its place.
 
     Raises CheckpointError naming the first parameter that is missing there or of another shape.
     """
-    if not config.train.init_from:
+    if not experiment.config.train.init_from:
         return state.init_state(make_state, target)
-    directory = Path(config.train.init_from) / "checkpoints"
+    directory = Path(experiment.config.train.init_from) / "checkpoints"
     step = checkpoint.locate(directory)
     params = checkpoint.restore(directory, step, {"params": target["params"]})["params"]
-
-    def around(params: dict) -> dict:
-        return state.create(params, optimizer_of(config), seed=config.seed, trainable=config.optimizer.trainable,
-                            ema=config.optimizer.ema_decay > 0)
-
-    return jax.jit(around, donate_argnums=0, out_shardings=state.state_shardings(target))(params)
+    return jax.jit(lambda params: create_state(experiment, params), donate_argnums=0,
+                   out_shardings=state.state_shardings(target))(params)
 
 
 def base_of(config) -> dict | None:
@@ -66,10 +60,11 @@ def base_of(config) -> dict | None:
     return checkpoint.read_json(directory, checkpoint.locate(directory), "meta").get("base")
 
 
-def make_step(config, objective: tuple[Callable, Callable], target: dict, *frozen: dict) -> Callable:
-    """The jitted step; objective: (loss_fn, count_fn); frozen: the encoders' placed arrays, if it takes them."""
+def make_step(experiment, target: dict, *frozen: dict) -> Callable:
+    """The jitted step; frozen: the encoders' placed arrays, if it takes them."""
+    config = experiment.config
     return jit_train_step(make_train_step(
-        *objective, optimizer_of(config), accumulation=config.train.accumulation,
+        experiment.loss_fn, experiment.loss.count, experiment.optimizer, accumulation=config.train.accumulation,
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
         compute_dtype=config.train.compute_dtype,
         specs={name: p.sharding.spec for name, p in target["params"].items()},
@@ -79,18 +74,15 @@ def make_step(config, objective: tuple[Callable, Callable], target: dict, *froze
 def place(frozen: dict, mesh) -> dict:
     """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
     def placed(arrays: dict) -> dict:
-        where = sharding.shardings(axes_of(arrays), {name: a.shape for name, a in arrays.items()}, mesh)
+        where = sharding.shardings(axes_of(arrays, ENCODER_RULES), {name: a.shape for name, a in arrays.items()}, mesh)
         return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
                 for name, a in arrays.items()}
 
     return {part: placed(arrays) for part, arrays in frozen.items()}
 
 
-def abstract_batch(config, spec, mesh) -> dict:
-    """Shapes of one global batch of encoded samples, placed: what any config's objective takes."""
-    layout, placed = Layout(**config.layout), sharding.batch_sharding(mesh)
-    fields = encoded_batch_spec(
-        layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
-        latent=(spec.latent_height, spec.latent_width, spec.latent_channels), **spec.stored)
-    return {name: jax.ShapeDtypeStruct((config.train.global_batch_size, *shape), dtype, sharding=placed)
-            for name, (shape, dtype) in fields.items()}
+def abstract_batch(experiment, mesh) -> dict:
+    """Shapes of one global batch of stored samples, placed: what any experiment's loss takes."""
+    placed, size = sharding.batch_sharding(mesh), experiment.config.train.global_batch_size
+    return {name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=placed)
+            for name, (shape, dtype) in experiment.inputs.stored_fields().items()}

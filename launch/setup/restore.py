@@ -1,0 +1,94 @@
+"""A trained model with all that evaluation, serving and export need, from its workdir alone."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from launch.setup import fit
+from launch.setup.datasets import Data
+from launch.setup.experiment import Experiment
+from world_model.families import FamilyError, get_family
+from world_model.families.base.policy import Policy
+from world_model.training import checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint's model; `params` are the average where there is one."""
+
+    experiment: Experiment
+    step: int
+    params: dict
+    frozen: dict  # the encoders' arrays
+    statistics: dict
+    workdir: Path
+    base: dict | None = None  # the published weights that training began with
+    kept: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config that was trained."""
+        return self.experiment.config
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
+        config = self.config.copy_and_resolve_references()
+        config.data.cache = ""
+        return Experiment(config).data(self.workdir, statistics=self.statistics)
+
+    @functools.cached_property
+    def compute_params(self) -> dict:
+        """The parameters in the dtype that was trained in."""
+        return jax.tree.map(lambda p: p.astype(self.config.train.compute_dtype), self.params)
+
+    def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
+        """What acts, with room for that many sessions of a robot that has those action channels, bool [action_dim];
+        sampling: keys of the config's `evaluate`, set otherwise."""
+        experiment = self.experiment
+        return experiment.family.policy(experiment.sampler(**sampling), experiment.inputs, self.frozen,
+                                        self.compute_params, sessions, channels, batch_sizes)
+
+
+def restore(workdir: Path | str, step: int | None = None) -> Restored:
+    """The checkpoint of a step (default: the newest). Raises CheckpointError naming what does not fit."""
+    directory = Path(workdir) / "checkpoints"
+    step = checkpoint.locate(directory, step)
+    meta = checkpoint.read_json(directory, step, "meta")
+    kept = checkpoint.read_frozen(directory, step)
+    try:
+        experiment = Experiment(readable(meta["config"]))
+        frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
+        _ = experiment.model, experiment.inputs
+    except FamilyError as error:
+        raise checkpoint.CheckpointError(f"{directory}, step {step}: {error}") from error
+    except AttributeError as error:  # of a ConfigDict
+        raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
+                                         f"and lacks a key: {error}") from error
+    arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
+    params = {name.partition(".")[2]: jnp.asarray(arrays[name]) for kind in ("params.", "ema.")
+              for name in arrays if name.startswith(kind)}
+    return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept)
+
+
+def readable(saved: dict) -> ConfigDict:
+    """A saved config as this code and machine run it: the sampler's keys that are newer than it at their defaults, the
+    attention kernel one that runs here (weights do not depend on it), products plain (rounding is for the speed of
+    training).
+
+    Raises FamilyError where the model's family is not installed.
+    """
+    saved = json.loads(json.dumps(saved))
+    defaults = get_family(saved["model"]["family"]).config.get("evaluate", {})
+    saved["evaluate"] = {**defaults, **saved["evaluate"]}
+    config = ConfigDict(saved)
+    config.train.matmul = "plain"
+    if not fit.runs_on(config.model.attention, jax.default_backend()):
+        config.model.attention = "blockwise"
+    return config

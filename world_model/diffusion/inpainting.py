@@ -1,0 +1,21 @@
+"""Inpainting: what need not be predicted is held to its value while the rest is denoised.
+
+A known value goes straight from its noise to itself, so that it has at every step the noise level of what is predicted,
+as in training; any solver is exact on a straight line.
+"""
+
+from typing import NamedTuple
+
+
+class Inpainting(NamedTuple):
+    """Known values of a window or of a block (JAX or PyTorch arrays); where a mask is True the value is given."""
+
+    actions: object  # [B, N, action_dim], normalised
+    action_mask: object  # bool, broadcasts to actions
+    latents: object = None  # [B, F, h, w, C]
+    latent_mask: object = None  # bool, broadcasts to latents
+
+
+def straight_velocity(noise, value, travel: float):
+    """The constant velocity that leads from noise to a known value while sigma changes by `travel` (negative)."""
+    return (value - noise) / travel

@@ -1,0 +1,70 @@
+"""Exports: what a family writes of a trained model, and how what was written is compared with what was meant."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from world_model.weights.comparison import Difference, max_difference
+
+if TYPE_CHECKING:
+    from world_model.families.base.family import Model
+
+RUNTIME, READ_BACK = "PyTorch runtime", "parameters read back"  # what an export is compared with
+
+
+class Trained(NamedTuple):
+    """A model to write, with what goes with its weights."""
+
+    model: "Model"
+    params: Mapping[str, jax.Array]  # float32
+    settings: dict  # of the sampler that the weights are meant for
+    statistics: dict  # by dataset
+    robots: dict[str, Any]  # embodiments of the datasets that have actions, by dataset
+    trainable: str  # regular expression of the parameters that were trained
+
+    @property
+    def sampler(self):
+        """The sampler that the weights are meant for."""
+        return self.model.sampler(**self.settings)
+
+
+class Comparison(NamedTuple):
+    """What was written against what was meant."""
+
+    parity: dict[str, Difference]  # of the same weights, held to the tolerance
+    cast: Mapping[str, Difference] = MappingProxyType({})  # what the file's dtype changes
+    bfloat16: Mapping[str, Difference] = MappingProxyType({})  # what computing in it changes, where something computes
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFormat:
+    """How weights are written; of the file's dtype, in files of at most `shard_bytes`."""
+
+    write_and_compare: Callable[[Path, Trained, np.dtype, int], Comparison]  # directory, trained, dtype, shard_bytes
+    compared_with: str  # what the differences are differences from
+
+
+def rounded(params: Mapping[str, jax.Array], dtype: np.dtype) -> Mapping[str, Any]:
+    """float32 parameters as a file of that dtype holds them."""
+    if dtype == np.float32:
+        return params
+    return {name: np.asarray(x).astype(dtype).astype(np.float32) for name, x in params.items()}
+
+
+def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Difference]:
+    """Differences entry by entry."""
+    return {entry: max_difference(entry, x, found[entry]) for entry, x in expected.items()}
+
+
+def compare_cast(outputs: Callable[[Mapping], Mapping], trained: Trained, dtype: np.dtype, found: Mapping
+                 ) -> tuple[dict[str, Difference], dict[str, Difference], Mapping]:
+    """(parity, cast, expected): of what the written weights should give, `outputs(params)`, and what was `found`."""
+    params = rounded(trained.params, dtype)
+    expected = outputs(params)
+    cast = {} if params is trained.params else compare(outputs(trained.params), expected)
+    return compare(expected, found), cast, expected

@@ -1,0 +1,94 @@
+"""The layouts in which a DreamZero is written: its own, the video model alone, adapters alone."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from world_model.families.base.export import (
+    READ_BACK,
+    RUNTIME,
+    Comparison,
+    ExportFormat,
+    Trained,
+    compare,
+    compare_cast,
+    rounded,
+)
+from world_model.families.dreamzero import experiment, reference_format, video_formats
+from world_model.families.dreamzero.export_check import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
+from world_model.families.dreamzero.formats import IMPORTS
+from world_model.families.dreamzero.names import DREAMZERO, is_action_part
+from world_model.layers.lora import ADAPTER
+from world_model.training.state import trained_names
+from world_model.weights import conversion, names
+
+
+def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """DreamZero's own layout; the JAX model against the PyTorch runtime on what was written."""
+    write_experiment(directory, trained, dtype)
+    reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
+                           shard_bytes=shard_bytes)
+    sampler = trained.sampler
+    inputs = fixed_inputs(sampler)
+    parity, cast, expected = compare_cast(
+        lambda params: jax_outputs(sampler, params, inputs), trained, dtype, torch_outputs(directory, inputs))
+    low = bfloat16_outputs(directory, inputs)
+    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low))
+
+
+def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *,
+                      format_name: str) -> Comparison:
+    """The video model's layout, actions beside it; parameters against what launch.import_weights reads back."""
+    spec, params = trained.model.spec, trained.params
+    if spec.lora_rank:
+        raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
+    write_experiment(directory, trained)
+    video_formats.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
+    found = conversion.read(IMPORTS[format_name].open(directory), params, spec)
+    parity, cast, _ = compare_cast(lambda params: params, trained, dtype, found)
+    return Comparison(parity, cast)
+
+
+def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """What was trained beside a frozen base, against what is read back."""
+    spec, params = trained.model.spec, trained.params
+    if not spec.lora_rank:
+        raise ValueError("--format=adapters: the model has none (model.lora_rank = 0)")
+    changed = [name for name in trained_names(params, trained.trainable)
+               if not ADAPTER.search(name) and not is_action_part(name)]
+    if changed:
+        raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
+                         f"{trained.trainable!r}); export the whole")
+    write_experiment(directory, trained, dtype, adapters_only=True)
+    reference_format.write_adapters(directory, spec, params, rollout=trained.settings, dtype=dtype,
+                                    shard_bytes=shard_bytes)
+    written = dict(names.to_published(rounded(params, dtype), spec.head_dim, DREAMZERO))
+    source = IMPORTS["dreamzero"].open(directory)
+    found = {name: np.asarray(source[name], np.float32) for name in source.where}
+    return Comparison(compare({name: written[name] for name in found}, found))
+
+
+def write_experiment(directory: Path, trained: Trained, dtype: np.dtype | None = None, *, adapters_only: bool = False
+                     ) -> None:
+    """experiment_cfg/metadata.json and, where a dtype is given, conf.yaml, which DreamZero's server reads."""
+    folder, spec = directory / "experiment_cfg", trained.model.spec
+    metadata: dict[str, dict] = {}
+    for name, robot in trained.robots.items():  # a second dataset of one robot goes by its own name
+        entry = experiment.metadata(robot, trained.statistics[name], spec.layout)
+        metadata[name if (tag := entry["embodiment_tag"]) in metadata else tag] = entry
+    folder.mkdir()
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+    if dtype is not None:
+        robots = {robot.name: robot for robot in trained.robots.values()}
+        settings = experiment.conf([robots[name] for name in sorted(robots)], spec, dtype.name)
+        experiment.write_conf(folder / "conf.yaml", settings | {"save_lora_only": adapters_only})
+
+
+EXPORTS = {  # the first is its own
+    "dreamzero": ExportFormat(write_whole, RUNTIME),
+    **{name: ExportFormat(functools.partial(write_video_model, format_name=name), READ_BACK)
+       for name in ("wan", "diffusers")},
+    "adapters": ExportFormat(write_adapters, READ_BACK),
+}

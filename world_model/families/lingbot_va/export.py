@@ -1,0 +1,22 @@
+"""The released layout of LingBot-VA, in which both of its networks are written."""
+
+from pathlib import Path
+
+import numpy as np
+
+from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
+from world_model.families.lingbot_va import released_format
+from world_model.families.lingbot_va.export_check import jax_outputs, torch_outputs
+
+
+def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
+    """Every chunk's latents and actions by the JAX model, against the PyTorch runtime on what was written."""
+    released_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
+                          shard_bytes=shard_bytes)
+    sampler = trained.sampler
+    parity, cast, expected = compare_cast(
+        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
+    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")))
+
+
+WRITTEN = ExportFormat(write_released, RUNTIME)
