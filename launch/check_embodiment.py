@@ -76,7 +76,7 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
         except BadEpisode as error:
             problems.append(str(error))
             continue
-        frames.append(sample["video"][np.linspace(0, len(sample["video"]) - 1, 5).astype(int)])
+        frames.append(data_figures.pictures(sample))
         if robot.action:
             trips.append(round_trip(maker, window, sample))
     prompt = robot.prompt.format(instruction=dataset.source[maker.windows[0][0]].instruction)
@@ -85,7 +85,8 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
     parts += [report_page.text(f"Unreadable: {problem}") for problem in problems]
     if frames:
         parts.append(report_page.image(data_figures.filmstrip(frames), "png", "sample windows", pixels=True,
-                                       caption="What the model sees: a window per row, five of its frames."))
+                                       caption="What the model sees: a window per row, five of its frames or "
+                                               "each of its cameras."))
     rows = errors(dataset, trips) if trips else []
     if trips:
         curves = data_figures.action_curves([d.name for d in robot.action], *trips[0])

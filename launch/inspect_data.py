@@ -127,10 +127,9 @@ def pictures(maker: SampleMaker, count: int = 3) -> bytes | None:
     strips = []
     for window in np.linspace(0, len(maker.windows) - 1, count).astype(int).tolist():
         try:
-            frames = maker(window, 0)["video"]
+            strips.append(data_figures.pictures(maker(window, 0)))
         except BadEpisode:
             continue
-        strips.append(frames[np.linspace(0, len(frames) - 1, 5).astype(int)])
     return data_figures.filmstrip(strips) if strips else None
 
 

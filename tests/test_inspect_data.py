@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from launch import inspect_data
+from launch.reporting import data_figures
 from launch.setup.experiment import Experiment
 from tests import lerobot_config
 
@@ -80,3 +81,9 @@ def test_what_a_slice_would_ask_for(config, monkeypatch):
     said = inspect_data.demand(config, "v5p:4x4x4", 1, 3.0)
     assert "32.00 windows per second, 2.00 on each of its 16 hosts; this host's loader makes 3.00: enough" in said
     assert "too little" in inspect_data.demand(config, "v5p:4x4x4", 1, 1.0)
+
+
+def test_pictures_of_a_sample_are_frames_of_its_video_or_its_cameras():
+    video, views = (np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8) for n in (17, 3))
+    assert data_figures.pictures({"video": video})[:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
+    np.testing.assert_array_equal(data_figures.pictures({"views": views, "view_mask": [True] * 3}), views)

@@ -7,6 +7,14 @@ import numpy as np
 from launch.reporting.figures import BASELINE, MODEL, OTHER, figure
 
 
+def pictures(sample: dict, count: int = 5) -> np.ndarray:
+    """Returns what a filmstrip shows of a sample, uint8 [n, H, W, 3]: `count` frames spread over its video or, where
+    cameras stand apart, a picture of each; those that the robot lacks are blank."""
+    if "views" in sample:
+        return sample["views"]
+    return sample["video"][np.linspace(0, len(sample["video"]) - 1, count).astype(int)]
+
+
 def filmstrip(windows: list[np.ndarray], width: int = 180) -> bytes:
     """Makes a PNG: a row per window uint8 [frames, H, W, 3], its frames side by side, `width` pixels each."""
     from PIL import Image
