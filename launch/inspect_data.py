@@ -35,7 +35,8 @@ SAME = 1.0  # mean difference of two pictures, of 255, below which they count as
 
 def camera_faults(frames: dict[str, np.ndarray]) -> list[str]:
     """Sentences on cameras that stand still or show what another shows; frames: view -> uint8 [n, H, W, 3]."""
-    apart = lambda a, b: float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
+    def apart(a, b):
+        return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
     found = [f"camera {view!r} is frozen" for view, pictures in frames.items()
              if len(pictures) > 1 and apart(pictures[1:], pictures[:1]) < SAME / 10]
     for (a, one), (b, other) in itertools.combinations(frames.items(), 2):

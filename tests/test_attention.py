@@ -99,7 +99,8 @@ def test_drawn_pairs_equal_the_reference(kernel):
         @jax.jit
         def run(size, window):
             drawn = visibility.drawn_mask(table, sequence, sequence, size - 1, window)
-            value = lambda *qkv: (attend(*qkv, valid, drawn) * weight).sum()
+            def value(*qkv):
+                return (attend(*qkv, valid, drawn) * weight).sum()
             return attend(q, k, v, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(q, k, v)
 
         return run
@@ -115,7 +116,8 @@ def test_drawn_pairs_equal_the_reference(kernel):
 def test_the_fused_cross_attention_equals_the_dense_one(shape, keys):
     q, k, v, weight = (jax.random.normal(key, (2, tokens_, 4, 8))
                        for key, tokens_ in zip(jax.random.split(jax.random.key(0), 4), (300, keys, keys, 300), strict=True))
-    value = lambda attend: jax.jit(jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2)))
+    def value(attend):
+        return jax.jit(jax.value_and_grad(lambda *qkv: (attend(*qkv) * weight).sum(), argnums=(0, 1, 2)))
     expected = value(dense)(q, k, v)
     with jax.set_mesh(sharding.make_mesh(**shape)) if shape else contextlib.nullcontext():
         actual = value(functools.partial(context.fused, interpret=True))(q, k, v)
@@ -135,7 +137,8 @@ def test_where_heads_do_not_divide_keys_go_round(make):
 
     def run(make):
         attend = make(table, SEQUENCE, SEQUENCE)
-        value = lambda *qkv: sum((attend(*qkv, valid, mask) * weight).sum() for mask in (None, drawn))
+        def value(*qkv):
+            return sum((attend(*qkv, valid, mask) * weight).sum() for mask in (None, drawn))
         return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(q, k, v)
 
     expected = run(KERNELS["reference"])

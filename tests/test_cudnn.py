@@ -32,7 +32,8 @@ def lower(jitted, *arguments) -> tuple[collections.Counter, str]:
 
 def shapes() -> set[tuple[int, int]]:
     """(queries, keys) of the spans, brought to even lengths."""
-    count = lambda ranges: sum(stop - start for start, stop in ranges)
+    def count(ranges):
+        return sum(stop - start for start, stop in ranges)
     spans = visibility.make_spans(TABLE, SEQUENCE, SEQUENCE)
     found = {(count(s.queries), count(s.keys)) for s in spans}
     assert any(q % 2 for q, _ in found) and any(k % 2 for _, k in found) and len(found) > 4
@@ -45,7 +46,8 @@ def test_each_shape_of_span_is_one_kernel_each_way(policy, forward):
     (x, _, _), _, valid = arrays()
     attend = make_attend("cudnn", TABLE, SEQUENCE, SEQUENCE)
     block = remat(lambda x: jnp.tanh(attend(2 * x, x, x, valid)), policy)
-    value = lambda x: jax.lax.scan(lambda x, _: (block(x), None), x, length=2)[0].sum(dtype=jnp.float32)
+    def value(x):
+        return jax.lax.scan(lambda x, _: (block(x), None), x, length=2)[0].sum(dtype=jnp.float32)
     kernels, text = lower(jax.jit(jax.value_and_grad(value)), x.astype(jnp.bfloat16))
     assert kernels == {"fmhaSoftmax": forward * len(shapes()), "fmhaSoftmaxBackward": len(shapes())}
     assert "stablehlo.exponential" not in text and "stablehlo.dot_general" not in text

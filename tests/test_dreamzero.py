@@ -94,12 +94,14 @@ def test_video_only_is_independent_of_the_action_slots(golden):
 def test_cached_rollout_equals_training_forward(golden):
     spec, params, inputs = golden
     model, n, k = functional.abstract(DreamZero, spec), 2, spec.layout.actions_per_block
-    bound = lambda f: functools.partial(jax.jit(lambda p, *args: f(functional.bind(model, p), *args)), params)
+    def bound(f):
+        return functools.partial(jax.jit(lambda p, *args: f(functional.bind(model, p), *args)), params)
     prefill, denoise = bound(cached.prefill), bound(cached.denoise)
     trained = bound(lambda m, i: m(i))(inputs)
     context = bound(cached.encode_context)(inputs.text, inputs.image)
     cache = cached.empty_cache(spec, inputs.text.shape[0])
-    cut = lambda x, block: None if x is None else x[:, :1] if block == 0 else x[:, 1 + (block - 1) * n:1 + block * n]
+    def cut(x, block):
+        return None if x is None else x[:, :1] if block == 0 else x[:, 1 + (block - 1) * n:1 + block * n]
     for block in range(spec.layout.num_blocks + 1):
         if block:
             own = slice((block - 1) * k, block * k)
@@ -216,7 +218,8 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh():
 def example(spec, batch):
     """Random inputs of a training forward, one sample of them video-only, and targets."""
     rng = np.random.default_rng(0)
-    f = lambda *shape: rng.normal(size=(batch, *shape)).astype(np.float32)
+    def f(*shape):
+        return rng.normal(size=(batch, *shape)).astype(np.float32)
     frames, n = spec.layout.latent_frames, spec.layout.num_actions
     video = (frames, spec.latent_height, spec.latent_width, spec.latent_channels)
     inputs = dict(noisy_latents=f(*video), video_timestep=np.abs(f(frames)) * 300, text=f(spec.text_length, spec.text_dim),

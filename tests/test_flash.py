@@ -96,7 +96,8 @@ def test_the_kernel_equals_dense_attention_with_its_gradients(tiles, which, shap
 
 @pytest.mark.parametrize("policy, kept", [("full", 0), ("lean", 2)])
 def test_output_and_log_sum_exp_are_kept_under_their_name(tiles, policy, kept, capsys):
-    attend = lambda q: flash.sharded(tiles, q, q, q, name=remat.ATTENDED, interpret=True).sum()
+    def attend(q):
+        return flash.sharded(tiles, q, q, q, name=remat.ATTENDED, interpret=True).sum()
     jax.ad_checkpoint.print_saved_residuals(remat.remat(attend, policy), jnp.ones((1, COUNT, 1, 8)))
     lines = [line for line in capsys.readouterr().out.splitlines() if "from a constant" not in line]
     assert len(lines) == 1 + kept and sum(f"named '{remat.ATTENDED}'" in line for line in lines) == kept, lines

@@ -51,8 +51,9 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
 
 def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
     Ledger(tmp_path / "goodput.jsonl", 0, began=time.time() - 10).ends("steps", 3)
-    run = lambda *args: subprocess.run([sys.executable, "-m", "launch.goodput", *args], capture_output=True, text=True,
-                                       cwd=Path(__file__).parents[1], check=False)
+    def run(*args):
+        return subprocess.run([sys.executable, "-m", "launch.goodput", *args], capture_output=True, text=True,
+                                           cwd=Path(__file__).parents[1], check=False)
     assert "goodput 100.0% of 10 s in 1 attempt" in run(tmp_path).stdout
     assert "python -m launch.goodput WORKDIR" in run(tmp_path / "nowhere").stderr
 

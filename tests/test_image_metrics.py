@@ -42,7 +42,8 @@ def test_ssim_equals_its_definition():
 
 
 def test_ssim_properties():
-    noise = lambda scale: np.clip(IMAGES + RNG.normal(0, scale, IMAGES.shape), 0, 255)
+    def noise(scale):
+        return np.clip(IMAGES + RNG.normal(0, scale, IMAGES.shape), 0, 255)
     little, much = noise(10), noise(60)
     assert ssim(IMAGES, IMAGES).shape == (2, 3)
     np.testing.assert_allclose(ssim(IMAGES, IMAGES), 1, atol=1e-5)

@@ -132,7 +132,8 @@ def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
     for a, b in zip(take(config, tmp_path, 2), take(cached, tmp_path, 2)):
         (expected, gradient), (found, other) = value(params, a), value(params, b)
         np.testing.assert_allclose(found, expected, rtol=2e-3)  # bfloat16 keeps 4e-3 of each latent
-        whole = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
+        def whole(tree):
+            return np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
         apart = np.linalg.norm(whole(other) - whole(gradient)) / np.linalg.norm(whole(gradient))
         assert apart < 0.02
 

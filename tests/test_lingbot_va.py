@@ -36,7 +36,8 @@ def test_full_size_has_exactly_the_released_tensors():
     theirs = {k: list(v.shape) for k, v in names.published_shapes(shapes, 128, LINGBOT_VA).items()}
     assert theirs == json.loads((HERE / "goldens/shapes/lingbot_va_5b.json").read_text())
     unread = [v for k, v in theirs.items() if k.startswith("condition_embedder_action.text_embedder.")]
-    count = lambda found: sum(int(np.prod(shape)) for shape in found)
+    def count(found):
+        return sum(int(np.prod(shape)) for shape in found)
     assert (len(theirs), count(theirs.values())) == (839, 5_088_872_670)
     assert count(x.shape for x in shapes.values()) == 5_088_872_670 - count(unread)
 
@@ -90,8 +91,9 @@ def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_
     inverse, forward, either = (
         np.asarray(visibility.drawn_mask(visibility.get_table(f"lingbot_va{name}", TABLES), sequence, sequence, 1, 64))
         for name in ("", "_forward_dynamics", "_either_dynamics"))
-    changed = lambda a, b: {(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
-                            for i, j in np.argwhere(a & ~b)}
+    def changed(a, b):
+        return {(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)
+                                for i, j in np.argwhere(a & ~b)}
     assert changed(forward, inverse) == {(NOISY_VIDEO, CLEAN_ACTION, True)}
     assert changed(inverse, forward) == {(CLEAN_ACTION, CLEAN_VIDEO, True)}
     np.testing.assert_array_equal(either, forward | inverse)
@@ -112,7 +114,8 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
         return jax.grad(of_second_chunk, argnums=(0, 1), has_aux=True)(clean_latents, clean_actions)
 
     (of_video, of_action), found = run(True, inputs.clean_latents, inputs.clean_actions)
-    size = lambda x: np.abs(np.asarray(x)).reshape(5, -1).max(axis=1) > 0
+    def size(x):
+        return np.abs(np.asarray(x)).reshape(5, -1).max(axis=1) > 0
     np.testing.assert_array_equal(size(of_video), [True, True, False, False, False])
     np.testing.assert_array_equal(size(of_action), [True, True, True, True, False])
     plain = jax.jit(lambda p, i: functional.bind(adapter.model, p)(i))(adapter.params, inputs)
@@ -128,8 +131,9 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
     def rotary(modality, first):
         return frame_rotary(adapter.spec, modality, range(first, first + 2))
 
-    act = lambda ring, first: rollout._acting(adapter.params, ring, session.context, inputs.clean_actions[
-        :, first * n:(first + 2) * n], rotary(Modality.ACTION, first), first)
+    def act(ring, first):
+        return rollout._acting(adapter.params, ring, session.context, inputs.clean_actions[
+            :, first * n:(first + 2) * n], rotary(Modality.ACTION, first), first)
     # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
     # which does not see them.
     past = act(session.ring, 0)
@@ -140,8 +144,9 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
                         rotary(Modality.VIDEO, 2), 2)
     np.testing.assert_allclose(velocity, found.video[:, 2:4], atol=1e-5)
 
-    observe = lambda session, latents, first: rollout.observe(
-        adapter.params, session, latents[:, first:first + 2], inputs.clean_actions[:, first * n:(first + 2) * n])
+    def observe(session, latents, first):
+        return rollout.observe(
+            adapter.params, session, latents[:, first:first + 2], inputs.clean_actions[:, first * n:(first + 2) * n])
     session = observe(session, inputs.clean_latents, 0).next(2)
     stale, own = observe(session, inputs.noisy_latents, 2), inputs.clean_actions[:, 2 * n:4 * n]
     latents, grounded = rollout.ground(adapter.params, stale, noise, own)

@@ -25,7 +25,8 @@ GOLDEN = Path(__file__).parent / "goldens/lingbot_va_tiny.npz"
 @pytest.fixture(scope="module")
 def shared():
     golden = parity.read(GOLDEN)
-    one = lambda x: jnp.asarray(x[:1])
+    def one(x):
+        return jnp.asarray(x[:1])
     inputs = ForwardInputs(
         noisy_latents=one(golden.video("noise_video")), video_timestep=one(golden.given["in/video_timesteps"]),
         clean_latents=one(golden.video("latents")), clean_timestep=one(golden.given["in/hist_timesteps"]),
@@ -49,7 +50,8 @@ def test_equal_weights_in_both_streams_give_the_shared_network(shared):
         source = source.replace("blocks.action", "blocks").replace("action_text", "text").replace("action_head_m", "head_m")
         params[name] = adapter.params[source]
         assert params[name].shape == shape.shape
-    run = lambda model, params: jax.jit(lambda p: functional.bind(model, p)(inputs))(params)
+    def run(model, params):
+        return jax.jit(lambda p: functional.bind(model, p)(inputs))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), run(model, params), run(adapter.model, adapter.params))
 
 
@@ -67,7 +69,8 @@ def test_cached_passes_equal_the_training_forward(shared, narrow):
     n = adapter.spec.actions_per_frame
     whole = inputs._replace(window_blocks=jnp.int32(64), frame_valid=None, clean_timestep=0 * inputs.clean_timestep)
     trained = jax.jit(lambda p: functional.bind(model, p)(whole))(params)
-    bound = lambda f: jax.jit(lambda *args: f(functional.bind(model, params), *args))
+    def bound(f):
+        return jax.jit(lambda *args: f(functional.bind(model, params), *args))
     video, action = bound(cached.video_pass), bound(cached.action_pass)
     ring, context = cached.make_ring(model.spec, 1, 2, 4), bound(cached.encode_context)(inputs.text)
     clean = jnp.zeros((1, 2))

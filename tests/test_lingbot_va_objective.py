@@ -72,7 +72,8 @@ def loss(made):
 
 def drawn(goal, batch, step: int = 0):
     key = jax.random.fold_in(jax.random.key(3), step)
-    keys = lambda use: jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, use), i))(batch["sample_index"])
+    def keys(use):
+        return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, use), i))(batch["sample_index"])
     return goal.loss.sample(keys, goal.encode(batch), key)
 
 
@@ -137,7 +138,8 @@ def test_forward_dynamics_is_drawn_for_its_share_of_the_steps_and_counted_apart(
     coins = [bool(drawn(goal, batch, step).forward_dynamics) for step in range(40)]
     assert 10 < sum(coins) < 30 and drawn(made[1](), batch).forward_dynamics is None
     run = jax.jit(lambda key: goal(made[0], batch, key, goal.loss.count(batch))[1])
-    key = lambda coin: jax.random.fold_in(jax.random.key(3), coins.index(coin))
+    def key(coin):
+        return jax.random.fold_in(jax.random.key(3), coins.index(coin))
     with_actions, without = run(key(True)), run(key(False))
     assert with_actions["forward_dynamics_loss/count"] == 15 and without["forward_dynamics_loss/count"] == 0
     np.testing.assert_allclose(with_actions["forward_dynamics_loss/sum"] / 15, with_actions["video_loss"], rtol=1e-5)

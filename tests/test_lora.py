@@ -62,7 +62,8 @@ def test_merged_equals_unmerged(trained):
     assert merged.keys() == plain.shapes.keys()
     rng = np.random.default_rng(1)
     frames = spec.layout.latent_frames, spec.latent_height, spec.latent_width
-    normal = lambda *shape: jnp.asarray(rng.normal(size=(1, *shape)), jnp.float32)
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=(1, *shape)), jnp.float32)
     inputs = ForwardInputs(
         normal(*frames, 16), jnp.full((1, frames[0]), 500.0), normal(spec.text_length, spec.text_dim),
         condition=normal(*frames, 20), image=normal(spec.image_tokens, spec.image_dim))
@@ -128,7 +129,8 @@ def test_both_forms_of_an_export_and_back(trained, tmp_path):
     with pytest.raises(ValueError, match="no adapters; say --merge_lora"):
         export.export(restored, tmp_path / "wan", format_name="wan")
     weights = Weights(tmp_path / "lora")
-    newer = lambda key: key.replace(".q.weight", ".q.base_layer.weight").replace(".q.bias", ".q.base_layer.bias")
+    def newer(key):
+        return key.replace(".q.weight", ".q.base_layer.weight").replace(".q.bias", ".q.base_layer.bias")
     (tmp_path / "newer").mkdir()
     safetensors_io.write(tmp_path / "newer", ((newer(key), weights[key]) for key in weights))
     for source in (tmp_path / "lora", tmp_path / "newer"):

@@ -57,7 +57,8 @@ class Scene:
             self.clock.restart()
         before = self.clock._running
         end = max(self.time, before.result() if before else 0.0) + self.compute
-        ended = lambda: types.SimpleNamespace(done=lambda: self.time >= end, result=lambda: end)
+        def ended():
+            return types.SimpleNamespace(done=lambda: self.time >= end, result=lambda: end)
         self.clock._pool = types.SimpleNamespace(submit=lambda *_: ended())
         self.time = max(self.time, before.result()) if before else self.time  # `started` waits for the step before
         self.clock.started(number, {"loss": None})

@@ -131,8 +131,9 @@ def test_command(tmp_path, golden):
     few = ("w/", "in/", "cfg_json", "sched/fm_", "tf/video")
     with np.load(GOLDENS / "dreamzero_ti2v_tiny.npz") as file:
         np.savez(tmp_path / "few.npz", **{key: file[key] for key in file.files if key.startswith(few)})
-    run = lambda *args: subprocess.run([sys.executable, "-m", "launch.parity", "--runtime=torch", *args],
-                                       capture_output=True, text=True)
+    def run(*args):
+        return subprocess.run([sys.executable, "-m", "launch.parity", "--runtime=torch", *args],
+                                           capture_output=True, text=True)
     good = run(f"--golden={tmp_path / 'few.npz'}")
     assert good.returncode == 0, good.stderr
     printed = json.loads(good.stdout)

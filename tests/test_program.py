@@ -23,7 +23,8 @@ def test_products_of_a_loop_count_as_often_as_it_runs():
 
 
 def test_batched_products():
-    fn = lambda q, k: jnp.einsum("bqnd,bknd->bnqk", q, k)
+    def fn(q, k):
+        return jnp.einsum("bqnd,bknd->bnqk", q, k)
     assert compiled(fn, (2, 3, 4, 8), (2, 5, 4, 8)).executed_flops() == 2 * (2 * 4 * 3 * 5) * 8
 
 
@@ -77,7 +78,8 @@ def test_gathers_inside_loops():
     placed, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((None, "fsdp"), ()))
 
     def fn(x, w):
-        gather = lambda w: jax.lax.with_sharding_constraint(w, whole)
+        def gather(w):
+            return jax.lax.with_sharding_constraint(w, whole)
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ gather(w)), None), x, w)[0]
 
     found = compiled(fn, (4, 16), (3, 16, 16), in_shardings=(whole, placed), out_shardings=whole).collective_bytes()

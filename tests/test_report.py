@@ -96,7 +96,8 @@ def test_page_is_self_contained_and_well_formed(written):
 
 def test_page_shows_met_missed_and_unmeasured(written):
     page, _ = written
-    row = lambda start: re.search(rf"<tr><td>{start}.*?</tr>", page).group()
+    def row(start):
+        return re.search(rf"<tr><td>{start}.*?</tr>", page).group()
     assert "+6.02 dB" in row("Rolled-out video") and "met</span>" in row("Rolled-out video")
     assert "missed" in row("Whole run")
     assert "not measured" in row("Exported") and "&ndash;" in row("Exported")

@@ -38,7 +38,8 @@ class Recording:
 
 @pytest.fixture
 def rerun(monkeypatch):
-    kind = lambda name: lambda value=None, **named: (name, named or value)
+    def kind(name):
+        return lambda value=None, **named: (name, named or value)
     module = types.SimpleNamespace(RecordingStream=Recording, **{n: kind(n) for n in ("Image", "Scalars", "SeriesLines")})
     monkeypatch.setitem(sys.modules, "rerun", module)
     Recording.made.clear()
@@ -67,7 +68,8 @@ def test_every_step_is_logged_at_its_place(rerun, tmp_path):
 
 def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_path):
     """A chunk chosen at step 1 imagines steps 2 and 3; before that the first frames stand."""
-    frames = lambda seed: [{"image": np.full((2, 2, 3), 10 * seed + i, np.uint8)} for i in range(4)]
+    def frames(seed):
+        return [{"image": np.full((2, 2, 3), 10 * seed + i, np.uint8)} for i in range(4)]
     runs = [Run(seed, types.SimpleNamespace(coverage=[seed / 10]), frames=frames(seed), states=[np.zeros(2)] * 4,
                 actions=[np.zeros(2)] * 3, imagined=[(1, np.uint8(100 + seed))]) for seed in range(3)]
     robot = types.SimpleNamespace(canvas=lambda views: views["image"], layout=types.SimpleNamespace(frame_stride=1))

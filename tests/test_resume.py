@@ -75,7 +75,8 @@ def kill_at_a_random_moment(workdir, cache):
 
 def kill_during_a_save(workdir, cache):
     began = time.time()
-    unfinished = lambda: any(path.stat().st_mtime > began for path in workdir.glob("checkpoints/*-tmp"))
+    def unfinished():
+        return any(path.stat().st_mtime > began for path in workdir.glob("checkpoints/*-tmp"))
     kill_when(start(workdir, cache, "--slow_save=1.0"), unfinished)
     assert unfinished()
 

@@ -102,7 +102,8 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16():
 
 def test_the_key_of_a_step_is_a_function_of_seed_and_step():
     def step_key(seed, step):
-        loss_fn = lambda params, batch, key, counts: (jnp.sum(params["w"]), {"bits": jax.random.bits(key)})
+        def loss_fn(params, batch, key, counts):
+            return (jnp.sum(params["w"]), {"bits": jax.random.bits(key)})
         optimizer = EXPERIMENT.optimizer
         now = state.create({"w": jnp.ones(2)}, optimizer, seed=seed) | {"step": jnp.int32(step)}
         return int(make_train_step(loss_fn, lambda batch: {}, optimizer)(now, {})[1]["bits"])
@@ -113,10 +114,12 @@ def test_the_key_of_a_step_is_a_function_of_seed_and_step():
 
 def test_the_compiled_step_reuses_the_buffers_of_its_state():
     optimizer, mesh = EXPERIMENT.optimizer, sharding.make_mesh(2, 2, 2, 1)
-    make = lambda: state.create({"w": jnp.ones((4, 6))}, optimizer, seed=0, ema=True)
+    def make():
+        return state.create({"w": jnp.ones((4, 6))}, optimizer, seed=0, ema=True)
     target = state.abstract_state(make, sharding.shardings({"w": ("embed", "heads")}, {"w": (4, 6)}, mesh))
     before = state.init_state(make, target)
-    loss_fn = lambda params, batch, key, counts: (jnp.sum(batch["x"] @ params["w"]), {})
+    def loss_fn(params, batch, key, counts):
+        return (jnp.sum(batch["x"] @ params["w"]), {})
     step = jit_train_step(make_train_step(loss_fn, lambda batch: {}, optimizer, ema_decay=0.9), target)
     with jax.set_mesh(mesh):
         after, _ = step(before, sharding.put_batch({"x": np.ones((8, 4), np.float32)}, mesh))
@@ -129,7 +132,8 @@ def test_remat_changes_no_gradient_and_keeps_less(policy):
     def residuals(fn):
         return sum(x.size for x in jax.tree.leaves(jax.vjp(fn, 0.3 * jnp.ones((8, 8)))[1]))
 
-    fn = lambda x: jnp.sum(jnp.sin(jnp.sin(jnp.sin(x @ x))))
+    def fn(x):
+        return jnp.sum(jnp.sin(jnp.sin(jnp.sin(x @ x))))
     np.testing.assert_allclose(jax.grad(remat(fn, policy))(jnp.eye(8)), jax.grad(fn)(jnp.eye(8)), rtol=1e-6)
     assert residuals(remat(fn, policy)) < residuals(remat(fn, "none"))
 

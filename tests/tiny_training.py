@@ -58,7 +58,8 @@ class Model:
 
     def __call__(self, params: dict, x: jax.Array) -> jax.Array:
         axes, shapes = self.axes(), self.shapes()
-        whole = lambda name, p: p if name.startswith("blocks.") else sharding.gathered(p, axes[name], shapes[name])
+        def whole(name, p):
+            return p if name.startswith("blocks.") else sharding.gathered(p, axes[name], shapes[name])
         params = {name: whole(name, p) for name, p in params.items()}
         x = sharding.constrain(x @ params["embed.kernel"] + params["embed.bias"], "batch", "tokens", None)
         blocks = {name: p for name, p in params.items() if name.startswith("blocks.")}

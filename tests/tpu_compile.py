@@ -29,10 +29,12 @@ HEADS, HEAD_DIM, CONTEXT = 2, 128, 77
 
 def compile_gradient(attend, device, keys: int, *masks) -> dict:
     """What a compiled forward and backward pass is made of."""
-    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
     queries = array(1, tokens.length(SEQUENCE), HEADS, HEAD_DIM)
     contexts = array(1, keys, HEADS, HEAD_DIM)
-    value = lambda q, k, v, *masks: attend(q, k, v, *masks).astype(jnp.float32).sum()
+    def value(q, k, v, *masks):
+        return attend(q, k, v, *masks).astype(jnp.float32).sum()
     compiled = jax.jit(jax.grad(value, argnums=(0, 1, 2))).lower(
         queries, contexts, contexts, *(array(*shape, dtype=bool) for shape in masks)).compile()
     program = Program(compiled.as_text())

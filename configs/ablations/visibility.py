@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def get_sweep() -> list[dict]:
     """The base, mutual visibility, first."""
-    one = lambda name: {"name": name, "model.visibility": f"dreamzero_{name}",
-                        "model.rollout_visibility": f"dreamzero_{name}"}
+    def one(name):
+        return {"name": name, "model.visibility": f"dreamzero_{name}",
+                "model.rollout_visibility": f"dreamzero_{name}"}
     return [{"name": "mutual"}, one("action_sees_video"), one("video_sees_action"), one("isolated")]

@@ -98,7 +98,8 @@ class CachedJaxAdapter:
     def __init__(self, spec: DreamZeroSpec, params: Mapping[str, jax.Array], text, image):
         self.spec, self.params, self.block = spec, params, 0
         model = functional.abstract(DreamZero, spec)
-        bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(model, p), *args))
+        def bound(f):
+            return jax.jit(lambda p, *args: f(functional.bind(model, p), *args))
         self._prefill, self._denoise = bound(cached.prefill), bound(cached.denoise)
         self.context = bound(cached.encode_context)(params, text, image)
         self.cache = cached.empty_cache(spec, text.shape[0])

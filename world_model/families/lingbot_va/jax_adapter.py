@@ -60,7 +60,8 @@ class LingBotVAAdapter:
             inputs = goal.inputs(example, sampled)._replace(**timesteps)
             velocity, hidden = functional.bind(self.model, params)(inputs, with_hidden=True)
             video, action = goal.errors(velocity, example, sampled)
-            loss = lambda p: goal.loss_of(p, inputs, example, sampled, counts)[0]
+            def loss(p):
+                return goal.loss_of(p, inputs, example, sampled, counts)[0]
             return (inputs, velocity, (video, goal.action_frames(action, example)), goal.weights(sampled),
                     jax.value_and_grad(loss)(params), hidden)
 
@@ -89,7 +90,8 @@ class CachedLingBotVAAdapter:
 
     def __init__(self, adapter: LingBotVAAdapter, text: np.ndarray, chunk_frames: int, window_blocks: int):
         self.adapter, self.chunk_frames = adapter, chunk_frames
-        bound = lambda f: jax.jit(lambda p, *args: f(functional.bind(adapter.model, p), *args))
+        def bound(f):
+            return jax.jit(lambda p, *args: f(functional.bind(adapter.model, p), *args))
         self._passes = {Modality.VIDEO: bound(cached.video_pass), Modality.ACTION: bound(cached.action_pass)}
         self.context = bound(cached.encode_context)(adapter.params, text)
         self.ring = cached.make_ring(adapter.spec, len(text), chunk_frames, window_blocks)

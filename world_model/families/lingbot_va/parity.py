@@ -84,9 +84,11 @@ class LingBotVAGolden(GoldenFile):
     def sampled(self, mix: str, history: bool, window: int) -> Sampled:
         """The draws of one variant, by the levels nearest to its timesteps."""
         c = self.config
-        index = lambda name, shift: np.asarray(flow_matching.nearest_level(
-            flow_matching.noise_levels(shift), self.given[f"in/{mix}{name}_timesteps"]))
-        coin = lambda value: np.full(c["B"], value)
+        def index(name, shift):
+            return np.asarray(flow_matching.nearest_level(
+                flow_matching.noise_levels(shift), self.given[f"in/{mix}{name}_timesteps"]))
+        def coin(value):
+            return np.full(c["B"], value)
         return Sampled(index("video", c["video_shift"]), index("action", c["action_shift"]),
                      index("hist", c["video_shift"]), coin(history), self.video("noise_video"),
                      self.actions("noise_action"), self.video("noise_hist"), coin(False), np.int32(c["K"]),
