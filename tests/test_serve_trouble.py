@@ -1,6 +1,7 @@
 """The policy server under strangers, floods, failures and shutdown: nobody else notices."""
 
 import contextlib
+import json
 import socket
 import ssl
 import subprocess
@@ -182,5 +183,5 @@ def test_a_client_that_does_not_read_blocks_nobody(engine):
 def test_load_on_the_command(tmp_path):
     """From a checkpoint on disk to SIGTERM, some seconds of the load test: benchmarks/serve_load.py."""
     outcome = serve_load.run(tiny_policy.write(tmp_path), clients=6, seconds=15.0, batch_sizes="4")
-    assert outcome["passed"], outcome
+    assert outcome["passed"], json.dumps(outcome)
     assert outcome["requests"] > 20 and sum(outcome["hostile_acts"].values()) > 5 and outcome["mixups"] == 0
