@@ -74,6 +74,7 @@ def common(family: str) -> ConfigDict:
     c.optimizer.no_decay = r"(bias|scale|modulation)$"  # parameters without weight decay, regular expression
     c.optimizer.clip_norm = 1.0  # global gradient norm
     c.optimizer.trainable = r".*"  # parameters that train, regular expression; the rest are frozen
+    c.optimizer.rate_factors = ()  # (pattern, factor), ...: the first that matches a trained parameter scales its rate
     c.optimizer.ema_decay = 0.0  # exponential moving average of the weights; 0 = off
 
     c.mesh = ConfigDict()

@@ -33,6 +33,34 @@ def test_steps_equal_optax_adamw():
     assert opt["count"] == 5 and set(opt) == {"count", "mu", "nu"}
 
 
+def test_rates_by_name_equal_an_optax_optimizer_for_each_group():
+    ours = make_optimizer(**VALUES, rate_factors=[["kernel", 0.1], ["a", 2]])  # as JSON has them; "a" is left the bias
+    groups = {name: optax.adamw(lambda count, factor=factor: factor * ours.schedule(count), 0.9, 0.99, 1e-8,
+                                weight_decay=decay)
+              for name, factor, decay in (("a.kernel", 0.1, 0.1), ("a.bias", 2.0, 0.0))}
+    oracle = optax.chain(optax.clip_by_global_norm(0.5), optax.partition(groups, {name: name for name in PARAMS}))
+    params = expected = PARAMS
+    opt, chain = ours.init(params), oracle.init(params)
+    for step in range(5):
+        params, opt, _ = jax.jit(ours.update)(grads(step), opt, params)
+        change, chain = oracle.update(grads(step), chain, expected)
+        expected = optax.apply_updates(expected, change)
+        for name in PARAMS:
+            np.testing.assert_allclose(params[name], expected[name], rtol=2e-6)
+
+
+@pytest.mark.parametrize("factors, sentence", [
+    ((("a.kernl", 0.1),), r"optimizer.rate_factors = 'a.kernl' matches none of 2 parameters; the nearest is a.kernel$"),
+    ((("a", 0.1), ("bias", 2.0)), "'bias' matches none of 0 parameters: the patterns before it took all"),
+    ((("bias", 0.0),), r"a number above 0, found \('bias', 0.0\); optimizer.trainable says what is frozen"),
+    (("bias", 0.1), "expected pairs of a pattern and a number above 0, found 'bias'"),
+    ((("(", 0.1),), r"'\(' is no regular expression"),
+])
+def test_factors_that_cannot_be_meant_are_refused(factors, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_optimizer(**VALUES, rate_factors=factors).init(PARAMS)
+
+
 def test_rate_warms_up_and_falls_to_its_end():
     rate = make_optimizer(**VALUES).schedule
     assert [float(rate(step)) for step in (0, 4, 20)] == pytest.approx([0.0, 1e-2, 1e-3])

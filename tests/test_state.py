@@ -34,7 +34,7 @@ def test_only_the_trained_have_moments_and_an_average():
     trained = {"blocks.q.kernel", "blocks.k.kernel"}
     assert found["opt"]["mu"].keys() == found["opt"]["nu"].keys() == found["ema"].keys() == trained
     assert found["params"].keys() == MODEL.shapes().keys()
-    with pytest.raises(ValueError, match=r"optimizer.trainable = 'lora' matches none of the 11 parameters, such as "):
+    with pytest.raises(ValueError, match=r"optimizer.trainable = 'lora' matches none of 11 parameters; the nearest is "):
         make(trainable="lora")
 
 

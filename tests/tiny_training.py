@@ -231,6 +231,7 @@ if __name__ == "__main__":
     if args.slow_save:
         slow_commits(args.slow_save)
     wanted = config(args.steps, args.every)
+    wanted.optimizer.rate_factors = ((r"^embed\.", 0.1), (r"fc[12]", 2.0))
     wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=args.heartbeat_seconds)
     wanted.seed, wanted.train.log_every = args.seed, 1  # every loss is on record, wherever a run stops
     sys.exit(train.run(Experiment(wanted), args.workdir))

@@ -92,7 +92,7 @@ class Experiment:
     def optimizer(self) -> Optimizer:
         """The optimizer over train.steps."""
         names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay", "no_decay",
-                 "clip_norm")
+                 "clip_norm", "rate_factors")
         return make_optimizer(steps=self.config.train.steps, **{name: self.config.optimizer[name] for name in names})
 
     @functools.cached_property

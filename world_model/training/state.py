@@ -7,24 +7,18 @@
     key    uint32 key data        root of all randomness; it never advances, each step folds in its number
 """
 
-import re
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from world_model.training.optimizer import Optimizer
+from world_model.training.optimizer import Optimizer, matching
 
 
 def trained_names(names: Iterable[str], pattern: str) -> tuple[str, ...]:
     """Selects the parameters whose name matches the regular expression. Raises ValueError where none does."""
-    names = tuple(names)
-    found = tuple(name for name in names if re.search(pattern, name))
-    if not found:
-        raise ValueError(f"optimizer.trainable = {pattern!r} matches none of the {len(names)} parameters, "
-                         f"such as {', '.join(names[:3])}")
-    return found
+    return matching("optimizer.trainable", pattern, names)
 
 
 def subset(params: dict, names: Iterable[str]) -> dict:
