@@ -48,6 +48,8 @@ class Experiment:
                 "text": lambda: encoders.make_text_encoder(
                     c.text, text_length=model.text_length, text_dim=model.text_dim, tokenizer=c.tokenizer,
                     **self._from_file(c.text_weights)),
+                "tokens": lambda: encoders.make_token_ids(
+                    c.tokens, text_length=model.text_length, vocab_size=model.vocab_size, tokenizer=c.tokenizer),
                 "image": lambda: encoders.make_image_encoder(
                     c.image, image_tokens=model.get("image_tokens", 0), image_dim=model.get("image_dim", 0),
                     **self._from_file(c.image_weights))}

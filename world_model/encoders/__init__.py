@@ -14,6 +14,7 @@ from world_model.encoders.clip_vit import ClipImage
 from world_model.encoders.hash_text import HashText
 from world_model.encoders.patch_pca import PatchPca
 from world_model.encoders.precomputed import PrecomputedText, PrecomputedVideo
+from world_model.encoders.token_ids import TokenIds
 from world_model.encoders.umt5 import Umt5Text
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo
@@ -120,6 +121,13 @@ def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights:
         raise ValueError(f"model.image_tokens x image_dim = {image_tokens} x {image_dim}, but encoders.image = "
                          f"{name!r} gives {encoder.image_tokens} x {encoder.image_dim}")
     return encoder
+
+
+def make_token_ids(name: str, *, text_length: int, vocab_size: int, tokenizer: str = "") -> TokenIds:
+    """Makes what cuts prompts into the ids that a model embeds itself; tokenizer: a local file. Raises ValueError on an
+    unknown name."""
+    files = {"tokenizer": lambda: tokenizer or "tokenizer.json", "bytes": lambda: ""}
+    return TokenIds(text_length, vocab_size, _chosen("tokens", name, files))
 
 
 def _chosen(kind: str, name: str, makers: dict[str, Callable]):

@@ -16,6 +16,7 @@ BUILT_IN = {
     "dreamzero": "world_model.families.dreamzero:FAMILY",
     "lingbot_va": "world_model.families.lingbot_va:FAMILY",
     "lingbot_va_mot": "world_model.families.lingbot_va:MIXTURE",
+    "lingbot_vla": "world_model.families.lingbot_vla:FAMILY",
 }
 
 

@@ -91,15 +91,17 @@ class Linear(nnx.Linear):
     product = staticmethod(matmul.plain)
 
     def __call__(self, x):
-        y = self.product(x, self.kernel[...]) + self.bias[...]
+        y = self.product(x, self.kernel[...])
+        if self.bias is not None:
+            y = y + self.bias[...]
         if self.lora_a is None:
             return y
         return y + self.lora_scale * matmul.plain(matmul.plain(x, self.lora_a[...]), self.lora_b[...])
 
 
-def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier) -> Linear:
-    """A dense layer with kernel [inputs, outputs] and zero bias."""
-    return Linear(inputs, outputs, kernel_init=init, rngs=rngs)
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, init=xavier, bias: bool = True) -> Linear:
+    """A dense layer with kernel [inputs, outputs] and zero bias, or without one."""
+    return Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
 class Mlp(nnx.Module):

@@ -62,6 +62,12 @@ def _patches_to_weight(kernel):
     return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
 
 
+def _video_patch(kernel):
+    """[3 2 p p, D], rows (channel, frame, row, column) -> Conv3d weight [D, 3, 2, p, p]."""
+    side = round((kernel.shape[0] // 6) ** 0.5)
+    return kernel.T.reshape(-1, 3, 2, side, side)
+
+
 SAME = Transform(lambda x, d: x, lambda x, d: x)
 TRANSPOSE = Transform(lambda x, d: x.T, lambda x, d: x.T)
 PATCH = Transform(lambda x, d: _patch_to_published(x), lambda x, d: _patch_to_native(x))
@@ -73,6 +79,8 @@ PICTURE_CONV = Transform(lambda x, d: x[0].transpose(3, 2, 0, 1), lambda x, d: x
 POINT_3D = Transform(lambda x, d: x.T[..., None, None, None], lambda x, d: x[..., 0, 0, 0].T)
 POINT_2D = Transform(lambda x, d: x.T[..., None, None], lambda x, d: x[..., 0, 0].T)
 PICTURE_PATCH = Transform(lambda x, d: _patches_to_weight(x), lambda x, d: x.transpose(2, 3, 1, 0).reshape(-1, len(x)))
+VIDEO_PATCH = Transform(lambda x, d: _video_patch(x), lambda x, d: x.reshape(len(x), -1).T)
+EXPERT_TRANSPOSE = Transform(lambda x, d: x.swapaxes(-1, -2), lambda x, d: x.swapaxes(-1, -2))
 
 # kind of module -> (published suffix, native suffix, transform) of each of its tensors
 KINDS = {
@@ -92,6 +100,11 @@ KINDS = {
     "point_2d": ((".weight", ".kernel", POINT_2D), (".bias", ".bias", SAME)),
     "gamma_3d": ((".gamma", ".scale", _reshaped(0, 3)),),
     "gamma_2d": ((".gamma", ".scale", _reshaped(0, 2)),),
+    "video_patch": ((".weight", ".kernel", VIDEO_PATCH),),
+    "biased_video_patch": ((".weight", ".kernel", VIDEO_PATCH), (".bias", ".bias", SAME)),
+    "embedding": ((".weight", "", SAME),),
+    "transposed": ((".weight", "", TRANSPOSE),),
+    "expert_matrices": (("", "", EXPERT_TRANSPOSE),),
     "array": (("", "", SAME),),
     "leading_1": (("", "", _reshaped(1, 0)),),
     "leading_2": (("", "", _reshaped(2, 0)),),

@@ -1,0 +1,53 @@
+"""LingBot-VLA's config keys, with units and the defaults of version 1, the 4B on Qwen2.5-VL."""
+
+CONFIG = {
+    "model": {
+        # The language model.
+        "dim": 2048, "ffn_dim": 11008, "num_layers": 36, "num_heads": 16,
+        "kv_heads": 2,  # heads of keys and values; also the action expert's
+        "head_width": 128,  # d, of both streams
+        "qkv_bias": True, "qk_norm": False,  # on its projections; RMS norm of each head's queries and keys
+        "vocab_size": 151_936,
+        "rope_theta": 1e4,  # base of the rotary frequencies (the published model does not use Qwen's own)
+        "rope_sections": (),  # frequencies of time, row and column; empty: one position on a line
+        # The action expert; it has the language model's layers and heads.
+        "expert_dim": 768, "expert_ffn_dim": 2752,
+        "experts": 0,  # routed experts of each feed-forward layer; 0: it is dense, expert_ffn_dim wide
+        "experts_per_token": 4, "routed_ffn_dim": 512, "shared_ffn_dim": 704,
+        "routed_scale": 4.0,  # what the weights of a token's experts add up to
+        # The prefix.
+        "views": 3,  # V, cameras; a robot may have fewer
+        "text_length": 72,  # tokens of a prompt
+        "prompt": "<bos>{}\n",  # around the instruction
+        "prefix": "joint",  # joint: its tokens all see each other | causal: each sees those before it
+        "view_markers": (),  # ids of the tokens before and after a view's; empty: none
+        "query_tokens": 0,  # Q behind the text for the present and Q for the future
+        "query_seeds": 256,  # learned vectors whose averages are a kind's Q query tokens
+        # The vision tower.
+        "vision": "qwen2_5",  # qwen2_5 | qwen3
+        "vision_dim": 1280, "vision_ffn_dim": 3420, "vision_heads": 16, "vision_layers": 32,
+        "vision_patch": 14,  # pixels; a token is 2 x 2 patches
+        "vision_window": 4,  # tokens along a window's side; 0: no windows
+        "vision_full_layers": (7, 15, 23, 31),  # layers that see beyond their window
+        "vision_taps": (),  # layers whose output is added after the first layers of the language model
+        "vision_positions": 0,  # side of the square of learned positions; 0: rotary ones alone
+        "lora_rank": 0,  # of adapters (train.init_from has their base); 0 = none
+        "lora_alpha": 16.0,  # an adapter counts alpha / rank
+        "lora_stacks": ("language",),  # of vision, language, expert: whose layers get adapters
+        "lora_pattern": r"self_attn\.[qkvo]$|mlp\.(gate|fc1|fc2)$",  # linears of such a layer that get one
+        "action_dim": 75, "state_dim": 75,  # shared slots
+    },
+    "layout": {"frames": 1, "height": 224, "width": 224, "frames_per_block": 1, "actions_per_block": 50,
+               "states_per_block": 1},
+    "encoders": {
+        "tokens": "tokenizer",  # of prompts: by encoders.tokenizer | bytes: of their UTF-8, for small experiments
+        "tokenizer": "",  # local tokenizer.json of Qwen
+    },
+    "noise": {"times": "pseudo_beta"},  # pseudo_beta, as the published code samples | beta: Beta(1.5, 1) | uniform
+    "loss": {
+        "error": "l1",  # l1 | squared
+        "past_end": "masked",  # steps past an episode's end: masked | trained, on the last action, as published
+        "balance_weight": 1e-3, "z_weight": 1e-4,  # of the routers' losses, where there are experts
+    },
+    "evaluate": {"solver_steps": 10},  # Euler steps of a chunk
+}

@@ -1,0 +1,87 @@
+"""The tokens that are looked at before actions: which exist, where they stand, and who sees whom.
+
+The prefix is [views] [text] [queries], the suffix behind it [state] [actions]. A view that is missing and text past its
+length keep their places in the array and are masked. Nobody in the prefix sees the suffix.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
+
+
+class Tokens(NamedTuple):
+    """Attributes of a run of tokens."""
+
+    valid: jax.Array  # bool [B, L]
+    positions: jax.Array  # int32 [axes, B, L]: of a line, or time, row and column
+
+
+def prefix_tokens(spec: LingBotVLASpec, view_mask, text_length) -> Tokens:
+    """view_mask bool [B, V], text_length int [B] -> the prefix."""
+    per_view = spec.view_tokens + len(spec.view_markers)
+    words = jnp.arange(spec.text_length) < text_length[:, None]
+    queries = jnp.ones((len(view_mask), spec.queries), bool)
+    valid = jnp.concatenate([jnp.repeat(view_mask, per_view, axis=1), words, queries], axis=1)
+    if not spec.rope_sections:
+        return Tokens(valid, (jnp.cumsum(valid, axis=1) - 1)[None])
+    return Tokens(valid, jnp.where(valid, _grid_positions(spec, view_mask, words), 1))
+
+
+def _grid_positions(spec: LingBotVLASpec, view_mask, words):
+    """int32 [3, B, Lp]: a view's pictures stand on a grid behind its first marker, the next token behind the farthest
+    row or column (arXiv 2409.12191, section 2.1); missing views take no room."""
+    rows, columns = spec.grid[0] // MERGE, spec.grid[1] // MERGE
+    marked, length = bool(spec.view_markers), max(rows, columns) + len(spec.view_markers)
+    r, c = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    inside = int(marked) + np.stack([np.zeros_like(r), r, c]).reshape(3, -1)
+    if marked:
+        inside = np.concatenate([np.zeros((3, 1), int), inside, np.full((3, 1), length - 1)], axis=1)
+    before = length * (jnp.cumsum(view_mask, axis=1) - view_mask)  # [B, V]
+    views = before[None, :, :, None] + jnp.asarray(inside)[:, None, None]
+    text = length * view_mask.sum(axis=1, keepdims=True) + jnp.arange(spec.text_length)
+    queries = (length * view_mask.sum(axis=1) + words.sum(axis=1))[:, None] + jnp.arange(spec.queries)
+    line = jnp.broadcast_to(jnp.concatenate([text, queries], axis=1), (3, len(text), text.shape[1] + spec.queries))
+    return jnp.concatenate([views.reshape(3, len(text), -1), line], axis=2)
+
+
+def suffix_positions(prefix: Tokens, count: int):
+    """int32 [axes, B, count], behind the last token of the prefix that exists, on all axes."""
+    first = jnp.where(prefix.valid, prefix.positions, -1).max(axis=(0, 2)) + 1
+    positions = first[:, None] + jnp.arange(count)
+    return jnp.broadcast_to(positions, (len(prefix.positions), *positions.shape))
+
+
+def prefix_mask(spec: LingBotVLASpec, valid):
+    """bool [B, Lp, Lp] (query, key): all that exist see each other, or those before them."""
+    length = valid.shape[1]
+    seen = np.tril(np.ones((length, length), bool)) if spec.prefix == "causal" else np.ones((length, length), bool)
+    return valid[:, :, None] & valid[:, None] & seen
+
+
+def suffix_mask(valid, actions: int, hidden: int = 0):
+    """bool [B, 1 + actions, Lp + 1 + actions]: the state sees the prefix and itself, actions see all. hidden: so many
+    last tokens of the prefix that neither sees."""
+    prefix = valid & (np.arange(valid.shape[1]) < valid.shape[1] - hidden)
+    own = np.ones((1 + actions, 1 + actions), bool)
+    own[0, 1:] = False
+    return jnp.concatenate([jnp.repeat(prefix[:, None], 1 + actions, axis=1),
+                            jnp.broadcast_to(own, (len(valid), *own.shape))], axis=2)
+
+
+def rotary_table(spec: LingBotVLASpec, positions):
+    """float32 [2, B, L, d/2]: cosines and sines of positions int [axes, B, L], formed in float32 as published.
+
+    With three axes, their frequencies are interleaved: every third is a row's, every third a column's, the rest time's
+    (Qwen3-VL; model.rope_sections says how many each has).
+    """
+    half = spec.head_dim // 2
+    frequency = 1 / spec.rope_theta ** (np.arange(half, dtype=np.float32) / half)
+    axis = np.zeros(half, int)
+    for which in range(1, len(spec.rope_sections)):
+        axis[which:3 * spec.rope_sections[which]:3] = which
+    angles = jnp.moveaxis(positions.astype(jnp.float32)[axis], 0, -1) * frequency
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])

@@ -1,0 +1,72 @@
+"""Sampling a chunk of actions: the prefix once, then Euler steps of the action expert over its keys and values."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.solvers import make_solver
+from world_model.families.base.policy import BatchedPolicy, Chunk, Window
+from world_model.families.base.sampler import Prediction, Schedule, sample_noise
+from world_model.families.lingbot_vla.inputs import Example
+from world_model.families.lingbot_vla.model import LingBotVLA
+from world_model.families.lingbot_vla.vision import make_patches
+from world_model.functional import bind
+
+
+@dataclasses.dataclass(frozen=True)
+class LingBotVLASampler:
+    """Called with parameters, conditions and one key per sample; what is seen now is all the history there is."""
+
+    model: LingBotVLA  # abstract: structure without arrays
+    steps: int = 10
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Noise levels, by part."""
+        return {"action": Schedule(make_solver("euler", self.steps, 1.0).sigmas, (True,) * self.steps)}
+
+    def __call__(self, params: dict, conditions: Example, keys, history=None, inpainting: Inpainting | None = None):
+        noise = self.noise(keys, 1)
+        return Prediction(self.denoise(params, conditions, noise, inpainting))
+
+    def noise(self, keys, block):
+        """float32 [B, N, action_dim]."""
+        spec = self.model.spec
+        return sample_noise(keys, block, ((spec.layout.actions_per_block, spec.action_dim),))[0]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def denoise(self, params: dict, seen: Example, noise, inpainting: Inpainting | None = None):
+        """float32 [B, N, action_dim]; actions that are given go straight from noise to their value."""
+        model, solver = bind(self.model, params), make_solver("euler", self.steps, 1.0)
+        prefix = model.see(seen.patches, seen.view_mask, seen.text_ids, seen.text_length)
+        times = jnp.asarray(solver.sigmas, jnp.float32)
+
+        def step(x, i):
+            velocity = model.velocity(prefix, seen.state, x, jnp.full(len(x), times[i]))[0].astype(jnp.float32)
+            if inpainting is not None:
+                straight = straight_velocity(noise, inpainting.actions, -1.0)
+                velocity = jnp.where(inpainting.action_mask, straight, velocity)
+            return solver.step(i, velocity, x, ())[0], None
+
+        return jax.lax.scan(step, noise, jnp.arange(self.steps))[0]
+
+
+class LingBotVLAPolicy(BatchedPolicy):
+    """A session remembers its prompt and the newest pictures, and slides on for ever."""
+
+    def begin_episode(self, params, frozen, pictures, text_ids, text_length):
+        """See `BatchedPolicy`."""
+        return pictures, (text_ids, text_length)
+
+    def observe_block(self, params, window: Window, seen, actions, block, data):
+        """See `BatchedPolicy`."""
+        return seen
+
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+        """See `BatchedPolicy`."""
+        views, view_mask = window.cache
+        seen = Example(make_patches(self.sampler.model.spec, views), view_mask, *window.episode, state[None])
+        noise = self.sampler.noise(key[None], block)
+        return Chunk(self.sampler.denoise(params, seen, noise, Inpainting(actions[None], given[None])))
