@@ -45,4 +45,5 @@ def debug(c: ConfigDict) -> None:
                    vision_heads=2, vision_patch=8, action_dim=32, state_dim=32)
     c.layout.update(height=32, width=32, actions_per_block=8)
     c.encoders.tokens = "bytes"
+    c.mesh.update(data=1, fsdp=-1, context=1)
     c.train.update(global_batch_size=8, remat="none")

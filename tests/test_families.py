@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, lingbot_vla_4b
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
 from launch import export
@@ -83,6 +83,9 @@ def tiny(name: str):
         c.model.update(dim=32, ffn_dim=64, num_heads=4, kv_heads=2, num_layers=2, views=2, patch=8, text_length=32)
         c.layout.update(height=16, width=16, actions_per_block=4)
         c.train.update(remat="none", compute_dtype="float32")
+    elif name == "lingbot_vla":
+        c = lingbot_vla_4b.get_config("debug")
+        c.train.compute_dtype = "float32"
     else:
         c = tiny_policy.config(arm="debug" if name == "dreamzero" else "lingbot_va_debug")
         with c.unlocked():

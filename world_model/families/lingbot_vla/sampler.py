@@ -5,9 +5,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting, straight_velocity
-from world_model.diffusion.solvers import make_solver
 from world_model.families.base.policy import BatchedPolicy, Chunk, Window
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_vla.inputs import Example
@@ -25,7 +25,7 @@ class LingBotVLASampler:
 
     def schedules(self) -> dict[str, Schedule]:
         """Noise levels, by part."""
-        return {"action": Schedule(make_solver("euler", self.steps, 1.0).sigmas, (True,) * self.steps)}
+        return {"action": Schedule(times(self.steps), (True,) * self.steps)}
 
     def __call__(self, params: dict, conditions: Example, keys, history=None, inpainting: Inpainting | None = None):
         noise = self.noise(keys, 1)
@@ -39,18 +39,24 @@ class LingBotVLASampler:
     @functools.partial(jax.jit, static_argnums=0)
     def denoise(self, params: dict, seen: Example, noise, inpainting: Inpainting | None = None):
         """float32 [B, N, action_dim]; actions that are given go straight from noise to their value."""
-        model, solver = bind(self.model, params), make_solver("euler", self.steps, 1.0)
+        model = bind(self.model, params)
         prefix = model.see(seen.patches, seen.view_mask, seen.text_ids, seen.text_length)
-        times = jnp.asarray(solver.sigmas, jnp.float32)
 
-        def step(x, i):
-            velocity = model.velocity(prefix, seen.state, x, jnp.full(len(x), times[i]))[0].astype(jnp.float32)
+        def step(x, time):
+            velocity = model.velocity(prefix, seen.state, x, jnp.full(len(x), time))[0].astype(jnp.float32)
             if inpainting is not None:
                 straight = straight_velocity(noise, inpainting.actions, -1.0)
                 velocity = jnp.where(inpainting.action_mask, straight, velocity)
-            return solver.step(i, velocity, x, ())[0], None
+            return x - velocity / self.steps, None
 
-        return jax.lax.scan(step, noise, jnp.arange(self.steps))[0]
+        return jax.lax.scan(step, noise, jnp.asarray(times(self.steps)[:-1], jnp.float32))[0]
+
+
+def times(steps: int) -> np.ndarray:
+    """float64 [steps + 1]: from 1, noise, to 0 in even steps. Raises ValueError without any step."""
+    if steps < 1:
+        raise ValueError(f"evaluate.solver_steps = {steps}: at least 1 is needed")
+    return np.linspace(1, 0, steps + 1)
 
 
 class LingBotVLAPolicy(BatchedPolicy):
