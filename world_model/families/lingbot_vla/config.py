@@ -1,6 +1,8 @@
 """LingBot-VLA's config keys, with units and the defaults of version 1, the 4B on Qwen2.5-VL."""
 
-CONFIG = {
+from typing import Any
+
+CONFIG: dict[str, dict[str, Any]] = {
     "model": {
         # The language model.
         "dim": 2048, "ffn_dim": 11008, "num_layers": 36, "num_heads": 16,

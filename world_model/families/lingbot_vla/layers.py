@@ -32,7 +32,7 @@ def project(inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = True) -> Lin
 
 def layer_maker(spec: LingBotVLASpec, stack: str, layer: type) -> Callable:
     """make(rngs=...) of a layer of the stack of that name, with adapters where model.lora_stacks names it."""
-    make = functools.partial(layer, spec)
+    make: Callable = functools.partial(layer, spec)
     if spec.lora_rank and stack in spec.lora_stacks:
         make = lora.adapted(make, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
     return functools.partial(multiplying, make, spec.matmul)
@@ -99,8 +99,8 @@ class LanguageLayer(nnx.Module):
     def __call__(self, x, angles, mask):
         """x [B, L, D] -> (x, (keys, values))."""
         h = self.norm1(x)
-        own = self.self_attn.keys_values(h, angles)
-        x = x + self.self_attn.attend(h, angles, *own, mask)
+        keys, values = own = self.self_attn.keys_values(h, angles)
+        x = x + self.self_attn.attend(h, angles, keys, values, mask)
         return x + checkpoint_name(self.mlp(self.norm2(x)), MLP_OUTPUT), own
 
 

@@ -19,7 +19,6 @@ from world_model.families.lingbot_vla.layers import (
     make_stack,
     project,
 )
-from world_model.families.lingbot_vla.moe import Routing
 from world_model.families.lingbot_vla.prefix import (
     Tokens,
     prefix_mask,
@@ -94,7 +93,8 @@ class LingBotVLA(nnx.Module):
         layers = functional.parameters(self.language_blocks), jnp.arange(self.spec.num_layers - 1)
         x, own = jax.lax.scan(remat.remat(run, self.spec.remat), x, layers)
         last = self.language_final_block.keys_values(x, angles)
-        return Seen(*(jnp.concatenate([a, b[None]]) for a, b in zip(own, last, strict=True)), tokens)
+        keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip(own, last, strict=True))
+        return Seen(keys, values, tokens)
 
     def embed_prefix(self, patches, text_ids, view_mask):
         """(prefix [B, Lp, D], what taps of the vision tower add to it [taps, B, Lp, D])."""

@@ -54,13 +54,14 @@ class MixtureOfExperts(nnx.Module):
         """x [n, D], chosen and weights [n, k] -> [n, D]."""
         order = jnp.argsort(chosen.reshape(-1))  # rows of (token, choice), expert after expert
         rows, sizes = x[order // self.top], jnp.bincount(chosen.reshape(-1), length=self.count)
-        gate, hidden = (jax.lax.ragged_dot(rows, kernel[...], sizes) for kernel in (self.experts_gate, self.experts_fc1))
+        gate, hidden = (jax.lax.ragged_dot(rows, kernel[...], sizes)
+                        for kernel in (self.experts_gate, self.experts_fc1))
         out = jax.lax.ragged_dot(jax.nn.silu(gate) * hidden, self.experts_fc2[...], sizes)
         out = out * weights.reshape(-1)[order][:, None]
         return jnp.zeros_like(x).at[order // self.top].add(out)
 
     def balance(self, logits, scores):
-        """float32 [B]: the share of tokens whose highest k logits hold an expert, times its mean share of the scores."""
+        """float32 [B]: sums an expert's share of tokens (whose highest k logits hold it) times its share of the scores."""
         _, highest = jax.lax.top_k(jax.lax.stop_gradient(logits), self.top)
         share = jax.nn.one_hot(highest, self.count).sum(axis=-2).mean(axis=1) * self.count / self.top
         return (share * (scores / scores.sum(axis=-1, keepdims=True)).mean(axis=1)).sum(axis=-1)

@@ -73,6 +73,8 @@ class LingBotVLAPolicy(BatchedPolicy):
     def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
         """See `BatchedPolicy`."""
         views, view_mask = window.cache
-        seen = Example(make_patches(self.sampler.model.spec, views), view_mask, *window.episode, state[None])
+        text_ids, text_length = window.episode
+        patches = make_patches(self.sampler.model.spec, views)
+        seen = Example(patches, view_mask, text_ids, text_length, state[None])
         noise = self.sampler.noise(key[None], block)
         return Chunk(self.sampler.denoise(params, seen, noise, Inpainting(actions[None], given[None])))

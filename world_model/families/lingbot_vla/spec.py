@@ -5,6 +5,7 @@ import dataclasses
 from world_model.families.base.spec import Spec
 
 MERGE = 2  # patches along each side of a view's token
+TUPLES = ("rope_sections", "view_markers", "vision_full_layers", "vision_taps", "lora_stacks")  # lists in a file
 TEMPORAL_PATCH = 2  # frames of a patch; a single picture stands in both
 
 
@@ -49,7 +50,7 @@ class LingBotVLASpec(Spec):
     lora_pattern: str = r"self_attn\.[qkvo]$|mlp\.(gate|fc1|fc2)$"
 
     def __post_init__(self):
-        for name in ("rope_sections", "view_markers", "vision_full_layers", "vision_taps", "lora_stacks"):  # lists in a file
+        for name in TUPLES:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_heads()
         if self.vision not in ("qwen2_5", "qwen3"):
@@ -67,8 +68,8 @@ class LingBotVLASpec(Spec):
             raise ValueError(f"model.view_markers = {self.view_markers}: expected none, or the ids of two tokens, "
                              "before and after a view's")
         if self.query_tokens and self.prefix != "causal":
-            raise ValueError(f"model.query_tokens = {self.query_tokens}: they stand behind the text, in a causal prefix "
-                             "(model.prefix = causal)")
+            raise ValueError(f"model.query_tokens = {self.query_tokens}: they stand behind the text, in a prefix that "
+                             "is causal (model.prefix)")
         side = MERGE * self.vision_patch
         for name in ("height", "width"):
             if (pixels := getattr(self.layout, name)) % side:

@@ -42,19 +42,19 @@ class VisionLayer(nnx.Module):
 
     def __init__(self, spec: LingBotVLASpec, rngs: nnx.Rngs):
         dim, ffn = spec.vision_dim, spec.vision_ffn_dim
-        norm, mlp = {"qwen2_5": (RMSNorm, functools.partial(GatedMlp, bias=True)),
-                     "qwen3": (LayerNorm, tanh_mlp)}[spec.vision]
-        self.norm1, self.norm2 = norm(dim), norm(dim)
-        self.self_attn, self.mlp = VisionAttention(spec, rngs), mlp(dim, ffn, rngs)
+        self.norm1, self.norm2 = make_norm(spec, dim), make_norm(spec, dim)
+        self.self_attn = VisionAttention(spec, rngs)
+        self.mlp = (GatedMlp(dim, ffn, rngs, bias=True) if spec.vision == "qwen2_5" else
+                    Mlp(dim, ffn, dim, rngs, init=dense_init))
 
     def __call__(self, x, angles, mask):
         x = x + self.self_attn(self.norm1(x), angles, mask)
         return x + self.mlp(self.norm2(x))
 
 
-def tanh_mlp(dim: int, ffn_dim: int, rngs: nnx.Rngs) -> Mlp:
-    """Two linears around a tanh-GELU."""
-    return Mlp(dim, ffn_dim, dim, rngs, init=dense_init)
+def make_norm(spec: LingBotVLASpec, dim: int) -> nnx.Module:
+    """The tower's kind of norm."""
+    return RMSNorm(dim) if spec.vision == "qwen2_5" else LayerNorm(dim)
 
 
 class Merger(nnx.Module):
@@ -62,8 +62,7 @@ class Merger(nnx.Module):
 
     def __init__(self, spec: LingBotVLASpec, joined: bool, rngs: nnx.Rngs):
         wide = MERGE**2 * spec.vision_dim
-        norm = {"qwen2_5": RMSNorm, "qwen3": LayerNorm}[spec.vision]
-        self.joined, self.norm = joined, norm(wide if joined else spec.vision_dim)
+        self.joined, self.norm = joined, make_norm(spec, wide if joined else spec.vision_dim)
         self.mlp = Mlp(wide, wide, spec.dim, rngs, functools.partial(jax.nn.gelu, approximate=False), dense_init)
 
     def __call__(self, x):
