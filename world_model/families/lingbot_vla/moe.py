@@ -61,7 +61,7 @@ class MixtureOfExperts(nnx.Module):
         return jnp.zeros_like(x).at[order // self.top].add(out)
 
     def balance(self, logits, scores):
-        """float32 [B]: sums an expert's share of tokens (whose highest k logits hold it) times its share of the scores."""
+        """float32 [B]: sums each expert's share of tokens (whose top k logits hold it) times its share of scores."""
         _, highest = jax.lax.top_k(jax.lax.stop_gradient(logits), self.top)
         share = jax.nn.one_hot(highest, self.count).sum(axis=-2).mean(axis=1) * self.count / self.top
         return (share * (scores / scores.sum(axis=-1, keepdims=True)).mean(axis=1)).sum(axis=-1)
