@@ -3,7 +3,8 @@
     make quickstart                                                        # everything, into runs/quickstart
     python -m launch.train --config=configs/quickstart.py --workdir=DIR    # the training alone
     python -m launch.train --config=configs/quickstart.py:debug --workdir=DIR   # under a minute
-    python -m launch.train --config=configs/quickstart.py:lingbot_va --workdir=DIR    # the other family; also _debug
+    python -m launch.train --config=configs/quickstart.py:lingbot_va --workdir=DIR    # another family; also _debug
+    python -m launch.train --config=configs/quickstart.py:lingbot_vla --workdir=DIR   # actions alone; also _debug
 
 Data: 240 simulated PushT episodes (64 x 64, 10 Hz) and 40 action-free clips with other colours, recorded by
 `python -m launch.record_pusht --out=.cache/pusht`.
@@ -13,15 +14,19 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-ARMS = ("", "debug", "lingbot_va", "lingbot_va_debug")
+ARMS = ("", "debug", "lingbot_va", "lingbot_va_debug", "lingbot_vla", "lingbot_vla_debug")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`debug`: a tiny model for a few steps. `lingbot_va`: video first, then its actions."""
+    """`debug`: a tiny model for a few steps. `lingbot_va`: video first, then its actions. `lingbot_vla`: actions alone,
+    from what is seen now."""
     if arg not in ARMS:
         raise ValueError(f"configs/quickstart.py:{arg}: arms are {ARMS}")
-    c = lingbot_va() if arg.startswith("lingbot_va") else dreamzero()
+    family = arg.removesuffix("debug").removesuffix("_") or "dreamzero"
+    c = {"dreamzero": dreamzero, "lingbot_va": lingbot_va, "lingbot_vla": lingbot_vla}[family]()
     data_and_training(c)
+    if family != "lingbot_vla":
+        video(c)
     if arg.endswith("debug"):
         debug(c)
     return c
@@ -49,20 +54,37 @@ def lingbot_va() -> ConfigDict:
     return c
 
 
-def data_and_training(c: ConfigDict) -> None:
-    """The same for both: sizes, mixture, optimizer."""
+def lingbot_vla() -> ConfigDict:
+    """One view of 8 x 8 tokens; prompts are bytes."""
+    c = base.get_config("lingbot_vla")
+    c.model.update(vocab_size=256, text_length=64, kv_heads=2, head_width=32, num_heads=4, dim=128, ffn_dim=256,
+                   num_layers=4, expert_dim=128, expert_ffn_dim=256, views=1, action_dim=32, state_dim=32)
+    c.model.update(vision_dim=96, vision_ffn_dim=192, vision_heads=3, vision_layers=3, vision_patch=4, vision_window=2,
+                   vision_full_layers=(2,))
+    c.layout.update(height=64, width=64, actions_per_block=16)
+    c.encoders.tokens = "bytes"
+    c.loss.error = "squared"
+    return c
+
+
+def video(c: ConfigDict) -> None:
+    """The same for families that imagine video."""
     c.model.update(dim=128, ffn_dim=512, num_heads=2, num_layers=4, freq_dim=64, text_dim=64, text_length=16,
                    qk_scale=2.0)  # 4 x 4 tokens a frame: at 1, neighbours are hardly told apart for hundreds of steps
     c.layout.update(frames=17, height=64, width=64)  # video at 5 Hz
-    c.data.datasets.pusht = ConfigDict({
-        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 9.0, "window_stride": 1,
-        "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"})
     c.data.datasets.clips = ConfigDict({
         "source": "video_files", "path": ".cache/pusht/pusht_clips", "embodiment": "video_only", "weight": 1.0,
         "window_stride": 1})
-    c.data.holdout = 0.1
     c.encoders.fit_clips = 32
     c.loss.update(action_average="valid", weighting="uniform")
+
+
+def data_and_training(c: ConfigDict) -> None:
+    """The same for all: mixture, optimizer."""
+    c.data.datasets.pusht = ConfigDict({
+        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 9.0, "window_stride": 1,
+        "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"})
+    c.data.holdout = 0.1
     c.optimizer.update(learning_rate=3e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
     c.train.update(steps=1500, global_batch_size=8, compute_dtype="float32", log_every=25)
     c.checkpoint.update(every=100, keep_last=2, keep_every=200)
@@ -72,7 +94,11 @@ def data_and_training(c: ConfigDict) -> None:
 def debug(c: ConfigDict) -> None:
     """Tiny, a few steps."""
     c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
+    if "expert_dim" in c.model:
+        c.model.update(expert_dim=32, expert_ffn_dim=64, vision_dim=32, vision_heads=2, vision_layers=2,
+                       vision_full_layers=(1,))
     c.train.update(steps=6, global_batch_size=4, log_every=2, remat="none")  # compiles faster
     c.checkpoint.update(every=3, keep_every=6)
     c.evaluate.update(windows=4, batch_size=4)
-    c.encoders.fit_clips = 8
+    if "fit_clips" in c.encoders:
+        c.encoders.fit_clips = 8

@@ -94,7 +94,12 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
         first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
         training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
         training = take_share(first, training, entry.get("share", 1.0))
-        dataset = Dataset(name, source, get_embodiment(entry.embodiment), episodes=training,
+        robot = get_embodiment(entry.embodiment)
+        if not robot.action and not experiment.family.imagines_video:
+            raise ValueError(f"dataset {name!r}: recordings of {entry.embodiment!r} have no actions, and family "
+                             f"{experiment.family.name!r} predicts nothing else, so that they would teach it nothing; "
+                             "leave the dataset out, or train a family that imagines video")
+        dataset = Dataset(name, source, robot, episodes=training,
                           window_stride=entry.get("window_stride", 1))
         parts.append((dataset, heldout))
     if not parts:
