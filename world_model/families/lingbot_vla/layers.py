@@ -43,6 +43,14 @@ def make_stack(spec: LingBotVLASpec, stack: str, layer: type, count: int, rngs: 
     return stack_layers(layer_maker(spec, stack, layer), count, rngs)
 
 
+def attend(spec: LingBotVLASpec, queries, keys, values, mask):
+    """Attention of queries [B, L, n, d] to keys and values [B, Lk, kv heads, d] under a mask bool [B or 1, L, Lk]; a
+    query without any key gets what has no meaning."""
+    kernel = "cudnn" if spec.attention == "cudnn" else "xla"
+    with jax.named_scope(ATTENTION_SCOPE):
+        return jax.nn.dot_product_attention(queries, keys, values, mask=mask[:, None], implementation=kernel)
+
+
 class GatedMlp(nnx.Module):
     """The gated MLP fc2(silu(gate(x)) * fc1(x))."""
 
@@ -58,7 +66,7 @@ class Attention(nnx.Module):
     """Projections of one stream; each head of keys and values serves num_heads / kv_heads heads of queries."""
 
     def __init__(self, spec: LingBotVLASpec, dim: int, bias: bool, norm: bool, rngs: nnx.Rngs):
-        self.width = spec.head_dim
+        self.spec = spec
         inner, shared = spec.num_heads * spec.head_dim, spec.kv_heads * spec.head_dim
         self.q, self.k, self.v = (project(dim, n, rngs, bias) for n in (inner, shared, shared))
         self.o = project(inner, dim, rngs, bias=False)
@@ -68,7 +76,7 @@ class Attention(nnx.Module):
     def heads(self, part: str, x):
         """Queries ("q"), keys or values of x [B, L, D], before rotation: [B, L, heads, d]."""
         y = projected(getattr(self, part)(x))
-        y = y.reshape(*y.shape[:2], -1, self.width)
+        y = y.reshape(*y.shape[:2], -1, self.spec.head_dim)
         norm = getattr(self, f"{part}_norm", None)
         return constrain(norm(y) if norm else y, "batch", None, "heads", None)
 
@@ -79,8 +87,7 @@ class Attention(nnx.Module):
     def attend(self, x, angles, keys, values, mask):
         """Attention of x [B, L, D] to keys and values [B, Lk, kv heads, d] under a mask bool [B, L, Lk]."""
         queries = rotate(self.heads("q", x), angles)
-        with jax.named_scope(ATTENTION_SCOPE):
-            out = jax.nn.dot_product_attention(queries, keys, values, mask=mask[:, None])
+        out = attend(self.spec, queries, keys, values, mask)
         return added(self.o(out.reshape(*x.shape[:2], -1)))
 
 

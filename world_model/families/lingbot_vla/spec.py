@@ -53,6 +53,9 @@ class LingBotVLASpec(Spec):
         for name in TUPLES:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_heads()
+        if self.attention == "flash":
+            raise ValueError("model.attention = 'flash' is a kernel for tables of blocks, and masks here differ "
+                             "between samples: blockwise, or cudnn on GPUs")
         if self.vision not in ("qwen2_5", "qwen3"):
             raise ValueError(f"model.vision = {self.vision!r}: expected qwen2_5 or qwen3")
         if unknown := set(self.lora_stacks) - {"vision", "language", "expert"}:

@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import nnx
 
 from world_model import functional
-from world_model.families.lingbot_vla.layers import GatedMlp, dense_init, make_stack, project
+from world_model.families.lingbot_vla.layers import GatedMlp, attend, dense_init, make_stack, project
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.layers import rotary
 from world_model.layers.norms import LayerNorm, RMSNorm
@@ -27,14 +27,14 @@ class VisionAttention(nnx.Module):
     """Self-attention of a view's patches."""
 
     def __init__(self, spec: LingBotVLASpec, rngs: nnx.Rngs):
-        self.heads, dim = spec.vision_heads, spec.vision_dim
+        self.spec, dim = spec, spec.vision_dim
         self.qkv, self.o = project(dim, 3 * dim, rngs), project(dim, dim, rngs)
 
     def __call__(self, x, angles, mask):
         """x [B, n, D], angles [2, n, d/2], mask bool [n, n]."""
-        q, k, v = (a.reshape(*x.shape[:2], self.heads, -1) for a in jnp.split(self.qkv(x), 3, axis=-1))
+        q, k, v = (a.reshape(*x.shape[:2], self.spec.vision_heads, -1) for a in jnp.split(self.qkv(x), 3, axis=-1))
         q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
-        return self.o(jax.nn.dot_product_attention(q, k, v, mask=mask[None, None]).reshape(x.shape))
+        return self.o(attend(self.spec, q, k, v, mask[None]).reshape(x.shape))
 
 
 class VisionLayer(nnx.Module):
