@@ -35,6 +35,7 @@ class Dataset:
     weight: Weight = 1.0  # share of the draws, relative to the other datasets
     episodes: np.ndarray | None = None  # indices in the source, int64; None: all
     window_stride: int = 1  # steps between window starts
+    absent_views: tuple[str, ...] = ()  # of the embodiment's, those that its recordings lack
     statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
 
 
@@ -97,6 +98,20 @@ def check_fields(fields: dict[str, tuple], embodiment: Embodiment) -> None:
             embodiment.check_views(fields[name][0][0])
 
 
+def check_absent(dataset: Dataset, fields: dict[str, tuple]) -> None:
+    """Raises ValueError where the views that a dataset is said to lack are not the robot's, are all that it has, or
+    would leave a hole in a tiled canvas."""
+    views, absent = dataset.embodiment.views, dataset.absent_views
+    where = f"dataset {dataset.name!r}: absent_views = {absent}"
+    if unknown := [view for view in absent if view not in views]:
+        raise ValueError(f"{where}: embodiment {dataset.embodiment.name!r} has no view {unknown[0]!r}; it has {views}")
+    if absent and len(absent) == len(views):
+        raise ValueError(f"{where}: no view is left to look at")
+    if absent and "video" in fields:
+        raise ValueError(f"{where}: a tiled canvas has a cell for each view; only families that take views apart can "
+                         "do without one")
+
+
 class SampleMaker:
     """Cuts windows of one dataset. Picklable where source and tokenizer are."""
 
@@ -108,6 +123,8 @@ class SampleMaker:
         Raises ValueError for a field that nobody makes, too many cameras, or unusable statistics.
         """
         check_fields(fields, dataset.embodiment)
+        check_absent(dataset, fields)
+        self._views = [view for view in dataset.embodiment.views if view not in dataset.absent_views]
         self._fields, self._augmentation, self._seed = fields, augmentation, seed
         self.dataset, self.dataset_id, self.layout, self.tokenize = dataset, dataset_id, layout, tokenize
         self.windows = index_windows(dataset, layout)
@@ -150,6 +167,11 @@ class SampleMaker:
             row |= self._actions(episode, start)
         return {name: row[name] for name in self._fields}
 
+    @property
+    def _places(self) -> list[int]:
+        """Where the views that there are stand in the embodiment's order."""
+        return [self.dataset.embodiment.views.index(view) for view in self._views]
+
     def _asks_for(self, *names: str) -> bool:
         return any(name in self._fields for name in names)
 
@@ -176,20 +198,20 @@ class SampleMaker:
             video = VIEW_LAYOUTS[embodiment.view_layout](cameras, layout.height, layout.width)
             row["video"] = video if len(unique) == len(steps) else video[back]
         if "views" in self._fields:
-            row["views"] = separate_views([frames[:1] for frames in cameras], *self._fields["views"][0][:3])
+            row["views"] = separate_views([frames[:1] for frames in cameras], self._places,
+                                          *self._fields["views"][0][:3])
         if "view_mask" in self._fields:
-            row["view_mask"] = view_mask(len(embodiment.views), *self._fields["view_mask"][0])
+            row["view_mask"] = view_mask(self._places, *self._fields["view_mask"][0])
         return row | {"frame_mask": steps < episode.length}
 
     def _read_cameras(self, episode: Episode, steps: np.ndarray) -> list[np.ndarray]:
         """Decodes those steps and no others: uint8 [n, H, W, 3] of each camera, in the embodiment's order."""
-        embodiment, frames = self.dataset.embodiment, episode.read_frames(steps)
-        where = f"{episode.dataset} episode {episode.index}"
-        missing = [view for view in embodiment.views if view not in frames]
+        frames, where = episode.read_frames(steps), f"{episode.dataset} episode {episode.index}"
+        missing = [view for view in self._views if view not in frames]
         if missing:
             raise BadEpisode(f"{where} has no view {missing}; it has {sorted(frames)}")
-        views = [frames[view] for view in embodiment.views]
-        for name, view in zip(embodiment.views, views):
+        views = [frames[view] for view in self._views]
+        for name, view in zip(self._views, views):
             if view.dtype != np.uint8 or view.ndim != 4 or view.shape[0] != len(steps) or view.shape[3] != 3:
                 raise BadEpisode(f"{where} view {name!r}: expected uint8 [{len(steps)}, H, W, 3], found "
                                  f"{view.dtype} {list(view.shape)}")

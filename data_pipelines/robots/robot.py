@@ -62,8 +62,9 @@ class Robot:
         layout.height, layout.width, 3], and "view_mask", bool [V]."""
         self.embodiment.check_views(self.num_views)
         cut = self._cut(frames)
-        pictures = separate_views(cut, self.num_views, self.layout.height, self.layout.width)
-        return pictures, view_mask(len(cut), self.num_views)
+        places = range(len(cut))
+        pictures = separate_views(cut, places, self.num_views, self.layout.height, self.layout.width)
+        return pictures, view_mask(places, self.num_views)
 
     def _cut(self, views: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The centre of each camera's frames, in the embodiment's order."""

@@ -92,18 +92,19 @@ def _t_shape(views: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
                                    (height // 3, 0, resize(views[0], height - height // 3, width))])
 
 
-def separate_views(views: Sequence[np.ndarray], count: int, height: int, width: int) -> np.ndarray:
-    """Resizes one frame uint8 [1, H, W, 3] of each camera into a picture of its own, uint8 [count, height, width, 3];
-    those past the last camera are zero."""
+def separate_views(views: Sequence[np.ndarray], places: Sequence[int], count: int, height: int, width: int
+                   ) -> np.ndarray:
+    """Resizes one frame uint8 [1, H, W, 3] of each camera into a picture of its own at its place, uint8 [count, height,
+    width, 3]; where there is no camera they are zero."""
     pictures = np.zeros((count, height, width, 3), np.uint8)
-    for i, view in enumerate(views):
-        pictures[i:i + 1] = resize(view, height, width)
+    for place, view in zip(places, views, strict=True):
+        pictures[place:place + 1] = resize(view, height, width)
     return pictures
 
 
-def view_mask(cameras: int, count: int) -> np.ndarray:
-    """True on the pictures that `separate_views` has filled, those of the first `cameras`: bool [count]."""
-    return np.arange(count) < cameras
+def view_mask(places: Sequence[int], count: int) -> np.ndarray:
+    """True on the pictures that `separate_views` has filled: bool [count]."""
+    return np.isin(np.arange(count), places)
 
 
 # name -> f(views in the embodiment's order, each uint8 [n, H, W, 3]; height, width) -> uint8 [n, height,

@@ -19,6 +19,9 @@ from data_pipelines.windows import split_episodes, take_share
 from launch.setup import cache as cache_of
 from launch.setup import mixture
 
+# Keys of a dataset's entry that are not its source's.
+OF_THE_MIXTURE = ("source", "embodiment", "weight", "window_stride", "share", "absent_views")
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -87,7 +90,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
     entries = mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
-                   if key not in ("source", "embodiment", "weight", "window_stride", "share")}
+                   if key not in OF_THE_MIXTURE}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
         # a recording that two datasets read is on the same side in both
@@ -100,7 +103,8 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
                              f"{experiment.family.name!r} predicts nothing else, so that they would teach it nothing; "
                              "leave the dataset out, or train a family that imagines video")
         dataset = Dataset(name, source, robot, episodes=training,
-                          window_stride=entry.get("window_stride", 1))
+                          window_stride=entry.get("window_stride", 1),
+                          absent_views=tuple(entry.get("absent_views", ())))
         parts.append((dataset, heldout))
     if not parts:
         return []
