@@ -159,7 +159,7 @@ def _cached(adapter: LingBotVLAAdapter, example: Example, language: Language, ex
         yield f"v_layer{i}", real_rows(values, language.valid)
     yield "v_at_train_point", expert.velocity
     x = noise
-    for step, time in enumerate(times(2)[:-1].astype(np.float32)):
+    for step, time in enumerate(times(2)[:-1]):
         time = np.full(len(x), time)
         velocity = adapter.expert(example, x, time).velocity
         yield from ((f"step{step}_{name}", value) for name, value in (("x", x), ("time", time), ("v", velocity)))
