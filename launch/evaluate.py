@@ -113,7 +113,8 @@ class Evaluator:
     @functools.partial(jax.jit, static_argnums=0)
     def _loss(self, params: dict, frozen: dict, batch: dict, key: jax.Array) -> dict:
         experiment = self.restored.experiment
-        return experiment.loss_fn(params, batch, key, experiment.loss.count(batch), frozen)[1]
+        _, metrics = experiment.loss_fn(params, batch, key, experiment.loss.count(batch), frozen)
+        return experiment.loss.after_step({}, metrics)[1]
 
     @functools.partial(jax.jit, static_argnums=0)
     def _compare(self, frozen: dict, video, latents, predicted):

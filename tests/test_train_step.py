@@ -93,7 +93,8 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16():
 
     optimizer = EXPERIMENT.optimizer
     before = state.create(PARAMS, optimizer, seed=0)
-    step = make_train_step(loss_fn, lambda batch: {}, optimizer, compute_dtype="bfloat16", accumulation=2)
+    step = make_train_step(loss_fn, lambda batch: {}, optimizer, accumulation=2,
+                           cast=lambda params: {name: p.astype(jnp.bfloat16) for name, p in params.items()})
     after, metrics = jax.eval_shape(step, before, BATCH)
     assert set(seen.values()) == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves((after["params"], after["opt"]["mu"]))} == {jnp.dtype(jnp.float32)}

@@ -46,7 +46,7 @@ class Restored:
     @functools.cached_property
     def compute_params(self) -> dict:
         """The parameters in the dtype that was trained in."""
-        return jax.tree.map(lambda p: p.astype(self.config.train.compute_dtype), self.params)
+        return self.experiment.model.cast(self.params, self.config.train.compute_dtype)
 
     def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """What acts, with room for that many sessions of a robot that has those action channels, bool [action_dim];

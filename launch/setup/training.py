@@ -1,5 +1,6 @@
 """The train step and the state it changes, from an experiment: what a run executes and a plan compiles."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def make_step(experiment, target: dict, *frozen: dict) -> Callable:
     return jit_train_step(make_train_step(
         experiment.loss_fn, experiment.loss.count, experiment.optimizer, accumulation=config.train.accumulation,
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
-        compute_dtype=config.train.compute_dtype,
+        cast=functools.partial(experiment.model.cast, dtype=config.train.compute_dtype),
+        after_step=experiment.loss.after_step,
         specs={name: p.sharding.spec for name, p in target["params"].items()},
         frozen_specs=tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)), target, *frozen)
 

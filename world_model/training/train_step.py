@@ -29,7 +29,8 @@ if jax.__version_info__ < (0, 11):  # the compiler of jax 0.11, libtpu 0.0.48.1,
 
 def make_train_step(
     loss_fn: Callable, count_fn: Callable, optimizer: Optimizer, *, accumulation: int = 1,
-    ema_decay: float = 0.0, trainable: str = ".*", compute_dtype: str = "float32",
+    ema_decay: float = 0.0, trainable: str = ".*", cast: Callable = lambda params: params,
+    after_step: Callable = lambda params, metrics: (params, metrics),
     specs: dict[str, PartitionSpec] | None = None, frozen_specs: tuple[dict, ...] = (),
 ) -> Callable:
     """Makes the function (state, batch, *frozen) -> (state, metrics).
@@ -37,7 +38,8 @@ def make_train_step(
     loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics) gets one device's rows of a microbatch. Where the
     spec of a parameter in `specs` names fsdp, it gets this device's share, to be `sharding.gathered`. Its results are
     float32 scalars divided by `counts` = count_fn(whole batch), so that those of microbatches and devices add up to
-    those of the whole batch. key is fold_in(state key, step). Metrics gain loss, grad_norm (before clipping),
+    those of the whole batch. cast(params) gives the parameters as they are computed with; after_step(trained params,
+    metrics) may change both behind the optimizer (`Loss.after_step`). key is fold_in(state key, step). Metrics gain loss, grad_norm (before clipping),
     param_norm and learning_rate. frozen: at most one tree of arrays that are neither trained nor saved, the encoders';
     frozen_specs holds its specs, as `specs` holds those of the parameters.
     """
@@ -45,13 +47,14 @@ def make_train_step(
     def train_step(state: dict, batch: dict, *frozen: dict) -> tuple[dict, dict]:
         trained = subset(state["params"], trained_names(state["params"], trainable))
         # One cast serves all microbatches and all layers, and fsdp then gathers the compute dtype.
-        weights = jax.tree.map(lambda p: p.astype(compute_dtype), state["params"])
+        weights = cast(state["params"])
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         counts = count_fn(batch)
 
         (loss, metrics), grads = gradients(loss_fn, weights, set(trained), batch, key, counts, accumulation, specs,
                                            frozen, frozen_specs)
         new, opt, info = optimizer.update(grads, state["opt"], trained)
+        new, metrics = after_step(new, metrics)
         state = state | {"params": state["params"] | new, "opt": opt, "step": state["step"] + 1}
         if "ema" in state:
             state["ema"] = update_ema(state["ema"], new, ema_decay)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ class Family:
 
     name: str
     spec: type[Spec]  # its sizes
-    module: type[nnx.Module]  # its network; has `param_axes`, sharding rules of what stands outside its stacks
+    module: type[nnx.Module]  # its network; has `param_axes`, sharding rules of what stands outside its stacks, and
+    # may have `float32_params`, a regular expression of parameters that train.compute_dtype leaves alone
     config: Mapping[str, Mapping[str, Any]]  # its own keys and sizes, by section of the config, for configs/base.py
     inputs: Callable[..., Inputs]  # inputs(spec, encoders by part, noise settings)
     loss: type[Loss]
@@ -88,6 +90,12 @@ class Model:
     def axes(self) -> dict[str, tuple]:
         """Logical axes by name. Raises ValueError on a large parameter that no rule names."""
         return axes_of(self.shapes, self.family.module.param_axes)
+
+    def cast(self, params: dict[str, jax.Array], dtype: str) -> dict[str, jax.Array]:
+        """Parameters as the network computes with them: in that dtype, but for those whose names the module's
+        `float32_params` matches, where it has one."""
+        kept = getattr(self.family.module, "float32_params", None)
+        return {name: p if kept and re.search(kept, name) else p.astype(dtype) for name, p in params.items()}
 
     def sampler(self, **settings):
         """A compiled sampler with those settings (evaluate.* of the config, and the noise's shifts)."""

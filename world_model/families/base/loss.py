@@ -35,6 +35,14 @@ class Loss:
         """(loss, metrics) of what was sampled."""
         raise NotImplementedError
 
+    def after_step(self, params: dict, metrics: dict) -> tuple[dict, dict]:
+        """(parameters, metrics) after an optimizer step, where some parameters follow a rule instead of a gradient.
+
+        params: those that train; metrics: summed over the whole batch. Held-out losses come through here with no
+        parameters at all.
+        """
+        return params, metrics
+
     def __call__(self, params: dict, example, key: jax.Array, counts: dict):
         """(loss, metrics), additive over microbatches of one batch; example: what the family's inputs encode."""
         def keys(use: int):

@@ -12,4 +12,5 @@ from world_model.families.lingbot_vla.spec import LingBotVLASpec
 
 FAMILY = Family(
     name="lingbot_vla", spec=LingBotVLASpec, module=LingBotVLA, config=CONFIG, inputs=make_inputs, loss=LingBotVLALoss,
-    sampler=LingBotVLASampler, policy=LingBotVLAPolicy, forward_flops=forward_flops, imagines_video=False)
+    sampler=LingBotVLASampler, policy=LingBotVLAPolicy, forward_flops=forward_flops, imagines_video=False,
+    golden="world_model.families.lingbot_vla.parity:LingBotVLAGolden")

@@ -25,6 +25,10 @@ CONFIG: dict[str, dict[str, Any]] = {
         "view_markers": (),  # ids of the tokens before and after a view's; empty: none
         "query_tokens": 0,  # Q behind the text for the present and Q for the future
         "query_seeds": 256,  # learned vectors whose averages are a kind's Q query tokens
+        "actions_see_future": True,  # whether state and actions see the queries for the future
+        "teachers": (),  # of current_depth, future_depth, current_video, future_video: whose features batches have
+        "teacher_width": 1024,  # of a teacher's features
+        "teacher_heads": 4, "teacher_head_width": 32,  # of attention in the heads that learn them
         # The vision tower.
         "vision": "qwen2_5",  # qwen2_5 | qwen3
         "vision_dim": 1280, "vision_ffn_dim": 3420, "vision_heads": 16, "vision_layers": 32,
@@ -50,6 +54,9 @@ CONFIG: dict[str, dict[str, Any]] = {
         "error": "l1",  # l1 | squared
         "past_end": "masked",  # steps past an episode's end: masked | trained, on the last action, as published
         "balance_weight": 1e-3, "z_weight": 1e-4,  # of the routers' losses, where there are experts
+        "bias_speed": 0.0,  # by which a step moves the routers' choice towards experts with less than the mean load
+        "bias_centred": False,  # whether the mean of a router's biases stays 0
+        "teacher_weight": 0.004,  # of each teacher's error
     },
     "evaluate": {"solver_steps": 10},  # Euler steps of a chunk
 }

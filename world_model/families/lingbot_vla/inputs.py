@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_dtypes import bfloat16
 
 from world_model.batch import batch_spec
 from world_model.encoders.token_ids import TokenIds
@@ -25,6 +26,7 @@ class Example(NamedTuple):
     actions: jax.Array | None = None  # [B, N, action_dim]; past an episode's end its last action
     action_mask: jax.Array | None = None  # bool, True on real values
     sample_index: jax.Array | None = None  # uint32 [B], what every random draw is a function of
+    features: dict[str, jax.Array] | None = None  # of model.teachers, by name [B, seeds, width]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,9 @@ class LingBotVLAInputs(Inputs):
     def batch_fields(self) -> Fields:
         """See `Inputs`."""
         spec = self.spec
-        return batch_spec(spec.layout, action_dim=spec.action_dim, state_dim=spec.state_dim,
-                          text_length=spec.text_length, views=spec.views)
+        fields = batch_spec(spec.layout, action_dim=spec.action_dim, state_dim=spec.state_dim,
+                            text_length=spec.text_length, views=spec.views)
+        return fields | {field_of(name): ((spec.query_seeds, spec.teacher_width), bfloat16) for name in spec.teachers}
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """See `Inputs`."""
@@ -48,7 +51,8 @@ class LingBotVLAInputs(Inputs):
         """See `Inputs`."""
         return Example(make_patches(self.spec, batch["views"]), batch["view_mask"], batch["text_ids"],
                        batch["text_length"], batch["state"][:, 0], held(batch["actions"], batch["action_mask"]),
-                       batch["action_mask"], batch["sample_index"])
+                       batch["action_mask"], batch["sample_index"],
+                       {name: batch[field_of(name)] for name in self.spec.teachers})
 
     def conditions(self, frozen: dict, example: Example) -> Example:
         """See `Inputs`."""
@@ -65,6 +69,11 @@ class LingBotVLAInputs(Inputs):
     def start(self, frozen: dict, pictures, text_ids, text_length):
         """See `Inputs`."""
         return pictures, text_ids, text_length
+
+
+def field_of(teacher: str) -> str:
+    """The batch's field of a teacher's features."""
+    return f"teacher_{teacher}"
 
 
 def held(actions, mask):

@@ -103,11 +103,11 @@ class LanguageLayer(nnx.Module):
         """All that others need of a last layer."""
         return self.self_attn.keys_values(self.norm1(x), angles)
 
-    def __call__(self, x, angles, mask):
-        """x [B, L, D] -> (x, (keys, values))."""
+    def __call__(self, x, angles, mask, rows=slice(None)):
+        """x [B, L, D] -> (x of these rows, (keys, values) of all)."""
         h = self.norm1(x)
         keys, values = own = self.self_attn.keys_values(h, angles)
-        x = x + self.self_attn.attend(h, angles, keys, values, mask)
+        x = x[:, rows] + self.self_attn.attend(h[:, rows], angles[:, :, rows], keys, values, mask[:, rows])
         return x + checkpoint_name(self.mlp(self.norm2(x)), MLP_OUTPUT), own
 
 
@@ -136,12 +136,16 @@ class ExpertLayer(nnx.Module):
     def __call__(self, x, condition, angles, prefix, mask):
         """x [B, L, D], condition [B, D], prefix (keys, values) [B, Lp, kv heads, d], mask bool [B, L, Lp + L] ->
         (x, what the router did or None)."""
-        h = self.norm1(x, condition)
-        own = self.self_attn.keys_values(h, angles)
-        keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(prefix, own, strict=True))
-        x = x + self.self_attn.attend(h, angles, keys, values, mask)
+        x = self.attended(x, condition, angles, prefix, mask)
         h, routing = self.norm2(x, condition), None
         y = self.mlp(h)
         if isinstance(self.mlp, MixtureOfExperts):
             y, routing = y
         return x + checkpoint_name(y, MLP_OUTPUT), routing
+
+    def attended(self, x, condition, angles, prefix, mask):
+        """The first half of the layer."""
+        h = self.norm1(x, condition)
+        own = self.self_attn.keys_values(h, angles)
+        keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(prefix, own, strict=True))
+        return x + self.self_attn.attend(h, angles, keys, values, mask)

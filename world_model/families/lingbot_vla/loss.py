@@ -1,5 +1,6 @@
 """Flow matching of a chunk of actions, one time per sample (arXiv 2601.18692, section 4.2; time counts as in the
-released code, 1 being noise), and the routers' losses where the expert has a mixture of experts."""
+released code, 1 being noise), with the routers' losses and rule where the expert has a mixture of experts, and the
+errors of teachers' heads."""
 
 import dataclasses
 
@@ -9,11 +10,15 @@ import jax.numpy as jnp
 from world_model.diffusion import flow_matching
 from world_model.families.base.loss import Loss, by_level, normal
 from world_model.families.lingbot_vla.inputs import Example
+from world_model.families.lingbot_vla.model import Seen
 from world_model.families.lingbot_vla.moe import Routing
+from world_model.families.lingbot_vla.teachers import head_error
 from world_model.functional import bind
 
 EARLIEST = 1e-3  # the smallest time; one without noise has nothing to teach
 ALPHA = 1.5  # of Beta(alpha, 1)
+BIAS = "expert_blocks.mlp.router_bias"
+LOAD = "router_load"  # a metric for `after_step` alone
 ERRORS = {"l1": jnp.abs, "squared": jnp.square}
 
 
@@ -36,6 +41,9 @@ class LingBotVLALoss(Loss):
     past_end: str = "masked"
     balance_weight: float = 1e-3
     z_weight: float = 1e-4
+    bias_speed: float = 0.0
+    bias_centred: bool = False
+    teacher_weight: float = 0.004
 
     def __post_init__(self):
         for key, value, known in (("noise.times", self.times, TIMES), ("loss.error", self.error, ERRORS),
@@ -45,8 +53,9 @@ class LingBotVLALoss(Loss):
 
     def count(self, batch: dict) -> dict:
         """See `Loss`."""
-        mask = self.trained_on(batch["action_mask"])
-        return {"actions": jnp.maximum(mask.sum() * 1.0, 1), "samples": len(mask) * 1.0}
+        mask, first = self.trained_on(batch["action_mask"]), batch["view_mask"][:, 0]
+        return {"actions": jnp.maximum(mask.sum() * 1.0, 1), "samples": len(mask) * 1.0,
+                "taught": jnp.maximum(first.sum() * 1.0, 1)}
 
     def trained_on(self, action_mask):
         """bool [B, N, A]: values that count."""
@@ -62,19 +71,48 @@ class LingBotVLALoss(Loss):
     def loss_at(self, params: dict, example: Example, sampled, counts: dict):
         """See `Loss`."""
         (time, noise), model = sampled, bind(self.model, params)
-        seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length)
+        seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length,
+                         with_outputs=bool(model.spec.teachers))
         noisy = flow_matching.add_noise(example.actions, noise, time)
         predicted, routing = model.velocity(seen, example.state, noisy, time)
         error = predicted.astype(jnp.float32) - flow_matching.velocity(example.actions, noise)
         mask = self.trained_on(example.action_mask)
         loss = jnp.where(mask, ERRORS[self.error](error), 0).sum() / counts["actions"]
         metrics = {"action_loss": loss} | by_level("action", jnp.square(error), mask, time[:, None, None])
-        if routing is None:
-            return loss, metrics
-        extra, more = self.routing_loss(routing, counts)
-        return loss + extra, metrics | more
+        for extra, more in (self.teacher_loss(model, seen, example, counts), self.routing_loss(routing, counts)):
+            loss, metrics = loss + extra, metrics | more
+        return loss, metrics
 
-    def routing_loss(self, routing: Routing, counts: dict):
-        """(weighted losses of the routers, means over layers; metrics)."""
+    def teacher_loss(self, model, seen: Seen, example: Example, counts: dict):
+        """(weighted errors of teachers' heads over the samples that have a first view, metrics)."""
+        found = model.queries.features(seen.outputs) if model.spec.teachers else {}
+        metrics = {f"teacher_{name}": jnp.where(example.view_mask[:, 0], head_error(name, x, example.features[name]), 0
+                                                ).sum() / counts["taught"] for name, x in found.items()}
+        return self.teacher_weight * sum(metrics.values()), metrics
+
+    def routing_loss(self, routing: Routing | None, counts: dict):
+        """(weighted losses of the routers, means over layers; metrics, with the load [layers, E] of each expert)."""
+        if routing is None:
+            return 0, {}
         balance, z = (x.mean(axis=0).sum() / counts["samples"] for x in (routing.balance, routing.z))
-        return self.balance_weight * balance + self.z_weight * z, {"router_balance": balance, "router_z": z}
+        load = jax.nn.one_hot(routing.chosen, self.model.spec.experts).sum(axis=(1, 2, 3))
+        return (self.balance_weight * balance + self.z_weight * z,
+                {"router_balance": balance, "router_z": z, LOAD: load})
+
+    def after_step(self, params: dict, metrics: dict):
+        """See `Loss`: the routers' biases follow their loads."""
+        metrics = dict(metrics)
+        load = metrics.pop(LOAD, None)
+        if load is None:
+            return params, metrics
+        metrics["router_busiest"] = (load.max(axis=-1) / load.mean(axis=-1)).mean()  # 1: all experts work alike
+        if self.bias_speed and BIAS in params:
+            params = params | {BIAS: moved_bias(params[BIAS], load, self.bias_speed, self.bias_centred)}
+        return params, metrics
+
+
+def moved_bias(bias, load, speed: float, centred: bool):
+    """Biases [..., E] of a router's choice after a step in which its experts had that load (arXiv 2408.15664): up by
+    `speed` below the mean load, down above it. centred: less their mean."""
+    bias = bias - speed * jnp.sign(load - load.mean(axis=-1, keepdims=True))
+    return bias - bias.mean(axis=-1, keepdims=True) if centred else bias

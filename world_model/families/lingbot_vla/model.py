@@ -27,7 +27,7 @@ from world_model.families.lingbot_vla.prefix import (
     suffix_mask,
     suffix_positions,
 )
-from world_model.families.lingbot_vla.queries import Queries
+from world_model.families.lingbot_vla.queries import Queries, read_tokens
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.families.lingbot_vla.vision import VisionTower
 from world_model.layers.norms import RMSNorm
@@ -42,6 +42,7 @@ class Seen(NamedTuple):
     keys: jax.Array  # [layers, B, Lp, kv heads, d], rotated
     values: jax.Array  # likewise
     tokens: Tokens
+    outputs: jax.Array | None = None  # [B, view tokens + queries, D], what teachers' heads read (queries.read_tokens)
 
 
 class LingBotVLA(nnx.Module):
@@ -55,8 +56,12 @@ class LingBotVLA(nnx.Module):
                   (r"shared\.fc2\.kernel", ("mlp", "embed")),
                   (r"(patch|token|position)_embedding(\.kernel)?|\w+_seeds", (None, "embed")),
                   (r"(current|future)_projection\.kernel", (None, "embed")),
+                  (r"_head\.(latents|context|fc1|q|kv|features)\.kernel", ("embed", None)),
+                  (r"_head\.(fc2|o)\.kernel", (None, "embed")),
                   (r"(state|action)_embedding\.kernel", (None, "embed")),
                   (r"time_fc[12]\.kernel|action_head\.kernel", ("embed", None)))
+
+    float32_params = r"mlp\.router"  # rounding would change which experts are chosen, and swallow the bias's small steps
 
     def __init__(self, spec: LingBotVLASpec, rngs: nnx.Rngs):
         self.spec, wide, narrow = spec, spec.dim, spec.expert_dim
@@ -64,7 +69,7 @@ class LingBotVLA(nnx.Module):
         self.token_embedding = nnx.Param(dense_init(rngs.params(), (spec.vocab_size, wide)))
         self.language_blocks = make_stack(spec, "language", LanguageLayer, spec.num_layers - 1, rngs)
         self.language_final_block = layer_maker(spec, "language", LanguageLayer)(rngs=rngs)
-        self.language_norm = RMSNorm(wide)  # published; read where query tokens are
+        self.language_norm = RMSNorm(wide)  # published; what teachers' heads read is behind it
         if spec.query_tokens:
             self.queries = Queries(spec, rngs)
         self.expert_blocks = make_stack(spec, "expert", ExpertLayer, spec.num_layers, rngs)
@@ -74,9 +79,10 @@ class LingBotVLA(nnx.Module):
         self.time_fc1, self.time_fc2 = project(2 * narrow, narrow, rngs), project(narrow, narrow, rngs)
         self.action_head = linear(narrow, spec.action_dim, rngs, dense_init)
 
-    def see(self, patches, view_mask, text_ids, text_length) -> Seen:
+    def see(self, patches, view_mask, text_ids, text_length, with_outputs: bool = False) -> Seen:
         """patches [B, V, n, values] (vision.make_patches), view_mask bool [B, V], text_ids int [B, text_length],
-        text_length int [B]."""
+        text_length int [B]. Of the last layer, keys and values are all that actions need; the rest is computed for the
+        tokens whose outputs are wanted."""
         tokens = prefix_tokens(self.spec, view_mask, text_length)
         x, taps = self.embed_prefix(patches, text_ids, view_mask)
         angles, mask = rotary_table(self.spec, tokens.positions), prefix_mask(self.spec, tokens.valid)
@@ -92,9 +98,12 @@ class LingBotVLA(nnx.Module):
 
         layers = functional.parameters(self.language_blocks), jnp.arange(self.spec.num_layers - 1)
         x, own = jax.lax.scan(remat.remat(run, self.spec.remat), x, layers)
-        last = self.language_final_block.keys_values(x, angles)
+        if with_outputs:
+            x, last = self.language_final_block(x, angles, mask, read_tokens(self.spec))
+        else:
+            last = self.language_final_block.keys_values(x, angles)
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip(own, last, strict=True))
-        return Seen(keys, values, tokens)
+        return Seen(keys, values, tokens, self.language_norm(x) if with_outputs else None)
 
     def embed_prefix(self, patches, text_ids, view_mask):
         """(prefix [B, Lp, D], what taps of the vision tower add to it [taps, B, Lp, D])."""
@@ -120,7 +129,7 @@ class LingBotVLA(nnx.Module):
         x, condition = self.embed_suffix(state, actions, time)
         count = x.shape[1]
         angles = rotary_table(self.spec, suffix_positions(seen.tokens, count))
-        mask = suffix_mask(seen.tokens.valid, count - 1)
+        mask = suffix_mask(self.spec, seen.tokens.valid, count - 1)
         shapes = self._layer_shapes("expert_blocks")
 
         def run(x, inputs):

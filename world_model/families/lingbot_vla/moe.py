@@ -42,13 +42,17 @@ class MixtureOfExperts(nnx.Module):
         """[B, L, D] -> ([B, L, D], Routing)."""
         logits = x.astype(jnp.float32) @ self.router[...].astype(jnp.float32)
         scores = jax.nn.sigmoid(logits)
-        bias = jax.lax.stop_gradient(self.router_bias[...].astype(jnp.float32))
-        _, chosen = jax.lax.top_k(jax.lax.stop_gradient(scores) + bias, self.top)
-        weights = jnp.take_along_axis(scores, chosen, axis=-1)
-        weights = weights / weights.sum(axis=-1, keepdims=True) * self.scale
+        chosen, weights = self.choose(scores)
         routed = self.experts(x.reshape(-1, x.shape[-1]), chosen.reshape(-1, self.top),
                               weights.reshape(-1, self.top).astype(x.dtype)).reshape(x.shape)
         return routed + self.shared(x), Routing(logits, chosen, self.balance(logits, scores), z_loss(logits))
+
+    def choose(self, scores):
+        """float32 [B, L, E] -> (indices of the chosen, their weights) [B, L, k] each."""
+        bias = jax.lax.stop_gradient(self.router_bias[...].astype(jnp.float32))
+        _, chosen = jax.lax.top_k(jax.lax.stop_gradient(scores) + bias, self.top)
+        weights = jnp.take_along_axis(scores, chosen, axis=-1)
+        return chosen, weights / weights.sum(axis=-1, keepdims=True) * self.scale
 
     def experts(self, x, chosen, weights):
         """x [n, D], chosen and weights [n, k] -> [n, D]."""

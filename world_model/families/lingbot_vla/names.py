@@ -1,6 +1,8 @@
-"""LingBot-VLA's names: the 1555 tensors of version 1 (Robbyant/lingbot-vla at 61ef6b1) and the 1624 of version 2's
-action path (Robbyant/lingbot-vla-v2 at 36a9bab), whose vision-language models are called as in transformers."""
+"""LingBot-VLA's names: the 1555 tensors of version 1 (Robbyant/lingbot-vla at 61ef6b1), and of version 2
+(Robbyant/lingbot-vla-v2 at 36a9bab) the 1624 of the action path and the 84 of query tokens and their teachers' heads.
+The vision-language models are called as in transformers."""
 
+from world_model.families.lingbot_vla.spec import HEADS
 from world_model.weights.names import Modules, NameTable, OptionalModules, StackTable
 
 VLM, EXPERT = "qwenvl_with_expert.qwenvl.", "qwenvl_with_expert.qwen_expert.model."
@@ -83,9 +85,18 @@ def qwen3(visual: str, model: str) -> tuple[Modules, tuple[StackTable, ...]]:
 _MODULES, _STACKS = qwen2_5(f"{VLM}visual.", f"{VLM}model.")
 LINGBOT_VLA = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(tuple((a, b, "matrix") for a, b in GATED_MLP))))
 _MODULES, _STACKS = qwen3(f"{VLM}model.visual.", f"{VLM}model.language_model.")
-HEADS = ("current_depth", "future_depth", "current_video", "future_video")
+HEAD_MODULES: Modules = (
+    ("proj_in1", "latents", "linear"), ("proj_in2", "context", "linear"),
+    ("layers.0.0.norm1", "context_norm", "layer_norm"), ("layers.0.0.norm2", "latents_norm", "layer_norm"),
+    ("layers.0.0.to_q", "q", "matrix"), ("layers.0.0.to_kv", "kv", "matrix"), ("layers.0.0.to_out", "o", "matrix"),
+    ("layers.0.1.0", "mlp_norm", "layer_norm"), ("layers.0.1.1", "fc1", "matrix"), ("layers.0.1.3", "fc2", "matrix"),
+    ("proj_out", "features", "linear"), ("norm_out", "features_norm", "layer_norm"),
+)
+PUBLISHED_HEADS = tuple((name.replace("current_depth", "depth") + "_align", f"queries.{name}") for name in HEADS)
 QUERY_MODULES: Modules = (
-    *((f"{head.replace('current_depth', 'depth')}_align_embs", f"queries.{head}_seeds", "array") for head in HEADS),
+    *((f"{published}_embs", f"{native}_seeds", "array") for published, native in PUBLISHED_HEADS),
+    *((f"{published}_head.projector.{a}", f"{native}_head.{b}", kind)
+      for published, native in PUBLISHED_HEADS for a, b, kind in HEAD_MODULES),
     *((f"{when}_shared_task_proj", f"queries.{when}_projection", "linear") for when in ("current", "future")),
 )
 LINGBOT_VLA_2 = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(ROUTED_MLP)),

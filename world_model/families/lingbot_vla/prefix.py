@@ -62,9 +62,10 @@ def prefix_mask(spec: LingBotVLASpec, valid):
     return valid[:, :, None] & valid[:, None] & seen
 
 
-def suffix_mask(valid, actions: int, hidden: int = 0):
-    """bool [B, 1 + actions, Lp + 1 + actions]: the state sees the prefix and itself, actions see all. hidden: so many
-    last tokens of the prefix that neither sees."""
+def suffix_mask(spec: LingBotVLASpec, valid, actions: int):
+    """bool [B, 1 + actions, Lp + 1 + actions]: the state sees the prefix and itself, actions see all; of the queries
+    for the future only where model.actions_see_future."""
+    hidden = 0 if spec.actions_see_future else spec.query_tokens
     prefix = valid & (np.arange(valid.shape[1]) < valid.shape[1] - hidden)
     own = np.ones((1 + actions, 1 + actions), bool)
     own[0, 1:] = False

@@ -53,10 +53,14 @@ class LingBotVLASampler:
 
 
 def times(steps: int) -> np.ndarray:
-    """float64 [steps + 1]: from 1, noise, to 0 in even steps. Raises ValueError without any step."""
+    """float32 [steps + 1]: from 1, noise, to 0 in even steps, each the one before less 1 / steps as float32 rounds it.
+    The published sampler counts so, and its sinusoid of the time makes 1e-4 of the last bit.
+
+    Raises ValueError without any step.
+    """
     if steps < 1:
         raise ValueError(f"evaluate.solver_steps = {steps}: at least 1 is needed")
-    return np.linspace(1, 0, steps + 1)
+    return np.append(np.add.accumulate(np.array([1, *[-1 / steps] * (steps - 1)], np.float32)), np.float32(0))
 
 
 class LingBotVLAPolicy(BatchedPolicy):

@@ -5,7 +5,8 @@ import dataclasses
 from world_model.families.base.spec import Spec
 
 MERGE = 2  # patches along each side of a view's token
-TUPLES = ("rope_sections", "view_markers", "vision_full_layers", "vision_taps", "lora_stacks")  # lists in a file
+TUPLES = ("rope_sections", "view_markers", "teachers", "vision_full_layers", "vision_taps", "lora_stacks")  # lists in files
+HEADS = ("current_depth", "future_depth", "current_video", "future_video")  # of teachers, by moment and kind
 TEMPORAL_PATCH = 2  # frames of a patch; a single picture stands in both
 
 
@@ -44,6 +45,11 @@ class LingBotVLASpec(Spec):
     vision_full_layers: tuple[int, ...]
     vision_taps: tuple[int, ...]
     vision_positions: int
+    actions_see_future: bool = True
+    teachers: tuple[str, ...] = ()
+    teacher_width: int = 1024
+    teacher_heads: int = 4
+    teacher_head_width: int = 32
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_stacks: tuple[str, ...] = ("language",)
@@ -73,6 +79,12 @@ class LingBotVLASpec(Spec):
         if self.query_tokens and self.prefix != "causal":
             raise ValueError(f"model.query_tokens = {self.query_tokens}: they stand behind the text, in a prefix that "
                              "is causal (model.prefix)")
+        if self.query_tokens and self.query_seeds % self.query_tokens:
+            raise ValueError(f"model.query_seeds = {self.query_seeds} does not divide into model.query_tokens = "
+                             f"{self.query_tokens} groups")
+        if unknown := set(self.teachers) - set(HEADS if self.query_tokens else ()):
+            raise ValueError(f"model.teachers names {sorted(unknown)[0]!r}: there are {', '.join(HEADS)}, where "
+                             f"model.query_tokens (here {self.query_tokens}) is positive")
         side = MERGE * self.vision_patch
         for name in ("height", "width"):
             if (pixels := getattr(self.layout, name)) % side:

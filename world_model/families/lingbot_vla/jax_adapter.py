@@ -1,0 +1,149 @@
+"""LingBot-VLA in JAX as it is compared: numpy in, numpy out."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from world_model import functional
+from world_model.families.lingbot_vla.inputs import Example
+from world_model.families.lingbot_vla.loss import LingBotVLALoss
+from world_model.families.lingbot_vla.model import LingBotVLA
+from world_model.families.lingbot_vla.names import TABLES
+from world_model.families.lingbot_vla.prefix import (
+    prefix_mask,
+    prefix_tokens,
+    rotary_table,
+    suffix_mask,
+    suffix_positions,
+)
+from world_model.families.lingbot_vla.sampler import LingBotVLASampler
+from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.functional import bind
+from world_model.weights import names
+
+
+class Language(NamedTuple):
+    """The language model, layer by layer. A layer's projections are (q, k, v) before rotation, [B, Lp, heads, d]."""
+
+    prefix: np.ndarray  # [B, Lp, D]
+    taps: np.ndarray  # [taps, B, Lp, D]
+    projections: list
+    hidden: list  # x after each layer, and after what is added behind it
+    cached: list  # (keys, values) of each layer
+    output: np.ndarray  # after the norm
+    mask: np.ndarray  # bool [B, Lp, Lp]
+    positions: np.ndarray  # [axes, B, Lp]
+    valid: np.ndarray  # bool [B, Lp]
+
+
+class Expert(NamedTuple):
+    """The action expert over a prefix, layer by layer."""
+
+    embedded: np.ndarray  # [B, 1 + N, D]
+    condition: np.ndarray  # [B, D]
+    projections: list
+    hidden: list
+    output: np.ndarray  # after the norm
+    mlp: list  # (in, out) of each layer's feed-forward part
+    routing: list  # of each layer (Routing, weights [B, 1 + N, k]), or None
+    mask: np.ndarray  # bool [B, 1 + N, Lp + 1 + N]
+    positions: np.ndarray  # [axes, B, 1 + N]
+    velocity: np.ndarray  # [B, N, A]
+
+
+class LingBotVLAAdapter:
+    """The JAX model of `spec` with `params`."""
+
+    def __init__(self, spec: LingBotVLASpec, params: Mapping[str, jax.Array]):
+        self.spec, self.params = spec, dict(params)
+        self.model = functional.abstract(LingBotVLA, spec)
+
+    @classmethod
+    def from_reference(cls, spec: LingBotVLASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVLAAdapter":
+        """With weights under the reference's names; raises ValueError where they do not fit."""
+        shapes = functional.parameters(functional.abstract(LingBotVLA, spec))
+        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, TABLES[spec.vision]))
+
+    def look(self, patches: np.ndarray, grid: tuple[int, int]):
+        """(tokens [B, n / 4, D], taps [taps, B, n / 4, D]) of the vision tower; patches [B, n, values]."""
+        def run(params, patches):
+            model = bind(self.model, params)
+            return model.vision(patches, model._layer_shapes("vision.blocks"), model.param_axes, grid)
+
+        return jax.device_get(jax.jit(run)(self.params, patches))
+
+    def language(self, seen: Example) -> Language:
+        """The whole prefix, with what nobody reads."""
+        return jax.device_get(jax.jit(self._language)(self.params, seen))
+
+    def _language(self, params, seen: Example) -> Language:
+        model = bind(self.model, params)
+        tokens = prefix_tokens(self.spec, seen.view_mask, seen.text_length)
+        prefix, taps = model.embed_prefix(seen.patches, seen.text_ids, seen.view_mask)
+        angles, mask = rotary_table(self.spec, tokens.positions), prefix_mask(self.spec, tokens.valid)
+        x, found = prefix, []
+        for i, layer in enumerate([*each_layer(model.language_blocks), model.language_final_block]):
+            h, before = layer.norm1(x), x
+            x, cached = layer(x, angles, mask)
+            x = x + taps[i] if i < len(taps) else x
+            found.append((tuple(layer.self_attn.heads(part, h) for part in "qkv"), x, cached))
+        projections, hidden, cached = map(list, zip(*found, strict=True))
+        return Language(prefix, taps, projections, hidden, cached, model.language_norm(x), mask, tokens.positions,
+                        tokens.valid)
+
+    def expert(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> Expert:
+        """At noisy actions [B, N, A] and their times [B], over the keys and values that sampling keeps."""
+        return jax.device_get(jax.jit(self._expert)(self.params, seen, actions, time))
+
+    def _expert(self, params, example: Example, actions, time) -> Expert:
+        model = bind(self.model, params)
+        seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length)
+        embedded, condition = model.embed_suffix(example.state, actions, time)
+        positions = suffix_positions(seen.tokens, embedded.shape[1])
+        angles, mask = rotary_table(self.spec, positions), suffix_mask(self.spec, seen.tokens.valid, actions.shape[1])
+        x, found = embedded, []
+        for i, layer in enumerate(each_layer(model.expert_blocks)):
+            prefix, h = (seen.keys[i], seen.values[i]), layer.norm1(x, condition)
+            projections = tuple(layer.self_attn.heads(part, h) for part in "qkv")
+            h = layer.attended(x, condition, angles, prefix, mask)
+            x, routing = layer(x, condition, angles, prefix, mask)
+            weights = routing and layer.mlp.choose(jax.nn.sigmoid(routing.logits))[1]
+            found.append((projections, x, (layer.norm2(h, condition), x - h), routing and (routing, weights)))
+        projections, hidden, mlp, routing = map(list, zip(*found, strict=True))
+        velocity, _ = model.velocity(seen, example.state, actions, time)
+        return Expert(embedded, condition, projections, hidden, model.expert_norm(x), mlp, routing, mask, positions,
+                      velocity)
+
+    def train(self, example: Example, noise: np.ndarray, time: np.ndarray, **settings):
+        """(loss, metrics, gradients under the reference's names) of one batch."""
+        goal, sampled = LingBotVLALoss(self.model, **settings), (time, noise)
+        counts = goal.count({"action_mask": example.action_mask, "view_mask": example.view_mask})
+
+        def loss(params):
+            return goal.loss_at(params, example, sampled, counts)
+
+        (loss, metrics), gradients = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(self.params))
+        published = dict(names.to_published(gradients, self.spec.head_dim, TABLES[self.spec.vision]))
+        return loss, metrics, published
+
+    def teach(self, example: Example) -> dict[str, np.ndarray]:
+        """What the teachers' heads say, [B, seeds, width] by name."""
+        def run(params, x: Example):
+            model = bind(self.model, params)
+            return model.queries.features(model.see(x.patches, x.view_mask, x.text_ids, x.text_length, True).outputs)
+
+        return jax.device_get(jax.jit(run)(self.params, example))
+
+    def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
+        """Actions [B, N, A] by cached sampling."""
+        return np.asarray(LingBotVLASampler(self.model, steps).denoise(self.params, seen, jnp.asarray(noise)))
+
+
+def each_layer(stack) -> list:
+    """The layers of a stack as modules of their own."""
+    params = functional.parameters(stack)
+    count = len(next(iter(params.values())))
+    return [bind(stack, {name: p[i] for name, p in params.items()}) for i in range(count)]
