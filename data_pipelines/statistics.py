@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from data_pipelines.episode import BadEpisode, Episode, check_limit
-from data_pipelines.robots.embodiment import Embodiment
+from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
 from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
@@ -77,7 +77,7 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, pa
         if not total.parts[part].count:
             raise ValueError(f"statistics of dataset {name!r}: no {part} in {len(total.skipped)} episodes; skipped: "
                              f"{dict(list(total.skipped.items())[:3])}")
-        result[part] = total.parts[part].result()
+        result[part] = total.parts[part].result(NORMALISATIONS[embodiment.normalisation].quantiles)
         make_scale(result, embodiment, part)  # refuses what cannot be normalised before it is written
     if "absolute_action" in total.parts:
         result["absolute_action"] = total.parts["absolute_action"].result()

@@ -6,6 +6,8 @@ weight (Munro and Paterson 1980; Manku, Rajagopalan and Lindsay 1998): every thi
 by at most w, so that after L levels a rank is off by at most L / (2 KEPT) of the count: 1.1e-4 for a billion values.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 KEPT = 2**16  # values per dimension and level
@@ -127,10 +129,12 @@ class Summary:
             out.append(np.interp(np.array(shares) * (self.count - 1), rank, row[order]))
         return np.array(out).T
 
-    def result(self) -> dict:
-        """JSON data: {"count", "mean", "std", "min", "max", "q01", "q99", "rank_error"}."""
-        q01, q99 = self.quantiles((0.01, 0.99))
+    def result(self, more: Sequence[str] = ()) -> dict:
+        """JSON data: {"count", "mean", "std", "min", "max", "q01", "q99", "rank_error"}, and quantiles of other names,
+        as "q02" is the one of 0.02."""
+        quantiles = dict.fromkeys(("q01", "q99", *more))
+        quantiles = dict(zip(quantiles, self.quantiles([int(name[1:]) / 100 for name in quantiles]), strict=True))
         std = np.sqrt(np.maximum(self._squares, 0) / self.count)
-        lists = {"mean": self._mean, "std": std, "min": self._low, "max": self._high, "q01": q01, "q99": q99}
+        lists = {"mean": self._mean, "std": std, "min": self._low, "max": self._high, **quantiles}
         return {"count": self.count, **{name: np.asarray(value, np.float64).tolist() for name, value in lists.items()},
                 "rank_error": self.rank_error}

@@ -2,14 +2,43 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 
 import numpy as np
 
 from data_pipelines.robots.views import VIEW_LAYOUTS
 
-# normalisation -> the two statistics that map to -1 and 1; what lies outside is clipped
-RANGES = {"quantile": ("q01", "q99"), "min_max": ("min", "max")}
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """An affine map of a dimension, and where its result is cut off."""
+
+    low: str | None  # statistic that becomes -1; None: 0 becomes 0
+    high: str  # statistic that becomes 1, or, where `low` is none or the mean, how far from 0 becomes 1
+    clip: float | None = None  # largest magnitude of the result
+    margin: float = 0.0  # added to the divisor
+
+    @property
+    def quantiles(self) -> tuple[str, ...]:
+        """The quantiles that statistics need to have."""
+        return tuple(name for name in (self.low, self.high) if name and re.fullmatch(r"q\d\d", name))
+
+
+# By name. Those from `bounds_99` on are LingBot-VLA's (Robbyant/lingbot-vla-v2 at 36a9bab; version 1 calls the
+# unclipped ones without `_unclipped`), with its margin.
+NORMALISATIONS = {
+    "quantile": Normalisation("q01", "q99", 1.0),
+    "min_max": Normalisation("min", "max", 1.0),
+    "bounds_99": Normalisation("q01", "q99", 1.5, 1e-6),
+    "bounds_99_unclipped": Normalisation("q01", "q99", None, 1e-6),
+    "bounds_98": Normalisation("q02", "q98", 1.5, 1e-6),
+    "bounds_98_unclipped": Normalisation("q02", "q98", None, 1e-6),
+    "range": Normalisation("min", "max", 1.0, 1e-6),
+    "range_unclipped": Normalisation("min", "max", None, 1e-6),
+    "mean_std": Normalisation("mean", "std", None, 1e-6),
+    "std": Normalisation(None, "std", None, 1e-6),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +68,13 @@ class Embodiment:
     horizon: int | None = None  # actions of a block that are learnt and executed; None: all of them
     state: tuple[Dimension, ...] = ()
     action: tuple[Dimension, ...] = ()
-    normalisation: str = "quantile"  # key of RANGES
+    normalisation: str = "quantile"  # key of NORMALISATIONS
     prompt: str = "{instruction}"
     instruction: str = ""  # what a policy is asked for where nobody says
 
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
-        check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, RANGES)
+        check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, NORMALISATIONS)
         if not self.rate > 0 or not self.views or "{instruction}" not in self.prompt:
             raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
                              f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")

@@ -8,26 +8,29 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.robots.embodiment import RANGES, Dimension, Embodiment
+from data_pipelines.robots.embodiment import NORMALISATIONS, Dimension, Embodiment
 
 MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is constant
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """An affine map of [low, high] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
+    """An affine map of [low, low + span] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
 
     low: np.ndarray  # float64 [dims]
     span: np.ndarray  # float64 [dims], 0 where constant
+    clip: float | None = 1.0  # largest magnitude of what it gives
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Maps [..., dims] in robot units to float32 [..., dims] in [-1, 1], clipped."""
+        """Maps [..., dims] in robot units to float32 [..., dims], clipped."""
         moves = self.span > 0
         scaled = 2 * (values - self.low) / np.where(moves, self.span, 1) - 1
-        return np.where(moves, np.clip(scaled, -1, 1), 0).astype(np.float32)
+        if self.clip is not None:
+            scaled = np.clip(scaled, -self.clip, self.clip)
+        return np.where(moves, scaled, 0).astype(np.float32)
 
     def denormalise(self, values: np.ndarray) -> np.ndarray:
-        """Maps [..., dims] in [-1, 1] to float64 [..., dims] in robot units."""
+        """Maps [..., dims] to float64 [..., dims] in robot units."""
         return self.low + (np.asarray(values, np.float64) + 1) / 2 * self.span
 
 
@@ -39,8 +42,11 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     """
     where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
     dims: tuple[Dimension, ...] = getattr(embodiment, part)
-    values = statistics.get(part)
-    low, high = (_statistic(values, key, dims, where) for key in RANGES[embodiment.normalisation])
+    kind, values = NORMALISATIONS[embodiment.normalisation], statistics.get(part)
+    high = _statistic(values, kind.high, dims, where)
+    low = _statistic(values, kind.low, dims, where) if kind.low else np.zeros(len(dims))
+    if kind.high == "std":  # that far on both sides of the middle becomes -1 and 1
+        low, high = low - high, low + high
     span = high - low
     constant = np.array([d.constant for d in dims], bool)
     still = np.flatnonzero((span < MIN_RANGE) & ~constant)
@@ -48,7 +54,11 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
         listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}" for i in still)
         raise ValueError(f"{where} {listed}. Either the recording is broken, or embodiment {embodiment.name!r} "
                          f"should declare Dimension({dims[still[0]].name!r}, ..., constant=True)")
-    return Scale(low, np.where(constant, 0.0, span))
+    if kind.high == "std":
+        low, span = low - kind.margin, span + 2 * kind.margin
+    else:
+        span = span + kind.margin
+    return Scale(low, np.where(constant, 0.0, span), kind.clip)
 
 
 def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.ndarray:
