@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import lingbot_vla_4b, lingbot_vla_v2_6b
+from configs import lingbot_vla_4b, lingbot_vla_robotwin, lingbot_vla_v2_6b
+from data_pipelines.robots.embodiments import get_embodiment
 from launch.setup.experiment import Experiment
 from world_model import functional
 from world_model.encoders.token_ids import TokenIds
@@ -229,3 +230,13 @@ def test_full_sizes_are_the_published_ones():
         model = Experiment(module.get_config()).model
         assert sum(p.size for p in model.shapes.values()) == count
         assert functional.parameters(model.module).keys() == model.axes().keys()
+
+
+@pytest.mark.parametrize("name, gripper, size", [("robotwin_joints_75", 14, 75), ("robotwin_joints_55", 28, 55)])
+def test_robotwins_joints_lie_in_the_published_slots(name, gripper, size):
+    """Both arms from slot 0 on, six joints each, and the grippers apart; recorded as left arm, gripper, right arm."""
+    robot = get_embodiment(name)
+    expected = [*range(6), gripper, *range(6, 12), gripper + 1]
+    assert robot.action_slots.tolist() == robot.state_slots.tolist() == expected
+    c = lingbot_vla_robotwin.get_config("v2" if size == 55 else "")
+    assert c.data.datasets.robotwin.embodiment == name and c.model.action_dim == size

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
-from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
+from data_pipelines.robots.slots import ACTION_SLOTS, ARM_EFFECTOR_SLOTS, BODY_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
 
 EMBODIMENTS: dict[str, Embodiment] = {}
 
@@ -186,3 +186,17 @@ register(Embodiment(
     # to a segment's first one is the source's business.
     name="robotwin_dual_arm", id=20, views=("head", "left_wrist", "right_wrist"), view_layout="t_shape", rate=50.0,
     action=_arm("left") + _arm("right")))
+
+
+def _robotwin_joints(name: str, id: int, slots: dict[str, range]) -> Embodiment:
+    """RoboTwin's two arms of six joints in rad and a gripper of 0 to 1 each, absolute, as its LeRobot sets have them,
+    in the slots of a version of LingBot-VLA."""
+    dims = _dims(slots, left_joint=("arm", 6), left_gripper=("effector", 1), right_joint=("arm", 6, 6),
+                 right_gripper=("effector", 1, 1))
+    action = tuple(dataclasses.replace(dim, low=0, high=1) if "gripper" in dim.name else dim for dim in dims)
+    return Embodiment(name=name, id=id, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape",
+                      rate=50.0, state=dims, action=action, normalisation="bounds_99_unclipped")
+
+
+register(_robotwin_joints("robotwin_joints_75", 21, ARM_EFFECTOR_SLOTS))
+register(_robotwin_joints("robotwin_joints_55", 22, BODY_SLOTS))

@@ -38,6 +38,20 @@ DUAL_ARM_SLOTS = {
     "right_gripper": range(29, 30),
 }
 
+# For LingBot-VLA, whose robots fill each group from its first slot on, both arms' joints one behind the other (its data
+# configs: Robbyant/lingbot-vla at 61ef6b1, 75 slots of which two groups are named; lingbot-vla-v2 at 36a9bab, 55).
+ARM_EFFECTOR_SLOTS = {"arm": range(0, 14), "effector": range(14, 16)}
+BODY_SLOTS = {
+    "arm": range(0, 14),
+    "end": range(14, 28),
+    "effector": range(28, 30),
+    "waist": range(30, 34),
+    "head": range(34, 36),
+    "base": range(36, 39),
+    "hand": range(39, 51),
+    "reserved": range(51, 55),
+}
+
 
 def scatter(values: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
     """Puts dimension i of [..., dims] into slot slots[i] of [..., size]; unused slots are zero."""
