@@ -1,9 +1,13 @@
 """LingBot-VLA's names: the 1555 tensors of version 1 (Robbyant/lingbot-vla at 61ef6b1) and the 1624 of version 2's
 action path (Robbyant/lingbot-vla-v2 at 36a9bab), whose vision-language models are called as in transformers."""
 
+import dataclasses
+
 from world_model.weights.names import Modules, NameTable, OptionalModules, StackTable
 
 VLM, EXPERT = "qwenvl_with_expert.qwenvl.", "qwenvl_with_expert.qwen_expert.model."
+PREFIXES = {  # of the vision tower and the language model, by the tower's name
+    "qwen2_5": (f"{VLM}visual.", f"{VLM}model."), "qwen3": (f"{VLM}model.visual.", f"{VLM}model.language_model.")}
 
 ACTION_MODULES: Modules = (  # published, native, kind
     ("state_proj", "state_embedding", "linear"),
@@ -80,14 +84,23 @@ def qwen3(visual: str, model: str) -> tuple[Modules, tuple[StackTable, ...]]:
     return tower + words, (layers, language_layers)
 
 
-_MODULES, _STACKS = qwen2_5(f"{VLM}visual.", f"{VLM}model.")
-LINGBOT_VLA = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(tuple((a, b, "matrix") for a, b in GATED_MLP))))
-_MODULES, _STACKS = qwen3(f"{VLM}model.visual.", f"{VLM}model.language_model.")
-HEADS = ("current_depth", "future_depth", "current_video", "future_video")
+HEADS = {"current_depth": "depth_align", "future_depth": "future_depth_align",  # teachers' heads, ours and published
+         "current_video": "current_video_align", "future_video": "future_video_align"}
 QUERY_MODULES: Modules = (
-    *((f"{head.replace('current_depth', 'depth')}_align_embs", f"queries.{head}_seeds", "array") for head in HEADS),
+    *((f"{published}_embs", f"queries.{native}_seeds", "array") for native, published in HEADS.items()),
     *((f"{when}_shared_task_proj", f"queries.{when}_projection", "linear") for when in ("current", "future")),
 )
-LINGBOT_VLA_2 = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(ROUTED_MLP)),
-                          (OptionalModules("query tokens", "queries.", QUERY_MODULES),))
+
+
+def with_expert(parts: tuple[Modules, tuple[StackTable, ...]], mlp: Modules) -> NameTable:
+    """A vision-language model and the action expert beside it."""
+    modules, stacks = parts
+    return NameTable(ACTION_MODULES + modules, (*stacks, expert(mlp)))
+
+
+LINGBOT_VLA = with_expert(qwen2_5(*PREFIXES["qwen2_5"]), tuple((a, b, "matrix") for a, b in GATED_MLP))
+LINGBOT_VLA_2 = dataclasses.replace(with_expert(qwen3(*PREFIXES["qwen3"]), ROUTED_MLP), optional=(
+    OptionalModules("query tokens", "queries.", QUERY_MODULES, needed=False),))
 TABLES = {"qwen2_5": LINGBOT_VLA, "qwen3": LINGBOT_VLA_2}  # by the vision tower's name
+QWEN2_5_VL = NameTable(*qwen2_5("visual.", "model."))
+QWEN3_VL = NameTable(*qwen3("visual.", "language_model."))
