@@ -86,7 +86,7 @@ def trained(restored: Restored) -> Trained:
     robots = {name: get_embodiment(one["embodiment"]) for name, one in restored.statistics.items() if one["action"]}
     settings = {name: value for name, value in experiment.sampler_settings().items() if name not in OF_THE_MACHINE}
     return Trained(experiment.model, restored.params, settings, restored.statistics, robots,
-                   restored.config.optimizer.trainable)
+                   restored.config.optimizer.trainable, restored.step)
 
 
 def merged(restored: Restored) -> Restored:

@@ -53,6 +53,7 @@ def make_plan(source: OpenedWeights, shapes: Shapes, spec: Any, fits: Mapping[st
       WeightsError: naming file, key, expected and found, on anything that is not accounted for.
     """
     source.check(source.directory, spec)
+    source = _without_unneeded(source, shapes)
     entries = _entries(source, shapes, spec)
     covered = {entry.native for entry in entries}
     initialised = {name: rule.why for name in shapes if name not in covered
@@ -68,6 +69,17 @@ def make_plan(source: OpenedWeights, shapes: Shapes, spec: Any, fits: Mapping[st
             loaded.setdefault(entry.native, []).append(entry)
     unread = sum(not entry.read for entry in entries)
     return Plan(loaded, initialised, fitted, source.left_in_source | ({UNREAD: unread} if unread else {}))
+
+
+def _without_unneeded(source: OpenedWeights, shapes: Shapes) -> OpenedWeights:
+    """Without tensors of optional modules that our model lacks and does not need."""
+    left, where = dict(source.left_in_source), dict(source.where)
+    for group in source.table.optional:
+        if not group.needed and not group.is_in(shapes):
+            unneeded = {entry.published for entry in names.module_entries(group.modules)} & where.keys()
+            where = {name: place for name, place in where.items() if name not in unneeded}
+            left |= {group.what: len(unneeded)} if unneeded else {}
+    return dataclasses.replace(source, where=where, left_in_source=left)
 
 
 def _entries(source: OpenedWeights, shapes: Shapes, spec: Any) -> list[Entry]:

@@ -91,11 +91,12 @@ class PublishedFormat:
 
     family: str  # the name of the family whose network it holds
     stem: str  # of the files' names
-    folders: tuple[str, ...]  # where the files may be, under the directory that is given
+    folders: tuple[str, ...]  # where the files may be, under the directory that is given; * stands for a run's step
     prefixes: tuple[str, ...]  # of the network's keys; the first that fits is taken off
     table: NameTable
     rules: tuple[InitRule, ...] = ()
     components: tuple[Component, ...] = ()
+    mistaken: tuple[Component, ...] = ()  # tensors by which another layout is known, and what is to be done
     side_files: SideFiles | None = None
     inserted: str = ""  # a level that some versions of peft put into names
     check: Callable[[Path, Any], None] = _no_check  # see OpenedWeights
@@ -106,8 +107,7 @@ class PublishedFormat:
 
         Raises WeightsError where files are missing, damaged, contradict their index or hold what has no place here.
         """
-        folders = [Path(directory) / folder for folder in self.folders]
-        folder = next((f for f in folders if any(f.glob(f"{self.stem}*"))), folders[0])
+        folder = self._folder(Path(directory))
         table, rules, stems, side = self.table, self.rules, [self.stem], self.side_files
         if side and any(folder.glob(f"{side.stem}*")):
             table = dataclasses.replace(table, modules=table.modules + side.modules)
@@ -117,11 +117,25 @@ class PublishedFormat:
             if component := next((c.what for c in self.components if key.startswith(c.prefix)), None):
                 others[component] = others.get(component, 0) + 1
                 continue
+            if other := next((c.what for c in self.mistaken if key.startswith(c.prefix)), None):
+                raise WeightsError(f"{weights.path_of(key)}: {key}: {other}")
             name = self._name(weights, key)
             if name in where:
                 raise WeightsError(f"{weights.path_of(key)}: {key}: names the same tensor as {where[name][1]}")
             where[name] = weights, key
         return OpenedWeights(folder, where, table, rules, others, self.check, self.beside_base)
+
+    def _folder(self, directory: Path) -> Path:
+        """The first of `folders` that has files; the first of all where none has."""
+        for pattern in self.folders:
+            folders = sorted(directory.glob(pattern)) if pattern else [directory]
+            found = [folder for folder in folders if any(folder.glob(f"{self.stem}*"))]
+            if len(found) > 1:
+                raise WeightsError(f"{directory}: holds the weights of {len(found)} steps, from {found[0]} to "
+                                   f"{found[-1]}; give the directory of one")
+            if found:
+                return found[0]
+        return directory / self.folders[0]
 
     def _name(self, weights: Weights, key: str) -> str:
         prefix = next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)

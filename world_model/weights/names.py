@@ -51,6 +51,7 @@ class OptionalModules:
     prefix: str  # a native one; a model has these modules where one of its parameters begins with it
     modules: Modules = ()
     layer_modules: Mapping[str, Modules] = dataclasses.field(default_factory=dict)  # by a stack's native prefix
+    needed: bool = True  # False: weights that have the modules also fill a model without them
 
     def is_in(self, params: Iterable[str]) -> bool:
         """Whether a model with parameters of these native names has the modules."""
@@ -82,20 +83,21 @@ def entries(table: NameTable, params: Mapping[str, jax.ShapeDtypeStruct]) -> Ite
     """Every published tensor of a model, without adapters. params: ours, arrays or abstract; they decide on the depth
     of each stack and on the optional modules."""
     groups = [group for group in table.optional if group.is_in(params)]
-    yield from _module_entries(table.modules)
+    yield from module_entries(table.modules)
     for group in groups:
-        yield from _module_entries(group.modules)
-    yield from (dataclasses.replace(entry, read=False) for entry in _module_entries(table.unread_modules))
+        yield from module_entries(group.modules)
+    yield from (dataclasses.replace(entry, read=False) for entry in module_entries(table.unread_modules))
     for stack in table.stacks:
         modules = sum((group.layer_modules.get(stack.native, ()) for group in groups), stack.modules)
         depth = stack.depth(params)
         for i in range(depth):
             native, layer = stack.place(i, depth)
-            yield from _module_entries(modules, stack.published.format(i=i), native, layer)
+            yield from module_entries(modules, stack.published.format(i=i), native, layer)
 
 
-def _module_entries(modules: Modules, published: str = "", native: str = "", layer: int | None = None
-                    ) -> Iterator[Entry]:
+def module_entries(modules: Modules, published: str = "", native: str = "", layer: int | None = None
+                   ) -> Iterator[Entry]:
+    """The tensors of modules whose names begin so."""
     for published_name, native_name, kind in modules:
         for published_suffix, native_suffix, transform in KINDS[kind]:
             yield Entry(published + published_name + published_suffix, native + native_name + native_suffix, layer,

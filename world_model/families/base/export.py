@@ -26,6 +26,7 @@ class Trained(NamedTuple):
     statistics: dict  # by dataset
     robots: dict[str, Any]  # embodiments of the datasets that have actions, by dataset
     trainable: str  # regular expression of the parameters that were trained
+    step: int = 0  # of training
 
     @property
     def sampler(self):

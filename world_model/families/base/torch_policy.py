@@ -99,11 +99,9 @@ class TorchPolicy:
         noise, chunks = jax.device_get(self._noise(keys, block)), []
         for row, session in enumerate(sessions):
             of_row = tuple(self.tensor(x[row]) for x in noise)
-            video = of_row[0]  # nothing of it is given
-            inpainting = Inpainting(self._row(actions, row), self._row(given, row), torch.zeros_like(video),
-                                    torch.zeros_like(video, dtype=torch.bool))
+            given_actions = Inpainting(self._row(actions, row), self._row(given, row))
             latents, predicted = self.predict_block(self._episodes[session].state, of_row,
-                                                    self.tensor(state[row])[None, None], int(block[row]), inpainting)
+                                                    self.tensor(state[row])[None, None], int(block[row]), given_actions)
             imagined = None if latents is None else latents[0].cpu().numpy()
             self._episodes[session].imagined = imagined
             chunks.append(Chunk(predicted[0].cpu().numpy(), imagined))

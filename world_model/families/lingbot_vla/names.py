@@ -2,10 +2,14 @@
 (Robbyant/lingbot-vla-v2 at 36a9bab) the 1624 of the action path and the 84 of query tokens and their teachers' heads.
 The vision-language models are called as in transformers."""
 
+import dataclasses
+
 from world_model.families.lingbot_vla.spec import HEADS
 from world_model.weights.names import Modules, NameTable, OptionalModules, StackTable
 
 VLM, EXPERT = "qwenvl_with_expert.qwenvl.", "qwenvl_with_expert.qwen_expert.model."
+PREFIXES = {  # of the vision tower and the language model, by the tower's name
+    "qwen2_5": (f"{VLM}visual.", f"{VLM}model."), "qwen3": (f"{VLM}model.visual.", f"{VLM}model.language_model.")}
 
 ACTION_MODULES: Modules = (  # published, native, kind
     ("state_proj", "state_embedding", "linear"),
@@ -82,9 +86,6 @@ def qwen3(visual: str, model: str) -> tuple[Modules, tuple[StackTable, ...]]:
     return tower + words, (layers, language_layers)
 
 
-_MODULES, _STACKS = qwen2_5(f"{VLM}visual.", f"{VLM}model.")
-LINGBOT_VLA = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(tuple((a, b, "matrix") for a, b in GATED_MLP))))
-_MODULES, _STACKS = qwen3(f"{VLM}model.visual.", f"{VLM}model.language_model.")
 HEAD_MODULES: Modules = (
     ("proj_in1", "latents", "linear"), ("proj_in2", "context", "linear"),
     ("layers.0.0.norm1", "context_norm", "layer_norm"), ("layers.0.0.norm2", "latents_norm", "layer_norm"),
@@ -92,13 +93,24 @@ HEAD_MODULES: Modules = (
     ("layers.0.1.0", "mlp_norm", "layer_norm"), ("layers.0.1.1", "fc1", "matrix"), ("layers.0.1.3", "fc2", "matrix"),
     ("proj_out", "features", "linear"), ("norm_out", "features_norm", "layer_norm"),
 )
-PUBLISHED_HEADS = tuple((name.replace("current_depth", "depth") + "_align", f"queries.{name}") for name in HEADS)
+PUBLISHED_HEADS = {name: name.replace("current_depth", "depth") + "_align" for name in HEADS}
 QUERY_MODULES: Modules = (
-    *((f"{published}_embs", f"{native}_seeds", "array") for published, native in PUBLISHED_HEADS),
-    *((f"{published}_head.projector.{a}", f"{native}_head.{b}", kind)
-      for published, native in PUBLISHED_HEADS for a, b, kind in HEAD_MODULES),
+    *((f"{published}_embs", f"queries.{native}_seeds", "array") for native, published in PUBLISHED_HEADS.items()),
+    *((f"{published}_head.projector.{a}", f"queries.{native}_head.{b}", kind)
+      for native, published in PUBLISHED_HEADS.items() for a, b, kind in HEAD_MODULES),
     *((f"{when}_shared_task_proj", f"queries.{when}_projection", "linear") for when in ("current", "future")),
 )
-LINGBOT_VLA_2 = NameTable(ACTION_MODULES + _MODULES, (*_STACKS, expert(ROUTED_MLP)),
-                          (OptionalModules("query tokens", "queries.", QUERY_MODULES),))
+
+
+def with_expert(parts: tuple[Modules, tuple[StackTable, ...]], mlp: Modules) -> NameTable:
+    """A vision-language model and the action expert beside it."""
+    modules, stacks = parts
+    return NameTable(ACTION_MODULES + modules, (*stacks, expert(mlp)))
+
+
+LINGBOT_VLA = with_expert(qwen2_5(*PREFIXES["qwen2_5"]), tuple((a, b, "matrix") for a, b in GATED_MLP))
+LINGBOT_VLA_2 = dataclasses.replace(with_expert(qwen3(*PREFIXES["qwen3"]), ROUTED_MLP), optional=(
+    OptionalModules("query tokens", "queries.", QUERY_MODULES, needed=False),))
 TABLES = {"qwen2_5": LINGBOT_VLA, "qwen3": LINGBOT_VLA_2}  # by the vision tower's name
+QWEN2_5_VL = NameTable(*qwen2_5("visual.", "model."))
+QWEN3_VL = NameTable(*qwen3("visual.", "language_model."))

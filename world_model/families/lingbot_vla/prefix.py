@@ -34,18 +34,24 @@ def prefix_tokens(spec: LingBotVLASpec, view_mask, text_length) -> Tokens:
 def _grid_positions(spec: LingBotVLASpec, view_mask, words):
     """int32 [3, B, Lp]: a view's pictures stand on a grid behind its first marker, the next token behind the farthest
     row or column (arXiv 2409.12191, section 2.1); missing views take no room."""
-    rows, columns = spec.grid[0] // MERGE, spec.grid[1] // MERGE
-    marked, length = bool(spec.view_markers), max(rows, columns) + len(spec.view_markers)
-    r, c = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    inside = int(marked) + np.stack([np.zeros_like(r), r, c]).reshape(3, -1)
-    if marked:
-        inside = np.concatenate([np.zeros((3, 1), int), inside, np.full((3, 1), length - 1)], axis=1)
+    inside, length = view_positions(spec)
     before = length * (jnp.cumsum(view_mask, axis=1) - view_mask)  # [B, V]
     views = before[None, :, :, None] + jnp.asarray(inside)[:, None, None]
     text = length * view_mask.sum(axis=1, keepdims=True) + jnp.arange(spec.text_length)
     queries = (length * view_mask.sum(axis=1) + words.sum(axis=1))[:, None] + jnp.arange(spec.queries)
     line = jnp.broadcast_to(jnp.concatenate([text, queries], axis=1), (3, len(text), text.shape[1] + spec.queries))
     return jnp.concatenate([views.reshape(3, len(text), -1), line], axis=2)
+
+
+def view_positions(spec: LingBotVLASpec) -> tuple[np.ndarray, int]:
+    """(int [3, tokens] of a view's tokens, with its markers, counted from where it begins; the positions it takes)."""
+    rows, columns = spec.grid[0] // MERGE, spec.grid[1] // MERGE
+    marked, length = bool(spec.view_markers), max(rows, columns) + len(spec.view_markers)
+    r, c = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    inside = int(marked) + np.stack([np.zeros_like(r), r, c]).reshape(3, -1)
+    if marked:
+        inside = np.concatenate([np.zeros((3, 1), int), inside, np.full((3, 1), length - 1)], axis=1)
+    return inside, length
 
 
 def suffix_positions(prefix: Tokens, count: int):
@@ -74,15 +80,20 @@ def suffix_mask(spec: LingBotVLASpec, valid, actions: int):
 
 
 def rotary_table(spec: LingBotVLASpec, positions):
-    """float32 [2, B, L, d/2]: cosines and sines of positions int [axes, B, L], formed in float32 as published.
+    """float32 [2, B, L, d/2]: cosines and sines of positions int [axes, B, L], formed in float32 as published."""
+    frequency, axis = frequencies(spec)
+    angles = jnp.moveaxis(positions.astype(jnp.float32)[axis], 0, -1) * frequency
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+
+
+def frequencies(spec: LingBotVLASpec) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 [d/2], the axis that each turns with).
 
     With three axes, their frequencies are interleaved: every third is a row's, every third a column's, the rest time's
     (Qwen3-VL; model.rope_sections says how many each has).
     """
     half = spec.head_dim // 2
-    frequency = 1 / spec.rope_theta ** (np.arange(half, dtype=np.float32) / half)
     axis = np.zeros(half, int)
     for which in range(1, len(spec.rope_sections)):
         axis[which:3 * spec.rope_sections[which]:3] = which
-    angles = jnp.moveaxis(positions.astype(jnp.float32)[axis], 0, -1) * frequency
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+    return 1 / spec.rope_theta ** (np.arange(half, dtype=np.float32) / half), axis

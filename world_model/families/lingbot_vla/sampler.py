@@ -49,18 +49,15 @@ class LingBotVLASampler:
                 velocity = jnp.where(inpainting.action_mask, straight, velocity)
             return x - velocity / self.steps, None
 
-        return jax.lax.scan(step, noise, jnp.asarray(times(self.steps)[:-1], jnp.float32))[0]
+        return jax.lax.scan(step, noise, jnp.asarray(times(self.steps)[:-1]))[0]
 
 
 def times(steps: int) -> np.ndarray:
-    """float32 [steps + 1]: from 1, noise, to 0 in even steps, each the one before less 1 / steps as float32 rounds it.
-    The published sampler counts so, and its sinusoid of the time makes 1e-4 of the last bit.
-
-    Raises ValueError without any step.
-    """
+    """float32 [steps + 1]: from 1, noise, to 0 in even steps, added up in float32 as released: to a sinusoid this fast
+    the last digit counts. Raises ValueError without any step."""
     if steps < 1:
         raise ValueError(f"evaluate.solver_steps = {steps}: at least 1 is needed")
-    return np.append(np.add.accumulate(np.array([1, *[-1 / steps] * (steps - 1)], np.float32)), np.float32(0))
+    return np.append(np.add.accumulate(np.float32([1, *[-1 / steps] * (steps - 1)])), np.float32(0))
 
 
 class LingBotVLAPolicy(BatchedPolicy):

@@ -109,9 +109,8 @@ class DreamZeroTorchSampler(Guided):
             if run:
                 velocity = self._predict(session, solvers, i, sample, state, condition)
                 memory = skipping.note(memory, _array(velocity[0]))
-                if given:
-                    velocity = tuple(torch.where(mask, line, v) for (mask, line), v in zip(given, velocity,
-                    strict=True))
+                velocity = tuple(v if line is None else torch.where(line[0], line[1], v)
+                                 for line, v in zip(given, velocity, strict=True))
             sample = tuple(stepper.step(i, v, x) for stepper, v, x in zip(steppers, velocity, sample, strict=True))
         return sample
 
@@ -136,14 +135,12 @@ class DreamZeroTorchSampler(Guided):
         return None if x is None else self.both(x.to(self.dtype))
 
 
-def _given(solvers, noise: tuple[Tensor, Tensor], inpainting: Inpainting | None) -> tuple | None:
-    """(mask, velocity towards its value) of what is given, for video and for actions."""
-    if inpainting is None:
-        return None
-    values = (inpainting.latents, inpainting.actions)
-    lines = [straight_velocity(x, value, -float(solver.sigmas[0]))
-             for solver, x, value in zip(solvers, noise, values, strict=True)]
-    return (inpainting.latent_mask, lines[0]), (inpainting.action_mask, lines[1])
+def _given(solvers, noise: tuple[Tensor, Tensor], inpainting: Inpainting | None) -> list:
+    """(mask, velocity towards its value) of what is given, for video and for actions; None where nothing is."""
+    known = inpainting or Inpainting(None, None)
+    parts = (known.latents, known.latent_mask), (known.actions, known.action_mask)
+    return [None if value is None else (mask, straight_velocity(x, value, -float(solver.sigmas[0])))
+            for solver, x, (value, mask) in zip(solvers, noise, parts, strict=True)]
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -1,0 +1,33 @@
+"""The released layouts of LingBot-VLA's two versions, in which their networks are written."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
+from world_model.families.lingbot_vla import released_format
+from world_model.families.lingbot_vla.export_check import jax_outputs, torch_outputs
+from world_model.families.lingbot_vla.released_format import VERSIONS
+
+
+def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *, format_name: str
+                   ) -> Comparison:
+    """Chunks of actions by the JAX model, against the PyTorch runtime on what was written."""
+    spec = trained.model.spec
+    version = VERSIONS[spec.vision]
+    if version.format_name != format_name:
+        raise ValueError(f"--format={format_name}: the model is of LingBot-VLA version {version.number} (model.vision = "
+                         f"{spec.vision!r}); say --format={version.format_name}")
+    if spec.lora_rank:
+        raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
+    released_format.write(directory, spec, trained.params, step=trained.step, rollout=trained.settings,
+                          robots=trained.robots, statistics=trained.statistics, dtype=dtype, shard_bytes=shard_bytes)
+    sampler = trained.sampler
+    parity, cast, expected = compare_cast(
+        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
+    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")))
+
+
+EXPORTS = {version.format_name: ExportFormat(functools.partial(write_released, format_name=version.format_name), RUNTIME)
+           for version in VERSIONS.values()}

@@ -1,0 +1,67 @@
+"""Published layouts that hold a LingBot-VLA network, or the vision-language model that it grows from.
+
+    lingbot_vla     version 1: DIR/checkpoints/global_step_N/hf_ckpt/model*.safetensors, hf_ckpt itself or its copy
+    lingbot_vla_v2  version 2, likewise
+    qwen2_5_vl      Qwen2.5-VL alone: DIR/model*.safetensors; the action expert and its projections begin afresh
+    qwen3_vl        Qwen3-VL alone, likewise
+"""
+
+import functools
+from pathlib import Path
+
+from world_model.families.lingbot_vla import names
+from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config
+from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.weights.formats import Component, InitRule, PublishedFormat
+from world_model.weights.safetensors_io import WeightsError
+
+ACTION_PARTS = r"^(expert_|state_embedding|action_|time_fc)"
+EXPERT = InitRule(ACTION_PARTS, "a vision-language model has no actions")
+QUERIES = InitRule(r"^queries\.", "a vision-language model has no query tokens")
+ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
+TEACHERS = tuple(Component(f"{PREFIX}{head}_head.", "heads of teachers, which training alone reads")
+                 for head in names.PUBLISHED_HEADS.values())
+NEXT_WORD = (Component("lm_head.", "head of the next word"),)
+WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; say --format=lingbot_vla, or "
+                  "--format=lingbot_vla_v2")
+
+
+def other(vision: str) -> Component:
+    """What the weights of the other version than that of a vision tower are known by."""
+    found = next(version for tower, version in VERSIONS.items() if tower != vision)
+    prefix = next(prefixes[0] for tower, prefixes in names.PREFIXES.items() if tower != vision)
+    return Component(PREFIX + prefix, f"is of LingBot-VLA version {found.number}; take a config of that version and "
+                     f"say --format={found.format_name}")
+
+
+def check_tower(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
+    """Raises WeightsError where the config is of the other version."""
+    if spec.vision != vision:
+        mine, theirs = VERSIONS[spec.vision], VERSIONS[vision]
+        raise WeightsError(f"{folder}: the config is of LingBot-VLA version {mine.number}, on {mine.base} (model.vision "
+                           f"= {spec.vision!r}); this format is of version {theirs.number}, on {theirs.base}")
+
+
+def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
+    """See `PublishedFormat.check`."""
+    check_tower(vision, folder, spec)
+    check_config(folder, spec)
+
+
+def _whole(vision: str) -> PublishedFormat:
+    return PublishedFormat(
+        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), TEACHERS,
+        mistaken=(other(vision),), check=functools.partial(check, vision))
+
+
+def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
+    return PublishedFormat(
+        "lingbot_vla", "model", ("",), (prefix,), table, (EXPERT, QUERIES, ADAPTERS), NEXT_WORD, mistaken=(WHOLE,),
+        check=functools.partial(check_tower, vision))
+
+
+IMPORTS = {
+    **{version.format_name: _whole(vision) for vision, version in VERSIONS.items()},
+    "qwen2_5_vl": _alone("qwen2_5", "", names.QWEN2_5_VL),
+    "qwen3_vl": _alone("qwen3", "model.", names.QWEN3_VL),
+}

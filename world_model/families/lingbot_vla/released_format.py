@@ -1,0 +1,154 @@
+"""The released layout of LingBot-VLA's weights: its directory is written, and what its configs say is checked.
+
+    lingbotvla_cli.yaml                                the run's arguments, which the released servers read
+    checkpoints/global_step_N/hf_ckpt/config.json      and model-0000i-of-0000N.safetensors with their index
+    norm_stats/DATASET.json                            normalisation (norm_stats.py)
+    wamax.json                                         ours alone: sizes, layout, settings of sampling
+
+As Robbyant/lingbot-vla at 61ef6b1 (deploy/lingbot_robotwin_policy.py) and Robbyant/lingbot-vla-v2 at 36a9bab
+(deploy/lingbot_vla_v2_policy.py) read it; docs/references/lingbot_vla.md. Names are in names.py.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import yaml
+
+from world_model.batch import Layout
+from world_model.families.lingbot_vla import norm_stats
+from world_model.families.lingbot_vla.names import TABLES
+from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.weights import names, safetensors_io
+from world_model.weights.safetensors_io import WeightsError
+
+PREFIX = "model."  # of every tensor's name
+WEIGHTS = "checkpoints/global_step_*/hf_ckpt"
+ARGUMENTS, SETTINGS, STATISTICS = "lingbotvla_cli.yaml", "wamax.json", "norm_stats"
+
+
+class Version(NamedTuple):
+    """What is called otherwise in the two versions."""
+
+    number: int
+    format_name: str
+    base: str  # the vision-language model, by whose name the servers know the version
+
+
+VERSIONS = {"qwen2_5": Version(1, "lingbot_vla", "Qwen2.5-VL-3B-Instruct"),  # by the vision tower's name
+            "qwen3": Version(2, "lingbot_vla_v2", "Qwen3-VL-4B-Instruct")}
+
+
+def write(directory: Path, spec: LingBotVLASpec, params: Mapping[str, jax.Array], *, step: int = 0,
+          rollout: Mapping | None = None, robots: Mapping[str, Any] | None = None, statistics: Mapping | None = None,
+          dtype=np.float32, shard_bytes: int = safetensors_io.SHARD_BYTES) -> None:
+    """Writes weights, tensor by tensor, and all that stands beside them.
+
+    rollout: settings of torch/sampler.py's LingBotVLATorchSampler. robots and statistics: by dataset.
+    """
+    folder = directory / WEIGHTS.replace("*", str(step))
+    folder.mkdir(parents=True)
+    tensors = ((PREFIX + name, x.astype(dtype))
+               for name, x in names.to_published(params, spec.head_dim, TABLES[spec.vision]))
+    safetensors_io.write(folder, tensors, shard_bytes)
+    _write_json(folder / "config.json", config(spec))
+    (directory / STATISTICS).mkdir()
+    for dataset, robot in (robots or {}).items():
+        _write_json(directory / STATISTICS / f"{dataset}.json", norm_stats.published(robot, statistics[dataset]))
+    (directory / ARGUMENTS).write_text(yaml.safe_dump(arguments(spec, robots or {}), sort_keys=False))
+    _write_json(directory / SETTINGS, {
+        "family": "lingbot_vla", "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
+        "rollout": dict(rollout or {}), "dtype": np.dtype(dtype).name})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_settings(directory: str | Path) -> tuple[LingBotVLASpec, dict, str]:
+    """Returns (sizes, settings of the sampler, dtype of the weights) of what `write` wrote. Raises WeightsError where
+    wamax.json is not there."""
+    path = Path(directory) / SETTINGS
+    if not path.exists():
+        raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VLA model")
+    found = json.loads(path.read_text())
+    spec = LingBotVLASpec(**found["spec"] | {"layout": Layout(**found["spec"]["layout"])})
+    return spec, found["rollout"], found["dtype"]
+
+
+def weights_folder(directory: str | Path) -> Path:
+    """Where an export has its tensors. Raises WeightsError where that is not there."""
+    found = sorted(Path(directory).glob(WEIGHTS))
+    if not found:
+        raise WeightsError(f"{Path(directory) / WEIGHTS}: missing; {directory} is no export of a LingBot-VLA model")
+    return found[0]
+
+
+def config(spec: LingBotVLASpec) -> dict:
+    """config.json: of version 1 the fields of LeRobot's PI0Config, as which it is read; of version 2 the architecture,
+    which is read from lingbotvla_cli.yaml."""
+    if VERSIONS[spec.vision].number == 2:
+        return {"architectures": ["LingbotVlaV2Policy"], "model_type": "lingbotvla", "vlm_family": "qwen3_vl"}
+    layout = spec.layout
+    return {"type": "pi0", "n_obs_steps": 1, "chunk_size": layout.actions_per_block,
+            "n_action_steps": layout.actions_per_block, "max_state_dim": spec.state_dim,
+            "max_action_dim": spec.action_dim, "resize_imgs_with_padding": [layout.height, layout.width],
+            "tokenizer_max_length": spec.text_length, "num_steps": 10, "use_cache": True,
+            "attention_implementation": "eager", "freeze_vision_encoder": False, "train_expert_only": False,
+            "train_state_proj": True}
+
+
+def arguments(spec: LingBotVLASpec, robots: Mapping[str, Any]) -> dict:
+    """lingbotvla_cli.yaml: a run's arguments, as far as the released servers read them. Its data section is that of the
+    first robot, by dataset; the paths in it count from the export's directory."""
+    version = VERSIONS[spec.vision]
+    train = {"action_dim": spec.action_dim, "max_action_dim": spec.action_dim, "max_state_dim": spec.state_dim,
+             "chunk_size": spec.layout.actions_per_block, "tokenizer_max_length": spec.text_length,
+             "vlm_causal": spec.prefix == "causal", "norm_qkv": False}
+    model = {"tokenizer_path": version.base, "vocab_size": spec.vocab_size, "post_training": True, "adanorm_time": True}
+    if version.number == 1:
+        model["old_adanorm"] = True
+    else:
+        model["config_key"] = "LingbotVLAV2Config"
+        train |= _mixture(spec)
+    data = {"datasets_type": "vla", "img_size": spec.layout.height}
+    for dataset in sorted(robots)[:1]:
+        data |= {"data_name": dataset, "norm_stats_file": f"{STATISTICS}/{dataset}.json",
+                 **norm_stats.arguments(robots[dataset], version.number)}
+    return {"model": model, "data": data, "train": train}
+
+
+def _mixture(spec: LingBotVLASpec) -> dict:
+    """Version 2's arguments of the expert."""
+    return {"expert_hidden_size": spec.expert_dim, "action_num_attention_heads": spec.num_heads,
+            "action_num_key_value_heads": spec.kv_heads, "action_head_dim": spec.head_dim, "use_moe": True,
+            "token_moe_layers": list(range(spec.num_layers)), "token_num_experts": spec.experts,
+            "token_top_k": spec.experts_per_token, "token_moe_intermediate_size": spec.routed_ffn_dim,
+            "token_shared_intermediate_size": spec.shared_ffn_dim, "router_activation": "sigmoid",
+            "routed_scaling_factor": spec.routed_scale, "use_shared_expert_gate": False}
+
+
+CHECKED = ("vlm_causal", "router_activation", "token_top_k", "routed_scaling_factor", "use_shared_expert_gate")
+
+
+def check_config(folder: Path, spec: LingBotVLASpec) -> None:
+    """Raises WeightsError, naming file, key, expected and found, where the lingbotvla_cli.yaml of the weights in `folder`
+    is of a model that computes otherwise, in what tensors cannot tell."""
+    path = next((place / ARGUMENTS for place in (folder, *folder.absolute().parents[:3])
+                 if (place / ARGUMENTS).exists()), None)
+    if path is None:
+        return  # the weights alone, as on a hub
+    train = (yaml.safe_load(path.read_text()) or {}).get("train") or {}
+    expected = arguments(spec, {})["train"]
+    for key in CHECKED:
+        if key in train and key in expected and train[key] != expected[key]:
+            raise WeightsError(f"{path}: train.{key}: expected {expected[key]} from the model's config, found "
+                               f"{train[key]}")
+    aligned = (train.get("align_params") or {}).get("num_task_tokens")
+    if spec.query_tokens and aligned not in (None, spec.query_tokens):
+        raise WeightsError(f"{path}: train.align_params.num_task_tokens: expected model.query_tokens = "
+                           f"{spec.query_tokens}, found {aligned}")

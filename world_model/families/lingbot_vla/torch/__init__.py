@@ -1,0 +1,1 @@
+"""LingBot-VLA in PyTorch (extra: torch)."""
