@@ -38,10 +38,11 @@ def make_train_step(
     loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics) gets one device's rows of a microbatch. Where the
     spec of a parameter in `specs` names fsdp, it gets this device's share, to be `sharding.gathered`. Its results are
     float32 scalars divided by `counts` = count_fn(whole batch), so that those of microbatches and devices add up to
-    those of the whole batch. cast(params) gives the parameters as they are computed with; after_step(trained params,
-    metrics) may change both behind the optimizer (`Loss.after_step`). key is fold_in(state key, step). Metrics gain loss, grad_norm (before clipping),
-    param_norm and learning_rate. frozen: at most one tree of arrays that are neither trained nor saved, the encoders';
-    frozen_specs holds its specs, as `specs` holds those of the parameters.
+    those of the whole batch. cast(params) gives the parameters as they are computed with. after_step(trained params,
+    metrics) may change both after the optimizer, and leaves no arrays among the metrics (`Loss.after_step`). key is
+    fold_in(state key, step). Metrics gain loss, grad_norm (before clipping), param_norm and learning_rate. frozen: at
+    most one tree of arrays that are neither trained nor saved, the encoders'; frozen_specs holds its specs, as `specs`
+    holds those of the parameters.
     """
 
     def train_step(state: dict, batch: dict, *frozen: dict) -> tuple[dict, dict]:

@@ -46,9 +46,9 @@ class Expert(NamedTuple):
     condition: np.ndarray  # [B, D]
     projections: list
     hidden: list
-    output: np.ndarray  # after the norm
     mlp: list  # (in, out) of each layer's feed-forward part
     routing: list  # of each layer (Routing, weights [B, 1 + N, k]), or None
+    output: np.ndarray  # after the norm
     mask: np.ndarray  # bool [B, 1 + N, Lp + 1 + N]
     positions: np.ndarray  # [axes, B, 1 + N]
     velocity: np.ndarray  # [B, N, A]
@@ -86,7 +86,7 @@ class LingBotVLAAdapter:
         angles, mask = rotary_table(self.spec, tokens.positions), prefix_mask(self.spec, tokens.valid)
         x, found = prefix, []
         for i, layer in enumerate([*each_layer(model.language_blocks), model.language_final_block]):
-            h, before = layer.norm1(x), x
+            h = layer.norm1(x)
             x, cached = layer(x, angles, mask)
             x = x + taps[i] if i < len(taps) else x
             found.append((tuple(layer.self_attn.heads(part, h) for part in "qkv"), x, cached))
@@ -107,14 +107,14 @@ class LingBotVLAAdapter:
         x, found = embedded, []
         for i, layer in enumerate(each_layer(model.expert_blocks)):
             prefix, h = (seen.keys[i], seen.values[i]), layer.norm1(x, condition)
-            projections = tuple(layer.self_attn.heads(part, h) for part in "qkv")
-            h = layer.attended(x, condition, angles, prefix, mask)
+            parts = tuple(layer.self_attn.heads(part, h) for part in "qkv")
+            h = layer.attended(x, condition, angles, prefix, mask)  # x halfway
             x, routing = layer(x, condition, angles, prefix, mask)
             weights = routing and layer.mlp.choose(jax.nn.sigmoid(routing.logits))[1]
-            found.append((projections, x, (layer.norm2(h, condition), x - h), routing and (routing, weights)))
-        projections, hidden, mlp, routing = map(list, zip(*found, strict=True))
+            found.append((parts, x, (layer.norm2(h, condition), x - h), routing and (routing, weights)))
         velocity, _ = model.velocity(seen, example.state, actions, time)
-        return Expert(embedded, condition, projections, hidden, model.expert_norm(x), mlp, routing, mask, positions,
+        projections, hidden, mlp, routing = map(list, zip(*found, strict=True))
+        return Expert(embedded, condition, projections, hidden, mlp, routing, model.expert_norm(x), mask, positions,
                       velocity)
 
     def train(self, example: Example, noise: np.ndarray, time: np.ndarray, **settings):

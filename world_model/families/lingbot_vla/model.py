@@ -61,7 +61,7 @@ class LingBotVLA(nnx.Module):
                   (r"(state|action)_embedding\.kernel", (None, "embed")),
                   (r"time_fc[12]\.kernel|action_head\.kernel", ("embed", None)))
 
-    float32_params = r"mlp\.router"  # rounding would change which experts are chosen, and swallow the bias's small steps
+    float32_params = r"mlp\.router"  # rounded, they would choose other experts, and lose a small step of the bias
 
     def __init__(self, spec: LingBotVLASpec, rngs: nnx.Rngs):
         self.spec, wide, narrow = spec, spec.dim, spec.expert_dim

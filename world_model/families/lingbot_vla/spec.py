@@ -5,7 +5,7 @@ import dataclasses
 from world_model.families.base.spec import Spec
 
 MERGE = 2  # patches along each side of a view's token
-TUPLES = ("rope_sections", "view_markers", "teachers", "vision_full_layers", "vision_taps", "lora_stacks")  # lists in files
+TUPLES = ("rope_sections", "view_markers", "teachers", "vision_full_layers", "vision_taps", "lora_stacks")  # of JSON
 HEADS = ("current_depth", "future_depth", "current_video", "future_video")  # of teachers, by moment and kind
 TEMPORAL_PATCH = 2  # frames of a patch; a single picture stands in both
 
