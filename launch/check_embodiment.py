@@ -79,7 +79,7 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
         frames.append(data_figures.pictures(sample))
         if robot.action:
             trips.append(round_trip(maker, window, sample))
-    prompt = robot.prompt.format(instruction=dataset.source[maker.windows[0][0]].instruction)
+    prompt = robot.ask(dataset.source[maker.windows[0][0]].instruction)
     parts = [report_page.text(f"Robot {robot.name!r} at {robot.rate:g} Hz; layout {robot.view_layout!r} of views "
                               f"{', '.join(robot.views)}. Prompt: {prompt!r}")]
     parts += [report_page.text(f"Unreadable: {problem}") for problem in problems]

@@ -22,7 +22,8 @@ from world_model.families.base.inputs import Inputs
 from world_model.families.base.loss import Loss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
-EVALUATION_ONLY = ("windows", "batch_size")  # keys of config.evaluate that are none of the sampler's
+OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
+EVALUATION_ONLY = ("windows", "batch_size", *OF_THE_INPUTS)  # those that are none of the sampler's
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
 
@@ -77,7 +78,8 @@ class Experiment:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """From batches to what the loss and the sampler take."""
-        return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders)
+        given = {name: self.config.evaluate[name] for name in OF_THE_INPUTS if name in self.config.evaluate}
+        return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders, **given)
 
     @functools.cached_property
     def loss(self) -> Loss:
