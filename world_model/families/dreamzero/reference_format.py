@@ -70,9 +70,9 @@ def _zero_image_branch(spec: DreamZeroSpec) -> Iterator[tuple[str, np.ndarray]]:
     layer: dict[str, dict[str, tuple[int, ...]]] = {"k_img": linear, "v_img": linear, "norm_k_img": {"weight": (dim,)}}
     modules: dict[str, dict[str, tuple[int, ...]]] = {
         "img_emb.proj.0": {"weight": (IMAGE_DIM,), "bias": (IMAGE_DIM,)},
-               "img_emb.proj.1": {"weight": (IMAGE_DIM, IMAGE_DIM), "bias": (IMAGE_DIM,)},
-               "img_emb.proj.3": {"weight": (dim, IMAGE_DIM), "bias": (dim,)},
-               "img_emb.proj.4": {"weight": (dim,), "bias": (dim,)}}
+        "img_emb.proj.1": {"weight": (IMAGE_DIM, IMAGE_DIM), "bias": (IMAGE_DIM,)},
+        "img_emb.proj.3": {"weight": (dim, IMAGE_DIM), "bias": (dim,)},
+        "img_emb.proj.4": {"weight": (dim,), "bias": (dim,)}}
     for i in range(spec.num_layers):
         modules |= {f"blocks.{i}.cross_attn.{name}": shapes for name, shapes in layer.items()}
     for module, shapes in modules.items():
