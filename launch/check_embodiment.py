@@ -103,7 +103,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        makers = Experiment(config).data(out.parent).makers()
+        makers = Experiment(config).data().makers()
         found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"check_embodiment: {error}")

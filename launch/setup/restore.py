@@ -41,7 +41,7 @@ class Restored:
         """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
         config = self.config.copy_and_resolve_references()
         config.data.cache = ""
-        return Experiment(config).data(self.workdir, statistics=self.statistics)
+        return Experiment(config).data(statistics=self.statistics)
 
     @functools.cached_property
     def compute_params(self) -> dict:
