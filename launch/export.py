@@ -104,7 +104,8 @@ def merged(restored: Restored) -> Restored:
 
 def write_provenance(directory: Path, restored: Restored, dtype: str) -> None:
     """Writes what the weights are and come from."""
-    found = {"family": restored.config.model.family, "step": restored.step, "dtype": dtype, "base": restored.base,
+    found = {"family": restored.config.model.family, "step": restored.step, "weights": restored.weights,
+             "dtype": dtype, "base": restored.base,
              "statistics_hash": statistics_hash(restored.statistics), "code_version": provenance.code_version(),
              "config": provenance.as_json(restored.config)}
     (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -129,7 +130,8 @@ def main(_) -> None:
     for sentence in report["otherwise"]:
         logging.warning("%s", sentence)
     told = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
-    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **told}))
+    print(json.dumps({"out": args.out, "step": report["step"], "weights": restored.weights,
+                      "max": report["max"], **told}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
