@@ -71,5 +71,5 @@ def test_shares_of_tokens(tmp_path):
     assert drawn["discs"] / drawn["clips"] == pytest.approx(3.0)
     assert parts["discs"].weight / parts["clips"].weight < 2.5
     counted.data.unit = "bytes"
-    with pytest.raises(ValueError, match="data.unit = 'bytes': expected windows or tokens"):
+    with pytest.raises(ValueError, match="data.unit = 'bytes': expected one of windows, tokens"):
         open_datasets(Experiment(counted))

@@ -104,10 +104,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
 
 def _tokens(experiment, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
     """{dataset: tokens of a window} where they are what is counted."""
-    unit = experiment.config.data.unit
-    if unit not in ("windows", "tokens"):
-        raise ValueError(f"data.unit = {unit!r}: expected windows or tokens")
-    if unit == "windows":
+    if experiment.config.data.unit == "windows":
         return None
     per_frame = experiment.model.spec.frame_tokens
     return {dataset.name: mixture.tokens_of(dataset, experiment.layout, per_frame) for dataset, _ in parts}
