@@ -61,6 +61,7 @@ def common(family: str) -> ConfigDict:
     c.train.remat = "products"  # auto | none | full | lean | added | wide | dots | products (parallel/remat.py)
     c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (layers/matmul.py)
     c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one
+    c.train.init_weights = "average"  # average | raw: which of them, where there is an average
     c.train.log_every = 10  # steps between log lines
 
     c.optimizer = ConfigDict()

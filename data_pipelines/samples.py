@@ -246,7 +246,7 @@ class SampleMaker:
 
 def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
     """The text that the text encoder is given."""
-    return embodiment.prompt.format(instruction=episode.instruction)
+    return embodiment.ask(episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,

@@ -79,7 +79,7 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
         frames.append(data_figures.pictures(sample))
         if robot.action:
             trips.append(round_trip(maker, window, sample))
-    prompt = robot.prompt.format(instruction=dataset.source[maker.windows[0][0]].instruction)
+    prompt = robot.ask(dataset.source[maker.windows[0][0]].instruction)
     parts = [report_page.text(f"Robot {robot.name!r} at {robot.rate:g} Hz; layout {robot.view_layout!r} of views "
                               f"{', '.join(robot.views)}. Prompt: {prompt!r}")]
     parts += [report_page.text(f"Unreadable: {problem}") for problem in problems]
@@ -103,7 +103,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        makers = Experiment(config).data(out.parent).makers()
+        makers = Experiment(config).data().makers()
         found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"check_embodiment: {error}")

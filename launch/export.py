@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
@@ -58,9 +58,10 @@ def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
         exported.write_encoders(partial, restored)
         found = written.write_and_compare(partial, trained(restored), np.dtype(dtype), shard_bytes)
         problem = first_above(found.parity, tolerance)
-        parity, cast, low = ({entry: d.size for entry, d in part.items()} for part in found)
+        parity, cast, low = ({entry: d.size for entry, d in part.items()} for part in found[:3])
         report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
-                  "passed": problem is None, "problem": problem, "max": max(parity.values()),
+                  "passed": problem is None and not found.unloadable, "problem": problem, "max": max(parity.values()),
+                  "unloadable": list(found.unloadable), "otherwise": list(found.otherwise),
                   "entries": parity, "dtype": dtype, "cast": cast, "bfloat16": low}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
         if problem:
@@ -85,8 +86,10 @@ def trained(restored: Restored) -> Trained:
     experiment = restored.experiment
     robots = {name: get_embodiment(one["embodiment"]) for name, one in restored.statistics.items() if one["action"]}
     settings = {name: value for name, value in experiment.sampler_settings().items() if name not in OF_THE_MACHINE}
+    config = restored.config
     return Trained(experiment.model, restored.params, settings, restored.statistics, robots,
-                   restored.config.optimizer.trainable, restored.step)
+                   config.optimizer.trainable, restored.step, config.data.crop, config.encoders.to_dict(),
+                   config.evaluate.get("unconditional", ""))
 
 
 def merged(restored: Restored) -> Restored:
@@ -101,7 +104,8 @@ def merged(restored: Restored) -> Restored:
 
 def write_provenance(directory: Path, restored: Restored, dtype: str) -> None:
     """Writes what the weights are and come from."""
-    found = {"family": restored.config.model.family, "step": restored.step, "dtype": dtype, "base": restored.base,
+    found = {"family": restored.config.model.family, "step": restored.step, "weights": restored.weights,
+             "dtype": dtype, "base": restored.base,
              "statistics_hash": statistics_hash(restored.statistics), "code_version": provenance.code_version(),
              "config": provenance.as_json(restored.config)}
     (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -121,8 +125,13 @@ def main(_) -> None:
         report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
         sys.exit(f"export: {error}")
+    for sentence in report["unloadable"]:
+        logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
+    for sentence in report["otherwise"]:
+        logging.warning("%s", sentence)
     told = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
-    print(json.dumps({"out": args.out, "step": report["step"], "max": report["max"], **told}))
+    print(json.dumps({"out": args.out, "step": report["step"], "weights": restored.weights,
+                      "max": report["max"], **told}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none

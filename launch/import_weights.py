@@ -9,7 +9,7 @@ so that memory holds a few of them and never a shard. What the source lacks is i
 leading part), pad_zero or fresh. A LoRA checkpoint (with --config.model.lora_rank) holds its base or is put on --base:
 on the one that it names, if it names one. Pickles (.pth, .bin) are read with --allow_pickle, by torch's weights_only
 unpickler. OUT is a workdir with a checkpoint of weights alone at step 0 and import.json, which tells where each came
-from. It appears when it is whole.
+from; of an export of ours, the frozen encoders and the normalisation come along. It appears when it is whole.
 """
 
 import functools
@@ -23,9 +23,12 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.statistics import statistics_hash
+from data_pipelines.storage import files
+from launch.exporting.exported import read_encoders
 from launch.setup import flags as launch_flags
 from launch.setup import provenance
 from launch.setup.experiment import Experiment
+from launch.setup.initial import check_encoders
 from world_model.families import all_families, get_family
 from world_model.families.base.family import Family, Model
 from world_model.training import checkpoint
@@ -55,9 +58,11 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     plan = conversion.make_plan(opened, model.shapes, model.spec, fits)
     report = {"format": format_name, "source": str(Path(source).resolve()),
               "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
-    recorded = recorded_base(Path(source)) if base else None
+    recorded = provenance_of(Path(source)).get("base") if base else None
     if base:
         report["base_named"] = bool(recorded)
+    if exported_config := provenance_of(Path(source)).get("config"):
+        check_encoders(exported_config, config.to_dict(), str(source))
     if out is None:
         return report
     report["base_hash"] = conversion.base_hash(opened, plan)
@@ -68,7 +73,7 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     fresh = fresh_values(model, config.seed, plan.initialised)
     params = conversion.pieces(opened, plan, model.shapes, model.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
-        write(partial, config, params, statistics_of(source), report)
+        write(partial, config, params, read_encoders(Path(source)), statistics_of(source), report)
     return report
 
 
@@ -81,21 +86,21 @@ def format_of(family: Family, name: str) -> PublishedFormat:
                      f"{', '.join(map(repr, others)) or 'nobody'}; this one is read from {sorted(family.imports)}")
 
 
-def recorded_base(source: Path) -> dict | None:
-    """Returns what an export of adapters says about the weights that it was trained on; published ones say nothing."""
+def provenance_of(source: Path) -> dict:
+    """Returns what an export of ours says of itself; {} for published weights, which say nothing."""
     path = source / "provenance.json"
-    return json.loads(path.read_text()).get("base") if path.exists() else None
+    return files.read_json(str(path)) if path.exists() else {}
 
 
-def write(directory: Path, config, params: dict, statistics: dict, report: dict) -> None:
-    """Checkpoint and import.json."""
+def write(directory: Path, config, params: dict, kept: dict, statistics: dict, report: dict) -> None:
+    """Checkpoint and import.json. kept: of the frozen encoders, by part."""
     base = {name: report[name] for name in ("format", "base_hash")}
     state = {"params": params}
     meta = checkpoint.make_meta(
-        state, {}, family=config.model.family, config=provenance.as_json(config), statistics=statistics,
+        state, kept, family=config.model.family, config=provenance.as_json(config), statistics=statistics,
         statistics_hash=statistics_hash(statistics), code_version=provenance.code_version(), base=base)
     checkpoints = Checkpoints(directory / "checkpoints", keep_last=1)
-    checkpoints.save(0, state, data={}, meta=meta, frozen={})
+    checkpoints.save(0, state, data={}, meta=meta, frozen=kept)
     checkpoints.close()
     (directory / "import.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -235,7 +235,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        data = Experiment(config).data(out.parent)
+        data = Experiment(config).data()
         steps, batch = config.train.steps, config.train.global_batch_size
         asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
         realised = realised_fractions(data.training, steps * batch, batch)

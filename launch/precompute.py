@@ -44,7 +44,7 @@ class Precompute:
         self.worker, self.workers = worker, workers
         self.inputs = self.experiment.inputs
         self.spec = self.inputs.stored_fields()
-        self.data = self.experiment.data(out)
+        self.data = self.experiment.data()
         there = files.exists(f"{out}/encoders.safetensors")
         self.kept = load_encoders(out, self.inputs.encoders) if there else self.experiment.fit_encoders(self.data)
         self.frozen = jax.tree.map(jnp.asarray, self.experiment.load_encoders(self.kept))

@@ -2,13 +2,15 @@
 
     python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.train.steps=50]
 
-SIGTERM saves and exits with 0. A loss that is not finite, a full disk or a checkpoint that does not fit stop
-the run with one sentence and exit code 1; the last good checkpoint stays.
+SIGTERM and SIGINT save and exit with 143 (a second SIGINT does not wait for the save): only a run that reached
+train.steps exits with 0. A loss that is not finite, a full disk, a workdir in which another run trains or a checkpoint
+that does not fit stop the run with one sentence and exit code 1; the last good checkpoint stays.
 """
 
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,24 +18,30 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from data_pipelines.statistics import save_statistics
+from data_pipelines.storage import files
 from launch.planning import memory
 from launch.setup import fit, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
+from launch.setup.initial import Initial
 from launch.setup.provenance import as_json, code_version
-from launch.supervision import cloud_ledger, hosts
+from launch.setup.resume import find_resumable, make_meta
+from launch.setup.values import ConfigError
+from launch.supervision import cloud_ledger, hosts, owner
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
 from world_model.training import checkpoint, metrics, state
 from world_model.training.checkpoint_writer import Checkpoints
 
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that saved before train.steps: whoever started it starts it again
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
 
 
-def train(experiment, workdir: Path | str) -> None:
-    """The whole run of an Experiment (launch/setup/experiment.py).
+def train(experiment, workdir: Path | str) -> bool:
+    """The whole run of an Experiment (launch/setup/experiment.py). Returns whether train.steps were reached.
 
     Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person who started
     it.
@@ -51,15 +59,19 @@ def train(experiment, workdir: Path | str) -> None:
         make_state, target = training.make_target(experiment, mesh)
         guard.enter_context(memory.explained(config, target, mesh))
 
-        # Data, then the state: the newest checkpoint's, or a fresh one.
+        # The workdir and, in it, no half-written save; data; then the state: the newest checkpoint's, or a fresh one.
         workdir.mkdir(parents=True, exist_ok=True)
-        data = experiment.data(workdir)
+        guard.enter_context(owner.owned(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
                                   keep_every=config.checkpoint.keep_every)
-        resumed = find_resumable(checkpoints.directory, target, config, data)
+        guard.callback(checkpoints.close)
+        data = experiment.data()
+        resumed, base = find_resumable(checkpoints.directory, target, config, data, say)
         hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
         start = 0 if resumed is None else resumed
         if resumed is None:
+            if initial := Initial.of(config):
+                say(initial.describe(data.statistics))
             kept = experiment.fit_encoders(data)
             current = training.start(experiment, make_state, target)
         else:
@@ -68,8 +80,8 @@ def train(experiment, workdir: Path | str) -> None:
         loader = data.loader(start, *sharding.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
-        meta = make_meta(target, kept, config, data)
-        introduce(config, workdir, mesh, target, start)
+        meta = make_meta(target, kept, config, data, base)
+        introduce(config, workdir, mesh, target, start, data.statistics)
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
         ledger = Ledger(times, start, began, cloud)
 
@@ -124,11 +136,13 @@ def train(experiment, workdir: Path | str) -> None:
                     save(done)
                 checkpoints.close()  # what is said to be saved is saved
                 ledger.ends("checkpoint", done)
-                if done == config.train.steps:
+                if done >= config.train.steps:
                     ledger.done()
-                say(f"stopped by SIGTERM at step {done}, saved" if stop.asked else f"done at step {done}")
+                say(f"done at step {done}" if done >= config.train.steps else
+                    f"stopped by a signal at step {done} of {config.train.steps}, saved; start again to go on")
                 if times:
                     say(summarize(read_attempts(times)))
+                return done >= config.train.steps
         except (metrics.NonFiniteLoss, OSError) as error:
             checkpoints.close()
             good = checkpoint.steps(checkpoints.directory)
@@ -137,26 +151,6 @@ def train(experiment, workdir: Path | str) -> None:
         finally:
             loader.close()
             writer.close()
-            checkpoints.close()
-
-
-def make_meta(target: dict, kept: dict, config, data) -> dict:
-    return checkpoint.make_meta(target, kept, family=config.model.family, config=as_json(config),
-                                statistics=data.statistics, statistics_hash=data.statistics_hash,
-                                code_version=code_version(), base=training.base_of(config))
-
-
-def find_resumable(directory: Path, target: dict, config, data) -> int | None:
-    """The newest whole checkpoint, None without one. Raises CheckpointError where it does not fit."""
-    there = checkpoint.steps(directory)
-    if not there:
-        return None
-    saved, now = checkpoint.read_json(directory, there[-1], "meta"), make_meta(target, {}, config, data)
-    checkpoint.check_resume(saved, now)
-    say(f"resuming from step {there[-1]} of {directory}")
-    for change in checkpoint.differences(saved["config"], now["config"]):
-        say(f"config changed: {change}")
-    return there[-1]
 
 
 def compile_step(step_fn, *args: dict):
@@ -170,12 +164,14 @@ def compile_step(step_fn, *args: dict):
     return compiled
 
 
-def introduce(config, workdir: Path, mesh, target: dict, start: int) -> None:
-    """Writes WORKDIR/config.json and arrays.txt (where every parameter lies), and prints what will run."""
+def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics: dict) -> None:
+    """Writes WORKDIR/config.json, statistics.json and arrays.txt (where every parameter lies), and prints what will
+    run."""
     arrays = sharding.describe(target["params"], state.state_shardings(target["params"]))
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(as_json(config), indent=1) + "\n")
-        (workdir / "arrays.txt").write_text(arrays + "\n")
+        files.write_text(f"{workdir}/config.json", json.dumps(as_json(config), indent=1) + "\n")
+        files.write_text(f"{workdir}/arrays.txt", arrays + "\n")
+        save_statistics(statistics, f"{workdir}/statistics.json")
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     total, size, share = arrays.splitlines()[-1].rsplit(maxsplit=2)
     say(f"parameters: {total.strip()}, {size} MiB, {share} MiB per device ({workdir / 'arrays.txt'})\n"
@@ -198,12 +194,12 @@ def say(text: str) -> None:
 
 
 def run(experiment, workdir: Path | str) -> int:
-    """`train` on all hosts, with the expected failures as one sentence and exit code 1."""
+    """`train` on all hosts, with the expected failures as one sentence and exit code 1; STOPPED before the end."""
     try:
         config = experiment.config
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
         hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
-        train(experiment, workdir)
+        return 0 if train(experiment, workdir) else STOPPED
     except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, memory.OutOfMemory, OSError,
             ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -215,13 +211,16 @@ def run(experiment, workdir: Path | str) -> int:
               f"{str(error).splitlines()[0]}; the last committed checkpoint stays, start all hosts again",
               file=sys.stderr, flush=True)
         os._exit(1)  # leaving politely would wait for the dead
-    return 0
 
 
 def main(argv: list[str]) -> int:
     if argv[1:] or not CONFIG.value or not WORKDIR.value:
         sys.exit(__doc__)
-    return run(Experiment(CONFIG.value), WORKDIR.value)
+    try:
+        experiment = Experiment(CONFIG.value)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    return run(experiment, WORKDIR.value)
 
 
 if __name__ == "__main__":

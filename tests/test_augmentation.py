@@ -100,10 +100,10 @@ def test_training_is_augmented_and_evaluation_is_not(tmp_path):
     config = lerobot_config.get_config()
     config.data.holdout = 0.3
     config.data.crop = 0.8
-    plain = Experiment(config).data(tmp_path)
+    plain = Experiment(config).data()
     config = config.copy_and_resolve_references()
     config.data.augment.update(random_crop=True, brightness=0.3)
-    data = Experiment(config).data(tmp_path)
+    data = Experiment(config).data()
     heldout, plain_heldout = (next(iter(each.heldout_batches(2, 2)))["video"] for each in (data, plain))
     np.testing.assert_array_equal(heldout, plain_heldout)
     np.testing.assert_array_equal(data.makers()[0](0, 5)["video"], plain.makers()[0](0, 5)["video"])

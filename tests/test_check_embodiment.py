@@ -12,7 +12,7 @@ from tests import lerobot_config
 
 @pytest.fixture(scope="module")
 def makers(tmp_path_factory):
-    return Experiment(lerobot_config.get_config()).data(tmp_path_factory.mktemp("work")).makers()
+    return Experiment(lerobot_config.get_config()).data().makers()
 
 
 def test_actions_come_back(makers):

@@ -54,7 +54,7 @@ def test_the_worked_example_trains(tmp_path, monkeypatch):
     (tmp_path / "my_robot.py").write_text(example)
     config = runpy.run_path(str(tmp_path / "my_robot.py"))["get_config"]()
     assert sweep.check(config)["steps"] == 50
-    data = Experiment(config).data(tmp_path)
+    data = Experiment(config).data()
     assert data.heldout_windows == 14
     with data.loader() as loader:
         assert next(loader)["video"].shape == (8, 9, 48, 64, 3)

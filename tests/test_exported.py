@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from launch import export
-from launch.exporting.exported import open_export
+from launch import export, import_weights
+from launch.exporting.exported import open_export, read_encoders
 from launch.serving.engine import Engine, ModelError, Request, choose_robot
 from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import client, observation, serving
+from world_model.training import checkpoint
 from world_model.weights.safetensors_io import WeightsError
 
 
@@ -73,6 +74,20 @@ def test_a_block_asked_for_again_after_an_error_is_answered_as_if_there_had_been
 
     for engine in engines:
         np.testing.assert_allclose(chunks(engine, True), chunks(engine, False), rtol=1e-5)
+
+
+def test_an_export_comes_back_with_its_encoders_and_statistics(engines, tmp_path):
+    exported = engines[1].model
+    config = exported.experiment.config.copy_and_resolve_references()
+    import_weights.import_weights(config, config.model.family, exported.directory, tmp_path / "back")
+    kept, expected = checkpoint.read_frozen(tmp_path / "back/checkpoints", 0), read_encoders(exported.directory)
+    assert kept["video"].keys() == expected["video"].keys() and len(kept["video"]) > 4
+    for name, value in expected["video"].items():
+        np.testing.assert_array_equal(kept["video"][name], value)
+    assert checkpoint.read_json(tmp_path / "back/checkpoints", 0, "meta")["statistics"] == exported.statistics
+    config.encoders.video = "wan21"
+    with pytest.raises(checkpoint.CheckpointError, match="trained with encoders.video = 'patch_pca', and this config"):
+        import_weights.import_weights(config, config.model.family, exported.directory, tmp_path / "other")
 
 
 def test_what_an_export_lacks_is_named(engines, tmp_path):

@@ -84,7 +84,7 @@ def test_sigterm_on_one_of_four_saves_all_and_two_go_on_to_the_same_losses(alone
     wait_for_step(tmp_path, 2, four)
     four[1].send_signal(signal.SIGTERM)
     for code, _out, err in finish(four):
-        assert code == 0, err
+        assert code == 143, err
     there = checkpoint.steps(tmp_path / "checkpoints")
     assert there and there[-1] < STEPS
     wrote = {path.name for path in (tmp_path / "checkpoints" / str(there[-1]) / "state").glob("ocdbt.process_*")}

@@ -16,6 +16,7 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch import import_weights
 from launch.setup import training
 from launch.setup.experiment import Experiment
+from launch.setup.initial import Initial
 from world_model.families import get_family
 from world_model.training import checkpoint
 from world_model.weights import names, safetensors_io
@@ -110,7 +111,7 @@ def test_a_run_starts_from_it(tmp_path):
         assert not np.any(started["opt"]["mu"][name])
         assert started["params"][name].sharding == target["params"][name].sharding
     assert int(started["step"]) == 0
-    assert training.base_of(config)["base_hash"] == report["base_hash"]
+    assert Initial.of(config).meta["base"]["base_hash"] == report["base_hash"]
 
 
 def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):

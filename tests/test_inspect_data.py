@@ -26,7 +26,7 @@ def config(tmp_path):
 def test_a_page_tells_what_there_is_and_what_is_wrong(config, tmp_path):
     cameras = tmp_path / "v21/videos/chunk-000"
     (cameras / "observation.images.wrist/episode_000003.mp4").write_bytes(b"")
-    clips, discs = Experiment(config).data(tmp_path).makers()
+    clips, discs = Experiment(config).data().makers()
     page, problems = inspect_data.section(discs, 20, 0.75, 0.751)
     assert "cameras 'exterior_1' and 'exterior_2' show the same, in 3 of 4 sampled episodes" in str(problems)
     assert "episode_000003.mp4: the file is empty, in 1 of 4 sampled episodes" in str(problems)
@@ -39,7 +39,7 @@ def test_a_page_tells_what_there_is_and_what_is_wrong(config, tmp_path):
 
 
 def test_a_batchs_episodes_are_counted(config, tmp_path):
-    data = Experiment(config).data(tmp_path)
+    data = Experiment(config).data()
     said = inspect_data.diversity(data, data.makers(), batches=5)
     with data.loader() as loader:
         counts = [len(set(zip(batch["dataset_id"].tolist(), batch["episode_index"].tolist())))
@@ -56,14 +56,14 @@ def test_camera_faults():
 
 
 def test_the_loader_alone_is_timed(config, tmp_path):
-    rate, lines = inspect_data.speed(Experiment(config).data(tmp_path), seconds=0.5)
+    rate, lines = inspect_data.speed(Experiment(config).data(), seconds=0.5)
     assert rate > 0 and f"{rate:.2f} windows per second here" in lines[0] and len(lines) == 2
     share = int(re.search(r"frames takes (\d+)% of the time", lines[1])[1])
     assert 10 < share < 100
 
 
 def test_time_stamps_and_letters_are_told(config, tmp_path):
-    [_, discs] = Experiment(config).data(tmp_path).makers()
+    [_, discs] = Experiment(config).data().makers()
     episodes, _ = inspect_data.sampled_episodes(discs.dataset, discs.windows.episodes, 20)
     assert "at most 0.00 ms off an even rate" in inspect_data.drift(episodes)
     late = [dataclasses.replace(episode, drift=0.004) for episode in episodes]

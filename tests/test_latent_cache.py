@@ -91,7 +91,7 @@ def encoders_in(config) -> dict:
 
 
 def take(config, workdir, steps: int = 6) -> list[dict]:
-    with Experiment(config).data(workdir).loader() as loader:
+    with Experiment(config).data().loader() as loader:
         return [next(loader) for _ in range(steps)]
 
 
@@ -139,10 +139,10 @@ def test_the_loss_from_the_cache_equals_that_from_video(config, out, tmp_path):
 
 
 def test_a_run_on_video_goes_on_from_the_cache(config, out, tmp_path):
-    with Experiment(config).data(tmp_path).loader() as video:
+    with Experiment(config).data().loader() as video:
         next(video)
         saved = json.loads(json.dumps(video.state()))
-    with Experiment(with_cache(config, out)).data(tmp_path).loader(start_step=1) as cached:
+    with Experiment(with_cache(config, out)).data().loader(start_step=1) as cached:
         cached.check_resume(saved)
 
 
@@ -192,9 +192,9 @@ def test_shards_made_by_a_pipeline_are_the_same(config, out, tmp_path):
 
 def test_a_cache_holds_one_picture_of_each_window(config, out, tmp_path):
     with pytest.raises(CacheError, match="data.augment must be off, or data.cache empty"):
-        Experiment(with_cache(config, out, **{"data.augment.hue": 0.1})).data(tmp_path)
+        Experiment(with_cache(config, out, **{"data.augment.hue": 0.1})).data()
     with pytest.raises(CacheError, match="crop: cache 1.0, now 0.9"):
-        Experiment(with_cache(config, out, **{"data.crop": 0.9})).data(tmp_path)
+        Experiment(with_cache(config, out, **{"data.crop": 0.9})).data()
 
 
 def test_another_keep_file_is_another_cache(config, tmp_path):
@@ -218,7 +218,7 @@ def test_another_keep_file_is_another_cache(config, tmp_path):
 ])
 def test_a_cache_of_another_config_is_refused(config, out, tmp_path, changes, named):
     with pytest.raises(CacheError, match=f"was made for another config: .*({named})"):
-        Experiment(with_cache(config, out, **changes)).data(tmp_path)
+        Experiment(with_cache(config, out, **changes)).data()
 
 
 def test_weights_and_places_may_change(config, out, tmp_path):
@@ -229,7 +229,7 @@ def test_weights_and_places_may_change(config, out, tmp_path):
 def test_other_contents_are_refused(config, out, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CONTENTS", 2)
     with pytest.raises(CacheError, match="another config: code: cache 1, now 2"):
-        Experiment(with_cache(config, out)).data(tmp_path)
+        Experiment(with_cache(config, out)).data()
 
 
 @pytest.mark.parametrize("code,read", [("8ebc1564bd8ff3cb", True), ("0123456789abcdef", False)])
@@ -299,7 +299,7 @@ def test_shards_that_changed_are_named(config, copied, tmp_path):
     [problem] = made.verify()
     assert str(file) in problem
     found = with_cache(config, copied, **{"data.max_bad_fraction": 9.0})
-    with Experiment(found).data(tmp_path).loader() as loader:
+    with Experiment(found).data().loader() as loader:
         for _ in range(40):
             next(loader)
         bad = loader.state()["bad"]

@@ -44,12 +44,12 @@ def test_a_nested_mixture_is_drawn_as_asked(tmp_path):
     nested.data.datasets = ConfigDict({"all": {"weight": 5.0, "datasets": flat.data.datasets.to_dict()}})
     rows = []
     for each in (nested, flat):
-        with Experiment(each).data(tmp_path).loader() as loader:
+        with Experiment(each).data().loader() as loader:
             rows.append([next(loader)["start"].tolist() for _ in range(4)])
             assert loader.state()["positions"] == {"clips": 8, "discs": 24}
     assert rows[0] == rows[1]
     nested.data.size_exponent = 1.0
-    with Experiment(nested).data(tmp_path).loader() as loader:  # 31 and 67 windows, weighed 1 and 3
+    with Experiment(nested).data().loader() as loader:  # 31 and 67 windows, weighed 1 and 3
         for _ in range(4):
             next(loader)
         assert abs(loader.state()["positions"]["clips"] - 32 * 31 / (31 + 3 * 67)) < 1
@@ -71,5 +71,5 @@ def test_shares_of_tokens(tmp_path):
     assert drawn["discs"] / drawn["clips"] == pytest.approx(3.0)
     assert parts["discs"].weight / parts["clips"].weight < 2.5
     counted.data.unit = "bytes"
-    with pytest.raises(ValueError, match="data.unit = 'bytes': expected windows or tokens"):
+    with pytest.raises(ValueError, match="data.unit = 'bytes': expected one of windows, tokens"):
         open_datasets(Experiment(counted))

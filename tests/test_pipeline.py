@@ -39,7 +39,7 @@ def workdir(config, tmp_path_factory):
 
 def test_batches_keep_the_contract(config, tmp_path):
     experiment = Experiment(config)
-    with experiment.data(tmp_path).loader() as loader:
+    with experiment.data().loader() as loader:
         batch = next(loader)
     spec = batch_spec(experiment.layout, action_dim=32, state_dim=64, text_length=config.model.text_length)
     check_batch(batch, spec, 8)

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from launch import submit
+from launch import submit, train
 from launch.cluster import manifests
 from launch.cluster.slices import Slice
 
@@ -42,6 +42,10 @@ def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
     assert pod["containers"][0]["command"] == COMMAND
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
     assert pod["terminationGracePeriodSeconds"] >= 300  # SIGTERM saves
+    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 20, "rules": [
+        {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}]}
+    stopped, disrupted = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert stopped["onExitCodes"]["values"] == [train.STOPPED] and stopped["action"] == disrupted["action"] == "FailJob"
     (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
     assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket" and mount["name"] == volume["name"]
     assert COMMAND[-1].startswith(f"--workdir={mount['mountPath']}/")
@@ -61,10 +65,13 @@ def test_what_a_jobset_starts_is_a_job_by_kubernetes_own_schema():
 
 def test_commands_keep_what_they_quote():
     job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", "bucket", [*COMMAND, "--config.optimizer.no_decay=a b$"])
-    assert "'--command=python -m launch.train" in manifests.xpk(job, "cluster")
+    xpk = manifests.xpk(job, "cluster")
+    assert "'--command=python -m launch.train" in xpk and "--restart-on-exit-codes=1" in xpk
+    assert "--termination-grace-period-seconds=600" in xpk
     create, start, delete = manifests.queued_resources(job, "project", "us-east5-a", spot=True)
     assert "--accelerator-type=v6e-256" in create and "--spot" in create and "--node-id=run-1" in create
     assert "gcsfuse --implicit-dirs -o allow_other bucket /runs && docker run" in start and "-v /runs:/runs" in start
+    assert "--restart=on-failure:20 --stop-timeout=600" in start and "--rm" not in start
     assert "--worker=all" in start and "no_decay" in start and "delete run-1" in delete
 
 

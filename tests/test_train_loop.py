@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import jax
@@ -13,8 +14,9 @@ import pytest
 
 from launch import checkpoint as command
 from launch import train
-from launch.setup import flags
+from launch.setup import flags, resume
 from launch.supervision import cloud_ledger as cloud_goodput
+from launch.supervision import owner
 from tests import tiny_training as tiny
 from world_model.training import checkpoint
 
@@ -82,12 +84,13 @@ def test_another_family_is_refused(finished, capsys):
     assert "another model family: 'tiny', this run's is 'lingbot_va'" in capsys.readouterr().err
 
 
-def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, monkeypatch, capsys, number):
     plain = tiny.Loader.__next__
 
     def terminated_at_3(loader):
         if loader.step == 2:  # the third batch is being fetched
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return plain(loader)
 
     monkeypatch.setattr(tiny.Loader, "__next__", terminated_at_3)
@@ -95,14 +98,62 @@ def test_sigterm_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path, 
     monkeypatch.setattr(cloud_goodput, "open_log", lambda name, job: told if (name, job) == ("log", tmp_path.name) else 1)
     config = tiny.config(steps=6, every=100, fsdp=8)
     config.log.cloud_goodput = "log"
-    assert train.run(tiny.Experiment(config), tmp_path) == 0
+    before = signal.getsignal(signal.SIGINT)
+    assert train.run(tiny.Experiment(config), tmp_path) == 143
     assert [call.args[0] for call in told.starts.call_args_list] == [1, 2, 3] and not told.done.called
     assert {call.args[0] for call in told.ends.call_args_list} == {"startup", "compile", "steps", "checkpoint"}
-    assert "stopped by SIGTERM at step 3, saved" in capsys.readouterr().out
+    assert "stopped by a signal at step 3 of 6, saved" in capsys.readouterr().out
     assert checkpoint.steps(tmp_path / "checkpoints") == [3]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_DFL, before)
     assert [record["step"] for record in history(tmp_path)] == [2, 3]
 
+
+def test_a_second_run_in_a_workdir_is_refused_and_touches_nothing(tmp_path, capsys):
+    save = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
+    save.mkdir(parents=True)
+    with owner.owned(tmp_path):
+        assert train.run(tiny.Experiment(tiny.config(steps=6, fsdp=8)), tmp_path) == 1
+        said = capsys.readouterr().err
+        assert f"{tmp_path} is being trained in by process {os.getpid()} of host" in said
+        assert save.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "owner.lock"]
+    assert (tmp_path / "owner.lock").read_bytes() == b""
+    with owner.owned(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_owner_on_another_machine_is_known_by_its_beat(tmp_path, monkeypatch, alive):
+    """Its lock is not seen here, as on a mounted bucket."""
+    monkeypatch.setattr(owner, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(owner, "DEAD_AFTER", 1.0)
+    there = {"host": "far", "pid": 1, "since": "noon", "kernel": "another"}
+    (tmp_path / "owner.lock").write_text(json.dumps(there))
+    if alive:
+        threading.Timer(0.3, (tmp_path / "owner.lock").write_text, [json.dumps(there | {"beat": 1})]).start()
+        with pytest.raises(owner.WorkdirTaken, match="process 1 of host far, since noon"), owner.owned(tmp_path):
+            pass
+    else:
+        with owner.owned(tmp_path):
+            pass
+
+
+def test_a_refused_resume_leaves_what_the_run_wrote(finished):
+    names = ("statistics.json", "config.json", "arrays.txt")
+    before = [(finished / name).read_bytes() for name in names]
+    assert json.loads(before[0]) == {"toy": {"q01": [0.0, 1.0], "q99": [2.0, 3.0]}}
+    assert train.run(tiny.Experiment(tiny.config(6), statistics={"toy": {"q01": [7.0, 1.0]}}), finished) == 1
+    assert [(finished / name).read_bytes() for name in names] == before
+
+
+def test_a_jump_of_the_learning_rate_is_said(finished, capsys):
+    config = tiny.config(steps=6)
+    saved = checkpoint.read_json(finished / "checkpoints", 6, "meta")["config"]
+    assert resume.rate_jump(saved, json.loads(config.to_json()), 4) is None
+    config.train.steps = 12
+    found = resume.rate_jump(saved, json.loads(config.to_json()), 4)
+    before, after = (0.5e-2 * (1 + np.cos(np.pi * (4 - w) / (steps - w))) for steps, w in ((6, 1), (12, 1)))
+    assert found == (f"the learning rate jumps at step 4 from {before:.4g}, by the checkpoint's 6 steps, to {after:.4g}, "
+                     "by this config's 12")
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_samples(tmp_path, capsys):
     config = tiny.config(steps=6, every=4, fsdp=8)
@@ -131,7 +182,7 @@ def test_a_workdir_that_is_a_url_is_refused_and_not_made_here(tmp_path, monkeypa
 class WithoutData(tiny.Experiment):
     """Fails where data is asked for."""
 
-    def data(self, workdir):
+    def data(self):
         raise AssertionError("data was opened")
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from launch.setup import experiment, fit
+from launch.setup import experiment, fit, initial
 from world_model.parallel import sharding
 from world_model.parallel.remat import remat
 
@@ -115,9 +115,9 @@ def make_batch(step: int, rows: range, seed: int = 0) -> dict:
 
 
 class Loader:
-    """Batches by step; each is written to `log`. The batch of step `nan_at` is spoilt."""
+    """Batches by step; each is written to `log`, if there is one. The batch of step `nan_at` is spoilt."""
 
-    def __init__(self, batch_size: int, start_step: int, index: int, count: int, log: Path, nan_at: int = -1):
+    def __init__(self, batch_size: int, start_step: int, index: int, count: int, log: Path | None, nan_at: int = -1):
         self.step, self.log, self.nan_at = start_step, log, nan_at
         self.rows = range(index * batch_size // count, (index + 1) * batch_size // count)
 
@@ -125,8 +125,9 @@ class Loader:
         batch = make_batch(self.step, self.rows)
         if self.step == self.nan_at:
             batch["x"][0, 0, 0] = np.nan
-        with self.log.open("a") as file:
-            file.write(f"{self.step} {batch['sample_index'][0]} {batch['x'].sum():.9e}\n")
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(f"{self.step} {batch['sample_index'][0]} {batch['x'].sum():.9e}\n")
         self.step += 1
         return batch
 
@@ -142,15 +143,14 @@ class Loader:
 
 
 class Data:
-    def __init__(self, config, workdir, statistics=None, nan_at: int = -1):
-        self.config, self.workdir, self.nan_at = config, Path(workdir), nan_at
+    def __init__(self, config, log, statistics=None, nan_at: int = -1):
+        self.config, self.log, self.nan_at = config, log, nan_at
         self.statistics = statistics or {"toy": {"q01": [0.0, 1.0], "q99": [2.0, 3.0]}}
         self.statistics_hash = f"{hash(str(self.statistics)) if statistics else 'aa'}"
 
     def loader(self, start_step: int, process_index: int, process_count: int) -> Loader:
         size = self.config.train.global_batch_size
-        return Loader(size, start_step, process_index, process_count, self.workdir / "batches.txt",
-                      self.nan_at)
+        return Loader(size, start_step, process_index, process_count, self.log, self.nan_at)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,6 +160,8 @@ class Experiment(experiment.Experiment):
     width: int = DIM
     statistics: dict | None = None
     nan_at: int = -1
+    log: Path | None = None
+    scale: float = 0.5  # of the frozen "codec" that this run would fit
 
     @functools.cached_property
     def model(self):
@@ -172,11 +174,11 @@ class Experiment(experiment.Experiment):
     def loss_fn(self, params, batch, key, counts, frozen=None):
         return self.loss(params, batch, key, counts, frozen)
 
-    def data(self, workdir):
-        return Data(self.config, workdir, self.statistics, self.nan_at)
+    def data(self):
+        return Data(self.config, self.log, self.statistics, self.nan_at)
 
     def fit_encoders(self, data):
-        return {"codec": {"scale": np.float32([0.5])}}
+        return initial.kept_encoders(self, {"codec": lambda: {"scale": np.float32([self.scale])}})
 
     def training_arrays(self, kept):
         return kept
@@ -234,4 +236,4 @@ if __name__ == "__main__":
     wanted.optimizer.rate_factors = ((r"^embed\.", 0.1), (r"fc[12]", 2.0))
     wanted.hosts.update(connect_seconds=args.connect_seconds, heartbeat_seconds=args.heartbeat_seconds)
     wanted.seed, wanted.train.log_every = args.seed, 1  # every loss is on record, wherever a run stops
-    sys.exit(train.run(Experiment(wanted), args.workdir))
+    sys.exit(train.run(Experiment(wanted, log=Path(args.workdir) / "batches.txt"), args.workdir))

@@ -56,6 +56,13 @@ class Dimension:
     moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
 
 
+class _Instruction(str):
+    """Text that knows the format "lower"."""
+
+    def __format__(self, spec: str) -> str:
+        return self.lower() if spec == "lower" else super().__format__(spec)
+
+
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
     """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today."""
@@ -69,13 +76,13 @@ class Embodiment:
     state: tuple[Dimension, ...] = ()
     action: tuple[Dimension, ...] = ()
     normalisation: str = "quantile"  # key of NORMALISATIONS
-    prompt: str = "{instruction}"
+    prompt: str = "{instruction}"  # {instruction:lower} is the instruction in lower case
     instruction: str = ""  # what a policy is asked for where nobody says
 
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
         check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, NORMALISATIONS)
-        if not self.rate > 0 or not self.views or "{instruction}" not in self.prompt:
+        if not self.rate > 0 or not self.views or "{instruction" not in self.prompt:
             raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
                              f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
         if self.horizon is not None and self.horizon < 1:
@@ -101,6 +108,10 @@ class Embodiment:
         if len(self.views) > count:
             raise ValueError(f"embodiment {self.name!r} has {len(self.views)} cameras ({', '.join(self.views)}), but a "
                              f"sample has {count} views")
+
+    def ask(self, instruction: str) -> str:
+        """The text that the text encoder reads."""
+        return self.prompt.format(instruction=_Instruction(instruction))
 
     @property
     def state_slots(self) -> np.ndarray:

@@ -108,8 +108,8 @@ register(Embodiment(
             right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
 
 
-def _packed(name: str, id: int) -> Embodiment:
-    """The robot with its dimensions one after another, from slot 0 on.
+def _packed(name: str, id: int, prompt: str = "") -> Embodiment:
+    """The robot with its dimensions one after another, from slot 0 on: NAME_packed, and with a prompt NAME_released.
 
     Published weights have it so (arXiv 2602.15922; code at commit ab790c1, whose configs name the keys in this order).
     How wide AgiBot's state was there is not known: the converter writes these 20 numbers, the documentation says 32.
@@ -117,12 +117,29 @@ def _packed(name: str, id: int) -> Embodiment:
     robot = get_embodiment(name)
     state, action = (tuple(dataclasses.replace(dim, slot=i) for i, dim in enumerate(dims))
                      for dims in (robot.state, robot.action))
-    return dataclasses.replace(robot, name=f"{name}_packed", id=id, state=state, action=action)
+    return dataclasses.replace(robot, name=f"{name}_{'released' if prompt else 'packed'}", id=id, state=state,
+                               action=action, prompt=prompt or robot.prompt)
 
 
-# For runs that begin with published weights, and for export to the public server. DROID's order is that of the slots.
 register(_packed("agibot_g1", id=126))
 register(_packed("yam", id=132))
+
+# For runs that begin with published weights, and for export to the public server: slots and prompts word for word as
+# the weights know them. The server has these prompts in its code and its clients send the instruction alone.
+_RELEASED = ("A multi-view video shows that a robot {{instruction:lower}} The video is split into {views} The robot "
+             "{{instruction:lower}}")
+register(_packed("droid", id=217, prompt=_RELEASED.format(
+    views="three views: The top view shows the camera view from the robot's wrist, the bottom-left view shows the "
+          "camera view from the left exterior camera, and the bottom-right view shows the camera view from the right "
+          "exterior camera. During training, one of the two bottom exterior views may be a black screen (dropped "
+          "view).")))
+register(_packed("agibot_g1", id=226, prompt=_RELEASED.format(
+    views="four views: The top-left view shows the camera view from the robot's head, the top-right view shows the "
+          "camera view from the right hand, the bottom-left view shows the camera view from the left hand, and the "
+          "bottom-right view is a black screen (inactive view).")))
+register(_packed("yam", id=232, prompt=_RELEASED.format(
+    views="four views: The top-left view shows the top camera, the top-right view shows the right camera, the "
+          "bottom-left view shows the left camera, and the bottom-right view is a black screen.")))
 
 register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1

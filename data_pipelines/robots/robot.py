@@ -87,4 +87,4 @@ class Robot:
 
     def prompt(self, instruction: str) -> str:
         """The text that the text encoder reads."""
-        return self.embodiment.prompt.format(instruction=instruction)
+        return self.embodiment.ask(instruction)

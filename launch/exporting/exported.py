@@ -65,6 +65,16 @@ def write_encoders(directory: Path, restored: Restored) -> None:
         shutil.copy(tokenizer, folder / Path(tokenizer).name)
 
 
+def read_encoders(directory: Path) -> dict:
+    """What the exported checkpoint kept of its encoders, by part; {} where the directory has none."""
+    kept: dict[str, dict] = {}
+    if (directory / FOLDER).is_dir():
+        for name, array in Weights(directory / FOLDER, STEM).items():
+            part, _, rest = name.partition(".")
+            kept.setdefault(part, {})[rest] = array
+    return kept
+
+
 def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     """Raises WeightsError where something is missing; weights are read when a policy is made."""
     directory = Path(directory)
@@ -75,10 +85,8 @@ def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     if tokenizer := config.encoders.get("tokenizer"):
         config.encoders.tokenizer = str(directory / FOLDER / Path(tokenizer).name)
     experiment = Experiment(config)
-    kept: dict[str, dict] = {part: {} for part in experiment.inputs.encoders}
-    for name, array in Weights(directory / FOLDER, STEM).items():
-        part, _, rest = name.partition(".")
-        kept[part][rest] = array
+    found = read_encoders(directory)
+    kept = {part: found.get(part, {}) for part in experiment.inputs.encoders}
     frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
     return Exported(experiment, provenance["step"], statistics, frozen, directory, device)
 

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from data_pipelines.cache.reader import CacheError, LatentCache
@@ -14,7 +12,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import Dataset, SampleMaker, index_windows
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import load_statistics, mixture_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics import load_statistics, mixture_statistics, statistics_hash
 from data_pipelines.windows import split_episodes, take_share
 from launch.setup import cache as cache_of
 from launch.setup import mixture
@@ -115,23 +113,20 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
 
 def _tokens(experiment, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:
     """{dataset: tokens of a window} where they are what is counted."""
-    unit = experiment.config.data.unit
-    if unit not in ("windows", "tokens"):
-        raise ValueError(f"data.unit = {unit!r}: expected windows or tokens")
-    if unit == "windows":
+    if experiment.config.data.unit == "windows":
         return None
     per_frame = experiment.model.spec.frame_tokens
     return {dataset.name: mixture.tokens_of(dataset, experiment.layout, per_frame) for dataset, _ in parts}
 
 
-def open_data(experiment, workdir: Path | str, statistics: dict | None = None) -> Data:
-    """Opens the mixture. Statistics: given, or read from data.statistics, or computed into the workdir."""
+def open_data(experiment, *, statistics: dict | None = None) -> Data:
+    """Opens the mixture. Statistics: given, or read from data.statistics, or computed."""
     config, cache, augmentation = experiment.config, cache_of.open_cache(experiment), experiment.augmentation
     if cache and augmentation != augmentation.still:
         raise CacheError(f"data.cache = {config.data.cache} holds one picture of each window: data.augment must be "
                          "off, or data.cache empty")
     parts = open_datasets(experiment, cache)
-    found = statistics or _statistics(experiment, workdir, [dataset for dataset, _ in parts], cache)
+    found = statistics or _statistics(experiment, [dataset for dataset, _ in parts], cache)
     if missing := sorted({dataset.name for dataset, _ in parts} - found.keys()):
         raise ValueError(f"statistics lack dataset {missing[0]!r}; they have {sorted(found)}")
     known = [(dataclasses.replace(dataset, statistics=found[dataset.name]), heldout) for dataset, heldout in parts]
@@ -140,8 +135,7 @@ def open_data(experiment, workdir: Path | str, statistics: dict | None = None) -
                 {d.name: found[d.name] for d, _ in known}, cache)
 
 
-def _statistics(experiment, workdir: Path | str, datasets: list[Dataset], cache: LatentCache | None
-                ) -> dict[str, dict]:
+def _statistics(experiment, datasets: list[Dataset], cache: LatentCache | None) -> dict[str, dict]:
     config = experiment.config
     given = load_statistics(config.data.statistics) if config.data.statistics else None
     if cache:
@@ -151,8 +145,5 @@ def _statistics(experiment, workdir: Path | str, datasets: list[Dataset], cache:
         return cache.statistics()
     if given:
         return given
-    statistics = mixture_statistics(datasets, experiment.layout, config.data.statistics_per,
-                                    max_bad_fraction=config.data.max_bad_fraction)
-    if jax.process_index() == 0:
-        save_statistics(statistics, f"{workdir}/statistics.json")
-    return statistics
+    return mixture_statistics(datasets, experiment.layout, config.data.statistics_per,
+                              max_bad_fraction=config.data.max_bad_fraction)

@@ -6,13 +6,12 @@ With its neighbours in launch/setup this is where config keys become plain value
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from data_pipelines.augmentation import Augmentation
-from launch.setup import cache, fit
+from launch.setup import cache, fit, initial, values
 from launch.setup.datasets import Data, open_data
 from world_model import encoders
 from world_model.batch import Layout
@@ -22,16 +21,20 @@ from world_model.families.base.inputs import Inputs
 from world_model.families.base.loss import Loss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
-EVALUATION_ONLY = ("windows", "batch_size")  # keys of config.evaluate that are none of the sampler's
+OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
+EVALUATION_ONLY = ("windows", "batch_size", *OF_THE_INPUTS)  # those that are none of the sampler's
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """A config and the objects that it stands for."""
+    """A config and the objects that it stands for. Raises ConfigError where its values cannot be meant."""
 
     config: ConfigDict
+
+    def __post_init__(self):
+        values.check(self.config)
 
     @property
     def family(self) -> Family:
@@ -79,7 +82,8 @@ class Experiment:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """From batches to what the loss and the sampler take."""
-        return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders)
+        given = {name: self.config.evaluate[name] for name in OF_THE_INPUTS if name in self.config.evaluate}
+        return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders, **given)
 
     @functools.cached_property
     def loss(self) -> Loss:
@@ -121,17 +125,20 @@ class Experiment:
         """The family's compiled sampler; see `sampler_settings`."""
         return self.model.sampler(**self.sampler_settings(**over))
 
-    def data(self, workdir: Path | str, statistics: dict | None = None) -> Data:
-        """The mixture, opened. statistics: given, or read from data.statistics, or computed into the workdir."""
-        return open_data(self, workdir, statistics)
+    def data(self, *, statistics: dict | None = None) -> Data:
+        """The mixture, opened. statistics: given, or read from data.statistics, or computed."""
+        return open_data(self, statistics=statistics)
 
     def fit_encoders(self, data: Data) -> dict:
-        """What a checkpoint keeps of the encoders: arrays fitted on training windows, fingerprints of files."""
+        """What a checkpoint keeps of the encoders: arrays fitted on training windows, fingerprints of files; those of
+        train.init_from, where the run starts from it. Raises CheckpointError where these are others."""
         if data.cache:
-            return data.cache.encoders(self.inputs.encoders)
+            made = data.cache.encoders(self.inputs.encoders)
+            return initial.kept_encoders(self, {part: functools.partial(dict, made[part]) for part in made})
         clips = functools.partial(data.clips, self.config.encoders.get("fit_clips", 0))
-        return {part: encoder.init(*([clips] if part == "video" else []))
-                for part, encoder in self.inputs.encoders.items()}
+        return initial.kept_encoders(self, {
+            part: functools.partial(encoder.init, *([clips] if part == "video" else []))
+            for part, encoder in self.inputs.encoders.items()})
 
     def load_encoders(self, kept: dict) -> dict:
         """The encoders' arrays, numpy, from what a checkpoint keeps. Raises WeightsError where a file is missing or not
@@ -147,7 +154,8 @@ class Experiment:
         return self.load_encoders(kept)
 
     def fitted(self, devices=None) -> "Experiment":
-        """The experiment with nothing left open for the devices (launch/setup/fit.py)."""
+        """The experiment with nothing left open for the devices (launch/setup/fit.py), and all of its parts made."""
+        _ = self.inputs, self.loss, self.optimizer, self.augmentation
         return Experiment(fit.fit(self.config, lambda config: Experiment(config).model, devices))
 
 

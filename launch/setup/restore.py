@@ -30,6 +30,7 @@ class Restored:
     workdir: Path
     base: dict | None = None  # the published weights that training began with
     kept: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
+    weights: str = "raw"  # raw | average: which `params` are
 
     @property
     def config(self) -> ConfigDict:
@@ -41,7 +42,7 @@ class Restored:
         """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
         config = self.config.copy_and_resolve_references()
         config.data.cache = ""
-        return Experiment(config).data(self.workdir, statistics=self.statistics)
+        return Experiment(config).data(statistics=self.statistics)
 
     @functools.cached_property
     def compute_params(self) -> dict:
@@ -74,7 +75,8 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
     params = {name.partition(".")[2]: jnp.asarray(arrays[name]) for kind in ("params.", "ema.")
               for name in arrays if name.startswith(kind)}
-    return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept)
+    return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept,
+                    "average" if any(name.startswith("ema.") for name in arrays) else "raw")
 
 
 def readable(saved: dict) -> ConfigDict:

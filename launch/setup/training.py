@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
+from launch.setup.initial import Initial
 from world_model.parallel import sharding
 from world_model.parallel.axes import ENCODER_RULES, axes_of
-from world_model.training import checkpoint, state
+from world_model.training import state
 from world_model.training.train_step import jit_train_step, make_train_step
 
 
@@ -40,25 +40,14 @@ def create_state(experiment, params: dict) -> dict:
 
 
 def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
-    """The state at step 0: fresh, or around the weights of the workdir train.init_from, each read into its place.
+    """The state at step 0: fresh, or around the weights that train.init_from names, each read into its place.
 
     Raises CheckpointError naming the first parameter that is missing there or of another shape.
     """
-    if not experiment.config.train.init_from:
+    if not (found := Initial.of(experiment.config)):
         return state.init_state(make_state, target)
-    directory = Path(experiment.config.train.init_from) / "checkpoints"
-    step = checkpoint.locate(directory)
-    params = checkpoint.restore(directory, step, {"params": target["params"]})["params"]
     return jax.jit(lambda params: create_state(experiment, params), donate_argnums=0,
-                   out_shardings=state.state_shardings(target))(params)
-
-
-def base_of(config) -> dict | None:
-    """What checkpoints record of the published weights that train.init_from began with; None without any."""
-    if not config.train.init_from:
-        return None
-    directory = Path(config.train.init_from) / "checkpoints"
-    return checkpoint.read_json(directory, checkpoint.locate(directory), "meta").get("base")
+                   out_shardings=state.state_shardings(target))(found.params(target["params"]))
 
 
 def make_step(experiment, target: dict, *frozen: dict) -> Callable:

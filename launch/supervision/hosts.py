@@ -145,20 +145,25 @@ def _leaves(config: dict, prefix: str = "") -> list[tuple[str, object]]:
 
 
 class StopSignal:
-    """Context in which SIGTERM asks the loop to save and end.
+    """Context in which SIGTERM or SIGINT asks the loop to save and end; a second SIGINT ends the process at once.
 
-    Several hosts must end at the same step: jax's preemption service hears the signal on any of them and agrees on one.
+    Several hosts must end at the same step: jax's preemption service hears SIGTERM on any of them and agrees on one.
     """
 
     def __enter__(self):
         self.asked = False
+        self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._interrupt)}
         if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def __exit__(self, *_):
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _ask(self, *_):
         self.asked = True

@@ -36,8 +36,7 @@ def make_optimizer(
     by the global norm of all trained gradients. `init` and `update` raise ValueError where rate_factors does not fit
     the parameters.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, round(warmup_fraction * steps), steps, end_fraction * learning_rate)
+    schedule = make_schedule(learning_rate, steps, warmup_fraction, end_fraction)
     adam = optax.scale_by_adam(b1, b2, eps)
     clip = optax.clip_by_global_norm(clip_norm)
     undecayed = re.compile(no_decay)
@@ -58,6 +57,12 @@ def make_optimizer(
         return new, dict(moments._asdict()), info
 
     return Optimizer(init, update, schedule)
+
+
+def make_schedule(learning_rate: float, steps: int, warmup_fraction: float, end_fraction: float) -> Callable:
+    """Makes the function step -> learning rate; see `make_optimizer`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, round(warmup_fraction * steps), steps, end_fraction * learning_rate)
 
 
 def factors_of(names: Iterable[str], pairs: Sequence) -> dict[str, float]:

@@ -5,6 +5,7 @@ conversion.py reads.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from world_model.weights.names import Modules, NameTable
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 
-def _always(spec) -> bool:
+def _always(_) -> bool:
     return True
 
 
@@ -34,10 +35,11 @@ class InitRule:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """Tensors beside the network's: the prefix of their keys, and what they are."""
+    """Tensors beside the network's: the beginning of their keys, as a regular expression, and what they are."""
 
-    prefix: str
+    keys: str
     what: str
+    applies: Callable[[Path], bool] = _always  # whether the weights of that folder have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +115,9 @@ class PublishedFormat:
             table = dataclasses.replace(table, modules=table.modules + side.modules)
             rules, stems = tuple(rule for rule in rules if rule is not side.rule), [*stems, side.stem]
         weights, where, others = Weights(folder, *stems, allow_pickle=allow_pickle), {}, {}
+        components = [component for component in self.components if component.applies(folder)]
         for key in weights:
-            if component := next((c.what for c in self.components if key.startswith(c.prefix)), None):
+            if component := next((c.what for c in components if re.match(c.keys, key)), None):
                 others[component] = others.get(component, 0) + 1
                 continue
             if other := next((c.what for c in self.mistaken if key.startswith(c.prefix)), None):

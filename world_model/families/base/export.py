@@ -27,6 +27,9 @@ class Trained(NamedTuple):
     robots: dict[str, Any]  # embodiments of the datasets that have actions, by dataset
     trainable: str  # regular expression of the parameters that were trained
     step: int = 0  # of training
+    crop: float = 1.0  # share of each view that is kept
+    encoders: Mapping[str, Any] = MappingProxyType({})  # the frozen encoders' names and files, as config.encoders
+    unconditional: str = ""  # what the unconditional branch of guidance reads
 
     @property
     def sampler(self):
@@ -40,6 +43,9 @@ class Comparison(NamedTuple):
     parity: dict[str, Difference]  # of the same weights, held to the tolerance
     cast: Mapping[str, Difference] = MappingProxyType({})  # what the file's dtype changes
     bfloat16: Mapping[str, Difference] = MappingProxyType({})  # what computing in it changes, where something computes
+    # Of the program whose layout it is, in sentences:
+    unloadable: tuple[str, ...] = ()  # why it cannot load the whole of it
+    otherwise: tuple[str, ...] = ()  # what it does otherwise than training did
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,14 +28,15 @@ from world_model.weights import conversion, names
 def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
     """DreamZero's own layout; the JAX model against the PyTorch runtime on what was written."""
     write_experiment(directory, trained, dtype)
-    reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
-                           shard_bytes=shard_bytes)
+    reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings,
+                           encoders=trained.encoders, dtype=dtype, shard_bytes=shard_bytes)
     sampler = trained.sampler
     inputs = fixed_inputs(sampler)
     parity, cast, expected = compare_cast(
         lambda params: jax_outputs(sampler, params, inputs), trained, dtype, torch_outputs(directory, inputs))
     low = bfloat16_outputs(directory, inputs)
-    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low))
+    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low),
+                      *_of_the_original(trained))
 
 
 def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *,
@@ -48,7 +49,7 @@ def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_
     video_formats.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
     found = conversion.read(IMPORTS[format_name].open(directory), params, spec)
     parity, cast, _ = compare_cast(lambda params: params, trained, dtype, found)
-    return Comparison(parity, cast)
+    return Comparison(parity, cast, unloadable=tuple(video_formats.unloadable(format_name, spec)))
 
 
 def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
@@ -62,12 +63,25 @@ def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
         raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
                          f"{trained.trainable!r}); export the whole")
     write_experiment(directory, trained, dtype, adapters_only=True)
-    reference_format.write_adapters(directory, spec, params, rollout=trained.settings, dtype=dtype,
-                                    shard_bytes=shard_bytes)
+    reference_format.write_adapters(directory, spec, params, rollout=trained.settings, encoders=trained.encoders,
+                                    dtype=dtype, shard_bytes=shard_bytes)
     written = dict(names.to_published(rounded(params, dtype), spec.head_dim, DREAMZERO))
     source = IMPORTS["dreamzero"].open(directory)
     found = {name: np.asarray(source[name], np.float32) for name in source.where}
-    return Comparison(compare({name: written[name] for name in found}, found))
+    unloadable, otherwise = _of_the_original(trained)
+    if not spec.image_dim:
+        unloadable += ("adapters come without the image branch of zeros that it needs beside them; say --merge_lora",)
+    return Comparison(compare({name: written[name] for name in found}, found), unloadable=unloadable,
+                      otherwise=otherwise)
+
+
+def _of_the_original(trained: Trained) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`Comparison`'s unloadable and otherwise."""
+    robots = {robot.name: robot for robot in trained.robots.values()}
+    spec = trained.model.spec
+    return tuple(reference_format.unloadable(spec)), (
+        *experiment.differences(list(robots.values()), trained.settings, trained.unconditional),
+        *reference_format.other_encoders(spec, trained.encoders))
 
 
 def write_experiment(directory: Path, trained: Trained, dtype: np.dtype | None = None, *, adapters_only: bool = False
@@ -82,7 +96,9 @@ def write_experiment(directory: Path, trained: Trained, dtype: np.dtype | None =
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
     if dtype is not None:
         robots = {robot.name: robot for robot in trained.robots.values()}
-        settings = experiment.conf([robots[name] for name in sorted(robots)], spec, dtype.name)
+        tokenizer = trained.encoders.get("tokenizer", "")
+        settings = experiment.conf([robots[name] for name in sorted(robots)], spec, dtype.name, trained.crop,
+                                   str(Path(tokenizer).absolute().parent) if tokenizer else "")
         experiment.write_conf(folder / "conf.yaml", settings | {"save_lora_only": adapters_only})
 
 

@@ -8,6 +8,9 @@ Beside the first two, an export of ours has the action parts in action_heads*.sa
 full, or LoRA: the base under its names and adapters under peft's, or adapters and action parts alone.
 """
 
+import json
+from pathlib import Path
+
 from world_model.families.dreamzero.names import ACTION_MODULES, ACTION_PARTS, DREAMZERO
 from world_model.families.wan.diffusers_names import DIFFUSERS
 from world_model.families.wan.names import WAN
@@ -17,6 +20,16 @@ from world_model.weights.names import NameTable
 PREFIX = "action_head.model."
 LORA_LEVEL = "base_model.model."  # what peft puts before the names of a network with adapters
 ACTION_STEM = "action_heads"
+# An export of a model without image features has them all the same, as zeros: the reference's network needs them.
+ZERO_IMAGE_BRANCH = (r"action_head\.model\.(base_model\.model\.)?"
+                     r"(img_emb|blocks\.\d+\.cross_attn\.(k_img|v_img|norm_k_img))\.")
+
+
+def _has_zero_image_branch(folder: Path) -> bool:
+    """Whether the folder is an export of ours, of a model without image features."""
+    path = folder / "config.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return "wamax" in found and not found["wamax"]["network"]["image_dim"]
 
 
 def _without_image_latent(spec) -> bool:
@@ -41,7 +54,8 @@ IMPORTS = {
     "diffusers": _video_model(("transformer", ""), DIFFUSERS),
     "dreamzero": PublishedFormat(
         "dreamzero", "model", ("",), (PREFIX + LORA_LEVEL, PREFIX), DREAMZERO, (ADAPTERS,),
-        (Component("action_head.text_encoder.", "text encoder"),
-         Component("action_head.image_encoder.", "image encoder"), Component("action_head.vae.", "video codec")),
+        (Component(r"action_head\.text_encoder\.", "text encoder"),
+         Component(r"action_head\.image_encoder\.", "image encoder"), Component(r"action_head\.vae\.", "video codec"),
+         Component(ZERO_IMAGE_BRANCH, "image branch of zeros", applies=_has_zero_image_branch)),
         inserted=".base_layer.", beside_base=ACTION_PARTS),
 }

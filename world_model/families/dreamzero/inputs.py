@@ -10,6 +10,14 @@ from world_model.families.base.inputs import Fields
 from world_model.families.dreamzero.model import MASK_CHANNELS, DreamZeroSpec
 from world_model.families.wan.inputs import Conditions, VideoInputs, to_pixels
 
+# The text, word for word, that the released weights are guided away from (dreamzero0/dreamzero at ab790c1,
+# groot/vla/model/dreamzero/transform/dreamzero_cotrain.py).
+RELEASED_UNCONDITIONAL = (
+    "Vibrant colors, overexposed, static, blurry details, text, subtitles, style, artwork, painting, image, still, "
+    "grayscale, dull, worst quality, low quality, JPEG artifacts, ugly, mutilated, extra fingers, bad hands, bad face, "
+    "deformed, disfigured, mutated limbs, fused fingers, stagnant image, cluttered background, three legs, many people "
+    "in the background, walking backwards.")
+
 
 @dataclasses.dataclass(frozen=True)
 class DreamZeroInputs(VideoInputs):
@@ -48,6 +56,11 @@ class DreamZeroInputs(VideoInputs):
         if self.spec.image_dim:
             made["image_features"] = self._image(frozen, pixels[:, 0]).astype(jnp.bfloat16)
         return made
+
+    def unconditional_text(self, frozen: dict, batch_size: int):
+        """See `VideoInputs`; "released" stands for the published negative prompt."""
+        prompt = RELEASED_UNCONDITIONAL if self.unconditional == "released" else self.unconditional
+        return self.fixed_text(frozen, prompt, batch_size)
 
     def condition(self, latents):
         """[B, F, h, w, 4 + C]: 1 in the mask of frame 0, then latents of the first frame followed by mid-grey."""

@@ -4,8 +4,7 @@ groot/vla/model/dreamzero/modules/wan_video_dit_action_casual_chunk.py): 1317 te
 import dataclasses
 import re
 
-from world_model.families.wan.names import WAN
-from world_model.weights.names import NameTable
+from world_model.families.wan.names import WAN, layer_stack
 
 ACTION_MODULES = (  # published, native, kind
     ("state_encoder.layer1", "state_encoder.fc1", "category"),
@@ -17,7 +16,7 @@ ACTION_MODULES = (  # published, native, kind
     ("action_decoder.layer2", "action_decoder.fc2", "category"),
 )
 ACTION_PARTS = r"^(state_encoder|action_encoder|action_decoder)\."  # regular expression of native and published names
-ACTIONS = NameTable(ACTION_MODULES)
+BESIDE_VIDEO = dataclasses.replace(WAN, modules=ACTION_MODULES, stacks=(layer_stack(()),))  # and the image branch
 DREAMZERO = dataclasses.replace(WAN, modules=WAN.modules + ACTION_MODULES)
 
 

@@ -4,20 +4,25 @@
     diffusers  the same under DIR/transformer, as diffusers' WanTransformer3DModel.from_pretrained reads it
 
 In both, action_heads-*.safetensors and its index hold the state encoder, action encoder and action decoder under
-DreamZero's names; who loads the video model does not see them.
+DreamZero's names, and the image branch where the video model has none (the original Wan2.2's); who loads the video
+model does not see them.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from world_model.families.dreamzero.formats import ACTION_STEM, IMPORTS
+from world_model.encoders.umt5 import Umt5Spec
+from world_model.families.dreamzero.formats import ACTION_STEM, IMAGE_BRANCH, IMPORTS
 from world_model.families.dreamzero.model import PATCH, DreamZeroSpec
-from world_model.families.dreamzero.names import ACTIONS, is_action_part
+from world_model.families.dreamzero.names import BESIDE_VIDEO, is_action_part
 from world_model.weights import names, safetensors_io
+
+IMAGE_DIM = 1280  # of the original Wan2.1's image branch
 
 
 def write(directory: Path, format_name: str, spec: DreamZeroSpec, params: Mapping[str, jax.Array], *,
@@ -26,9 +31,11 @@ def write(directory: Path, format_name: str, spec: DreamZeroSpec, params: Mappin
     fmt = IMPORTS[format_name]
     folder = Path(directory) / fmt.folders[0]
     folder.mkdir(exist_ok=True)
-    heads = {name: x for name, x in params.items() if is_action_part(name)}
-    video = {name: x for name, x in params.items() if name not in heads}
-    for stem, part, table in ((fmt.stem, video, fmt.table), (ACTION_STEM, heads, ACTIONS)):
+    blind = format_name == "wan" and not spec.concat_first_frame
+    beside = {name: x for name, x in params.items()
+              if is_action_part(name) or (blind and re.search(IMAGE_BRANCH.pattern, name))}
+    video = {name: x for name, x in params.items() if name not in beside}
+    for stem, part, table in ((fmt.stem, video, fmt.table), (ACTION_STEM, beside, BESIDE_VIDEO)):
         tensors = names.to_published(part, spec.head_dim, table)
         safetensors_io.write(folder, cast(tensors, dtype), shard_bytes, stem)
     (folder / "config.json").write_text(json.dumps(CONFIGS[format_name](spec), indent=1) + "\n")
@@ -37,6 +44,16 @@ def write(directory: Path, format_name: str, spec: DreamZeroSpec, params: Mappin
 def cast(tensors: Iterable[tuple[str, np.ndarray]], dtype) -> Iterable[tuple[str, np.ndarray]]:
     """Yields each tensor in another dtype."""
     return ((name, x.astype(dtype)) for name, x in tensors)
+
+
+def unloadable(format_name: str, spec: DreamZeroSpec) -> Iterator[str]:
+    """Yields why the original Wan cannot load what `write` makes of such a model, as sentences; diffusers can."""
+    if format_name != "wan":
+        return
+    if spec.text_dim != Umt5Spec().dim:
+        yield f"its constructor takes text of width {Umt5Spec().dim} alone; this model's is {spec.text_dim}"
+    if spec.concat_first_frame and spec.image_dim not in (0, IMAGE_DIM):
+        yield f"its image branch takes features of width {IMAGE_DIM}; this model's are {spec.image_dim}"
 
 
 def wan_config(spec: DreamZeroSpec) -> dict:

@@ -31,7 +31,7 @@ class LingBotVAInputs(VideoInputs):
         return example._replace(
             actions=with_group_0(example.actions), action_mask=with_group_0(example.action_mask),
             action_valid=jnp.concatenate([jnp.repeat(robot, n, axis=1), example.action_valid], axis=1),
-            empty_text=self.empty_text(frozen, len(example.text)) if self.drops_text else None)
+            empty_text=self.fixed_text(frozen, "", len(example.text)) if self.drops_text else None)
 
 
 def make_inputs(spec: LingBotVASpec, noise: dict, **encoders) -> LingBotVAInputs:

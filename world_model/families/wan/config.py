@@ -47,6 +47,7 @@ CONFIG = {
         "solver_steps": 16,  # denoising steps of the video per block or chunk
         "guidance": 1.0,  # classifier-free guidance of the video; 1 = off
         "action_guidance": 1.0,  # and of the actions
+        "unconditional": "",  # what the unconditional branch reads; "released": DreamZero's published negative prompt
         "branch_devices": 1,  # 2: each branch of the guidance on a device of its own
     },
 }

@@ -61,6 +61,7 @@ class VideoInputs(Inputs):
     video: VideoCodec
     text: TextEncoder
     image: ImageEncoder | None = None
+    unconditional: str = ""  # what the unconditional branch of guidance reads
 
     stored_from = ("video",)
 
@@ -115,18 +116,22 @@ class VideoInputs(Inputs):
         """See `Inputs`: the first frame, and as `history` the executed actions."""
         return Conditions(
             example.latents[:, :1], example.text, example.state, example.condition, example.image,
-            unconditional_text=self.empty_text(frozen, len(example.text)), actions=example.actions,
+            unconditional_text=self.unconditional_text(frozen, len(example.text)), actions=example.actions,
             action_mask=example.action_mask)
 
     def start(self, frozen: dict, frames, text_ids, text_length) -> Conditions:
         """See `Inputs`: conditions without a state, from first frames uint8 [B, 1, H, W, 3]."""
         text = self.text.encode(frozen["text"], text_ids, text_length)
         latents = self.video.encode(frozen["video"], to_pixels(frames))
-        return Conditions(latents, text, None, unconditional_text=self.empty_text(frozen, len(frames)))
+        return Conditions(latents, text, None, unconditional_text=self.unconditional_text(frozen, len(frames)))
 
-    def empty_text(self, frozen: dict, batch_size: int):
-        """[B, Lt, text_dim]: features of the empty prompt."""
-        ids, length = self.text.tokenize("")
+    def unconditional_text(self, frozen: dict, batch_size: int):
+        """[B, Lt, text_dim]: what guidance leads away from."""
+        return self.fixed_text(frozen, self.unconditional, batch_size)
+
+    def fixed_text(self, frozen: dict, prompt: str, batch_size: int):
+        """[B, Lt, text_dim]: features of one prompt."""
+        ids, length = self.text.tokenize(prompt)
         return self.text.encode(frozen["text"], jnp.tile(ids, (batch_size, 1)), jnp.full(batch_size, length))
 
     def look_shapes(self) -> jax.ShapeDtypeStruct:

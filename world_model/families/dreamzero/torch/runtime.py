@@ -14,6 +14,7 @@ model.ForwardInputs.
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from world_model.attention.tokens import (
 )
 from world_model.attention.visibility import Table, dense_mask, get_table
 from world_model.batch import Layout
-from world_model.families.dreamzero.reference_format import LORA_LEVEL, PREFIX
+from world_model.families.dreamzero.formats import LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.wan.torch_layers import Tokens, join
@@ -229,7 +230,8 @@ def read_config(directory: str | Path) -> dict:
 
 def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
     """All in float32. Raises WeightsError unless names, shapes and dtypes are exactly the network's."""
-    weights.check({PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()})
+    listed = {PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()}
+    weights.check(listed | _zeros(weights, ours))
     return {name: weights[PREFIX + name].astype(np.float32) for name in expected}
 
 
@@ -242,12 +244,20 @@ def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -
         rank, weight = weights.headers[linear + LORA_A][0][0], linear.removeprefix(prefix) + ".weight"
         outputs, inputs = expected[weight].shape if weight in expected else (0, 0)
         listed |= {linear + LORA_A: ((rank, inputs), stored), linear + LORA_B: ((outputs, rank), stored)}
-    weights.check(listed)
+    weights.check(listed | _zeros(weights, ours))
     tensors = {name: weights[prefix + name].astype(np.float32) for name in expected}
     for linear in adapted:
         a, b = (weights[linear + part].astype(np.float32) for part in (LORA_A, LORA_B))
         tensors[linear.removeprefix(prefix) + ".weight"] += np.float32(ours["lora_scale"]) * (b @ a)
     return tensors
+
+
+def _zeros(weights: Weights, ours: dict) -> dict:
+    """Headers of the image branch of zeros that a model without one may be written with."""
+    if ours["network"]["image_dim"]:
+        return {}
+    return {key: header for key, header in weights.headers.items()
+            if re.match(ZERO_IMAGE_BRANCH, key) and not weights[key].any()}
 
 
 def load_network(tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> DreamZero:

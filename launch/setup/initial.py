@@ -1,0 +1,86 @@
+"""The weights that a run starts from (train.init_from), and what belongs to them: frozen encoders, normalisation, base.
+
+Weights mean something only behind the encoders that they were trained with. Those come along, or the start is refused.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
+
+PRECOMPUTED = "_latents"  # suffix of a codec that stands for stored latents of the one without
+SILENT = ("features", "none")  # encoders that do not say whose features the batch holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """The newest checkpoint of the workdir train.init_from."""
+
+    directory: Path  # of its checkpoints
+    step: int
+    meta: dict
+    averaged: tuple[str, ...]  # parameters that are taken from the average
+
+    @classmethod
+    def of(cls, config) -> "Initial | None":
+        """None without train.init_from. Raises CheckpointError where there is no checkpoint."""
+        if not config.train.init_from:
+            return None
+        directory = Path(config.train.init_from) / "checkpoints"
+        step = checkpoint.locate(directory)
+        meta = checkpoint.read_json(directory, step, "meta")
+        ema = (name.removeprefix("ema.") for name in meta["arrays"] if name.startswith("ema."))
+        return cls(directory, step, meta, tuple(ema) if config.train.init_weights == "average" else ())
+
+    def params(self, target: dict) -> dict:
+        """The parameters, each read into its place in `target`, {name: abstract array}. Raises CheckpointError naming
+        the first that is missing or of another shape."""
+        found = checkpoint.restore(self.directory, self.step, {"params": target})["params"]
+        if self.averaged:
+            average = {"ema": {name: target[name] for name in self.averaged}}
+            found |= checkpoint.restore(self.directory, self.step, average)["ema"]
+        return found
+
+    def encoders(self, config) -> dict:
+        """What the checkpoint keeps of its encoders, by part. Raises CheckpointError where the config's are others."""
+        check_encoders(self.meta["config"], config.to_dict(), f"train.init_from = {config.train.init_from}")
+        return checkpoint.read_frozen(self.directory, self.step)
+
+    def describe(self, statistics: dict) -> str:
+        """What is started from, for people, and where this run's normalisation differs from the weights'."""
+        kind = "average" if self.averaged else "raw"
+        first = f"starts from the {kind} weights of {self.directory}, step {self.step}, with their encoders"
+        if not self.meta["statistics"]:
+            return first + "; they do not say what normalisation they were trained with"
+        sides = ("train.init_from", "this run")
+        found = list(checkpoint.differences(self.meta["statistics"], statistics, sides))
+        return "\n".join([f"{first}; {len(found)} differences in normalisation", *(f"  {each}" for each in found)])
+
+
+def check_encoders(saved: dict, now: dict, where: str) -> None:
+    """Raises CheckpointError where two configs, as plain dicts, do not name the same encoders."""
+    for part in ("video", "text", "image"):
+        theirs, ours = (config.get("encoders", {}).get(part) for config in (saved, now))
+        names = {str(name).removesuffix(PRECOMPUTED) for name in (theirs, ours)}
+        if theirs and ours and len(names) > 1 and not names & set(SILENT):
+            raise CheckpointError(f"{where}: its weights were trained with encoders.{part} = {theirs!r}, and this "
+                                  f"config has {ours!r}")
+
+
+def kept_encoders(experiment, make: dict[str, Callable[[], dict]]) -> dict:
+    """What a run keeps of its encoders: what the weights that it starts from bring, else what `make` makes by part.
+
+    Raises CheckpointError where the weights bring none of an encoder that would be fitted anew.
+    """
+    initial = Initial.of(experiment.config)
+    brought = initial.encoders(experiment.config) if initial else {}
+    kept = {part: brought.get(part) or fresh() for part, fresh in make.items()}
+    for part, arrays in kept.items():
+        if initial and not brought.get(part) and arrays.keys() - {"sha256"}:
+            raise CheckpointError(
+                f"train.init_from = {experiment.config.train.init_from} brings no {part} encoder, and this run's would "
+                "be fitted anew: the weights were trained with another. Import the export again, if it is one of ours; "
+                f"else let encoders.{part} name the encoder that they know")
+    return kept
