@@ -13,12 +13,14 @@ EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco"
           "ml_goodput_measurement"}
 # Modules that exist for an extra may import it at their top.
 TORCH_MODULES = ("world_model/families/base/torch_policy.py", "world_model/families/wan/torch_layers.py",
-                 "world_model/families/dreamzero/torch/", "world_model/families/lingbot_va/torch/")
+                 "world_model/families/dreamzero/torch/", "world_model/families/lingbot_va/torch/",
+                 "world_model/families/lingbot_vla/torch/")
 EXTRA_MODULES = (*TORCH_MODULES, "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
                  "launch/serving/server.py", "launch/serving/telemetry.py")
 # Functions elsewhere that import torch when they are called.
 TORCH_CALLERS = {"world_model/weights/tensor_files.py", "launch/exporting/exported.py",
-                 "world_model/families/dreamzero/export_check.py", "world_model/families/lingbot_va/export_check.py"}
+                 "world_model/families/dreamzero/export_check.py", "world_model/families/lingbot_va/export_check.py",
+                 "world_model/families/lingbot_vla/export_check.py"}
 
 CORE = ("batch", "functional", "parallel", "attention", "analysis", "layers", "diffusion", "weights", "encoders",
         "training")
@@ -45,6 +47,7 @@ ALLOWED = {
     f"{FAMILIES}.wan": of_world_model(*CORE) | {f"{FAMILIES}.base"},
     f"{FAMILIES}.dreamzero": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
     f"{FAMILIES}.lingbot_va": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
+    f"{FAMILIES}.lingbot_vla": of_world_model(*CORE) | {f"{FAMILIES}.base"},
     "data_pipelines": {"world_model.batch"},
     "configs": {FAMILIES},
     "launch": {"configs", "data_pipelines", "world_model"},

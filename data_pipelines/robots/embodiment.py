@@ -25,8 +25,8 @@ class Normalisation:
         return tuple(name for name in (self.low, self.high) if name and re.fullmatch(r"q\d\d", name))
 
 
-# By name. Those from `bounds_99` on are LingBot-VLA's (Robbyant/lingbot-vla-v2 at 36a9bab; version 1 calls the
-# unclipped ones without `_unclipped`), with its margin.
+# By name. Those from `bounds_99` on are of the code published with arXiv 2607.06403 (commit 36a9bab), whose forerunner
+# (arXiv 2601.18692) calls the unclipped ones without `_unclipped`; both add 1e-6 to the divisor.
 NORMALISATIONS = {
     "quantile": Normalisation("q01", "q99", 1.0),
     "min_max": Normalisation("min", "max", 1.0),

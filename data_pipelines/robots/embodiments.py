@@ -207,7 +207,7 @@ register(Embodiment(
 
 def _robotwin_joints(name: str, id: int, slots: dict[str, range]) -> Embodiment:
     """RoboTwin's two arms of six joints in rad and a gripper of 0 to 1 each, absolute, as its LeRobot sets have them,
-    in the slots of a version of LingBot-VLA."""
+    normalised as in the data configs published with arXiv 2601.18692 and 2607.06403."""
     dims = _dims(slots, left_joint=("arm", 6), left_gripper=("effector", 1), right_joint=("arm", 6, 6),
                  right_gripper=("effector", 1, 1))
     action = tuple(dataclasses.replace(dim, low=0, high=1) if "gripper" in dim.name else dim for dim in dims)

@@ -4,20 +4,24 @@ from typing import Any
 
 CONFIG: dict[str, dict[str, Any]] = {
     "model": {
-        # The language model.
-        "dim": 2048, "ffn_dim": 11008, "num_layers": 36, "num_heads": 16,
+        "dim": 2048,  # D of the language model, as are the next three
+        "ffn_dim": 11008,  # hidden width of its gated MLP
+        "num_layers": 36,  # also the action expert's
+        "num_heads": 16,  # of queries; also the action expert's
         "kv_heads": 2,  # heads of keys and values; also the action expert's
         "head_width": 128,  # d, of both streams
-        "qkv_bias": True, "qk_norm": False,  # on its projections; RMS norm of each head's queries and keys
-        "vocab_size": 151_936,
+        "qkv_bias": True,  # whether its queries, keys and values have one
+        "qk_norm": False,  # whether each head's queries and keys are normalised
+        "vocab_size": 151_936,  # rows of its token embedding
         "rope_theta": 1e4,  # base of the rotary frequencies (the published model does not use Qwen's own)
         "rope_sections": (),  # frequencies of time, row and column; empty: one position on a line
-        # The action expert; it has the language model's layers and heads.
-        "expert_dim": 768, "expert_ffn_dim": 2752,
+        "expert_dim": 768,  # D of the action expert
+        "expert_ffn_dim": 2752,  # hidden width of its gated MLP, where that is dense
         "experts": 0,  # routed experts of each feed-forward layer; 0: it is dense, expert_ffn_dim wide
-        "experts_per_token": 4, "routed_ffn_dim": 512, "shared_ffn_dim": 704,
+        "experts_per_token": 4,  # k, of the routed ones
+        "routed_ffn_dim": 512,  # hidden width of a routed expert
+        "shared_ffn_dim": 704,  # hidden width of the one that all tokens share
         "routed_scale": 4.0,  # what the weights of a token's experts add up to
-        # The prefix.
         "views": 3,  # V, cameras; a robot may have fewer
         "text_length": 72,  # tokens of a prompt
         "prompt": "<bos>{}\n",  # around the instruction
@@ -28,10 +32,13 @@ CONFIG: dict[str, dict[str, Any]] = {
         "actions_see_future": True,  # whether state and actions see the queries for the future
         "teachers": (),  # of current_depth, future_depth, current_video, future_video: whose features batches have
         "teacher_width": 1024,  # of a teacher's features
-        "teacher_heads": 4, "teacher_head_width": 32,  # of attention in the heads that learn them
-        # The vision tower.
-        "vision": "qwen2_5",  # qwen2_5 | qwen3
-        "vision_dim": 1280, "vision_ffn_dim": 3420, "vision_heads": 16, "vision_layers": 32,
+        "teacher_heads": 4,  # of attention, in what learns a teacher's features
+        "teacher_head_width": 32,  # their width
+        "vision": "qwen2_5",  # the tower: qwen2_5 | qwen3
+        "vision_dim": 1280,  # its D
+        "vision_ffn_dim": 3420,  # hidden width of its MLP
+        "vision_heads": 16,  # of its attention
+        "vision_layers": 32,  # of its stack
         "vision_patch": 14,  # pixels; a token is 2 x 2 patches
         "vision_window": 4,  # tokens along a window's side; 0: no windows
         "vision_full_layers": (7, 15, 23, 31),  # layers that see beyond their window
@@ -41,7 +48,8 @@ CONFIG: dict[str, dict[str, Any]] = {
         "lora_alpha": 16.0,  # an adapter counts alpha / rank
         "lora_stacks": ("language",),  # of vision, language, expert: whose layers get adapters
         "lora_pattern": r"self_attn\.[qkvo]$|mlp\.(gate|fc1|fc2)$",  # linears of such a layer that get one
-        "action_dim": 75, "state_dim": 75,  # shared slots
+        "action_dim": 75,  # slots
+        "state_dim": 75,  # slots
     },
     "layout": {"frames": 1, "height": 224, "width": 224, "frames_per_block": 1, "actions_per_block": 50,
                "states_per_block": 1},
@@ -49,14 +57,19 @@ CONFIG: dict[str, dict[str, Any]] = {
         "tokens": "tokenizer",  # of prompts: by encoders.tokenizer | bytes: of their UTF-8, for small experiments
         "tokenizer": "",  # local tokenizer.json of Qwen
     },
-    "noise": {"times": "pseudo_beta"},  # pseudo_beta, as the published code samples | beta: Beta(1.5, 1) | uniform
+    "noise": {
+        "times": "pseudo_beta",  # pseudo_beta, as the published code samples | beta: Beta(1.5, 1) | uniform
+    },
     "loss": {
         "error": "l1",  # l1 | squared
         "past_end": "masked",  # steps past an episode's end: masked | trained, on the last action, as published
-        "balance_weight": 1e-3, "z_weight": 1e-4,  # of the routers' losses, where there are experts
+        "balance_weight": 1e-3,  # of the routers' losses of balance, where there are experts
+        "z_weight": 1e-4,  # of the mean square of their logits' log-sum-exp
         "bias_speed": 0.0,  # by which a step moves the routers' choice towards experts with less than the mean load
         "bias_centred": False,  # whether the mean of a router's biases stays 0
         "teacher_weight": 0.004,  # of each teacher's error
     },
-    "evaluate": {"solver_steps": 10},  # Euler steps of a chunk
+    "evaluate": {
+        "solver_steps": 10,  # Euler steps of a chunk
+    },
 }
