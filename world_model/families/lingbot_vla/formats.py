@@ -17,10 +17,8 @@ from world_model.weights.safetensors_io import WeightsError
 
 ACTION_PARTS = r"^(expert_|state_embedding|action_|time_fc)"
 EXPERT = InitRule(ACTION_PARTS, "a vision-language model has no actions")
-QUERIES = InitRule(r"^queries\.", "a vision-language model has no query tokens")
+QUERIES = InitRule(r"^queries\.", "a vision-language model has neither query tokens nor heads of teachers")
 ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
-TEACHERS = tuple(Component(f"{PREFIX}{head}_head.", "heads of teachers, which training alone reads")
-                 for head in names.PUBLISHED_HEADS.values())
 NEXT_WORD = (Component("lm_head.", "head of the next word"),)
 WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; say --format=lingbot_vla, or "
                   "--format=lingbot_vla_v2")
@@ -50,7 +48,7 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 
 def _whole(vision: str) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), TEACHERS,
+        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,),
         mistaken=(other(vision),), check=functools.partial(check, vision))
 
 

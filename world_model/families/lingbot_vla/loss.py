@@ -53,9 +53,9 @@ class LingBotVLALoss(Loss):
 
     def count(self, batch: dict) -> dict:
         """See `Loss`."""
-        mask, first = self.trained_on(batch["action_mask"]), batch["view_mask"][:, 0]
-        return {"actions": jnp.maximum(mask.sum() * 1.0, 1), "samples": len(mask) * 1.0,
-                "taught": jnp.maximum(first.sum() * 1.0, 1)}
+        mask = self.trained_on(batch["action_mask"])
+        taught = {"taught": jnp.maximum(batch["view_mask"][:, 0].sum() * 1.0, 1)} if self.model.spec.teachers else {}
+        return {"actions": jnp.maximum(mask.sum() * 1.0, 1), "samples": len(mask) * 1.0} | taught
 
     def trained_on(self, action_mask):
         """bool [B, N, A]: values that count."""

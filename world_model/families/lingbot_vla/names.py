@@ -110,7 +110,7 @@ def with_expert(parts: tuple[Modules, tuple[StackTable, ...]], mlp: Modules) -> 
 
 LINGBOT_VLA = with_expert(qwen2_5(*PREFIXES["qwen2_5"]), tuple((a, b, "matrix") for a, b in GATED_MLP))
 LINGBOT_VLA_2 = dataclasses.replace(with_expert(qwen3(*PREFIXES["qwen3"]), ROUTED_MLP), optional=(
-    OptionalModules("query tokens", "queries.", QUERY_MODULES, needed=False),))
+    OptionalModules("query tokens and teachers' heads", "queries.", QUERY_MODULES, needed=False),))
 TABLES = {"qwen2_5": LINGBOT_VLA, "qwen3": LINGBOT_VLA_2}  # by the vision tower's name
 QWEN2_5_VL = NameTable(*qwen2_5("visual.", "model."))
 QWEN3_VL = NameTable(*qwen3("visual.", "language_model."))

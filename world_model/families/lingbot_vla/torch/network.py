@@ -5,6 +5,8 @@
 Modules are called as they are published, with the vision tower and the language model in one place for both versions.
 """
 
+import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.families.lingbot_vla.model import time_frequencies
-from world_model.families.lingbot_vla.names import EXPERT, PREFIXES, PUBLISHED_HEADS
+from world_model import functional
+from world_model.families.lingbot_vla.model import LingBotVLA, time_frequencies
+from world_model.families.lingbot_vla.names import EXPERT, PREFIXES, PUBLISHED_HEADS, TABLES
 from world_model.families.lingbot_vla.queries import KINDS, WHEN
 from world_model.families.lingbot_vla.released_format import PREFIX, read_settings, weights_folder
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
@@ -28,7 +31,10 @@ from world_model.families.lingbot_vla.torch.prefix import (
     suffix_positions,
 )
 from world_model.families.lingbot_vla.torch.vision import VisionTower
+from world_model.weights import names
 from world_model.weights.safetensors_io import Weights
+
+HEAD = re.compile(r"\w+_align_head\.")  # names of teachers' heads
 
 
 class Seen(NamedTuple):
@@ -84,7 +90,7 @@ class Network(nn.Module):
             seen.append(own)
         seen.append(self.language.layers[-1].keys_values(x, table))
         suffix = suffix_positions(valid, positions, 1 + actions)
-        return Seen(seen, rotary_table(spec, suffix), suffix_mask(valid, actions))
+        return Seen(seen, rotary_table(spec, suffix), suffix_mask(spec, valid, actions))
 
     def embed_prefix(self, patches: Tensor, view_mask: Tensor, text_ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(prefix [B, Lp, D], what each tap of the vision tower adds to it)."""
@@ -148,11 +154,11 @@ def published_name(spec: LingBotVLASpec, name: str) -> str:
 def load_network(tensors: Iterable[tuple[str, np.ndarray]], spec: LingBotVLASpec, device: str = "cpu",
                  dtype: str = "float32") -> Network:
     """A network with `tensors` under their published names, strictly: RuntimeError lists what does not fit. They go to
-    the device one by one."""
+    the device one by one; heads of teachers, which training alone reads, stay behind."""
     network = make_network(spec)
     ours = {published_name(spec, name): name for name in network.state_dict()}
     state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)).to(device, getattr(torch, dtype))
-             for name, x in tensors}
+             for name, x in tensors if not HEAD.match(name)}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
@@ -165,7 +171,8 @@ def load(directory: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     """
     spec, settings, stored = read_settings(directory)
     weights, spelt = Weights(weights_folder(directory)), {"float32": "F32", "bfloat16": "BF16"}[stored]
-    weights.check({PREFIX + published_name(spec, name): (tuple(x.shape), spelt)
-                   for name, x in make_network(spec).state_dict().items()})
+    shapes = functional.parameters(functional.abstract(LingBotVLA, dataclasses.replace(spec, lora_rank=0)))
+    weights.check({PREFIX + name: (x.shape, spelt)
+                   for name, x in names.published_shapes(shapes, spec.head_dim, TABLES[spec.vision]).items()})
     tensors = ((key.removeprefix(PREFIX), weights[key]) for key in weights)
     return load_network(tensors, spec, device, dtype), spec, settings

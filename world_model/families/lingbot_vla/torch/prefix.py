@@ -44,9 +44,12 @@ def prefix_mask(spec: LingBotVLASpec, valid: Tensor) -> Tensor:
     return mask | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
 
 
-def suffix_mask(valid: Tensor, actions: int) -> Tensor:
-    """bool [B, 1 + actions, Lp + 1 + actions]: the state sees the prefix and itself, actions see all."""
+def suffix_mask(spec: LingBotVLASpec, valid: Tensor, actions: int) -> Tensor:
+    """bool [B, 1 + actions, Lp + 1 + actions]: the state sees the prefix and itself, actions see all; of the queries
+    for the future only where model.actions_see_future."""
     count = 1 + actions
+    if not spec.actions_see_future:
+        valid = valid & (torch.arange(valid.shape[1], device=valid.device) < valid.shape[1] - spec.query_tokens)
     own = torch.ones(count, count, dtype=torch.bool, device=valid.device)
     own[0, 1:] = False
     return torch.cat([valid[:, None].expand(-1, count, -1), own.expand(len(valid), -1, -1)], 2)
