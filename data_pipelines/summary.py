@@ -133,7 +133,7 @@ class Summary:
         """JSON data: {"count", "mean", "std", "min", "max", "q01", "q99", "rank_error"}, and quantiles of other names,
         as "q02" is the one of 0.02."""
         quantiles = dict.fromkeys(("q01", "q99", *more))
-        quantiles = dict(zip(quantiles, self.quantiles([int(name[1:]) / 100 for name in quantiles]), strict=True))
+        quantiles = dict(zip(quantiles, self.quantiles(tuple(int(name[1:]) / 100 for name in quantiles)), strict=True))
         std = np.sqrt(np.maximum(self._squares, 0) / self.count)
         lists = {"mean": self._mean, "std": std, "min": self._low, "max": self._high, **quantiles}
         return {"count": self.count, **{name: np.asarray(value, np.float64).tolist() for name, value in lists.items()},

@@ -7,13 +7,9 @@ one is what lies before the next.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from world_model.weights.safetensors_io import WeightsError
 
 KEYS = {"action": "action.", "state": "observation.state."}
 STATISTICS = ("mean", "std", "q01", "q99", "min", "max")
