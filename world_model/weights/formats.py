@@ -103,6 +103,9 @@ class PublishedFormat:
     inserted: str = ""  # a level that some versions of peft put into names
     check: Callable[[Path, Any], None] = _no_check  # see OpenedWeights
     beside_base: str = r"(?!)"  # regular expression of native names that are no part of the base of adapters
+    # (file of published normalisation, folder of the weights, robot, actions of a block) -> one dataset's statistics;
+    # raises WeightsError where they are another robot's. None: the layout has no such file.
+    read_statistics: Callable[[Path, Path, Any, int], dict] | None = None
 
     def open(self, directory: str | Path, allow_pickle: bool = False) -> OpenedWeights:
         """Reads headers; side files are opened where they are there. allow_pickle: take .pth and the like as well.

@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 
 from world_model.families.lingbot_vla import names
-from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config
+from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config, read_statistics
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.weights.formats import Component, InitRule, PublishedFormat
 from world_model.weights.safetensors_io import WeightsError
@@ -38,8 +38,8 @@ def check_tower(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
     """Raises WeightsError where the config is of the other version."""
     if spec.vision != vision:
         mine, theirs = VERSIONS[spec.vision], VERSIONS[vision]
-        raise WeightsError(f"{folder}: the config is of LingBot-VLA version {mine.number}, on {mine.base} (model.vision "
-                           f"= {spec.vision!r}); this format is of version {theirs.number}, on {theirs.base}")
+        raise WeightsError(f"{folder}: this format is of LingBot-VLA version {theirs.number}, on {theirs.base}; the "
+                           f"config is of version {mine.number}, on {mine.base} (model.vision = {spec.vision!r})")
 
 
 def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
@@ -51,7 +51,7 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 def _whole(vision: str) -> PublishedFormat:
     return PublishedFormat(
         "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), TEACHERS,
-        mistaken=(other(vision),), check=functools.partial(check, vision))
+        mistaken=(other(vision),), check=functools.partial(check, vision), read_statistics=read_statistics)
 
 
 def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
