@@ -7,12 +7,10 @@ one is what lies before the next.
 """
 
 import ast
-import itertools
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from world_model.weights.safetensors_io import WeightsError
 
@@ -22,9 +20,11 @@ NORM_TYPES = {"quantile": {1: "bounds_99", 2: "bounds_99_woclip"}, "min_max": {1
 
 
 def groups(dimensions: tuple) -> dict[str, list[int]]:
-    """{group: indices of dimensions}, in their order."""
-    keyed = itertools.groupby(enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))
-    return {name: [i for i, _ in found] for name, found in keyed}
+    """{group: indices of its dimensions}."""
+    found: dict[str, list[int]] = {}
+    for i, dimension in enumerate(dimensions):
+        found.setdefault(re.sub(r"_\d+$", "", dimension.name), []).append(i)
+    return found
 
 
 def published(robot, statistics: Mapping) -> dict:
@@ -69,9 +69,11 @@ def read(file: Path, joints: list | None, robot, actions_per_block: int) -> dict
     _check_slots(file, joints, robot)
 
     def part(name: str) -> dict:
-        entries = [values[KEYS[name] + group] for group in groups(getattr(robot, name))]
-        return {"count": found.get("count"), **{key: [value for entry in entries for value in entry[key]]
-                                                for key in STATISTICS if all(entry.get(key) for entry in entries)}}
+        at = groups(getattr(robot, name))
+        keys = [key for key in STATISTICS if all(values[KEYS[name] + group].get(key) for group in at)]
+        order = sorted((i, group, j) for group, indices in at.items() for j, i in enumerate(indices))
+        return {"count": found.get("count"),
+                **{key: [values[KEYS[name] + group][key][j] for _, group, j in order] for key in keys}}
 
     return {"embodiment": robot.name, "actions_per_block": actions_per_block, "episodes": None, "skipped": {},
             "state": part("state"), "action": part("action"), "absolute_action": None}
@@ -82,10 +84,9 @@ def _check_slots(file: Path, joints: list | None, robot) -> None:
     for entry in joints or ():
         (name, room), = (ast.literal_eval(entry) if isinstance(entry, str) else entry).items()
         begins[name], start = start, start + room
-    for part in KEYS if joints else ():
-        for name, at in groups(getattr(robot, part)).items():
-            slots = [getattr(robot, part)[i].slot for i in at]
-            first = begins.get(name)
-            if first is None or slots != list(range(first, first + len(slots))):
-                raise WeightsError(f"{file}: the run has {name} from slot {first} on (joints {joints}), robot "
-                                   f"{robot.name!r} has its {part} in {slots}: another slot table")
+    for dimensions in (robot.action, robot.state):
+        for name, at in groups(dimensions).items():
+            slots, first = [dimensions[i].slot for i in at], begins.get(name)
+            if first is not None and slots != list(range(first, first + len(slots))):
+                raise WeightsError(f"{file}: statistics of another slot table: the run has {name} from slot {first} on "
+                                   f"(joints {joints}), robot {robot.name!r} in {slots}")
