@@ -7,7 +7,8 @@ both sides are checked before any data is read; --dry_run stops there. Then tens
 so that memory holds a few of them and never a shard. What the source lacks is initialised by the format's rules and
 --config.seed, and printed; --fit='action_(en|de)coder=slice' says what to do with tensors of another size: slice (the
 leading part), pad_zero or fresh. A LoRA checkpoint (with --config.model.lora_rank) holds its base or is put on --base:
-on the one that it names, if it names one. Pickles (.pth, .bin) are read with --allow_pickle, by torch's weights_only
+on the one that it names, if it names one. --statistics=FILE is normalisation as it is published, for the robots of
+data.datasets; OUT can then be served. Pickles (.pth, .bin) are read with --allow_pickle, by torch's weights_only
 unpickler. OUT is a workdir with a checkpoint of weights alone at step 0 and import.json, which tells where each came
 from; of an export of ours, the frozen encoders and the normalisation come along. It appears when it is whole.
 """
@@ -22,11 +23,12 @@ import jax
 import numpy as np
 from absl import flags
 
+from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.storage import files
 from launch.exporting.exported import read_encoders
 from launch.setup import flags as launch_flags
-from launch.setup import provenance
+from launch.setup import mixture, provenance
 from launch.setup.experiment import Experiment
 from launch.setup.initial import check_encoders
 from world_model.families import all_families, get_family
@@ -44,18 +46,22 @@ LARGE = 2**26  # elements of a fresh parameter that is not kept beside others (2
 
 def import_weights(config, format_name: str, source: Path | str, out: Path | str | None,
                    fits: dict[str, str] | None = None, base: tuple[str, Path | str] | None = None,
-                   allow_pickle: bool = False) -> dict:
+                   allow_pickle: bool = False, statistics: Path | str | None = None) -> dict:
     """Writes `out` (nothing where it is None) and returns what import.json holds. base: (format, directory) of the
-    weights under a source that holds adapters alone. allow_pickle: of source and base.
+    weights under a source that holds adapters alone. allow_pickle: of source and base. statistics: file of published
+    normalisation; by default those that an export of ours has beside the weights.
 
     Raises WeightsError or ValueError where the source does not fit the config, CheckpointError where writing fails.
     """
     family = get_family(config.model.family)
-    opened = format_of(family, format_name).open(source, allow_pickle)
+    published = format_of(family, format_name)
+    opened = published.open(source, allow_pickle)
     if base:
         opened = opened.over(format_of(family, base[0]).open(base[1], allow_pickle))
     model = Experiment(config).model
     plan = conversion.make_plan(opened, model.shapes, model.spec, fits)
+    known = read_statistics(published, Path(statistics), opened.directory, config) if statistics else \
+        statistics_of(source)
     report = {"format": format_name, "source": str(Path(source).resolve()),
               "files": [[path.name, path.stat().st_size] for path in opened.files], **plan.report()}
     recorded = provenance_of(Path(source)).get("base") if base else None
@@ -73,7 +79,7 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     fresh = fresh_values(model, config.seed, plan.initialised)
     params = conversion.pieces(opened, plan, model.shapes, model.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
-        write(partial, config, params, read_encoders(Path(source)), statistics_of(source), report)
+        write(partial, config, params, read_encoders(Path(source)), known, report)
     return report
 
 
@@ -105,8 +111,21 @@ def write(directory: Path, config, params: dict, kept: dict, statistics: dict, r
     (directory / "import.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
+def read_statistics(published: PublishedFormat, file: Path, folder: Path, config) -> dict:
+    """{dataset: statistics} of the config's robots, from published ones; folder: of the weights. Raises ValueError
+    where the format has none or the config no robot."""
+    if published.read_statistics is None:
+        raise ValueError(f"--statistics={file}: this format has no file of statistics")
+    robots = {name: get_embodiment(entry.embodiment) for name, entry in mixture.entries(config.data.datasets).items()}
+    found = {name: published.read_statistics(file, folder, robot, config.layout.actions_per_block) | {"dataset": name}
+             for name, robot in robots.items() if robot.action}
+    if not found:
+        raise ValueError(f"--statistics={file}: data.datasets has no robot that they could be of")
+    return found
+
+
 def statistics_of(source: Path | str) -> dict:
-    """Normalisation statistics that an export of ours has beside the weights; others have none that we read."""
+    """Normalisation statistics that an export of ours has beside the weights."""
     path = Path(source) / "statistics.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -154,7 +173,7 @@ def main(_) -> None:
             raise ValueError("--out or --dry_run is needed")
         report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
                                 read_fits(args.fit), (args.base_format, args.base) if args.base else None,
-                                args.allow_pickle)
+                                args.allow_pickle, args.statistics)
     except (WeightsError, CheckpointError, ValueError, OSError) as error:
         sys.exit(f"import: {error}")
     print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
@@ -168,6 +187,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_string("base", None, "directory of the weights under a source of adapters alone")
     flags.DEFINE_enum("base_format", "wan", FORMATS, "layout of --base")
+    flags.DEFINE_string("statistics", None, "file of published normalisation, for the robots of data.datasets")
     flags.DEFINE_bool("allow_pickle", False, "read .pth and .bin files too, by torch's weights_only unpickler")
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")

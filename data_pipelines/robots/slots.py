@@ -38,8 +38,8 @@ DUAL_ARM_SLOTS = {
     "right_gripper": range(29, 30),
 }
 
-# Where robots fill each group from its first slot on, both arms' joints one behind the other: data configs published with
-# arXiv 2601.18692 (commit 61ef6b1; 75 slots, of which two groups are named) and 2607.06403 (commit 36a9bab; 55).
+# Where robots fill each group from its first slot on, both arms' joints one behind the other: data configs published
+# with arXiv 2601.18692 (commit 61ef6b1; 75 slots, of which two groups are named) and 2607.06403 (commit 36a9bab; 55).
 ARM_EFFECTOR_SLOTS = {"arm": range(0, 14), "effector": range(14, 16)}
 BODY_SLOTS = {
     "arm": range(0, 14),

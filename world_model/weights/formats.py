@@ -103,6 +103,9 @@ class PublishedFormat:
     inserted: str = ""  # a level that some versions of peft put into names
     check: Callable[[Path, Any], None] = _no_check  # see OpenedWeights
     beside_base: str = r"(?!)"  # regular expression of native names that are no part of the base of adapters
+    # (file of published normalisation, folder of the weights, robot, actions of a block) -> one dataset's statistics;
+    # raises WeightsError where they are another robot's. None: the layout has no such file.
+    read_statistics: Callable[[Path, Path, Any, int], dict] | None = None
 
     def open(self, directory: str | Path, allow_pickle: bool = False) -> OpenedWeights:
         """Reads headers; side files are opened where they are there. allow_pickle: take .pth and the like as well.
@@ -120,7 +123,7 @@ class PublishedFormat:
             if component := next((c.what for c in components if re.match(c.keys, key)), None):
                 others[component] = others.get(component, 0) + 1
                 continue
-            if other := next((c.what for c in self.mistaken if key.startswith(c.prefix)), None):
+            if other := next((c.what for c in self.mistaken if re.match(c.keys, key)), None):
                 raise WeightsError(f"{weights.path_of(key)}: {key}: {other}")
             name = self._name(weights, key)
             if name in where:

@@ -17,8 +17,8 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     spec = trained.model.spec
     version = VERSIONS[spec.vision]
     if version.format_name != format_name:
-        raise ValueError(f"--format={format_name}: the model is of LingBot-VLA version {version.number} (model.vision = "
-                         f"{spec.vision!r}); say --format={version.format_name}")
+        raise ValueError(f"--format={format_name}: the model is of LingBot-VLA version {version.number} "
+                         f"(model.vision = {spec.vision!r}); say --format={version.format_name}")
     if spec.lora_rank:
         raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     released_format.write(directory, spec, trained.params, step=trained.step, rollout=trained.settings,
@@ -29,5 +29,5 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")))
 
 
-EXPORTS = {version.format_name: ExportFormat(functools.partial(write_released, format_name=version.format_name), RUNTIME)
-           for version in VERSIONS.values()}
+EXPORTS = {name: ExportFormat(functools.partial(write_released, format_name=name), RUNTIME)
+           for name in (version.format_name for version in VERSIONS.values())}

@@ -10,15 +10,17 @@ import functools
 from pathlib import Path
 
 from world_model.families.lingbot_vla import names
-from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config
+from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config, read_statistics
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.weights.formats import Component, InitRule, PublishedFormat
 from world_model.weights.safetensors_io import WeightsError
 
 ACTION_PARTS = r"^(expert_|state_embedding|action_|time_fc)"
 EXPERT = InitRule(ACTION_PARTS, "a vision-language model has no actions")
-QUERIES = InitRule(r"^queries\.", "a vision-language model has neither query tokens nor heads of teachers")
+QUERIES = InitRule(r"^queries\.", "a vision-language model has no query tokens")
 ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
+TEACHERS = tuple(Component(f"{PREFIX}{head}_head.", "heads of teachers, which training alone reads")
+                 for head in names.PUBLISHED_HEADS.values())
 NEXT_WORD = (Component("lm_head.", "head of the next word"),)
 WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; say --format=lingbot_vla, or "
                   "--format=lingbot_vla_v2")
@@ -36,8 +38,8 @@ def check_tower(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
     """Raises WeightsError where the config is of the other version."""
     if spec.vision != vision:
         mine, theirs = VERSIONS[spec.vision], VERSIONS[vision]
-        raise WeightsError(f"{folder}: the config is of LingBot-VLA version {mine.number}, on {mine.base} (model.vision "
-                           f"= {spec.vision!r}); this format is of version {theirs.number}, on {theirs.base}")
+        raise WeightsError(f"{folder}: this format is of LingBot-VLA version {theirs.number}, on {theirs.base}; the "
+                           f"config is of version {mine.number}, on {mine.base} (model.vision = {spec.vision!r})")
 
 
 def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
@@ -48,8 +50,8 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 
 def _whole(vision: str) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,),
-        mistaken=(other(vision),), check=functools.partial(check, vision))
+        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), TEACHERS,
+        mistaken=(other(vision),), check=functools.partial(check, vision), read_statistics=read_statistics)
 
 
 def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:

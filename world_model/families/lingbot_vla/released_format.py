@@ -55,7 +55,7 @@ def write(directory: Path, spec: LingBotVLASpec, params: Mapping[str, jax.Array]
     tensors = ((PREFIX + name, x.astype(dtype))
                for name, x in names.to_published(params, spec.head_dim, TABLES[spec.vision]))
     safetensors_io.write(folder, tensors, shard_bytes)
-    _write_json(folder / "config.json", config(spec))
+    _write_json(folder / "config.json", config(spec, dict(rollout or {})))
     (directory / STATISTICS).mkdir()
     for dataset, robot in (robots or {}).items():
         _write_json(directory / STATISTICS / f"{dataset}.json", norm_stats.published(robot, statistics[dataset]))
@@ -88,7 +88,7 @@ def weights_folder(directory: str | Path) -> Path:
     return found[0]
 
 
-def config(spec: LingBotVLASpec) -> dict:
+def config(spec: LingBotVLASpec, rollout: Mapping) -> dict:
     """config.json: of version 1 the fields of LeRobot's PI0Config, as which it is read; of version 2 the architecture,
     which is read from lingbotvla_cli.yaml."""
     if VERSIONS[spec.vision].number == 2:
@@ -97,7 +97,7 @@ def config(spec: LingBotVLASpec) -> dict:
     return {"type": "pi0", "n_obs_steps": 1, "chunk_size": layout.actions_per_block,
             "n_action_steps": layout.actions_per_block, "max_state_dim": spec.state_dim,
             "max_action_dim": spec.action_dim, "resize_imgs_with_padding": [layout.height, layout.width],
-            "tokenizer_max_length": spec.text_length, "num_steps": 10, "use_cache": True,
+            "tokenizer_max_length": spec.text_length, "num_steps": rollout.get("steps", 10), "use_cache": True,
             "attention_implementation": "eager", "freeze_vision_encoder": False, "train_expert_only": False,
             "train_state_proj": True}
 
@@ -132,17 +132,27 @@ def _mixture(spec: LingBotVLASpec) -> dict:
             "routed_scaling_factor": spec.routed_scale, "use_shared_expert_gate": False}
 
 
+def find_arguments(folder: Path) -> tuple[Path | None, dict]:
+    """(path, content) of the lingbotvla_cli.yaml of the weights in `folder`; (None, {}) where they stand alone."""
+    path = next((place / ARGUMENTS for place in (folder, *folder.absolute().parents[:3])
+                 if (place / ARGUMENTS).exists()), None)
+    return path, (yaml.safe_load(path.read_text()) or {}) if path else {}
+
+
+def read_statistics(file: Path, folder: Path, robot, actions_per_block: int) -> dict:
+    """See `PublishedFormat.read_statistics`."""
+    joints = (find_arguments(folder)[1].get("data") or {}).get("joints")
+    return norm_stats.read(file, joints, robot, actions_per_block)
+
+
 CHECKED = ("vlm_causal", "router_activation", "token_top_k", "routed_scaling_factor", "use_shared_expert_gate")
 
 
 def check_config(folder: Path, spec: LingBotVLASpec) -> None:
-    """Raises WeightsError, naming file, key, expected and found, where the lingbotvla_cli.yaml of the weights in `folder`
-    is of a model that computes otherwise, in what tensors cannot tell."""
-    path = next((place / ARGUMENTS for place in (folder, *folder.absolute().parents[:3])
-                 if (place / ARGUMENTS).exists()), None)
-    if path is None:
-        return  # the weights alone, as on a hub
-    train = (yaml.safe_load(path.read_text()) or {}).get("train") or {}
+    """Raises WeightsError, naming file, key, expected and found, where the lingbotvla_cli.yaml of the weights in
+    `folder` is of a model that computes otherwise, in what tensors cannot tell."""
+    path, found = find_arguments(folder)
+    train = found.get("train") or {}
     expected = arguments(spec, {})["train"]
     for key in CHECKED:
         if key in train and key in expected and train[key] != expected[key]:

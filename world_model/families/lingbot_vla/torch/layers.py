@@ -13,27 +13,32 @@ from world_model.layers.norms import EPS
 KeysValues = tuple[Tensor, Tensor]  # [B, L, kv heads, d] each; keys are rotated
 
 
-class RMSNorm(nn.Module):
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Over the last axis; the mean square is float32."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * weight
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with its weight."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight)
 
 
-class AdaptiveNorm(RMSNorm):
+class AdaptiveNorm(nn.Module):
     """(1 + gamma(c)) norm(x) + beta(c)."""
 
     def __init__(self, dim: int):
-        super().__init__(dim)
-        self.gamma, self.beta = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        super().__init__()
+        self.weight, self.gamma, self.beta = nn.Parameter(torch.empty(dim)), nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return (1 + self.gamma(condition)[:, None]) * super().forward(x) + self.beta(condition)[:, None]
+        return (1 + self.gamma(condition)[:, None]) * rms_norm(x, self.weight) + self.beta(condition)[:, None]
 
 
 class GatedMlp(nn.Module):

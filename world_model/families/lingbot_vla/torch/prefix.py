@@ -1,4 +1,4 @@
-"""Who exists in the prefix, where it stands and who sees whom: families/lingbot_vla/prefix.py in PyTorch (extra: torch).
+"""Who is in the prefix, where it stands and who sees whom: families/lingbot_vla/prefix.py in PyTorch (extra: torch).
 
 Nothing here is asked of the device, and all of it is made once for a prediction.
 """
@@ -36,8 +36,8 @@ def suffix_positions(valid: Tensor, positions: Tensor, count: int) -> Tensor:
 
 
 def prefix_mask(spec: LingBotVLASpec, valid: Tensor) -> Tensor:
-    """bool [B, Lp, Lp] (query, key). Tokens that do not exist see themselves, which nobody reads: a softmax over nothing
-    is no number."""
+    """bool [B, Lp, Lp] (query, key). Tokens that do not exist see themselves, which nobody reads, as a softmax over
+    nothing is no number."""
     mask = valid[:, :, None] & valid[:, None]
     if spec.prefix == "causal":
         mask = mask.tril()

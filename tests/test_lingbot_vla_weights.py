@@ -1,0 +1,339 @@
+"""LingBot-VLA's released layouts: written, read back to the same bits, run in PyTorch; what does not fit is named."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+from configs import lingbot_vla_4b, lingbot_vla_v2_6b
+from data_pipelines.robots.embodiment import Dimension, Embodiment
+from data_pipelines.robots.embodiments import EMBODIMENTS, get_embodiment, register
+from launch import export, import_weights
+from launch.exporting.exported import open_export
+from launch.serving.engine import Engine, Request, choose_robot
+from launch.setup.experiment import Experiment
+from launch.setup.restore import Restored
+from tests import tiny_policy
+from tests.test_import_weights import read_back
+from world_model.families import get_family
+from world_model.families.base.export import Trained
+from world_model.families.lingbot_vla import norm_stats, released_format
+from world_model.families.lingbot_vla.names import TABLES
+from world_model.weights import conversion, names, safetensors_io
+from world_model.weights.safetensors_io import Weights, WeightsError
+
+SHAPES = Path(__file__).parent / "goldens/shapes"
+FAMILY = get_family("lingbot_vla")
+CASES = {"v1": (lingbot_vla_4b, {}), "v2": (lingbot_vla_v2_6b, {}),
+         "v2_queries": (lingbot_vla_v2_6b, {"query_tokens": 2, "query_seeds": 4})}
+TWO_ARMS = "test_two_arms"  # six joints and a gripper each, in the order of its recordings, and RoboTwin's released slots
+if TWO_ARMS not in EMBODIMENTS:
+    dims = tuple(Dimension(f"{group}_{i}", slot) for group, i, slot in (
+        *(("arm.position", i, i) for i in range(6)), ("effector.position", 0, 14),
+        *(("arm.position", i, i) for i in range(6, 12)), ("effector.position", 1, 15)))
+    register(Embodiment(name=TWO_ARMS, id=991, views=("high", "wrist"), view_layout="side_by_side", rate=25.0,
+                        state=dims, action=dims))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def config_of(case: str, **model):
+    base, sizes = CASES[case]
+    config = base.get_config("debug")
+    config.model.update(sizes | model)
+    config.train.compute_dtype = "float32"
+    config.evaluate.solver_steps = 3
+    return config
+
+
+@functools.cache
+def model_of(case: str, **model):
+    return Experiment(config_of(case, **model)).model
+
+
+@functools.cache
+def params_of(case: str, **model) -> dict:
+    return tiny_policy._weights(model_of(case, **model).shapes, np.random.default_rng(0))
+
+
+def statistics_of(robot: Embodiment, config) -> dict:
+    rng = np.random.default_rng(0)
+    return {"dataset": "some", "embodiment": robot.name, "skipped": {}, "episodes": 1,
+            "actions_per_block": config.layout.actions_per_block,
+            **{part: tiny_policy._summary(rng.uniform(100, 400, (50, len(getattr(robot, part)))))
+               for part in ("state", "action")}}
+
+
+def trained_of(case: str) -> Trained:
+    model, robot = model_of(case), get_embodiment(TWO_ARMS)
+    return Trained(model, params_of(case), {"steps": 3}, {"some": statistics_of(robot, config_of(case))},
+                   {"some": robot}, "", step=12)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def released(request, tmp_path_factory):
+    """(case, directory, comparison of the export)."""
+    case, out = request.param, tmp_path_factory.mktemp(request.param)
+    trained = trained_of(case)
+    return case, out, write_of(case).write_and_compare(out, trained, np.dtype("float32"), 50_000)
+
+
+def name_of(case: str) -> str:
+    return "lingbot_vla" if case == "v1" else "lingbot_vla_v2"
+
+
+def write_of(case: str):
+    return FAMILY.exports[name_of(case)]
+
+
+def hf_ckpt(directory: Path) -> Path:
+    return released_format.weights_folder(directory)
+
+
+def published(case: str, **model) -> dict[str, np.ndarray]:
+    """A model's tensors under their published names."""
+    spec = model_of(case, **model).spec
+    found = names.to_published(params_of(case, **model), spec.head_dim, TABLES[spec.vision])
+    return {released_format.PREFIX + name: x for name, x in found}
+
+
+def write(directory: Path, tensors: dict) -> Path:
+    directory.mkdir(parents=True)
+    safetensors_io.write(directory, tensors.items())
+    return directory
+
+
+@pytest.mark.parametrize("config,file,tensors,values", [
+    (lingbot_vla_4b, "lingbot_vla_4b", 1555, 4_197_425_739),
+    (lingbot_vla_v2_6b, "lingbot_vla_v2_6b", 1624, 6_226_386_103)])
+def test_names_and_shapes_at_full_size_are_the_published_ones(config, file, tensors, values):
+    model = Experiment(config.get_config()).model
+    found = names.published_shapes(model.shapes, model.spec.head_dim, TABLES[model.spec.vision])
+    known = {name.removeprefix(released_format.PREFIX): tuple(shape)
+             for name, shape in json.loads((SHAPES / f"{file}.json").read_text()).items()
+             if "align" not in name and "shared_task_proj" not in name}
+    assert {name: x.shape for name, x in found.items()} == known
+    assert (len(found), sum(x.size for x in found.values())) == (tensors, values)
+
+
+def test_query_tokens_are_called_as_published():
+    config = lingbot_vla_v2_6b.get_config()
+    config.model.query_tokens = 8
+    model = Experiment(config).model
+    known = json.loads((SHAPES / "lingbot_vla_v2_6b.json").read_text())
+    found = names.published_shapes(model.shapes, model.spec.head_dim, TABLES["qwen3"])
+    left = known.keys() - {released_format.PREFIX + name for name in found}
+    assert len(left) == 76 and all("align_head." in name for name in left)
+    assert all(tuple(known[released_format.PREFIX + name]) == x.shape for name, x in found.items())
+
+
+def test_pytorch_computes_the_actions_of_the_jax_model(released):
+    _, _, found = released
+    assert found.parity.keys() == {"all_views/actions", "a_view_missing/actions", "half_given/actions"}
+    assert max(d.size for d in found.parity.values()) < 2e-5
+    assert 1e-4 < max(d.size for d in found.bfloat16.values()) < 0.5
+
+
+def test_what_is_written_is_read_back_to_the_same_bits(released):
+    case, out, _ = released
+    assert len(list(hf_ckpt(out).glob("model-*.safetensors"))) > 1
+    params, spec = params_of(case), model_of(case).spec
+    for source in (out, hf_ckpt(out), hf_ckpt(out).parent):
+        found = conversion.read(FAMILY.imports[name_of(case)].open(source), params, spec)
+        assert found.keys() == params.keys()
+        for name, x in params.items():
+            np.testing.assert_array_equal(found[name], x, err_msg=name)
+
+
+def test_what_stands_beside_the_weights(released):
+    """Slots: the arms' twelve joints, room for two, the grippers (facts of the released RoboTwin run)."""
+    case, out, _ = released
+    arguments = yaml.safe_load((out / "lingbotvla_cli.yaml").read_text())
+    assert hf_ckpt(out) == out / "checkpoints/global_step_12/hf_ckpt"
+    assert arguments["data"]["joints"] == ["{'arm.position': 14}", "{'effector.position': 2}"]
+    assert arguments["train"]["max_action_dim"] == 32 and arguments["train"]["vlm_causal"] == (case != "v1")
+    stats = json.loads((out / arguments["data"]["norm_stats_file"]).read_text())
+    statistics = trained_of(case).statistics["some"]
+    assert stats["count"] == 50
+    assert stats["norm_stats"]["action.effector.position"]["q01"] == [statistics["action"]["q01"][i] for i in (6, 13)]
+    assert len(stats["norm_stats"]["observation.state.arm.position"]["mean"]) == 12
+
+
+def test_bfloat16_files_hold_rounded_weights_and_run(tmp_path):
+    found = write_of("v2").write_and_compare(tmp_path, trained_of("v2"), np.dtype("bfloat16"), 10**9)
+    assert max(d.size for d in found.parity.values()) < 2e-5 and found.cast
+    weights = Weights(hf_ckpt(tmp_path))
+    assert {dtype for _, dtype in weights.headers.values()} == {"BF16"}
+
+
+def test_each_version_is_written_in_its_own_layout_alone(tmp_path):
+    for case, other in (("v1", "v2"), ("v2", "v1")):
+        with pytest.raises(ValueError, match=rf"--format={name_of(other)}: the model is of LingBot-VLA version "
+                                             rf"{case[1]} .*; say --format={name_of(case)}$"):
+            write_of(other).write_and_compare(tmp_path, trained_of(case), np.dtype("float32"), 10**9)
+    adapted = trained_of("v1")
+    adapted = adapted._replace(model=model_of("v1", lora_rank=2))
+    with pytest.raises(ValueError, match="this layout has no adapters; say --merge_lora"):
+        write_of("v1").write_and_compare(tmp_path, adapted, np.dtype("float32"), 10**9)
+
+
+def test_each_version_is_refused_by_the_other(tmp_path):
+    sources = {case: write(tmp_path / case, published(case)) for case in ("v1", "v2")}
+    for case, other in (("v1", "v2"), ("v2", "v1")):
+        with pytest.raises(WeightsError, match=rf"is of LingBot-VLA version {other[1]}; take a config of that version "
+                                               rf"and say --format={name_of(other)}"):
+            import_weights.import_weights(config_of(case), name_of(case), sources[other], None)
+        with pytest.raises(WeightsError, match=rf"this format is of LingBot-VLA version {other[1]}.*the config is of "
+                                               rf"version {case[1]}"):
+            import_weights.import_weights(config_of(case), name_of(other), sources[other], None)
+        with pytest.raises(WeightsError, match=r"is of a LingBot-VLA with its expert; say --format="):
+            import_weights.import_weights(config_of(case), "qwen2_5_vl" if case == "v1" else "qwen3_vl", sources[case],
+                                          None)
+
+
+def test_no_projection_begins_anew_in_silence(tmp_path):
+    """14 instead of 75 dimensions: the released loader initialised them afresh (lingbot-vla, issue 43)."""
+    source, smaller = write(tmp_path / "released", published("v1")), config_of("v1", action_dim=14)
+    with pytest.raises(WeightsError, match=r"model\.action_in_proj\.weight \(ours: action_embedding\.kernel\): expected "
+                                           r"shape \(32, 14\), found \(32, 32\).*--fit='PATTERN=slice\|pad_zero\|fresh"):
+        import_weights.import_weights(smaller, "lingbot_vla", source, None)
+    report = import_weights.import_weights(smaller, "lingbot_vla", source, tmp_path / "out",
+                                           {"action_(embedding|head)": "slice"})
+    found = read_back(tmp_path / "out")["action_head.kernel"]
+    np.testing.assert_array_equal(found, params_of("v1")["action_head.kernel"][:, :14])
+    assert report["fitted"] == dict.fromkeys(
+        ["action_embedding.kernel", "action_head.kernel", "action_head.bias"], "slice") and not report["fresh"]
+
+
+def test_teachers_heads_and_unwanted_query_tokens_stay_in_the_source(tmp_path):
+    tensors = published("v2_queries") | {
+        "model.depth_align_head.projector.proj_in1.weight": np.ones((2, 2), np.float32),
+        "model.future_video_align_head.projector.norm_out.weight": np.ones(2, np.float32)}
+    source = write(tmp_path / "source", tensors)
+    report = import_weights.import_weights(config_of("v2"), "lingbot_vla_v2", source, tmp_path / "out")
+    assert report["left_in_source"] == {"heads of teachers, which training alone reads": 2, "query tokens": 8}
+    assert not report["fresh"] and "left in the source: 8 tensors of the query tokens" in import_weights.describe(report)
+    report = import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", source, tmp_path / "with")
+    assert report["left_in_source"] == {"heads of teachers, which training alone reads": 2}
+    np.testing.assert_array_equal(read_back(tmp_path / "with")["queries.future_video_seeds"],
+                                  tensors["model.future_video_align_embs"])
+    plain = write(tmp_path / "plain", published("v2"))
+    with pytest.raises(WeightsError, match=r"8 missing \(current_shared_task_proj\.bias"):
+        import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", plain, None)
+
+
+@pytest.mark.parametrize("case,name", [("v1", "qwen2_5_vl"), ("v2_queries", "qwen3_vl")])
+def test_a_vision_language_model_alone_gets_a_fresh_expert_which_is_printed(tmp_path, monkeypatch, case, name):
+    monkeypatch.setattr(import_weights, "fresh_values",
+                        lambda model, seed, names: lambda name: np.full(model.shapes[name].shape, 7, np.float32))
+    vlm = "model.qwenvl_with_expert.qwenvl."
+    tensors = {key.removeprefix(vlm): x for key, x in published(case).items() if key.startswith(vlm)}
+    source = write(tmp_path / "qwen", tensors | {"lm_head.weight": np.ones((4, 4), np.float32)})
+    report = import_weights.import_weights(config_of(case), name, source, tmp_path / "out")
+    params, fresh, found = params_of(case), set(report["fresh"]), read_back(tmp_path / "out")
+    beginnings = ("expert_", "state_", "action_", "time_", "queries.")
+    assert fresh == {key for key in params if key.startswith(beginnings)}
+    assert report["left_in_source"] == {"head of the next word": 1}
+    assert "fresh: action_head.kernel (a vision-language model has no actions)" in import_weights.describe(report)
+    for key, x in found.items():
+        np.testing.assert_array_equal(x, np.full_like(x, 7) if key in fresh else params[key], err_msg=key)
+
+
+def test_weights_of_several_steps_or_of_other_arguments_are_refused(tmp_path):
+    for step in (1, 2):
+        write(tmp_path / f"run/checkpoints/global_step_{step}/hf_ckpt", published("v1"))
+    with pytest.raises(WeightsError, match=r"holds the weights of 2 steps, .*step_1.*step_2.*; give the directory of one"):
+        import_weights.import_weights(config_of("v1"), "lingbot_vla", tmp_path / "run", None)
+    one = tmp_path / "run/checkpoints/global_step_2/hf_ckpt"
+    (tmp_path / "run/lingbotvla_cli.yaml").write_text("train: {vlm_causal: true}\n")
+    with pytest.raises(WeightsError, match=r"lingbotvla_cli\.yaml: train\.vlm_causal: expected False .*found True"):
+        import_weights.import_weights(config_of("v1"), "lingbot_vla", one, None)
+    two = write(tmp_path / "two", published("v2_queries"))
+    for content, message in (("{token_top_k: 1}", "train.token_top_k: expected 2 .*found 1"),
+                             ("{align_params: {num_task_tokens: 8}}", "expected model.query_tokens = 2, found 8")):
+        (two / "lingbotvla_cli.yaml").write_text(f"train: {content}\n")
+        with pytest.raises(WeightsError, match=message):
+            import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", two, None)
+
+
+def test_published_statistics_are_read_for_a_robot_with_their_slots(tmp_path):
+    released_format.write(tmp_path / "made", model_of("v1").spec, params_of("v1"), **made(tmp_path, TWO_ARMS))
+    file, config = tmp_path / "made/norm_stats/some.json", config_of("v1")
+    config.data.datasets.arms = {"embodiment": TWO_ARMS, "weight": 1.0}
+    report = import_weights.import_weights(config, "lingbot_vla", tmp_path / "made", tmp_path / "out", statistics=file)
+    assert report["left_in_source"] == {}
+    meta = json.loads(next((tmp_path / "out/checkpoints").rglob("meta/metadata")).read_text())["statistics"]["arms"]
+    known = statistics_of(get_embodiment(TWO_ARMS), config)
+    assert meta["embodiment"] == TWO_ARMS and meta["actions_per_block"] == 8
+    for part in ("state", "action"):
+        assert all(meta[part][key] == known[part][key] for key in norm_stats.STATISTICS)
+
+
+def made(tmp_path: Path, name: str) -> dict:
+    (tmp_path / "made").mkdir()
+    robot = get_embodiment(name)
+    return {"robots": {"some": robot}, "statistics": {"some": statistics_of(robot, config_of("v1"))}}
+
+
+def test_statistics_of_another_slot_table_are_refused(tmp_path):
+    robot, file = get_embodiment(TWO_ARMS), tmp_path / "stats.json"
+    content = norm_stats.published(robot, statistics_of(robot, config_of("v1")))
+    file.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"statistics of another slot table: expected .*'action\.target_x': 1.* of robot "
+                                           r"'pusht', found .*'action\.arm\.position': 12"):
+        norm_stats.read(file, None, get_embodiment("pusht"), 8)
+    with pytest.raises(WeightsError, match=r"another slot table: the run has effector\.position from slot 28 on .*robot "
+                                           rf"'{TWO_ARMS}' in \[14, 15\]"):
+        norm_stats.read(file, [{"arm.position": 14}, {"end.position": 14}, {"effector.position": 2}], robot, 8)
+    content["norm_stats"]["action.arm.position"]["mean"] = [[0.0] * 12] * 50
+    file.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"action\.arm\.position has statistics for each step of a chunk"):
+        norm_stats.read(file, None, robot, 8)
+    with pytest.raises(ValueError, match="this format has no file of statistics"):
+        import_weights.read_statistics(FAMILY.imports["qwen3_vl"], file, tmp_path, config_of("v1"))
+    with pytest.raises(ValueError, match=r"data\.datasets has no robot"):
+        import_weights.read_statistics(FAMILY.imports["lingbot_vla"], file, tmp_path, config_of("v1"))
+
+
+def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):
+    """The first pictures, later ones, and actions that are on their way; the robot has one camera, the model two."""
+    config, robot = config_of("v1"), get_embodiment("pusht")
+    restored = Restored(Experiment(config), 1, {name: jnp.asarray(x) for name, x in params_of("v1").items()}, {},
+                        {"some": statistics_of(robot, config)}, tmp_path)
+    export.export(restored, tmp_path / "export")
+    engines = [Engine(model, choose_robot(model, None, None), sessions=1, batch_sizes=(1,))
+               for model in (restored, open_export(tmp_path / "export"))]
+    rng, first = np.random.default_rng(0), engines[0]
+    state, text = np.array([200.0, 300.0]), first.tokenize("push the T")
+    for block, flight in ((1, []), (2, [[210, 290]])):
+        frames = rng.integers(0, 255, (1 if block == 1 else first.block_frames, 32, 32, 3), np.uint8)
+        request = Request(0, block, {"image": frames}, state, text, (7, block), np.array(flight).reshape(-1, 2))
+        with jax.default_matmul_precision("highest"):
+            ours, theirs = (engine.step([request])[0].actions for engine in engines)
+        np.testing.assert_allclose(ours, theirs, atol=0.01)  # of 300
+        assert np.ptp(ours, axis=0).max() > 1
+
+
+def test_an_export_that_is_damaged_is_named(released, tmp_path):
+    from world_model.families.lingbot_vla.torch.network import load
+
+    case, out, _ = released
+    with pytest.raises(WeightsError, match=r"wamax\.json: missing; .* is no export of a LingBot-VLA model"):
+        load(tmp_path)
+    settings = json.loads((out / "wamax.json").read_text())
+    (tmp_path / "wamax.json").write_text(json.dumps(settings | {"spec": settings["spec"] | {"action_dim": 31}}))
+    (tmp_path / "checkpoints").symlink_to(out / "checkpoints")
+    with pytest.raises(WeightsError, match=r"model\.action_in_proj\.weight: expected F32 \(32, 31\), found F32 \(32, 32\)"):
+        load(tmp_path)
+    spec, rollout, dtype = released_format.read_settings(out)
+    assert (spec, rollout, dtype) == (model_of(case).spec, {"steps": 3}, "float32")
