@@ -216,7 +216,7 @@ def test_no_projection_begins_anew_in_silence(tmp_path):
 
 def test_query_tokens_that_are_not_wanted_stay_in_the_source(tmp_path):
     tensors = published("v2_queries")
-    source, what = write(tmp_path / "source", tensors), "query tokens and their teachers' heads"
+    source, what = write(tmp_path / "source", tensors), "query tokens and teachers' heads"
     report = import_weights.import_weights(config_of("v2"), "lingbot_vla_v2", source, tmp_path / "out")
     assert report["left_in_source"] == {what: 84} and not report["fresh"]
     assert f"left in the source: 84 tensors of the {what}" in import_weights.describe(report)
@@ -321,7 +321,7 @@ def test_a_robot_in_other_slots_has_groups_of_its_own():
     assert norm_stats.table_of(apart, 1) is None
     assert norm_stats.otherwise("some", apart, 1) == [
         "yam: its server wants state and action in the same slots; there are no statistics of dataset 'some' for it",
-        "yam: its server normalises by bounds_99_woclip, which does not clip as quantile does"]
+        "yam: its server normalises by bounds_99_woclip, which does not clip; quantile does"]
 
 
 def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):

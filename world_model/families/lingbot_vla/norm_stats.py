@@ -72,7 +72,7 @@ def otherwise(dataset: str, robot, version: int) -> list[str]:
         found.append(f"{robot.name}: its server wants state and action in the same slots; there are no statistics of "
                      f"dataset {dataset!r} for it")
     if kind := NEAREST.get(robot.normalisation):
-        found.append(f"{robot.name}: its server normalises by {kind}, which does not clip as {robot.normalisation} does")
+        found.append(f"{robot.name}: its server normalises by {kind}, which does not clip; {robot.normalisation} does")
     return found
 
 
