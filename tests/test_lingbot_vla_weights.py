@@ -1,5 +1,6 @@
 """LingBot-VLA's released layouts: written, read back to the same bits, run in PyTorch; what does not fit is named."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -12,7 +13,8 @@ import yaml
 
 from configs import lingbot_vla_4b, lingbot_vla_v2_6b
 from data_pipelines.robots.embodiment import Dimension, Embodiment
-from data_pipelines.robots.embodiments import EMBODIMENTS, get_embodiment, register
+from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.robots.normalisation import make_scale
 from launch import export, import_weights
 from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, Request, choose_robot
@@ -24,20 +26,16 @@ from world_model.families import get_family
 from world_model.families.base.export import Trained
 from world_model.families.lingbot_vla import norm_stats, released_format
 from world_model.families.lingbot_vla.names import TABLES
+from world_model.training import checkpoint
 from world_model.weights import conversion, names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
 SHAPES = Path(__file__).parent / "goldens/shapes"
 FAMILY = get_family("lingbot_vla")
 CASES = {"v1": (lingbot_vla_4b, {}), "v2": (lingbot_vla_v2_6b, {}),
-         "v2_queries": (lingbot_vla_v2_6b, {"query_tokens": 2, "query_seeds": 4})}
-TWO_ARMS = "test_two_arms"  # six joints and a gripper each, in the order of its recordings, and RoboTwin's released slots
-if TWO_ARMS not in EMBODIMENTS:
-    dims = tuple(Dimension(f"{group}_{i}", slot) for group, i, slot in (
-        *(("arm.position", i, i) for i in range(6)), ("effector.position", 0, 14),
-        *(("arm.position", i, i) for i in range(6, 12)), ("effector.position", 1, 15)))
-    register(Embodiment(name=TWO_ARMS, id=991, views=("high", "wrist"), view_layout="side_by_side", rate=25.0,
-                        state=dims, action=dims))
+         "v2_queries": (lingbot_vla_v2_6b, {"query_tokens": 2, "query_seeds": 4, "teacher_width": 6,
+                                                  "actions_see_future": False})}
+ARMS = {"v1": "robotwin_joints_75", "v2": "robotwin_joints_55"}  # left joints, gripper, right joints, gripper
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +73,7 @@ def statistics_of(robot: Embodiment, config) -> dict:
 
 
 def trained_of(case: str) -> Trained:
-    model, robot = model_of(case), get_embodiment(TWO_ARMS)
+    model, robot = model_of(case), get_embodiment(ARMS[case[:2]])
     return Trained(model, params_of(case), {"steps": 3}, {"some": statistics_of(robot, config_of(case))},
                    {"some": robot}, "", step=12)
 
@@ -126,14 +124,14 @@ def test_names_and_shapes_at_full_size_are_the_published_ones(config, file, tens
     assert (len(found), sum(x.size for x in found.values())) == (tensors, values)
 
 
-def test_query_tokens_are_called_as_published():
+def test_query_tokens_and_teachers_heads_are_called_as_published():
     config = lingbot_vla_v2_6b.get_config()
     config.model.query_tokens = 8
     model = Experiment(config).model
-    known = json.loads((SHAPES / "lingbot_vla_v2_6b.json").read_text())
     found = names.published_shapes(model.shapes, model.spec.head_dim, TABLES["qwen3"])
-    assert known.keys() == {released_format.PREFIX + name for name in found} and len(known) == 1708
-    assert all(tuple(known[released_format.PREFIX + name]) == x.shape for name, x in found.items())
+    known = json.loads((SHAPES / "lingbot_vla_v2_6b.json").read_text())
+    assert {released_format.PREFIX + name: x.shape for name, x in found.items()} == {
+        name: tuple(shape) for name, shape in known.items()}
 
 
 def test_pytorch_computes_the_actions_of_the_jax_model(released):
@@ -159,7 +157,9 @@ def test_what_stands_beside_the_weights(released):
     case, out, _ = released
     arguments = yaml.safe_load((out / "lingbotvla_cli.yaml").read_text())
     assert hf_ckpt(out) == out / "checkpoints/global_step_12/hf_ckpt"
-    assert arguments["data"]["joints"] == ["{'arm.position': 14}", "{'effector.position': 2}"]
+    joints = ["{'arm.position': 14}", "{'end.position': 14}", "{'effector.position': 2}"]
+    assert arguments["data"]["joints"][:3] == joints[:1] + joints[1 if case != "v1" else 2:]
+    assert arguments["data"]["norm_type"] == "bounds_99_woclip" or case != "v1"
     assert arguments["train"]["max_action_dim"] == 32 and arguments["train"]["vlm_causal"] == (case != "v1")
     stats = json.loads((out / arguments["data"]["norm_stats_file"]).read_text())
     statistics = trained_of(case).statistics["some"]
@@ -214,21 +214,23 @@ def test_no_projection_begins_anew_in_silence(tmp_path):
         ["action_embedding.kernel", "action_head.kernel", "action_head.bias"], "slice") and not report["fresh"]
 
 
-def test_teachers_heads_and_unwanted_query_tokens_stay_in_the_source(tmp_path):
-    tensors = published("v2_queries") | {
-        "model.depth_align_head.projector.proj_in1.weight": np.ones((2, 2), np.float32),
-        "model.future_video_align_head.projector.norm_out.weight": np.ones(2, np.float32)}
-    source = write(tmp_path / "source", tensors)
+def test_query_tokens_that_are_not_wanted_stay_in_the_source(tmp_path):
+    tensors = published("v2_queries")
+    source, what = write(tmp_path / "source", tensors), "query tokens and teachers' heads"
     report = import_weights.import_weights(config_of("v2"), "lingbot_vla_v2", source, tmp_path / "out")
-    assert report["left_in_source"] == {"heads of teachers, which training alone reads": 2, "query tokens": 8}
-    assert not report["fresh"] and "left in the source: 8 tensors of the query tokens" in import_weights.describe(report)
+    assert report["left_in_source"] == {what: 84} and not report["fresh"]
+    assert f"left in the source: 84 tensors of the {what}" in import_weights.describe(report)
     report = import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", source, tmp_path / "with")
-    assert report["left_in_source"] == {"heads of teachers, which training alone reads": 2}
+    assert not report["left_in_source"] and not report["fresh"]
     np.testing.assert_array_equal(read_back(tmp_path / "with")["queries.future_video_seeds"],
                                   tensors["model.future_video_align_embs"])
     plain = write(tmp_path / "plain", published("v2"))
-    with pytest.raises(WeightsError, match=r"8 missing \(current_shared_task_proj\.bias"):
+    with pytest.raises(WeightsError, match=r"84 missing \(current_shared_task_proj\.bias"):
         import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", plain, None)
+    deep = write(tmp_path / "depth", published("v1") | {
+        "model.depth_align_head.projector.proj_in1.weight": np.ones((2, 2), np.float32)})
+    report = import_weights.import_weights(config_of("v1"), "lingbot_vla", deep, None)
+    assert report["left_in_source"] == {"head of a teacher of depth, which training alone reads": 1}
 
 
 @pytest.mark.parametrize("case,name", [("v1", "qwen2_5_vl"), ("v2_queries", "qwen3_vl")])
@@ -259,49 +261,67 @@ def test_weights_of_several_steps_or_of_other_arguments_are_refused(tmp_path):
         import_weights.import_weights(config_of("v1"), "lingbot_vla", one, None)
     two = write(tmp_path / "two", published("v2_queries"))
     for content, message in (("{token_top_k: 1}", "train.token_top_k: expected 2 .*found 1"),
-                             ("{align_params: {num_task_tokens: 8}}", "expected model.query_tokens = 2, found 8")):
+                             ("{align_params: {num_task_tokens: 2}}",
+                              "expected num_task_tokens = 2 .* = True .*, found 2 and False")):
         (two / "lingbotvla_cli.yaml").write_text(f"train: {content}\n")
         with pytest.raises(WeightsError, match=message):
             import_weights.import_weights(config_of("v2_queries"), "lingbot_vla_v2", two, None)
 
 
-def test_published_statistics_are_read_for_a_robot_with_their_slots(tmp_path):
-    released_format.write(tmp_path / "made", model_of("v1").spec, params_of("v1"), **made(tmp_path, TWO_ARMS))
-    file, config = tmp_path / "made/norm_stats/some.json", config_of("v1")
-    config.data.datasets.arms = {"embodiment": TWO_ARMS, "weight": 1.0}
-    report = import_weights.import_weights(config, "lingbot_vla", tmp_path / "made", tmp_path / "out", statistics=file)
-    assert report["left_in_source"] == {}
-    meta = json.loads(next((tmp_path / "out/checkpoints").rglob("meta/metadata")).read_text())["statistics"]["arms"]
-    known = statistics_of(get_embodiment(TWO_ARMS), config)
-    assert meta["embodiment"] == TWO_ARMS and meta["actions_per_block"] == 8
+def test_published_statistics_are_read_for_a_robot_with_their_slots(released, tmp_path):
+    case, out, _ = released
+    config, robot = config_of(case), ARMS[case[:2]]
+    config.data.datasets.arms = {"embodiment": robot, "weight": 1.0}
+    import_weights.import_weights(config, name_of(case), out, tmp_path / "out", statistics=out / "norm_stats/some.json")
+    found = checkpoint.read_json(tmp_path / "out/checkpoints", 0, "meta")["statistics"]["arms"]
+    known = statistics_of(get_embodiment(robot), config)
+    assert found["embodiment"] == robot and found["actions_per_block"] == 8
     for part in ("state", "action"):
-        assert all(meta[part][key] == known[part][key] for key in norm_stats.STATISTICS)
-
-
-def made(tmp_path: Path, name: str) -> dict:
-    (tmp_path / "made").mkdir()
-    robot = get_embodiment(name)
-    return {"robots": {"some": robot}, "statistics": {"some": statistics_of(robot, config_of("v1"))}}
+        assert all(found[part][key] == known[part][key] for key in ("mean", "std", "q01", "q99", "min", "max"))
+    make_scale(found, get_embodiment(robot), "action")
 
 
 def test_statistics_of_another_slot_table_are_refused(tmp_path):
-    robot, file = get_embodiment(TWO_ARMS), tmp_path / "stats.json"
-    content = norm_stats.published(robot, statistics_of(robot, config_of("v1")))
+    """Version 1 has grippers in slots 14 and 15, version 2 in 28 and 29."""
+    robot, file = get_embodiment(ARMS["v1"]), tmp_path / "stats.json"
+    content = norm_stats.published(robot, norm_stats.TABLES[1], statistics_of(robot, config_of("v1")))
     file.write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match=r"statistics of another slot table: expected .*'action\.target_x': 1.* of robot "
-                                           r"'pusht', found .*'action\.arm\.position': 12"):
-        norm_stats.read(file, None, get_embodiment("pusht"), 8)
-    with pytest.raises(WeightsError, match=r"another slot table: the run has effector\.position from slot 28 on .*robot "
-                                           rf"'{TWO_ARMS}' in \[14, 15\]"):
-        norm_stats.read(file, [{"arm.position": 14}, {"end.position": 14}, {"effector.position": 2}], robot, 8)
+
+    def read(joints, version, name):
+        return norm_stats.read(file, joints, version, get_embodiment(name), 8)
+
+    assert read(None, 1, ARMS["v1"])["action"] == read(["{'arm.position': 14}", {"effector.position": 2}], 2,
+                                                       ARMS["v1"])["action"]
+    with pytest.raises(WeightsError, match=r"statistics of another slot table: they go with \{'arm\.position': 14, "
+                                           r"'effector\.position': 2\}, robot 'robotwin_joints_55' has its action in "
+                                           r"slots .*28"):
+        read(None, 1, ARMS["v2"])
+    with pytest.raises(WeightsError, match=r"another slot table: .*'hand\.position': 12.*'yam' has its action in slots"):
+        read(None, 2, "yam")
+    with pytest.raises(WeightsError, match=r"statistics of another robot: expected \{'action\.arm\.position': 2, .* of "
+                                           r"'pusht', found \{'action\.arm\.position': 12, "):
+        read(None, 1, "pusht")
     content["norm_stats"]["action.arm.position"]["mean"] = [[0.0] * 12] * 50
     file.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=r"action\.arm\.position has statistics for each step of a chunk"):
-        norm_stats.read(file, None, robot, 8)
+        read(None, 1, ARMS["v1"])
     with pytest.raises(ValueError, match="this format has no file of statistics"):
         import_weights.read_statistics(FAMILY.imports["qwen3_vl"], file, tmp_path, config_of("v1"))
     with pytest.raises(ValueError, match=r"data\.datasets has no robot"):
         import_weights.read_statistics(FAMILY.imports["lingbot_vla"], file, tmp_path, config_of("v1"))
+
+
+def test_a_robot_in_other_slots_has_groups_of_its_own():
+    """YAM's right arm begins in slot 8, its grippers are in 7 and 15."""
+    robot = get_embodiment("yam")
+    table = norm_stats.table_of(robot, 1)
+    assert table == {"joints_0": 7, "joints_7": 8, "joints_15": 1}
+    assert norm_stats.groups(table, robot.action)["joints_7"] == list(range(6, 13))
+    apart = dataclasses.replace(robot, state=(Dimension("x", 3),), action=(Dimension("x", 2), Dimension("y", 3)))
+    assert norm_stats.table_of(apart, 1) is None
+    assert norm_stats.otherwise("some", apart, 1) == [
+        "yam: its server wants state and action in the same slots; there are no statistics of dataset 'some' for it",
+        "yam: its server normalises by bounds_99_woclip, which does not clip; quantile does"]
 
 
 def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
-from world_model.families.lingbot_vla import released_format
+from world_model.families.lingbot_vla import norm_stats, released_format
 from world_model.families.lingbot_vla.export_check import jax_outputs, torch_outputs
 from world_model.families.lingbot_vla.released_format import VERSIONS
 
@@ -26,7 +26,11 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     sampler = trained.sampler
     parity, cast, expected = compare_cast(
         lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
-    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")))
+    otherwise = [*released_format.other_sizes(spec), *(
+        sentence for dataset, robot in trained.robots.items()
+        for sentence in norm_stats.otherwise(dataset, robot, version.number))]
+    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")),
+                      otherwise=tuple(otherwise))
 
 
 EXPORTS = {name: ExportFormat(functools.partial(write_released, format_name=name), RUNTIME)

@@ -19,9 +19,8 @@ ACTION_PARTS = r"^(expert_|state_embedding|action_|time_fc)"
 EXPERT = InitRule(ACTION_PARTS, "a vision-language model has no actions")
 QUERIES = InitRule(r"^queries\.", "a vision-language model has no query tokens")
 ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
-TEACHERS = tuple(Component(f"{PREFIX}{head}_head.", "heads of teachers, which training alone reads")
-                 for head in names.PUBLISHED_HEADS.values())
-NEXT_WORD = (Component("lm_head.", "head of the next word"),)
+TEACHERS = (Component(rf"{PREFIX}depth_align_head\.", "head of a teacher of depth, which training alone reads"),)
+NEXT_WORD = (Component(r"lm_head\.", "head of the next word"),)
 WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; say --format=lingbot_vla, or "
                   "--format=lingbot_vla_v2")
 
@@ -48,10 +47,11 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
     check_config(folder, spec)
 
 
-def _whole(vision: str) -> PublishedFormat:
+def _whole(vision: str, components: tuple[Component, ...] = ()) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), TEACHERS,
-        mistaken=(other(vision),), check=functools.partial(check, vision), read_statistics=read_statistics)
+        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), components,
+        mistaken=(other(vision),), check=functools.partial(check, vision),
+        read_statistics=functools.partial(read_statistics, VERSIONS[vision].number))
 
 
 def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
@@ -61,7 +61,8 @@ def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
 
 
 IMPORTS = {
-    **{version.format_name: _whole(vision) for vision, version in VERSIONS.items()},
+    "lingbot_vla": _whole("qwen2_5", TEACHERS),
+    "lingbot_vla_v2": _whole("qwen3"),
     "qwen2_5_vl": _alone("qwen2_5", "", names.QWEN2_5_VL),
     "qwen3_vl": _alone("qwen3", "model.", names.QWEN3_VL),
 }

@@ -1,92 +1,112 @@
 """Normalisation in the released form: {"norm_stats": {"action.GROUP": {"mean", "std", "q01", ...}}, "count"}, a list
-over the dimensions of each group of joints, state likewise under "observation.state.GROUP".
+over the dimensions of each group of joints; states likewise under "observation.state.GROUP".
 
-A run's arguments list the groups with the room that each takes: groups stand one after another in the slots, each
-padded at its end. So a robot's groups are its dimensions by name (joint_0, joint_1, ... are one group), and the room of
-one is what lies before the next.
+A run's arguments list the groups, each with its room. Groups stand one after another in the slots, and a robot fills
+those that it has from their first slot on. A robot is data_pipelines.robots.embodiment.Embodiment.
 """
 
 import ast
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from world_model.weights.safetensors_io import WeightsError
 
+Table = Mapping[str, int]  # group -> its slots
+
 KEYS = {"action": "action.", "state": "observation.state."}
-STATISTICS = ("mean", "std", "q01", "q99", "min", "max")
-NORM_TYPES = {"quantile": {1: "bounds_99", 2: "bounds_99_woclip"}, "min_max": {1: "minmax", 2: "minmax_woclip"}}
+STATISTICS = ("mean", "std", "q01", "q99", "q02", "q98", "min", "max")
+TABLES: dict[int, Table] = {  # by version
+    1: {"arm.position": 14, "effector.position": 2},
+    2: {"arm.position": 14, "end.position": 14, "effector.position": 2, "waist.position": 4, "head.position": 2,
+        "base.position": 3, "hand.position": 12}}
+NORM_TYPES = {"bounds_99": "bounds_99", "bounds_99_unclipped": "bounds_99_woclip", "bounds_98": "bounds_98",
+              "bounds_98_unclipped": "bounds_98_woclip", "range": "minmax", "range_unclipped": "minmax_woclip",
+              "mean_std": "meanstd", "std": "std"}
+NEAREST = {"quantile": "bounds_99_woclip", "min_max": "minmax_woclip"}  # which differ where values are clipped
 
 
-def groups(dimensions: tuple) -> dict[str, list[int]]:
-    """{group: indices of its dimensions}."""
-    found: dict[str, list[int]] = {}
-    for i, dimension in enumerate(dimensions):
-        found.setdefault(re.sub(r"_\d+$", "", dimension.name), []).append(i)
-    return found
+def groups(table: Table, dimensions: tuple) -> dict[str, list[int]] | None:
+    """{group: indices of its dimensions, by slot}. None where a slot is in no group, or one in front of it is empty."""
+    where, first, found = {dimension.slot: i for i, dimension in enumerate(dimensions)}, 0, {}
+    for name, room in table.items():
+        filled = [slot for slot in range(first, first + room) if slot in where]
+        if filled != list(range(first, first + len(filled))):
+            return None
+        if filled:
+            found[name] = [where[slot] for slot in filled]
+        first += room
+    return found if sum(map(len, found.values())) == len(dimensions) else None
 
 
-def published(robot, statistics: Mapping) -> dict:
-    """One dataset's statistics in the released form; robot: data_pipelines.robots.embodiment.Embodiment."""
-    found = {prefix + name: {key: [statistics[part][key][i] for i in at] for key in STATISTICS}
-             for part, prefix in KEYS.items() for name, at in groups(getattr(robot, part)).items()}
+def table_of(robot, version: int) -> Table | None:
+    """The version's own table where the robot fits into it; else one whose groups are the robot's runs of slots; None
+    where state and action do not fill the same."""
+    slots = {dimension.slot for dimension in (*robot.action, *robot.state)}
+    starts = sorted({0} | {slot for slot in slots if slot - 1 not in slots})
+    ends = [*starts[1:], max(slots) + 1]
+    own = {f"joints_{start}": end - start for start, end in zip(starts, ends, strict=True)}
+    return next((table for table in (TABLES[version], own)
+                 if all(groups(table, part) is not None for part in (robot.action, robot.state))), None)
+
+
+def published(robot, table: Table, statistics: Mapping) -> dict:
+    """One dataset's statistics in the released form."""
+    found = {prefix + name: {key: [statistics[part][key][i] for i in at] for key in STATISTICS
+                             if key in statistics[part]}
+             for part, prefix in KEYS.items() for name, at in groups(table, getattr(robot, part)).items()}
     return {"norm_stats": found, "count": statistics["action"]["count"]}
 
 
-def arguments(robot, version: int) -> dict:
+def arguments(robot, table: Table, version: int) -> dict:
     """The data section's entries of a robot: its groups with their room, its cameras, how it is normalised."""
-    joints, norm_type = rooms(robot.action), NORM_TYPES[robot.normalisation][version]
-    return {"joints": [str({name: room}) for name, room in joints.items()], "cameras": list(robot.views),
-            "norm_type": [str({name: norm_type}) for name in joints] if version == 2 else norm_type}
+    norm_type = (NORM_TYPES | NEAREST)[robot.normalisation]
+    return {"joints": [str({name: room}) for name, room in table.items()], "cameras": list(robot.views),
+            "norm_type": [str({name: norm_type}) for name in table] if version == 2 else norm_type}
 
 
-def rooms(dimensions: tuple) -> dict[str, int]:
-    """{group: slots from its first to the next group's}, in the order of slots."""
-    slots = {name: [dimensions[i].slot for i in at] for name, at in groups(dimensions).items()}
-    order = sorted(slots, key=lambda name: slots[name][0])
-    ends = [slots[name][0] for name in order[1:]] + [max(slots[order[-1]]) + 1]
-    return {name: end - slots[name][0] for name, end in zip(order, ends, strict=True)}
+def otherwise(dataset: str, robot, version: int) -> list[str]:
+    """What the released servers would do otherwise with a robot, in sentences."""
+    found = []
+    if table_of(robot, version) is None:
+        found.append(f"{robot.name}: its server wants state and action in the same slots; there are no statistics of "
+                     f"dataset {dataset!r} for it")
+    if kind := NEAREST.get(robot.normalisation):
+        found.append(f"{robot.name}: its server normalises by {kind}, which does not clip; {robot.normalisation} does")
+    return found
 
 
-def read(file: Path, joints: list | None, robot, actions_per_block: int) -> dict:
+def read(file: Path, joints: list | None, version: int, robot, actions_per_block: int) -> dict:
     """Published statistics as those of a dataset of `robot`, for data_pipelines.statistics.
 
-    joints: `joints` of the run's arguments, which say where each group begins; None: not known.
+    joints: `joints` of the run's arguments, where they are known; None: the version's own table.
     Raises WeightsError where groups, their widths or their slots are not the robot's.
     """
-    found = json.loads(file.read_text())
+    found, table = json.loads(file.read_text()), _table(joints) if joints else TABLES[version]
     if not isinstance(found, dict) or not isinstance(found.get("norm_stats"), dict):
         raise WeightsError(f"{file}: expected {{'norm_stats': ..., 'count': ...}}")
     values = found["norm_stats"]
     if nested := [name for name, entry in values.items() if isinstance(entry["mean"][0], list)]:
         raise WeightsError(f"{file}: {nested[0]} has statistics for each step of a chunk; one line for all is needed")
-    needed = {KEYS[part] + name: len(at) for part in KEYS for name, at in groups(getattr(robot, part)).items()}
-    widths = {name: len(entry["mean"]) for name, entry in values.items()}
-    if widths != needed:
-        raise WeightsError(f"{file}: statistics of another slot table: expected {needed} of robot {robot.name!r}, "
-                           f"found {widths}; give that robot's file, or an embodiment with these groups")
-    _check_slots(file, joints, robot)
-
-    def part(name: str) -> dict:
-        at = groups(getattr(robot, name))
-        keys = [key for key in STATISTICS if all(values[KEYS[name] + group].get(key) for group in at)]
-        order = sorted((i, group, j) for group, indices in at.items() for j, i in enumerate(indices))
-        return {"count": found.get("count"),
-                **{key: [values[KEYS[name] + group][key][j] for _, group, j in order] for key in keys}}
-
+    parts, needed = {}, {}
+    for part, prefix in KEYS.items():
+        dimensions = getattr(robot, part)
+        at = groups(table, dimensions)
+        if at is None:
+            raise WeightsError(f"{file}: statistics of another slot table: they go with {dict(table)}, robot "
+                               f"{robot.name!r} has its {part} in slots {[d.slot for d in dimensions]}")
+        parts[part] = sorted((i, prefix + name, j) for name, indices in at.items() for j, i in enumerate(indices))
+        needed |= {prefix + name: len(indices) for name, indices in at.items()}
+    if (widths := {name: len(entry["mean"]) for name, entry in values.items()}) != needed:
+        raise WeightsError(f"{file}: statistics of another robot: expected {needed} of {robot.name!r}, found {widths}")
+    known = [key for key in STATISTICS if all(entry.get(key) for entry in values.values())]
     return {"embodiment": robot.name, "actions_per_block": actions_per_block, "episodes": None, "skipped": {},
-            "state": part("state"), "action": part("action"), "absolute_action": None}
+            "absolute_action": None,
+            **{part: {"count": found.get("count"), **{key: [values[name][key][j] for _, name, j in order]
+                                                      for key in known}} for part, order in parts.items()}}
 
 
-def _check_slots(file: Path, joints: list | None, robot) -> None:
-    start, begins = 0, {}
-    for entry in joints or ():
-        (name, room), = (ast.literal_eval(entry) if isinstance(entry, str) else entry).items()
-        begins[name], start = start, start + room
-    for dimensions in (robot.action, robot.state):
-        for name, at in groups(dimensions).items():
-            slots, first = [dimensions[i].slot for i in at], begins.get(name)
-            if first is not None and slots != list(range(first, first + len(slots))):
-                raise WeightsError(f"{file}: statistics of another slot table: the run has {name} from slot {first} on "
-                                   f"(joints {joints}), robot {robot.name!r} in {slots}")
+def _table(joints: list) -> Table:
+    """The groups of a run's arguments, where each is {group: room}, or that as a string."""
+    entries = [ast.literal_eval(entry) if isinstance(entry, str) else entry for entry in joints]
+    return {name: room for entry in entries for name, room in entry.items()}

@@ -11,7 +11,7 @@ As Robbyant/lingbot-vla at 61ef6b1 (deploy/lingbot_robotwin_policy.py) and Robby
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import yaml
 from world_model.batch import Layout
 from world_model.families.lingbot_vla import norm_stats
 from world_model.families.lingbot_vla.names import TABLES
-from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import WeightsError
 
@@ -37,10 +37,14 @@ class Version(NamedTuple):
     number: int
     format_name: str
     base: str  # the vision-language model, by whose name the servers know the version
+    sizes: dict[str, int]  # that the servers' code and that model fix
 
 
-VERSIONS = {"qwen2_5": Version(1, "lingbot_vla", "Qwen2.5-VL-3B-Instruct"),  # by the vision tower's name
-            "qwen3": Version(2, "lingbot_vla_v2", "Qwen3-VL-4B-Instruct")}
+VERSIONS = {  # by the vision tower's name
+    "qwen2_5": Version(1, "lingbot_vla", "Qwen2.5-VL-3B-Instruct", {
+        "dim": 2048, "num_layers": 36, "num_heads": 16, "kv_heads": 2, "expert_dim": 768}),
+    "qwen3": Version(2, "lingbot_vla_v2", "Qwen3-VL-4B-Instruct", {
+        "dim": 2560, "num_layers": 36, "num_heads": 32, "kv_heads": 8, "expert_dim": 768})}
 
 
 def write(directory: Path, spec: LingBotVLASpec, params: Mapping[str, jax.Array], *, step: int = 0,
@@ -58,7 +62,9 @@ def write(directory: Path, spec: LingBotVLASpec, params: Mapping[str, jax.Array]
     _write_json(folder / "config.json", config(spec, dict(rollout or {})))
     (directory / STATISTICS).mkdir()
     for dataset, robot in (robots or {}).items():
-        _write_json(directory / STATISTICS / f"{dataset}.json", norm_stats.published(robot, statistics[dataset]))
+        if table := norm_stats.table_of(robot, VERSIONS[spec.vision].number):
+            _write_json(directory / STATISTICS / f"{dataset}.json",
+                        norm_stats.published(robot, table, statistics[dataset]))
     (directory / ARGUMENTS).write_text(yaml.safe_dump(arguments(spec, robots or {}), sort_keys=False))
     _write_json(directory / SETTINGS, {
         "family": "lingbot_vla", "spec": dataclasses.asdict(spec) | {"layout": spec.layout.as_json()},
@@ -114,12 +120,35 @@ def arguments(spec: LingBotVLASpec, robots: Mapping[str, Any]) -> dict:
         model["old_adanorm"] = True
     else:
         model["config_key"] = "LingbotVLAV2Config"
-        train |= _mixture(spec)
+        train |= _mixture(spec) | ({"align_params": _alignment(spec)} if spec.query_tokens else {})
     data = {"datasets_type": "vla", "img_size": spec.layout.height}
     for dataset in sorted(robots)[:1]:
-        data |= {"data_name": dataset, "norm_stats_file": f"{STATISTICS}/{dataset}.json",
-                 **norm_stats.arguments(robots[dataset], version.number)}
+        if table := norm_stats.table_of(robots[dataset], version.number):
+            data |= {"data_name": dataset, "norm_stats_file": f"{STATISTICS}/{dataset}.json",
+                     **norm_stats.arguments(robots[dataset], table, version.number)}
     return {"model": model, "data": data, "train": train}
+
+
+def _alignment(spec: LingBotVLASpec) -> dict:
+    """Version 2's arguments of query tokens and of their teachers' heads."""
+    head = {"num_layers": 1, "num_heads": spec.teacher_heads, "dim_head": spec.teacher_head_width, "ff_mult": 1,
+            "num_backbone_tokens": spec.query_seeds, "dim_out": spec.teacher_width}
+    side, pixels = spec.grid[0] // MERGE, spec.layout.height
+    return {"mode": "query", "num_task_tokens": spec.query_tokens, "use_future_video": True,
+            "llm": {"dim_out": spec.dim, "image_token_size": side, "image_input_size": pixels},
+            "depth": head | {"model_type": "MoRGBD", "token_size": round(spec.query_seeds**0.5), "input_size": pixels,
+                             "use_future_depth": True, "detach_future_image_feats": True,
+                             "block_future_depth_to_action": not spec.actions_see_future},
+            "video": head | {"share_future_depth_query": True, "use_shared_future_task_proj": True,
+                             "use_patch_loss": True, "use_current_patch_loss": True,
+                             "use_current_shared_task_proj": True}}
+
+
+def other_sizes(spec: LingBotVLASpec) -> Iterator[str]:
+    """Yields a sentence where the released servers build a model of other sizes."""
+    version = VERSIONS[spec.vision]
+    if (found := {key: getattr(spec, key) for key in version.sizes}) != version.sizes:
+        yield f"its server and {version.base} fix the sizes {version.sizes}; this model has {found}"
 
 
 def _mixture(spec: LingBotVLASpec) -> dict:
@@ -139,10 +168,10 @@ def find_arguments(folder: Path) -> tuple[Path | None, dict]:
     return path, (yaml.safe_load(path.read_text()) or {}) if path else {}
 
 
-def read_statistics(file: Path, folder: Path, robot, actions_per_block: int) -> dict:
+def read_statistics(version: int, file: Path, folder: Path, robot, actions_per_block: int) -> dict:
     """See `PublishedFormat.read_statistics`."""
     joints = (find_arguments(folder)[1].get("data") or {}).get("joints")
-    return norm_stats.read(file, joints, robot, actions_per_block)
+    return norm_stats.read(file, joints, version, robot, actions_per_block)
 
 
 CHECKED = ("vlm_causal", "router_activation", "token_top_k", "routed_scaling_factor", "use_shared_expert_gate")
@@ -158,7 +187,10 @@ def check_config(folder: Path, spec: LingBotVLASpec) -> None:
         if key in train and key in expected and train[key] != expected[key]:
             raise WeightsError(f"{path}: train.{key}: expected {expected[key]} from the model's config, found "
                                f"{train[key]}")
-    aligned = (train.get("align_params") or {}).get("num_task_tokens")
-    if spec.query_tokens and aligned not in (None, spec.query_tokens):
-        raise WeightsError(f"{path}: train.align_params.num_task_tokens: expected model.query_tokens = "
-                           f"{spec.query_tokens}, found {aligned}")
+    aligned = train.get("align_params") or {}
+    hidden = (aligned.get("depth") or {}).get("block_future_depth_to_action", False)
+    if aligned and spec.query_tokens and (aligned.get("num_task_tokens"), not hidden) != (
+            spec.query_tokens, spec.actions_see_future):
+        raise WeightsError(f"{path}: train.align_params: expected num_task_tokens = {spec.query_tokens} (model."
+                           f"query_tokens) and depth.block_future_depth_to_action = {not spec.actions_see_future} (not "
+                           f"model.actions_see_future), found {aligned.get('num_task_tokens')} and {hidden}")

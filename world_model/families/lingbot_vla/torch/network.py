@@ -35,6 +35,7 @@ from world_model.weights import names
 from world_model.weights.safetensors_io import Weights
 
 HEAD = re.compile(r"\w+_align_head\.")  # names of teachers' heads
+ROUTER = re.compile(r"mlp\.(gate\.weight|e_score_correction_bias)$")
 
 
 class Seen(NamedTuple):
@@ -154,11 +155,13 @@ def published_name(spec: LingBotVLASpec, name: str) -> str:
 def load_network(tensors: Iterable[tuple[str, np.ndarray]], spec: LingBotVLASpec, device: str = "cpu",
                  dtype: str = "float32") -> Network:
     """A network with `tensors` under their published names, strictly: RuntimeError lists what does not fit. They go to
-    the device one by one; heads of teachers, which training alone reads, stay behind."""
+    the device one by one; heads of teachers, which training alone reads, stay behind, and routers are float32 in any
+    dtype."""
     network = make_network(spec)
     ours = {published_name(spec, name): name for name in network.state_dict()}
-    state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)).to(device, getattr(torch, dtype))
-             for name, x in tensors if not HEAD.match(name)}
+    state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)).to(
+        device, torch.float32 if ROUTER.search(name) else getattr(torch, dtype))
+        for name, x in tensors if not HEAD.match(name)}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
