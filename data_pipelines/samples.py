@@ -7,6 +7,7 @@ import numpy as np
 
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.episode import BadEpisode, Episode, Source
+from data_pipelines.features import read_row
 from data_pipelines.robots.embodiment import Embodiment
 from data_pipelines.robots.normalisation import Scale, make_scale, to_relative
 from data_pipelines.robots.slots import scatter, slot_mask
@@ -18,7 +19,7 @@ PICTURES = ("video", "frame_mask", "views", "view_mask")
 TEXT = ("text_ids", "text_length")
 ACTIONS = ("actions", "action_mask")
 ORIGIN = ("embodiment_id", "dataset_id", "episode_index", "start", "sample_index")
-FIELDS = (*PICTURES, *TEXT, "state", *ACTIONS, *ORIGIN)  # all that a row can hold: world_model.batch.batch_spec
+FIELDS = (*PICTURES, *TEXT, "state", *ACTIONS, *ORIGIN)  # what is made of recordings: world_model.batch.batch_spec
 _PART_OF = {"state": "state", "actions": "action", "action_mask": "action"}  # the robot's numbers in a field
 
 Weight = float | tuple[tuple[int, float], ...]  # constant, or (step, weight) pairs that hold from their step on
@@ -36,6 +37,7 @@ class Dataset:
     episodes: np.ndarray | None = None  # indices in the source, int64; None: all
     window_stride: int = 1  # steps between window starts
     absent_views: tuple[str, ...] = ()  # of the embodiment's, those that its recordings lack
+    features: str = ""  # folder of fields that were computed beforehand (features.py); empty: there are none
     statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
 
 
@@ -88,14 +90,15 @@ def _check_part(episode: Episode, embodiment: Embodiment, part: str) -> None:
         raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
 
 
-def check_fields(fields: dict[str, tuple], embodiment: Embodiment) -> None:
+def check_fields(fields: dict[str, tuple], dataset: Dataset) -> None:
     """Raises ValueError where nobody makes a field, or the robot has more cameras than the row has views."""
     for name in fields:
-        if name not in FIELDS:
-            raise ValueError(f"batch field {name!r} is unknown; known: {', '.join(FIELDS)}")
+        if name not in FIELDS and not dataset.features:
+            raise ValueError(f"batch field {name!r} is unknown; known: {', '.join(FIELDS)}; any other comes from "
+                             f"data.datasets.{dataset.name}.features, a folder of what was computed beforehand")
     for name in ("views", "view_mask"):
         if name in fields:
-            embodiment.check_views(fields[name][0][0])
+            dataset.embodiment.check_views(fields[name][0][0])
 
 
 def check_absent(dataset: Dataset, fields: dict[str, tuple]) -> None:
@@ -122,7 +125,7 @@ class SampleMaker:
 
         Raises ValueError for a field that nobody makes, too many cameras, or unusable statistics.
         """
-        check_fields(fields, dataset.embodiment)
+        check_fields(fields, dataset)
         check_absent(dataset, fields)
         self._views = [view for view in dataset.embodiment.views if view not in dataset.absent_views]
         self._fields, self._augmentation, self._seed = fields, augmentation, seed
@@ -165,6 +168,8 @@ class SampleMaker:
             row["state"] = self._state(episode, start)
         if self._asks_for(*ACTIONS):
             row |= self._actions(episode, start)
+        for name in self._fields.keys() - set(FIELDS):
+            row[name] = read_row(self.dataset.features, name, episode, start, *self._fields[name])
         return {name: row[name] for name in self._fields}
 
     @property

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from data_pipelines.augmentation import Augmentation
 from data_pipelines.cache.reader import LatentCache, record_fields
@@ -167,6 +168,27 @@ def test_unknown_fields_are_named():
     with pytest.raises(ValueError, match=r"batch field 'depth' is unknown; known: video, .*view_mask.*sample_index"):
         make_loader(fields={**VIEWS, "depth": ((10, 12), np.float32)})
     assert {*BATCH, *VIEWS} == set(FIELDS)
+
+
+def test_what_was_computed_beforehand_comes_beside_the_recordings(tmp_path):
+    """A teacher's features: row for row, in the field's dtype; a file that is missing or of another episode is named."""
+    (tmp_path / "teacher").mkdir()
+    for episode, length in enumerate((40, 60)):
+        steps = np.arange(length, dtype=np.float16)[:, None, None] + 100 * episode
+        np.save(tmp_path / f"teacher/{episode:06d}.npy", np.broadcast_to(steps, (length, 2, 3)))
+    dataset = dataclasses.replace(mixture()[0], features=str(tmp_path))
+    fields = {"episode_index": VIEWS["episode_index"], "start": VIEWS["start"], "teacher": ((2, 3), bfloat16)}
+    maker = SampleMaker(dataset, 0, ONE_FRAME, tokenize, fields=fields)
+    for window in (0, 7, len(maker.windows) - 1):
+        row = maker(window, 0)
+        assert row["teacher"].dtype == bfloat16 and row["teacher"].shape == (2, 3)
+        np.testing.assert_array_equal(row["teacher"].astype(int), 100 * row["episode_index"] + row["start"])
+    np.save(tmp_path / "teacher/000000.npy", np.zeros((40, 2, 4), np.float32))
+    with pytest.raises(BadEpisode, match=r"teacher/000000.npy: expected float \[40, 2, 3\], found float32 \[40, 2, 4\]"):
+        maker(0, 0)
+    (tmp_path / "teacher/000000.npy").unlink()
+    with pytest.raises(BadEpisode, match="teacher/000000.npy: cannot be read: .*No such file"):
+        maker(0, 0)
 
 
 def test_sizes_that_the_layout_does_not_have_are_found_before_training():

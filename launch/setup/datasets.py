@@ -18,7 +18,7 @@ from launch.setup import cache as cache_of
 from launch.setup import mixture
 
 # Keys of a dataset's entry that are not its source's.
-OF_THE_MIXTURE = ("source", "embodiment", "weight", "window_stride", "share", "absent_views")
+OF_THE_MIXTURE = ("source", "embodiment", "weight", "window_stride", "share", "absent_views", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
                              "leave the dataset out, or train a family that imagines video")
         dataset = Dataset(name, source, robot, episodes=training,
                           window_stride=entry.get("window_stride", 1),
-                          absent_views=tuple(entry.get("absent_views", ())))
+                          absent_views=tuple(entry.get("absent_views", ())), features=entry.get("features", ""))
         parts.append((dataset, heldout))
     if not parts:
         return []

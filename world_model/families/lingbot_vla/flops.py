@@ -1,13 +1,14 @@
 """LingBot-VLA's matrix products (convention: world_model/analysis/flops.py)."""
 
 from world_model.analysis.flops import Parts, frozen, trained
+from world_model.families.lingbot_vla.queries import read_tokens
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.families.lingbot_vla.vision import windows
 
 
 def forward_flops(spec: LingBotVLASpec) -> Parts:
     """The products of one sample, by part."""
-    return _vision(spec) | _language(spec) | _expert(spec)
+    return _vision(spec) | _language(spec) | _teachers(spec) | _expert(spec)
 
 
 def _vision(spec: LingBotVLASpec) -> Parts:
@@ -34,6 +35,21 @@ def _language(spec: LingBotVLASpec) -> Parts:
     return {"language_projections": trained((2 * layers * length, d, inner), (2 * spec.num_layers * length, d, shared)),
             "language_attention": trained((2 * layers * pairs, inner, 1)),
             "language_mlp": trained((3 * layers * length, d, spec.ffn_dim)), "queries": queries}
+
+
+def _teachers(spec: LingBotVLASpec) -> Parts:
+    """What model.teachers add: the last language layer, for the tokens that their heads read, and the heads."""
+    if not spec.teachers:
+        return {}
+    read, d, inner, wide = read_tokens(spec), spec.dim, spec.num_heads * spec.head_dim, spec.teacher_width
+    pairs = int((read + 1).sum()) if spec.prefix == "causal" else len(read) * spec.prefix_tokens
+    seeds, context = spec.query_seeds, spec.view_tokens + spec.query_tokens
+    small = spec.teacher_heads * spec.teacher_head_width
+    head = ((context + 3 * seeds, d, d), (4 * seeds + 2 * context, d, small), (2 * seeds * (seeds + context), small, 1),
+            (seeds, d, wide))
+    return {"last_language_layer": trained((2 * len(read), d, inner), (2 * pairs, inner, 1),
+                                           (3 * len(read), d, spec.ffn_dim)),
+            "teachers": trained(*((len(spec.teachers) * m, k, n) for m, k, n in head))}
 
 
 def _expert(spec: LingBotVLASpec) -> Parts:
