@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -37,6 +38,7 @@ from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
 FORMAT = 2  # how the files are laid out
 CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes other ones of the same recordings
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
+_LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # of a Dimension
 TEXTS = "texts.array_record"
 _ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
@@ -65,7 +67,7 @@ def parse_manifest(data: bytes) -> dict:
 
 def comparable(identity: dict) -> dict:
     """The identity as all versions of this code would have written it: a number for a hash of source files, robots by
-    their oldest names."""
+    their oldest names and without what they may be sent, which changes nothing that is stored."""
     found = copy.deepcopy(identity)
     if found.get("code") in _CONTENTS_OF_CODE:
         found["code"] = _CONTENTS_OF_CODE[found["code"]]
@@ -73,6 +75,7 @@ def comparable(identity: dict) -> dict:
         dataset["embodiment"] = name_in_files(dataset["embodiment"])
         for old, new in renamed().items():
             dataset["robot"] = dataset["robot"].replace(f"(name={new!r},", f"(name={old!r},")
+        dataset["robot"] = _LIMITS.sub("", dataset["robot"])
     return found
 
 
