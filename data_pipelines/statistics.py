@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from data_pipelines.episode import BadEpisode, Episode, check_limit
 from data_pipelines.robots.embodiment import Embodiment
@@ -180,12 +179,10 @@ def _read_share(file: pathlib.Path, embodiment: Embodiment) -> Gathered:
 
 
 def _write_share(file: pathlib.Path, share: Gathered) -> None:
-    arrays = {f"{part}/{name}": np.ascontiguousarray(value) for part, summary in share.parts.items()
+    arrays = {f"{part}/{name}": value for part, summary in share.parts.items()
               for name, value in summary.arrays().items()}
     about = {"episodes": share.episodes, "skipped": share.skipped, "parts": sorted(share.parts)}
-    partial = file.with_suffix(f".partial-{os.getpid()}")
-    save_file(arrays, partial, {"about": json.dumps(about)})
-    partial.replace(file)
+    files.write_tensors(str(file), arrays, {"about": json.dumps(about)})
 
 
 def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episodes: np.ndarray) -> Gathered:

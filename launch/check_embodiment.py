@@ -16,6 +16,7 @@ from absl import flags
 from data_pipelines.episode import BadEpisode
 from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.storage import files
 from data_pipelines.windows import block_starts
 from launch.reporting import report_page
 from launch.setup import flags as launch_flags
@@ -105,11 +106,11 @@ def main(_) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         makers = Experiment(config).data().makers()
         found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
+        page = report_page.page("Robots and their data", "What the config makes of each dataset.",
+                                [section for section, _ in found.values()])
+        files.write_text(str(out), page)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"check_embodiment: {error}")
-    page = report_page.page("Robots and their data", "What the config makes of each dataset.",
-                            [section for section, _ in found.values()])
-    out.write_text(page)
     print(f"written to {out}")
     if wrong := [name for name, (_, fine) in found.items() if not fine]:
         sys.exit(f"check_embodiment: actions of {', '.join(wrong)} do not come back from normalisation: see {out}")

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from data_pipelines.storage import files
 from launch.reporting import baselines, scores
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -140,10 +141,11 @@ def compare_video(codec, frozen: dict, video, latents, predicted):
 
 
 def write(out: Path, evaluation: dict, arrays: dict) -> None:
-    """OUT/evaluation.json and OUT/evaluation.npz."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False) + "\n")
-    np.savez_compressed(out / "evaluation.npz", **arrays)
+    """OUT/evaluation.npz and, once that is whole, OUT/evaluation.json."""
+    text = json.dumps(evaluation, indent=1, allow_nan=False) + "\n"
+    with files.new_file(f"{out}/evaluation.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    files.write_text(f"{out}/evaluation.json", text)
 
 
 def describe(evaluation: dict) -> str:

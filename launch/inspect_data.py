@@ -25,6 +25,7 @@ from absl import flags
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
+from data_pipelines.storage import files
 from launch.reporting import report_page
 from launch.setup import flags as launch_flags
 from launch.setup.datasets import Data
@@ -245,11 +246,12 @@ def main(_) -> None:
         rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
         if flags.FLAGS.topology:
             lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
+        head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
+        lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
+        files.write_text(str(out), report_page.page("The data of a run", lead,
+                                                    [*head, *(html_of for html_of, _ in found)]))
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(f"inspect_data: {error}")
-    head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
-    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
-    out.write_text(report_page.page("The data of a run", lead, [*head, *(html_of for html_of, _ in found)]))
     for line in (*lines, *(problem for _, problems in found for problem in problems)):
         print(line)
     print(f"written to {out}")

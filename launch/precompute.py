@@ -181,8 +181,7 @@ class Precompute:
                 decoded = codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
                 shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
                 strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
-        with files.new_file(f"{self.out}/contact_sheet.png") as file, open(file, "wb") as opened:
-            opened.write(filmstrip(strips))
+        files.write_bytes(f"{self.out}/contact_sheet.png", filmstrip(strips))
 
 
 def with_cache(config, out: str) -> Experiment:

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.mixture import asked_fractions
+from data_pipelines.storage import files
 from launch.reporting import figures, report_page
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -103,8 +104,8 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
         _inputs(mask, mixture)]
     page = out / "index.html"
-    page.write_text(report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
-    (out / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    files.write_text(str(page), report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
+    files.write_text(f"{out}/summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return page
 
 

@@ -6,6 +6,7 @@ time, and minutes instead of 40 s before XLA ends the process.
 """
 
 import os
+import subprocess
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
@@ -25,3 +26,14 @@ def programs_end_with_their_module():
     """Compiled programs of all modules together would take 4 GB a worker."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)

@@ -4,13 +4,18 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 
 def is_remote(file: str) -> bool:
@@ -92,7 +97,8 @@ def new_file(file: str) -> Iterator[str]:
             system.put_file(local, path)  # a store shows an object only when it is whole
         return
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(f"{file}.partial-{os.getpid()}")
+    partial = Path(f"{file}.partial-{secrets.token_hex(8)}")  # a process id is 1 in every container
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
         yield str(partial)
         partial.replace(file)
@@ -100,10 +106,24 @@ def new_file(file: str) -> Iterator[str]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes(file: str, data: bytes) -> None:
+    """Writes a file as `new_file` does."""
+    with new_file(file) as path:
+        Path(path).write_bytes(data)
+
+
 def write_text(file: str, text: str) -> None:
     """Writes a text file as `new_file` does."""
+    write_bytes(file, text.encode())
+
+
+def write_tensors(file: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file as `new_file` does."""
     with new_file(file) as path:
-        Path(path).write_text(text, "utf-8")
+        try:
+            save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def write_json(file: str, value) -> None:
@@ -125,9 +145,8 @@ def local_copy(file: str, version: str = "") -> str:
         return file
     system, path = fsspec.core.url_to_fs(file)
     name = f"{hashlib.sha256(file.encode()).hexdigest()[:16]}-{version or system.size(path)}-{os.path.basename(path)}"
-    copy = Path(tempfile.gettempdir()) / "wamax-copies" / name
+    copy = _own_folder() / name
     if not copy.is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
         _make_room(copy.parent, system.size(path), file)
         handle, partial = tempfile.mkstemp(dir=copy.parent)
         os.close(handle)
@@ -138,6 +157,16 @@ def local_copy(file: str, version: str = "") -> str:
     with contextlib.suppress(FileNotFoundError):
         os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))  # used now, and not changed
     return str(copy)
+
+
+def _own_folder() -> Path:
+    """The folder of this user's copies. Raises OSError where somebody else made what has its name."""
+    folder = Path(tempfile.gettempdir()) / f"wamax-copies-{os.getuid()}"
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError(f"{folder} is a link or another user's: remove it, or set TMPDIR to a folder of your own")
+    return folder
 
 
 def _make_room(folder: Path, needed: int, file: str) -> None:
