@@ -123,13 +123,6 @@ def test_lengths_are_kept_beside_the_dataset(folder, tmp_path, monkeypatch, capl
     assert "Read-only file system" in caplog.text and not kept.exists()
 
 
-@pytest.mark.parametrize("index, named", [
-    (2, r"episode 2 step 4: action\[1\] is nan"), (3, r"episode 3 step 4: observation/state\[0\] is inf")])
-def test_numbers_that_are_none_are_named(source, folder, index, named):
-    with pytest.raises(BadEpisode, match=f"{folder} split train {named}"):
-        source[index]
-
-
 def test_pictures_of_two_sizes_are_named(source):
     source[4].read_frames(np.array([0, 1]))
     with pytest.raises(BadEpisode, match="episode 4 observation/image: the picture of step 4 is 32 x 24, that of step 3"):
