@@ -20,19 +20,26 @@ UNSURE = 0.25  # of a frame: a time stamp that is further from every frame does 
 
 
 @dataclasses.dataclass(frozen=True)
+class Count:
+    """The place of an episode in a video file, by counting."""
+
+    frames: int  # of all episodes in the file
+    before: tuple[tuple[int, int], ...]  # (episodes before it in the file, their frames), in either order
+
+
+@dataclasses.dataclass(frozen=True)
 class VideoSpan:
-    """The place of an episode in a video file, by time stamps and by counting."""
+    """The place of an episode in a video file."""
 
     file: str
-    begin: float  # seconds into the file; end likewise
-    end: float
-    before: int | None  # episodes before it in the file; None where the file is its own
-    first: int  # frames of those
-    frames: int  # frames of all episodes in the file
+    begin: float = 0.0  # seconds into the file, by the metadata; end likewise
+    end: float = 0.0
+    count: Count | None = None  # None where the file is its own
 
 
-def count_frames(episodes: pa.Table, place: Sequence[str], begin: str) -> dict[int, tuple[int, int, int]]:
-    """{episode_index: (episodes before it in its file, their frames, frames of all in it)}.
+def count_frames(episodes: pa.Table, place: Sequence[str], begin: str) -> dict[int, Count]:
+    """{episode_index: its place}, counted in the order of their numbers and in that of their time stamps, which differ
+    where one of them is wrong.
 
     episodes: the metadata of all that were recorded; place: its columns that name the file; begin: its column of where
     in the file an episode begins, in seconds.
@@ -40,15 +47,19 @@ def count_frames(episodes: pa.Table, place: Sequence[str], begin: str) -> dict[i
     numbers, lengths, begins, *places = (
         pc.cast(episodes[name], pa.float64()).to_numpy(zero_copy_only=False)
         for name in ("episode_index", "length", begin, *place))
-    order = np.lexsort((begins, *places))
-    sorted_places = np.stack(places, 1)[order]
-    firsts = np.flatnonzero((sorted_places[1:] != sorted_places[:-1]).any(1)) + 1  # a NaN is a file of its own
-    found = {}
-    for group in np.split(order, firsts):
-        ends = np.cumsum(np.nan_to_num(lengths[group])).astype(np.int64).tolist()
-        found |= {int(numbers[row]): (i, ends[i - 1] if i else 0, ends[-1]) for i, row in enumerate(group.tolist())
-                  if np.isfinite(numbers[row])}
-    return found
+    before: dict[int, set] = {number: set() for number in numbers[np.isfinite(numbers)].astype(int).tolist()}
+    total = {}
+    for key in (numbers, begins):
+        order = np.lexsort((key, *places))
+        sorted_places = np.stack(places, 1)[order]
+        firsts = np.flatnonzero((sorted_places[1:] != sorted_places[:-1]).any(1)) + 1  # a NaN is a file of its own
+        for group in np.split(order, firsts):
+            ends = [0, *np.cumsum(np.nan_to_num(lengths[group])).astype(np.int64).tolist()]
+            for i, row in enumerate(group.tolist()):
+                if np.isfinite(numbers[row]):
+                    before[int(numbers[row])].add((i, ends[i]))
+                    total[int(numbers[row])] = ends[-1]
+    return {number: Count(total[number], tuple(sorted(found))) for number, found in before.items()}
 
 
 def frames_of(span: VideoSpan, packets: PacketTable, times: np.ndarray, rate: float) -> np.ndarray:
@@ -77,22 +88,27 @@ def disagreement(span: VideoSpan, packets: PacketTable, times: np.ndarray, rate:
 def _first(span: VideoSpan, packets: PacketTable, steps: int, rate: float) -> int | None:
     """The frame of the first step, where every step has the next one; None where times have to say it."""
     there = len(packets.order)
-    if span.before is None:
+    if span.count is None:
         if there != steps:
             raise BadEpisode(f"{span.file}: {there} frames can be read, the table has {steps} steps")
         return 0
-    if there == span.frames:
-        counted = float(packets.times[span.first])
-        if abs(counted - span.begin) > (1 + span.before / 2) / rate + ROUNDED_RATE * counted:
-            raise BadEpisode(f"{span.file}: by its time stamp the episode begins at {span.begin:.3f} s, by the frames "
-                             f"of the {span.before} episodes before it at {counted:.3f} s: the metadata are of "
-                             f"another version")
-        return span.first
+    if there == span.count.frames:
+        return _counted(span, packets, rate)
     near = int(packets.nearest(np.array([span.begin]))[0])
     off = abs(span.begin - float(packets.times[near])) * rate
     if off > UNSURE and span.begin <= packets.times[-1]:
         raise BadEpisode(f"{span.file}: the episode begins at {span.begin:.3f} s, {off:.2f} of a frame off the nearest "
-                         f"frame, and the file's {there} frames are not the {span.frames} steps of its episodes: "
+                         f"frame, and the file's {there} frames are not the {span.count.frames} steps of its episodes: "
                          f"nothing says which frame is meant")
     inside = (packets.times > span.begin - 0.5 / rate) & (packets.times < span.end - 0.5 / rate)
     return near if inside.sum() == steps else None
+
+
+def _counted(span: VideoSpan, packets: PacketTable, rate: float) -> int:
+    """The frame of the first step by counting. Raises BadEpisode where that is far from its time stamp."""
+    for before, first in span.count.before:
+        told = float(packets.times[min(first, len(packets.order) - 1)])
+        if abs(told - span.begin) <= (1 + before / 2) / rate + ROUNDED_RATE * told:
+            return first
+    raise BadEpisode(f"{span.file}: by its time stamp the episode begins at {span.begin:.3f} s, by the frames of those "
+                     f"before it at {told:.3f} s: the metadata are of another version")

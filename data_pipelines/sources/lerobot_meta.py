@@ -16,13 +16,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.episode import BadEpisode
-from data_pipelines.sources.alignment import ROUNDED_RATE, VideoSpan, count_frames
+from data_pipelines.sources.alignment import ROUNDED_RATE, Count, VideoSpan, count_frames
 from data_pipelines.sources.filters import matches
-from data_pipelines.storage import files
+from data_pipelines.storage import files, shapes
 from data_pipelines.storage.tables import read_parquet
 
 _FILE = ("chunk_index", "file_index")
 _SPAN = ("from_timestamp", "to_timestamp")
+_FORM = re.compile(r"0?\d{0,2}d?")  # how a pattern may write a number
+_INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.whole(1), "data_path": shapes.text,
+                       "video_path": shapes.optional(shapes.text),
+                       "features": shapes.map_of(shapes.fields({"dtype": shapes.text})),
+                       "discarded_episode_indices": shapes.list_of(shapes.whole())})
+_MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
+    "start": shapes.whole(), "end": shapes.optional(shapes.whole()), "original_key": shapes.optional(shapes.text)}))))
+_STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
+_EPISODE = shapes.fields({"episode_index": shapes.whole(), "length": shapes.optional(shapes.whole()),
+                          "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
+_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.text}, required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 
@@ -44,18 +55,20 @@ class Meta:
         Raises FileNotFoundError where there is no dataset and ValueError naming the file that makes no sense.
         """
         self.path = path.rstrip("/")
-        self.info = self._json("info.json")
+        self.info = self._json("info.json", _INFO)
         if not _VERSION.match(str(self.info.get("codebase_version"))):
             raise ValueError(f"{path}/meta/info.json: codebase_version = {self.info.get('codebase_version')!r}; "
                              "formats v2.0, v2.1 and v3.0 are read")
         self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes lie in one file
         self.rate = float(self._value("fps"))
-        self.modality = self._json("modality.json") if self._exists("modality.json") else {}
-        self.stats = self._json("stats.json") if self._exists("stats.json") else {}  # {column: {"mean": [...], ...}}
+        self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
+        # {column: {"mean": [...], ...}}
+        self.stats = self._json("stats.json", shapes.map_of(_STATISTICS)) if self._exists("stats.json") else {}
+        self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
         self._recorded = self._read_episodes(where)  # with the discarded ones
         self._episodes = self._present(self._recorded)
-        self.numbers = self._integers("episode_index")  # int64 [episodes]
-        self.lengths = self._integers("length", missing=1)  # steps, int64 [episodes]
+        self.numbers = self._integers(self._episodes, "episode_index")  # int64 [episodes]
+        self.lengths = self._integers(self._episodes, "length", missing=1)  # steps, int64 [episodes]
         if len(np.unique(self.numbers)) < len(self.numbers):
             raise ValueError(f"{path}/meta: an episode_index is there twice")
         self.chosen = self._hold(where)  # bool [episodes]
@@ -73,8 +86,7 @@ class Meta:
         """The place of camera feature `key`'s frames. Raises BadEpisode where they are not as many as the steps."""
         length = int(self.lengths[index])
         if not self.shared_files:
-            return VideoSpan(self._file("video_path", {**self._numbered(index), "video_key": key}), 0.0, 0.0, None, 0,
-                             length)
+            return VideoSpan(self._file("video_path", {**self._numbered(index), "video_key": key}))
         row = self._row(index, [f"videos/{key}/{name}" for name in (*_FILE, *_SPAN)])
         file = self._file("video_path", {name: int(row[f"videos/{key}/{name}"]) for name in _FILE} | {"video_key": key})
         begin, end = (row[f"videos/{key}/{side}"] for side in _SPAN)
@@ -82,33 +94,31 @@ class Meta:
         if not abs(end - begin - length / self.rate) <= 0.5 / self.rate + ROUNDED_RATE * length / self.rate:
             raise BadEpisode(f"{self.path} episode {self.numbers[index]}: {file} spans {end - begin:.3f} s, "
                              f"{length} steps at {self.rate:g} per second take {length / self.rate:.3f} s")
-        before, first, frames = self._counted(key)[int(self.numbers[index])]
-        return VideoSpan(file, begin, end, before, first, frames)
+        return VideoSpan(file, begin, end, self._counted(key)[int(self.numbers[index])])
 
     def _row(self, index: int, columns: Iterable[str]) -> dict[str, float]:
         """What the metadata say of an episode. Raises BadEpisode where they do not."""
         row = self._episodes.select(["length", *columns]).slice(index, 1).to_pylist()[0]
         for name, value in row.items():
-            if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
+            if not isinstance(value, (int, float)) or not np.isfinite(value) or value < -1e-3:
                 raise BadEpisode(f"{self.path} episode {self.numbers[index]}: {self._where} does not say its {name}: "
                                  f"{value!r}")
         return row
 
-    def _counted(self, key: str) -> dict[int, tuple[int, int, int]]:
+    def _counted(self, key: str) -> dict[int, Count]:
         """What `count_frames` returns for a camera."""
         if key not in self._counts:
             place = [f"videos/{key}/{name}" for name in _FILE]
             self._counts[key] = count_frames(self._recorded, place, f"videos/{key}/{_SPAN[0]}")
         return self._counts[key]
 
-    @property
-    def _where(self) -> str:
-        return f"{self.path}/meta/" + ("episodes" if self.shared_files else "episodes.jsonl")
-
-    def _integers(self, name: str, missing: int | None = None) -> np.ndarray:
+    def _integers(self, episodes: pa.Table, name: str, missing: int | None = None) -> np.ndarray:
         """A column of whole numbers, int64 [episodes]. Raises ValueError where one is missing, unless that is told as
         `missing`, or makes no sense."""
-        values = pc.cast(self._episodes[name], pa.float64()).to_numpy(zero_copy_only=False)
+        try:
+            values = pc.cast(episodes[name], pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowException as error:
+            raise ValueError(f"{self._where}: its {name} are no numbers: {error}") from error
         bad = ~((values >= 0) & (values < 2**31) & (values == np.round(values)))
         if missing is None and bad.any():
             raise ValueError(f"{self._where}: {name} of row {int(bad.argmax())} is {values[bad.argmax()]}")
@@ -139,15 +149,15 @@ class Meta:
 
     def _check_columns(self, names: Iterable[str]) -> None:
         if missing := [name for name in names if name not in self._episodes.column_names]:
-            raise ValueError(f"{self._where}: no file there has the column {missing[0]!r}")
+            raise ValueError(f"{self._where} has no column {missing[0]!r}")
 
     def _file(self, pattern: str, values: dict) -> str:
         """The file that a pattern of info.json names. Raises ValueError where it lies outside the dataset."""
         text = self._value(pattern)
-        known = {name for _, name, *_ in string.Formatter().parse(text) if name is not None}
-        if not known <= values.keys():
-            raise ValueError(f"{self.path}/meta/info.json: {pattern} = {text!r} asks for "
-                             f"{sorted(known - values.keys())}")
+        for _, name, form, conversion in string.Formatter().parse(text):
+            if name is not None and (name not in values or conversion or not _FORM.fullmatch(form or "")):
+                raise ValueError(f"{self.path}/meta/info.json: {pattern} = {text!r} asks for {name!r} as {form!r}; "
+                                 f"there are {sorted(values)}, with at most 99 digits")
         relative = PurePosixPath(text.format(**values).replace("\\", "/"))
         if relative.is_absolute() or ".." in relative.parts or ":" in str(relative):
             raise ValueError(f"{self.path}/meta/info.json: {pattern} leads out of the dataset: {relative}")
@@ -166,12 +176,11 @@ class Meta:
             table = pa.concat_tables([read_parquet(file, _without_stats) for file in there],
                                      promote_options="permissive")
             needed = {"episode_index", "length", "data/chunk_index", "data/file_index"}
+            self._where = there[0] if len(there) == 1 else f"{self.path}/meta/episodes"
             if missing := sorted(needed - {*table.column_names}):
-                raise ValueError(f"{self.path}/meta/episodes: {there[0]} has no column {missing[0]!r}")
+                raise ValueError(f"{self._where} has no column {missing[0]!r}")
         else:
-            rows = self._json_lines("episodes.jsonl")
-            if any(not isinstance(e, dict) or not {"episode_index", "length"} <= e.keys() for e in rows):
-                raise ValueError(f"{self._where}: every episode needs episode_index and length")
+            rows = self._json_lines("episodes.jsonl", _EPISODE)
             known = ["episode_index", "length", *(key for key in ("tasks", *where) if any(key in e for e in rows))]
             table = self._as_table({key: [e.get(key) for e in rows] for key in known})
         if not len(table):
@@ -185,8 +194,9 @@ class Meta:
             raise ValueError(f"{self._where}: its values are not of one kind: {error}") from error
 
     def _present(self, episodes: pa.Table) -> pa.Table:
-        discarded = np.isin(episodes["episode_index"].to_numpy(), self.info.get("discarded_episode_indices", []))
-        return episodes.filter(pa.array(~discarded)).sort_by("episode_index")
+        numbers = self._integers(episodes, "episode_index")
+        kept = ~np.isin(numbers, self.info.get("discarded_episode_indices", []))
+        return episodes.take(np.flatnonzero(kept)[np.argsort(numbers[kept], kind="stable")])
 
     def _hold(self, where: dict[str, Any]) -> np.ndarray:
         chosen = np.ones(len(self._episodes), np.bool_)
@@ -211,24 +221,20 @@ class Meta:
             if len(texts) == len(table.column_names) or not texts:
                 raise ValueError(f"{file}: expected task_index and a text, found the columns {table.column_names}")
             rows = table.select(["task_index", texts[0]]).rename_columns(["task_index", "task"]).to_pylist()
+            shapes.check(rows, shapes.list_of(_TASK), f"{file} row ")
         else:
-            file, rows = f"{self.path}/meta/tasks.jsonl", []
-            if self._exists("tasks.jsonl"):
-                rows = self._json_lines("tasks.jsonl")
-        for row in rows:
-            kinds = [type(row.get(key)) for key in ("task_index", "task")] if isinstance(row, dict) else []
-            if kinds != [int, str]:
-                raise ValueError(f"{file}: expected a number task_index and a text task, found {str(row)[:80]}")
+            rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
         return {row["task_index"]: row["task"] for row in rows}
 
     def _exists(self, name: str) -> bool:
         return files.exists(f"{self.path}/meta/{name}")
 
-    def _json(self, name: str) -> dict:
-        return self._read(files.read_json, name)
+    def _json(self, name: str, rule: shapes.Rule) -> dict:
+        return shapes.check(self._read(files.read_json, name), rule, f"{self.path}/meta/{name}")
 
-    def _json_lines(self, name: str) -> list[dict]:
-        return self._read(files.read_json_lines, name)
+    def _json_lines(self, name: str, rule: shapes.Rule) -> list[dict]:
+        rows = self._read(files.read_json_lines, name)
+        return shapes.check(rows, shapes.list_of(rule), f"{self.path}/meta/{name} row ")
 
     def _read(self, read: Callable, name: str):
         file = f"{self.path}/meta/{name}"
