@@ -307,7 +307,7 @@ def test_shards_that_changed_are_named(config, copied, tmp_path):
     made = open_cache(with_cache(config, copied))
     [problem] = made.verify()
     assert str(file) in problem
-    found = with_cache(config, copied, **{"data.max_bad_fraction": 9.0})
+    found = with_cache(config, copied, **{"data.max_bad_fraction": 1.0})
     with Experiment(found).data().loader() as loader:
         for _ in range(40):
             next(loader)
@@ -336,7 +336,7 @@ def test_unreadable_windows_below_the_limit_are_replaced_as_from_video(config, t
     shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
     (tmp_path / "v21/videos/chunk-000/observation.images.wrist/episode_000000.mp4").write_bytes(b"")
     spoiled = config.copy_and_resolve_references()
-    spoiled.data.max_bad_fraction = 9.0
+    spoiled.data.max_bad_fraction = 1.0
     for entry in spoiled.data.datasets.values():
         entry.path = str(tmp_path / "v21")
     assert start(spoiled, tmp_path / "latents").run(silent)
