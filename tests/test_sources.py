@@ -118,7 +118,7 @@ def test_lengths_are_kept_beside_the_dataset(folder, tmp_path, monkeypatch, capl
         raise OSError(30, "Read-only file system")
 
     kept.unlink()
-    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setattr(Path, "write_bytes", read_only)
     np.testing.assert_array_equal(RldsSource("p", str(here), **FIELDS).lengths(), lengths)
     assert "Read-only file system" in caplog.text and not kept.exists()
 
