@@ -223,7 +223,8 @@ def main(_) -> None:
         whole = job.run(say)
     except (OSError, ValueError) as error:
         sys.exit(f"precompute: {error}")
-    say(f"done: train with --config.data.cache={args.out}; look at {args.out}/contact_sheet.png" if whole
+    look = f"; look at {args.out}/contact_sheet.png" if "latents" in job.spec else ""
+    say(f"done: train with --config.data.cache={args.out}{look}" if whole
         else "done here; other workers still have shards to make")
 
 

@@ -65,8 +65,8 @@ def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
 def _video_target(summary: dict) -> list[tuple]:
     if "video_psnr_db" not in summary:
         return []
-    ours, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
-    gain = None if ours is None or copy is None else ours - copy
+    model, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
+    gain = None if model is None or copy is None else model - copy
     return [("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB",
              f"at least {MINIMUM_GAIN_DB:+.1f} dB", lambda x: x >= MINIMUM_GAIN_DB)]
 
@@ -76,7 +76,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
     """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
 
     evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask: (uint8 [n, n, 3], {name:
-    colour}), None where the family draws none; summary, mixture: as `make_summary` makes and takes; schedules: of the
+    colour}), None where the family renders none; summary, mixture: as `make_summary` makes and takes; schedules: of the
     sampler that was evaluated.
     """
     out = Path(workdir) / "report"
@@ -155,8 +155,8 @@ def _plot(svg: bytes, alt: str) -> str:
     return report_page.image(svg, "svg+xml", alt)
 
 
-def draw_mask(restored: Restored) -> tuple[np.ndarray, dict] | None:
-    """(uint8 [n, n, 3], {name: colour}): what the training forward lets see what; None where the family draws none."""
+def render_mask(restored: Restored) -> tuple[np.ndarray, dict] | None:
+    """(uint8 [n, n, 3], {name: colour}): who sees whom in the training forward; None where the family renders none."""
     experiment = restored.experiment
     render = experiment.family.render_mask
     return render(experiment.model.module) if render else None
@@ -196,7 +196,7 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     metrics = read_metrics(workdir)
     mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
     summary = make_summary(evaluation, metrics, mixture, **measured)
-    return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture,
+    return write_report(workdir, summary, evaluation, arrays, metrics, render_mask(restored), mixture,
                         restored.experiment.sampler().schedules())
 
 

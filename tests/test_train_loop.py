@@ -21,18 +21,7 @@ from launch.supervision import owner
 from tests import tiny_training as tiny
 from world_model.training import checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Runs of equal sizes share their compiled step."""
-    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": 0}
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class CacheWriter:
         """Writes the manifest, which is JSON data. path: a folder or its address (gs://, s3://, ...). Raises CacheError
         where it holds a cache with another manifest."""
         self.path, self._fields = str(path), record_fields(spec)
-        self._per_shard = windows_per_shard
+        self._per_shard, self._with_texts = windows_per_shard, "text_features" in spec
         manifest = {"windows_per_shard": windows_per_shard, **manifest}
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
@@ -88,7 +88,7 @@ class CacheWriter:
         files.write_json(self._at("_SUCCESS"), {
             "format": FORMAT,
             "files": {name: _about(files.read_bytes(self._at(name))) for name in names}
-            | {TEXTS: files.read_json(self._at("texts.json"))},
+            | ({TEXTS: files.read_json(self._at("texts.json"))} if self._with_texts else {}),
             "shards": {name: {str(i): files.read_json(shard_file(self.path, name, i, ".json"))
                               for i in range(-(-count // self._per_shard))} for name, count in windows.items()}})
         return True

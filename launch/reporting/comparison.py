@@ -36,8 +36,8 @@ OPEN_LOOP = Measurement("evaluation.json", "launch.evaluate", [], {
 
 def _gain(video: dict) -> float | None:
     """Subtracts two PSNRs; None where the family imagines no video, or one of them is infinite."""
-    ours, copy = video.get("video_psnr_db"), video.get("copy_last_psnr_db")
-    return None if ours is None or copy is None else ours - copy
+    model, copy = video.get("video_psnr_db"), video.get("copy_last_psnr_db")
+    return None if model is None or copy is None else model - copy
 
 
 def rollout(name: str, options: list[str]) -> Measurement:
