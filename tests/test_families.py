@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 TOY = ROOT / "tests/toy_family/src"
 PAGE = ROOT / "docs/add_a_family.md"
 BATCH = 8  # a sample for each device
+AT_REST = np.float32([0, -0.5, 0, -2, 0, 1.5, 0.7, 0.5])  # joints of a Franka, and its gripper
 
 
 def look_again() -> None:
@@ -251,8 +252,8 @@ def test_a_setting_that_its_sampler_lacks_is_refused(subject):
 
 def test_a_restored_policy_acts_on_what_it_sees(subject):
     engine = subject.engine
-    robot, state, rng = engine.robot, np.linspace(0.1, 0.8, 8), np.random.default_rng(0)
-    under_way = robot.commands(np.full((1, engine.model.experiment.model.spec.action_dim), 0.5), state)
+    robot, state, rng = engine.robot, AT_REST, np.random.default_rng(0)
+    under_way = state[None] + np.float32(0.05)
 
     def ask(block: int, in_flight):
         frames = rng.integers(0, 255, (1 if block == 1 else engine.block_frames, 32, 32, 3), np.uint8)
@@ -279,7 +280,7 @@ def over_the_wire(engine: Engine) -> list[np.ndarray]:
         def observation(frames: int) -> dict:
             pictures = {name: rng.integers(0, 255, (frames, *about["shape"]), np.uint8)
                         for name, about in said["observation"].items() if about["dtype"] == "uint8"}
-            return pictures | {"observation/state": np.linspace(0.1, 0.8, 8, dtype=np.float32)}
+            return pictures | {"observation/state": AT_REST}
 
         counts = [said["frames"]["start"], *[said["frames"]["continue"]] * 2]
         return [policy.infer(observation(count) | {"session_id": "same noise"})["actions"] for count in counts]
