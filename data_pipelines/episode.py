@@ -9,8 +9,9 @@ import numpy as np
 ALWAYS_ALLOWED = 3  # unreadable things that are skipped however few there are in all
 
 
-class BadEpisode(Exception):
-    """One recording is unreadable or inconsistent; it is named, counted and skipped up to a limit (`check_limit`)."""
+class BadEpisode(ValueError):
+    """One recording is unreadable or inconsistent; it is named, counted and skipped up to a limit (`check_limit`).
+    Where nobody skips it, it ends a command as any ValueError does: in a sentence."""
 
 
 def check_limit(bad: int, of: int, max_fraction: float, what: str, lines: Iterable[str]) -> None:
@@ -32,11 +33,20 @@ class Episode:
     index: int  # position in its source
     length: int  # steps (frames of a video clip)
     rate: float  # steps per second
-    instruction: str
+    instruction: str  # at the first step
     state: np.ndarray | None  # float32 [length, state dims]; None where there is none
     action: np.ndarray | None  # float32 [length, action dims]; None for an action-free clip
     read_frames: Callable[[np.ndarray], dict[str, np.ndarray]]  # step indices [n] -> view -> uint8 [n, H, W, 3]
     drift: float | None = None  # seconds by which a recorded time is off `rate` at most; None: no times are recorded
+    instructions: tuple[tuple[int, str | BadEpisode], ...] = ()  # (step, text from there on), where it may change
+    disagreements: Callable[[], list[str]] = list  # sentences on pictures whose times and counts differ; opens video
+
+    def instruction_at(self, step: int) -> str:
+        """The text that holds at a step. Raises BadEpisode where it cannot be read."""
+        found = next((text for first, text in reversed(self.instructions) if first <= step), self.instruction)
+        if isinstance(found, BadEpisode):
+            raise found
+        return found
 
 
 class Source(Protocol):

@@ -69,7 +69,8 @@ def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
 
 
 def check_episode(episode: Episode, embodiment: Embodiment) -> None:
-    """Raises BadEpisode where state or action does not have the embodiment's dimensions or is not finite."""
+    """Raises BadEpisode where state or action does not have the embodiment's dimensions. Whether numbers are finite is
+    asked of those alone that somebody uses (`check_finite`)."""
     if episode.length < 1:
         raise BadEpisode(f"{episode.dataset} episode {episode.index} has no steps")
     for part in ("state", "action"):
@@ -84,10 +85,16 @@ def _check_part(episode: Episode, embodiment: Embodiment, part: str) -> None:
     if shape != expected:
         raise BadEpisode(f"{where} of embodiment {embodiment.name!r} should be {expected} "
                          f"({', '.join(d.name for d in dims)}), found {shape}")
-    bad = np.argwhere(~np.isfinite(found))
+
+
+def check_finite(episode: Episode, embodiment: Embodiment, part: str, values: np.ndarray, steps: np.ndarray) -> None:
+    """Raises BadEpisode where one of the values [n, dims] of "state" or "action" at `steps` [n] is no number."""
+    bad = np.argwhere(~np.isfinite(values))
     if len(bad):
-        step, dim = bad[0]
-        raise BadEpisode(f"{where} {dims[dim].name!r} is {found[step, dim]} at step {step}")
+        row, dim = bad[0]
+        name = getattr(embodiment, part)[dim].name
+        raise BadEpisode(f"{episode.dataset} episode {episode.index}: {part} {name!r} is {values[row, dim]} at step "
+                         f"{steps[row]}")
 
 
 def check_fields(fields: dict[str, tuple], dataset: Dataset) -> None:
@@ -163,7 +170,7 @@ class SampleMaker:
         if self._asks_for(*PICTURES):
             row |= self._pictures(episode, start, sample_index)
         if self._asks_for(*TEXT):
-            row |= self._text(episode)
+            row |= self._text(episode, start)
         if self._asks_for("state"):
             row["state"] = self._state(episode, start)
         if self._asks_for(*ACTIONS):
@@ -222,9 +229,10 @@ class SampleMaker:
                                  f"{view.dtype} {list(view.shape)}")
         return views
 
-    def _text(self, episode: Episode) -> dict[str, np.ndarray]:
+    def _text(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
+        prompt = self.dataset.embodiment.ask(episode.instruction_at(start))
         try:
-            ids, length = self.tokenize(prompt_of(episode, self.dataset.embodiment))
+            ids, length = self.tokenize(prompt)
         except ValueError as error:
             raise ValueError(f"{episode.dataset} episode {episode.index}: {error}") from error
         return {"text_ids": np.asarray(ids, np.int32), "text_length": np.int32(length)}
@@ -234,6 +242,7 @@ class SampleMaker:
         if "state" not in self._scales:
             return np.zeros(shape, np.float32)
         steps = np.minimum(state_steps(self.layout, start), episode.length - 1)
+        check_finite(episode, self.dataset.embodiment, "state", episode.state[steps], steps)
         values = self._scales["state"].normalise(episode.state[steps])
         return scatter(values, self.dataset.embodiment.state_slots, shape[1])
 
@@ -243,15 +252,10 @@ class SampleMaker:
             return {"actions": np.zeros(shape, np.float32), "action_mask": np.zeros(shape, np.bool_)}
         embodiment, slots = self.dataset.embodiment, self.dataset.embodiment.action_slots
         starts = block_starts(self.layout, start)
-        relative, real = relative_actions(episode, starts, self.layout.actions_per_block, embodiment)
+        relative, real = checked_actions(episode, starts, self.layout.actions_per_block, embodiment)
         values = scatter(self._scales["action"].normalise(relative), slots, shape[1]).reshape(shape)
         mask = real.reshape(-1, 1) & slot_mask(slots, shape[1])
         return {"actions": np.where(mask, values, np.float32(0)), "action_mask": mask}
-
-
-def prompt_of(episode: Episode, embodiment: Embodiment) -> str:
-    """The text that the text encoder is given."""
-    return embodiment.ask(episode.instruction)
 
 
 def relative_actions(episode: Episode, starts: np.ndarray, block: int,
@@ -268,3 +272,14 @@ def relative_actions(episode: Episode, starts: np.ndarray, block: int,
     anchors = state[np.minimum(starts, last)][:, None]
     real = (steps < last) & (np.arange(block) < (embodiment.horizon or block))
     return to_relative(episode.action[np.minimum(steps, last)], anchors, embodiment), real
+
+
+def checked_actions(episode: Episode, starts: np.ndarray, block: int,
+                    embodiment: Embodiment) -> tuple[np.ndarray, np.ndarray]:
+    """`relative_actions`; raises BadEpisode where a real one, or the state that it is relative to, is no number."""
+    relative, real = relative_actions(episode, starts, block, embodiment)
+    used = starts[real.any(1)]
+    if any(dim.relative_to for dim in embodiment.action):
+        check_finite(episode, embodiment, "state", episode.state[used], used)
+    check_finite(episode, embodiment, "action", relative[real], (starts[:, None] + np.arange(block))[real])
+    return relative, real

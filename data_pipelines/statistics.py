@@ -19,13 +19,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from data_pipelines.episode import BadEpisode, Episode, check_limit
 from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
 from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
-from data_pipelines.samples import Dataset, check_episode, index_windows, relative_actions
+from data_pipelines.samples import Dataset, check_episode, check_finite, checked_actions, index_windows
 from data_pipelines.storage import files
 from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts
@@ -109,12 +108,12 @@ def against_published(dataset: Dataset, statistics: dict) -> list[str]:
     one of the two is of another version, or partial. Empty where they agree or nothing is published."""
     read, sentences = getattr(dataset.source, "published", None), []
     for part, dims in (("state", dataset.embodiment.state), ("action", dataset.embodiment.action)):
-        published = read(part) if read and dims else None
+        published = read(part) if read and dims else {}
         if not published:
             continue
-        if len(published["mean"]) != len(dims):
-            raise ValueError(f"dataset {dataset.name!r}: meta/stats.json has {len(published['mean'])} dimensions of "
-                             f"{part}, {dataset.embodiment.name} {len(dims)}")
+        if wrong := [name for name, values in published.items() if values.shape != (len(dims),)]:
+            raise ValueError(f"dataset {dataset.name!r}: meta/stats.json has {len(published[wrong[0]])} dimensions of "
+                             f"{part} ({wrong[0]}), {dataset.embodiment.name} {len(dims)}")
         counted = statistics[part]
         if part == "action" and statistics["absolute_action"]:
             counted = statistics["absolute_action"]
@@ -126,12 +125,13 @@ def against_published(dataset: Dataset, statistics: dict) -> list[str]:
 def _difference(counted: dict, published: dict, i: int) -> str:
     """How dimension i of two statistics differs, in words; empty within the tolerances."""
     mean, low, high = (counted[name][i] for name in ("mean", "min", "max"))
-    expected, std, lowest, highest = (published[name][i] for name in ("mean", "std", "min", "max"))
-    room = RANGE_TOLERANCE * max(highest - lowest, 1e-6)
-    if low < lowest - room or high > highest + room:
-        return f"{low:.4g} to {high:.4g}, meta/stats.json says {lowest:.4g} to {highest:.4g}"
-    if abs(mean - expected) / max(std, 1e-6) > MEAN_TOLERANCE:
-        return f"mean {mean:.4g}, meta/stats.json says {expected:.4g} +- {std:.4g}"
+    told = {name: values[i] for name, values in published.items() if np.isfinite(values[i])}
+    if {"min", "max"} <= told.keys():
+        room = RANGE_TOLERANCE * max(told["max"] - told["min"], 1e-6)
+        if low < told["min"] - room or high > told["max"] + room:
+            return f"{low:.4g} to {high:.4g}, meta/stats.json says {told['min']:.4g} to {told['max']:.4g}"
+    if {"mean", "std"} <= told.keys() and abs(mean - told["mean"]) / max(told["std"], 1e-6) > MEAN_TOLERANCE:
+        return f"mean {mean:.4g}, meta/stats.json says {told['mean']:.4g} +- {told['std']:.4g}"
     return ""
 
 
@@ -180,12 +180,10 @@ def _read_share(file: pathlib.Path, embodiment: Embodiment) -> Gathered:
 
 
 def _write_share(file: pathlib.Path, share: Gathered) -> None:
-    arrays = {f"{part}/{name}": np.ascontiguousarray(value) for part, summary in share.parts.items()
+    arrays = {f"{part}/{name}": value for part, summary in share.parts.items()
               for name, value in summary.arrays().items()}
     about = {"episodes": share.episodes, "skipped": share.skipped, "parts": sorted(share.parts)}
-    partial = file.with_suffix(f".partial-{os.getpid()}")
-    save_file(arrays, partial, {"about": json.dumps(about)})
-    partial.replace(file)
+    files.write_tensors(str(file), arrays, {"about": json.dumps(about)})
 
 
 def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episodes: np.ndarray) -> Gathered:
@@ -193,33 +191,33 @@ def _gather_share(dataset: Dataset, layout: Layout, windows: WindowIndex, episod
     found, embodiment = Gathered(dataset.embodiment), dataset.embodiment
     for index in episodes.tolist():
         try:
-            episode = dataset.source[index]
-            check_episode(episode, embodiment)
+            parts = _parts_of(dataset.source[index], embodiment, layout, windows)
         except BadEpisode as error:
             found.skipped[f"{dataset.name}/{index}"] = str(error)
             continue
         found.episodes += 1
-        rows = windows.rows(index)
-        held = [slice(windows.first[row], windows.stop[row]) for row in rows]
-        if embodiment.state:
-            found.parts["state"].update(_joined(episode.state, held))
-        if embodiment.action:
-            starts = np.concatenate([windows.starts(row) for row in rows])
-            found.parts["action"].update(_pooled_actions(episode, starts, layout, dataset))
-        if any(dim.relative_to for dim in embodiment.action):
-            found.parts["absolute_action"].update(_joined(episode.action, held))
+        for name, values in parts.items():
+            found.parts[name].update(values)
     return found
 
 
-def _joined(steps: np.ndarray, slices: list[slice]) -> np.ndarray:
-    return steps[slices[0]] if len(slices) == 1 else np.concatenate([steps[each] for each in slices])
-
-
-def _pooled_actions(episode: Episode, starts: np.ndarray, layout: Layout, dataset: Dataset) -> np.ndarray:
-    """The actions of all windows [n, action dims]. Windows overlap, so each distinct block is taken once."""
-    blocks = np.unique(block_starts(layout, starts[:, None]))
-    values, real = relative_actions(episode, blocks, layout.actions_per_block, dataset.embodiment)
-    return values[real]
+def _parts_of(episode: Episode, embodiment: Embodiment, layout: Layout, windows: WindowIndex) -> dict[str, np.ndarray]:
+    """{part: values [n, dims]} of what an episode's windows hold. Raises BadEpisode where one of them is no number."""
+    check_episode(episode, embodiment)
+    rows, parts = windows.rows(episode.index), {}
+    held = np.concatenate([np.arange(windows.first[row], windows.stop[row]) for row in rows])
+    if embodiment.state:
+        parts["state"] = episode.state[held]
+        check_finite(episode, embodiment, "state", parts["state"], held)
+    if embodiment.action:  # windows overlap, so each distinct block is taken once
+        starts = np.concatenate([windows.starts(row) for row in rows])
+        blocks = np.unique(block_starts(layout, starts[:, None]))
+        values, real = checked_actions(episode, blocks, layout.actions_per_block, embodiment)
+        parts["action"] = values[real]
+    if any(dim.relative_to for dim in embodiment.action):
+        held = held[np.isfinite(episode.action[held]).all(1)]  # for people: some may belong to no window's action
+        parts["absolute_action"] = episode.action[held]
+    return parts
 
 
 def statistics_hash(statistics: dict) -> str:

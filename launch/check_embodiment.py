@@ -16,6 +16,7 @@ from absl import flags
 from data_pipelines.episode import BadEpisode
 from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.storage import files
 from data_pipelines.windows import block_starts
 from launch.reporting import report_page
 from launch.setup import flags as launch_flags
@@ -66,10 +67,10 @@ def errors(dataset: Dataset, trips: list[RoundTrip]) -> list[dict]:
 
 
 def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
-    """(section of HTML, everything comes back) from `count` windows spread over the dataset."""
+    """(section of HTML, everything that can be read comes back) from `count` windows spread over the dataset."""
     from launch.reporting import data_figures
 
-    robot, frames, trips, problems = dataset.embodiment, [], [], []
+    robot, frames, trips, problems, prompt = dataset.embodiment, [], [], [], ""
     for window in np.unique(np.linspace(0, len(maker.windows) - 1, count).round()).astype(int).tolist():
         try:
             sample = maker(window, 0)
@@ -77,9 +78,10 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
             problems.append(str(error))
             continue
         frames.append(data_figures.pictures(sample))
+        index, start = maker.windows[window]
+        prompt = prompt or robot.ask(dataset.source[index].instruction_at(start))
         if robot.action:
             trips.append(round_trip(maker, window, sample))
-    prompt = robot.ask(dataset.source[maker.windows[0][0]].instruction)
     parts = [report_page.text(f"Robot {robot.name!r} at {robot.rate:g} Hz; layout {robot.view_layout!r} of views "
                               f"{', '.join(robot.views)}. Prompt: {prompt!r}")]
     parts += [report_page.text(f"Unreadable: {problem}") for problem in problems]
@@ -95,7 +97,7 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
             ["dimension", "slot", "relative to", "largest error, robot units", "of its range", "clipped"],
             [[html.escape(r["name"]), str(r["slot"]), r["relative_to"] or "", f"{r['error']:.2g}",
               f"{r['share']:.1e}", f"{r['clipped']:.1%}"] for r in rows]))
-    return report_page.section(dataset.name, *parts), all(r["share"] <= TOLERANCE for r in rows)
+    return report_page.section(dataset.name, *parts), bool(frames) and all(r["share"] <= TOLERANCE for r in rows)
 
 
 def main(_) -> None:
@@ -105,14 +107,15 @@ def main(_) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         makers = Experiment(config).data().makers()
         found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
+        page = report_page.page("Robots and their data", "What the config makes of each dataset.",
+                                [section for section, _ in found.values()])
+        files.write_text(str(out), page)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"check_embodiment: {error}")
-    page = report_page.page("Robots and their data", "What the config makes of each dataset.",
-                            [section for section, _ in found.values()])
-    out.write_text(page)
     print(f"written to {out}")
     if wrong := [name for name, (_, fine) in found.items() if not fine]:
-        sys.exit(f"check_embodiment: actions of {', '.join(wrong)} do not come back from normalisation: see {out}")
+        sys.exit(f"check_embodiment: {', '.join(wrong)}: actions do not come back from normalisation, or no window can "
+                 f"be read: see {out}")
 
 
 if __name__ == "__main__":

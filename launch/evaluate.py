@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from data_pipelines.storage import files
 from launch.reporting import baselines, scores
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -127,24 +128,25 @@ def compare_video(codec, frozen: dict, video, latents, predicted):
     the first frame and of the codec itself."""
     raw = video.astype(jnp.float32) / 127.5 - 1
     copied = codec.encode(frozen, jnp.repeat(raw[:, :1], raw.shape[1], axis=1))
-    truth, ours, copy = (codec.decode(frozen, x) for x in (latents, predicted, copied))
-    pairs = {"video": (ours, truth), "copy_last": (copy, truth), "codec": (truth, raw),
-             "video_raw": (ours, raw), "copy_last_raw": (copy, raw)}
+    truth, imagined, copy = (codec.decode(frozen, x) for x in (latents, predicted, copied))
+    pairs = {"video": (imagined, truth), "copy_last": (copy, truth), "codec": (truth, raw),
+             "video_raw": (imagined, raw), "copy_last_raw": (copy, raw)}
     errors = {f"{name}_mse": image_metrics.mse(*pair) for name, pair in pairs.items()}
     errors |= {f"{name}_ssim": image_metrics.ssim(*pair, scores.PEAK) for name, pair in pairs.items()}
     errors |= {"latent_mse": image_metrics.mse(predicted, latents),
                "copy_last_latent_mse": image_metrics.mse(copied, latents),
                "latent_range": jnp.ptp(latents, axis=(1, 2, 3, 4))}
-    frames = {"true": truth, "predicted": ours, "copy_last": copy}
+    frames = {"true": truth, "predicted": imagined, "copy_last": copy}
     return errors, {"frames_raw": video} | {
         f"frames_{name}": jnp.round((x + 1) * 127.5).astype(jnp.uint8) for name, x in frames.items()}
 
 
 def write(out: Path, evaluation: dict, arrays: dict) -> None:
-    """OUT/evaluation.json and OUT/evaluation.npz."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False) + "\n")
-    np.savez_compressed(out / "evaluation.npz", **arrays)
+    """OUT/evaluation.npz and, once that is whole, OUT/evaluation.json."""
+    text = json.dumps(evaluation, indent=1, allow_nan=False) + "\n"
+    with files.new_file(f"{out}/evaluation.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    files.write_text(f"{out}/evaluation.json", text)
 
 
 def describe(evaluation: dict) -> str:

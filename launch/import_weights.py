@@ -84,12 +84,14 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
 
 
 def format_of(family: Family, name: str) -> PublishedFormat:
-    """Raises ValueError where the family is not read from that format, naming whose it is."""
-    if name in family.imports:
-        return family.imports[name]
+    """Raises MissingPart where the family is read from nowhere, ValueError where it has no such format, naming whose it
+    is."""
+    formats = family.part("imports", "launch.import_weights")
+    if name in formats:
+        return formats[name]
     others = [other.name for other in all_families() if name in other.imports]
     raise ValueError(f"model.family = {family.name!r}: --format={name} holds a network of family "
-                     f"{', '.join(map(repr, others)) or 'nobody'}; this one is read from {sorted(family.imports)}")
+                     f"{', '.join(map(repr, others)) or 'nobody'}; this one is read from {sorted(formats)}")
 
 
 def provenance_of(source: Path) -> dict:

@@ -25,6 +25,7 @@ from absl import flags
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
 from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
+from data_pipelines.storage import files
 from launch.reporting import report_page
 from launch.setup import flags as launch_flags
 from launch.setup.datasets import Data
@@ -59,10 +60,12 @@ def sampled_episodes(dataset: Dataset, episodes: np.ndarray, count: int) -> tupl
 
 
 def faults_of(episodes: list[Episode]) -> list[str]:
-    """Camera faults and unreadable video, from five frames of each episode, with how many episodes have them."""
+    """Camera faults, time stamps that do not fit and unreadable video, from five frames of each episode, with how many
+    episodes have them."""
     counted = collections.Counter()
     for episode in episodes:
         try:
+            counted.update(episode.disagreements())
             counted.update(camera_faults(episode.read_frames(np.linspace(0, episode.length - 1, 5).astype(int))))
         except BadEpisode as error:
             counted[str(error)] += 1
@@ -74,7 +77,7 @@ def facts(maker: SampleMaker, episodes: list[Episode], asked: float, realised: f
     dataset = maker.dataset
     chosen = maker.windows.episodes
     lengths, rates = (np.asarray(values)[chosen] for values in (dataset.source.lengths(), dataset.source.rates()))
-    texts = collections.Counter(episode.instruction for episode in episodes)
+    texts = collections.Counter(text for episode in episodes for text in said_in(episode))
     shown = "; ".join(html.escape(repr(text)) for text, _ in texts.most_common(5))
     robot = dataset.embodiment
     return [["robot", f"{html.escape(robot.name)}, {len(robot.state)} state and {len(robot.action)} action dimensions"],
@@ -87,6 +90,11 @@ def facts(maker: SampleMaker, episodes: list[Episode], asked: float, realised: f
             ["instructions", f"{len(texts)} among {len(episodes)} sampled episodes, {texts['']} without; in "
                              f"{', '.join(scripts(texts)) or 'no'} letters: {shown}"],
             ["time stamps", drift(episodes)]]
+
+
+def said_in(episode: Episode) -> set[str]:
+    """The instructions that hold somewhere in an episode."""
+    return {text for _, text in episode.instructions if isinstance(text, str)} or {episode.instruction}
 
 
 def scripts(texts) -> list[str]:
@@ -117,21 +125,22 @@ def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episo
         values, real = relative_actions(episode, np.arange(0, episode.length, block), block, dataset.embodiment)
         parts.append(values[real])
     before = np.concatenate(parts)
+    before = before[np.isfinite(before).all(1)]
     return data_figures.histograms([d.name for d in dataset.embodiment.action], before,
                                    maker.scale("action").normalise(before))
 
 
-def pictures(maker: SampleMaker, count: int = 3) -> bytes | None:
-    """PNG of windows spread over the dataset; None where none can be read."""
+def pictures(maker: SampleMaker, count: int = 3) -> tuple[bytes | None, list[str]]:
+    """(PNG of windows spread over the dataset, why others cannot be made); None where none can."""
     from launch.reporting import data_figures
 
-    strips = []
+    strips, problems = [], []
     for window in np.linspace(0, len(maker.windows) - 1, count).astype(int).tolist():
         try:
             strips.append(data_figures.pictures(maker(window, 0)))
-        except BadEpisode:
-            continue
-    return data_figures.filmstrip(strips) if strips else None
+        except BadEpisode as error:
+            problems.append(str(error))
+    return data_figures.filmstrip(strips) if strips else None, problems
 
 
 def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tuple[str, list[str]]:
@@ -139,9 +148,11 @@ def section(maker: SampleMaker, count: int, asked: float, realised: float) -> tu
     dataset = maker.dataset
     episodes, problems = sampled_episodes(dataset, maker.windows.episodes, count)
     problems += faults_of(episodes)
+    strip, unmade = pictures(maker)
+    problems += [problem for problem in unmade if not any(problem in known for known in problems)]
     parts = [report_page.table(["", ""], facts(maker, episodes, asked, realised))] if episodes else []
     parts += [f'<p class="missed">{html.escape(problem)}</p>' for problem in problems]
-    if strip := pictures(maker):
+    if strip:
         parts.append(report_page.image(strip, "png", "sample windows", "Three windows, five frames each.", pixels=True))
     if dataset.embodiment.action and episodes:
         parts.append(report_page.image(action_histograms(dataset, maker, episodes), "svg+xml", "actions",
@@ -245,11 +256,12 @@ def main(_) -> None:
         rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
         if flags.FLAGS.topology:
             lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
+        head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
+        lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
+        files.write_text(str(out), report_page.page("The data of a run", lead,
+                                                    [*head, *(html_of for html_of, _ in found)]))
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(f"inspect_data: {error}")
-    head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
-    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
-    out.write_text(report_page.page("The data of a run", lead, [*head, *(html_of for html_of, _ in found)]))
     for line in (*lines, *(problem for _, problems in found for problem in problems)):
         print(line)
     print(f"written to {out}")

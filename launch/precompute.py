@@ -24,7 +24,7 @@ from ml_dtypes import bfloat16
 from data_pipelines.cache.reader import load_encoders, record_bytes
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode, check_limit
-from data_pipelines.samples import SampleMaker, prompt_of
+from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics import save_statistics
 from data_pipelines.storage import files
 from launch.setup import cache
@@ -113,19 +113,24 @@ class Precompute:
         return whole
 
     def _write_texts(self) -> None:
-        """The features of every distinct prompt once, and which episode has which."""
+        """The features of every distinct prompt once, and which episode has which from which step on."""
         numbers: dict[str, int] = {}
         for maker in self.makers:
             dataset, source = maker.dataset, maker.dataset.source
-            chosen = np.full(len(source), -1, np.int64)
+            first, changes = np.full(len(source), -1, np.int64), []
             for index in maker.windows.episodes.tolist():
                 try:
-                    prompt = prompt_of(source[index], dataset.embodiment)
+                    episode = source[index]
                 except BadEpisode:
                     continue  # its windows are unreadable: no row asks for a prompt
-                chosen[index] = numbers.setdefault(prompt, len(numbers))
-            self.writer.write_index(dataset.name, lengths=np.asarray(source.lengths(), np.int64),
-                                    rates=np.asarray(source.rates(), np.float64), kept=source.kept(), text=chosen)
+                prompt = dataset.embodiment.ask(episode.instruction)
+                first[index] = numbers.setdefault(prompt, len(numbers))
+                changes += [(index, step, dataset.embodiment.ask(text))
+                            for step, text in episode.instructions if step and isinstance(text, str)]
+            later = [(index, step, numbers.setdefault(prompt, len(numbers))) for index, step, prompt in changes]
+            self.writer.write_index(
+                dataset.name, lengths=np.asarray(source.lengths(), np.int64), kept=source.kept(), text=first,
+                rates=np.asarray(source.rates(), np.float64), later=np.array(later, np.int64).reshape(-1, 3))
         if "text_features" in self.spec:
             self.writer.write_texts(self._features(prompt) for prompt in numbers)
 
@@ -175,14 +180,13 @@ class Precompute:
             for window in np.linspace(0, len(maker.windows) - 1, windows).astype(int).tolist():
                 try:
                     pixels = maker(window, 0)["video"]
-                    stored = made.read(maker.dataset.name, window, maker.windows[window][0])["latents"]
+                    stored = made.read(maker.dataset.name, window, *maker.windows[window])["latents"]
                 except BadEpisode:
                     continue
                 decoded = codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
                 shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
                 strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
-        with files.new_file(f"{self.out}/contact_sheet.png") as file, open(file, "wb") as opened:
-            opened.write(filmstrip(strips))
+        files.write_bytes(f"{self.out}/contact_sheet.png", filmstrip(strips))
 
 
 def with_cache(config, out: str) -> Experiment:
@@ -219,7 +223,8 @@ def main(_) -> None:
         whole = job.run(say)
     except (OSError, ValueError) as error:
         sys.exit(f"precompute: {error}")
-    say(f"done: train with --config.data.cache={args.out}; look at {args.out}/contact_sheet.png" if whole
+    look = f"; look at {args.out}/contact_sheet.png" if "latents" in job.spec else ""
+    say(f"done: train with --config.data.cache={args.out}{look}" if whole
         else "done here; other workers still have shards to make")
 
 

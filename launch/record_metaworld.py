@@ -4,7 +4,7 @@
     python -m launch.record_metaworld --out=.cache/metaworld_green --look=green --seed=1  # in other colours
     python -m launch.record_metaworld --out=.cache/metaworld_repetitive --placements=5 --seed=2  # stands in 5 places
 
-Writes OUT/metaworld_rlds (TFDS, array_record); a whole recording of the same recipe is reused. Pictures are drawn
+Writes OUT/metaworld_rlds (TFDS, array_record); a whole recording of the same recipe is reused. Pictures are rendered
 without a display: MUJOCO_GL=egl takes a GPU or Mesa's EGL instead of OSMesa.
 """
 

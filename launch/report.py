@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.mixture import asked_fractions
+from data_pipelines.storage import files
 from launch.reporting import figures, report_page
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -64,8 +65,8 @@ def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
 def _video_target(summary: dict) -> list[tuple]:
     if "video_psnr_db" not in summary:
         return []
-    ours, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
-    gain = None if ours is None or copy is None else ours - copy
+    model, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
+    gain = None if model is None or copy is None else model - copy
     return [("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB",
              f"at least {MINIMUM_GAIN_DB:+.1f} dB", lambda x: x >= MINIMUM_GAIN_DB)]
 
@@ -75,7 +76,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
     """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
 
     evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask: (uint8 [n, n, 3], {name:
-    colour}), None where the family draws none; summary, mixture: as `make_summary` makes and takes; schedules: of the
+    colour}), None where the family renders none; summary, mixture: as `make_summary` makes and takes; schedules: of the
     sampler that was evaluated.
     """
     out = Path(workdir) / "report"
@@ -103,8 +104,8 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
         _inputs(mask, mixture)]
     page = out / "index.html"
-    page.write_text(report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
-    (out / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    files.write_text(str(page), report_page.page(f"World-action model: {Path(workdir).name}", lead, sections))
+    files.write_text(f"{out}/summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return page
 
 
@@ -154,8 +155,8 @@ def _plot(svg: bytes, alt: str) -> str:
     return report_page.image(svg, "svg+xml", alt)
 
 
-def draw_mask(restored: Restored) -> tuple[np.ndarray, dict] | None:
-    """(uint8 [n, n, 3], {name: colour}): what the training forward lets see what; None where the family draws none."""
+def render_mask(restored: Restored) -> tuple[np.ndarray, dict] | None:
+    """(uint8 [n, n, 3], {name: colour}): who sees whom in the training forward; None where the family renders none."""
     experiment = restored.experiment
     render = experiment.family.render_mask
     return render(experiment.model.module) if render else None
@@ -195,7 +196,7 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     metrics = read_metrics(workdir)
     mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
     summary = make_summary(evaluation, metrics, mixture, **measured)
-    return write_report(workdir, summary, evaluation, arrays, metrics, draw_mask(restored), mixture,
+    return write_report(workdir, summary, evaluation, arrays, metrics, render_mask(restored), mixture,
                         restored.experiment.sampler().schedules())
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data_pipelines.storage import files
 from launch.serving.engine import Engine, ModelError, choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -117,7 +118,7 @@ def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None
     for name, run in extremes(runs, count):
         seen, imagined = seen_and_imagined(run, engine)
         video = side_by_side(seen) if imagined is None else side_by_side(seen, imagined)
-        (out / f"{name}.mp4").write_bytes(mp4(video, engine.embodiment.rate))
+        files.write_bytes(f"{out}/{name}.mp4", mp4(video, engine.embodiment.rate))
 
 
 def write_recordings(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
@@ -160,14 +161,14 @@ def main(_) -> None:
                                         execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
                                         latency=args.latency, overlap=args.overlap, task=args.task,
                                         baselines=args.baselines)
+        out = Path(args.out or Path(args.workdir) / "closed_loop")
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(f"{out}/closed_loop.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        if args.rerun:
+            write_recordings(out, runs, engine, args.videos)
+        write_videos(out, runs, engine, args.videos)
     except (CheckpointError, ModelError, ValueError, OSError) as error:
         sys.exit(f"rollout: {error}")
-    out = Path(args.out or Path(args.workdir) / "closed_loop")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "closed_loop.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    if args.rerun:
-        write_recordings(out, runs, engine, args.videos)
-    write_videos(out, runs, engine, args.videos)
     if gain := result.get("against"):
         print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
               f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]")

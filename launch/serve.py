@@ -13,17 +13,22 @@ been asked and ends. It listens on this machine alone unless --host says otherwi
 """
 
 import asyncio
+import math
 import signal
 import ssl
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from launch.exporting.exported import open_export
+from launch.serving.access import bind
 from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.messages import Protocol
 from launch.serving.protocols import PROTOCOLS
+from launch.serving.safety import unlimited
 from launch.setup import flags as launch_flags
 from launch.setup.restore import restore
 from world_model.training.checkpoint import CheckpointError
@@ -47,10 +52,11 @@ def whole_numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
     return tuple(map(int, texts))
 
 
-def make_protocol(args, engine: Engine):
+def make_protocol(args, engine: Engine) -> Protocol:
     """The protocol of --protocol. Raises ValueError where the embodiment does not fit it."""
     robot = engine.robot
-    options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction or None}
+    options = {"prompt": args.prompt if args.prompt is not None else robot.embodiment.instruction or None,
+               "hold_gap": args.hold_gap}
     if args.image_size:
         options["image_size"] = whole_numbers("image_size", args.image_size.split("x"))
     elif args.protocol == "openpi":
@@ -58,9 +64,25 @@ def make_protocol(args, engine: Engine):
     return PROTOCOLS[args.protocol](robot, **options)
 
 
+def warnings(args, engine: Engine, protocol: Protocol, token: str | None) -> Iterator[str]:
+    """What whoever starts the server should know."""
+    if protocol.prompt is None:
+        yield "no --prompt, and the robot has no instruction of its own: clients must send a prompt"
+    if gaps := unlimited(engine.embodiment):
+        yield f"warning: {gaps}"
+    if args.hold_gap is not None and not engine.imagines_video:
+        yield "warning: --hold_gap does nothing: the model imagines no video, so that there is no gap"
+    elif args.hold_gap is not None and protocol.no_gap:
+        yield f"warning: --protocol={args.protocol}: {protocol.no_gap} give no gap, so that --hold_gap never holds them"
+    if args.host not in LOOPBACK and not token:
+        yield f"warning: {args.host} may be reached from elsewhere, and there is no --token_file"
+
+
 def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    """Raises OSError where the files cannot be used."""
+    """Raises OSError where the files cannot be used, ValueError where there is a key alone."""
     if not cert:
+        if key:
+            raise ValueError(f"--tls_key={key} without --tls_cert would serve in the clear: give both, or neither")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
@@ -74,24 +96,21 @@ def serve(args) -> None:
     token = Path(args.token_file).read_text().strip() if args.token_file else None
     if args.token_file and not token:
         raise ValueError(f"--token_file={args.token_file} is empty")
-    tls, engine = tls_context(args.tls_cert, args.tls_key), make_engine(args)
+    tls, bound = tls_context(args.tls_cert, args.tls_key), bind(args.host, args.port)
+    engine = make_engine(args)
     protocol = make_protocol(args, engine)
+    limits = Limits(connections=args.connections, queue=args.queue, messages_per_second=args.rate,
+                    message_bytes=int(args.message_mb * 2**20) if args.message_mb else None)
     engine.tokenize(protocol.prompt or "")
+    for warning in warnings(args, engine, protocol, token):
+        say(warning)
     began = time.monotonic()
     engine.warm()
     say(f"{engine.embodiment.name}, step {engine.model.step}: warm after {time.monotonic() - began:.1f} s")
-    if protocol.prompt is None:
-        say("no --prompt, and the robot has no instruction of its own: clients must send a prompt")
-    if args.hold_gap is not None and not engine.imagines_video:
-        say("warning: --hold_gap does nothing: the model imagines no video, so that there is no gap")
-    if args.host not in LOOPBACK and not token:
-        say(f"warning: {args.host} may be reached from elsewhere, and there is no --token_file")
-    limits = Limits(connections=args.connections, queue=args.queue, message_bytes=int(args.message_mb * 2**20),
-                    messages_per_second=args.rate)
     where = f"{'wss' if tls else 'ws'}://{args.host}"
-    server = Server(engine, protocol, limits, token=token, tls=tls, say=say)
+    server = Server(engine, protocol, limits, token=token, names=(args.host,), tls=tls, say=say)
     asyncio.run(until_signal(
-        lambda stop: server.run(args.host, args.port, stop, lambda port: say(f"serving on {where}:{port}"))))
+        lambda stop: server.run(bound, stop, lambda port: say(f"serving on {where}:{port}"))))
     say("stopped")
 
 
@@ -129,19 +148,24 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("prompt", None, "where a client sends none; default: the embodiment's instruction, and "
                         "where it has none clients must send theirs")
     flags.DEFINE_string("image_size", None, "HEIGHTxWIDTH of a view; default: the protocol's own, or the canvas")
-    flags.DEFINE_integer("sessions", 64, "episodes at once; the least recently used makes room", lower_bound=1)
-    flags.DEFINE_list("batch_sizes", ["1", "4", "16"], "episodes per step of the model that are compiled")
+    flags.DEFINE_integer("sessions", 64, "episodes at once; those that nobody has used for a minute make "
+                         "room", lower_bound=1)
+    flags.DEFINE_list("batch_sizes", ["1", "4", "8", "16"], "episodes per step of the model that are compiled")
     flags.DEFINE_integer("seed", 0, "of the noise")
     flags.DEFINE_float("hold_gap", None, "hold the robot above this gap between imagined and observed latents")
     flags.DEFINE_bool("fixed_noise", False, "the same noise for every chunk, as the reference does")
     flags.DEFINE_integer("connections", 128, "open connections", lower_bound=1)
     flags.DEFINE_integer("queue", 64, "requests that may wait for the model", lower_bound=1)
-    flags.DEFINE_float("message_mb", 16.0, "largest message, MiB", lower_bound=0.001)
+    flags.DEFINE_float("message_mb", None, "largest message, MiB; default: four times what the protocol's largest "
+                       "takes", lower_bound=0.001)
     flags.DEFINE_float("rate", 50.0, "messages per second of a connection", lower_bound=0.001)
     flags.DEFINE_string("token_file", None, "file with the bearer token that clients must send")
     flags.DEFINE_string("tls_cert", None, "PEM certificate chain: wss:// in place of ws://")
     flags.DEFINE_string("tls_key", None, "its PEM private key")
     launch_flags.define_sampling()
+    flags.register_multi_flags_validator(
+        ["hold_gap", "message_mb", "rate"], lambda given: all(math.isfinite(value or 0) for value in given.values()),
+        "--hold_gap, --message_mb and --rate are finite numbers")
     flags.mark_flags_as_mutual_exclusive(["checkpoint", "export"], required=True)
     flags.mark_flags_as_mutual_exclusive(["step", "export"])
     launch_flags.run(main)

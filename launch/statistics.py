@@ -56,6 +56,8 @@ def main(_) -> None:
         found = mixture_statistics(datasets, experiment.layout, config.data.statistics_per, parts,
                                    config.data.max_bad_fraction)
         differing = {d.name: against_published(d, found[d.name]) for d in datasets}
+        if out:
+            save_statistics(found, out)
     except (OSError, ValueError) as error:
         sys.exit(f"statistics: {error}")
     for each in {statistics["dataset"]: statistics for statistics in found.values()}.values():
@@ -65,7 +67,6 @@ def main(_) -> None:
             print(f"warning: {name}, {sentence}")
     print(f"{time.perf_counter() - began:.1f} s, hash {statistics_hash(found)}")
     if out:
-        save_statistics(found, out)
         shutil.rmtree(parts, ignore_errors=True)
         print(f"written to {out}; use it with --config.data.statistics={out}")
 

@@ -5,8 +5,11 @@
 The file defines get_config() and get_sweep(): a list of {"name": ..., dotted key: value}, of which the first is the
 base that others are compared with; or a grid {dotted key: [values]}. Measured are launch.evaluate's open-loop numbers
 or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's
-"rollouts" names those that it takes part in, else all. What is whole is not run again. Results: OUT/results.json,
-results.md and results.svg, with 95% confidence intervals over seeds (launch/reporting/comparison.py).
+"rollouts" names those that it takes part in, else all. What is whole is not run again; each run remembers the hash of
+its config and of what was measured, and OUT with runs of other settings is refused. A run that fails is told in its
+variant's row, the others go on, and the exit code is 1. SIGTERM saves the training that runs, and exits with 143.
+Results: OUT/results.json, results.md and results.svg, with 95% confidence intervals over seeds
+(launch/reporting/comparison.py).
 
 With --submit and launch.submit's flags each training is a job on a pod slice of its own instead, OUT below /runs; the
 same command without it, where the bucket is mounted, then measures what is trained.
@@ -15,7 +18,6 @@ same command without it, where the bucket is mounted, then measures what is trai
 import itertools
 import json
 import runpy
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +26,16 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines.storage import files
 from launch import submit
 from launch.reporting import comparison
 from launch.reporting.comparison import Measurement
 from launch.setup import flags as launch_flags
-from launch.setup import training
+from launch.setup import provenance, training
 from launch.setup.experiment import Experiment
-from world_model.training import checkpoint
+from launch.supervision import sweep_runs
+from launch.supervision.sweep_runs import Run
+from world_model.training.checkpoint import CheckpointError
 
 
 class SweepError(ValueError):
@@ -103,29 +108,14 @@ def measurements(module: dict) -> dict[str, list[Measurement]]:
     return found
 
 
-def commands(file: str, overrides: dict, seed: int, workdir: Path, steps: int,
-             measured: list[Measurement]) -> list[list[str]]:
-    """What is still to be run for one variant and seed: training, then what is measured."""
-    missing = [m.command(workdir) for m in measured if not (workdir / m.file).exists()]
-    checkpoints = workdir / "checkpoints"
-    if not missing or (checkpoints.is_dir() and steps in checkpoint.steps(checkpoints)):
-        return missing
-    return [submit.training_command(file, overrides | {"seed": seed}, str(workdir))[2:], *missing]
-
-
-def run(file: str, wanted: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int], out: Path,
-        checked: dict, dry_run: bool) -> list[dict]:
-    """Runs what is not whole, a seed of every variant before the next. Raises CalledProcessError where a command
-    fails."""
-    for seed, name in itertools.product(seeds, wanted):
-        workdir = out / name / f"seed_{seed}"
-        left = commands(file, wanted[name], seed, workdir, checked[name]["steps"], measured[name])
-        print(f"{name}, seed {seed}: {'to run' if left else 'whole'}, {workdir}", flush=True)
-        for command in left:
-            print("  python -m", shlex.join(command), flush=True)
-            if not dry_run:
-                subprocess.run([sys.executable, "-m", *command], check=True)
-    return comparison.results(checked, measured, seeds, out)
+def runs_of(config, wanted: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int], out: Path
+            ) -> list[Run]:
+    """A seed of every variant before the next. Raises SweepError where OUT holds a run of other settings."""
+    runs = [Run(name, seed, provenance.as_json(apply(config, wanted[name] | {"seed": seed})), wanted[name],
+                out / name / f"seed_{seed}", measured[name]) for seed, name in itertools.product(seeds, wanted)]
+    if problems := [problem for run in runs if (problem := run.difference())]:
+        raise SweepError("; ".join(problems) + ": give another --out, or remove them")
+    return runs
 
 
 def submit_all(file: str, wanted: dict[str, dict], seeds: list[int], out: Path, args) -> None:
@@ -153,20 +143,23 @@ def main(_) -> None:
         measured, checked = measurements(module), {}
         for name, overrides in wanted.items():
             try:
-                checked[name] = check(apply(args.config, overrides))
+                config = apply(args.config, overrides)
+                checked[name] = check(config) | {"config": provenance.config_hash(provenance.as_json(config))}
             except (ValueError, TypeError) as error:
                 raise SweepError(f"variant {name}: {error}") from error
         seeds = [int(seed) for seed in args.seeds]
         if args.submit:
             return submit_all(file, wanted, seeds, out, args)
-        rows = run(file, wanted, measured, seeds, out, checked, args["dry-run"].value)
-    except (ValueError, subprocess.CalledProcessError) as error:
+        rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value)
+        if any(row["seeds"] or row["failed"] for row in rows):
+            files.write_text(f"{out}/results.json", json.dumps(rows, indent=1) + "\n")
+            files.write_text(f"{out}/results.md", comparison.table(rows))
+            files.write_bytes(f"{out}/results.svg", comparison.plot(rows))
+    except (ValueError, OSError, subprocess.CalledProcessError, CheckpointError) as error:
         sys.exit(f"sweep: {error}")
-    if any(row["seeds"] for row in rows):
-        (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (out / "results.md").write_text(comparison.table(rows))
-        (out / "results.svg").write_bytes(comparison.plot(rows))
     print("\n" + comparison.table(rows))
+    if any(row["failed"] for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ that does not fit stop the run with one sentence and exit code 1; the last good 
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -29,13 +28,13 @@ from launch.setup.provenance import as_json, code_version
 from launch.setup.resume import find_resumable, make_meta
 from launch.setup.values import ConfigError
 from launch.supervision import cloud_ledger, hosts, owner
+from launch.supervision.child import STOPPED
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
 from world_model.training import checkpoint, metrics, state
 from world_model.training.checkpoint_writer import Checkpoints
 
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that saved before train.steps: whoever started it starts it again
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
 

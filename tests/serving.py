@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
+from launch.serving.access import bind
 from launch.serving.engine import Engine, choose_robot
 from launch.serving.protocols import OpenPi
 from launch.serving.server import Limits, Server
@@ -62,7 +63,7 @@ def serving(engine, protocol=None, limits=None, **options):
 
     async def main():
         server.stop, server.loop = asyncio.Event(), asyncio.get_running_loop()
-        await server.run("127.0.0.1", 0, server.stop, lambda p: (port.append(p), started.set()))
+        await server.run(bind("127.0.0.1", 0), server.stop, lambda p: (port.append(p), started.set()))
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()

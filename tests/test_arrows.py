@@ -16,7 +16,7 @@ TORCH_MODULES = ("world_model/families/base/torch_policy.py", "world_model/famil
                  "world_model/families/dreamzero/torch/", "world_model/families/lingbot_va/torch/",
                  "world_model/families/lingbot_vla/torch/")
 EXTRA_MODULES = (*TORCH_MODULES, "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
-                 "launch/serving/server.py", "launch/serving/telemetry.py")
+                 "launch/serving/server.py", "launch/serving/intake.py", "launch/serving/telemetry.py")
 # Functions elsewhere that import torch when they are called.
 TORCH_CALLERS = {"world_model/weights/tensor_files.py", "launch/exporting/exported.py",
                  "world_model/families/dreamzero/export_check.py", "world_model/families/lingbot_va/export_check.py",
@@ -56,7 +56,7 @@ PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
 NOT_OURS_TO_IMPORT = ("tests", "benchmarks")
 # The families that have names; nothing outside them and configs/ may know one.
 NAMED = re.compile(r"dreamzero|lingbot", re.IGNORECASE)
-WIRE_PROTOCOL = "launch/serving/protocols.py"  # speaks the published DreamZero clients' language
+WIRE_PROTOCOLS = {"launch/serving/protocols.py", "launch/serving/lingbot_va.py"}  # speak published clients' languages
 
 
 @functools.cache
@@ -175,4 +175,4 @@ def test_torch_is_imported_by_the_modules_that_are_for_it():
 def test_no_family_is_named_outside_families_and_configs():
     paths = [path for path in sources("world_model", "launch", "data_pipelines")
              if not name_of(path).startswith("world_model/families/")]
-    assert {name_of(path) for path in paths if NAMED.search(path.read_text())} == {WIRE_PROTOCOL}
+    assert {name_of(path) for path in paths if NAMED.search(path.read_text())} == WIRE_PROTOCOLS

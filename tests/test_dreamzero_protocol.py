@@ -5,7 +5,7 @@ import pytest
 from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
-from launch.serving.engine import choose_robot
+from launch.serving.engine import Answer, choose_robot
 from launch.serving.protocols import DreamZero
 from launch.serving.sessions import Sessions
 from launch.setup.restore import restore
@@ -91,7 +91,7 @@ def test_a_session_sees_its_last_four_frames_the_oldest_repeated_in_front_of_few
         stacked = {key: np.stack([frame(v)[key] for v in values]) for key in frame(0)}
         observation = protocol.parse(droid_request(0, session_id=session, prompt=prompt) | stacked)
         planned, request = sessions.plan(observation, "connection")
-        sessions.done(planned, observation, request.block)
+        sessions.done(planned, observation, request, Answer(np.zeros((24, 8)), None, None, {}))
         planned.busy = False
         return request.block, request.views["wrist"][:, 0, 0, 0].tolist()
 

@@ -265,7 +265,34 @@ def test_files_of_earlier_runs_hold_for_a_renamed_robot(old, new, number):
     written = json.dumps({"identity": before}).encode()
     assert reader.parse_manifest(written)["identity"] == reader.comparable(now) == reader.comparable(configured)
     other = {"datasets": {"arms": {"embodiment": "yam", "robot": repr(get_embodiment("yam"))}}}
-    assert reader.comparable(other) == other != before
+    assert reader.comparable(other)["datasets"]["arms"]["embodiment"] == "yam" and reader.comparable(other) != reader.comparable(now)
+
+
+def test_what_a_robot_may_be_sent_is_no_matter_for_latent_caches():
+    """Caches of DROID were written before it had limits; another slot is still another robot."""
+    robot = get_embodiment("droid")
+    bare = dataclasses.replace(robot, action=tuple(dataclasses.replace(d, low=None, high=None, max_speed=None, moves=None)
+                                                   for d in robot.action))
+    moved = dataclasses.replace(robot, action=(dataclasses.replace(robot.action[0], slot=31), *robot.action[1:]))
+
+    def identity(robot):
+        return reader.comparable({"datasets": {"a": {"embodiment": "droid", "robot": repr(robot)}}})
+
+    assert robot != bare and identity(robot) == identity(bare) != identity(moved)
+
+
+@pytest.mark.parametrize("limits, sentence", [
+    (dict(low=float("nan")), "low = nan: expected a finite number, or None"),
+    (dict(high=float("inf")), "high = inf: expected a finite number, or None"),
+    (dict(low=1, high=-1), "low = 1 is above high = -1"),
+    (dict(max_speed=0), "max_speed = 0: expected more than 0 units per second"),
+    (dict(max_speed=float("nan")), "max_speed = nan: expected a finite number, or None"),
+])
+def test_limits_that_are_none_are_refused_at_registration(limits, sentence):
+    robot = get_embodiment("droid")
+    with pytest.raises(ValueError, match=f"embodiment 'droid': action 'gripper': {sentence}"):
+        dataclasses.replace(robot, action=(*robot.action[:7], dataclasses.replace(
+            robot.action[7], **{"low": None, "high": None} | limits)))
 
 
 def test_the_pipelines_modules_import_in_no_circle():

@@ -1,5 +1,5 @@
 """The contract of a family: the same tests for each built-in one and for the toy, which is known by its entry point
-alone (docs/add_a_family.md)."""
+alone (docs/add_a_family.md). A family is trained once, on recordings of a robot with three cameras."""
 
 import contextlib
 import dataclasses
@@ -7,40 +7,38 @@ import functools
 import importlib
 import json
 import re
+import shutil
 import sys
-import types
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import base, lingbot_vla_4b
-from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.statistics import statistics_hash
-from launch import export
+from launch import checkpoint as checkpoint_command
+from launch import evaluate, export, import_weights, plan, precompute, train
 from launch.exporting.exported import open_export
 from launch.serving.engine import Engine, Request, choose_robot
-from launch.setup import training
 from launch.setup.experiment import Experiment
-from launch.setup.restore import restore
-from tests import tiny_policy
+from launch.setup.restore import Restored, restore
+from tests import lerobot_config, tiny_policy
+from tests.serving import client, serving
 from world_model import families
-from world_model.analysis.program import Program
+from world_model.analysis.chips import CHIPS
 from world_model.batch import check_batch
 from world_model.families import FamilyError, all_families, get_family, make_model
 from world_model.families.base.family import Family, MissingPart
-from world_model.parallel import sharding
 from world_model.parallel.axes import axes_of
-from world_model.training.checkpoint import CheckpointError, make_meta
-from world_model.training.checkpoint_writer import Checkpoints
-from world_model.weights.safetensors_io import Weights
+from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "tests/toy_family/src"
 PAGE = ROOT / "docs/add_a_family.md"
-BATCH = 2
+BATCH = 8  # a sample for each device
+AT_REST = np.float32([0, -0.5, 0, -2, 0, 1.5, 0.7, 0.5])  # joints of a Franka, and its gripper
 
 
 def look_again() -> None:
@@ -64,12 +62,15 @@ def installed(directory: Path):
     return search_path(lambda path: [str(directory), *path])
 
 
-def without_toy():
-    return search_path(lambda path: [each for each in path if each != str(TOY)])
+@contextlib.contextmanager
+def uninstalled(name: str):
+    with search_path(lambda path: [each for each in path if each != str(TOY)]), pytest.MonkeyPatch.context() as patch:
+        patch.delitem(families.BUILT_IN, name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
-def toy_installed():
+def toy_installed(compile_once):
     jax.config.update("jax_disable_most_optimizations", True)
     with installed(TOY):
         yield
@@ -80,12 +81,10 @@ def tiny(name: str):
     """A config of the family at a size at which compiling is what takes time."""
     if name == "toy":
         c = base.get_config(name)
-        c.model.update(dim=32, ffn_dim=64, num_heads=4, kv_heads=2, num_layers=2, views=2, patch=8, text_length=32)
+        c.model.update(dim=32, ffn_dim=64, num_heads=4, kv_heads=2, num_layers=2, patch=8)
         c.layout.update(height=16, width=16, actions_per_block=4)
-        c.train.update(remat="none", compute_dtype="float32")
     elif name == "lingbot_vla":
         c = lingbot_vla_4b.get_config("debug")
-        c.train.compute_dtype = "float32"
     else:
         c = tiny_policy.config(arm="debug" if name == "dreamzero" else "lingbot_va_debug")
         with c.unlocked():
@@ -93,8 +92,13 @@ def tiny(name: str):
             for section, keys in get_family(name).config.items():
                 c[section].update({key: value for key, value in keys.items() if key not in c[section]})
     c.model.update({"action_stream_dim": 32, "action_ffn_dim": 64} if name == "lingbot_va_mot" else {})
-    c.train.global_batch_size = BATCH
+    c.model.text_length = 128
+    c.data.datasets = ConfigDict({"discs": lerobot_config.get_config().data.datasets.discs})
+    c.data.holdout = 0.3
+    c.train.update(steps=2, global_batch_size=BATCH, remat="none", compute_dtype="float32", log_every=1)
+    c.checkpoint.every, c.optimizer.ema_decay = 1, 0.0
     c.optimizer.update(warmup_fraction=0.0, learning_rate=1e-2)  # the first step moves
+    c.evaluate.update(windows=2, batch_size=2)
     c.evaluate.update({key: 2 for key in ("solver_steps", "action_steps") if key in c.evaluate})
     return c
 
@@ -114,48 +118,41 @@ def random_batch(fields: dict) -> dict:
 
 @dataclasses.dataclass
 class Subject:
-    """A family at a tiny size, with weights under which every output depends on every input."""
+    """A family at a tiny size: what is made of it, each once."""
 
-    experiment: Experiment
+    name: str
     directory: Path
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Trains from a latent cache that launch.precompute has written."""
+        config = tiny(self.name)
+        job = precompute.Precompute(config, str(self.directory / "cache"), shard_bytes=2**20, batch=BATCH, worker=0,
+                                    workers=1)
+        assert job.run(print)
+        return precompute.with_cache(config, str(self.directory / "cache"))
 
     @property
     def family(self) -> Family:
-        return self.experiment.family
+        return get_family(self.name)
 
     @functools.cached_property
-    def params(self) -> dict:
-        return tiny_policy._weights(self.experiment.model.shapes, np.random.default_rng(0))
+    def run(self) -> Path:
+        """The workdir of launch.train, on all eight devices."""
+        train.train(self.experiment, self.directory / "run")
+        return self.directory / "run"
 
     @functools.cached_property
-    def kept(self) -> dict:
-        layout = self.experiment.layout
-        clips = np.random.default_rng(0).integers(0, 255, (8, layout.frames, layout.height, layout.width, 3), np.uint8)
-        return self.experiment.fit_encoders(types.SimpleNamespace(cache=None, clips=lambda count: clips))
+    def restored(self) -> Restored:
+        """The run's checkpoint, with weights under which every output depends on every input."""
+        found = restore(self.run)
+        return dataclasses.replace(found, params=tiny_policy._weights(found.experiment.model.shapes,
+                                                                      np.random.default_rng(0)))
 
     @functools.cached_property
-    def frozen(self) -> dict:
-        return self.experiment.load_encoders(self.kept)
-
-    @functools.cached_property
-    def batch(self) -> dict:
-        return random_batch(self.experiment.inputs.batch_fields())
-
-    @functools.cached_property
-    def restored(self):
-        """What `launch.setup.restore` makes of a checkpoint."""
-        config, robot, rng = self.experiment.config, get_embodiment("pusht"), np.random.default_rng(0)
-        summaries = {part: tiny_policy._summary(rng.uniform(100, 400, (50, len(getattr(robot, part)))))
-                     for part in ("state", "action")}
-        statistics = {"some": {"dataset": "some", "embodiment": robot.name, "skipped": {}, "episodes": 1,
-                               "actions_per_block": config.layout.actions_per_block, **summaries}}
-        state = {"params": self.params, "step": jnp.int32(1)}
-        meta = make_meta(state, self.kept, family=config.model.family, config=json.loads(config.to_json()),
-                         statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
-        writer = Checkpoints(self.directory / "run/checkpoints", keep_last=1)
-        writer.save(1, state, data={}, meta=meta, frozen=self.kept)
-        writer.close()
-        return restore(self.directory / "run")
+    def engine(self) -> Engine:
+        """Acts with it, in JAX."""
+        return engine_of(self.restored)
 
     @functools.cached_property
     def exported(self) -> tuple[Path, dict]:
@@ -163,9 +160,13 @@ class Subject:
         return self.directory / "export", export.export(self.restored, self.directory / "export")
 
 
+def engine_of(model) -> Engine:
+    return Engine(model, choose_robot(model, None, None), sessions=2, batch_sizes=(1,))
+
+
 @pytest.fixture(scope="module", params=[*families.BUILT_IN, "toy"])
 def subject(request, toy_installed, tmp_path_factory):
-    return Subject(Experiment(tiny(request.param)), tmp_path_factory.mktemp(request.param))
+    return Subject(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_the_full_size_has_all_its_keys_and_every_large_parameter_a_sharding_rule(subject):
@@ -186,108 +187,156 @@ def test_sizes_of_another_family_are_refused(subject):
 
 
 def test_rows_with_and_without_encoders_give_the_loss_the_same(subject):
-    inputs, batch = subject.experiment.inputs, subject.batch
+    inputs, frozen = subject.restored.experiment.inputs, subject.restored.frozen
+    batch = random_batch(inputs.batch_fields())
     check_batch(batch, inputs.batch_fields(), BATCH)
-    stored = jax.eval_shape(inputs.store, subject.frozen, batch)
+    stored = jax.eval_shape(inputs.store, frozen, batch)
     for name, found in stored.items():
         assert (found.shape[1:], found.dtype) == inputs.stored_fields()[name]
     assert bool(stored) == bool(inputs.stored_from) == subject.family.imagines_video
 
     def shapes(rows: dict):
-        return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(inputs.encode, subject.frozen, rows))
+        return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(inputs.encode, frozen, rows))
 
     assert shapes(batch) == shapes(random_batch(inputs.stored_fields()))
 
 
-def test_the_loss_does_the_work_that_is_counted(subject):
-    """Products of the program as the compiler gets it; encoders have run before."""
-    experiment, inputs = subject.experiment, subject.experiment.inputs
-    frozen = {part: subject.frozen[part] for part in inputs.needs_when_stored()}
-    rows = random_batch(inputs.stored_fields())
-
-    def loss(params, rows):
-        return experiment.loss_fn(params, rows, jax.random.key(0), experiment.loss.count(rows), frozen)
-
-    text = jax.jit(loss).lower(experiment.model.shapes, rows).compiler_ir("hlo").as_hlo_text()
-    counted = sum(flops for part in subject.family.forward_flops(experiment.model.spec).values() for flops, _ in part)
-    assert Program(text).executed_flops() == pytest.approx(counted * BATCH, rel=0.15)
+def parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    found = checkpoint.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith("params."))
+    return {name.removeprefix("params."): x for name, x in found}
 
 
-def test_a_step_trains_on_two_devices(subject):
-    experiment, batch = subject.experiment, subject.batch
-    mesh = training.make_mesh(experiment.config, jax.devices()[:2])
-    with jax.set_mesh(mesh):
-        make_state, target = training.make_target(experiment, mesh)
-        frozen = [training.place(subject.frozen, mesh)] if subject.frozen else []
-        state = training.start(experiment, make_state, target)
-        placed = sharding.put_batch(batch, mesh)
-        step = training.make_step(experiment, target, *frozen)
-        before = jax.tree.map(np.array, state["params"])
-        for _ in range(2):  # heads that begin at zero pass no gradient on in the first
-            state, metrics = step(state, placed, *frozen)
-    after, metrics = jax.device_get((state["params"], metrics))
-    assert all(np.isfinite(x) for x in jax.tree.leaves((metrics["loss"], metrics["grad_norm"]))) and metrics["loss"] > 0
-    assert all(np.isfinite(x).all() for x in after.values())
-    assert sum((before[name] != after[name]).any() for name in after) > len(after) / 2
-    assert any(not p.sharding.is_fully_replicated for p in target["params"].values())
+def test_it_trains_from_its_latent_cache_on_eight_devices(subject):
+    before, after = (parameters(subject.run, step) for step in (1, 2))  # heads that begin at zero have moved in step 1
+    assert subject.experiment.config.data.cache and all(np.isfinite(x).all() for x in after.values())
+    assert sum((before[name] != after[name]).any() for name in after) > 0.9 * len(after)
+    records = [json.loads(line) for line in (subject.run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert all(record["loss"] > 0 and record["grad_norm"] > 0 for record in records)
+    *_, whole, each = (subject.run / "arrays.txt").read_text().splitlines()[-1].split()
+    assert float(each) < float(whole) / 2
 
 
-def test_the_sampler_predicts_a_window(subject):
-    experiment = subject.experiment
-    example = experiment.inputs.encode(subject.frozen, subject.batch)
-    sampler = experiment.sampler()
-    found = sampler(subject.params, experiment.inputs.conditions(subject.frozen, example),
-                    jax.random.split(jax.random.key(0), BATCH))
-    assert found.actions.shape == subject.batch["actions"].shape and np.isfinite(found.actions).all()
-    assert (found.latents is not None) == subject.family.imagines_video == ("video" in sampler.schedules())
-    with pytest.raises(ValueError, match=f"sampler of family '{subject.family.name}' has no setting 'temperature'"):
+def test_killed_between_two_checkpoints_it_goes_on_to_the_same_bits(subject):
+    """What a kill leaves behind: a checkpoint, and records of steps after it."""
+    killed = subject.directory / "killed"
+    shutil.copytree(subject.run, killed)
+    shutil.rmtree(killed / "checkpoints/2")
+    train.train(subject.experiment, killed)
+    assert checkpoint.steps(killed / "checkpoints") == [1, 2]
+    assert checkpoint_command.diff(killed, subject.run) == []
+
+
+def test_a_plan_finds_the_work_that_is_counted_in_the_compiled_step(subject, monkeypatch):
+    monkeypatch.setattr(plan, "describe_topology", lambda *_: (CHIPS["v5p"], jax.devices()))
+    planned = plan.plan(subject.experiment.config, "v5p:2x2x2")
+    assert planned["chips"] == planned["mesh"]["fsdp"] == 8
+    assert planned["parameters"] == sum(x.size for x in subject.restored.params.values())
+    assert planned["executed_flops_per_sample"] == pytest.approx(planned["model_flops_per_sample"], rel=0.1)
+
+
+def test_it_is_evaluated_on_what_was_held_out(subject):
+    evaluation, arrays = evaluate.evaluate(subject.restored, say=str)
+    assert evaluation["windows"] == 2 and evaluation["action"]["model_mse"] > 0
+    assert arrays["predicted_actions"].shape == arrays["actions"].shape
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    assert evaluation["loss"]["action_loss"] > 0
+    imagined = ("video" in evaluation, "frames_predicted" in arrays, evaluate.describe(evaluation).startswith("video"))
+    assert set(imagined) == {subject.family.imagines_video}
+
+
+def test_a_setting_that_its_sampler_lacks_is_refused(subject):
+    experiment = Experiment(tiny(subject.name))
+    assert ("video" in experiment.sampler().schedules()) == subject.family.imagines_video
+    with pytest.raises(ValueError, match=f"sampler of family '{subject.name}' has no setting 'temperature'"):
         experiment.sampler(temperature=1.0)
 
 
 def test_a_restored_policy_acts_on_what_it_sees(subject):
-    robot = choose_robot(subject.restored, None, None)
-    engine = Engine(subject.restored, robot, sessions=2, batch_sizes=(1,))
-    state, rng = np.array([200.0, 300.0]), np.random.default_rng(0)
+    engine = subject.engine
+    robot, state, rng = engine.robot, AT_REST, np.random.default_rng(0)
+    under_way = state[None] + np.float32(0.05)
 
-    def ask(block: int, *flight):
+    def ask(block: int, in_flight):
         frames = rng.integers(0, 255, (1 if block == 1 else engine.block_frames, 32, 32, 3), np.uint8)
-        answer, = engine.step([Request(1, block, {"image": frames}, state, engine.tokenize("push the T"), (7, 1),
-                                       np.array(flight).reshape(-1, 2))])
-        assert answer.actions.shape == (robot.horizon, 2) and np.isfinite(answer.actions).all()
+        answer, = engine.step([Request(1, block, dict.fromkeys(robot.embodiment.views, frames), state,
+                                       engine.tokenize("push the T"), (7, 1), in_flight)])
+        assert answer.actions.shape == (robot.horizon, 8) and np.isfinite(answer.actions).all()
         assert (answer.latents is not None) == subject.family.imagines_video
         assert (answer.gap is not None) == (subject.family.imagines_video and block > 1)
         return answer.actions
 
-    first, again, second = ask(1), ask(1), ask(2, [210, 290])
-    assert np.abs(first - again).max() > 1e-3  # of other pictures
-    np.testing.assert_allclose(second[0], [210, 290], atol=0.01)
-    assert np.abs(second[1:] - [210, 290]).max() > 1
+    first, again, second = ask(1, under_way[:0]), ask(1, under_way[:0]), ask(2, under_way)
+    assert np.abs(first - again).max() > 1e-4  # of other pictures
+    np.testing.assert_allclose(second[:1], under_way, atol=1e-5)
+    assert np.abs(second[1:] - under_way).max() > 1e-2
 
 
-def test_an_export_is_what_was_trained(subject):
+def over_the_wire(engine: Engine) -> list[np.ndarray]:
+    """What a public client is answered at the first frame and after each of two blocks."""
+    rng = np.random.default_rng(0)
+    with serving(engine) as (port, _):
+        policy = client(port)
+        said = policy.get_server_metadata()
+
+        def observation(frames: int) -> dict:
+            pictures = {name: rng.integers(0, 255, (frames, *about["shape"]), np.uint8)
+                        for name, about in said["observation"].items() if about["dtype"] == "uint8"}
+            return pictures | {"observation/state": AT_REST}
+
+        counts = [said["frames"]["start"], *[said["frames"]["continue"]] * 2]
+        return [policy.infer(observation(count) | {"session_id": "same noise"})["actions"] for count in counts]
+
+
+@pytest.mark.filterwarnings("ignore:evaluate")
+def test_it_is_served_over_the_wire_in_jax_and_in_pytorch(subject):
+    answers = over_the_wire(subject.engine)
+    assert {x.shape for x in answers} == {(subject.engine.robot.horizon, 8)}
+    assert np.abs(np.diff(answers, axis=0)).max(axis=(1, 2)).min() > 1e-4
+    model = open_export(subject.exported[0])
+    if subject.family.torch_policy:
+        np.testing.assert_allclose(over_the_wire(engine_of(model)), answers, atol=1e-4)
+    else:
+        with pytest.raises(MissingPart, match="family 'toy' has no torch policy, which launch.serve --export needs"):
+            engine_of(model)
+
+
+def test_an_export_is_what_was_trained_and_comes_back_with_the_same_bits(subject, tmp_path):
     out, report = subject.exported
-    assert report["passed"] and report["compared_with"] == next(iter(subject.family.exports.values())).compared_with
-    assert json.loads((out / "provenance.json").read_text())["family"] == subject.family.name
-    with pytest.raises(ValueError, match=f"--format=gguf: a model of family {subject.family.name} can be written as"):
+    own, written = next(iter(subject.family.exports.items()))
+    assert report["passed"] and report["compared_with"] == written.compared_with
+    assert json.loads((out / "provenance.json").read_text())["family"] == subject.name
+    found = import_weights.import_weights(subject.experiment.config, own, out, tmp_path / "imported")
+    assert found["parameters_loaded"] == len(subject.restored.params)
+    for name, x in parameters(tmp_path / "imported", 0).items():
+        np.testing.assert_array_equal(x, subject.restored.params[name], err_msg=name)
+    with pytest.raises(ValueError, match=f"--format=gguf: a model of family {subject.name} can be written as"):
         export.format_of(subject.family, "gguf")
 
 
-def test_an_export_without_a_pytorch_runtime_holds_the_same_bits_and_says_what_is_missing(subject):
-    if subject.family.torch_policy:
-        return  # tests/test_exported.py serves these
-    out, _ = subject.exported
-    written = Weights(out)
-    assert written.keys() == subject.params.keys()
-    for name, x in subject.restored.params.items():
-        np.testing.assert_array_equal(written[name], x)
-    with pytest.raises(MissingPart, match="family 'toy' has no torch policy, which launch.serve --export needs"):
-        open_export(out).policy(1, np.ones(2, bool), (1,))
+def test_what_was_trained_by_a_family_that_is_no_longer_installed_says_so(subject):
+    name = subject.name
+    assert subject.restored.step == 2
+    with uninstalled(name):
+        with pytest.raises(CheckpointError, match=rf"step 2: model.family = '{name}' is not installed; did you mean"):
+            restore(subject.run)
+        with pytest.raises(FamilyError, match=f"Installed: {', '.join(families.BUILT_IN)}$"):
+            _ = subject.experiment.family
+        assert name not in {family.name for family in all_families()}
+    assert name in {family.name for family in all_families()}
 
 
-@pytest.mark.parametrize("part", ["torch_policy", "torch_step", "golden", "imports", "render_mask"])
+@pytest.mark.parametrize("part", ["torch_policy", "torch_step", "golden", "render_mask"])
 def test_a_part_that_is_left_out_is_named_with_who_wants_it(part):
     with pytest.raises(MissingPart, match=f"family 'toy' has no {part.replace('_', ' ')}, which launch.x needs"):
         get_family("toy").part(part, "launch.x")
+
+
+def test_a_family_without_imports_says_so():
+    with pytest.raises(MissingPart, match="family 'toy' has no imports, which launch.import_weights needs"):
+        import_weights.format_of(dataclasses.replace(get_family("toy"), imports={}), "wan")
+    with pytest.raises(ValueError, match=r"holds a network of family 'dreamzero'; this one is read from \['toy'\]"):
+        import_weights.format_of(get_family("toy"), "wan")
 
 
 def test_an_unknown_family_is_answered_with_the_nearest():
@@ -295,18 +344,6 @@ def test_an_unknown_family_is_answered_with_the_nearest():
         get_family("dreamzer")
     with pytest.raises(FamilyError, match="did you mean 'toy'"):
         base.get_config("tony")
-
-
-def test_what_was_trained_by_a_family_that_is_no_longer_installed_says_so(tmp_path):
-    toy = Subject(Experiment(tiny("toy")), tmp_path)
-    assert toy.restored.step == 1
-    with without_toy():
-        with pytest.raises(CheckpointError, match=r"step 1: model.family = 'toy' is not installed; did you mean"):
-            restore(tmp_path / "run")
-        with pytest.raises(FamilyError, match="Installed: dreamzero, lingbot_va, lingbot_va_mot$"):
-            _ = toy.experiment.family
-        assert "toy" not in {family.name for family in all_families()}
-    assert "toy" in {family.name for family in all_families()}
 
 
 @pytest.mark.parametrize("source, problem", [

@@ -66,4 +66,35 @@ def test_threads_that_want_the_same_copy_get_one(tmp_path, monkeypatch):
 
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(copied, range(64)))) == 1
-    assert len(os.listdir(tmp_path / "wamax-copies")) == 1
+    assert len(os.listdir(tmp_path / f"wamax-copies-{os.getuid()}")) == 1
+
+
+def test_temporary_names_are_new_and_follow_no_link(tmp_path, monkeypatch):
+    """Whatever the process id is: a killed writer leaves its name behind, and somebody may have planted a link."""
+    target = tmp_path / "target"
+    target.write_text("kept")
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with files.new_file(f"{tmp_path}/file") as first, files.new_file(f"{tmp_path}/file") as second:
+        assert first != second
+        Path(first).write_text("first " * 1000)
+        Path(second).write_text("second")
+    assert (tmp_path / "file").read_text() == "first " * 1000
+    assert Path(tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~(umask := os.umask(0)) and os.umask(umask) == 0
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "known")
+    (tmp_path / "file.partial-known").symlink_to(target)
+    with pytest.raises(FileExistsError), files.new_file(f"{tmp_path}/file"):
+        pass
+    assert target.read_text() == "kept" and (tmp_path / "file").read_text() == "first " * 1000
+
+
+def test_copies_lie_in_a_folder_of_this_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    fsspec.filesystem("memory").pipe("/owned/a", bytes(9))
+    (tmp_path / "theirs").mkdir()
+    (folder := tmp_path / f"tmp/wamax-copies-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="is a link or another user's: remove it, or set TMPDIR"):
+        files.local_copy("memory://owned/a")
+    folder.unlink()
+    assert Path(files.local_copy("memory://owned/a")).parent == folder and folder.stat().st_mode & 0o77 == 0
+    assert not list((tmp_path / "theirs").iterdir())

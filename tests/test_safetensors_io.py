@@ -125,3 +125,38 @@ def test_commit_appears_whole_and_overwrites_nothing(tmp_path):
     assert len(io.Weights(out)) == 5
     with pytest.raises(FileExistsError, match="not empty"), io.atomic_directory(out):
         pass
+
+
+def test_two_writers_and_a_killed_one_do_not_meet(tmp_path, monkeypatch):
+    """Process ids are 1 in every container."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    (tmp_path / "out.partial-1").mkdir()  # of a killed writer
+    with pytest.raises(OSError, match="not empty"), io.atomic_directory(tmp_path / "out") as first:
+        io.write(first, [("first", np.zeros(3, np.float32))])
+        with io.atomic_directory(tmp_path / "out") as second:
+            io.write(second, tensors().items())
+    assert set(io.Weights(tmp_path / "out")) == set(tensors())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial-1"]
+
+
+def test_a_full_disk_is_one_sentence(small_disk):
+    with pytest.raises(OSError, match=r"model-00003.safetensors cannot be written: .*No space left"), \
+            io.atomic_directory(small_disk / "out") as partial:
+        io.write(partial, ((str(i), np.zeros(100_000, np.float32)) for i in range(9)), shard_bytes=400_000)
+    assert not list(small_disk.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/a.safetensors", "b/a.safetensors", "..", "", 3, None])
+def test_an_index_names_files_beside_it_alone(tmp_path, name):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(io.WeightsError, match=r"model.safetensors.index.json: a: in .* is no plain name of a file"):
+        io.Weights(tmp_path)
+
+
+def test_a_shard_may_be_a_link(tmp_path):
+    with io.atomic_directory(tmp_path / "store") as partial:
+        io.write(partial, tensors().items())
+    (tmp_path / "model").mkdir()
+    for file in (tmp_path / "store").iterdir():
+        (tmp_path / "model" / file.name).symlink_to(file)
+    assert len(io.Weights(tmp_path / "model")) == 5

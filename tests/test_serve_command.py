@@ -8,10 +8,13 @@ from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
 from launch import serve
+from launch.serving.engine import Answer
 from launch.serving.protocols import BadRequest, Observation
-from launch.serving.sessions import Sessions
+from launch.serving.sessions import LIVE, Sessions
 from launch.setup import flags as launch_flags
 from world_model.batch import Layout
+
+ANSWER = Answer(np.zeros((1, 2)), None, None, {})
 
 
 def test_an_empty_token_file_would_let_everybody_in(tmp_path):
@@ -47,7 +50,7 @@ def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
         "observation/state": np.zeros(len(robot.state))}
 
     def start(prompt):
-        return serve.make_protocol(types.SimpleNamespace(prompt=prompt, image_size=None, protocol="openpi"), engine)
+        return serve.make_protocol(types.SimpleNamespace(prompt=prompt, image_size=None, protocol="openpi", hold_gap=None), engine)
 
     assert start(None).metadata()["optional"]["prompt"]["default"] == default
     assert start(None).parse(observation | {"prompt": ""}).prompt == start("").parse(observation).prompt == ""
@@ -59,8 +62,8 @@ def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
         assert start(None).parse(observation).prompt == default
 
 
-def test_a_flood_is_refused_where_every_session_has_a_request_on_its_way():
-    """Nobody who is being answered makes room; one that is idle does."""
+def test_a_new_session_is_refused_where_all_others_are_live():
+    """Of 72 clients on 64 sessions 64 are served; in place of every one losing its window again and again."""
     engine = types.SimpleNamespace(sessions=2, tokenize=lambda prompt: prompt, block_frames=4)
     sessions = Sessions(engine, per_connection=8, remembers=0)
 
@@ -68,11 +71,14 @@ def test_a_flood_is_refused_where_every_session_has_a_request_on_its_way():
         return sessions.plan(Observation(name, True, "", None, {"image": [0]}, None, None), owner)[0]
 
     first = ask("first", "someone")
-    ask("second", "someone")
-    with pytest.raises(BadRequest, match="the server is full: 2 of 2 sessions have requests on their way; try again"):
-        ask("third", "other")
-    first.busy = False
+    second = ask("second", "someone")
+    for session in (first, second):
+        with pytest.raises(BadRequest, match="the server is full: all 2 sessions are live; try again later"):
+            ask("third", "other")
+        session.busy = False
+    first.used -= 2 * LIVE  # nobody has used it for a while
     assert ask("third", "other").place == first.place and len(sessions) == 2 and sessions.evicted == 1
+    assert ask("fourth", "someone").place == second.place  # a connection makes room for itself
 
 
 @pytest.mark.parametrize("length, expected", [(4, [1, 2, 3, 4]), (8, [1, 1, 2, 2, 3, 3, 4, 4]), (2, [2, 4])])
@@ -82,7 +88,7 @@ def test_kept_frames_become_a_block_of_any_length_that_ends_at_the_newest(length
     for values in ([0], [1, 2, 3, 4]):
         observation = Observation("a", False, "", None, {"image": np.array(values)}, None, None)
         session, request = sessions.plan(observation, "someone")
-        sessions.done(session, observation, request.block)
+        sessions.done(session, observation, request, ANSWER)
     assert request.views["image"].tolist() == expected
 
 

@@ -1,9 +1,11 @@
 """launch/sweep.py: variants, their check before anything runs, and the comparison over seeds."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import yaml
 
 from configs import quickstart
 from configs.ablations import noise
+from data_pipelines.storage import files
 from launch import sweep
 from launch.reporting import comparison
 from launch.setup.experiment import Experiment
+from launch.supervision import child, sweep_runs
 from world_model.training import checkpoint
 
 DEBUG = quickstart.get_config("debug")
@@ -79,7 +83,8 @@ def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path
         whole(tmp_path / f"other/seed_{seed}", 24 + gain, 0.4)
     facts = {"parameters": 1, "steps": 30, "flops": 2e15}
     checked = {"base": facts, "other": facts | {"flops": 3e15}}
-    rows = comparison.results(checked, {name: [comparison.OPEN_LOOP] for name in checked}, [0, 1, 2, 3], tmp_path)
+    finished = {name: [tmp_path / f"{name}/seed_{seed}" for seed in range(3)] for name in checked}
+    rows = comparison.results(checked, {name: [comparison.OPEN_LOOP] for name in checked}, finished, {})
     base, other = rows
     assert (base["seeds"], base["seconds"], base["equal"]) == (3, 3 * (10 * 8 / 8 + 20 * 8 / 16), ["steps"])
     video = base["video gain, dB"]
@@ -91,15 +96,108 @@ def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path
     assert comparison.plot(rows).startswith(b"<?xml")
 
 
+def runs_of(module, seeds, out, **changes):
+    config = sweep.apply(DEBUG, {"train.steps": 30, "train.global_batch_size": 8, **changes})
+    return sweep.runs_of(config, sweep.variants(module), sweep.measurements(module), seeds, out)
+
+
+def measured(run, *names):
+    """The run as it is after those of its measurements."""
+    (run.workdir / "config.json").write_text(json.dumps(run.config))
+    files.write_json(str(run.workdir / "measured.json"), {m.file: run.hash_of(m) for m in run.measured
+                                                          if not names or m.file.split("/")[0] in names})
+
+
+NOISE = {"get_sweep": noise.get_sweep}
+
+
 def test_what_is_whole_is_not_run_again(tmp_path, capsys):
     whole(tmp_path / "schedule_coupled/seed_0", 21.0, 0.5)
-    wanted, measured = (read({"get_sweep": noise.get_sweep}) for read in (sweep.variants, sweep.measurements))
-    facts = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in wanted}
-    rows = sweep.run("configs/ablations/noise.py", wanted, measured, [0], tmp_path, facts, dry_run=True)
+    runs = runs_of(NOISE, [0], tmp_path)
+    measured(runs[0])
+    facts = {run.name: {"parameters": 1, "steps": 30, "flops": 1e15} for run in runs}
+    rows = sweep_runs.run("configs/ablations/noise.py", runs, facts, dry_run=True)
     printed = capsys.readouterr().out
     assert "schedule_coupled, seed 0: whole" in printed and "schedule_decoupled, seed 0: to run" in printed
     assert "--config.noise.schedule=decoupled --config.seed=0" in printed and printed.count("launch.train") == 2
     assert [row["seeds"] for row in rows] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    ({"train.steps": 60}, "seed_0 holds a run with train.steps = 30, and this sweep's is 60: give another --out"),
+    ({"optimizer.learning_rate": 1.0}, "optimizer.learning_rate = 0.003, and this sweep's is 1.0"),
+    ({"train.log_every": 7, "mesh.fsdp": 1, "checkpoint.every": 9}, None)])
+def test_old_numbers_do_not_stand_under_new_settings(tmp_path, changes, sentence):
+    whole(tmp_path / "schedule_coupled/seed_0", 21.0, 0.5)
+    measured(runs_of(NOISE, [0], tmp_path)[0])
+    if sentence:
+        with pytest.raises(sweep.SweepError, match=sentence):
+            runs_of(NOISE, [0], tmp_path, **changes)
+    else:
+        assert not runs_of(NOISE, [0], tmp_path, **changes)[0].left("f.py")
+
+
+def test_what_was_measured_otherwise_is_measured_again(tmp_path):
+    module = {"get_sweep": lambda: [{"name": "base"}], "get_rollouts": lambda: {"fast": ["--solver_steps=1"]}}
+    whole(tmp_path / "base/seed_0", 21.0, 0.5)
+    solved(tmp_path / "base/seed_0", "fast", 0.5)
+    commit(tmp_path / "base/seed_0", 30)
+    measured(runs_of(module, [0], tmp_path)[0])
+    assert not runs_of(module, [0], tmp_path)[0].left("f.py")
+    module["get_rollouts"] = lambda: {"fast": ["--solver_steps=9"]}
+    (command, _), = runs_of(module, [0], tmp_path)[0].left("f.py")
+    assert command[0] == "launch.rollout" and "--solver_steps=9" in command
+
+
+def test_a_run_that_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    """One diverges in training; the other trains and is measured."""
+    def run(command):
+        if command[0] == "launch.train" and "schedule=high" in " ".join(command):
+            return "error: loss is nan at step 6"
+        if command[0] == "launch.evaluate":
+            workdir = Path(command[1].partition("=")[2])
+            whole(workdir, 21.0, 0.5)
+        return None
+
+    monkeypatch.setattr(child, "run", run)
+    runs = runs_of(NOISE, [0], tmp_path)
+    facts = {run.name: {"parameters": 1, "steps": 30, "flops": 1e15} for run in runs}
+    rows = sweep_runs.run("f.py", runs, facts, dry_run=False)
+    assert [(row["seeds"], row["failed"]) for row in rows] == [
+        (1, []), (0, ["seed 0: error: loss is nan at step 6"]) if "high" in rows[1]["variant"] else (1, []),
+        (0, ["seed 0: error: loss is nan at step 6"]) if "high" in rows[2]["variant"] else (1, [])]
+    failed = next(row["variant"] for row in rows if row["failed"])
+    assert f"| {failed} | 0, 1 failed | - |" in comparison.table(rows)
+    assert f"Failed: {failed}, seed 0: error: loss is nan at step 6" in comparison.table(rows)
+    assert comparison.plot(rows).startswith(b"<?xml")
+
+
+def test_who_stops_a_sweep_stops_its_training(tmp_path):
+    """The child gets SIGTERM and ends in its own time; the parent waits for it and exits with 143."""
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\npathlib.Path('ready').touch()\ntime.sleep(60)\n")
+    code = "from launch.supervision import child; child.run(['slow'])"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path,
+                              env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"})
+    while not (tmp_path / "ready").exists():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.terminate()
+    assert parent.wait(30) == 143 and (tmp_path / "saved").exists()
+
+
+def test_the_last_words_of_a_child_that_fails_are_kept(capfd):
+    assert child.run(["json.tool", "none"]).endswith("No such file or directory: 'none'")
+    assert "'none'" in capfd.readouterr().err
+
+
+def commit(workdir, step):
+    for part in ("", "state", "data", "meta"):
+        folder = workdir / "checkpoints" / str(step) / part
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / checkpoint.COMMIT_MARK).write_text("{}")
 
 
 ROLLED_OUT = {"get_sweep": lambda: [{"name": "base"}, {"name": "wide", "model.dim": 64, "rollouts": ["fast"]}],
@@ -114,17 +212,15 @@ def solved(workdir, name, share):
 
 def test_rollouts_are_measured_instead_each_of_the_variants_that_ask_for_it(tmp_path, capsys):
     """Seed 0 is whole but for one rollout of the base, which is trained already."""
-    wanted, measured = sweep.variants(ROLLED_OUT), sweep.measurements(ROLLED_OUT)
-    assert wanted == {"base": {}, "wide": {"model.dim": 64}}
-    for name in wanted:
+    assert sweep.variants(ROLLED_OUT) == {"base": {}, "wide": {"model.dim": 64}}
+    for name in ("base", "wide"):
         whole(tmp_path / f"{name}/seed_0", 21.0, 0.5)
         solved(tmp_path / f"{name}/seed_0", "fast", 0.5)
-    for part in ("", "state", "data", "meta"):
-        folder = tmp_path / "base/seed_0/checkpoints/30" / part
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / checkpoint.COMMIT_MARK).write_text("{}")
-    checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in wanted}
-    sweep.run("f.py", wanted, measured, [0, 1], tmp_path, checked, dry_run=True)
+    commit(tmp_path / "base/seed_0", 30)
+    checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in ("base", "wide")}
+    for run in runs_of(ROLLED_OUT, [0], tmp_path):
+        measured(run, "closed_loop_fast")
+    sweep_runs.run("f.py", runs_of(ROLLED_OUT, [0, 1], tmp_path), checked, dry_run=True)
     printed = capsys.readouterr().out.splitlines()
     runs = [line.split(",")[0] + line.partition(":")[2].partition(",")[0] for line in printed if ", seed" in line]
     assert runs == ["base to run", "wide whole", "base to run", "wide to run"]
@@ -142,7 +238,8 @@ def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):
             for rollout, value in rollouts.items():
                 solved(tmp_path / f"{name}/seed_{seed}", rollout, value)
     checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in ("base", "wide")}
-    base, wide = rows = comparison.results(checked, sweep.measurements(ROLLED_OUT), [0, 1], tmp_path)
+    finished = {name: [tmp_path / f"{name}/seed_{seed}" for seed in (0, 1)] for name in checked}
+    base, wide = rows = comparison.results(checked, sweep.measurements(ROLLED_OUT), finished, {})
     assert base["solved, slow"]["mean"] == pytest.approx(0.5) and wide["solved, slow"] is None
     assert wide["difference"]["solved, fast"]["mean"] == pytest.approx(0.3) and "video gain, dB" not in wide
     assert "| wide | 2 | - | - | 0.500 ± " in comparison.table(rows)

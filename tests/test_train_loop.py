@@ -1,5 +1,6 @@
 """launch/train.py in this process: the loop, its ends, and what it refuses. test_resume.py kills it from outside."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,18 +21,7 @@ from launch.supervision import owner
 from tests import tiny_training as tiny
 from world_model.training import checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Runs of equal sizes share their compiled step."""
-    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": 0}
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -205,21 +195,25 @@ def test_an_unknown_key_names_the_nearest(typed, nearest, tmp_path, monkeypatch)
         flags._parse(sys.argv)
 
 
-def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path, capsys):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
-        assert train.run(tiny.Experiment(tiny.config(steps=1, every=1, fsdp=8)), tmp_path) == 0
-        left = os.statvfs(tmp_path)
-        (tmp_path / "filler").write_bytes(bytes(left.f_bavail * left.f_bsize - 150_000))  # no room for a checkpoint
-        capsys.readouterr()
-        assert train.run(tiny.Experiment(tiny.config(steps=6, every=1, fsdp=8)), tmp_path) == 1
-        error = capsys.readouterr().err
-        good = checkpoint.steps(tmp_path / "checkpoints")
-        assert good and "No space left on device" in error
-        assert error.strip().endswith(f"the last good checkpoint is step {good[-1]}")
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(small_disk, capsys):
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    assert train.run(tiny.Experiment(tiny.config(steps=1, every=1, fsdp=8)), small_disk) == 0
+    left = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(left.f_bavail * left.f_bsize - 150_000))  # no room for a checkpoint
+    capsys.readouterr()
+    assert train.run(tiny.Experiment(tiny.config(steps=6, every=1, fsdp=8)), small_disk) == 1
+    error = capsys.readouterr().err
+    good = checkpoint.steps(small_disk / "checkpoints")
+    assert good and "No space left on device" in error
+    assert error.strip().endswith(f"the last good checkpoint is step {good[-1]}")
+    # What fills the disk is its own half-written save: a restart removes that first.
+    (small_disk / "filler").unlink()
+    (half := small_disk / f"checkpoints/{good[-1] + 1}.orbax-checkpoint-tmp/state").mkdir(parents=True, exist_ok=True)
+    left = os.statvfs(small_disk)
+    with contextlib.suppress(OSError), (half / "data").open("wb") as file:
+        for _ in range(left.f_bavail):
+            file.write(bytes(left.f_bsize))
+    assert train.run(tiny.Experiment(tiny.config(steps=6, every=6, fsdp=8)), small_disk) == 0
 
 
 def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch, capsys):

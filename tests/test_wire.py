@@ -1,5 +1,8 @@
 """The wire form against openpi-client's own packer, and what it refuses."""
 
+import time
+import tracemalloc
+
 import msgpack
 import numpy as np
 import pytest
@@ -56,6 +59,27 @@ def test_refuses_what_is_not_a_message():
             wire.unpack(data)
     with pytest.raises(TypeError, match="object"):
         wire.pack({"x": np.array([None])})
+
+
+MANY = 2**24  # bytes, as --message_mb=16 would let through
+
+
+@pytest.mark.parametrize("message, sentence", [
+    (b"\xdd" + MANY.to_bytes(4, "big") + b"\x90" * MANY, r"16777216 exceeds max_array_len\(256\)"),
+    (b"\xdf" + MANY.to_bytes(4, "big") + b"\x90" * MANY, r"16777216 exceeds max_map_len\(256\)"),
+    (b"\xdc\x01\x00" + (b"\xdc\x01\x00" + b"\x90" * 256) * (MANY // 259), "more than 1024 maps and lists"),
+    (b"\x91" * MANY, "StackError"), (b"\x81\xa1a" * (MANY // 3), "StackError"),
+    (b"\x91" * 1020 + b"\x94" + b"\x90" * 8, "more than 1024 maps and lists"),
+], ids=["one array", "one map", "arrays of arrays", "deep", "deep maps", "deep and wide"])
+def test_a_message_costs_no_more_than_its_bytes(message, sentence):
+    """Sixteen million empty arrays took 46 s and 1.2 GB; 100 ms and 50 MB are allowed."""
+    tracemalloc.start()
+    began = time.process_time()
+    with pytest.raises(wire.WireError, match=sentence):
+        wire.unpack(message)
+    took, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert took < 0.1 and peak < 50e6
 
 
 def test_any_damage_to_a_message_is_read_or_refused():

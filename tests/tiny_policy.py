@@ -33,6 +33,8 @@ def config(embodiment: str = "pusht", arm: str = "debug"):
     c.layout.update(frames=9, height=32, width=32, frames_per_block=1, actions_per_block=4)
     if embodiment == DROID:
         c.layout.update(width=96, actions_per_block=24)
+    if get_embodiment(embodiment).view_layout == "t_shape":
+        c.layout.height = 48
     c.train.remat = "none"
     return c
 
@@ -43,7 +45,8 @@ def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     c.model.attention = "flash"  # as if trained on a TPU
     robot = get_embodiment(embodiment)
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,
-                          "actions_per_block": c.layout.actions_per_block, "state": _summary(rng.uniform(100, 400, (50, len(robot.state)))),
+                          "actions_per_block": c.layout.actions_per_block,
+                          "state": _summary(rng.uniform(100, 400, (50, len(robot.state)))) if robot.state else None,
                           "action": _summary(rng.uniform(100, 400, (50, len(robot.action))))}}
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}

@@ -5,7 +5,7 @@
     statistics.json          the statistics that state and actions are normalised by
     texts.array_record       features of every distinct prompt, bfloat16 [its tokens, width]
     NAME/index.safetensors   lengths and rates of all episodes of a dataset, where windows may begin in them, and the
-                             prompt of each training episode
+                             prompts of each training episode
     NAME/shard-I.array_record   window i is record i % W of shard i // W; empty where the window was unreadable
     NAME/shard-I.json        the shard's size, hash and unreadable windows; written last
     _SUCCESS                 everything is there: the content of all shard-I.json, sizes and hashes of the other files
@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -37,6 +38,7 @@ from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
 FORMAT = 2  # how the files are laid out
 CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes other ones of the same recordings
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
+_LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # of a Dimension
 TEXTS = "texts.array_record"
 _ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
@@ -65,7 +67,7 @@ def parse_manifest(data: bytes) -> dict:
 
 def comparable(identity: dict) -> dict:
     """The identity as all versions of this code would have written it: a number for a hash of source files, robots by
-    their oldest names."""
+    their oldest names and without what they may be sent, which changes nothing that is stored."""
     found = copy.deepcopy(identity)
     if found.get("code") in _CONTENTS_OF_CODE:
         found["code"] = _CONTENTS_OF_CODE[found["code"]]
@@ -73,6 +75,7 @@ def comparable(identity: dict) -> dict:
         dataset["embodiment"] = name_in_files(dataset["embodiment"])
         for old, new in renamed().items():
             dataset["robot"] = dataset["robot"].replace(f"(name={new!r},", f"(name={old!r},")
+        dataset["robot"] = _LIMITS.sub("", dataset["robot"])
     return found
 
 
@@ -127,13 +130,13 @@ class LatentCache:
         index = self._index(dataset)
         return CachedSource(index["lengths"], index["rates"], index["kept"], original)
 
-    def read(self, dataset: str, window: int, episode: int) -> dict[str, np.ndarray]:
-        """The stored part of a batch's row, with text features without padding. Raises BadEpisode where the window was
-        unreadable when the cache was made, or is now."""
+    def read(self, dataset: str, window: int, episode: int, start: int = 0) -> dict[str, np.ndarray]:
+        """The stored part of a batch's row, with text features without padding; start: the window's first step. Raises
+        BadEpisode where the window was unreadable when the cache was made, or is now."""
         file = self._shard(dataset, window // self._per_shard)
         try:
             data = self._record(file, window % self._per_shard)
-            row = self._text(int(self._index(dataset)["text"][episode])) if "text_features" in self.spec else {}
+            row = self._text(_prompt_of(self._index(dataset), episode, start)) if "text_features" in self.spec else {}
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
         if not data:
@@ -248,8 +251,16 @@ class CachedMaker:
     def __call__(self, window: int, sample_index: int) -> dict[str, np.ndarray]:
         """One row of the cache's fields, its text features without padding; raises BadEpisode as `SampleMaker` does."""
         index, start = self.windows[window]
-        row = self._cache.read(self.dataset.name, window, index) | self._maker.origin(index, start, sample_index)
+        row = self._cache.read(self.dataset.name, window, index, start) | self._maker.origin(index, start, sample_index)
         return {name: row[name] for name in self._cache.spec}
+
+
+def _prompt_of(index: dict[str, np.ndarray], episode: int, start: int) -> int:
+    """The number of the prompt that holds at a step; caches before 2026-11-28 have one for each episode."""
+    later = index.get("later", np.zeros((0, 3), np.int64))
+    begin, end = np.searchsorted(later[:, 0], (episode, episode + 1))
+    row = begin + int(np.searchsorted(later[begin:end, 1], start, side="right"))
+    return int(later[row - 1, 2] if row > begin else index["text"][episode])
 
 
 def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:

@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordWriter
 from ml_dtypes import bfloat16
 
@@ -32,7 +31,7 @@ class CacheWriter:
         """Writes the manifest, which is JSON data. path: a folder or its address (gs://, s3://, ...). Raises CacheError
         where it holds a cache with another manifest."""
         self.path, self._fields = str(path), record_fields(spec)
-        self._per_shard = windows_per_shard
+        self._per_shard, self._with_texts = windows_per_shard, "text_features" in spec
         manifest = {"windows_per_shard": windows_per_shard, **manifest}
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
@@ -75,10 +74,10 @@ class CacheWriter:
             files.write_json(self._at("texts.json"), _write_records(self._at(TEXTS), records))
 
     def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
-        """Writes a dataset's index: lengths int64 and rates float64 of all episodes, kept as `Source.kept`, and text
-        int64, the number of each episode's prompt, -1 where it has none."""
-        with files.new_file(self._at(index_name(dataset))) as file:
-            safetensors.numpy.save_file(arrays, file)
+        """Writes a dataset's index: lengths int64 and rates float64 of all episodes, kept as `Source.kept`, text int64,
+        the number of each episode's prompt, -1 where it has none, and later int64 [changes, 3], the sorted (episode,
+        step, number) of prompts that hold from a later step on."""
+        files.write_tensors(self._at(index_name(dataset)), arrays)
 
     def finish(self, windows: dict[str, int]) -> bool:
         """Writes _SUCCESS where every shard of {dataset: windows} is there, whichever process wrote it; returns whether
@@ -89,7 +88,7 @@ class CacheWriter:
         files.write_json(self._at("_SUCCESS"), {
             "format": FORMAT,
             "files": {name: _about(files.read_bytes(self._at(name))) for name in names}
-            | {TEXTS: files.read_json(self._at("texts.json"))},
+            | ({TEXTS: files.read_json(self._at("texts.json"))} if self._with_texts else {}),
             "shards": {name: {str(i): files.read_json(shard_file(self.path, name, i, ".json"))
                               for i in range(-(-count // self._per_shard))} for name, count in windows.items()}})
         return True
@@ -104,12 +103,20 @@ def _write_records(file: str, records: Iterable[bytes]) -> dict:
     with files.new_file(file) as path:
         writer = ArrayRecordWriter(path, _OPTIONS)
         for record in records:
-            writer.write(record)
+            _written(file, writer.write, record)
             digest.update(record)
             count += 1
-        writer.close()
+        _written(file, writer.close)
         size = os.path.getsize(path)
     return {"records": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _written(file: str, write: Callable, *record: bytes) -> None:
+    """Calls a function of the writer, whose errors, as of a full disk, are plain RuntimeErrors. Raises OSError."""
+    try:
+        write(*record)
+    except RuntimeError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def _about(data: bytes) -> dict:
@@ -118,5 +125,4 @@ def _about(data: bytes) -> dict:
 
 def save_encoders(path: str, arrays: dict[str, np.ndarray]) -> None:
     """Writes encoders.safetensors; arrays: PART.NAME."""
-    with files.new_file(f"{path}/encoders.safetensors") as file:
-        safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, file)
+    files.write_tensors(f"{path}/encoders.safetensors", arrays)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable
 
@@ -55,6 +56,23 @@ class Dimension:
     max_speed: float | None = None  # change of the command per second
     moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
 
+    @property
+    def target_of(self) -> str | None:
+        """The state dimension that the command is a target of; what is relative to one is."""
+        return self.moves or self.relative_to
+
+    def check(self, where: str) -> None:
+        """Raises ValueError where a limit is no number, low is above high, or nothing could move."""
+        where = f"{where} {self.name!r}"
+        for name in ("low", "high", "max_speed"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{where}: {name} = {value}: expected a finite number, or None for no limit")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"{where}: low = {self.low} is above high = {self.high}")
+        if self.max_speed is not None and self.max_speed <= 0:
+            raise ValueError(f"{where}: max_speed = {self.max_speed}: expected more than 0 units per second")
+
 
 class _Instruction(str):
     """Text that knows the format "lower"."""
@@ -65,7 +83,8 @@ class _Instruction(str):
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
-    """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today."""
+    """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today.
+    (They compare it without what actions may be sent: data_pipelines/cache/reader.py.)"""
 
     name: str
     id: int  # in batch["embodiment_id"]
@@ -82,7 +101,7 @@ class Embodiment:
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
         check_known(f"embodiment {self.name!r}: normalisation", self.normalisation, NORMALISATIONS)
-        if not self.rate > 0 or not self.views or "{instruction" not in self.prompt:
+        if not 0 < self.rate < math.inf or not self.views or "{instruction" not in self.prompt:
             raise ValueError(f"embodiment {self.name!r} needs rate > 0, at least one view and a prompt with "
                              f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
         if self.horizon is not None and self.horizon < 1:
@@ -90,6 +109,8 @@ class Embodiment:
         for part, dims in (("state", self.state), ("action", self.action)):
             self._check_unique(part, "slot", [d.slot for d in dims])
             self._check_unique(part, "name", [d.name for d in dims])
+            for dim in dims:
+                dim.check(f"embodiment {self.name!r}: {part}")
         for dim in self.action:
             self._check_names_state(dim, "relative_to", dim.relative_to)
             self._check_names_state(dim, "moves", dim.moves)

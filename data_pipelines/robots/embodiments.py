@@ -60,11 +60,23 @@ def _dims(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: tup
     return tuple(found)
 
 
-def _both(relative: tuple[str, ...], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
-    """The fields state and action of a robot where both have the same groups."""
-    return {"state": _dims(STATE_SLOTS, **groups), "action": _dims(ACTION_SLOTS, relative, **groups)}
+def _both(relative: tuple[str, ...], limits: dict[str, tuple], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
+    """The fields state and action of a robot whose actions are targets of its state, in the same groups.
+
+    limits: group -> (low, high, max_speed) of the actions, each a number or one per member of the group.
+    """
+    action = []
+    for dim in _dims(ACTION_SLOTS, relative, **groups):
+        group, _, number = dim.name.rpartition("_") if dim.name not in groups else (dim.name, "", "0")
+        low, high, speed = (each[int(number)] if isinstance(each, tuple) else each
+                            for each in limits.get(group, (None, None, None)))
+        action.append(dataclasses.replace(dim, low=low, high=high, max_speed=speed, moves=dim.name))
+    return {"state": _dims(STATE_SLOTS, **groups), "action": tuple(action)}
 
 
+_OPENING = (0, 1, None)  # of a gripper; no source says how fast
+_PANDA = ((-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
+          (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973), (2.175,) * 4 + (2.61,) * 3)
 _XYZ_RPY = ("x", "y", "z", "roll", "pitch", "yaw")
 
 register(Embodiment(
@@ -81,10 +93,11 @@ register(Embodiment(
     instruction="push the T onto the green target"))
 
 register(Embodiment(
-    # Franka on the DROID stand (arXiv 2403.12945); joints in rad, gripper 0 open to 1 closed
+    # Franka on the DROID stand (arXiv 2403.12945); joints in rad, gripper 0 open to 1 closed; the joints'
+    # limits are those of the maker's interface specification
     name="droid", id=17, views=("exterior_1", "exterior_2", "wrist"), view_layout="wide_top", rate=15.0,
     prompt="A Franka arm; above its wrist camera, below two cameras at its sides. {instruction}",
-    **_both(("joint",), joint=("left_arm", 7), gripper=("left_gripper", 1))))
+    **_both(("joint",), {"joint": _PANDA, "gripper": _OPENING}, joint=("left_arm", 7), gripper=("left_gripper", 1))))
 
 register(Embodiment(
     # AgiBot G1 in the order of the published converter; joints in rad, lift in m, base in m/s and rad/s
@@ -104,6 +117,7 @@ register(Embodiment(
     prompt="Two YAM arms; top left the camera above, below the left wrist's, at the right the right wrist's. "
            "{instruction}",
     **_both(("left_joint", "left_gripper", "right_joint", "right_gripper"),
+            {"left_gripper": _OPENING, "right_gripper": _OPENING},
             left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
             right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
 
@@ -145,7 +159,8 @@ register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
     name="aloha", id=3, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape", rate=50.0,
     prompt="Two ViperX arms; below the camera above the table, on top the left and the right wrist's. {instruction}",
-    **_both(("left_joint", "right_joint"), left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
+    **_both(("left_joint", "right_joint"), {"left_gripper": _OPENING, "right_gripper": _OPENING},
+            left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
             right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
 
 register(Embodiment(
@@ -169,14 +184,15 @@ register(Embodiment(
     # SO-101: five joints and a gripper, in the degrees and percent that LeRobot records
     name="so101", id=6, views=("front", "wrist"), view_layout="side_by_side", rate=30.0,
     prompt="An SO-101 arm; left the camera before it, right the wrist's. {instruction}",
-    **_both(("joint",), joint=("left_arm", 5), gripper=("left_gripper", 1))))
+    **_both(("joint",), {"gripper": (0, 100, None)}, joint=("left_arm", 5), gripper=("left_gripper", 1))))
 
 register(Embodiment(
     # Meta-World: a Sawyer's hand position in m and gripper opening; the action is a difference in [-1, 1]
     name="metaworld", id=7, views=("image",), view_layout="single", rate=80.0,
     prompt="A Sawyer arm at a table. {instruction}",
     state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
-    action=_dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1))))
+    action=tuple(dataclasses.replace(dim, low=-1, high=1)
+                 for dim in _dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1)))))
 
 register(Embodiment(
     # the same arm as data_pipelines/simulators/metaworld records it: a command is held for four steps of the simulator,

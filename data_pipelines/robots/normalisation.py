@@ -52,13 +52,27 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     still = np.flatnonzero((span < MIN_RANGE) & ~constant)
     if len(still):
         listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}" for i in still)
-        raise ValueError(f"{where} {listed}. Either the recording is broken, or embodiment {embodiment.name!r} "
-                         f"should declare Dimension({dims[still[0]].name!r}, ..., constant=True)")
+        raise ValueError(f"{where} {listed}. {_advice(values, embodiment, dims, still)}")
     if kind.high == "std":
         low, span = low - kind.margin, span + 2 * kind.margin
     else:
         span = span + kind.margin
     return Scale(low, np.where(constant, 0.0, span), kind.clip)
+
+
+def _advice(values: dict, embodiment: Embodiment, dims: tuple[Dimension, ...], still: np.ndarray) -> str:
+    """What to do about the dimensions `still`, which have no range: those that move at all must not be dropped."""
+    lowest, highest = (np.asarray(values.get(key, np.zeros(len(dims))), np.float64) for key in ("min", "max"))
+    rare = [f"{dims[i].name!r} ({lowest[i]:g} to {highest[i]:g})" for i in still if highest[i] - lowest[i] >= MIN_RANGE]
+    never = [dims[i].name for i in still if highest[i] - lowest[i] < MIN_RANGE]
+    advice = []
+    if rare:
+        advice.append(f"Rare movements of {', '.join(rare)} lie outside of the quantiles: embodiment "
+                      f"{embodiment.name!r} should declare normalisation=\"min_max\"")
+    if never:
+        advice.append(f"Either the recording is broken, or embodiment {embodiment.name!r} should declare "
+                      f"Dimension({never[0]!r}, ..., constant=True)")
+    return ". ".join(advice)
 
 
 def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.ndarray:

@@ -28,9 +28,9 @@ class Robot:
 
     def __post_init__(self):
         """Raises ValueError where the robot cannot be driven by a model of these sizes."""
-        if not self.embodiment.state or not self.embodiment.action:
-            raise ValueError(f"embodiment {self.embodiment.name!r} has no state or no action: nothing to drive")
-        if self.layout.states_per_block != 1:
+        if not self.embodiment.action:
+            raise ValueError(f"embodiment {self.embodiment.name!r} has no action: nothing to drive")
+        if self.embodiment.state and self.layout.states_per_block != 1:
             raise ValueError(f"layout.states_per_block = {self.layout.states_per_block}: a policy knows the state at "
                              "a block's start alone, 1 per block")
         found = self.statistics["actions_per_block"]
@@ -38,7 +38,8 @@ class Robot:
             raise ValueError(f"statistics of dataset {self.statistics['dataset']!r} are those of actions_per_block = "
                              f"{found}, the layout has {self.layout.actions_per_block}")
         for part in ("state", "action"):
-            self.scale(part)  # raises now where statistics are missing
+            if getattr(self.embodiment, part):
+                self.scale(part)  # raises now where statistics are missing
         if self.num_views:
             self.embodiment.check_views(self.num_views)
 
@@ -72,6 +73,8 @@ class Robot:
 
     def state(self, values: np.ndarray) -> np.ndarray:
         """Normalises a state [state dims] in robot units and puts it into slots, float32 [state_dim]."""
+        if not self.embodiment.state:
+            return np.zeros(self.state_dim, np.float32)
         return scatter(self.scale("state").normalise(values), self.embodiment.state_slots, self.state_dim)
 
     def commands(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:

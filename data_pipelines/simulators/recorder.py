@@ -8,6 +8,7 @@ import concurrent.futures
 import io
 import json
 import multiprocessing
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -43,13 +44,16 @@ def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[
         return False
     if foreign := sorted({p.name for p in out.glob("*")} - {*parts, RECIPE}):
         raise FileExistsError(f"{out} holds {foreign[0]!r}, which is no such recording: choose another directory")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f"{out.name}.partial-{secrets.token_hex(8)}")
     partial.mkdir(parents=True)
-    make(partial)
-    (partial / RECIPE).write_text(json.dumps(recipe) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    try:
+        make(partial)
+        (partial / RECIPE).write_text(json.dumps(recipe) + "\n")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return True
 
 

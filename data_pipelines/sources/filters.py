@@ -2,7 +2,8 @@
 
     successful    only what the dataset calls a success
     described     only recordings with an instruction
-    where         only recordings whose metadata hold these values; texts are patterns, as {"file_path": "*/success/*"}
+    where         only recordings whose metadata hold these values; texts are patterns, as {"file_path": "*/success/*"};
+                  of a list, there or here, as {"tasks": "*left"} and {"robot": ["a", "b"]}, one value must fit
     keep          a file of the steps at which windows may begin, against idle stretches (a window may reach past them):
                   *.json   {name: [[first, end], ...]}, as published for DROID; what it does not name is left out
                   *.jsonl  {"episode_index": name, "step_indices": [...]}: these steps are left out, as in GEAR's
@@ -17,8 +18,6 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.storage import files
-
-NO_INSTRUCTION = ("", "not provided")  # DROID's words for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Filters:
 
         lengths: int64 [episodes]; chosen: bool [episodes]; names: the episodes' names in the keep file.
         """
+        chosen = chosen & (lengths > 0)
         if not self.keep:
             episodes = np.flatnonzero(chosen)
             return np.stack([episodes, np.zeros_like(episodes), lengths[episodes]], 1)
@@ -55,7 +55,12 @@ EVERYTHING = Filters()
 
 
 def matches(found, wanted) -> bool:
-    """Whether a value of the metadata is the wanted one; a wanted text is a pattern of the shell's kind."""
+    """Whether a value of the metadata is the wanted one, or one of several; of a list of values, one must be. A wanted
+    text is a pattern of the shell's kind."""
+    if isinstance(wanted, (list, tuple)):
+        return any(matches(found, each) for each in wanted)
+    if isinstance(found, (list, tuple)):
+        return any(matches(each, wanted) for each in found)
     if isinstance(wanted, str):
         return isinstance(found, str) and fnmatch.fnmatchcase(found, wanted)
     return bool(found == wanted)

@@ -1,26 +1,31 @@
 """LeRobot datasets, formats v2.0, v2.1 and v3.0, read as they are: tables with pyarrow, video frame by frame.
 
-Times are taken from the table: the frame of a step is the one nearest to its time stamp, and no further off than half
-a frame. Frame counts, lengths or times that do not fit together make a `BadEpisode`, never a shifted sample.
+Frame counts, lengths or times that do not fit together make a `BadEpisode`, never a shifted sample (alignment.py).
 """
 
 import concurrent.futures
 import functools
+import logging
 from collections.abc import Sequence
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
-from data_pipelines.sources.lerobot_meta import Field, Meta, VideoSpan
+from data_pipelines.sources.alignment import ROUNDED_RATE, VideoSpan, disagreement, frames_of
+from data_pipelines.sources.filters import EVERYTHING, Filters
+from data_pipelines.sources.lerobot_meta import Field, Meta
+from data_pipelines.sources.texts import any_said, text, texts_of
+from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, checked_identity, identity, reset_identities
+from data_pipelines.storage.tables import check_rows
 from data_pipelines.video import reading as video
 
 _footers = Lru(4096)  # by file
+_looked_at = Lru(2**16)  # videos whose times were held against their counts
+_episodes = Lru(1024)  # which rows belong to which episode, by file
 _groups = Lru(256 * 2**20, size=lambda table: table.nbytes)  # decoded row groups by (file, number, columns)
 
 
@@ -66,29 +71,36 @@ class LeRobotSource:
             chosen &= self._described()
         return self.filters.stretches(self._meta.lengths, chosen, map(str, self._meta.numbers.tolist()))
 
-    def published(self, part: str) -> dict[str, np.ndarray] | None:
-        """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action" as meta/stats.json has them (lerobot's
-        and GEAR's); None where it has none."""
-        fields = {"state": self._state, "action": self._action}[part]
-        if not fields or not all(field.column in self._meta.stats for field in fields):
-            return None
-        return {name: np.concatenate([
-            np.asarray(self._meta.stats[f.column][name], np.float64).reshape(-1)[f.start:f.end] for f in fields])
-            for name in ("mean", "std", "min", "max")}
+    def published(self, part: str) -> dict[str, np.ndarray]:
+        """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action", as many of them as meta/stats.json has
+        (lerobot's and GEAR's). Raises ValueError where one is no list of numbers."""
+        fields, found = {"state": self._state, "action": self._action}[part], {}
+        told = [self._meta.stats.get(field.column) or {} for field in fields]
+        for name in ("mean", "std", "min", "max"):
+            if not fields or any(each.get(name) is None for each in told):
+                continue
+            try:
+                found[name] = np.concatenate([np.asarray(each[name], np.float64).reshape(-1)[field.start:field.end]
+                                              for field, each in zip(fields, told)])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"dataset {self.name!r}: meta/stats.json: {name} of {part} is no list of numbers: "
+                                 f"{error}") from error
+        return found
 
     def _described(self) -> np.ndarray:
         """Whether each episode has an instruction, bool [episodes]; True where that cannot be read, so that the episode
         is reported when it is drawn."""
         def described(index: int) -> bool:
             try:
-                return self._text(self._rows(index, 1, (self._instruction,)), "") not in NO_INSTRUCTION
+                texts = self._texts(self._rows(index, (self._instruction,)), "")
+                return any_said(text for _, text in texts)
             except BadEpisode:
                 return True
 
         if self._instruction is None:
             return np.zeros(len(self), np.bool_)
         if self._instruction == "task_index" and self._meta.texts is not None:
-            return np.array([any(text not in NO_INSTRUCTION for text in texts) for texts in self._meta.texts])
+            return np.array([any_said(texts) for texts in self._meta.texts])
         return np.array(list(_camera_threads().map(described, range(len(self)))))
 
     def __len__(self) -> int:
@@ -97,36 +109,47 @@ class LeRobotSource:
     def __getitem__(self, index: int) -> Episode:
         meta = self._meta
         number, length = int(meta.numbers[index]), int(meta.lengths[index])
-        steps, where = self._rows(index, length, self._columns), f"{meta.table_of(index)[0]} episode {number}"
+        steps, where = self._rows(index, self._columns), f"{meta.table_of(index)[0]} episode {number}"
         numbers = steps["episode_index"].to_numpy()
         if (other := numbers != number).any():
             raise BadEpisode(f"{where}: its rows belong to episodes {sorted(set(numbers[other].tolist()))[:3]}")
         times, drift = check_times(_matrix(steps, Field("timestamp"), where)[:, 0], meta.rate, where)
         spans = {view: meta.video_of(index, key) for view, key in self._views.items()}
+        texts = self._texts(steps, where)
         return Episode(
-            dataset=self.name, index=index, length=length, rate=meta.rate, instruction=self._text(steps, where),
+            dataset=self.name, index=index, length=length, rate=meta.rate, instruction=texts[0][1], instructions=texts,
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
-            read_frames=functools.partial(_read_frames, spans, times, meta.rate), drift=drift)
+            read_frames=functools.partial(_read_frames, spans, times, meta.rate), drift=drift,
+            disagreements=functools.partial(_disagreements, spans, times, meta.rate))
 
-    def _rows(self, index: int, count: int, columns: tuple[str, ...]) -> pa.Table:
-        """The first `count` steps of an episode."""
-        file, first = self._meta.table_of(index)
-        # where an episode has a file of its own, every row belongs to it
-        whole = None if self._meta.shared_files else int(self._meta.lengths[index])
-        return read_rows(file, first, count, columns, whole)
+    def _rows(self, index: int, columns: tuple[str, ...]) -> pa.Table:
+        """The steps of an episode."""
+        file, whole = self._meta.table_of(index)
+        if whole is not None:
+            return read_rows(file, columns, whole=whole)
+        number, length = int(self._meta.numbers[index]), int(self._meta.lengths[index])
+        runs = [run for run in _runs(file) if run[0] == number]
+        if [count for _, _, count in runs] != [length]:
+            raise BadEpisode(f"{file}: the table has {sum(count for *_, count in runs)} steps of episode {number}"
+                             f"{' apart' if len(runs) > 1 else ''}, the metadata say {length}")
+        return read_rows(file, columns, runs[0][1], length)
 
-    def _text(self, steps: pa.Table, where: str) -> str:
+    def _texts(self, steps: pa.Table, where: str) -> tuple:
+        """What `Episode.instructions` holds."""
         if self._instruction is None:
-            return ""
-        try:
-            value = steps[self._instruction][0].as_py()
-        except UnicodeDecodeError as error:
-            raise BadEpisode(f"{where}: {self._instruction!r} is not UTF-8: {error}") from error
-        if isinstance(value, str):
-            return value
-        if value not in self._meta.tasks:
-            raise BadEpisode(f"{where}: {self._instruction} = {value} is none of the {len(self._meta.tasks)} tasks")
-        return self._meta.tasks[value]
+            return ((0, ""),)
+        column = steps[self._instruction].combine_chunks()
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = column.cast(pa.binary())  # one text that is not UTF-8 does not spoil the others
+        return texts_of(column.to_pylist(), self._text, where)
+
+    def _text(self, value: object) -> str:
+        """The text of a step's value, which may be the number of a task. Raises ValueError."""
+        if not isinstance(value, (int, float)):
+            return "" if value is None else text(value, repr(self._instruction))
+        if (number := int(value)) != value or number not in self._meta.tasks:
+            raise ValueError(f"{self._instruction} = {value} is none of the {len(self._meta.tasks)} tasks")
+        return self._meta.tasks[number]
 
 
 def _names(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -134,17 +157,22 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole: int | None = None) -> pa.Table:
-    """Reads rows first ... first + count of a parquet file, decoding only the row groups that hold them.
+def read_rows(file: str, columns: tuple[str, ...], first: int = 0, count: int | None = None,
+              whole: int | None = None) -> pa.Table:
+    """Reads rows first ... first + count of a parquet file, or all, decoding only the row groups that hold them.
 
-    Raises BadEpisode naming the file where it cannot be read, ends before, or does not have `whole` rows.
+    Raises BadEpisode naming the file where it cannot be read or does not have `whole` rows.
     """
     parts, begin, known, table = [], 0, checked_identity(file), _Table(file)
     try:
         footer = table.footer
+        count = footer.num_rows if count is None else count
+        if footer.num_rows != (whole or footer.num_rows):
+            raise BadEpisode(f"{file}: the table has {footer.num_rows} steps, the metadata say {whole}")
         for group in range(footer.num_row_groups):
             end = begin + footer.row_group(group).num_rows
             if begin < first + count and end > first:
+                check_rows(end - begin, file)
                 key = (known, group, columns)
                 rows = _groups.get(key)
                 if rows is None:
@@ -153,11 +181,22 @@ def read_rows(file: str, first: int, count: int, columns: tuple[str, ...], whole
             begin = end
     except FileNotFoundError as error:
         raise BadEpisode(f"{file}: no such file") from error
+    except BadEpisode:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise BadEpisode(f"{file}: cannot be read: {error}") from error
-    if begin < first + count or begin != (whole or begin):
-        raise BadEpisode(f"{file}: the table has {begin} steps, the metadata say {whole or first + count}")
     return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+
+def _runs(file: str) -> list[tuple[int, int, int]]:
+    """(episode_index, first row, rows) of each stretch of rows of one episode in a table. Raises BadEpisode."""
+    known = (checked_identity(file), "runs")
+    if (found := _episodes.get(known)) is None:
+        numbers = read_rows(file, ("episode_index",))["episode_index"].to_numpy()
+        firsts = np.flatnonzero(np.r_[len(numbers) > 0, numbers[1:] != numbers[:-1]])
+        counts = np.diff(firsts, append=len(numbers))
+        found = _episodes.put(known, list(zip(numbers[firsts].tolist(), firsts.tolist(), counts.tolist())))
+    return found
 
 
 class _Table:
@@ -168,7 +207,7 @@ class _Table:
 
     @functools.cached_property
     def _opened(self) -> pq.ParquetFile:
-        source = fsspec.open(self._file, "rb").open() if "://" in self._file else self._file
+        source = files.opened(self._file) if files.is_remote(self._file) else self._file
         return pq.ParquetFile(source, metadata=_footers.get(self._known), page_checksum_verification=True)
 
     @property
@@ -215,7 +254,7 @@ def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray,
         raise BadEpisode(f"{where}: time goes back at step {step + 1}, from {times[step]:.3f} s to "
                          f"{times[step + 1]:.3f} s")
     drift = np.abs(times - times[0] - np.arange(len(times)) / rate)
-    if not drift.max() <= 0.5 / rate:
+    if not (drift <= 0.5 / rate + ROUNDED_RATE * (times - times[0])).all():
         worst = int(drift.argmax())
         raise BadEpisode(f"{where}: step {worst} is at {times[worst]:.3f} s, {drift[worst]:.3f} s off {rate:g} steps "
                          f"per second")
@@ -231,8 +270,23 @@ def _read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
                  indices: np.ndarray) -> dict[str, np.ndarray]:
     """Decodes the asked steps alone, of all cameras at once: view -> uint8 [n, H, W, 3]."""
     def read(span: VideoSpan) -> np.ndarray:
-        return video.read_at(span.file, span.begin + times[np.asarray(indices)], within=0.5 / rate, frames=span.frames)
+        def choose(packets: video.PacketTable) -> np.ndarray:
+            frames = frames_of(span, packets, times, rate)
+            if not _looked_at.get(span.file) and (said := disagreement(span, packets, times, rate)):
+                logging.warning("%s", said)
+            _looked_at.put(span.file, True)
+            return frames[np.asarray(indices)]
+
+        return video.read(span.file, choose)
 
     if len(spans) == 1:
         return {view: read(span) for view, span in spans.items()}
     return dict(zip(spans, _camera_threads().map(read, spans.values())))
+
+
+def _disagreements(spans: dict[str, VideoSpan], times: np.ndarray, rate: float) -> list[str]:
+    found = []
+    for span in spans.values():
+        with video.reader(span.file) as (_, packets):
+            found.append(disagreement(span, packets, times, rate))
+    return sorted({*found} - {""})

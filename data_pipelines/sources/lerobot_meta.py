@@ -7,19 +7,33 @@ says in meta/episodes where each begins. GEAR's modality.json names slices of co
 import dataclasses
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from data_pipelines.episode import BadEpisode
+from data_pipelines.sources.alignment import ROUNDED_RATE, Count, VideoSpan, count_frames
 from data_pipelines.sources.filters import matches
-from data_pipelines.storage import files
+from data_pipelines.storage import files, shapes
+from data_pipelines.storage.tables import read_parquet
 
+_FILE = ("chunk_index", "file_index")
+_SPAN = ("from_timestamp", "to_timestamp")
+_FORM = re.compile(r"0?\d{0,2}d?")  # how a pattern may write a number
+_INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.whole(1), "data_path": shapes.text,
+                       "video_path": shapes.optional(shapes.text),
+                       "features": shapes.map_of(shapes.fields({"dtype": shapes.text})),
+                       "discarded_episode_indices": shapes.list_of(shapes.whole())})
+_MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
+    "start": shapes.whole(), "end": shapes.optional(shapes.whole()), "original_key": shapes.optional(shapes.text)}))))
+_STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
+_EPISODE = shapes.fields({"episode_index": shapes.whole(), "length": shapes.optional(shapes.whole()),
+                          "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
+_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.text}, required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 
@@ -32,15 +46,6 @@ class Field:
     end: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class VideoSpan:
-    """The place of an episode in a video file."""
-
-    file: str
-    begin: float  # seconds into the file
-    frames: int | None  # frames that the whole file should hold; None where several episodes share it
-
-
 class Meta:
     """The content of meta/. `path` is a folder or an address for fsspec (gs://, s3://, ...)."""
 
@@ -50,43 +55,74 @@ class Meta:
         Raises FileNotFoundError where there is no dataset and ValueError naming the file that makes no sense.
         """
         self.path = path.rstrip("/")
-        self.info = self._json("info.json")
+        self.info = self._json("info.json", _INFO)
         if not _VERSION.match(str(self.info.get("codebase_version"))):
             raise ValueError(f"{path}/meta/info.json: codebase_version = {self.info.get('codebase_version')!r}; "
                              "formats v2.0, v2.1 and v3.0 are read")
         self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes lie in one file
         self.rate = float(self._value("fps"))
-        self.modality = self._json("modality.json") if self._exists("modality.json") else {}
-        self.stats = self._json("stats.json") if self._exists("stats.json") else {}  # {column: {"mean": [...], ...}}
-        self._episodes = self._present(self._read_episodes(where))
-        self.numbers = self._episodes["episode_index"].to_numpy().astype(np.int64)  # [episodes]
-        self.lengths = self._episodes["length"].to_numpy().astype(np.int64)  # steps, [episodes]
+        self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
+        # {column: {"mean": [...], ...}}
+        self.stats = self._json("stats.json", shapes.map_of(_STATISTICS)) if self._exists("stats.json") else {}
+        self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
+        self._recorded = self._read_episodes(where)  # with the discarded ones
+        self._episodes = self._present(self._recorded)
+        self.numbers = self._integers(self._episodes, "episode_index")  # int64 [episodes]
+        self.lengths = self._integers(self._episodes, "length", missing=1)  # steps, int64 [episodes]
         if len(np.unique(self.numbers)) < len(self.numbers):
             raise ValueError(f"{path}/meta: an episode_index is there twice")
         self.chosen = self._hold(where)  # bool [episodes]
         self.tasks = self._read_tasks()
+        self._counts: dict[str, dict] = {}
 
-    def table_of(self, index: int) -> tuple[str, int]:
-        """The (file, first row) where an episode's steps lie."""
-        e = self._episodes.slice(index, 1).to_pylist()[0]
+    def table_of(self, index: int) -> tuple[str, int | None]:
+        """The (file, rows) where an episode's steps lie; None where it shares the file with others."""
         if not self.shared_files:
-            return self._file("data_path", self._numbers(e["episode_index"])), 0
-        place = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-        return self._file("data_path", place), e["dataset_from_index"] - e["first_row"]
+            return self._file("data_path", self._numbered(index)), int(self.lengths[index])
+        row = self._row(index, ("data/chunk_index", "data/file_index"))
+        return self._file("data_path", {name: int(row[f"data/{name}"]) for name in _FILE}), None
 
     def video_of(self, index: int, key: str) -> VideoSpan:
         """The place of camera feature `key`'s frames. Raises BadEpisode where they are not as many as the steps."""
-        e = self._episodes.slice(index, 1).to_pylist()[0]
+        length = int(self.lengths[index])
         if not self.shared_files:
-            return VideoSpan(self._file("video_path", {**self._numbers(e["episode_index"]), "video_key": key}), 0.0,
-                             e["length"])
-        where = {name: e[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-        file = self._file("video_path", {**where, "video_key": key})
-        begin, end = (e[f"videos/{key}/{side}_timestamp"] for side in ("from", "to"))
-        if not abs(end - begin - e["length"] / self.rate) <= 0.5 / self.rate:
-            raise BadEpisode(f"{self.path} episode {e['episode_index']}: {file} spans {end - begin:.3f} s, "
-                             f"{e['length']} steps at {self.rate:g} per second take {e['length'] / self.rate:.3f} s")
-        return VideoSpan(file, begin, None)
+            return VideoSpan(self._file("video_path", {**self._numbered(index), "video_key": key}))
+        row = self._row(index, [f"videos/{key}/{name}" for name in (*_FILE, *_SPAN)])
+        file = self._file("video_path", {name: int(row[f"videos/{key}/{name}"]) for name in _FILE} | {"video_key": key})
+        begin, end = (row[f"videos/{key}/{side}"] for side in _SPAN)
+        # rates are told in whole numbers where they are a thousandth less
+        if not abs(end - begin - length / self.rate) <= 0.5 / self.rate + ROUNDED_RATE * length / self.rate:
+            raise BadEpisode(f"{self.path} episode {self.numbers[index]}: {file} spans {end - begin:.3f} s, "
+                             f"{length} steps at {self.rate:g} per second take {length / self.rate:.3f} s")
+        return VideoSpan(file, begin, end, self._counted(key)[int(self.numbers[index])])
+
+    def _row(self, index: int, columns: Iterable[str]) -> dict[str, float]:
+        """What the metadata say of an episode. Raises BadEpisode where they do not."""
+        row = self._episodes.select(["length", *columns]).slice(index, 1).to_pylist()[0]
+        for name, value in row.items():
+            if not isinstance(value, (int, float)) or not np.isfinite(value) or value < -1e-3:
+                raise BadEpisode(f"{self.path} episode {self.numbers[index]}: {self._where} does not say its {name}: "
+                                 f"{value!r}")
+        return row
+
+    def _counted(self, key: str) -> dict[int, Count]:
+        """What `count_frames` returns for a camera."""
+        if key not in self._counts:
+            place = [f"videos/{key}/{name}" for name in _FILE]
+            self._counts[key] = count_frames(self._recorded, place, f"videos/{key}/{_SPAN[0]}")
+        return self._counts[key]
+
+    def _integers(self, episodes: pa.Table, name: str, missing: int | None = None) -> np.ndarray:
+        """A column of whole numbers, int64 [episodes]. Raises ValueError where one is missing, unless that is told as
+        `missing`, or makes no sense."""
+        try:
+            values = pc.cast(episodes[name], pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowException as error:
+            raise ValueError(f"{self._where}: its {name} are no numbers: {error}") from error
+        bad = ~((values >= 0) & (values < 2**31) & (values == np.round(values)))
+        if missing is None and bad.any():
+            raise ValueError(f"{self._where}: {name} of row {int(bad.argmax())} is {values[bad.argmax()]}")
+        return np.where(bad, missing or 0, np.nan_to_num(values)).astype(np.int64)
 
     def field(self, part: str, name: str) -> Field:
         """The field that `name` stands for in part "state", "action", "annotation" or "video": a name of modality.json,
@@ -100,21 +136,28 @@ class Meta:
         if found.column not in features:
             raise ValueError(f"{self.path}: no {part} {name!r}; modality.json names "
                              f"{sorted(self.modality.get(part, {}))}, info.json has the features {sorted(features)}")
+        if part == "video" and self.shared_files:
+            self._check_columns([f"videos/{found.column}/{name}" for name in (*_FILE, *_SPAN)])
         if part == "video" and features[found.column].get("dtype") != "video":
             raise ValueError(f"{self.path}: feature {found.column!r} is {features[found.column].get('dtype')!r}; only "
                              "cameras stored as video files are read")
         return found
 
-    def _numbers(self, episode: int) -> dict[str, int]:
+    def _numbered(self, index: int) -> dict[str, int]:
+        episode = int(self.numbers[index])
         return {"episode_index": episode, "episode_chunk": episode // int(self._value("chunks_size"))}
+
+    def _check_columns(self, names: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in self._episodes.column_names]:
+            raise ValueError(f"{self._where} has no column {missing[0]!r}")
 
     def _file(self, pattern: str, values: dict) -> str:
         """The file that a pattern of info.json names. Raises ValueError where it lies outside the dataset."""
         text = self._value(pattern)
-        known = {name for _, name, *_ in string.Formatter().parse(text) if name is not None}
-        if not known <= values.keys():
-            raise ValueError(f"{self.path}/meta/info.json: {pattern} = {text!r} asks for "
-                             f"{sorted(known - values.keys())}")
+        for _, name, form, conversion in string.Formatter().parse(text):
+            if name is not None and (name not in values or conversion or not _FORM.fullmatch(form or "")):
+                raise ValueError(f"{self.path}/meta/info.json: {pattern} = {text!r} asks for {name!r} as {form!r}; "
+                                 f"there are {sorted(values)}, with at most 99 digits")
         relative = PurePosixPath(text.format(**values).replace("\\", "/"))
         if relative.is_absolute() or ".." in relative.parts or ":" in str(relative):
             raise ValueError(f"{self.path}/meta/info.json: {pattern} leads out of the dataset: {relative}")
@@ -127,17 +170,33 @@ class Meta:
 
     def _read_episodes(self, where: dict[str, Any]) -> pa.Table:
         if self.shared_files:
-            tables = [read_parquet(file, _without_stats) for file in sorted(self._list("episodes/**/*.parquet"))]
-            return _with_first_rows(pa.concat_tables(tables, promote_options="permissive"))
-        rows = self._json_lines("episodes.jsonl")
-        if not rows or any(not {"episode_index", "length"} <= e.keys() for e in rows):
-            raise ValueError(f"{self.path}/meta/episodes.jsonl: every episode needs episode_index and length")
-        known = ["episode_index", "length", *(key for key in ("tasks", *where) if any(key in e for e in rows))]
-        return pa.table({key: [e.get(key) for e in rows] for key in known})
+            there = files.below(f"{self.path}/meta/episodes", ".parquet")
+            if not there:
+                raise ValueError(f"{self.path}/meta/episodes: no parquet file: the recording was never finished")
+            table = pa.concat_tables([read_parquet(file, _without_stats) for file in there],
+                                     promote_options="permissive")
+            needed = {"episode_index", "length", "data/chunk_index", "data/file_index"}
+            self._where = there[0] if len(there) == 1 else f"{self.path}/meta/episodes"
+            if missing := sorted(needed - {*table.column_names}):
+                raise ValueError(f"{self._where} has no column {missing[0]!r}")
+        else:
+            rows = self._json_lines("episodes.jsonl", _EPISODE)
+            known = ["episode_index", "length", *(key for key in ("tasks", *where) if any(key in e for e in rows))]
+            table = self._as_table({key: [e.get(key) for e in rows] for key in known})
+        if not len(table):
+            raise ValueError(f"{self._where}: no episode is there")
+        return table
+
+    def _as_table(self, columns: dict[str, list]) -> pa.Table:
+        try:
+            return pa.table(columns)
+        except (pa.ArrowException, OverflowError) as error:
+            raise ValueError(f"{self._where}: its values are not of one kind: {error}") from error
 
     def _present(self, episodes: pa.Table) -> pa.Table:
-        discarded = np.isin(episodes["episode_index"].to_numpy(), self.info.get("discarded_episode_indices", []))
-        return episodes.filter(pa.array(~discarded)).sort_by("episode_index")
+        numbers = self._integers(episodes, "episode_index")
+        kept = ~np.isin(numbers, self.info.get("discarded_episode_indices", []))
+        return episodes.take(np.flatnonzero(kept)[np.argsort(numbers[kept], kind="stable")])
 
     def _hold(self, where: dict[str, Any]) -> np.ndarray:
         chosen = np.ones(len(self._episodes), np.bool_)
@@ -153,27 +212,29 @@ class Meta:
         return self._episodes["tasks"].to_pylist() if "tasks" in self._episodes.column_names else None
 
     def _read_tasks(self) -> dict[int, str]:
-        if not self.shared_files:
-            rows = self._json_lines("tasks.jsonl") if self._exists("tasks.jsonl") else []
-            return {row["task_index"]: row["task"] for row in rows}
-        if not self._exists("tasks.parquet"):
-            return {}
-        table = read_parquet(f"{self.path}/meta/tasks.parquet")
-        text = next(n for n in table.column_names if n != "task_index")  # the index of a data frame, named or not
-        return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist()))
-
-    def _list(self, pattern: str) -> list[str]:
-        return [opened.full_name if "://" in self.path else opened.path
-                for opened in fsspec.open_files(f"{self.path}/meta/{pattern}", "rb")]
+        if self.shared_files:
+            if not self._exists("tasks.parquet"):
+                return {}
+            file = f"{self.path}/meta/tasks.parquet"
+            table = read_parquet(file)
+            texts = [name for name in table.column_names if name != "task_index"]  # the index of a data frame
+            if len(texts) == len(table.column_names) or not texts:
+                raise ValueError(f"{file}: expected task_index and a text, found the columns {table.column_names}")
+            rows = table.select(["task_index", texts[0]]).rename_columns(["task_index", "task"]).to_pylist()
+            shapes.check(rows, shapes.list_of(_TASK), f"{file} row ")
+        else:
+            rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
+        return {row["task_index"]: row["task"] for row in rows}
 
     def _exists(self, name: str) -> bool:
         return files.exists(f"{self.path}/meta/{name}")
 
-    def _json(self, name: str) -> dict:
-        return self._read(files.read_json, name)
+    def _json(self, name: str, rule: shapes.Rule) -> dict:
+        return shapes.check(self._read(files.read_json, name), rule, f"{self.path}/meta/{name}")
 
-    def _json_lines(self, name: str) -> list[dict]:
-        return self._read(files.read_json_lines, name)
+    def _json_lines(self, name: str, rule: shapes.Rule) -> list[dict]:
+        rows = self._read(files.read_json_lines, name)
+        return shapes.check(rows, shapes.list_of(rule), f"{self.path}/meta/{name} row ")
 
     def _read(self, read: Callable, name: str):
         file = f"{self.path}/meta/{name}"
@@ -183,27 +244,5 @@ class Meta:
             raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
 
 
-def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = None) -> pa.Table:
-    """Reads a whole small table; choose: all column names -> those to read. Raises ValueError where that fails."""
-    try:
-        with fsspec.open(file, "rb") as opened:
-            opened = pq.ParquetFile(opened)
-            table = opened.read(choose(opened.schema_arrow.names) if choose else None)
-            table.validate(full=True)  # texts are UTF-8
-            return table
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-
-
 def _without_stats(columns: list[str]) -> list[str]:
     return [name for name in columns if not name.startswith("stats/")]
-
-
-def _with_first_rows(episodes: pa.Table) -> pa.Table:
-    """Adds a column "first_row": the dataset_from_index at which the episode's file begins."""
-    place = np.stack([episodes[f"data/{name}"].to_numpy() for name in ("chunk_index", "file_index")], 1)
-    rows = episodes["dataset_from_index"].to_numpy()
-    _, file = np.unique(place, axis=0, return_inverse=True)
-    firsts = np.full(file.max() + 1, np.iinfo(np.int64).max)
-    np.minimum.at(firsts, file, rows)
-    return episodes.append_column("first_row", pa.array(firsts[file]))

@@ -6,7 +6,6 @@ import itertools
 import struct
 from collections.abc import Sequence
 
-import fsspec
 import numpy as np
 
 from data_pipelines.storage import files
@@ -52,7 +51,7 @@ def _array_record(shard: str, number: int) -> bytes:
 def _tfrecord(shard: str, number: int) -> bytes:
     """Reads one record. The offsets of all records are found once, by going from length to length."""
     name = checked_identity(shard)
-    with fsspec.open(shard, "rb") as opened:
+    with files.opened(shard) as opened:
         offsets = _offsets.get(name)
         if offsets is None:
             offsets = _offsets.put(name, _tfrecord_offsets(opened, shard))

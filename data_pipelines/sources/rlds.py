@@ -12,17 +12,22 @@ import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import fsspec
 import numpy as np
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters, matches
+from data_pipelines.sources.examples import check_classes, parse
+from data_pipelines.sources.filters import EVERYTHING, Filters, matches
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
+from data_pipelines.sources.texts import any_said, text, texts_of
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
+
+_STEPS = "steps/"  # before the names of a step's fields
+_LOST = 2**20  # records of a shard that may be missing from it, each to be reported
 
 
 class RldsSource:
@@ -64,8 +69,7 @@ class RldsSource:
     def _check_folder(self) -> None:
         if files.exists(f"{self.path}/dataset_info.json"):
             return
-        system, root = fsspec.core.url_to_fs(self.path)
-        below = [str(Path(found).parent) for found in sorted(system.glob(f"{root}/**/dataset_info.json"))[:4]]
+        below = [file.rpartition("/")[0] for file in files.below(self.path, "/dataset_info.json")[:4]]
         raise FileNotFoundError(f"dataset {self.name!r}: no TFDS dataset in {self.path} (dataset_info.json is missing)"
                                 + (f"; there is one in {', '.join(below)}" if below else ""))
 
@@ -74,56 +78,68 @@ class RldsSource:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
     @functools.cached_property
-    def _opened(self):
-        """(records as bytes, parser of a record, split info). Raises BadEpisode where the split or a field is missing.
-
-        TFDS could decode steps too, but one by one; parsing whole columns is 20 times faster.
-        """
+    def _opened(self) -> tuple[Records, dict[str, tuple], Any]:
+        """(records as bytes, {field of an episode: its shape and type}, split info). Raises BadEpisode where the split
+        or a field is missing, ValueError where the metadata make no sense."""
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.example_parser import ExampleParserNp
+        from tensorflow_datasets.core.utils import flatten_nest_dict
 
         with _local_metadata(self.path) as folder:
+            if (described := Path(folder) / "features.json").exists():
+                check_classes(files.read_text(str(described)), f"{self.path}/features.json")
             builder = tfds.builder_from_directory(folder)
             if self.split not in builder.info.splits:
                 raise BadEpisode(f"{self.path}: no split {self.split!r}; there are {sorted(builder.info.splits)}")
             layout, info = builder.info.features.get_serialized_info(), builder.info.splits[self.split]
             kind, names = builder.info.file_format.value, sorted(info.filenames)
-        known = sorted(_names(layout["steps"])) if "steps" in layout else []
-        for field in (*self.images.values(), *self.state, *self.action, self.instruction):
-            if field and field not in known:
-                raise BadEpisode(f"{self.path}: no field {field!r}; steps have {known}")
-        metadata = sorted(_names({key: value for key, value in layout.items() if key != "steps"}))
+        fields = {name: (told.shape, told.np_dtype) for name, told in flatten_nest_dict(layout).items()}
+        steps = sorted(name.removeprefix(_STEPS) for name in fields if name.startswith(_STEPS))
+        for field in self._step_fields:
+            if field not in steps:
+                raise BadEpisode(f"{self.path}: no field {field!r}; steps have {steps}")
+        metadata = sorted(name for name in fields if not name.startswith(_STEPS))
         if missing := sorted({*self._where, *self._name_fields} - {*metadata}):
             raise ValueError(f"{self.path}: no field {missing[0]!r}; an episode has {metadata}")
-        records = Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind)
-        return records, ExampleParserNp(layout), info
+        self._check_lengths(names, info.shard_lengths)
+        return Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind), fields, info
+
+    def _check_lengths(self, names: Sequence[str], lengths: Sequence[int]) -> None:
+        """Raises ValueError where a shard is said to hold more records than it has bytes, and more than a torn one
+        may have lost."""
+        sizes = files.sizes(self.path)
+        for name, length in zip(names, lengths):
+            if not 0 <= length <= max(sizes.get(name, 0), _LOST):
+                raise ValueError(f"{self.path}/dataset_info.json: {name} cannot hold {length} records")
+
+    @property
+    def _step_fields(self) -> list[str]:
+        """The fields of a step that are read."""
+        return [field for field in (*self.images.values(), *self.state, *self.action, self.instruction) if field]
 
     @property
     def _name_fields(self) -> list[str]:
         """The fields that an episode's name in a keep file is made of."""
         return [field for _, field, *_ in string.Formatter().parse(self._name) if field] if self.filters.keep else []
 
-    def _example(self, index: int) -> dict:
-        """The fields of an episode; those of its steps stand under "steps", each with the steps on the leading axis.
-        Pictures are encoded."""
+    def _example(self, index: int, metadata: Sequence[str] = ()) -> tuple[dict[str, np.ndarray], int]:
+        """({field: values} of an episode's steps and metadata, number of steps); a field of the steps has them on its
+        leading axis. Raises BadEpisode where one is missing, or has fewer steps than another."""
         from google.protobuf.message import DecodeError
 
-        records, parser, _ = self._opened
+        records, known, _ = self._opened
+        names = {field: _STEPS + field for field in self._step_fields or [_plainest(known)]}
         try:
-            example = parser.parse_example(records[index])
-            self._check(example["steps"])
+            found = parse(records[index], {name: known[name] for name in (*names.values(), *metadata)})
+            columns = {field: found[name] for field, name in names.items()}
+            length = len(next(iter(columns.values())))
+            for field, rows in columns.items():
+                if len(rows) != length:
+                    raise ValueError(f"{field!r} has shape {rows.shape} in {length} steps")
         except BadEpisode as error:
             raise BadEpisode(f"{self._place(index)}: {error}") from error
         except (DecodeError, RuntimeError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise BadEpisode(f"{self._place(index)}: the record cannot be read: {error}") from error
-        return example
-
-    def _check(self, steps: dict) -> None:
-        """Raises ValueError where a field is missing from the record, or has fewer steps than another."""
-        length = len(_first_column(steps))
-        for field in (*self.images.values(), *self.state, *self.action, self.instruction):
-            if field and np.shape(_field(steps, field))[:1] != (length,):
-                raise ValueError(f"{field!r} has shape {np.shape(_field(steps, field))} in {length} steps")
+        return columns | {name: found[name] for name in metadata}, length
 
     def _place(self, index: int) -> str:
         return f"{self.path} split {self.split} episode {index}"
@@ -131,8 +147,7 @@ class RldsSource:
     def lengths(self) -> np.ndarray:
         """The steps of each episode, int64 [episodes]. Every record is read once; then PATH/lengths-SPLIT.json holds
         the answer."""
-        # An unreadable record counts as one step, so that it is drawn and reported instead of forgotten.
-        return np.maximum(np.array(self._scan()["length"], np.int64), 1)
+        return _shown(self._scan()["length"])
 
     def kept(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says. Reads what `lengths` reads."""
@@ -142,43 +157,47 @@ class RldsSource:
         for field, wanted in self._where.items():
             chosen &= [matches(found, wanted) for found in scanned[field]]
         if self.filters.described:
-            chosen &= [text not in NO_INSTRUCTION for text in scanned["instruction"]]
+            chosen &= [bool(said) for said in scanned["described"]]
         names = (self._name.format_map({field: scanned[field][i] for field in self._name_fields}) or str(i)
                  for i in range(len(lengths)))
-        return self.filters.stretches(np.maximum(lengths, 1), chosen | (lengths == 0), names)
+        return self.filters.stretches(_shown(lengths), chosen | (lengths < 0), names)
 
     def _scan(self) -> dict[str, list]:
         """{"length": [...]} of all episodes, and {field: [...]} of what filters ask for; an unreadable episode has
-        length 0."""
+        length -1."""
         if self._scanned is None:
             fields = {*self._where, *self._name_fields}
             if self.filters.described:
-                fields.add("instruction")
+                fields.add("described")
             file, info = f"{self.path}/lengths-{self.split}.json", self._opened[2]
             key = {"shard_lengths": list(info.shard_lengths), "num_bytes": info.num_bytes,
                    "instruction": self.instruction}
             kept = files.read_json(file) if files.exists(file) else {}
             known = kept.get("episodes", {}) if {name: kept.get(name) for name in key} == key else {}
             if not {"length", *fields} <= known.keys():
-                wanted = sorted({*fields, *known} - {"length"})
+                wanted = sorted({*fields, *known} - {"length", "instruction"})  # the last is of former versions
                 rows = [self._metadata(i, wanted) for i in range(len(self))]
                 known = {name: [row[name] for row in rows] for name in ("length", *wanted)}
-                if all(known["length"]):
+                if all(length >= 0 for length in known["length"]):
                     _write_lengths(file, json.dumps({**key, "episodes": known}))
             self._scanned = known
         return self._scanned
 
     def _metadata(self, index: int, fields: Sequence[str]) -> dict:
         """The length of an episode and those fields of it."""
+        metadata = [field for field in fields if field != "described"]
         try:
-            example = self._example(index)
+            found, length = self._example(index, metadata)
+            row = {field: _plain(found[field]) for field in metadata}
+            if "described" in fields:
+                row["described"] = any_said(said for _, said in self._texts(found, length, ""))
         except BadEpisode:
-            return {"length": 0} | dict.fromkeys(fields)
-        found = {field: _plain(_field(example, field)) for field in fields if field != "instruction"}
-        if "instruction" in fields:
-            texts = _field(example["steps"], self.instruction) if self.instruction else [""]
-            found["instruction"] = _plain(texts[0]) if len(texts) else ""
-        return {"length": len(_first_column(example["steps"])), **found}
+            return {"length": -1} | dict.fromkeys(fields)
+        return {"length": length, **row}
+
+    def _texts(self, columns: dict[str, np.ndarray], length: int, where: str) -> tuple:
+        """What `Episode.instructions` holds."""
+        return texts_of(columns[self.instruction], text, where) if self.instruction and length else ((0, ""),)
 
     def rates(self) -> np.ndarray:
         """The steps per second of each episode, float64 [episodes]."""
@@ -188,14 +207,29 @@ class RldsSource:
         return len(self._opened[0])
 
     def __getitem__(self, index: int) -> Episode:
-        steps, where = self._example(index)["steps"], self._place(index)
-        encoded = {view: _field(steps, field) for view, field in self.images.items()}
-        length = len(_first_column(steps))
-        text = _field(steps, self.instruction)[0] if self.instruction and length else ""
+        where = self._place(index)
+        columns, length = self._example(index)
+        if not length:
+            raise BadEpisode(f"{where} has no steps")
+        texts = self._texts(columns, length, where)
         return Episode(
-            dataset=self.name, index=index, length=length, rate=self.rate, instruction=_text(text, where),
-            state=_numbers(steps, self.state, where), action=_numbers(steps, self.action, where),
-            read_frames=functools.partial(pictures.read, encoded, self.images, where))
+            dataset=self.name, index=index, length=length, rate=self.rate, instruction=texts[0][1], instructions=texts,
+            state=_numbers(columns, self.state, where), action=_numbers(columns, self.action, where),
+            read_frames=functools.partial(pictures.read, {view: columns[field] for view, field in self.images.items()},
+                                          self.images, where))
+
+
+def _shown(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Lengths, int64; an unreadable record counts as one step, so that it is drawn and reported, not forgotten."""
+    return np.abs(np.array(lengths, np.int64))
+
+
+def _plainest(fields: dict[str, tuple]) -> str:
+    """The field of a step that takes least to read, without its prefix."""
+    steps = {name: shape for name, (shape, _) in fields.items() if name.startswith(_STEPS)}
+    if not steps:
+        raise BadEpisode("an episode has no steps")
+    return min(steps, key=lambda name: (len(steps[name]), name)).removeprefix(_STEPS)
 
 
 def _local_metadata(path: str):
@@ -218,17 +252,12 @@ def _write_lengths(file: str, text: str) -> None:
         logging.warning("%s cannot be kept (%s): every run reads all records to find episode lengths", file, error)
 
 
-def _plain(value):
-    """A scalar of the metadata as JSON has it; a text that is not UTF-8 is written as Python shows it."""
-    value = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+def _plain(value: np.ndarray):
+    """A value of the metadata as JSON has it; a text that is not UTF-8 is written as Python shows it."""
+    value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(np.array(each, object)) for each in value]
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
-def _text(value, where: str) -> str:
-    try:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
-        raise BadEpisode(f"{where}: the instruction is not UTF-8: {error}") from error
 
 
 def _as_fields(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -236,35 +265,13 @@ def _as_fields(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) and value else tuple(value)
 
 
-def _field(steps: dict, field: str):
-    """The value at "a/b" of nested fields."""
-    value = steps
-    for key in field.split("/"):
-        value = value[key]
-    return value
-
-
-def _names(steps: dict, prefix: str = "") -> list[str]:
-    """The names "a/b" of all nested fields."""
-    found = []
-    for key, value in steps.items():
-        found += _names(value, f"{prefix}{key}/") if isinstance(value, dict) else [prefix + key]
-    return found
-
-
-def _first_column(steps: dict):
-    return _field(steps, _names(steps)[0])
-
-
-def _numbers(steps: dict, fields: Sequence[str], where: str) -> np.ndarray | None:
-    """Numeric fields side by side, float32 [length, dims]. Raises BadEpisode where a number is not finite."""
+def _numbers(columns: dict[str, np.ndarray], fields: Sequence[str], where: str) -> np.ndarray | None:
+    """Numeric fields side by side, float32 [length, dims]."""
     parts = []
     for field in fields:
-        rows = np.asarray(_field(steps, field), np.float32)
-        rows = rows.reshape(len(rows), -1)
-        bad = np.argwhere(~np.isfinite(rows))
-        if len(bad):
-            step, dim = bad[0]
-            raise BadEpisode(f"{where} step {step}: {field}[{dim}] is {rows[step, dim]}")
-        parts.append(rows)
+        try:
+            rows = columns[field].astype(np.float32)
+        except (ValueError, TypeError) as error:
+            raise BadEpisode(f"{where}: {field} does not hold numbers: {error}") from error
+        parts.append(rows.reshape(len(rows), -1))
     return np.concatenate(parts, 1) if parts else None

@@ -1,20 +1,23 @@
 """Action-free clips: video files with captions, read by the time stamps of their frames."""
 
+import concurrent.futures
 import functools
+import logging
 from pathlib import PurePosixPath
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.filters import EVERYTHING, NO_INSTRUCTION, Filters
+from data_pipelines.sources.filters import EVERYTHING, Filters
+from data_pipelines.sources.texts import any_said
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import reading as video
 
-_SUFFIXES = (".mp4", ".webm", ".mkv")
+_SUFFIXES = (".mp4", ".webm", ".mkv")  # in small letters or capitals
+_OTHER_VIDEOS = (".mov", ".m4v", ".avi", ".ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")  # left out, and said
 _LISTS = (".jsonl", ".parquet")
 
 
@@ -40,13 +43,17 @@ class VideoFilesSource:
             there, listed = [], read_list(self.path)
         else:
             self._folder, captions = self.path, f"{self.path}/captions.jsonl"
-            there = [file.rpartition("/")[2] for file in files.listed(self.path) if file.endswith(_SUFFIXES)]
+            names = [file.rpartition("/")[2] for file in files.listed(self.path)]
+            there = [name for name in names if name.lower().endswith(_SUFFIXES)]
+            if others := [name for name in names if name.lower().endswith(_OTHER_VIDEOS)]:
+                logging.warning("dataset %r: %d videos that are no %s are left out, as %s: name them in a list",
+                                name, len(others), ", ".join(_SUFFIXES), others[0])
             listed = read_list(captions) if files.exists(captions) else {}
         # A captioned clip that is not there counts as an episode, so that it is reported instead of forgotten.
         self._names, self._captions = sorted({*there, *listed}), listed
         if not self._names:
             raise FileNotFoundError(f"dataset {name!r}: no {', '.join(_SUFFIXES)} file in {path}")
-        self._headers: tuple[np.ndarray, np.ndarray] | None = None
+        self._tables: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def files(self) -> list[str]:
@@ -54,32 +61,27 @@ class VideoFilesSource:
         return [f"{self._folder}/{name}" for name in self._names]
 
     def lengths(self) -> np.ndarray:
-        """The frames of each clip, int64 [clips], as the containers say; 1 for an unreadable file, which fails when it
-        is drawn."""
-        return self._read_headers()[0]
+        """The frames of each clip that a player shows, int64 [clips]: all packets are listed, none is decoded. 1 for an
+        unreadable file, which fails when it is drawn."""
+        return self._read_tables()[0]
 
     def rates(self) -> np.ndarray:
         """The frames per second of each clip, float64 [clips]."""
-        return self._read_headers()[1]
+        return self._read_tables()[1]
 
     def kept(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says; a keep file names clips as captions do."""
         chosen = np.ones(len(self), np.bool_)
         if self.filters.described:
-            chosen &= [self._captions.get(name, "") not in NO_INSTRUCTION for name in self._names]
+            chosen &= [any_said([self._captions.get(name, "")]) for name in self._names]
         return self.filters.stretches(self.lengths(), chosen, self._names)
 
-    def _read_headers(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._headers is None:
-            found = []
-            for file in self.files:
-                try:
-                    found.append(_header(file))
-                except BadEpisode:
-                    found.append((1, 1.0))
-            lengths, rates = zip(*found)
-            self._headers = np.array(lengths, np.int64), np.array(rates)
-        return self._headers
+    def _read_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._tables is None:
+            with concurrent.futures.ThreadPoolExecutor(16) as threads:
+                lengths, rates = zip(*threads.map(_length_or_one, self.files))
+            self._tables = np.array(lengths, np.int64), np.array(rates)
+        return self._tables
 
     def __len__(self) -> int:
         return len(self._names)
@@ -87,7 +89,7 @@ class VideoFilesSource:
     def __getitem__(self, index: int) -> Episode:
         name = self._names[index]
         file = f"{self._folder}/{name}"
-        length, rate = _header(file)
+        length, rate = _length(file)
         return Episode(dataset=self.name, index=index, length=length, rate=rate,
                        instruction=self._captions.get(name, ""), state=None, action=None,
                        read_frames=functools.partial(_read_frames, file, self.view, rate))
@@ -98,7 +100,7 @@ def read_list(file: str) -> dict[str, str]:
     or leads out of its folder."""
     if file.endswith(".parquet"):
         try:
-            with fsspec.open(file, "rb") as opened:
+            with files.opened(file) as opened:
                 rows = pq.read_table(opened, columns=["file", "caption"]).to_pylist()
         except (pa.ArrowException, KeyError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
@@ -110,22 +112,34 @@ def read_list(file: str) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(caption or "", str):
             raise ValueError(f"{file} row {number}: expected texts \"file\" and \"caption\", found {str(row)[:80]}")
         place = PurePosixPath(name.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or ":" in name:
+        if place.is_absolute() or ".." in place.parts or "://" in name:
             raise ValueError(f"{file} row {number}: {name!r} leads out of the folder")
         found[str(place)] = caption or ""
     return found
 
 
-def _header(file: str) -> tuple[int, float]:
-    """The (frames, frames per second) of a clip from its container. Raises BadEpisode where that does not say."""
-    opened = video.VideoReader(file)
-    frames, rate = opened.header
-    opened.close()
-    if not frames or not rate:
-        raise BadEpisode(f"{file}: the container tells {frames} frames at {rate} frames per second")
-    return frames, rate
+def _length(file: str) -> tuple[int, float]:
+    """The (frames, frames per second) of a clip. Raises BadEpisode where it cannot be read or all is at one time."""
+    with video.reader(file) as (opened, table):
+        rate = table.rate(float(opened.stream.average_rate or 0))
+        if not rate:
+            raise BadEpisode(f"{file}: {len(table.order)} frames at one time: they have no rate")
+        return len(table.order) + table.lost, rate
+
+
+def _length_or_one(file: str) -> tuple[int, float]:
+    try:
+        return _length(file)
+    except BadEpisode:
+        return 1, 1.0
 
 
 def _read_frames(file: str, view: str, rate: float, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Decodes the asked frames alone: view -> uint8 [n, H, W, 3]."""
-    return {view: video.read_at(file, np.asarray(indices) / rate, within=1.0)}
+    def choose(table: video.PacketTable) -> np.ndarray:
+        if (last := int(np.max(indices))) >= len(table.order):
+            raise BadEpisode(f"{file}: cannot be decoded: frame {last} of {len(table.order) + table.lost} is not "
+                             f"there; the file is cut short")
+        return table.nearest(np.asarray(indices) / rate)
+
+    return {view: video.read(file, choose)}

@@ -4,13 +4,19 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import fsspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 
 def is_remote(file: str) -> bool:
@@ -18,9 +24,19 @@ def is_remote(file: str) -> bool:
     return "://" in file
 
 
+def system_of(file: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The (file system, path in it). A local path is taken as it is: colons and brackets in it mean nothing."""
+    return fsspec.core.url_to_fs(file) if is_remote(file) else (fsspec.filesystem("file"), os.path.abspath(file))
+
+
+def opened(file: str) -> IO[bytes]:
+    """Opens a file for reading. Raises OSError."""
+    return fsspec.open(file, "rb").open() if is_remote(file) else open(file, "rb")
+
+
 def exists(file: str) -> bool:
     """True for a file or folder that is there, even where another process made it a moment ago."""
-    system, path = fsspec.core.url_to_fs(file)
+    system, path = system_of(file)
     system.invalidate_cache()
     return system.exists(path)
 
@@ -36,9 +52,16 @@ def listed(folder: str) -> list[str]:
     return []
 
 
+def below(folder: str, suffix: str) -> list[str]:
+    """The files in a folder, or in one inside it, whose names end so; sorted; empty without the folder."""
+    system, path = system_of(folder)
+    found = [file for file in system.find(path) if file.endswith(suffix)]
+    return sorted(map(system.unstrip_protocol, found) if is_remote(folder) else found)
+
+
 def sizes(folder: str) -> dict[str, int]:
     """{name: bytes} of the files right inside a folder, by one listing; empty without the folder."""
-    system, path = fsspec.core.url_to_fs(folder)
+    system, path = system_of(folder)
     with contextlib.suppress(FileNotFoundError):
         return {os.path.basename(entry["name"]): entry["size"] for entry in system.ls(path, detail=True, refresh=True)
                 if entry["type"] != "directory"}
@@ -47,37 +70,35 @@ def sizes(folder: str) -> dict[str, int]:
 
 def read_bytes(file: str) -> bytes:
     """The content of a file. Raises OSError where it cannot be read."""
-    with fsspec.open(file, "rb") as opened:
-        return opened.read()
+    with opened(file) as content:
+        return content.read()
 
 
 def read_text(file: str) -> str:
     """The content of a file as text. Raises OSError where it cannot be read, ValueError where it is not UTF-8."""
     try:
-        return read_bytes(file).decode("utf-8")
+        return read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8: {error}") from error
 
 
 def read_json(file: str):
     """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it is not JSON."""
-    try:
-        return json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    return parse_json(read_text(file), file)
 
 
 def read_json_lines(file: str) -> list:
     """The values of a file with one on every line that is not empty; raises as `read_json`, naming the line."""
-    values = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} line {number} is not JSON: {error}") from error
-    return values
+    lines = enumerate(read_text(file).split("\n"), 1)  # other ends of a line may stand inside a text
+    return [parse_json(line, f"{file} line {number}") for number, line in lines if line.strip()]
+
+
+def parse_json(text: str, where: str):
+    """The value that a JSON text stands for. Raises ValueError, which names `where`, if it stands for none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
 
 
 @contextlib.contextmanager
@@ -92,7 +113,8 @@ def new_file(file: str) -> Iterator[str]:
             system.put_file(local, path)  # a store shows an object only when it is whole
         return
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(f"{file}.partial-{os.getpid()}")
+    partial = Path(f"{file}.partial-{secrets.token_hex(8)}")  # a process id is 1 in every container
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
         yield str(partial)
         partial.replace(file)
@@ -100,10 +122,24 @@ def new_file(file: str) -> Iterator[str]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes(file: str, data: bytes) -> None:
+    """Writes a file as `new_file` does."""
+    with new_file(file) as path:
+        Path(path).write_bytes(data)
+
+
 def write_text(file: str, text: str) -> None:
     """Writes a text file as `new_file` does."""
+    write_bytes(file, text.encode())
+
+
+def write_tensors(file: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file as `new_file` does."""
     with new_file(file) as path:
-        Path(path).write_text(text, "utf-8")
+        try:
+            save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def write_json(file: str, value) -> None:
@@ -125,9 +161,8 @@ def local_copy(file: str, version: str = "") -> str:
         return file
     system, path = fsspec.core.url_to_fs(file)
     name = f"{hashlib.sha256(file.encode()).hexdigest()[:16]}-{version or system.size(path)}-{os.path.basename(path)}"
-    copy = Path(tempfile.gettempdir()) / "wamax-copies" / name
+    copy = _own_folder() / name
     if not copy.is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
         _make_room(copy.parent, system.size(path), file)
         handle, partial = tempfile.mkstemp(dir=copy.parent)
         os.close(handle)
@@ -138,6 +173,16 @@ def local_copy(file: str, version: str = "") -> str:
     with contextlib.suppress(FileNotFoundError):
         os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))  # used now, and not changed
     return str(copy)
+
+
+def _own_folder() -> Path:
+    """The folder of this user's copies. Raises OSError where somebody else made what has its name."""
+    folder = Path(tempfile.gettempdir()) / f"wamax-copies-{os.getuid()}"
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError(f"{folder} is a link or another user's: remove it, or set TMPDIR to a folder of your own")
+    return folder
 
 
 def _make_room(folder: Path, needed: int, file: str) -> None:

@@ -36,8 +36,8 @@ OPEN_LOOP = Measurement("evaluation.json", "launch.evaluate", [], {
 
 def _gain(video: dict) -> float | None:
     """Subtracts two PSNRs; None where the family imagines no video, or one of them is infinite."""
-    ours, copy = video.get("video_psnr_db"), video.get("copy_last_psnr_db")
-    return None if ours is None or copy is None else ours - copy
+    model, copy = video.get("video_psnr_db"), video.get("copy_last_psnr_db")
+    return None if model is None or copy is None else model - copy
 
 
 def rollout(name: str, options: list[str]) -> Measurement:
@@ -46,17 +46,20 @@ def rollout(name: str, options: list[str]) -> Measurement:
                        {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]})
 
 
-def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int],
-            out: Path) -> list[dict]:
-    """Makes a row per variant: each metric's mean and interval over the seeds that have finished, and cost."""
+def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], finished: dict[str, list[Path]],
+            failed: dict[str, list[str]]) -> list[dict]:
+    """Makes a row per variant: each metric's mean and interval over the runs that have finished, and cost.
+
+    finished: directories of a variant's whole runs; failed: a sentence for each run that ended with an error.
+    """
     metrics = dict.fromkeys(metric for each in measured.values() for m in each for metric in m.metrics)
     rows = []
     for name, facts in checked.items():
-        paths = [out / name / f"seed_{seed}" for seed in seeds]
-        finished = [path for path in paths if all((path / m.file).exists() for m in measured[name])]
-        row = {"variant": name, "seeds": len(finished), **facts, "seconds": sum(map(_seconds, finished)), **metrics}
+        runs = finished.get(name, [])
+        row = {"variant": name, "seeds": len(runs), "failed": failed.get(name, []), **facts,
+               "seconds": sum(map(_seconds, runs)), **metrics}
         for m in measured[name]:
-            found = [json.loads((path / m.file).read_text()) for path in finished]
+            found = [json.loads((path / m.file).read_text()) for path in runs]
             row |= {metric: interval([value for each in found if (value := read(each)) is not None])
                     for metric, read in m.metrics.items()}
         rows.append(row)
@@ -100,9 +103,11 @@ def table(rows: list[dict]) -> str:
              "|---" * (4 + 2 * len(metrics)) + "|"]
     for row in rows:
         cells = [f"{_text(row[m])} | {_text(row['difference'][m], '+')}" for m in metrics]
-        lines.append(f"| {row['variant']} | {row['seeds']} | {' | '.join(cells)} | {row['flops'] / 1e15:.2g} | "
+        count = f"{row['seeds']}" + (f", {len(row['failed'])} failed" if row["failed"] else "")
+        lines.append(f"| {row['variant']} | {count} | {' | '.join(cells)} | {row['flops'] / 1e15:.2g} | "
                      f"{row['seconds']:.0f} |")
-    return "\n".join(lines) + "\n"
+    lines += ["", *(f"Failed: {row['variant']}, {each}" for row in rows for each in row["failed"])]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _text(found: dict | None, sign: str = "") -> str:

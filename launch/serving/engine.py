@@ -27,6 +27,11 @@ class Request(NamedTuple):
     text: tuple[np.ndarray, int] | None  # tokens of the prompt, for block 1
     key: tuple[int, int]  # (episode, chunk): what the noise is drawn from, beside the seed
     in_flight: np.ndarray  # [k, action dims], robot units: actions after the last frame that will be executed anyhow
+    # Of the session's chunk before, for safety.Guard:
+    last: np.ndarray | None = None  # [action dims], its last command
+    executed: bool = False  # whether the robot is known to have come to that one
+    held: bool = False
+    done: np.ndarray | None = None  # [actions_per_block, action dims], as executed; None: as they were answered
 
 
 class Answer(NamedTuple):
@@ -36,6 +41,7 @@ class Answer(NamedTuple):
     gap: float | None  # root mean square between the latents imagined for the last block and those observed
     latents: np.ndarray | None  # float32 [frames_per_block, h, w, C]: the imagined next block, where one is imagined
     interventions: dict[str, int]  # numbers that safety.Guard has changed, by kind
+    held: bool = False  # whether the robot is held
 
 
 class ModelError(RuntimeError):
@@ -142,8 +148,8 @@ class Engine:
             return {view: np.zeros((count, layout.height, layout.width, 3), np.uint8)
                     for view in self.embodiment.views}
 
-        low = np.asarray(self.robot.statistics["state"]["mean"])
-        first = Request(0, 1, zeros(1), low, self.tokenize(""), (0, 0),
+        state = self.robot.statistics["state"]["mean"] if self.embodiment.state else []
+        first = Request(0, 1, zeros(1), np.asarray(state, float), self.tokenize(""), (0, 0),
                         np.zeros((0, len(self.embodiment.action))))
         later = first._replace(block=2, views=zeros(self.block_frames))
         for size in self.policy.batch_sizes:
@@ -177,8 +183,9 @@ class Engine:
         self.policy.start(_sessions(requests), self._pictures(requests), np.stack(ids), np.int32(lengths))
 
     def _observe(self, requests: list[Request]) -> list[float | None]:
-        # A block's frames say that the whole chunk was executed, as it was answered.
-        executed = np.stack([self._sent.get(r.session, self._nothing) for r in requests])
+        # A block's frames say that the whole chunk was executed, where nobody says otherwise as it was answered.
+        executed = np.stack([self._sent.get(r.session, self._nothing) if r.done is None else
+                             self._predicted(r.done, r.state) for r in requests])
         gaps = self.policy.observe(_sessions(requests), self._pictures(requests), executed,
                                    np.int32([r.block - 1 for r in requests]))
         return [None] * len(requests) if gaps is None else gaps.tolist()
@@ -213,9 +220,12 @@ class Engine:
         commands = self.robot.commands(actions, request.state)
         if not np.isfinite(commands).all():
             return ModelError(f"the model predicted actions that are not finite, in state {request.state.tolist()}")
-        safe = self.guard.check(commands, request.state, gap)
+        on_its_way = len(request.in_flight) > 0
+        safe = self.guard.check(commands, request.state, gap, held=request.held,
+                                executed=request.executed or on_its_way,
+                                last=request.in_flight[0] if on_its_way else request.last)
         self._sent[request.session] = self._predicted(safe.actions, request.state)
-        return Answer(safe.actions, gap, latents, safe.interventions)
+        return Answer(safe.actions, gap, latents, safe.interventions, safe.held)
 
 
 def _sessions(requests: list[Request]) -> np.ndarray:

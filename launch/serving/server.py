@@ -8,20 +8,23 @@ read, sends too much, or goes on against the limits.
 import asyncio
 import contextlib
 import dataclasses
-import hmac
+import math
+import socket
 import ssl
 import time
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.datastructures import Headers
+from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from launch.serving import wire
+from launch.serving.access import Access, Denied
 from launch.serving.engine import Engine, ModelError
+from launch.serving.intake import Budget, Connection, Intake, quiet_logger
 from launch.serving.live import PAGE, Live
-from launch.serving.protocols import BadRequest, Reset
+from launch.serving.protocols import BadRequest, Protocol, Reset, Seen
 from launch.serving.scheduler import Refused, Scheduler
 from launch.serving.sessions import Sessions
 from launch.serving.telemetry import CONTENT_TYPE, Telemetry
@@ -35,6 +38,7 @@ class Sentence(str):
     """A refusal, as text for the client."""
 
 
+PAGES = ("/healthz", "/metrics", "/live.json")  # never a WebSocket
 OUTCOMES = {wire.WireError: "unreadable", BadRequest: "bad_request", Refused: "refused", TooMany: "rate_limited",
             ModelError: "failed"}  # what a message may end in, beside an answer
 
@@ -46,9 +50,11 @@ class Limits:
     connections: int = 128
     sessions_per_connection: int = 8
     queue: int = 64  # requests that wait for the model
-    message_bytes: int = 16 * 2**20
+    message_bytes: int | None = None  # None: what the protocol's largest message takes
+    held_bytes: int = 256 * 2**20  # of messages that are coming or wait, over all connections; four fit in any case
     messages_per_second: float = 50.0  # of a connection, over time
     burst: int = 100  # messages at once
+    pages_per_second: float = 20.0  # live.json and metrics, over all who look
     refusals: int = 200  # in a row, after which a connection is closed
     send_seconds: float = 10.0  # a client that does not read for so long is dropped
     drain_seconds: float = 30.0  # to answer what was taken, after SIGTERM
@@ -57,10 +63,12 @@ class Limits:
 class Server:
     """A policy behind a port."""
 
-    def __init__(self, engine: Engine, protocol, limits: Limits, *, token: str | None = None,
-                 tls: ssl.SSLContext | None = None, say=print):
+    def __init__(self, engine: Engine, protocol: Protocol, limits: Limits, *, token: str | None = None,
+                 names: tuple[str, ...] = (), tls: ssl.SSLContext | None = None, say=print):
+        """names: see Access."""
         self.engine, self.protocol, self.limits, self.say = engine, protocol, limits, say
-        self._token, self._tls = token, tls
+        self._access, self._tls = Access(token, names), tls
+        self._pages = Budget(limits.pages_per_second, int(limits.pages_per_second))
         self.telemetry = Telemetry()
         self.sessions = Sessions(engine, per_connection=limits.sessions_per_connection, remembers=protocol.remembers)
         self.live, self._open = Live(engine), 0
@@ -68,13 +76,18 @@ class Server:
         self.telemetry.sessions.set_function(lambda: len(self.sessions))
         self.telemetry.evicted.set_function(lambda: self.sessions.evicted)
 
-    async def run(self, host: str, port: int, stop: asyncio.Event, ready=lambda port: None) -> None:
-        """Serves until `stop` is set, answers what it has taken, and returns. `ready` hears the port."""
+    async def run(self, socket: socket.socket, stop: asyncio.Event, ready=lambda port: None) -> None:
+        """Serves on a bound socket until `stop` is set, answers what it has taken, and returns. `ready` hears the
+        port."""
+        size = self.limits.message_bytes or self.protocol.message_bytes
+        intake = Intake(bytes_held=max(self.limits.held_bytes, 4 * size), connections=self.limits.connections,
+                        frames_per_second=4 * self.limits.messages_per_second, frames_at_once=4 * self.limits.burst,
+                        cut=lambda reason: self.telemetry.cut.labels(reason).inc())
         self.scheduler = Scheduler(self.engine, self.limits.queue, self.telemetry, self.sessions.clear)
         worker = asyncio.create_task(self.scheduler.run())
-        async with serve(self._connection, host, port, process_request=self._http, ssl=self._tls, compression=None,
-                         max_size=self.limits.message_bytes, max_queue=2, ping_interval=20, ping_timeout=20,
-                         close_timeout=5) as server:
+        async with serve(self._connection, sock=socket, process_request=self._http, ssl=self._tls, compression=None,
+                         create_connection=intake.connection, logger=quiet_logger(), max_size=size, max_queue=2,
+                         ping_interval=20, ping_timeout=20, close_timeout=5) as server:
             ready(next(iter(server.sockets)).getsockname()[1])
             await stop.wait()
             self.say("stopping: answering what was asked")
@@ -88,34 +101,43 @@ class Server:
 
     async def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Plain pages, and who may open a WebSocket (None: may)."""
-        if request.path == "/healthz":
-            return self._page(connection, 503, "draining\n") if self.scheduler.draining else \
-                self._page(connection, 200, "ready\n")
-        websocket = request.headers.get("Upgrade", "").lower() == "websocket"
-        if request.path == "/" and not websocket:
-            return self._page(connection, 200, PAGE.read_text(), "text/html; charset=utf-8")
-        if not self._authorised(request.headers):
-            self.telemetry.turned_away.labels("token").inc()
-            return self._page(connection, 401, "a bearer token is needed: Authorization: Bearer TOKEN\n")
-        if request.path == "/metrics":
-            return self._page(connection, 200, self.telemetry.text(), CONTENT_TYPE)
-        if request.path == "/live.json":
-            return self._page(connection, 200, await self._live_json(), "application/json")
-        if not websocket:
-            return self._page(connection, 404, "here are /, /healthz, /metrics, /live.json and a WebSocket\n")
-        if "Origin" in request.headers:  # browsers send it; a page elsewhere must not drive a robot on this host
-            self.telemetry.turned_away.labels("origin").inc()
-            return self._page(connection, 403, "browsers may not connect\n")
-        if self._open >= self.limits.connections:
-            self.telemetry.turned_away.labels("full").inc()
-            return self._page(connection, 503, f"the server is full: {self._open} connections are open\n")
+        try:
+            websocket = request.headers.get("Upgrade", "").lower() == "websocket"
+            if denied := self._denied(request, websocket):
+                self.telemetry.turned_away.labels(denied.reason).inc()
+                return self._page(connection, denied.status, denied.sentence + "\n")
+            return None if websocket and request.path not in PAGES else await self._plain(connection, request.path)
+        except MultipleValuesError as error:
+            return self._page(connection, 400, f"the header {error} comes more than once\n")
+
+    def _denied(self, request: HttpRequest, websocket: bool) -> Denied | None:
+        path, headers = request.path, request.headers
+        if path == "/healthz":
+            return None
+        if denied := self._access.denies_host(headers):
+            return denied
+        if (path != "/" or websocket) and (denied := self._access.denies_token(headers)):
+            return denied
+        if path in PAGES:
+            most = f"{self.limits.pages_per_second:g} pages a second are served"
+            return None if self._pages.take() else Denied(429, "pages", most)
+        if websocket and "Origin" in headers:  # browsers send it; a page elsewhere must not drive a robot on this host
+            return Denied(403, "origin", "browsers may not connect")
+        if websocket and self._open >= self.limits.connections:
+            return Denied(503, "full", f"the server is full: {self._open} connections are open")
         return None
 
-    async def _live_json(self) -> str:
-        shown, imagined = self.live.latest, None
-        if shown is not None and shown.served.answer.latents is not None:
-            imagined = await self.scheduler.on_engine(self.engine.decode, shown.served.answer.latents)
-        return self.live.json(shown, imagined, sessions=len(self.sessions), connections=self._open)
+    async def _plain(self, connection: ServerConnection, path: str) -> Response:
+        if path == "/healthz":
+            return self._page(connection, *((503, "draining\n") if self.scheduler.draining else (200, "ready\n")))
+        if path == "/":
+            return self._page(connection, 200, PAGE.read_text(), "text/html; charset=utf-8")
+        if path == "/metrics":
+            return self._page(connection, 200, self.telemetry.text(), CONTENT_TYPE)
+        if path == "/live.json":
+            text = await self.live.json(sessions=len(self.sessions), connections=self._open)
+            return self._page(connection, 200, text, "application/json")
+        return self._page(connection, 404, "here are /, /healthz, /metrics, /live.json and a WebSocket\n")
 
     def _page(self, connection: ServerConnection, status: int, text: str, kind: str = "text/plain; charset=utf-8"):
         response = connection.respond(status, text)
@@ -123,14 +145,7 @@ class Server:
         response.headers["Content-Type"] = kind
         return response
 
-    def _authorised(self, headers: Headers) -> bool:
-        if self._token is None:
-            return True
-        given = headers.get("Authorization", "")
-        expected = (f"Bearer {self._token}", f"Api-Key {self._token}")  # openpi-client sends the second
-        return any(hmac.compare_digest(given.encode(), one.encode()) for one in expected)
-
-    async def _connection(self, connection: ServerConnection) -> None:
+    async def _connection(self, connection: Connection) -> None:
         self._open += 1
         budget, refused = Budget(self.limits.messages_per_second, self.limits.burst), 0
         try:
@@ -139,6 +154,7 @@ class Server:
                 reply = await self._reply(connection, data, budget)
                 refused = refused + 1 if isinstance(reply, Sentence) else 0
                 await self._send(connection, reply)
+                connection.answered()
                 if refused >= self.limits.refusals:
                     await connection.close(1008, f"{refused} refused messages in a row")
         except ConnectionClosed:
@@ -156,8 +172,11 @@ class Server:
                 raise wire.WireError("a message should be binary (msgpack), found text")
             message = self.protocol.parse(wire.unpack(data))
             if isinstance(message, Reset):
-                self.sessions.end(message.session, connection)
-                outcome, reply = "reset", "reset successful"
+                self.sessions.end(message.session, connection, message.prompt)
+                outcome, reply = "reset", _packed(self.protocol.done())
+            elif isinstance(message, Seen):
+                self.sessions.see(message, connection)
+                outcome, reply = "seen", _packed(self.protocol.done())
             else:
                 outcome, reply = "answered", await self._infer(connection, message)
         except tuple(OUTCOMES) as error:
@@ -172,15 +191,15 @@ class Server:
             served = await self.scheduler.submit(request)
         finally:
             session.busy = False
-        self.sessions.done(session, observation, request.block)
+        self.sessions.done(session, observation, request, served.answer)
         self.live.note(session.name, request, served)
         for kind, count in served.answer.interventions.items():
             self.telemetry.interventions.labels(kind).inc(count)
-        if served.answer.gap is not None:
+        if served.answer.gap is not None and math.isfinite(served.answer.gap):
             self.telemetry.gap.observe(served.answer.gap)
         self.telemetry.seconds.observe(time.monotonic() - began)
         timing = {"queue_ms": served.queue_ms, "infer_ms": served.infer_ms}
-        return wire.pack(self.protocol.answer(served.answer, timing))
+        return wire.pack(self.protocol.answer(served.answer, request, timing))
 
     async def _send(self, connection: ServerConnection, reply: bytes | str) -> None:
         """Drops a client that does not read."""
@@ -193,19 +212,5 @@ class Server:
             raise ConnectionClosed(None, None) from None
 
 
-class Budget:
-    """A token bucket: `burst` at once, `rate` a second over time."""
-
-    def __init__(self, rate: float, burst: int):
-        self.rate, self.burst = rate, burst
-        self._left, self._at = float(burst), time.monotonic()
-
-    def take(self) -> bool:
-        """Whether one more is allowed now."""
-        now = time.monotonic()
-        self._left = min(self.burst, self._left + (now - self._at) * self.rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+def _packed(reply: str | dict) -> bytes | str:
+    return reply if isinstance(reply, str) else wire.pack(reply)

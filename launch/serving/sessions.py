@@ -2,17 +2,29 @@
 
 A session's window goes on block by block with the frames really seen, as in training; one frame alone says nothing of
 what happened since, so it begins a new window. A full window begins again at its last frame, as in the
-server published with arXiv 2602.15922.
+server published with arXiv 2602.15922. What the guard knows of a robot outlives windows, resets and evictions.
 """
 
 import collections
 import dataclasses
+import time
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
-from launch.serving.engine import Engine, Request
-from launch.serving.protocols import BadRequest, Observation
+from launch.serving.engine import Answer, Engine, Request
+from launch.serving.messages import BadRequest, Observation, Seen
+
+LIVE = 60.0  # seconds after its last request in which an open connection's session makes no room for others
+REMEMBERED = 4096  # ended sessions of which the guard's knowledge is kept, the newest
+
+
+class Guarded(NamedTuple):
+    """What the guard is told of a session's chunk before."""
+
+    last: np.ndarray | None = None  # [action dims], its last command
+    held: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,6 +40,9 @@ class Session:
     step: int | None = None  # control step of the last frame, where the client counts
     prompt: str = ""
     busy: bool = False  # a request is on its way
+    used: float = dataclasses.field(default_factory=time.monotonic)  # when a request came last
+    guarded: Guarded = Guarded()
+    seen: Seen | None = None  # what was seen and done since, where the client says so before it asks
     frames: dict = dataclasses.field(default_factory=dict)  # view -> the last frames, where the server keeps them
 
 
@@ -38,46 +53,66 @@ class Sessions:
         """remembers: frames that a session keeps where the protocol leaves that to the server; 0: clients do."""
         self.engine, self.per_connection, self.remembers = engine, per_connection, remembers
         self.opened = self.evicted = 0
-        self.clear()
+        self._table: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._free = list(range(engine.sessions))
+        self._guarded: collections.OrderedDict[str, Guarded] = collections.OrderedDict()  # of ended sessions
+        self._prompts: dict[object, str] = {}  # of connections that said theirs with a reset
 
     def __len__(self) -> int:
         return len(self._table)
 
     def clear(self) -> None:
-        """Forgets everybody."""
-        self._table: collections.OrderedDict[str, Session] = collections.OrderedDict()
-        self._free = list(range(self.engine.sessions))
+        """Ends every session."""
+        for session in list(self._table.values()):
+            self._close(session)
 
     def plan(self, observation: Observation, owner) -> tuple[Session, Request]:
         """The session, now busy, and what the engine is asked. Raises BadRequest; nothing has changed then."""
-        # The prefix keeps a client from naming a connection that has no name of its own.
-        name = f"id:{observation.session}" if observation.session else f"connection:{id(owner)}"
+        name = _name(observation.session, owner)
         session = self._table.get(name)
         self._check_owner(session, observation, owner)
+        observation, done = self._completed(session, observation, owner)
         text = self._tokens(observation.prompt)
         block, views = self._next(session, observation)
         if session is None:
             session = self._open(name, owner)
         self._table.move_to_end(name)
-        session.owner, session.busy = owner, True
+        session.owner, session.busy, session.used = owner, True, time.monotonic()
         if observation.reset:
             session.chunks = 0
+        if observation.release:
+            session.guarded = session.guarded._replace(held=False)
         key = zlib.crc32(name.encode()) if observation.session else session.number, session.chunks
-        return session, Request(session.place, block, views, observation.state, text, key,
-                                observation.in_flight)
+        return session, Request(session.place, block, views, observation.state, text, key, observation.in_flight,
+                                session.guarded.last, self._executed_whole(observation), session.guarded.held, done)
 
-    def done(self, session: Session, observation: Observation, block: int) -> None:
+    def done(self, session: Session, observation: Observation, request: Request, answer: Answer) -> None:
         """The engine has answered."""
-        session.block, session.chunks, session.step = block, session.chunks + 1, observation.step
-        session.prompt = observation.prompt
+        session.block, session.chunks, session.step = request.block, session.chunks + 1, observation.step
+        session.prompt, session.seen = self._prompt(observation, session.owner), None
+        session.guarded = Guarded(answer.actions[-1], answer.held)
         if self.remembers:
             session.frames = self._remembered(session, observation)
 
-    def end(self, name: str | None, owner) -> None:
-        """Ends a connection's session of that name, or all of them. Unknown names have ended already."""
+    def see(self, seen: Seen, owner) -> None:
+        """What was seen and done since the chunk before. Raises BadRequest."""
+        session = self._table.get(_name(seen.session, owner))
+        if session is None or session.owner is not owner or not session.block:
+            raise BadRequest("nothing has been predicted yet: send an observation first")
+        count, length = len(next(iter(seen.views.values()))), self.engine.block_frames
+        if count != length:
+            raise BadRequest(f"found {count} frames: send the {length} of the chunk, every "
+                             f"{self.engine.robot.layout.frame_stride} control steps")
+        session.seen = seen
+
+    def end(self, name: str | None, owner, prompt: str | None = None) -> None:
+        """Ends a connection's session of that name, or all of them. Unknown names have ended already. prompt: of its
+        next ones."""
         for session in [s for s in self._table.values() if s.owner is owner]:
             if name is None or session.name == f"id:{name}":
                 self._close(session)
+        if prompt is not None:
+            self._prompts[owner] = prompt
 
     def leave(self, owner) -> None:
         """A connection has closed: its named sessions wait for another one, until they are evicted."""
@@ -85,6 +120,28 @@ class Sessions:
             session.owner = None
             if not session.name.startswith("id:"):
                 self._close(session)
+        self._guarded.pop(_name(None, owner), None)
+        self._prompts.pop(owner, None)
+
+    def _completed(self, session: Session | None, observation: Observation, owner) -> tuple:
+        """(the observation with what came before it, the actions executed since [n, action dims] or None)."""
+        observation = observation._replace(prompt=self._prompt(observation, owner))
+        if observation.prompt is None:
+            raise BadRequest("no prompt is known: send {'reset': True, 'prompt': ...} first")
+        if not observation.first_only or session is None or not session.block:
+            return observation, None
+        if session.seen is None:
+            raise BadRequest("what was seen and done since the last chunk is missing: send it (compute_kv_cache), then "
+                             "ask for the next one")
+        return observation._replace(views=session.seen.views), session.seen.executed
+
+    def _prompt(self, observation: Observation, owner) -> str | None:
+        return self._prompts.get(owner) if observation.prompt is None else observation.prompt
+
+    def _executed_whole(self, observation: Observation) -> bool:
+        """Whether the frames say that the chunk before was executed to its end."""
+        count = len(next(iter(observation.views.values())))
+        return not self.remembers and not observation.reset and count == self.engine.block_frames
 
     def _check_owner(self, session: Session | None, observation: Observation, owner) -> None:
         if session and session.owner not in (None, owner):
@@ -144,9 +201,11 @@ class Sessions:
         own = [s for s in self._table.values() if s.owner is owner]
         if len(own) >= self.per_connection:
             self._evict(own)  # a connection that floods takes room from nobody but itself
-        elif not self._free:  # those whose connection is gone first
-            self._evict(sorted(self._table.values(), key=lambda session: session.owner is not None))
-        session = Session(name, self._free.pop(), self.opened, owner)
+        elif not self._free:
+            stale = time.monotonic() - LIVE
+            gone = [s for s in self._table.values() if s.owner is None]
+            self._evict([*gone, *own, *(s for s in self._table.values() if s.used < stale)])
+        session = Session(name, self._free.pop(), self.opened, owner, guarded=self._guarded.pop(name, Guarded()))
         self.opened += 1
         self._table[name] = session
         return session
@@ -154,8 +213,7 @@ class Sessions:
     def _evict(self, candidates: list[Session]) -> None:
         idle = next((s for s in candidates if not s.busy), None)
         if idle is None:
-            raise BadRequest(f"the server is full: {len(self)} of {self.engine.sessions} sessions have requests on "
-                             "their way; try again")
+            raise BadRequest(f"the server is full: all {self.engine.sessions} sessions are live; try again later")
         self._close(idle)
         self.evicted += 1
 
@@ -163,3 +221,11 @@ class Sessions:
         if self._table.get(session.name) is session:
             del self._table[session.name]
             self._free.append(session.place)
+            self._guarded[session.name] = session.guarded
+            while len(self._guarded) > REMEMBERED:
+                self._guarded.popitem(last=False)
+
+
+def _name(session: str | None, owner) -> str:
+    """The prefix keeps a client from naming a connection that has no name of its own."""
+    return f"id:{session}" if session else f"connection:{id(owner)}"

@@ -3,6 +3,7 @@
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 
+from launch.serving.intake import CUTS
 from launch.serving.safety import KINDS
 
 LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # seconds
@@ -15,7 +16,7 @@ class Telemetry:
     def __init__(self):
         self._registry = registry = prometheus_client.CollectorRegistry()
         self.requests = Counter("wamax_requests", "messages by what became of them", ["outcome"], registry=registry)
-        for outcome in ("answered", "reset", "bad_request", "unreadable", "refused", "rate_limited", "failed"):
+        for outcome in ("answered", "reset", "seen", "bad_request", "unreadable", "refused", "rate_limited", "failed"):
             self.requests.labels(outcome)
         self.seconds = Histogram("wamax_request_seconds", "from a message to its answer", buckets=LATENCY,
                                  registry=registry)
@@ -25,6 +26,10 @@ class Telemetry:
         self.connections = Gauge("wamax_connections", "open connections", registry=registry)
         self.turned_away = Counter("wamax_turned_away", "connections refused, by reason", ["reason"], registry=registry)
         self.slow = Counter("wamax_slow_clients", "connections dropped because they did not read", registry=registry)
+        self.cut = Counter("wamax_connections_cut", "connections cut for what they sent or did not read, by reason",
+                           ["reason"], registry=registry)
+        for reason in CUTS:
+            self.cut.labels(reason)
         self.sessions = Gauge("wamax_sessions", "sessions that hold a window", registry=registry)
         self.evicted = Gauge("wamax_sessions_evicted", "sessions that made room for others", registry=registry)
         self.lost = Counter("wamax_windows_lost", "times that the model failed and all windows were lost",

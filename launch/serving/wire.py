@@ -1,9 +1,11 @@
 """The wire form: msgpack with numeric numpy arrays, as openpi-client's msgpack_numpy writes and reads it.
 
 An array is a map {b"__ndarray__": true, b"data", b"dtype", b"shape"}, a numpy scalar {b"__npgeneric__": true, b"data",
-b"dtype"}. Dtypes come from a table, sizes are checked before anything is made of them: no objects, no pickle.
+b"dtype"}. Dtypes come from a table, sizes are checked before anything is made of them: no objects, no pickle. A message
+holds at most MAX_CONTAINERS maps and lists of at most MAX_ITEMS each: a hostile one costs no more than its bytes.
 """
 
+import itertools
 import math
 
 import msgpack
@@ -12,6 +14,8 @@ import numpy as np
 DTYPES = {name: np.dtype(name) for name in (
     "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")}
 MAX_DIMENSIONS = 8
+MAX_ITEMS = 256  # of a map or a list
+MAX_CONTAINERS = 1024  # maps and lists of a message, hence its depth too
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 
 
@@ -26,12 +30,21 @@ def pack(message) -> bytes:
 
 def unpack(data: bytes):
     """The inverse. Arrays are read-only views of the message. Raises WireError."""
+    containers = itertools.count(1)
+
+    def counted(value):
+        if next(containers) > MAX_CONTAINERS:
+            raise WireError(f"the message holds more than {MAX_CONTAINERS} maps and lists")
+        return _from_wire(value) if isinstance(value, dict) else value
+
     try:
-        return msgpack.unpackb(data, object_hook=_from_wire, ext_hook=_no_extension, strict_map_key=True)
+        return msgpack.unpackb(data, object_hook=counted, list_hook=counted, ext_hook=_no_extension,
+                               strict_map_key=True, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
     except WireError:
         raise
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise WireError(f"the message is not msgpack: {str(error)[:200] or type(error).__name__}") from error
+        raise WireError(f"the message is not msgpack as it is read here: {str(error)[:200] or type(error).__name__}") \
+            from error
 
 
 def _to_wire(value):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.cache.reader import CacheError, LatentCache
+from data_pipelines.episode import Source
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import Dataset, SampleMaker, index_windows
@@ -93,7 +94,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
         source = cache.source(name, opened) if cache else opened()
         # a recording that two datasets read is on the same side in both
         first = places.setdefault((entry.source, entry.path, entry.get("split", "")), name)
-        training, heldout = split_episodes(first, np.unique(source.kept()[:, 0]), config.data.holdout)
+        training, heldout = split_episodes(first, _chosen(name, source, options), config.data.holdout)
         training = take_share(first, training, entry.get("share", 1.0))
         robot = get_embodiment(entry.embodiment)
         if not robot.action and not experiment.family.imagines_video:
@@ -109,6 +110,16 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
     windows = {dataset.name: len(index_windows(dataset, experiment.layout)) for dataset, _ in parts}
     weights = mixture.weights(config.data.datasets, windows, config.data.size_exponent, _tokens(experiment, parts))
     return [(dataclasses.replace(dataset, weight=weights[dataset.name]), heldout) for dataset, heldout in parts]
+
+
+def _chosen(name: str, source: Source, options: dict) -> np.ndarray:
+    """The recordings of a dataset that its filters leave, int64. Raises ValueError where they leave none."""
+    chosen = np.unique(source.kept()[:, 0])
+    if not len(chosen):
+        filters = {key: options[key] for key in ("successful", "described", "where", "keep") if options.get(key)}
+        raise ValueError(f"dataset {name!r}: {filters} leaves none of its {len(source)} recordings" if filters else
+                         f"dataset {name!r}: none of its {len(source)} recordings has a step")
+    return chosen
 
 
 def _tokens(experiment, parts: list[tuple[Dataset, np.ndarray]]) -> dict[str, float] | None:

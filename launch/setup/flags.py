@@ -10,9 +10,6 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch.setup.experiment import EVALUATION_ONLY
-from world_model.families import all_families
-
 
 def define_config() -> flags.FlagHolder:
     """--config=FILE[:ARG], with --config.KEY=VALUE to override."""
@@ -48,12 +45,13 @@ def sampling(args: flags.FlagValues) -> dict:
 
 def sampler_settings() -> dict[str, tuple[type, list[str]]]:
     """{key of evaluate: (type of its default, families that have it)}; `object` where families differ in the type."""
+    from world_model.families import all_families  # takes a second, and most commands have no sampler
+
     found: dict[str, tuple[type, list[str]]] = {}
     for family in all_families():
         for name, default in family.config.get("evaluate", {}).items():
-            if name not in EVALUATION_ONLY:
-                kind, families = found.get(name, (type(default), []))
-                found[name] = kind if type(default) is kind else object, [*families, family.name]
+            kind, families = found.get(name, (type(default), []))
+            found[name] = kind if type(default) is kind else object, [*families, family.name]
     return found
 
 

@@ -1,9 +1,26 @@
 """What made a result: the config as JSON and the version of this code."""
 
+import hashlib
 import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
+
+from world_model.training.state import flatten
+
+# Sections and keys of a config that change no result, or that a slice chooses for itself.
+NO_RESULT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every", "train.remat")
+
+
+def settings(config: dict) -> dict:
+    """{dotted key: value} of all that a result depends on; config: as JSON."""
+    return {key: value for key, value in flatten(config).items()
+            if not any(f"{key}.".startswith(f"{name}.") for name in NO_RESULT)}
+
+
+def config_hash(config: dict, *more) -> str:
+    """16 hexadecimal digits of what a result depends on: the config's settings, and `more`, JSON values."""
+    return hashlib.sha256(json.dumps([settings(config), *more], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def as_json(config) -> dict:

@@ -38,7 +38,7 @@ RULES: dict[str, Rule] = {
     "layout.height": COUNT, "layout.width": COUNT, "layout.actions_per_block": COUNT,
     "encoders.dtype": DTYPE, "encoders.fit_clips": COUNT,
     "data.size_exponent": between(-math.inf), "data.unit": one_of("windows", "tokens"),
-    "data.statistics_per": one_of("dataset", "embodiment"), "data.holdout": PART, "data.max_bad_fraction": SHARE,
+    "data.statistics_per": one_of("dataset", "embodiment"), "data.holdout": PART,
     "train.steps": COUNT, "train.global_batch_size": COUNT, "train.accumulation": COUNT, "train.compute_dtype": DTYPE,
     "train.remat": one_of("auto", "none", *POLICIES), "train.matmul": one_of(*PRODUCTS),
     "train.init_weights": one_of("average", "raw"), "train.log_every": COUNT,

@@ -79,7 +79,7 @@ class ModelPolicy:
         for run, observation, (session, request), answer in zip(runs, observations, planned, answers, strict=True):
             if isinstance(answer, ModelError):
                 raise answer
-            self.sessions.done(session, observation, request.block)
+            self.sessions.done(session, observation, request, answer)
             session.busy = False
             run.imagined.append((len(run.actions), answer.latents))
             run.interventions.update(answer.interventions)

@@ -98,7 +98,7 @@ def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -
     mine = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
             **{f"config.{key}": value for key, value in _leaves(config)}}
     everyone = _exchange("facts", {"clock": time.time(), **mine}, timeout_seconds)
-    clocks = [theirs.pop("clock") for theirs in everyone]
+    clocks = [host.pop("clock") for host in everyone]
     _check_equal(everyone, "start all with the same config and code")
     apart = max(clocks) - min(clocks)
     if apart > CLOCK_SECONDS:
@@ -122,10 +122,10 @@ def _exchange(name: str, mine: dict, timeout_seconds: int) -> list[dict]:
 
 
 def _check_equal(everyone: list[dict], advice: str) -> None:
-    for index, theirs in enumerate(everyone):
-        for key in sorted(everyone[0].keys() | theirs.keys()):
-            if everyone[0].get(key) != theirs.get(key):
-                raise HostError(f"hosts differ: {key} is {everyone[0].get(key)!r} on host 0 and {theirs.get(key)!r} on "
+    for index, host in enumerate(everyone):
+        for key in sorted(everyone[0].keys() | host.keys()):
+            if everyone[0].get(key) != host.get(key):
+                raise HostError(f"hosts differ: {key} is {everyone[0].get(key)!r} on host 0 and {host.get(key)!r} on "
                                 f"host {index}; {advice}")
 
 

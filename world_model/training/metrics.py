@@ -157,17 +157,16 @@ class Writer:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Drops the lines past `step`, and a line that a kill cut short."""
-    kept = []
-    for line in path.read_text().splitlines():
+    """Cuts the file off before the first line past `step`, or one that a kill cut short."""
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break  # only the last line can be cut, and it is past the last checkpoint
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
-    os.replace(fresh, path)
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept += len(line)
+    os.truncate(path, kept)
 
 
 def progress(step: int, steps: int, record: dict[str, float]) -> str:

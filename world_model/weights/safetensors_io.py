@@ -8,11 +8,13 @@ a reader also takes one file model.safetensors without an index.
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
@@ -30,7 +32,7 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
     target = Path(target)
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} exists and is not empty; give another directory or remove it")
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(8)}")  # a pid is 1 in every container
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -44,12 +46,16 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
           stem: str = "model") -> None:
     """Writes shards of at most `shard_bytes` (a larger tensor gets a shard of its own) and their index.
 
-    Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export.
+    Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export. Raises
+    OSError where a file cannot be written.
     """
     shards, total = [], 0
     for shard in _shards(tensors, shard_bytes):
         name = f"{stem}-{len(shards) + 1:05d}.safetensors"
-        save_file(shard, directory / name, metadata={"format": "pt"})
+        try:
+            save_file(shard, directory / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{directory / name} cannot be written: {error}") from error
         shards.append((name, list(shard)))
         total += sum(x.nbytes for x in shard.values())
     weight_map = {}
@@ -162,10 +168,14 @@ class Weights(Mapping):
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """The shard of every key, as an index file says."""
+    """The shard of every key, as an index file says. Shards lie beside it, under plain names; they may be links."""
     try:
-        return json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        shards = json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
+        for key, name in shards.items():
+            if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
+                raise ValueError(f"{key}: in {name!r}, which is no plain name of a file beside the index")
+        return shards
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
     except ValueError as e:
         raise WeightsError(f"{path}: {e}") from e

@@ -50,8 +50,8 @@ class Inputs:
         raise NotImplementedError
 
     def conditions(self, frozen: dict, example):
-        """What the sampler starts from, for a held-out example."""
-        raise NotImplementedError
+        """What the sampler starts from, for a held-out example: here, what the loss takes."""
+        return example
 
     def store(self, frozen: dict, batch: dict) -> dict[str, jax.Array]:
         """What the encoders make of `stored_from`, bfloat16."""

@@ -20,7 +20,7 @@ STATISTICS = ("max", "min", "mean", "std", "q01", "q99")
 TRANSFORM = "groot.vla.data.transform"
 
 
-class Known(NamedTuple):
+class ReferenceRobot(NamedTuple):
     """A robot's names at the server, and the size of the pictures that its clients send."""
 
     tag: str
@@ -49,18 +49,18 @@ SERVED = ("agibot", "oxe_droid", "gr1_unified", "mecka_hands", "xdof", "yam")
 ALWAYS = {"evaluate.solver": "unipc", "evaluate.solver_steps": 16, "noise.shift": 5.0, "evaluate.guidance": 5.0,
           "evaluate.action_guidance": 1.0, "evaluate.skipping": "8"}
 
-AGIBOT = Known("agibot", 26, {
+AGIBOT = ReferenceRobot("agibot", 26, {
     "left_arm": "left_arm_joint_position", "right_arm": "right_arm_joint_position",
     "left_effector": "left_effector_position", "right_effector": "right_effector_position",
     "head": "head_position", "waist": "waist_position", "velocity": "robot_velocity"})
-YAM = Known("yam", 32, {
+YAM = ReferenceRobot("yam", 32, {
     "top": "top_camera-images-rgb", "left": "left_camera-images-rgb", "right": "right_camera-images-rgb",
     "left_joint": "left_joint_pos", "left_gripper": "left_gripper_pos", "right_joint": "right_joint_pos",
     "right_gripper": "right_gripper_pos"})
-DROID = Known("oxe_droid", 17, {
+DROID = ReferenceRobot("oxe_droid", 17, {
     "joint": "joint_position", "gripper": "gripper_position", "exterior_1": "exterior_image_1_left",
     "exterior_2": "exterior_image_2_left", "wrist": "wrist_image_left"}, (320, 180))
-KNOWN = {"droid": DROID, "agibot_g1": AGIBOT, "yam": YAM}
+REFERENCE_ROBOTS = {"droid": DROID, "agibot_g1": AGIBOT, "yam": YAM}
 RELEASED = "_released"  # ends the names of the robots that stand in slots, and are asked, as the server has it
 
 
@@ -77,7 +77,7 @@ class Robot(NamedTuple):
 
 def robot_of(robot) -> Robot:
     """An embodiment as the server knows it."""
-    known = KNOWN.get(_plain(robot.name), Known(robot.name, robot.id, {}))
+    known = REFERENCE_ROBOTS.get(_plain(robot.name), ReferenceRobot(robot.name, robot.id, {}))
 
     def at_server(name: str) -> str:
         return known.names.get(name, name)
@@ -96,7 +96,7 @@ def differences(embodiments: list, settings: Mapping[str, Any], text: str) -> It
     """Yields, as sentences, what the server does otherwise than these embodiments, settings of the sampler and
     unconditional text say."""
     for robot in map(robot_of, embodiments):
-        name, known = robot.embodiment.name, _plain(robot.embodiment.name) in KNOWN
+        name, known = robot.embodiment.name, _plain(robot.embodiment.name) in REFERENCE_ROBOTS
         if robot.tag not in SERVED:
             yield f"{name}: its server has no such robot; it serves {', '.join(SERVED)}"
         fits = f"; train and export as {_plain(name)}{RELEASED}" if known else ""

@@ -6,7 +6,6 @@ import dataclasses
 import jax
 import numpy as np
 
-from toy_family.spec import ToySpec
 from world_model.batch import batch_spec
 from world_model.families.base.inputs import Fields, Inputs
 
@@ -18,8 +17,6 @@ Example = collections.namedtuple("Example", "views view_mask text_ids text_lengt
 @dataclasses.dataclass(frozen=True)
 class ToyInputs(Inputs):
     """The loss and the sampler take the same."""
-
-    spec: ToySpec
 
     def batch_fields(self) -> Fields:
         spec = self.spec
@@ -35,14 +32,8 @@ class ToyInputs(Inputs):
     def encode(self, frozen: dict, batch: dict) -> Example:
         return Example(*(batch[name] for name in Example._fields))
 
-    def conditions(self, frozen: dict, example: Example) -> Example:
-        return example
-
     def look(self, robot, views: dict[str, np.ndarray]):
         return robot.views({name: frames[-1:] for name, frames in views.items()})  # the newest
 
     def look_shapes(self):
         return tuple(jax.ShapeDtypeStruct(*self.batch_fields()[name]) for name in ("views", "view_mask"))
-
-    def start(self, frozen: dict, pictures, text_ids, text_length) -> Example:
-        return Example(*pictures, text_ids, text_length)

@@ -210,14 +210,14 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
-    ours, weights = read_config(directory), Weights(directory)
+    settings, weights = read_config(directory), Weights(directory)
     with torch.device("meta"):
-        expected = DreamZero(**ours["network"]).state_dict()
-    read = lora_tensors if ours["lora_scale"] else plain_tensors
-    network = load_network(read(weights, expected, ours), ours["network"]).to(dtype)
-    tables = (get_table(ours[name], TABLES) for name in ("visibility", "rollout_visibility"))
-    runtime = Runtime(network.to(device), Layout(**ours["layout"]), *tables, ours["window_frames"])
-    return runtime, ours["rollout"]
+        expected = DreamZero(**settings["network"]).state_dict()
+    read = lora_tensors if settings["lora_scale"] else plain_tensors
+    network = load_network(read(weights, expected, settings), settings["network"]).to(dtype)
+    tables = (get_table(settings[name], TABLES) for name in ("visibility", "rollout_visibility"))
+    runtime = Runtime(network.to(device), Layout(**settings["layout"]), *tables, settings["window_frames"])
+    return runtime, settings["rollout"]
 
 
 def read_config(directory: str | Path) -> dict:
@@ -228,33 +228,33 @@ def read_config(directory: str | Path) -> dict:
     return found["wamax"]
 
 
-def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], settings: dict) -> dict[str, np.ndarray]:
     """All in float32. Raises WeightsError unless names, shapes and dtypes are exactly the network's."""
-    listed = {PREFIX + name: (tuple(x.shape), STORED[ours["dtype"]]) for name, x in expected.items()}
-    weights.check(listed | _zeros(weights, ours))
+    listed = {PREFIX + name: (tuple(x.shape), STORED[settings["dtype"]]) for name, x in expected.items()}
+    weights.check(listed | _zeros(weights, settings))
     return {name: weights[PREFIX + name].astype(np.float32) for name in expected}
 
 
-def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], ours: dict) -> dict[str, np.ndarray]:
+def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], settings: dict) -> dict[str, np.ndarray]:
     """All in float32, adapters merged into the weights that they belong to; as strict."""
-    prefix, stored = PREFIX + LORA_LEVEL, STORED[ours["dtype"]]
+    prefix, stored = PREFIX + LORA_LEVEL, STORED[settings["dtype"]]
     listed = {prefix + name: (tuple(x.shape), stored) for name, x in expected.items()}
     adapted = [key.removesuffix(LORA_A) for key in weights if key.endswith(LORA_A)]
     for linear in adapted:
         rank, weight = weights.headers[linear + LORA_A][0][0], linear.removeprefix(prefix) + ".weight"
         outputs, inputs = expected[weight].shape if weight in expected else (0, 0)
         listed |= {linear + LORA_A: ((rank, inputs), stored), linear + LORA_B: ((outputs, rank), stored)}
-    weights.check(listed | _zeros(weights, ours))
+    weights.check(listed | _zeros(weights, settings))
     tensors = {name: weights[prefix + name].astype(np.float32) for name in expected}
     for linear in adapted:
         a, b = (weights[linear + part].astype(np.float32) for part in (LORA_A, LORA_B))
-        tensors[linear.removeprefix(prefix) + ".weight"] += np.float32(ours["lora_scale"]) * (b @ a)
+        tensors[linear.removeprefix(prefix) + ".weight"] += np.float32(settings["lora_scale"]) * (b @ a)
     return tensors
 
 
-def _zeros(weights: Weights, ours: dict) -> dict:
+def _zeros(weights: Weights, settings: dict) -> dict:
     """Headers of the image branch of zeros that a model without one may be written with."""
-    if ours["network"]["image_dim"]:
+    if settings["network"]["image_dim"]:
         return {}
     return {key: header for key, header in weights.headers.items()
             if re.match(ZERO_IMAGE_BRANCH, key) and not weights[key].any()}

@@ -178,8 +178,8 @@ def released_name(name: str) -> str:
 def load_network(tensors: Mapping[str, np.ndarray], spec: LingBotVASpec) -> Network:
     """A network with `tensors` under the released names, strictly: RuntimeError lists what does not fit."""
     network = make_network(spec)
-    ours = {released_name(name): name for name in network.state_dict()}
-    state = {ours.get(name, name): torch.from_numpy(np.array(x, np.float32)) for name, x in tensors.items()}
+    native = {released_name(name): name for name in network.state_dict()}
+    state = {native.get(name, name): torch.from_numpy(np.array(x, np.float32)) for name, x in tensors.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
