@@ -85,6 +85,7 @@ def tiny(name: str):
         c.layout.update(height=16, width=16, actions_per_block=4)
     elif name == "lingbot_vla":
         c = lingbot_vla_4b.get_config("debug")
+        c.model.views = 3
     else:
         c = tiny_policy.config(arm="debug" if name == "dreamzero" else "lingbot_va_debug")
         with c.unlocked():
@@ -209,7 +210,8 @@ def parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
 def test_it_trains_from_its_latent_cache_on_eight_devices(subject):
     before, after = (parameters(subject.run, step) for step in (1, 2))  # heads that begin at zero have moved in step 1
     assert subject.experiment.config.data.cache and all(np.isfinite(x).all() for x in after.values())
-    assert sum((before[name] != after[name]).any() for name in after) > 0.9 * len(after)
+    trained = [name for name in after if re.search(subject.experiment.config.optimizer.trainable, name)]
+    assert sum((before[name] != after[name]).any() for name in trained) > 0.9 * len(trained) > 0.7 * len(after)
     records = [json.loads(line) for line in (subject.run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2]
     assert all(record["loss"] > 0 and record["grad_norm"] > 0 for record in records)

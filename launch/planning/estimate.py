@@ -23,6 +23,11 @@ class Work(NamedTuple):
     executed: float  # what the program runs
     in_kernels: dict[str, float]  # the share of it inside attention kernels, by kind
 
+    @property
+    def self_attention(self) -> float:
+        """What the model needs in self-attention, of all stacks."""
+        return sum(flops for part, flops in self.by_part.items() if part.endswith("self_attention"))
+
 
 class Traffic(NamedTuple):
     """Bytes that one chip sends in a step."""
@@ -43,7 +48,7 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
         "parameters": parameters, "model_flops_per_sample": sum(work.by_part.values()),
         "model_flops_by_part": work.by_part, "executed_flops_per_sample": work.executed,
         "visible_attention_flops_per_sample":
-            work.by_part["self_attention"] * (FLASH_PRODUCTS / 6 if in_kernels else 1),
+            work.self_attention * (FLASH_PRODUCTS / 6 if in_kernels else 1),
         "kernel_flops_per_sample": in_kernels, "kernel_efficiency": chip.kernel_efficiency or KERNEL_EFFICIENCY,
         "executed_attention_flops_per_sample": program.executed_flops(ATTENTION_SCOPE) * devices / batch,
         **memory_of(compiled.memory_analysis(), chip),

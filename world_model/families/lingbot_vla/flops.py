@@ -21,7 +21,7 @@ def _vision(spec: LingBotVLASpec) -> Parts:
     mergers = 1 + len(spec.vision_taps)
     return {"patch_embedding": frozen((n, spec.patch_values, d)),
             "vision_projections": trained((4 * layers * n, d, d)),
-            "vision_attention": trained((2 * pairs, d, 1)),
+            "vision_self_attention": trained((2 * pairs, d, 1)),
             "vision_mlp": trained((linears * layers * n, d, spec.vision_ffn_dim)),
             "vision_mergers": trained((mergers * tokens, wide, wide), (mergers * tokens, wide, spec.dim))}
 
@@ -33,7 +33,7 @@ def _language(spec: LingBotVLASpec) -> Parts:
     pairs = length * (length + 1) // 2 if spec.prefix == "causal" else length**2
     queries = trained((spec.queries, 2 * d, d)) if spec.query_tokens else []
     return {"language_projections": trained((2 * layers * length, d, inner), (2 * spec.num_layers * length, d, shared)),
-            "language_attention": trained((2 * layers * pairs, inner, 1)),
+            "language_self_attention": trained((2 * layers * pairs, inner, 1)),
             "language_mlp": trained((3 * layers * length, d, spec.ffn_dim)), "queries": queries}
 
 
@@ -62,7 +62,7 @@ def _expert(spec: LingBotVLASpec) -> Parts:
     else:
         width = 3 * spec.expert_ffn_dim
     return {"expert_projections": trained((2 * layers * count, d, inner), (2 * layers * count, d, shared)),
-            "expert_attention": trained((2 * layers * pairs, inner, 1)),
+            "expert_self_attention": trained((2 * layers * pairs, inner, 1)),
             "expert_mlp": trained((layers * count, d, width)),
             "expert_norms": frozen((4 * layers, d, d)),
             "action_embedding": frozen((actions, spec.action_dim, d), (1, spec.state_dim, d))
