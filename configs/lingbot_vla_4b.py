@@ -1,6 +1,6 @@
 """LingBot-VLA 4B as released: Qwen2.5-VL-3B and an action expert (4,197,425,739 parameters in 1,555 tensors).
 
-    python -m launch.import_weights --format=lingbot_vla --from=DIR --config=configs/lingbot_vla_4b.py --workdir=BASE
+    python -m launch.import_weights --format=lingbot_vla --source=DIR --config=configs/lingbot_vla_4b.py --out=BASE
     python -m launch.train --config=configs/lingbot_vla_4b.py --workdir=RUN --config.train.init_from=BASE
     python -m launch.plan --config=configs/lingbot_vla_4b.py --topology=v5p:4x4x4
 

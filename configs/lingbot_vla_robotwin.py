@@ -1,6 +1,6 @@
 """LingBot-VLA on RoboTwin 2.0, as its release was post-trained: 50 clean and 500 randomised episodes a task.
 
-    python -m launch.import_weights --format=lingbot_vla --from=DIR --config=configs/lingbot_vla_4b.py --workdir=BASE
+    python -m launch.import_weights --format=lingbot_vla --source=DIR --config=configs/lingbot_vla_4b.py --out=BASE
     python -m launch.statistics --config=configs/lingbot_vla_robotwin.py --out=statistics.json
     python -m launch.train --config=configs/lingbot_vla_robotwin.py --workdir=RUN --config.train.init_from=BASE
 

@@ -1,8 +1,8 @@
 """LingBot-VLA 2.0, 6B: Qwen3-VL-4B and an expert whose feed-forward layers are mixtures of 32 experts, 4 a token
 (6,226,386,103 values in 1,624 tensors without the teachers' heads).
 
-    python -m launch.import_weights --format=lingbot_vla_v2 --from=DIR --config=configs/lingbot_vla_v2_6b.py \
-        --workdir=BASE
+    python -m launch.import_weights --format=lingbot_vla_v2 --source=DIR --config=configs/lingbot_vla_v2_6b.py \
+        --out=BASE
     python -m launch.train --config=configs/lingbot_vla_v2_6b.py --workdir=RUN --config.train.init_from=BASE
     python -m launch.plan --config=configs/lingbot_vla_v2_6b.py --topology=v5p:4x4x4
 
