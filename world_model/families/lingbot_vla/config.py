@@ -27,8 +27,10 @@ CONFIG: dict[str, dict[str, Any]] = {
         "prompt": "<bos>{}\n",  # around the instruction
         "prefix": "joint",  # joint: its tokens all see each other | causal: each sees those before it
         "view_markers": (),  # ids of the tokens before and after a view's; empty: none
+        "depth_queries": 0,  # of each view, between views and text; they see their view and each other
+        "depth_queries_learned": True,  # False: random for ever, as released
         "query_tokens": 0,  # Q behind the text for the present and Q for the future
-        "query_seeds": 256,  # learned vectors whose averages are a kind's Q query tokens
+        "query_seeds": 256,  # learned vectors whose averages are a kind's queries, or the depth queries
         "actions_see_future": True,  # whether state and actions see the queries for the future
         "teachers": (),  # of current_depth, future_depth, current_video, future_video: whose features batches have
         "teacher_width": 1024,  # of a teacher's features

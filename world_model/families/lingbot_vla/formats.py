@@ -17,8 +17,9 @@ from world_model.weights.safetensors_io import WeightsError
 
 ACTION_PARTS = r"^(expert_|state_embedding|action_|time_fc)"
 EXPERT = InitRule(ACTION_PARTS, "a vision-language model has no actions")
-QUERIES = InitRule(r"^queries\.", "a vision-language model has no query tokens")
+QUERIES = InitRule(r"^queries\.", "a vision-language model has neither query tokens nor heads of teachers")
 ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as nothing")
+DEPTH = InitRule(r"^depth_seeds$", "released depth queries are random and kept in no file")
 TEACHERS = (Component(rf"{PREFIX}depth_align_head\.", "head of a teacher of depth, which training alone reads"),)
 NEXT_WORD = (Component(r"lm_head\.", "head of the next word"),)
 WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; say --format=lingbot_vla, or "
@@ -49,15 +50,15 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 
 def _whole(vision: str, components: tuple[Component, ...] = ()) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (ADAPTERS,), components,
-        mistaken=(other(vision),), check=functools.partial(check, vision),
+        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (DEPTH, ADAPTERS),
+        components, mistaken=(other(vision),), check=functools.partial(check, vision),
         read_statistics=functools.partial(read_statistics, VERSIONS[vision].number))
 
 
 def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("",), (prefix,), table, (EXPERT, QUERIES, ADAPTERS), NEXT_WORD, mistaken=(WHOLE,),
-        check=functools.partial(check_tower, vision))
+        "lingbot_vla", "model", ("",), (prefix,), table, (EXPERT, QUERIES, DEPTH, ADAPTERS), NEXT_WORD,
+        mistaken=(WHOLE,), check=functools.partial(check_tower, vision))
 
 
 IMPORTS = {

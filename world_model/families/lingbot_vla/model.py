@@ -72,6 +72,8 @@ class LingBotVLA(nnx.Module):
         self.language_norm = RMSNorm(wide)  # published; what teachers' heads read is behind it
         if spec.query_tokens:
             self.queries = Queries(spec, rngs)
+        if spec.depth_queries and spec.depth_queries_learned:
+            self.depth_seeds = nnx.Param(jax.random.normal(rngs.params(), (spec.query_seeds, wide)))
         self.expert_blocks = make_stack(spec, "expert", ExpertLayer, spec.num_layers, rngs)
         self.expert_norm = RMSNorm(narrow)
         self.state_embedding = project(spec.state_dim, narrow, rngs)
@@ -117,11 +119,21 @@ class LingBotVLA(nnx.Module):
             first, last = (jnp.broadcast_to(embed[i], (batch, views, 1, spec.dim)) for i in spec.view_markers)
             x = jnp.concatenate([first, x, last], axis=2)
             taps = jnp.pad(taps, ((0, 0),) * 3 + ((1, 1), (0, 0)))
-        x = jnp.concatenate([x.reshape(batch, -1, spec.dim), embed[text_ids]], axis=1)
+        depth = self.depth_queries(batch, x.dtype)
+        x = jnp.concatenate([x.reshape(batch, -1, spec.dim), depth, embed[text_ids]], axis=1)
         if spec.query_tokens:
             x = jnp.concatenate([x, jnp.broadcast_to(self.queries(), (batch, spec.queries, spec.dim))], axis=1)
         taps = taps.reshape(*taps.shape[:2], views * taps.shape[-2], spec.dim)
         return x, jnp.pad(taps, ((0, 0), (0, 0), (0, x.shape[1] - taps.shape[2]), (0, 0)))
+
+    def depth_queries(self, batch: int, dtype):
+        """[B, V x depth queries, D]: averages of groups of seeds, the same for each view."""
+        spec = self.spec
+        if not spec.depth_queries:
+            return jnp.zeros((batch, 0, spec.dim), dtype)
+        seeds = self.depth_seeds[...] if spec.depth_queries_learned else random_seeds(spec)
+        queries = seeds.reshape(spec.depth_queries, -1, spec.dim).mean(axis=1).astype(dtype)
+        return jnp.broadcast_to(jnp.tile(queries, (spec.views, 1)), (batch, spec.views * len(queries), spec.dim))
 
     def velocity(self, seen: Seen, state, actions, time):
         """eps - x0 of noisy actions [B, N, action_dim] at times float32 [B], 1 being noise, with state [B, state_dim]:
@@ -152,6 +164,12 @@ class LingBotVLA(nnx.Module):
 
     def _layer_shapes(self, stack: str) -> dict[str, tuple[int, ...]]:
         return axes.layer_shapes(functional.shapes(LingBotVLA, self.spec), stack)
+
+
+def random_seeds(spec: LingBotVLASpec) -> np.ndarray:
+    """float32 [seeds, D]: those of depth queries that are never learned, the same in every run. The released code draws
+    them anew in each process and keeps them nowhere, so that its own cannot be had."""
+    return np.random.default_rng(0).standard_normal((spec.query_seeds, spec.dim), np.float32)
 
 
 def time_frequencies(count: int) -> np.ndarray:

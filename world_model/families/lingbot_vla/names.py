@@ -2,8 +2,6 @@
 (Robbyant/lingbot-vla-v2 at 36a9bab) the 1624 of the action path and the 84 of query tokens and their teachers' heads.
 The vision-language models are called as in transformers."""
 
-import dataclasses
-
 from world_model.families.lingbot_vla.spec import HEADS
 from world_model.weights.names import Modules, NameTable, OptionalModules, StackTable
 
@@ -102,15 +100,18 @@ QUERY_MODULES: Modules = (
 )
 
 
-def with_expert(parts: tuple[Modules, tuple[StackTable, ...]], mlp: Modules) -> NameTable:
+def with_expert(parts: tuple[Modules, tuple[StackTable, ...]], mlp: Modules, optional: OptionalModules) -> NameTable:
     """A vision-language model and the action expert beside it."""
     modules, stacks = parts
-    return NameTable(ACTION_MODULES + modules, (*stacks, expert(mlp)))
+    return NameTable(ACTION_MODULES + modules, (*stacks, expert(mlp)), (optional,))
 
 
-LINGBOT_VLA = with_expert(qwen2_5(*PREFIXES["qwen2_5"]), tuple((a, b, "matrix") for a, b in GATED_MLP))
-LINGBOT_VLA_2 = dataclasses.replace(with_expert(qwen3(*PREFIXES["qwen3"]), ROUTED_MLP), optional=(
-    OptionalModules("query tokens and teachers' heads", "queries.", QUERY_MODULES, needed=False),))
+LINGBOT_VLA = with_expert(
+    qwen2_5(*PREFIXES["qwen2_5"]), tuple((a, b, "matrix") for a, b in GATED_MLP),
+    OptionalModules("depth queries", "depth_seeds", (("depth_align_embs", "depth_seeds", "array"),), needed=False))
+LINGBOT_VLA_2 = with_expert(
+    qwen3(*PREFIXES["qwen3"]), ROUTED_MLP,
+    OptionalModules("query tokens and teachers' heads", "queries.", QUERY_MODULES, needed=False))
 TABLES = {"qwen2_5": LINGBOT_VLA, "qwen3": LINGBOT_VLA_2}  # by the vision tower's name
 QWEN2_5_VL = NameTable(*qwen2_5("visual.", "model."))
 QWEN3_VL = NameTable(*qwen3("visual.", "language_model."))

@@ -1,7 +1,7 @@
 """The tokens that are looked at before actions: which exist, where they stand, and who sees whom.
 
-The prefix is [views] [text] [queries], the suffix behind it [state] [actions]. A view that is missing and text past its
-length keep their places in the array and are masked. Nobody in the prefix sees the suffix.
+The prefix is [views] [each view's depth queries] [text] [queries], the suffix behind it [state] [actions]. A view that
+is missing and text past its length keep their places in the array and are masked. Nobody in the prefix sees the suffix.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,8 @@ def prefix_tokens(spec: LingBotVLASpec, view_mask, text_length) -> Tokens:
     per_view = spec.view_tokens + len(spec.view_markers)
     words = jnp.arange(spec.text_length) < text_length[:, None]
     queries = jnp.ones((len(view_mask), spec.queries), bool)
-    valid = jnp.concatenate([jnp.repeat(view_mask, per_view, axis=1), words, queries], axis=1)
+    views = (jnp.repeat(view_mask, count, axis=1) for count in (per_view, spec.depth_queries))
+    valid = jnp.concatenate([*views, words, queries], axis=1)
     if not spec.rope_sections:
         return Tokens(valid, (jnp.cumsum(valid, axis=1) - 1)[None])
     return Tokens(valid, jnp.where(valid, _grid_positions(spec, view_mask, words), 1))
@@ -62,10 +63,20 @@ def suffix_positions(prefix: Tokens, count: int):
 
 
 def prefix_mask(spec: LingBotVLASpec, valid):
-    """bool [B, Lp, Lp] (query, key): all that exist see each other, or those before them."""
-    length = valid.shape[1]
-    seen = np.tril(np.ones((length, length), bool)) if spec.prefix == "causal" else np.ones((length, length), bool)
-    return valid[:, :, None] & valid[:, None] & seen
+    """bool [B, Lp, Lp] (query, key): `seen_in_prefix` among the tokens that exist."""
+    return valid[:, :, None] & valid[:, None] & seen_in_prefix(spec)
+
+
+def seen_in_prefix(spec: LingBotVLASpec) -> np.ndarray:
+    """bool [Lp, Lp] (query, key): all tokens, or those before; but a view's depth queries see their view and each other
+    alone, and no other token of the prefix sees them."""
+    seen = np.ones((spec.prefix_tokens,) * 2, bool)
+    if spec.prefix == "causal":
+        return np.tril(seen)
+    view, depth = np.full(len(seen), -1), np.zeros(len(seen), bool)  # a token's view; whether it is a depth query
+    view[:spec.depth_tokens.start] = np.repeat(np.arange(spec.views), spec.depth_tokens.start // spec.views)
+    view[spec.depth_tokens], depth[spec.depth_tokens] = np.repeat(np.arange(spec.views), spec.depth_queries), True
+    return np.where(depth[:, None], view[:, None] == view, ~depth)
 
 
 def suffix_mask(spec: LingBotVLASpec, valid, actions: int):

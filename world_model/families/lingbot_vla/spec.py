@@ -46,6 +46,8 @@ class LingBotVLASpec(Spec):
     vision_taps: tuple[int, ...]
     vision_positions: int
     actions_see_future: bool = True
+    depth_queries: int = 0
+    depth_queries_learned: bool = True
     teachers: tuple[str, ...] = ()
     teacher_width: int = 1024
     teacher_heads: int = 4
@@ -79,9 +81,13 @@ class LingBotVLASpec(Spec):
         if self.query_tokens and self.prefix != "causal":
             raise ValueError(f"model.query_tokens = {self.query_tokens}: they stand behind the text, in a prefix that "
                              "is causal (model.prefix)")
-        if self.query_tokens and self.query_seeds % self.query_tokens:
-            raise ValueError(f"model.query_seeds = {self.query_seeds} does not divide into model.query_tokens = "
-                             f"{self.query_tokens} groups")
+        for name in ("query_tokens", "depth_queries"):
+            if (count := getattr(self, name)) and self.query_seeds % count:
+                raise ValueError(f"model.query_seeds = {self.query_seeds} does not divide into model.{name} = {count} "
+                                 "groups")
+        if self.depth_queries and (self.prefix != "joint" or self.rope_sections):
+            raise ValueError(f"model.depth_queries = {self.depth_queries}: version 1's, in a prefix that is joint "
+                             "(model.prefix) and has its positions on a line (model.rope_sections = ())")
         if unknown := set(self.teachers) - set(HEADS if self.query_tokens else ()):
             raise ValueError(f"model.teachers names {sorted(unknown)[0]!r}: there are {', '.join(HEADS)}, where "
                              f"model.query_tokens (here {self.query_tokens}) is positive")
@@ -136,9 +142,15 @@ class LingBotVLASpec(Spec):
         return 2 * self.query_tokens
 
     @property
+    def depth_tokens(self) -> slice:
+        """Where in the prefix the views' depth queries stand."""
+        start = self.views * (self.view_tokens + len(self.view_markers))
+        return slice(start, start + self.views * self.depth_queries)
+
+    @property
     def prefix_tokens(self) -> int:
         """Tokens before state and actions."""
-        return self.views * (self.view_tokens + len(self.view_markers)) + self.text_length + self.queries
+        return self.depth_tokens.stop + self.text_length + self.queries
 
     @property
     def training_tokens(self) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model import functional
-from world_model.families.lingbot_vla.model import LingBotVLA, time_frequencies
+from world_model.families.lingbot_vla.model import LingBotVLA, random_seeds, time_frequencies
 from world_model.families.lingbot_vla.names import EXPERT, PREFIXES, PUBLISHED_HEADS, TABLES
 from world_model.families.lingbot_vla.queries import KINDS, WHEN
 from world_model.families.lingbot_vla.released_format import PREFIX, read_settings, weights_folder
@@ -68,6 +68,8 @@ class Network(nn.Module):
         self.state_proj, self.action_in_proj = nn.Linear(spec.state_dim, narrow), nn.Linear(spec.action_dim, narrow)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * narrow, narrow), nn.Linear(narrow, narrow)
         self.action_out_proj = nn.Linear(narrow, spec.action_dim)
+        if spec.depth_queries and spec.depth_queries_learned:
+            self.depth_align_embs = nn.Parameter(torch.empty(spec.query_seeds, spec.dim))
         if spec.query_tokens:
             for when in WHEN:
                 for kind in KINDS:
@@ -102,11 +104,20 @@ class Network(nn.Module):
         if spec.view_markers:
             first, last = (embed[i].expand(batch, views, 1, -1) for i in spec.view_markers)
             x, taps = torch.cat([first, x, last], 2), [F.pad(tap, (0, 0, 1, 1)) for tap in taps]
-        x = torch.cat([x.flatten(1, 2), embed[text_ids]], 1)
+        x = torch.cat([x.flatten(1, 2), self.depth_queries(batch), embed[text_ids]], 1)
         if spec.query_tokens:
             x = torch.cat([x, self.queries().expand(batch, -1, -1)], 1)
         taps = [tap.flatten(1, 2) for tap in taps]
         return x, [F.pad(tap, (0, 0, 0, x.shape[1] - tap.shape[1])) for tap in taps]
+
+    def depth_queries(self, batch: int) -> Tensor:
+        """[B, V x depth queries, D]: the same for each view."""
+        spec, weight = self.spec, self.state_proj.weight
+        if not spec.depth_queries:
+            return weight.new_zeros(batch, 0, spec.dim)
+        seeds = (self.depth_align_embs if spec.depth_queries_learned else
+                 torch.from_numpy(random_seeds(spec)).to(weight.device, weight.dtype))
+        return seeds.unflatten(0, (spec.depth_queries, -1)).mean(1).repeat(batch, spec.views, 1)
 
     def queries(self) -> Tensor:
         """[2 Q, D]: query tokens of the present, then of the future."""

@@ -6,7 +6,7 @@ Nothing here is asked of the device, and all of it is made once for a prediction
 import torch
 from torch import Tensor
 
-from world_model.families.lingbot_vla.prefix import frequencies, view_positions
+from world_model.families.lingbot_vla.prefix import frequencies, seen_in_prefix, view_positions
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 
 
@@ -15,7 +15,8 @@ def prefix_tokens(spec: LingBotVLASpec, view_mask: Tensor, text_length: Tensor) 
     device = view_mask.device
     words = torch.arange(spec.text_length, device=device) < text_length[:, None]
     per_view = view_mask.repeat_interleave(spec.view_tokens + len(spec.view_markers), 1)
-    valid = torch.cat([per_view, words, words.new_ones(len(words), spec.queries)], 1)
+    depth = view_mask.repeat_interleave(spec.depth_queries, 1)
+    valid = torch.cat([per_view, depth, words, words.new_ones(len(words), spec.queries)], 1)
     if not spec.rope_sections:
         return valid, (valid.cumsum(1) - 1)[None]
     inside, length = view_positions(spec)
@@ -38,9 +39,7 @@ def suffix_positions(valid: Tensor, positions: Tensor, count: int) -> Tensor:
 def prefix_mask(spec: LingBotVLASpec, valid: Tensor) -> Tensor:
     """bool [B, Lp, Lp] (query, key). Tokens that do not exist see themselves, which nobody reads, as a softmax over
     nothing is no number."""
-    mask = valid[:, :, None] & valid[:, None]
-    if spec.prefix == "causal":
-        mask = mask.tril()
+    mask = valid[:, :, None] & valid[:, None] & torch.from_numpy(seen_in_prefix(spec)).to(valid.device)
     return mask | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
 
 
