@@ -46,8 +46,8 @@ def test_unreadable_recordings_are_told(tmp_path):
     config = lerobot_config.get_config()
     del config.data.datasets["clips"]
     config.data.datasets.discs.path, config.data.max_bad_fraction = str(tmp_path / "v21"), 1.0
+    [maker] = Experiment(config).data().makers()
     for episode in range(4):
-        maker = Experiment(config).data().makers()[0] if not episode else maker
         table_of(tmp_path / "v21", episode).unlink()
         section, fine = check_embodiment.check(maker.dataset, maker, 9)
         assert fine == (episode < 3) and f"Unreadable: {tmp_path}/v21/data/chunk-000/episode_000000.parquet" in section
