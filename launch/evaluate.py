@@ -15,7 +15,6 @@ loss    The training loss, also by noise level, on fresh draws.
 import dataclasses
 import functools
 import json
-import sys
 from pathlib import Path
 
 import jax
@@ -170,11 +169,8 @@ def _number(value: float | None) -> str:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        evaluation, arrays = evaluate(restore(args.workdir, args.step))
-        write(Path(args.out or args.workdir), evaluation, arrays)
-    except (CheckpointError, ValueError, OSError) as error:
-        sys.exit(f"evaluate: {error}")
+    evaluation, arrays = evaluate(restore(args.workdir, args.step))
+    write(Path(args.out or args.workdir), evaluation, arrays)
     print(describe(evaluation))
 
 
@@ -183,4 +179,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_string("out", None, "directory of evaluation.json and evaluation.npz; default: workdir")
     flags.mark_flags_as_required(["workdir"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError)

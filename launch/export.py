@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,12 +118,9 @@ def write_statistics(directory: Path, restored: Restored) -> None:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        restored = restore(args.workdir, args.step)
-        restored = merged(restored) if args.merge_lora else restored
-        report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
-    except (ParityError, CheckpointError, safetensors_io.WeightsError, ValueError, OSError) as error:
-        sys.exit(f"export: {error}")
+    restored = restore(args.workdir, args.step)
+    restored = merged(restored) if args.merge_lora else restored
+    report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
     for sentence in report["unloadable"]:
         logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
     for sentence in report["otherwise"]:
@@ -144,4 +140,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")
     flags.mark_flags_as_required(["workdir", "out"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError, ParityError)

@@ -7,7 +7,6 @@ one per block. A batch of 2 is both branches of guidance. The family's `torch_st
 """
 
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -29,11 +28,8 @@ def family_of(directory: str):
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        write_step = family_of(args.export).part("torch_step", "launch.export_step")
-        told = write_step(args.export, args.out, block=args.block, batch=args.batch, dtype=args.dtype)
-    except (WeightsError, ValueError, OSError) as error:
-        sys.exit(f"export_step: {error}")
+    write_step = family_of(args.export).part("torch_step", "launch.export_step")
+    told = write_step(args.export, args.out, block=args.block, batch=args.batch, dtype=args.dtype)
     print(f"written: {args.out}, {told}")
 
 

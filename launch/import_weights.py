@@ -15,7 +15,6 @@ from; of an export of ours, the frozen encoders and the normalisation come along
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -170,14 +169,11 @@ def read_fits(pairs: list[str]) -> dict[str, str]:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        if args.out is None and not args.dry_run:
-            raise ValueError("--out or --dry_run is needed")
-        report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
-                                read_fits(args.fit), (args.base_format, args.base) if args.base else None,
-                                args.allow_pickle, args.statistics)
-    except (WeightsError, CheckpointError, ValueError, OSError) as error:
-        sys.exit(f"import: {error}")
+    if args.out is None and not args.dry_run:
+        raise ValueError("--out or --dry_run is needed")
+    report = import_weights(args.config, args.format, args.source, None if args.dry_run else args.out,
+                            read_fits(args.fit), (args.base_format, args.base) if args.base else None,
+                            args.allow_pickle, args.statistics)
     print(describe(report) + ("\nnothing written: --dry_run" if args.dry_run else f"\nwritten: {args.out}"))
 
 
@@ -194,4 +190,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_bool("dry_run", False, "check every name and shape, read and write nothing")
     flags.DEFINE_multi_string("fit", [], "PATTERN=slice|pad_zero|fresh for tensors of another size, by our names")
     flags.mark_flags_as_required(["config", "format", "source"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError)

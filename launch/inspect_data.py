@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import html
 import itertools
-import sys
 import time
 import unicodedata
 from pathlib import Path
@@ -244,24 +243,21 @@ def demand(config, topology: str, slices: int, rate: float) -> str:
 def main(_) -> None:
     """The command."""
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        data = Experiment(config).data()
-        steps, batch = config.train.steps, config.train.global_batch_size
-        asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
-        realised = realised_fractions(data.training, steps * batch, batch)
-        makers = data.makers()
-        found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
-                 for maker in makers]
-        rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
-        if flags.FLAGS.topology:
-            lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
-        head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
-        lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
-        files.write_text(str(out), report_page.page("The data of a run", lead,
-                                                    [*head, *(html_of for html_of, _ in found)]))
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        sys.exit(f"inspect_data: {error}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = Experiment(config).data()
+    steps, batch = config.train.steps, config.train.global_batch_size
+    asked = asked_fractions({d.name: d.weight for d in data.training}, steps)
+    realised = realised_fractions(data.training, steps * batch, batch)
+    makers = data.makers()
+    found = [section(maker, flags.FLAGS.episodes, asked[maker.dataset.name], realised[maker.dataset.name])
+             for maker in makers]
+    rate, lines = speed(data) if flags.FLAGS.benchmark else (0.0, [])
+    if flags.FLAGS.topology:
+        lines.append(demand(config, flags.FLAGS.topology, flags.FLAGS.slices, rate))
+    head = [report_page.section("Speed", *map(report_page.text, lines))] if lines else []
+    lead = f"{len(data.training)} datasets, {steps * batch:,} windows are drawn. {diversity(data, makers)}"
+    files.write_text(str(out), report_page.page("The data of a run", lead,
+                                                [*head, *(html_of for html_of, _ in found)]))
     for line in (*lines, *(problem for _, problems in found for problem in problems)):
         print(line)
     print(f"written to {out}")
@@ -275,4 +271,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", "", "with --benchmark: chip generation and slice shape, as v5p:4x4x4")
     flags.DEFINE_integer("slices", 1, "slices of that shape")
     flags.mark_flags_as_required(["config"])
-    launch_flags.run(main)
+    launch_flags.run(main, RuntimeError)

@@ -111,18 +111,15 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     jax.config.update("jax_enable_compilation_cache", False)  # a program for devices that are not here is not read back
-    try:
-        if args.sweep:
-            found = []
-            for candidate in sweep(args.config, args.topology, args.slices):
-                found.append(candidate)
-                print(plan_text.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
-            print(json.dumps(found) if args.json else plan_text.table(found))
-        else:
-            found = plan(args.config, args.topology, args.slices)
-            print(json.dumps(found) if args.json else plan_text.report(found))
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"plan: {error}")
+    if args.sweep:
+        found = []
+        for candidate in sweep(args.config, args.topology, args.slices):
+            found.append(candidate)
+            print(plan_text.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
+        print(json.dumps(found) if args.json else plan_text.table(found))
+    else:
+        found = plan(args.config, args.topology, args.slices)
+        print(json.dumps(found) if args.json else plan_text.report(found))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
@@ -132,4 +129,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_bool("sweep", False, "plans meshes and remat policies around the config's; a table, fastest first")
     flags.DEFINE_bool("json", False, "one JSON object instead of the report")
     flags.mark_flags_as_required(["config", "topology"])
-    launch_flags.run(main)
+    launch_flags.run(main, RuntimeError)

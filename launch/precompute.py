@@ -11,7 +11,6 @@ Apache Beam hand out the shards. OUT may be an address (gs://, s3://, ...): shar
 
 import concurrent.futures
 import functools
-import sys
 import time
 from collections.abc import Iterator
 
@@ -211,18 +210,15 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     say = functools.partial(print, flush=True)
-    try:
-        if args.verify:
-            if problems := list(cache.open_cache(with_cache(args.config, args.out)).verify()):
-                raise ValueError("\n".join(problems))
-            say(f"{args.out}: every record is as it was written")
-            return
-        job = Precompute(args.config, args.out, shard_bytes=args.shard_mib << 20, batch=args.batch,
-                         worker=args.worker, workers=args.workers)
-        say(job.estimate())
-        whole = job.run(say)
-    except (OSError, ValueError) as error:
-        sys.exit(f"precompute: {error}")
+    if args.verify:
+        if problems := list(cache.open_cache(with_cache(args.config, args.out)).verify()):
+            raise ValueError("\n".join(problems))
+        say(f"{args.out}: every record is as it was written")
+        return
+    job = Precompute(args.config, args.out, shard_bytes=args.shard_mib << 20, batch=args.batch,
+                     worker=args.worker, workers=args.workers)
+    say(job.estimate())
+    whole = job.run(say)
     look = f"; look at {args.out}/contact_sheet.png" if "latents" in job.spec else ""
     say(f"done: train with --config.data.cache={args.out}{look}" if whole
         else "done here; other workers still have shards to make")

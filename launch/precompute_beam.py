@@ -11,7 +11,6 @@ environment apart.
 
 import functools
 import json
-import sys
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -53,10 +52,7 @@ def main(_) -> None:
     """The command."""
     args = flags.FLAGS
     say = functools.partial(print, flush=True)
-    try:
-        whole = run((args.config.to_json(), args.out, args.shard_mib << 20, args.batch), args.beam, say)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"precompute_beam: {error}")
+    whole = run((args.config.to_json(), args.out, args.shard_mib << 20, args.batch), args.beam, say)
     say(f"done: train with --config.data.cache={args.out}; look at {args.out}/contact_sheet.png" if whole
         else "shards are missing: see the pipeline's errors, and run this again to go on")
 
@@ -64,4 +60,4 @@ def main(_) -> None:
 if __name__ == "__main__":
     precompute.define_flags()
     flags.DEFINE_multi_string("beam", [], "an option of the pipeline")
-    launch_flags.run(main)
+    launch_flags.run(main, RuntimeError)

@@ -102,10 +102,7 @@ def train_and_kill(args: list[str], workdir: Path, every: int) -> Path:
 def main(_) -> None:
     """The command; its exit code says whether the machinery worked, the report how well the model does."""
     args = [arg for arg in sys.argv[1:] if arg.lstrip("-").startswith("config")]
-    try:
-        summary = quickstart(flags.FLAGS.config, Path(flags.FLAGS.workdir), args)
-    except (checkpoint.CheckpointError, subprocess.CalledProcessError, ValueError, OSError) as error:
-        sys.exit(f"quickstart: {error}")
+    summary = quickstart(flags.FLAGS.config, Path(flags.FLAGS.workdir), args)
     print(json.dumps(summary, indent=1))
     if not summary["resume_bitwise"]:
         sys.exit("quickstart: the resumed run differs from the killed one")
@@ -115,4 +112,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     launch_flags.define_config()
     flags.DEFINE_string("workdir", None, "directory of the run; emptied first")
     flags.mark_flags_as_required(["config", "workdir"])
-    launch_flags.run(main)
+    launch_flags.run(main, checkpoint.CheckpointError)

@@ -28,8 +28,6 @@ def main(_) -> None:
                              workers=args.workers, progress=Progress())
     except ModuleNotFoundError as error:
         sys.exit(f"record_metaworld: the simulator needs {error.name!r}: pip install -e '.[sim,data]'")
-    except (OSError, ImportError, ValueError) as error:
-        sys.exit(f"record_metaworld: {error}")
     print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes in {args.out}/{dataset.EPISODES_DIR}")
 
 

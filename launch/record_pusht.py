@@ -5,7 +5,6 @@
 Writes OUT/pusht_rlds (TFDS, array_record) and OUT/pusht_clips (mp4); a whole recording of the same recipe is reused.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -35,11 +34,8 @@ def main(_) -> None:
     from data_pipelines.simulators.pusht import dataset
 
     args = flags.FLAGS
-    try:
-        made = dataset.write(Path(args.out), episodes=args.episodes, clips=args.clips, seed=args.seed,
-                             image_size=args.image_size, workers=args.workers, progress=Progress())
-    except (OSError, ImportError, ValueError) as error:
-        sys.exit(f"record_pusht: {error}")
+    made = dataset.write(Path(args.out), episodes=args.episodes, clips=args.clips, seed=args.seed,
+                         image_size=args.image_size, workers=args.workers, progress=Progress())
     print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes in {args.out}/{dataset.EPISODES_DIR} "
           f"and {args.clips} clips in {args.out}/{dataset.CLIPS_DIR}")
 

@@ -9,7 +9,6 @@ from an earlier summary.json, or null. Extra: report.
 
 import html
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +202,11 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        print(report(args.workdir, args.step))
-    except (checkpoint.CheckpointError, ValueError, OSError) as error:
-        sys.exit(f"report: {error}")
+    print(report(args.workdir, args.step))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run, with its evaluation")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.mark_flags_as_required(["workdir"])
-    launch_flags.run(main)
+    launch_flags.run(main, checkpoint.CheckpointError)

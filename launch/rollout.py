@@ -15,7 +15,6 @@ import collections
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,21 +153,18 @@ def side_by_side(*videos: np.ndarray) -> np.ndarray:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        if args.rerun:
-            rerun_log.load()  # said before the episodes, not after
-        result, runs, engine = evaluate(restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
-                                        execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
-                                        latency=args.latency, overlap=args.overlap, task=args.task,
-                                        baselines=args.baselines)
-        out = Path(args.out or Path(args.workdir) / "closed_loop")
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_text(f"{out}/closed_loop.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-        if args.rerun:
-            write_recordings(out, runs, engine, args.videos)
-        write_videos(out, runs, engine, args.videos)
-    except (CheckpointError, ModelError, ValueError, OSError) as error:
-        sys.exit(f"rollout: {error}")
+    if args.rerun:
+        rerun_log.load()  # said before the episodes, not after
+    result, runs, engine = evaluate(restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
+                                    execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
+                                    latency=args.latency, overlap=args.overlap, task=args.task,
+                                    baselines=args.baselines)
+    out = Path(args.out or Path(args.workdir) / "closed_loop")
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(f"{out}/closed_loop.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if args.rerun:
+        write_recordings(out, runs, engine, args.videos)
+    write_videos(out, runs, engine, args.videos)
     if gain := result.get("against"):
         print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
               f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]")
@@ -191,4 +187,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
     launch_flags.define_sampling()
     flags.mark_flags_as_required(["workdir"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError, ModelError)

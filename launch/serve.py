@@ -16,7 +16,6 @@ import asyncio
 import math
 import signal
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,10 +128,7 @@ async def until_signal(run) -> None:
 
 def main(_) -> None:
     """The command."""
-    try:
-        serve(flags.FLAGS)
-    except (CheckpointError, ModelError, ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"serve: {error}")
+    serve(flags.FLAGS)
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
@@ -168,4 +164,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
         "--hold_gap, --message_mb and --rate are finite numbers")
     flags.mark_flags_as_mutual_exclusive(["checkpoint", "export"], required=True)
     flags.mark_flags_as_mutual_exclusive(["step", "export"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError, ModelError)

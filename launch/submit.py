@@ -10,7 +10,6 @@ queued print commands. Without --dry-run they are run.
 import re
 import shlex
 import subprocess
-import sys
 
 import yaml
 from absl import flags
@@ -84,12 +83,9 @@ def define() -> None:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    try:
-        file, overrides = config_flags.get_config_filename(args["config"]), launch_flags.overridden(args["config"])
-        command = training_command(file, overrides, args.workdir)
-        start(job_of(args, args.name, command, args.workdir), args)
-    except (ValueError, subprocess.CalledProcessError) as error:
-        sys.exit(f"submit: {error}")
+    file, overrides = config_flags.get_config_filename(args["config"]), launch_flags.overridden(args["config"])
+    command = training_command(file, overrides, args.workdir)
+    start(job_of(args, args.name, command, args.workdir), args)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ same command without it, where the bucket is mounted, then measures what is trai
 import itertools
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -136,27 +135,24 @@ def main(_) -> None:
     args = flags.FLAGS
     file = config_flags.get_config_filename(args["config"])
     out = Path(args.out)
-    try:
-        module = runpy.run_path(file.partition(":")[0])
-        given = launch_flags.overridden(args["config"])  # holds for every variant that does not say otherwise
-        wanted = {name: given | overrides for name, overrides in variants(module).items()}
-        measured, checked = measurements(module), {}
-        for name, overrides in wanted.items():
-            try:
-                config = apply(args.config, overrides)
-                checked[name] = check(config) | {"config": provenance.config_hash(provenance.as_json(config))}
-            except (ValueError, TypeError) as error:
-                raise SweepError(f"variant {name}: {error}") from error
-        seeds = [int(seed) for seed in args.seeds]
-        if args.submit:
-            return submit_all(file, wanted, seeds, out, args)
-        rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value)
-        if any(row["seeds"] or row["failed"] for row in rows):
-            files.write_text(f"{out}/results.json", json.dumps(rows, indent=1) + "\n")
-            files.write_text(f"{out}/results.md", comparison.table(rows))
-            files.write_bytes(f"{out}/results.svg", comparison.plot(rows))
-    except (ValueError, OSError, subprocess.CalledProcessError, CheckpointError) as error:
-        sys.exit(f"sweep: {error}")
+    module = runpy.run_path(file.partition(":")[0])
+    given = launch_flags.overridden(args["config"])  # holds for every variant that does not say otherwise
+    wanted = {name: given | overrides for name, overrides in variants(module).items()}
+    measured, checked = measurements(module), {}
+    for name, overrides in wanted.items():
+        try:
+            config = apply(args.config, overrides)
+            checked[name] = check(config) | {"config": provenance.config_hash(provenance.as_json(config))}
+        except (ValueError, TypeError) as error:
+            raise SweepError(f"variant {name}: {error}") from error
+    seeds = [int(seed) for seed in args.seeds]
+    if args.submit:
+        return submit_all(file, wanted, seeds, out, args)
+    rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value)
+    if any(row["seeds"] or row["failed"] for row in rows):
+        files.write_text(f"{out}/results.json", json.dumps(rows, indent=1) + "\n")
+        files.write_text(f"{out}/results.md", comparison.table(rows))
+        files.write_bytes(f"{out}/results.svg", comparison.plot(rows))
     print("\n" + comparison.table(rows))
     if any(row["failed"] for row in rows):
         sys.exit(1)
@@ -169,4 +165,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("submit", False, "train on pods, a job for each run")
     submit.define()
     flags.mark_flags_as_required(["config", "out"])
-    launch_flags.run(main)
+    launch_flags.run(main, CheckpointError)

@@ -1,6 +1,7 @@
 """The page about robots, and that actions which do not come back are told."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from launch import check_embodiment
 from launch.setup.experiment import Experiment
 from tests import lerobot_config
+from tests.lerobot_files import table_of
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,20 @@ def test_the_page_shows_every_dataset(makers):
         assert section.count("data:image/svg+xml") == bool(robot.action)
         assert len(re.findall("<tr><td>", section)) == len(robot.action)
     assert "move the disc left" in section
+
+
+def test_unreadable_recordings_are_told(tmp_path):
+    """The first one, which the prompt would be taken from; then all."""
+    shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
+    config = lerobot_config.get_config()
+    del config.data.datasets["clips"]
+    config.data.datasets.discs.path, config.data.max_bad_fraction = str(tmp_path / "v21"), 1.0
+    [maker] = Experiment(config).data().makers()
+    for episode in range(4):
+        table_of(tmp_path / "v21", episode).unlink()
+        section, fine = check_embodiment.check(maker.dataset, maker, 9)
+        assert fine == (episode < 3) and f"Unreadable: {tmp_path}/v21/data/chunk-000/episode_000000.parquet" in section
+        assert f"move the disc {('right', 'up', 'down')[episode]}" in section if episode < 3 else "move" not in section
 
 
 def test_actions_that_do_not_come_back_are_told(makers, monkeypatch):

@@ -12,6 +12,7 @@ from launch import inspect_data
 from launch.reporting import data_figures
 from launch.setup.experiment import Experiment
 from tests import lerobot_config
+from tests.lerobot_files import change_column, table_of
 
 
 @pytest.fixture
@@ -36,6 +37,26 @@ def test_a_page_tells_what_there_is_and_what_is_wrong(config, tmp_path):
     assert page.count("data:image/png") == page.count("data:image/svg+xml") == 1
     page, problems = inspect_data.section(clips, 20, 0.25, 0.249)
     assert not problems and "data:image/svg+xml" not in page
+
+
+def test_a_missing_view_a_changing_task_and_a_shifted_video_are_told(config, tmp_path):
+    del config.data.datasets.discs.images["wrist"]
+    config.data.datasets.clips.images.image = "observation.images.wrist"
+    change_column(table_of(tmp_path / "v21", 1), "task_index", lambda v: [*v[:20], *[3] * 41])
+    change_column(table_of(tmp_path / "v21", 2), "timestamp", lambda v: [t + 0.05 for t in v])
+    clips, discs = Experiment(config).data().makers()
+    _, problems = inspect_data.section(discs, 20, 0.75, 0.751)
+    assert "discs episode 0 has no view ['wrist']; it has ['exterior_1', 'exterior_2']" in problems
+    page, problems = inspect_data.section(clips, 20, 0.25, 0.249)
+    assert "0.050 s, or 0.8 steps, off its frame's" in str(problems) and "in 1 of 4 sampled episodes" in str(problems)
+    assert "move the disc down" in page and "move the disc right" in page
+
+
+def test_numbers_that_are_none_do_not_end_the_page(config, tmp_path):
+    change_column(table_of(tmp_path / "v21", 1), "action", lambda v: [*v[:-1], [float("nan")] * 8])
+    [_, discs] = Experiment(config).data().makers()
+    page, problems = inspect_data.section(discs, 20, 0.75, 0.751)
+    assert page.count("data:image/svg+xml") == 1 and "nan" not in str(problems)
 
 
 def test_a_batchs_episodes_are_counted(config, tmp_path):

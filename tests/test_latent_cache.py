@@ -25,6 +25,7 @@ from launch import precompute, precompute_beam, train
 from launch.setup import cache
 from launch.setup.experiment import Experiment
 from tests import lerobot_config
+from tests.lerobot_files import change_column, table_of
 from world_model import encoders
 from world_model.batch import check_batch
 from world_model.encoders import names as encoder_names
@@ -332,18 +333,26 @@ def test_unreadable_windows_are_kept_as_such(config, tmp_path):
         start(spoiled, tmp_path / "latents").run(silent)
 
 
-def test_unreadable_windows_below_the_limit_are_replaced_as_from_video(config, tmp_path):
+def test_odd_windows_are_as_from_video(config, tmp_path):
+    """Unreadable ones below the limit are replaced, and a task that changes on the way holds from there on."""
     shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
     (tmp_path / "v21/videos/chunk-000/observation.images.wrist/episode_000000.mp4").write_bytes(b"")
+    change_column(table_of(tmp_path / "v21", 1), "task_index", lambda v: [*v[:20], *[3] * 10, *[0] * 31])
     spoiled = config.copy_and_resolve_references()
     spoiled.data.max_bad_fraction = 1.0
     for entry in spoiled.data.datasets.values():
         entry.path = str(tmp_path / "v21")
     assert start(spoiled, tmp_path / "latents").run(silent)
     video, cached = take(spoiled, tmp_path, 12), take(with_cache(spoiled, tmp_path / "latents"), tmp_path, 12)
+    encoder, frozen = Experiment(spoiled).encoders["text"], encoders_in(with_cache(spoiled, tmp_path / "latents"))["text"]
+    said = set()
     for a, b in zip(video, cached):
         for name in IDS:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        features = encoder.encode(frozen, a["text_ids"], a["text_length"])
+        np.testing.assert_allclose(b["text_features"].astype(np.float32), features, rtol=2**-8, atol=1e-3)
+        said |= {tuple(ids) for ids, episode in zip(a["text_ids"].tolist(), a["episode_index"]) if episode == 1}
+    assert len(said) > 3  # two robots, three texts
 
 
 def test_a_cache_travels_to_worker_processes(config, out):

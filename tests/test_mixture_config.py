@@ -73,3 +73,15 @@ def test_shares_of_tokens(tmp_path):
     counted.data.unit = "bytes"
     with pytest.raises(ValueError, match="data.unit = 'bytes': expected one of windows, tokens"):
         open_datasets(Experiment(counted))
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"where": {"tasks": "*nowhere"}}, r"dataset 'discs': {'where': {'tasks': '\*nowhere'}} leaves none of its 4 recordings"),
+    ({"where": {"tasks": "*nowhere"}, "described": True}, "'described': True.* leaves none of its 4 recordings")])
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_filters_that_leave_nothing_are_named(changes, named, holdout):
+    changed = lerobot_config.get_config()
+    changed.data.holdout = holdout
+    changed.data.datasets.discs.update(ConfigDict(changes))
+    with pytest.raises(ValueError, match=named):
+        open_datasets(Experiment(changed))

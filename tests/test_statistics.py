@@ -120,6 +120,43 @@ class StillSource(FakeSource):
         return episode
 
 
+class RareSource(FakeSource):
+    """The gripper closes in one step of a hundred; x stands still."""
+
+    def __getitem__(self, index: int) -> Episode:
+        episode = super().__getitem__(index)
+        episode.action[:, 1] = 0
+        episode.action[7, 1] = 1
+        return episode
+
+
+def test_a_dimension_that_moves_rarely_is_not_to_be_dropped():
+    rare = Dataset("rare", RareSource([400, 600]), ROBOT)
+    with pytest.raises(ValueError, match=r"'grip' has no range: 0 to 0. Rare movements of 'grip' \(0 to 1\) lie outside of "
+                                         r"the quantiles: embodiment 'fake' should declare normalisation=\"min_max\"") as error:
+        compute_statistics(rare, LAYOUT)
+    assert "constant" not in str(error.value)
+    whole = dataclasses.replace(ROBOT, normalisation="min_max")
+    scale = make_scale(compute_statistics(dataclasses.replace(rare, embodiment=whole), LAYOUT), whole, "action")
+    assert scale.normalise(np.array([0.0, 1.0]))[1] == 1
+
+
+def test_numbers_that_no_window_uses_cost_nothing():
+    class Spoiled(FakeSource):
+        def __getitem__(self, index: int) -> Episode:
+            episode = super().__getitem__(index)
+            episode.action[-1] = np.nan
+            if index == 1:
+                episode.action[3, 0] = np.inf
+            return episode
+
+    sources = [Dataset("d", kind([60, 60, 50]), ROBOT) for kind in (FakeSource, Spoiled)]
+    known = compute_statistics(dataclasses.replace(sources[0], episodes=np.array([0, 2])), LAYOUT)
+    found = compute_statistics(sources[1], LAYOUT)
+    assert found["skipped"] == {"d/1": "fake episode 1: action 'dx' is inf at step 3"} and found["episodes"] == 2
+    assert found["action"] == known["action"] and found["state"] == known["state"]
+
+
 def test_a_dimension_without_range_is_named_unless_declared_constant():
     still = Dataset("still", StillSource([40, 60]), ROBOT)
     named = r"'still': action dimension 'grip' has no range: 0.25 to 0.25.*constant=True"

@@ -159,6 +159,24 @@ def test_inconsistent_recordings_are_named(dataset, named):
         make_maker(dataset)(0, 0)
 
 
+@pytest.mark.parametrize("part, step, bad", [
+    ("action", 49, []), ("action", 0, [0]), ("action", 40, [*range(9, 18)]),  # the last action leads nowhere
+    ("state", 49, []), ("state", 8, [0, 8]), ("state", 16, [0, 8, 16])])  # states stand 8 steps apart
+def test_only_numbers_that_a_window_uses_must_be_numbers(part, step, bad):
+    def spoiled(episode: Episode) -> np.ndarray:
+        getattr(episode, part)[step] = np.nan
+        return getattr(episode, part)
+
+    maker = make_maker(broken(**{part: spoiled}))
+    assert [maker.windows[i][1] for i in range(len(maker.windows))] == [*range(18)]
+    for window in range(18):
+        if window in bad:
+            with pytest.raises(BadEpisode, match=f"fake episode 0: {part} '.*' is nan at step {step}"):
+                maker(window, 0)
+        else:
+            assert all(np.isfinite(maker(window, 0)[name]).all() for name in ("actions", "state"))
+
+
 def test_video_of_a_robot_recording_can_be_used_alone():
     sample = make_maker(Dataset("fake", FakeSource([50]), CLIPS))(0, 0)
     assert not sample["action_mask"].any() and not sample["actions"].any()

@@ -3,8 +3,10 @@
 import ast
 import difflib
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -65,9 +67,18 @@ def literal(flag: str, text: str):
         raise ValueError(f"--{flag}={text} cannot be read: give what Python reads, or pairs: 0.95:3,0.93:1") from error
 
 
-def run(main) -> None:
-    """absl's app.run, with a wrong key or file of --config answered by the nearest right one."""
-    app.run(main, flags_parser=_parse)
+def run(main: Callable, *errors: type[Exception]) -> None:
+    """absl's app.run, with a wrong key or file of --config answered by the nearest right one. Errors that people can
+    put right, and `errors`, end the command with its name and their sentence."""
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, subprocess.CalledProcessError, *errors)
+
+    def command(argv: list[str]):
+        try:
+            return main(argv)
+        except expected as error:
+            sys.exit(f"{Path(argv[0]).stem}: {error}")
+
+    app.run(command, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
