@@ -226,7 +226,7 @@ def test_adapters_stand_where_they_are_asked_for():
 
 
 def test_full_sizes_are_the_published_ones():
-    for module, count in ((lingbot_vla_4b, 4_197_425_739), (lingbot_vla_v2_6b, 6_226_386_103)):
+    for module, count in ((lingbot_vla_4b, 4_197_425_739), (lingbot_vla_v2_6b, 6_375_907_511)):
         model = Experiment(module.get_config()).model
         assert sum(p.size for p in model.shapes.values()) == count
         assert functional.parameters(model.module).keys() == model.axes().keys()

@@ -56,8 +56,8 @@ class LingBotVLA(nnx.Module):
                   (r"shared\.fc2\.kernel", ("mlp", "embed")),
                   (r"(patch|token|position)_embedding(\.kernel)?|\w+_seeds", (None, "embed")),
                   (r"(current|future)_projection\.kernel", (None, "embed")),
-                  (r"_head\.(latents|context|fc1|q|kv|features)\.kernel", ("embed", None)),
-                  (r"_head\.(fc2|o)\.kernel", (None, "embed")),
+                  (r"\w+_head\.(latents|context|fc1|q|kv|features)\.kernel", ("embed", None)),
+                  (r"\w+_head\.(fc2|o)\.kernel", (None, "embed")),
                   (r"(state|action)_embedding\.kernel", (None, "embed")),
                   (r"time_fc[12]\.kernel|action_head\.kernel", ("embed", None)))
 
