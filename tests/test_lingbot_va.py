@@ -61,7 +61,7 @@ def inputs(golden):
 
 
 def seen_by_hand(query: Group, key: Group, query_frame: int, key_frame: int, size: int, window: int) -> bool:
-    """facts/lingbot_va.md, section 3, in its own one-line form."""
+    """The rule of docs/references/lingbot_va.md, "Chunks and who sees whom", in a line of its own."""
     clean, video = (CLEAN_VIDEO, CLEAN_ACTION), (CLEAN_VIDEO, NOISY_VIDEO)
     q, k = 2 * (query_frame // size) + (query not in video), 2 * (key_frame // size) + (key not in video)
     if query in clean:

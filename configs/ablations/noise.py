@@ -2,7 +2,7 @@
 
     python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --seeds=0,1,2
 
-Coupled: DreamZero, arXiv 2602.15922; high noise and decoupled: DreamZero-Flash (facts of the published code).
+Coupled: DreamZero, arXiv 2602.15922; high noise and decoupled: DreamZero-Flash (docs/references/dreamzero.md).
 """
 
 from ml_collections import ConfigDict
