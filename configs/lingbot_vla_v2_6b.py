@@ -8,9 +8,10 @@
 
 Three views of 256 x 256, 64 tokens each between two markers; 72 tokens of text in a chat's turn; 8 query tokens for the
 present and 8 for the future, with which the release was trained and which it cannot act without; 50 actions in 55
-slots. Where there are features of its teachers, model.teachers names them and `features` of a dataset says where they
-lie (docs/data.md). The schedule is that of the released RoboTwin post-training (Robbyant/lingbot-vla-v2 at 36a9bab): 1,024 samples a
-step, 50,000 steps, 1e-4 to 5e-5 along a cosine, L1 error. The release trains with Muon; here it is AdamW so far.
+slots. Where there are features of its teachers, model.teachers names them, `features` of a dataset says where they lie
+(docs/data.md), and optimizer.trainable = ".*" lets the last language layer learn. The schedule is that of the released
+RoboTwin post-training (Robbyant/lingbot-vla-v2 at 36a9bab): 1,024 samples a step, 50,000 steps, 1e-4 to 5e-5 along a
+cosine, L1 error. The release trains with Muon; here it is AdamW so far.
 """
 
 from ml_collections import ConfigDict

@@ -76,6 +76,9 @@ def test_views_that_a_dataset_lacks_are_masked(layout_of_one_frame):
         dataset, index, length, rate, instruction = "some", 0, 5, 10.0, ""
         state = action = None
 
+        def instruction_at(self, step):
+            return ""
+
         def read_frames(self, steps):
             return {"right": np.full((len(steps), 8, 8, 3), 7, np.uint8)}
 
