@@ -7,10 +7,12 @@ another name stands in renamed.json under its old one, so that files written bef
 import dataclasses
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import logging
 
+from data_pipelines.json_difference import first_difference
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
 
@@ -219,3 +221,36 @@ register(Embodiment(
     # to a segment's first one is the source's business.
     name="robotwin_dual_arm", id=20, views=("head", "left_wrist", "right_wrist"), view_layout="t_shape", rate=50.0,
     action=_arm("left") + _arm("right")))
+
+OURS = frozenset(EMBODIMENTS)  # all others are registered by configs
+
+
+def registered_elsewhere(names: Iterable[str]) -> dict[str, dict]:
+    """JSON data of those robots that are not registered here, for files that outlive the config which does it."""
+    return {name: _as_json(get_embodiment(name)) for name in sorted(set(names) - OURS - renamed().keys())}
+
+
+def _as_json(robot: Embodiment) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(robot)))
+
+
+def _by_name(fields: dict) -> dict:
+    """The fields of a robot with each dimension under its name."""
+    return fields | {part: {dim["name"]: dim for dim in fields[part]} for part in ("state", "action")}
+
+
+def register_saved(robots: dict[str, dict]) -> None:
+    """Registers robots of `registered_elsewhere`; one of that name that is registered is kept, and a difference said.
+    Raises ValueError where one is not to be read."""
+    for name, fields in robots.items():
+        try:
+            dims = {part: tuple(Dimension(**dim) for dim in fields[part]) for part in ("state", "action")}
+            robot = Embodiment(**fields | {"views": tuple(fields["views"])} | dims)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"robot {name!r} was saved by another version of this code: {error}") from error
+        if name not in EMBODIMENTS:
+            register(robot)
+        elif EMBODIMENTS[name] != robot:
+            logging.warning("robot %r is registered otherwise than it was when the run was trained: %s", name,
+                            first_difference(_by_name(fields), _by_name(_as_json(EMBODIMENTS[name])),
+                                             sides=("the run", "this process")))
