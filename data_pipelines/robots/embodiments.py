@@ -20,7 +20,9 @@ EMBODIMENTS: dict[str, Embodiment] = {}
 
 
 def register(embodiment: Embodiment) -> Embodiment:
-    """Adds a robot; raises ValueError where its name or id is taken."""
+    """Adds a robot; raises ValueError where another has its name or id. (The same again is none: configs are read twice.)"""
+    if EMBODIMENTS.get(embodiment.name) == embodiment:
+        return embodiment
     for other in EMBODIMENTS.values():
         if other.name == embodiment.name or other.id == embodiment.id:
             raise ValueError(f"embodiment {embodiment.name!r} (id {embodiment.id}) collides with "
