@@ -109,6 +109,17 @@ def test_a_flood_of_frames_is_cut(engine, opcode, payload):
         assert policy.infer(observation())["actions"].shape == (4, 2)
 
 
+def test_answers_to_who_has_gone_are_quiet(engine, caplog):
+    """asyncio tells of every write to a connection that is lost: one for each ping."""
+    with serving(engine) as (port, _), caplog.at_level(logging.INFO, "asyncio"):
+        for _ in range(20):
+            with raw(port) as line, contextlib.suppress(OSError):
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                line.sendall(frame(9, b"") * 300)
+        assert client(port).infer(observation())["actions"].shape == (4, 2)
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+
 def test_half_handshakes_are_quiet_and_bounded(engine, caplog):
     """Broken, pipelined and abandoned ones; a handful of lines tells of them, and the server goes on."""
     two = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET / HTTP/1.1\r\n\r\n"

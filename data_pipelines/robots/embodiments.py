@@ -20,7 +20,8 @@ EMBODIMENTS: dict[str, Embodiment] = {}
 
 
 def register(embodiment: Embodiment) -> Embodiment:
-    """Adds a robot; raises ValueError where another has its name or id. (The same again is none: configs are read twice.)"""
+    """Adds a robot, or finds the same one there, for configs are read twice. Raises ValueError where another one has
+    its name or id."""
     if EMBODIMENTS.get(embodiment.name) == embodiment:
         return embodiment
     for other in EMBODIMENTS.values():
