@@ -70,7 +70,7 @@ def test_the_largest_message_follows_from_the_protocol(protocol, needed):
 
 
 def test_a_message_of_sixteen_million_arrays_is_refused_at_its_length(engine):
-    with serving(engine) as (port, server):
+    with serving(engine) as (port, _):
         policy = client(port)
         assert policy.infer(observation(frames=None))["actions"].shape == (4, 2)
         with connect(f"ws://127.0.0.1:{port}", compression=None) as hostile:
