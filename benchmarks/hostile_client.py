@@ -11,7 +11,10 @@ from openpi_client import msgpack_numpy
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-MESSAGE_MB = 2.0  # the largest message that the server is told to accept
+MANY = 2**24  # bytes of a message that no server should read
+FITS = 50_000  # and of one that the smallest model's takes
+HELLO = (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n")
 
 
 class Hostile:
@@ -21,17 +24,29 @@ class Hostile:
         self.port, self.example, self.rng = port, example, np.random.default_rng(1000 + number)
         self.done = {}
 
+    @property
+    def acts(self) -> tuple:
+        """All that it knows."""
+        return (self.malformed, self.oversized, self.truncated, self.out_of_order, self.hang_up, self.flood,
+                self.garbage, self.deaf, self.containers, self.unfinished, self.pings, self.half_handshakes,
+                self.read_along)
+
+    def rehearse(self) -> None:
+        """Does everything once: what the server needs for it, it has from then on."""
+        for act in self.acts:
+            self._do(act)
+
     def run(self, stop: threading.Event) -> None:
         """Acts until `stop`."""
-        acts = (self.malformed, self.oversized, self.truncated, self.out_of_order, self.hang_up, self.flood,
-                self.garbage, self.deaf)
         while not stop.is_set():
-            act = acts[self.rng.integers(len(acts))]
-            # However the server gets rid of it is right; the other clients show what it must not do.
-            with contextlib.suppress(WebSocketException, OSError, TimeoutError):
-                act()
-            self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
+            self._do(self.acts[self.rng.integers(len(self.acts))])
             time.sleep(0.02)
+
+    def _do(self, act) -> None:
+        # However the server gets rid of it is right; the other clients show what it must not do.
+        with contextlib.suppress(WebSocketException, OSError, TimeoutError):
+            act()
+        self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
 
     @contextlib.contextmanager
     def _connect(self):
@@ -57,8 +72,8 @@ class Hostile:
     def oversized(self) -> None:
         """Sends more than the server accepts."""
         with self._connect() as connection:
-            connection.send(bytes(int(MESSAGE_MB * 2**20) + 1))
-            connection.recv(timeout=10)
+            connection.send(bytes(MANY))
+            connection.recv(timeout=30)
 
     def truncated(self) -> None:
         """Sends half a WebSocket frame and cuts the line."""
@@ -82,7 +97,7 @@ class Hostile:
             connection.socket.shutdown(socket.SHUT_RDWR)
 
     def flood(self) -> None:
-        """Opens session after session."""
+        """Opens session after session; the server may say that it is full."""
         with self._connect() as connection:
             for i in range(20):
                 name = {"session_id": f"flood {self.rng.integers(1e9)} {i}"}
@@ -96,10 +111,53 @@ class Hostile:
 
     def deaf(self) -> None:
         """Sends and never reads."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
-            line.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+        with self._raw() as line:
             text = b"x" * 100
             for _ in range(300):
                 line.sendall(b"\x81" + bytes([0x80 | len(text)]) + b"\0\0\0\0" + text)
             time.sleep(0.5)
+
+    def containers(self) -> None:
+        """Sends nothing but lists, side by side and in each other, and sixteen million that are too long to be read."""
+        messages = (b"\xdd" + FITS.to_bytes(4, "big") + b"\x90" * FITS, b"\x91" * FITS, b"\xdc\x01\x00" * (FITS // 3),
+                    b"\xdd" + MANY.to_bytes(4, "big") + b"\x90" * MANY)
+        with self._connect() as connection:
+            for message in messages:
+                connection.send(message)
+                connection.recv(timeout=30)
+
+    def unfinished(self) -> None:
+        """Leaves forty messages without their ends."""
+        with contextlib.ExitStack() as lines:
+            for _ in range(40):
+                line = lines.enter_context(self._raw())
+                line.sendall(b"\x82\xff" + FITS.to_bytes(8, "big") + bytes(4) + bytes(FITS - 1))
+            time.sleep(0.5)
+
+    def pings(self) -> None:
+        """Sends ten thousand pings, and empty messages."""
+        with self._raw() as line:
+            line.sendall((b"\x89\x80" + bytes(4)) * 10_000 + (b"\x82\x80" + bytes(4)) * 10_000)
+            time.sleep(0.2)
+
+    def half_handshakes(self) -> None:
+        """Begins handshakes and leaves, sends two at once, and headers twice."""
+        for text in (HELLO, HELLO + b"\r\n" + HELLO, HELLO + b"Upgrade: websocket\r\n\r\n",
+                     HELLO + b"Authorization: a\r\nAuthorization: b\r\n\r\n") * 5:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
+                line.sendall(text)
+
+    def read_along(self) -> None:
+        """Reads the live page as fast as it comes, as a page elsewhere too."""
+        for host in ("127.0.0.1", "elsewhere.example") * 10:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
+                line.sendall(f"GET /live.json HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                while line.recv(2**16):
+                    pass
+
+    @contextlib.contextmanager
+    def _raw(self):
+        """A socket on which a WebSocket is open, as far as this client cares."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as line:
+            line.sendall(HELLO + b"\r\n")
+            yield line

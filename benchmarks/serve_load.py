@@ -4,9 +4,10 @@
 
 Starts `python -m launch.serve` and speaks to it with the public openpi-client. Every well-behaved client has an
 episode of its own (first frame, then a block of frames, again and again) whose answers were recorded before the load,
-one client at a time: any other answer under load is a mix-up. One client in ten sends malformed, oversized, truncated
-or out-of-order messages, floods sessions, hangs up, or does not read. Prints one JSON line; exits 1 where the server
-crashed, an answer was wrong, a request failed, or the server's memory grew by more than MEMORY_GROWTH.
+one client at a time: any other answer under load is a mix-up. One client in ten does all of hostile_client.py:
+malformed, oversized, truncated, unfinished or out-of-order messages, some of nothing but lists, floods of sessions and
+pings, half handshakes, hanging up, not reading. Prints one JSON line; exits 1 where the server crashed, an answer was
+wrong, a request failed, or the server's memory grew by more than MEMORY_GROWTH after everything was done once.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ import psutil
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import WebSocketException
 
-from benchmarks.hostile_client import MESSAGE_MB, Hostile
+from benchmarks.hostile_client import Hostile
 from launch.serving.server import Limits
 
 TOLERANCE = 0.05  # robot units: batches of another size round differently
@@ -82,6 +84,21 @@ class Client:
                 self.wrong += 1
 
 
+class Probe:
+    """Asks for /healthz ten times a second: how long the event loop keeps a stranger waiting."""
+
+    def __init__(self, port: int):
+        self.url, self.seconds = f"http://127.0.0.1:{port}/healthz", []
+
+    def run(self, stop: threading.Event) -> None:
+        """Asks until `stop`."""
+        while not stop.wait(0.1):
+            began = time.monotonic()
+            with urllib.request.urlopen(self.url, timeout=60) as page:
+                page.read()
+            self.seconds.append(time.monotonic() - began)
+
+
 @contextlib.contextmanager
 def server(workdir: Path, *options: str):
     """Serves a checkpoint and yields (process, port); sends SIGTERM at the end."""
@@ -102,7 +119,7 @@ def server(workdir: Path, *options: str):
 def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16") -> dict:
     """Runs the load and returns the result as JSON values."""
     hostile = max(1, clients // 10)
-    with server(workdir, f"--sessions={2 * clients}", f"--message_mb={MESSAGE_MB}", f"--queue={2 * clients}",
+    with server(workdir, f"--sessions={2 * clients}", f"--queue={2 * clients}",
                 f"--batch_sizes={batch_sizes}") as (process, port):
         good = [Client(port, i) for i in range(clients - hostile)]
         for client in good:
@@ -110,8 +127,10 @@ def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16"
             client.latencies.clear()
         bad = [Hostile(port, i, {key: value for key, value in good[0]._requests[0].items()
                                  if isinstance(value, np.ndarray)}) for i in range(hostile)]
-        stop, memory, watched = threading.Event(), [], psutil.Process(process.pid)
-        threads = [threading.Thread(target=each.run, args=(stop,), daemon=True) for each in good + bad]
+        for each in bad:
+            each.rehearse()
+        stop, memory, watched, probe = threading.Event(), [], psutil.Process(process.pid), Probe(port)
+        threads = [threading.Thread(target=each.run, args=(stop,), daemon=True) for each in [*good, *bad, probe]]
         began = time.monotonic()
         for thread in threads:
             thread.start()
@@ -122,7 +141,8 @@ def run(workdir: Path, clients: int, seconds: float, batch_sizes: str = "1,4,16"
         for thread in threads:
             thread.join(60)
         took, alive = time.monotonic() - began, process.poll() is None
-    return result(good, bad, memory, took, alive and process.returncode == 0)
+    waits = {f"healthz_p{q}_ms": round(1e3 * float(np.percentile(probe.seconds, q)), 1) for q in (50, 99)}
+    return result(good, bad, memory, took, alive and process.returncode == 0) | waits
 
 
 def result(good: list[Client], bad: list[Hostile], memory: list[float], seconds: float, alive: bool) -> dict:

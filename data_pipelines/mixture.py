@@ -82,7 +82,7 @@ class Interleave(grain.transforms.DatasetSelectionMap):
             self._parts.append([max(1, round(w / sum(now) * _PARTS)) if w else 0 for w in now])
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return sys.maxsize // 2  # endless: the lengths of batches that are made of it are to be numbers too
 
     def counts(self, position: int) -> list[int]:
         """The number of draws from each dataset among the first `position`."""

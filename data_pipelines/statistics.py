@@ -25,12 +25,18 @@ from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
 from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, check_finite, checked_actions, index_windows
-from data_pipelines.storage import files
+from data_pipelines.storage import files, shapes
 from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts
 from world_model.batch import Layout
 
 SCOPES = ("dataset", "embodiment")
+_NUMBERS = shapes.list_of(shapes.anything)
+_PART = shapes.optional(shapes.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), _NUMBERS)))
+_STATISTICS = shapes.fields(
+    {"dataset": shapes.text, "embodiment": shapes.text, "actions_per_block": shapes.whole(), "episodes": shapes.whole(),
+     "skipped": shapes.map_of(shapes.text), "state": _PART, "action": _PART, "absolute_action": _PART},
+    required=("embodiment", "actions_per_block"))
 _SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 
 
@@ -240,5 +246,5 @@ def save_statistics(statistics: dict[str, dict], path: str) -> None:
 
 
 def load_statistics(path: str) -> dict[str, dict]:
-    """Reads what `save_statistics` wrote."""
-    return files.read_json(path)
+    """Reads what `save_statistics` wrote. Raises ValueError naming what in it is something else."""
+    return shapes.check(files.read_json(path), shapes.map_of(_STATISTICS), path)

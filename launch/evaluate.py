@@ -9,7 +9,9 @@ video   From the first frame (and the states, one per block) everything is rolle
         first frame against decoded truth. The codec's own error, decoded truth against raw pixels, stands beside.
 action  Each block's actions are predicted with the real video before it. Mean square error in normalised units
         over real dimensions, beside the training mean and beside repeating the last command.
-loss    The training loss, also by noise level, on fresh draws.
+loss    The training loss, also by noise level, on fresh draws: a mean over windows.
+
+Every held-out window counts once, up to evaluate.windows of them; unreadable ones are named and left out.
 """
 
 import dataclasses
@@ -44,8 +46,13 @@ def evaluate(restored: Restored, say=print) -> tuple[dict, dict]:
     if there < config.evaluate.windows:
         say(f"the held-out episodes have {there} windows, fewer than evaluate.windows = {config.evaluate.windows}")
     for batch in restored.data.heldout_batches(config.evaluate.batch_size, wanted):
-        rows.append(evaluator.windows(batch, shown=SHOWN if not rows else 0))
-        losses += [jax.device_get(evaluator.loss(batch, draw)) for draw in range(LOSS_DRAWS)]
+        count = len(batch["sample_index"])
+        whole = filled(batch, config.evaluate.batch_size)
+        found = evaluator.windows(whole, shown=SHOWN if not rows else 0)
+        rows.append({name: value[:count] for name, value in found.items()})
+        for draw in range(LOSS_DRAWS):
+            each = jax.device_get(evaluator.losses(whole, draw))
+            losses += [{name: value[i] for name, value in each.items()} for i in range(count)]
         say(f"evaluated {min(wanted, sum(len(row['actions']) for row in rows))} of {wanted} windows")
     arrays = {name: np.concatenate([row[name] for row in rows if name in row]) for name in rows[0]}
     video = {"video": scores.video_scores(arrays)} if restored.experiment.family.imagines_video else {}
@@ -54,6 +61,11 @@ def evaluate(restored: Restored, say=print) -> tuple[dict, dict]:
                   "action": scores.action_scores(arrays, config.layout.actions_per_block),
                   "loss": metrics.reduce(losses)}
     return evaluation, arrays
+
+
+def filled(batch: dict, size: int) -> dict:
+    """The batch with copies of its first row up to `size` rows: one shape, one program."""
+    return {name: np.concatenate([x, x[:1].repeat(size - len(x), 0)]) for name, x in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,9 +97,9 @@ class Evaluator:
             "predicted_actions": np.asarray(reacting.actions), "repeated_known": known,
             "repeated_actions": repeated, "mean_actions": baselines.mean_actions(batch, datasets)}
 
-    def loss(self, batch: dict, draw: int) -> dict:
-        """The loss's metrics on fresh noise."""
-        return self._loss(self.restored.compute_params, self.restored.frozen, batch,
+    def losses(self, batch: dict, draw: int) -> dict:
+        """The loss's metrics of every window alone, [B], on fresh noise: the batch size changes none."""
+        return self._losses(self.restored.compute_params, self.restored.frozen, batch,
                           jax.random.fold_in(self._root, draw))
 
     def _video(self, batch: dict, example, predicted, shown: int) -> dict[str, np.ndarray]:
@@ -111,10 +123,15 @@ class Evaluator:
         return example, inputs.conditions(frozen, example)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _loss(self, params: dict, frozen: dict, batch: dict, key: jax.Array) -> dict:
+    def _losses(self, params: dict, frozen: dict, batch: dict, key: jax.Array) -> dict:
         experiment = self.restored.experiment
-        _, metrics = experiment.loss_fn(params, batch, key, experiment.loss.count(batch), frozen)
-        return experiment.loss.after_step({}, metrics)[1]
+
+        def of_window(row: dict) -> dict:
+            alone = jax.tree.map(lambda x: x[None], row)
+            _, metrics = experiment.loss_fn(params, alone, key, experiment.loss.count(alone), frozen)
+            return experiment.loss.after_step({}, metrics)[1]
+
+        return jax.lax.map(of_window, batch)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _compare(self, frozen: dict, video, latents, predicted):

@@ -1,6 +1,7 @@
 """Readers on files cut short and with bits flipped: no hang, no crash, no other error than a named one, and no sample
 that is silently another: what comes back has the shape of the whole one and, of numbers, is what was written."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -92,6 +93,59 @@ def test_metadata(how, name):
                 assert episode.state.shape == episode.action.shape == (episode.length, 8)
         except (BadEpisode, ValueError, FileNotFoundError) as error:
             assert str(folder) in str(error) or "dataset" in str(error)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
+
+
+def replaced(value, where: list[int], other):
+    """The value with what lies at a place in it, told by numbers, replaced; all of it without numbers."""
+    if not where or not isinstance(value, (dict, list)) or not value:
+        return other
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = keys[where[0] % len(keys)]
+    inner = replaced(value[key], where[1:], other)
+    if isinstance(value, dict):
+        return {**value, key: inner}
+    return [*value[:key], inner, *value[key + 1:]]
+
+
+JSON_FILES = ("info.json", "stats.json", "modality.json", "tasks.jsonl", "episodes.jsonl")
+
+
+@FUZZ(max_examples=150)
+@given(st.sampled_from(JSON_FILES), st.lists(st.integers(0, 20), max_size=4), ANY_JSON)
+def test_metadata_of_any_kind(name, where, other):
+    """Another JSON value anywhere in the metadata."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "v21"
+        shutil.copytree(FIXTURES / "lerobot_v21/meta", folder / "meta")
+        for part in ("data", "videos"):
+            (folder / part).symlink_to((FIXTURES / "lerobot_v21" / part).resolve())
+        file, names = folder / "meta" / name, {}
+        if name == "modality.json":
+            value = {"state": {"all": {"start": 0, "end": 8, "original_key": "observation.state"}},
+                     "action": {"all": {"start": 0, "end": 8}}, "video": {"front": {}}}
+            names = {"state": "all", "action": "all", "images": {"front": "front", "wrist": "observation.images.wrist"}}
+        elif name == "stats.json":
+            value = {"action": {key: [float(i) for i in range(8)] for key in ("mean", "std", "min", "max")}}
+        else:
+            text = file.read_text()
+            value = [*map(json.loads, text.splitlines())] if name.endswith("jsonl") else json.loads(text)
+        value = replaced(value, where, other)
+        lines = value if name.endswith("jsonl") and isinstance(value, list) else [value]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        try:
+            source = make_source("lerobot", "discs", path=str(folder), **{**FIELDS, **names})
+            source.published("action")
+            assert len(source.kept()) <= len(source)
+            for index in range(min(len(source), 4)):
+                with contextlib.suppress(BadEpisode):
+                    source[index].read_frames(np.array([0]))
+        except (ValueError, FileNotFoundError) as error:
+            assert temporary in str(error) or "dataset" in str(error)
 
 
 @FUZZ(max_examples=25)

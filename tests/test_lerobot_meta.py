@@ -84,8 +84,8 @@ def test_only_a_line_feed_ends_a_line(v21, end):
 
 
 @pytest.mark.parametrize("name, content, named", [
-    ("episodes.jsonl", '{"episode_index": null, "length": 3}', r"row \[0\]: episode_index = None: expected a whole number"),
-    ("episodes.jsonl", '{"episode_index": 0.5, "length": 3}', "episode_index = 0.5"),
+    ("episodes.jsonl", '{"episode_index": null, "length": 3}', r"row \[0\]: episode_index = None: expected a number"),
+    ("episodes.jsonl", '{"episode_index": 0.5, "length": 3}', "episode_index of row 0 is 0.5"),
     ("episodes.jsonl", '{"episode_index": 0, "length": 3}\n{"episode_index": [0], "length": 3}', r"row \[1\]: episode_index"),
     ("episodes.jsonl", '{"episode_index": 10000000000000000000000, "length": 3}', "episode_index = 1000"),
     ("episodes.jsonl", '{"episode_index": 0, "length": NaN}', "length = nan"),

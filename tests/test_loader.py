@@ -11,7 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from data_pipelines import once
 from data_pipelines.loader import Loader
+from data_pipelines.samples import SampleMaker
 from tests.fake_source import BATCH, LAYOUT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch
 
@@ -58,6 +60,38 @@ def test_worker_processes_do_not_change_batches(workers):
     assert_same(batches, expected)
     assert all(type(value) is np.ndarray for batch in batches for value in batch.values())
     assert loader.state()["bad"]["fake/2"]["count"] > 0  # counted in the worker, told here
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_stream_does_not_depend_on_the_batch_size(batch):
+    whole = np.concatenate([each["start"] for each in take(make_loader(), 2)])
+    parts = take(make_loader(global_batch_size=batch), 8 // batch)
+    np.testing.assert_array_equal(np.concatenate([each["start"] for each in parts]), whole)
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(1, [1] * 7), (3, [3, 3, 1]), (16, [7])])
+def test_each_window_comes_once_whatever_the_batch_size(batch_size, sizes):
+    makers = [SampleMaker(dataset, i, LAYOUT, tokenize, fields=BATCH)
+              for i, dataset in enumerate([robots(weight=1000), clips()])]  # the second is hardly ever drawn
+    every = once.each_once(makers, 3, 10**6)
+    assert sorted((draw.dataset, draw.window) for draw in every) == [
+        (i, window) for i in (0, 1) for window in range(len(makers[i].windows))]
+    draws = once.each_once(makers, 3, 7)
+    assert draws == every[:7]
+    found = list(once.batches(makers, draws, batch_size, 0.0))
+    assert [len(batch["start"]) for batch in found] == sizes
+    assert np.concatenate([batch["sample_index"] for batch in found]).tolist() == [draw.position for draw in draws]
+
+
+def test_an_unreadable_window_is_left_out_of_an_evaluation():
+    dataset = robots(lengths=(40, 60, 50, 30), unreadable=(2,))
+    maker = SampleMaker(dataset, 0, LAYOUT, tokenize, fields=BATCH)
+    draws = once.each_once([maker], 3, 10**6)
+    bad = sum(maker.windows[draw.window][0] == 2 for draw in draws)
+    found = np.concatenate([batch["episode_index"] for batch in once.batches([maker], draws, 8, 1.0)])
+    assert bad and len(found) == len(draws) - bad and 2 not in found
+    with pytest.raises(ValueError, match="are unreadable, more than data.max_bad_fraction = 0.0"):
+        list(once.batches([maker], draws, 8, 0.0))
 
 
 KILLED = """

@@ -1,5 +1,6 @@
 """The main job at its smallest, on the commands' own code: record, train, resume, evaluate, export, report, notebook."""
 
+import dataclasses
 import json
 import math
 import os
@@ -64,6 +65,12 @@ def restored(workdir):
 
 def test_evaluate_export_report(restored, workdir):
     evaluation, arrays = evaluate.evaluate(restored, say=lambda *_: None)
+    other = restored.config.copy_and_resolve_references()
+    other.evaluate.batch_size = 3  # of 4 windows: the second batch holds one
+    same, _ = evaluate.evaluate(dataclasses.replace(restored, experiment=Experiment(other)), say=lambda *_: None)
+    assert same["windows"] == evaluation["windows"] == 4
+    for part, name in (("loss", "video_loss"), ("loss", "action_loss"), ("action", "model_mse")):
+        assert same[part][name] == pytest.approx(evaluation[part][name], rel=1e-4)
     evaluate.write(workdir, evaluation, arrays)
     parity = export.export(restored, workdir / "export")
     assert parity["passed"] and parity["max"] <= 1e-4

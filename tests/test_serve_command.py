@@ -1,17 +1,21 @@
 """What `python -m launch.serve` refuses before it loads or listens; SIGTERM and all else: tests/test_serve_trouble.py."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 from absl import flags
 
-from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.robots.embodiments import EMBODIMENTS, get_embodiment
 from launch import serve
-from launch.serving.engine import Answer
+from launch.serving.engine import Answer, choose_robot
 from launch.serving.protocols import BadRequest, Observation
 from launch.serving.sessions import LIVE, Sessions
 from launch.setup import flags as launch_flags
+from launch.setup import provenance
+from launch.setup.restore import restore
+from tests import tiny_policy
 from world_model.batch import Layout
 
 ANSWER = Answer(np.zeros((1, 2)), None, None, {})
@@ -90,6 +94,24 @@ def test_kept_frames_become_a_block_of_any_length_that_ends_at_the_newest(length
         session, request = sessions.plan(observation, "someone")
         sessions.done(session, observation, request, ANSWER)
     assert request.views["image"].tolist() == expected
+
+
+def test_a_robot_that_a_config_has_registered_is_known_to_who_serves(tmp_path, monkeypatch, caplog):
+    """Without its config: checkpoints and exports bring it along. One of that name is kept, and a difference said."""
+    registered = EMBODIMENTS[tiny_policy.DROID]
+    tiny_policy.write(tmp_path, tiny_policy.DROID)
+    monkeypatch.delitem(EMBODIMENTS, tiny_policy.DROID)
+    assert choose_robot(restore(tmp_path), None, None).embodiment == registered
+    changed = dataclasses.replace(registered, rate=30.0)
+    monkeypatch.setitem(EMBODIMENTS, tiny_policy.DROID, changed)
+    saved = provenance.as_json(tiny_policy.config(tiny_policy.DROID))
+    saved["robots"][tiny_policy.DROID]["rate"] = 15.0
+    assert "robots" not in provenance.from_json(saved) and EMBODIMENTS[tiny_policy.DROID] is changed
+    assert "registered otherwise than it was when the run was trained: rate: the run 15.0, now 30.0" in caplog.text
+    saved["robots"][tiny_policy.DROID]["wings"] = 2
+    with pytest.raises(ValueError, match="robot 'test_droid' was saved by another version of this code: .*wings"):
+        provenance.from_json(saved)
+    assert "robots" not in provenance.as_json(tiny_policy.config())
 
 
 def parsed(*arguments: str) -> flags.FlagValues:

@@ -29,9 +29,9 @@ def ask(policy, **more) -> tuple[bool, np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def held(engine, monkeypatch):
-    """(server, a client whose robot is held: no gap is as small as the guard wants)."""
+    """(port, a client whose robot is held: no gap is as small as the guard wants)."""
     monkeypatch.setattr(engine, "guard", Guard(PUSHT, hold_gap=1e-6))
-    with serving(engine) as (port, server):
+    with serving(engine) as (port, _):
         policy = client(port)
         assert not ask(policy)[0]  # a first frame tells no gap
         was_held, actions, state = ask(policy, frames=4)
@@ -55,7 +55,7 @@ def test_no_new_window_lets_a_held_robot_go(held):
 
 
 def test_evicted_and_failed_sessions_stay_held(held, engine, monkeypatch):
-    port, policy = held
+    _, policy = held
     for i in range(8):
         ask(policy, session_id=f"other {i}")  # the connection's own sessions make room
     assert ask(policy)[0]
@@ -71,7 +71,7 @@ def test_evicted_and_failed_sessions_stay_held(held, engine, monkeypatch):
 
 
 def test_a_small_gap_lets_it_go(held, engine, monkeypatch):
-    port, policy = held
+    _, policy = held
     ask(policy)
     monkeypatch.setattr(engine, "guard", Guard(PUSHT, hold_gap=1e6))
     assert ask(policy, reset=True)[0]  # no gap yet

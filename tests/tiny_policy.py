@@ -3,7 +3,6 @@
 Weights are spread out, so that every output depends on every input (a fresh model's heads are nearly zero).
 """
 
-import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from data_pipelines.robots.embodiments import EMBODIMENTS, Dimension, Embodiment
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.summary import Summary
 from launch.setup.experiment import Experiment
+from launch.setup.provenance import as_json
 from world_model.encoders import patch_pca
 from world_model.training import checkpoint
 from world_model.training.checkpoint_writer import Checkpoints
@@ -35,6 +35,7 @@ def config(embodiment: str = "pusht", arm: str = "debug"):
         c.layout.update(width=96, actions_per_block=24)
     if get_embodiment(embodiment).view_layout == "t_shape":
         c.layout.height = 48
+    c.data.datasets.pusht.embodiment = embodiment
     c.train.remat = "none"
     return c
 
@@ -51,7 +52,7 @@ def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
     state = {"params": _weights(Experiment(c).model.shapes, rng), "step": jnp.int32(1)}
-    meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=json.loads(c.to_json()),
+    meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=as_json(c),
                                 statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")
     writer = Checkpoints(workdir / "checkpoints", keep_last=1)
     writer.save(1, state, data={}, meta=meta, frozen=frozen)

@@ -32,7 +32,7 @@ from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.json_difference import first_difference
 from data_pipelines.robots.embodiments import name_in_files, renamed
 from data_pipelines.samples import ORIGIN, SampleMaker
-from data_pipelines.storage import files
+from data_pipelines.storage import files, shapes
 from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
 
 FORMAT = 2  # how the files are laid out
@@ -40,6 +40,14 @@ CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
 _LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # of a Dimension
 TEXTS = "texts.array_record"
+_ABOUT = {"records": shapes.whole(), "bytes": shapes.whole(high=2**63), "sha256": shapes.text,
+          "bad": shapes.map_of(shapes.text)}
+_MANIFEST = shapes.fields({"identity": shapes.map_of(shapes.anything), "windows_per_shard": shapes.whole(1),
+                           "windows": shapes.map_of(shapes.whole())}, required=("identity", "windows_per_shard"))
+_SUCCESS = shapes.fields({
+    "files": shapes.map_of(shapes.fields(_ABOUT, required=("bytes", "sha256"))),
+    "shards": shapes.map_of(shapes.map_of(shapes.fields(_ABOUT, required=("records", "bytes", "sha256", "bad"))))},
+    required=("files", "shards"))
 _ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
@@ -61,7 +69,8 @@ def record_bytes(spec: dict[str, tuple]) -> int:
 
 def parse_manifest(data: bytes) -> dict:
     """manifest.json with a `comparable` identity."""
-    manifest = json.loads(data)
+    found = files.parse_json(data.decode("utf-8", "replace"), "manifest.json")
+    manifest = shapes.check(found, _MANIFEST, "manifest.json")
     return manifest | {"identity": comparable(manifest["identity"])}
 
 
@@ -96,7 +105,7 @@ class LatentCache:
             raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error!r}") from error
 
     def _read_manifest(self, identity: dict) -> None:
-        written = files.read_json(f"{self.path}/_SUCCESS")
+        written = shapes.check(files.read_json(f"{self.path}/_SUCCESS"), _SUCCESS, "_SUCCESS")
         if (found := written.get("format", 1)) != FORMAT:
             raise CacheError(f"data.cache = {self.path} has format {found}, this code reads {FORMAT}: make it again")
         self._files = {f"{self.path}/{name}": about for name, about in written["files"].items()} | {

@@ -7,10 +7,12 @@ another name stands in renamed.json under its old one, so that files written bef
 import dataclasses
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import logging
 
+from data_pipelines.json_difference import first_difference
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.slots import ACTION_SLOTS, ARM_EFFECTOR_SLOTS, BODY_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
 
@@ -18,7 +20,10 @@ EMBODIMENTS: dict[str, Embodiment] = {}
 
 
 def register(embodiment: Embodiment) -> Embodiment:
-    """Adds a robot; raises ValueError where its name or id is taken."""
+    """Adds a robot, or finds the same one there, for configs are read twice. Raises ValueError where another one has
+    its name or id."""
+    if EMBODIMENTS.get(embodiment.name) == embodiment:
+        return embodiment
     for other in EMBODIMENTS.values():
         if other.name == embodiment.name or other.id == embodiment.id:
             raise ValueError(f"embodiment {embodiment.name!r} (id {embodiment.id}) collides with "
@@ -233,3 +238,36 @@ def _robotwin_joints(name: str, id: int, slots: dict[str, range]) -> Embodiment:
 
 register(_robotwin_joints("robotwin_joints_75", 21, ARM_EFFECTOR_SLOTS))
 register(_robotwin_joints("robotwin_joints_55", 22, BODY_SLOTS))
+
+OURS = frozenset(EMBODIMENTS)  # all others are registered by configs
+
+
+def registered_elsewhere(names: Iterable[str]) -> dict[str, dict]:
+    """JSON data of those robots that are not registered here, for files that outlive the config which does it."""
+    return {name: _as_json(get_embodiment(name)) for name in sorted(set(names) - OURS - renamed().keys())}
+
+
+def _as_json(robot: Embodiment) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(robot)))
+
+
+def _by_name(fields: dict) -> dict:
+    """The fields of a robot with each dimension under its name."""
+    return fields | {part: {dim["name"]: dim for dim in fields[part]} for part in ("state", "action")}
+
+
+def register_saved(robots: dict[str, dict]) -> None:
+    """Registers robots of `registered_elsewhere`; one of that name that is registered is kept, and a difference said.
+    Raises ValueError where one is not to be read."""
+    for name, fields in robots.items():
+        try:
+            dims = {part: tuple(Dimension(**dim) for dim in fields[part]) for part in ("state", "action")}
+            robot = Embodiment(**fields | {"views": tuple(fields["views"])} | dims)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"robot {name!r} was saved by another version of this code: {error}") from error
+        if name not in EMBODIMENTS:
+            register(robot)
+        elif EMBODIMENTS[name] != robot:
+            logging.warning("robot %r is registered otherwise than it was when the run was trained: %s", name,
+                            first_difference(_by_name(fields), _by_name(_as_json(EMBODIMENTS[name])),
+                                             sides=("the run", "this process")))

@@ -31,7 +31,7 @@ _INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.wh
 _MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
     "start": shapes.whole(), "end": shapes.optional(shapes.whole()), "original_key": shapes.optional(shapes.text)}))))
 _STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
-_EPISODE = shapes.fields({"episode_index": shapes.whole(), "length": shapes.optional(shapes.whole()),
+_EPISODE = shapes.fields({"episode_index": shapes.number(0), "length": shapes.optional(shapes.number(0)),
                           "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
 _TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.text}, required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
@@ -164,7 +164,7 @@ class Meta:
         return f"{self.path}/{relative}"
 
     def _value(self, key: str):
-        if key not in self.info:
+        if self.info.get(key) is None:
             raise ValueError(f"{self.path}/meta/info.json has no {key!r}")
         return self.info[key]
 

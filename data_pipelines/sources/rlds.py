@@ -22,11 +22,12 @@ from data_pipelines.sources.filters import EVERYTHING, Filters, matches
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
 from data_pipelines.sources.texts import any_said, text, texts_of
-from data_pipelines.storage import files
+from data_pipelines.storage import files, shapes
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
 
 _STEPS = "steps/"  # before the names of a step's fields
+_KEPT = shapes.fields({"episodes": shapes.map_of(shapes.list_of(shapes.anything))})  # of the file of lengths
 _LOST = 2**20  # records of a shard that may be missing from it, each to be reported
 
 
@@ -172,9 +173,9 @@ class RldsSource:
             file, info = f"{self.path}/lengths-{self.split}.json", self._opened[2]
             key = {"shard_lengths": list(info.shard_lengths), "num_bytes": info.num_bytes,
                    "instruction": self.instruction}
-            kept = files.read_json(file) if files.exists(file) else {}
+            kept = shapes.check(files.read_json(file), _KEPT, file) if files.exists(file) else {}
             known = kept.get("episodes", {}) if {name: kept.get(name) for name in key} == key else {}
-            if not {"length", *fields} <= known.keys():
+            if not {"length", *fields} <= known.keys() or {len(column) for column in known.values()} != {len(self)}:
                 wanted = sorted({*fields, *known} - {"length", "instruction"})  # the last is of former versions
                 rows = [self._metadata(i, wanted) for i in range(len(self))]
                 known = {name: [row[name] for row in rows] for name in ("length", *wanted)}

@@ -6,14 +6,13 @@ import logging
 from pathlib import PurePosixPath
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.sources.filters import EVERYTHING, Filters
 from data_pipelines.sources.texts import any_said
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
+from data_pipelines.storage.tables import read_parquet
 from data_pipelines.video import reading as video
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")  # in small letters or capitals
@@ -99,11 +98,7 @@ def read_list(file: str) -> dict[str, str]:
     """Reads a list as {file: caption}. Raises FileNotFoundError where there is none, ValueError where it makes no sense
     or leads out of its folder."""
     if file.endswith(".parquet"):
-        try:
-            with files.opened(file) as opened:
-                rows = pq.read_table(opened, columns=["file", "caption"]).to_pylist()
-        except (pa.ArrowException, KeyError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
+        rows = read_parquet(file, lambda names: [name for name in names if name in ("file", "caption")]).to_pylist()
     else:
         rows = files.read_json_lines(file)
     found = {}

@@ -3,7 +3,6 @@
 A rule is a function of a value that returns what was expected and found, or nothing where the value fits.
 """
 
-import math
 import reprlib
 from collections.abc import Callable, Mapping
 
@@ -39,8 +38,7 @@ def number(low: float, high: float = 2.0**31) -> Rule:
 def whole(low: int = 0, high: int = 2**31) -> Rule:
     """A whole number from `low` to `high`."""
     def rule(value) -> str:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) \
-            and value == int(value) and low <= value <= high
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
         return _unless(fits, value, f"a whole number of {low} to {high}")
 
     return rule

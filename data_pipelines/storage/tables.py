@@ -19,12 +19,15 @@ def check_rows(rows: int, file: str) -> None:
 
 def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = None) -> pa.Table:
     """Reads a whole table; choose: all column names -> those to read. Raises FileNotFoundError where there is none,
-    ValueError naming the file where it cannot be read."""
+    ValueError naming the file where it cannot be read.
+
+    No thread of Arrow's ever holds an object of Python: one that lets it go while the interpreter ends aborts the
+    process.
+    """
     try:
-        with files.opened(file) as content:
-            opened = pq.ParquetFile(content)
+        with files.opened(file) as content, pq.ParquetFile(content if files.is_remote(file) else file) as opened:
             check_rows(opened.metadata.num_rows, file)
-            table = opened.read(choose(opened.schema_arrow.names) if choose else None)
+            table = opened.read(choose(opened.schema_arrow.names) if choose else None, use_threads=False)
             table.validate(full=True)  # texts are UTF-8
             return table
     except FileNotFoundError:

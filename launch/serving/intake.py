@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import CTRL_OPCODES, Frame
+from websockets.protocol import SEND_EOF
 
 CUTS = ("flood", "bytes", "full", "unread")  # too many frames, too much held by all, too many connections, nobody reads
 PIECE = 4096  # bytes that are looked at before the limits are
@@ -119,6 +120,14 @@ class Connection(ServerConnection):
             self._intake.weigh(self)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self._intake.drop(self, "unread")
+
+    def send_data(self) -> None:
+        """See ServerConnection. One write for all that waits, and none to who has gone: asyncio logs each of those."""
+        waiting = self.protocol.data_to_send()
+        if not self.transport.is_closing():
+            whole, ends = b"".join(waiting), SEND_EOF in waiting
+            self.protocol.writes = [*([whole] if whole else []), *([SEND_EOF] if ends else [])]
+        super().send_data()
 
     def process_event(self, event) -> None:
         """See ServerConnection."""

@@ -41,7 +41,7 @@ class Session:
     prompt: str = ""
     busy: bool = False  # a request is on its way
     used: float = dataclasses.field(default_factory=time.monotonic)  # when a request came last
-    guarded: Guarded = Guarded()
+    guarded: Guarded = dataclasses.field(default_factory=Guarded)
     seen: Seen | None = None  # what was seen and done since, where the client says so before it asks
     frames: dict = dataclasses.field(default_factory=dict)  # view -> the last frames, where the server keeps them
 

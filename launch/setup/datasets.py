@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import once
 from data_pipelines.cache.reader import CacheError, LatentCache
 from data_pipelines.episode import Source
 from data_pipelines.loader import Loader
@@ -58,10 +59,11 @@ class Data:
         return sum(len(index_windows(dataset, self.experiment.layout)) for dataset in self.heldout_robots)
 
     def heldout_batches(self, batch_size: int, windows: int) -> Iterator[dict]:
-        """At least `windows` held-out windows with actions, in a fixed order. Raises ValueError without any."""
-        with self._loader(self.heldout_robots, batch_size) as loader:
-            for _ in range(-(-windows // batch_size)):
-                yield next(loader)
+        """`windows` held-out windows with actions, or all, each once, in a fixed order; the last batch may be smaller.
+        Raises ValueError without any, or where too many are unreadable."""
+        config, makers = self.experiment.config, self._makers(self.heldout_robots)
+        return once.batches(makers, once.each_once(makers, config.seed, windows), batch_size,
+                            config.data.max_bad_fraction)
 
     def clips(self, count: int) -> np.ndarray:
         """uint8 [count, T, H, W, 3]: training windows for fitting a codec."""
@@ -70,10 +72,12 @@ class Data:
 
     def makers(self) -> list[SampleMaker]:
         """Cutters of the training windows, one per dataset."""
+        return self._makers(self.training)
+
+    def _makers(self, datasets: tuple[Dataset, ...]) -> list[SampleMaker]:
         e = self.experiment
         return [SampleMaker(dataset, i, e.layout, e.inputs.tokenize, fields=e.inputs.batch_fields(),
-                            augmentation=e.augmentation.still)
-                for i, dataset in enumerate(self.training)]
+                            augmentation=e.augmentation.still) for i, dataset in enumerate(datasets)]
 
     def _loader(self, datasets, batch_size: int, **options) -> Loader:
         e, c = self.experiment, self.experiment.config

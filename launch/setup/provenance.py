@@ -6,6 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
+from data_pipelines.robots import embodiments
+from launch.setup import mixture
 from world_model.training.state import flatten
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
@@ -24,8 +26,16 @@ def config_hash(config: dict, *more) -> str:
 
 
 def as_json(config) -> dict:
-    """The config as plain JSON values."""
-    return json.loads(config.to_json())
+    """The config as plain JSON values, with the robots that it, or its file, has registered: `from_json` knows them."""
+    used = {entry.embodiment for entry in mixture.entries(config.data.datasets).values()}
+    own = embodiments.registered_elsewhere(used)
+    return json.loads(config.to_json()) | ({"robots": own} if own else {})
+
+
+def from_json(saved: dict) -> dict:
+    """The config's own values; its robots are registered. Raises ValueError where one is not to be read."""
+    embodiments.register_saved(saved.get("robots", {}))
+    return {name: value for name, value in saved.items() if name != "robots"}
 
 
 def code_version() -> str:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from launch.setup import fit
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
+from launch.setup.provenance import from_json
 from world_model.families import FamilyError, get_family
 from world_model.families.base.policy import Policy
 from world_model.training import checkpoint
@@ -84,9 +85,10 @@ def readable(saved: dict) -> ConfigDict:
     attention kernel one that runs here (weights do not depend on it), products plain (rounding is for the speed of
     training).
 
-    Raises FamilyError where the model's family is not installed.
+    Raises FamilyError where the model's family is not installed, ValueError where a robot of the config's own is not to
+    be read.
     """
-    saved = json.loads(json.dumps(saved))
+    saved = json.loads(json.dumps(from_json(saved)))
     defaults = get_family(saved["model"]["family"]).config.get("evaluate", {})
     saved["evaluate"] = {**defaults, **saved["evaluate"]}
     config = ConfigDict(saved)

@@ -12,26 +12,9 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from world_model.weights.transforms import KINDS, Transform
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One published tensor and where it lives in our arrays."""
-
-    published: str
-    native: str
-    transform: Transform
-    layer: int | None = None  # index in a stacked array of ours
-    part: tuple[int, int] | None = None  # (i, n): the i-th of n equal parts of our last axis
-
-    def slice_of(self, native):
-        """What this tensor is of our array, before the transform."""
-        native = native if self.layer is None else native[self.layer]
-        if self.part is None:
-            return native
-        width = native.shape[-1] // self.part[1]
-        return native[..., self.part[0] * width:(self.part[0] + 1) * width]
+from world_model.weights import names
+from world_model.weights.names import Entry
+from world_model.weights.transforms import KINDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +33,14 @@ def published_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -
     """Published names and shapes, from the shapes of our arrays, without any data. Raises ValueError where the table
     does not cover ours exactly."""
     _check_covers(table, shapes)
-    return {e.published: jax.eval_shape(lambda x, e=e: e.transform.to_published(e.slice_of(x), 0), shapes[e.native])
-            for e in table.entries}
+    return {entry.published: names.published_shape(shapes, entry, 0) for entry in table.entries}
 
 
 def to_published(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (published name, array), one at a time. Raises ValueError where the table does not cover our arrays
     exactly."""
     _check_covers(table, params)
-    return ((e.published, np.ascontiguousarray(e.transform.to_published(e.slice_of(np.asarray(params[e.native])), 0)))
-            for e in table.entries)
+    return (names.published_tensor(params, entry, 0) for entry in table.entries)
 
 
 def _check_covers(table: Table, params: Mapping[str, object]) -> None:
@@ -138,10 +119,10 @@ def _under(published: str, native: str, modules) -> Iterator[tuple[str, str, str
     return ((f"{published}.{a}", f"{native}.{b}", kind) for a, b, kind in modules)
 
 
-def _entries(modules, **where) -> Iterator[Entry]:
+def _entries(modules, layer: int | None = None, part: tuple[int, int] | None = None) -> Iterator[Entry]:
     for published, native, kind in modules:
         for published_suffix, native_suffix, transform in KINDS[kind]:
-            yield Entry(published + published_suffix, native + native_suffix, transform, **where)
+            yield Entry(published + published_suffix, native + native_suffix, layer, transform, part=part)
 
 
 _UMT5 = {  # published, native, kind: outside the layers, then of a layer

@@ -77,6 +77,15 @@ class Entry:
     layer: int | None  # index in a stacked parameter
     transform: Transform
     read: bool = True  # whether our parameter is filled from it
+    part: tuple[int, int] | None = None  # (i, n): it is the i-th of n equal parts of our last axis
+
+    def slice_of(self, native):
+        """What this tensor is of our parameter, before the transform."""
+        native = native if self.layer is None else native[self.layer]
+        if self.part is None:
+            return native
+        width = native.shape[-1] // self.part[1]
+        return native[..., self.part[0] * width:(self.part[0] + 1) * width]
 
 
 def entries(table: NameTable, params: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[Entry]:
@@ -130,9 +139,7 @@ def published_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct], head_dim: int, 
 
 def published_shape(shapes: Mapping[str, jax.ShapeDtypeStruct], entry: Entry, head_dim: int) -> jax.ShapeDtypeStruct:
     """The shape of one published tensor, from our abstract parameters."""
-    native = shapes[entry.native]
-    one = jax.ShapeDtypeStruct(native.shape if entry.layer is None else native.shape[1:], native.dtype)
-    return jax.eval_shape(lambda x: entry.transform.to_published(x, head_dim), one)
+    return jax.eval_shape(lambda x: entry.transform.to_published(entry.slice_of(x), head_dim), shapes[entry.native])
 
 
 def to_published(params: Mapping[str, np.ndarray], head_dim: int, table: NameTable
@@ -145,12 +152,12 @@ def to_published(params: Mapping[str, np.ndarray], head_dim: int, table: NameTab
     Raises:
       ValueError: listing our tensors that the table lacks and those it misses, before anything is yielded.
     """
-    return (_read(params, entry, head_dim) for entry in _entries_of(params, table))
+    return (published_tensor(params, entry, head_dim) for entry in _entries_of(params, table))
 
 
-def _read(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tuple[str, np.ndarray]:
-    native = params[entry.native]
-    one = np.asarray(native if entry.layer is None else native[entry.layer])
+def published_tensor(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tuple[str, np.ndarray]:
+    """(name, numpy array) of one published tensor, from our parameters."""
+    one = np.asarray(entry.slice_of(params[entry.native]))
     return entry.published, np.ascontiguousarray(entry.transform.to_published(one, head_dim))
 
 
@@ -173,8 +180,7 @@ def from_published(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, jax.S
         if source.shape != expected:
             raise ValueError(f"{entry.published} (ours: {entry.native}): expected shape {expected}, "
                              f"found {source.shape}")
-        target = params[entry.native] if entry.layer is None else params[entry.native][entry.layer]
-        target[...] = entry.transform.to_native(source, head_dim)
+        entry.slice_of(params[entry.native])[...] = entry.transform.to_native(source, head_dim)
     return params
 
 

@@ -64,7 +64,7 @@ REFERENCE_ROBOTS = {"droid": DROID, "agibot_g1": AGIBOT, "yam": YAM}
 RELEASED = "_released"  # ends the names of the robots that stand in slots, and are asked, as the server has it
 
 
-class Robot(NamedTuple):
+class ServedRobot(NamedTuple):
     """An embodiment by the server's names."""
 
     embodiment: Any  # data_pipelines.robots.embodiment.Embodiment
@@ -75,7 +75,7 @@ class Robot(NamedTuple):
     keys: dict[str, dict[str, list[int]]]  # state, action: key -> indices of dimensions
 
 
-def robot_of(robot) -> Robot:
+def robot_of(robot) -> ServedRobot:
     """An embodiment as the server knows it."""
     known = REFERENCE_ROBOTS.get(_plain(robot.name), ReferenceRobot(robot.name, robot.id, {}))
 
@@ -85,7 +85,7 @@ def robot_of(robot) -> Robot:
     keys = {part: {at_server(key): [i for i, _ in found] for key, found in itertools.groupby(
         enumerate(dimensions), key=lambda pair: re.sub(r"_\d+$", "", pair[1].name))}
         for part, dimensions in (("state", robot.state), ("action", robot.action))}
-    return Robot(robot, known.tag, known.id, tuple(map(at_server, robot.views)), known.resolution, keys)
+    return ServedRobot(robot, known.tag, known.id, tuple(map(at_server, robot.views)), known.resolution, keys)
 
 
 def _plain(name: str) -> str:
@@ -151,7 +151,7 @@ def conf(embodiments: list, spec, dtype: str, crop: float = 1.0, tokenizer: str 
         "transforms": {r.tag: _transforms(r, spec, {o.tag: o.id for o in robots}, crop, tokenizer) for r in robots}}
 
 
-def _modalities(robot: Robot, layout) -> dict:
+def _modalities(robot: ServedRobot, layout) -> dict:
     """Which steps and keys the server asks a client for."""
     config = {"_target_": "groot.vla.data.dataset.ModalityConfig"}
     steps = list(range(layout.actions_per_block))
@@ -164,7 +164,7 @@ def _modalities(robot: Robot, layout) -> dict:
         "language": {**config, "delta_indices": [0], "modality_keys": ["annotation.language.action_text"]}}
 
 
-def _transforms(robot: Robot, spec, ids: dict[str, int], crop: float, tokenizer: str) -> dict:
+def _transforms(robot: ServedRobot, spec, ids: dict[str, int], crop: float, tokenizer: str) -> dict:
     """The chain from observation to input: pictures to the model's size, numbers to [-1, 1], prompt to tokens."""
     keys = {"video": _keys("video", robot.views)} | {part: _keys(part, robot.keys[part]) for part in robot.keys}
     # Views are tiled on a canvas of so many columns, and as many rows.
