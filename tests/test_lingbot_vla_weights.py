@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from configs import lingbot_vla_4b, lingbot_vla_v2_6b
@@ -22,10 +23,13 @@ from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored
 from tests import tiny_policy
 from tests.test_import_weights import read_back
+from world_model.diffusion.inpainting import Inpainting
 from world_model.families import get_family
 from world_model.families.base.export import Trained
 from world_model.families.lingbot_vla import norm_stats, released_format
 from world_model.families.lingbot_vla.names import TABLES
+from world_model.families.lingbot_vla.torch.network import load, make_network
+from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
 from world_model.training import checkpoint
 from world_model.weights import conversion, names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
@@ -332,9 +336,30 @@ def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):
         assert np.ptp(ours, axis=0).max() > 1
 
 
-def test_an_export_that_is_damaged_is_named(released, tmp_path):
-    from world_model.families.lingbot_vla.torch.network import load
+@pytest.mark.parametrize("config,queries", [(lingbot_vla_4b, 0), (lingbot_vla_v2_6b, 8)])
+def test_at_full_size_no_step_of_pytorch_waits_for_a_number(config, queries):
+    """Tensors without values: whatever depended on one would raise an error."""
+    config = config.get_config()
+    config.model.query_tokens = queries
+    spec = Experiment(config).model.spec
+    runtime = LingBotVLATorchSampler(make_network(spec), spec, steps=2)
 
+    def tensor(*shape, dtype):
+        return torch.empty(2, *shape, dtype=dtype, device="meta")
+
+    layout, views = spec.layout, spec.views
+    shape = layout.actions_per_block, spec.action_dim
+    seen = runtime.see(tensor(views, layout.height, layout.width, 3, dtype=torch.uint8),
+                       tensor(views, dtype=torch.bool), tensor(spec.text_length, dtype=torch.int32),
+                       tensor(dtype=torch.int32))
+    given = Inpainting(tensor(*shape, dtype=torch.float32), tensor(*shape, dtype=torch.bool))
+    actions = runtime.denoise(seen, tensor(spec.state_dim, dtype=torch.float32), tensor(*shape, dtype=torch.float32),
+                              given)
+    assert actions.shape == (2, *shape) and actions.dtype == torch.float32
+    assert len(seen.layers) == 36 and seen.mask.shape == (2, 51, spec.prefix_tokens + 51)
+
+
+def test_an_export_that_is_damaged_is_named(released, tmp_path):
     case, out, _ = released
     with pytest.raises(WeightsError, match=r"wamax\.json: missing; .* is no export of a LingBot-VLA model"):
         load(tmp_path)

@@ -13,32 +13,35 @@ from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.sampler import LingBotVLASampler
 from world_model.families.lingbot_vla.vision import make_patches
 
+SAMPLES = ("all_views", "a_view_missing", "half_given")
+
 
 class FixedInputs(NamedTuple):
-    """Two samples of random numbers that never change; the second lacks a view and has a shorter prompt."""
+    """Random numbers that never change, a sample for each of SAMPLES; the second has a shorter prompt."""
 
-    views: np.ndarray  # uint8 [2, V, H, W, 3]
-    view_mask: np.ndarray  # bool [2, V]
-    text_ids: np.ndarray  # int32 [2, text_length]
-    text_length: np.ndarray  # int32 [2]
-    state: np.ndarray  # float32 [2, state_dim]
-    noise: np.ndarray  # float32 [2, N, action_dim]
-    given: Inpainting  # the first half of the actions
+    views: np.ndarray  # uint8 [3, V, H, W, 3]
+    view_mask: np.ndarray  # bool [3, V]
+    text_ids: np.ndarray  # int32 [3, text_length]
+    text_length: np.ndarray  # int32 [3]
+    state: np.ndarray  # float32 [3, state_dim]
+    noise: np.ndarray  # float32 [3, N, action_dim]
+    given: Inpainting  # the first half of the third sample's actions
 
 
 def fixed_inputs(sampler: LingBotVLASampler) -> FixedInputs:
     """Fixed inputs at the sizes of the sampler's model."""
     rng, spec = np.random.default_rng(0), sampler.model.spec
-    layout, shape = spec.layout, (2, spec.layout.actions_per_block, spec.action_dim)
-    mask = np.ones((2, spec.views), bool)
-    mask[1, spec.views // 2] = spec.views == 1
-    first = np.broadcast_to(np.arange(shape[1])[:, None] < shape[1] // 2, shape)
+    layout, count = spec.layout, len(SAMPLES)
+    shape = count, layout.actions_per_block, spec.action_dim
+    view_mask, given = np.ones((count, spec.views), bool), np.zeros(shape, bool)
+    view_mask[1, spec.views // 2] = spec.views == 1
+    given[2, :shape[1] // 2] = True
     return FixedInputs(
-        rng.integers(0, 256, (2, spec.views, layout.height, layout.width, 3), np.uint8), mask,
-        rng.integers(0, spec.vocab_size, (2, spec.text_length), np.int32),
-        np.array([spec.text_length, spec.text_length // 2], np.int32),
-        rng.normal(size=(2, spec.state_dim)).astype(np.float32), rng.normal(size=shape).astype(np.float32),
-        Inpainting(rng.normal(size=shape).astype(np.float32), first))
+        rng.integers(0, 256, (count, spec.views, layout.height, layout.width, 3), np.uint8), view_mask,
+        rng.integers(0, spec.vocab_size, (count, spec.text_length), np.int32),
+        np.int32([spec.text_length, spec.text_length // 2, spec.text_length]),
+        rng.normal(size=(count, spec.state_dim)).astype(np.float32), rng.normal(size=shape).astype(np.float32),
+        Inpainting(rng.normal(size=shape).astype(np.float32), given))
 
 
 def jax_outputs(sampler: LingBotVLASampler, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -46,9 +49,7 @@ def jax_outputs(sampler: LingBotVLASampler, params: Mapping[str, jax.Array]) -> 
     inputs = fixed_inputs(sampler)
     with jax.default_matmul_precision("highest"):
         seen = Example(make_patches(sampler.model.spec, inputs.views), *inputs[1:5])
-        free, given = (np.asarray(sampler.denoise(dict(params), seen, inputs.noise, known))
-                       for known in (None, inputs.given))
-    return _entries(free, given)
+        return _entries(np.asarray(sampler.denoise(dict(params), seen, inputs.noise, inputs.given)))
 
 
 def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -63,12 +64,10 @@ def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "flo
         return torch.from_numpy(np.array(x))
 
     inputs, (network, spec, settings) = fixed_inputs(sampler), load(directory, dtype=dtype)
-    runtime, known = LingBotVLATorchSampler(network, spec, **settings), Inpainting(*map(tensor, inputs.given[:2]))
-    seen = runtime.see(*map(tensor, inputs[:4]))
-    state, noise = tensor(inputs.state), tensor(inputs.noise)
-    free, given = (runtime.denoise(seen, state, noise, known).numpy() for known in (None, known))
-    return _entries(free, given)
+    runtime = LingBotVLATorchSampler(network, spec, **settings)
+    seen, given = runtime.see(*map(tensor, inputs[:4])), Inpainting(*map(tensor, inputs.given[:2]))
+    return _entries(runtime.denoise(seen, tensor(inputs.state), tensor(inputs.noise), given).numpy())
 
 
-def _entries(free: np.ndarray, given: np.ndarray) -> dict[str, np.ndarray]:
-    return {"all_views/actions": free[0], "a_view_missing/actions": free[1], "half_given/actions": given}
+def _entries(actions: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{name}/actions": x for name, x in zip(SAMPLES, actions, strict=True)}
