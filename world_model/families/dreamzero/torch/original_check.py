@@ -77,7 +77,7 @@ def _parts(ours: dict) -> dict[str, np.ndarray]:
     return {f"forward/{name}": x for name, x in parts.items()}
 
 
-def _observations(known: experiment.Robot, ours: dict) -> dict[str, np.ndarray]:
+def _observations(known: experiment.ServedRobot, ours: dict) -> dict[str, np.ndarray]:
     """What a client sends, by the original's names."""
     rng, layout = np.random.default_rng(1), ours["layout"]
     width, height = known.resolution or (layout["width"], layout["height"])
@@ -143,7 +143,7 @@ def _requests(runtime, settings: dict, robot, known, inputs: Mapping, found: Map
             seen = tensor(found[f"request{i + 1}/codec/0"])[:, -n:]
 
 
-def _answer(found: Mapping, known: experiment.Robot, name: str) -> np.ndarray:
+def _answer(found: Mapping, known: experiment.ServedRobot, name: str) -> np.ndarray:
     """The original's value of an entry."""
     request, _, part = name.partition("/")
     if part == "commands":
