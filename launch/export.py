@@ -1,6 +1,7 @@
 """Takes the weights away: a directory that PyTorch reads, checked against the JAX model before it appears.
 
     python -m launch.export --workdir=runs/quickstart --out=DIR [--format=wan] [--step=1000] [--dtype=bfloat16]
+    python -m launch.export --out=DIR --check=original --path=CHECKOUT [--python=PYTHON]
 
 OUT holds weights in a layout of the model's family (the first of its `exports` unless --format says another),
 statistics.json with the normalisation, provenance.json (config, code version, hash of the weights that training began
@@ -10,6 +11,10 @@ computes with fixed inputs (families/*/export_check.py); for other layouts, of t
 tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
+--check=original --path=CHECKOUT runs what OUT holds (with --workdir, once it is written) in somebody's checkout of the
+original project, by its own classes and policy and by --python, an interpreter with that project's packages: a forward
+and two requests are compared, and the command exits 1 where they differ or a tensor was left out.
+
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
 it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.
 """
@@ -18,6 +23,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +31,7 @@ from absl import flags, logging
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
-from launch.exporting import exported
+from launch.exporting import exported, original
 from launch.setup import flags as launch_flags
 from launch.setup import provenance
 from launch.setup.experiment import OF_THE_MACHINE, Experiment
@@ -118,6 +124,18 @@ def write_statistics(directory: Path, restored: Restored) -> None:
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
+    if args.workdir or not args.check:
+        write(args)
+    if args.check:
+        found = original.check(args.out, args.path, args.python, args.tolerance)
+        print(json.dumps(found, indent=1))
+        sys.exit(not found["passed"])
+
+
+def write(args) -> None:
+    """Writes the export that the flags ask for, and says how it went."""
+    if not args.workdir:
+        raise ValueError("--workdir is needed: the run to export")
     restored = restore(args.workdir, args.step)
     restored = merged(restored) if args.merge_lora else restored
     report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
@@ -139,5 +157,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")
-    flags.mark_flags_as_required(["workdir", "out"])
+    flags.DEFINE_enum("check", None, ["original"], "run the export where it is meant for")
+    flags.DEFINE_string("path", "", "checkout of the original project, for --check=original")
+    flags.DEFINE_string("python", sys.executable, "interpreter with that project's packages")
+    flags.mark_flag_as_required("out")
     launch_flags.run(main, CheckpointError, ParityError)

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+from configs import base
 from launch.setup import flags
+from launch.setup.experiment import SHIFTS, Experiment
+from world_model import families
 
 
 class Unwell(RuntimeError):
@@ -29,6 +32,14 @@ def test_other_errors_keep_their_traces(monkeypatch):
     monkeypatch.setattr(flags.app, "run", lambda main, flags_parser: main(["export.py"]))
     with pytest.raises(Unwell):
         flags.run(main)
+
+
+def test_there_is_a_flag_for_every_setting_of_a_sampler_and_for_nothing_else():
+    found = flags.sampler_settings()
+    for name in families.BUILT_IN:
+        experiment = Experiment(base.get_config(name))
+        assert {flag for flag, (_, having) in found.items() if name in having} == {
+            "solver_steps" if key == "steps" else key for key in experiment.sampler_settings()} - set(SHIFTS)
 
 
 def test_commands_without_a_sampler_import_no_family():

@@ -44,6 +44,10 @@ def odd(folder) -> dict:
         "intra refresh, cut": remux(refreshed, new("refresh_cut.mp4"), lambda i: i >= 11),
         "hevc, cut at an open group": remux(hevc, new("hevc.mkv"), lambda i: i >= 6),
         "mpeg4, B frames": write(new("m.mp4"), 30, "mpeg4", {"g": "10", "bf": "2"}),
+        "mpeg4, marked": marked(write(new("mm.mp4"), 30, "mpeg4", {"g": "10", "bf": "2"})),
+        "av1, marked": marked(write(new("av1.mp4"), 30, "libsvtav1", {"g": "8", "preset": "12"})),
+        "vp9, marked": marked(write(new("vp9.mp4"), 30, "libvpx-vp9", {"g": "8", "deadline": "realtime", "cpu-used": "8"})),
+        "hevc, marked": marked(remux(hevc, new("hevc_marked.mp4"))),
         "mpeg2, B frames, cut": remux(write(new("m2.mkv"), 30, "mpeg2video", {"g": "10", "bf": "2"}), new("m2_cut.mkv"),
                                       lambda i: i >= 8),
         "hidden frames": remux(vp8, new("hidden.webm"), change=lambda i, data: bytes([data[0] & ~0x10]) + data[1:]

@@ -11,22 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.sources.alignment import ROUNDED_RATE, VideoSpan, disagreement, frames_of
 from data_pipelines.sources.filters import EVERYTHING, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta
+from data_pipelines.sources.lerobot_rows import read_rows, runs_of
 from data_pipelines.sources.texts import any_said, text, texts_of
-from data_pipelines.storage import files
-from data_pipelines.storage.lru import Lru, checked_identity, identity, reset_identities
-from data_pipelines.storage.tables import check_rows
+from data_pipelines.storage.lru import Lru, reset_identities
 from data_pipelines.video import reading as video
 
-_footers = Lru(4096)  # by file
 _looked_at = Lru(2**16)  # videos whose times were held against their counts
-_episodes = Lru(1024)  # which rows belong to which episode, by file
-_groups = Lru(256 * 2**20, size=lambda table: table.nbytes)  # decoded row groups by (file, number, columns)
 
 
 class LeRobotSource:
@@ -128,7 +123,7 @@ class LeRobotSource:
         if whole is not None:
             return read_rows(file, columns, whole=whole)
         number, length = int(self._meta.numbers[index]), int(self._meta.lengths[index])
-        runs = [run for run in _runs(file) if run[0] == number]
+        runs = [run for run in runs_of(file) if run[0] == number]
         if [count for _, _, count in runs] != [length]:
             raise BadEpisode(f"{file}: the table has {sum(count for *_, count in runs)} steps of episode {number}"
                              f"{' apart' if len(runs) > 1 else ''}, the metadata say {length}")
@@ -155,70 +150,6 @@ class LeRobotSource:
 def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     """One name or several, as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def read_rows(file: str, columns: tuple[str, ...], first: int = 0, count: int | None = None,
-              whole: int | None = None) -> pa.Table:
-    """Reads rows first ... first + count of a parquet file, or all, decoding only the row groups that hold them.
-
-    Raises BadEpisode naming the file where it cannot be read or does not have `whole` rows.
-    """
-    parts, begin, known, table = [], 0, checked_identity(file), _Table(file)
-    try:
-        footer = table.footer
-        count = footer.num_rows if count is None else count
-        if footer.num_rows != (whole or footer.num_rows):
-            raise BadEpisode(f"{file}: the table has {footer.num_rows} steps, the metadata say {whole}")
-        for group in range(footer.num_row_groups):
-            end = begin + footer.row_group(group).num_rows
-            if begin < first + count and end > first:
-                check_rows(end - begin, file)
-                key = (known, group, columns)
-                rows = _groups.get(key)
-                if rows is None:
-                    rows = _groups.put(key, table.read(group, columns))
-                parts.append(rows.slice(max(first - begin, 0), min(end, first + count) - max(begin, first)))
-            begin = end
-    except FileNotFoundError as error:
-        raise BadEpisode(f"{file}: no such file") from error
-    except BadEpisode:
-        raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise BadEpisode(f"{file}: cannot be read: {error}") from error
-    return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
-
-
-def _runs(file: str) -> list[tuple[int, int, int]]:
-    """(episode_index, first row, rows) of each stretch of rows of one episode in a table. Raises BadEpisode."""
-    known = (checked_identity(file), "runs")
-    if (found := _episodes.get(known)) is None:
-        numbers = read_rows(file, ("episode_index",))["episode_index"].to_numpy()
-        firsts = np.flatnonzero(np.r_[len(numbers) > 0, numbers[1:] != numbers[:-1]])
-        counts = np.diff(firsts, append=len(numbers))
-        found = _episodes.put(known, list(zip(numbers[firsts].tolist(), firsts.tolist(), counts.tolist())))
-    return found
-
-
-class _Table:
-    """A parquet file that is opened only when something is read that no cache holds."""
-
-    def __init__(self, file: str):
-        self._file, self._known = file, identity(file)
-
-    @functools.cached_property
-    def _opened(self) -> pq.ParquetFile:
-        source = files.opened(self._file) if files.is_remote(self._file) else self._file
-        return pq.ParquetFile(source, metadata=_footers.get(self._known), page_checksum_verification=True)
-
-    @property
-    def footer(self) -> pq.FileMetaData:
-        return _footers.get(self._known) or _footers.put(self._known, self._opened.metadata)
-
-    def read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        rows = self._opened.read_row_group(group, list(columns), use_threads=False)
-        if missing := set(columns) - set(rows.column_names):
-            raise KeyError(f"it has no column {sorted(missing)[0]!r}")
-        return rows
 
 
 def _joined(steps: pa.Table, fields: Sequence[Field], where: str) -> np.ndarray | None:

@@ -2,7 +2,8 @@
 
 Containers mark as key frames what their muxer took for one. From an H.264 picture that is no IDR, decoding is exact
 only where a recovery point without further frames promises it (ITU-T H.264, D.2.8). VP8 and VP9 know frames that others
-refer to and nobody sees (RFC 6386, 9.1; VP9 bitstream specification, 6.2).
+refer to and nobody sees (RFC 6386, 9.1; VP9 bitstream specification, 6.2), and AV1 key frames that are shown later than
+they come (AV1 bitstream specification, 7.6).
 """
 
 import functools
@@ -22,10 +23,10 @@ Says = tuple[bool, bool, bool]  # decoding can begin here; cleanly, as `PacketTa
 def look_of(context: av.VideoCodecContext) -> Callable[[memoryview], Says] | None:
     """What a stream's codec says of each packet; None where the container's word is all that there is."""
     extra = context.extradata or b""
-    if context.name in _LENGTH_AT:
-        at, look = _LENGTH_AT[context.name]
+    if context.codec.canonical_name in _LENGTH_AT:
+        at, look = _LENGTH_AT[context.codec.canonical_name]
         return functools.partial(look, (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0)
-    return {"vp8": _vp8, "vp9": _vp9, "libvpx": _vp8, "libvpx-vp9": _vp9}.get(context.name)
+    return _LOOKS.get(context.codec.canonical_name)
 
 
 def _h264(length: int, packet: memoryview) -> Says:
@@ -81,6 +82,37 @@ def _vp9(packet: memoryview) -> Says:
     return key, key, several or existing or shown
 
 
+def _av1(packet: memoryview) -> Says:
+    at = 0
+    while at + 2 < len(packet):
+        kind, extended, sized = packet[at] >> 3 & 15, packet[at] >> 2 & 1, packet[at] >> 1 & 1
+        at, size = at + 1 + extended, len(packet)
+        if sized:
+            size, at = _leb128(packet, at)
+        if kind in (3, 6) and at < len(packet):  # a frame, or its header
+            key = packet[at] >> 4 == 0b0001  # it exists already: no; its type: a key frame; it is shown: yes
+            return key, key, True
+        at += size
+    return False, False, True
+
+
+def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
+    """(a number of AV1, where what follows begins)."""
+    value = shift = 0
+    while at < len(packet) and shift < 56:
+        value |= (packet[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if packet[at - 1] < 128:
+            break
+    return value, at
+
+
+def _mpeg4(packet: memoryview) -> Says:
+    begin = bytes(packet).find(b"\0\0\1\xb6") + 4
+    intra = begin > 3 and begin < len(packet) and packet[begin] >> 6 == 0
+    return intra, intra, True
+
+
 def _units(length: int, packet: memoryview) -> Iterator[memoryview]:
     """The NAL units of a packet that are not empty. length: bytes of the size before each; 0: they begin with start
     codes."""
@@ -96,4 +128,5 @@ def _units(length: int, packet: memoryview) -> Iterator[memoryview]:
             yield packet[begin:at]
 
 
+_LOOKS = {"vp8": _vp8, "vp9": _vp9, "av1": _av1, "libaom-av1": _av1, "mpeg4": _mpeg4}
 _LENGTH_AT = {"h264": (4, _h264), "hevc": (21, _hevc)}  # where the codec's configuration says how long sizes are

@@ -47,13 +47,15 @@ def sampling(args: flags.FlagValues) -> dict:
 
 def sampler_settings() -> dict[str, tuple[type, list[str]]]:
     """{key of evaluate: (type of its default, families that have it)}; `object` where families differ in the type."""
-    from world_model.families import all_families  # takes a second, and most commands have no sampler
+    from launch.setup.experiment import EVALUATION_ONLY  # these take seconds, and most commands have no sampler
+    from world_model.families import all_families
 
     found: dict[str, tuple[type, list[str]]] = {}
     for family in all_families():
         for name, default in family.config.get("evaluate", {}).items():
-            kind, families = found.get(name, (type(default), []))
-            found[name] = kind if type(default) is kind else object, [*families, family.name]
+            if name not in EVALUATION_ONLY:
+                kind, families = found.get(name, (type(default), []))
+                found[name] = kind if type(default) is kind else object, [*families, family.name]
     return found
 
 

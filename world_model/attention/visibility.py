@@ -25,6 +25,8 @@ class Rule(enum.Enum):
     EARLIER = "earlier blocks"
     UP_TO_OWN = "earlier blocks and its own"
     WINDOW = "its own and earlier blocks inside the window, and the first frame"
+    RECENT = "its own and earlier blocks inside the window"
+    RECENT_EARLIER = "earlier blocks inside the window"
     ALL = "every block"
     UP_TO_NEXT = "earlier blocks, its own and the one after it"
     BUT_LAST = "earlier blocks without the last of them"
@@ -44,11 +46,20 @@ def allows(rule: Rule, query, key):
     """Whether a rule lets block `query` see block `key`, windows aside; numbers or arrays."""
     if rule is Rule.OWN:
         return query == key
-    if rule in (Rule.EARLIER, Rule.BUT_LAST):
+    if rule in (Rule.EARLIER, Rule.RECENT_EARLIER, Rule.BUT_LAST):
         return key < query - (rule is Rule.BUT_LAST)
     if rule is Rule.ALL:
         return key >= 0 * query
     return key <= query + (rule is Rule.UP_TO_NEXT)
+
+
+def in_window(rule: Rule, frame, end, window_frames: int):
+    """Whether a rule lets a query whose block ends before frame `end` see frame `frame`, blocks aside; numbers or
+    arrays. The published window is counted in frames from there and may cut a block; 0: no window."""
+    if rule not in (Rule.WINDOW, Rule.RECENT, Rule.RECENT_EARLIER) or not window_frames:
+        return frame >= 0 * end
+    recent = frame >= end - window_frames
+    return recent | (frame == 0) if rule is Rule.WINDOW else recent
 
 
 def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> bool:
@@ -60,10 +71,7 @@ def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> 
     blocks = zip(query.blocks or (query.block,), key.blocks or (key.block,), strict=True)
     if not any(allows(rule, q, k) for q, k in blocks):
         return False
-    if rule is not Rule.WINDOW or not window_frames or key.frame == 0:
-        return True
-    # The published window is counted in frames from the end of the query's block and may cut a block.
-    return key.frame >= query.last_frame + 1 - window_frames
+    return bool(in_window(rule, key.frame, query.last_frame + 1, window_frames))
 
 
 def drawn_mask(table: Table, queries: Sequence, keys: Sequence, choice, window_blocks):

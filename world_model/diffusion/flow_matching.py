@@ -36,10 +36,16 @@ def shifted(sigma, shift: float):
 
 
 def noise_levels(shift: float = 5.0, count: int = 1000) -> NoiseLevels:
-    """Makes the training levels: `count` even steps from 1 to above 0, shifted; weights are a bell around t = 500."""
-    sigmas = shifted(np.linspace(1, 0, count + 1)[:-1], shift)
+    """Makes the training levels: `count` even steps from 1 to above 0, shifted; weights are a bell around t = 500.
+
+    Levels are formed in float32, bit for bit as torch.linspace does: from both ends, each with one rounding. A network
+    tells t = 1000 and the 999.99976 of shift 0.05 apart.
+    """
+    i, step = np.arange(count), np.float64(np.float32(-1 / count))
+    even = np.where(i < (count + 1) // 2, 1 + step * i, -step * (count - i)).astype(np.float32)
+    sigmas = shifted(even, shift)
     timesteps = 1000 * sigmas
-    bell = np.exp(-2 * ((timesteps - 500) / 1000) ** 2)
+    bell = np.exp(-2 * ((timesteps.astype(np.float64) - 500) / 1000) ** 2)
     above = bell - bell.min()
     weights = above * count / above.sum() if count > 1 else np.ones(1)  # a single level is its own minimum
     return NoiseLevels(*(table.astype(np.float32) for table in (sigmas, timesteps, weights)))

@@ -38,6 +38,14 @@ def time_sinusoid(timestep, width: int):
     return jnp.concatenate([cos * jnp.cos(rest) - sin * jnp.sin(rest), sin * jnp.cos(rest) + cos * jnp.sin(rest)], -1)
 
 
+def time_sinusoid_float32(timestep, width: int):
+    """`time_sinusoid` with frequencies and angles in float32, as diffusers' Timesteps forms them: at t = 1000 another
+    number by 6e-5 rad, which a network tells apart."""
+    exponents = np.float32(-np.log(1e4)) * np.arange(width // 2, dtype=np.float32) / np.float32(width // 2)
+    angles = timestep[..., None].astype(jnp.float32) * np.exp(exponents.astype(np.float64)).astype(np.float32)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
 def modulated_norm(x, table, time, rows: TimestepRows):
     """What an output head projects: x [B, L, D], table [2, D] (shift, scale) added to time [B, R, D] before its
     projection."""

@@ -48,6 +48,14 @@ class Comparison(NamedTuple):
     otherwise: tuple[str, ...] = ()  # what it does otherwise than training did
 
 
+class Trial(NamedTuple):
+    """An export in the hands of the program whose layout it is."""
+
+    entries: Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (ours, theirs)
+    left: Mapping[str, list[str]] = MappingProxyType({})  # tensors that it missed, and that it had no place for
+    otherwise: tuple[str, ...] = ()  # see Comparison
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportFormat:
     """How weights are written; of the file's dtype, in files of at most `shard_bytes`."""

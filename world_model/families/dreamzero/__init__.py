@@ -23,4 +23,5 @@ FAMILY = Family(
     exports=EXPORTS, imports=IMPORTS,
     torch_policy="world_model.families.dreamzero.torch.policy:DreamZeroTorchPolicy",
     torch_step="world_model.families.dreamzero.torch.step:write_step",
+    original="world_model.families.dreamzero.torch.original_check:check",
     golden="world_model.families.dreamzero.parity:DreamZeroGolden")

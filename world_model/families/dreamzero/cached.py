@@ -14,6 +14,7 @@ import numpy as np
 
 from world_model.attention import make_attend, tokens
 from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE, Group
+from world_model.attention.visibility import in_window
 from world_model.families.dreamzero.model import HEADS_READ, DreamZero, DreamZeroSpec
 from world_model.families.wan.spec import Velocity
 from world_model.layers import rotary
@@ -45,7 +46,7 @@ def prefill(model: DreamZero, cache: Cache, context: Context, latents, condition
     x = model.embed_video(latents, condition)
     rows = TimestepRows(((1, x.shape[1]),))
     forward_pass = _forward_pass(model, own, rows, _video_rotary(spec, first, frames), reading=False)
-    valid = _cache_valid(spec, first, first + frames, windowed=True)
+    valid = _cache_valid(spec, CLEAN_VIDEO, first, first + frames)
     _, new = model.run_cached(x, model.modulation(time), context, forward_pass, cache, valid)
     return write_cache(cache, new, first * spec.tokens_per_frame)
 
@@ -77,7 +78,7 @@ def denoise(model: DreamZero, cache: Cache, context: Context, noisy: Noisy, cond
     time = model.embed_time(jnp.concatenate(times, axis=1))
     own, angles = _own(spec, groups, frames), jnp.concatenate(table, axis=1)
     forward_pass = _forward_pass(model, own, TimestepRows(tuple(rows)), angles, reading=True)
-    valid = _cache_valid(spec, first, first, windowed=False)
+    valid = _cache_valid(spec, NOISY_VIDEO, first, first + frames)
     x, _ = model.run_cached(jnp.concatenate(x, axis=1), model.modulation(time), context, forward_pass, cache, valid)
     return model.read_heads(x, time, noisy.actions)
 
@@ -113,13 +114,12 @@ def _forward_pass(model: DreamZero, own, rows: TimestepRows, table, *, reading: 
     return ForwardPass(rows, table, attend(own), output_rows, 0, slice(0, tokens.length(read)), attend(read))
 
 
-def _cache_valid(spec: DreamZeroSpec, written, end, *, windowed: bool):
-    """bool [room]: frames before `written`; for clean queries also inside the window that ends at frame `end`."""
-    frame = jnp.arange(room_frames(spec))
-    valid = frame < written
-    if windowed and spec.window_frames:
-        valid &= (frame >= end - spec.window_frames) | (frame == 0)
-    return jnp.repeat(valid, spec.tokens_per_frame)
+def _cache_valid(spec: DreamZeroSpec, query: Group, first, end):
+    """bool [room]: frames before the block of frames first..end that its `query` tokens see. Actions and states see
+    what the video beside them does, or nothing of the cache."""
+    frame, rule = jnp.arange(room_frames(spec)), spec.table(spec.rollout_visibility)[query, CLEAN_VIDEO]
+    seen = (frame < first) & in_window(rule, frame, end, spec.window_frames)
+    return jnp.repeat(seen, spec.tokens_per_frame)
 
 
 def _video_rotary(spec: DreamZeroSpec, first, frames: int):

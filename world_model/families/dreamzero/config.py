@@ -6,7 +6,7 @@ from world_model.families.wan import config
 CONFIG = config.merged(config.CONFIG, {
     "model": {
         "visibility": "dreamzero",  # name of the training's visibility table: visibility.py
-        "rollout_visibility": "dreamzero",  # table of cached rollouts; dreamzero_state_sees_all as released
+        "rollout_visibility": "dreamzero",  # of cached rollouts; as released: dreamzero_state_sees_all
         "concat_first_frame": True,  # 14B: mask + first-frame latents joined on channels; 5B: False
         "image_dim": 1280,  # width of the first frame's image features (CLIP); 0 = none
         "image_tokens": 257,  # image feature tokens

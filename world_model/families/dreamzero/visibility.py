@@ -15,10 +15,12 @@ _TEACHER_FORCED: Table = {
     (STATE, STATE): Rule.OWN,
 }  # fmt: skip
 
-# The released weights' own cached inference lets a state token see what its block's actions see, although
-# training does not; kept for reproducing them (docs/references/dreamzero.md).
+# The released weights' own cached inference: a state token sees what its block's actions see, and everybody the frames
+# of the last window alone, without the first one. Training does neither; kept for reproducing them
+# (docs/references/dreamzero.md).
 _STATE_SEES_ALL: Table = _TEACHER_FORCED | {
-    (STATE, CLEAN): Rule.EARLIER, (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
+    (CLEAN, CLEAN): Rule.RECENT, **{(query, CLEAN): Rule.RECENT_EARLIER for query in (NOISY, ACTION, STATE)},
+    (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
 }  # fmt: skip
 
 # One copy of the video, no clean half: a block sees the noisy blocks before it.

@@ -31,7 +31,7 @@ from world_model.families.lingbot_va.layout import (
     rotary_table,
 )
 from world_model.families.wan.spec import PATCH, Velocity
-from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid, unpatchify
+from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid_float32, unpatchify
 from world_model.layers.stack import Cache, Context, Stack
 from world_model.layers.transformer import ForwardPass, Layer, Mlp, TimestepRows, linear
 from world_model.parallel.axes import LAYER_RULES, Rules
@@ -199,7 +199,7 @@ class LingBotVA(Stack):
         return self._time(timestep, self.action_time_embedding, self.action_time_projection)
 
     def _time(self, timestep, embedding, projection):
-        time = embedding(time_sinusoid(timestep, self.spec.freq_dim).astype(self.dtype))
+        time = embedding(time_sinusoid_float32(timestep, self.spec.freq_dim).astype(self.dtype))
         return time, projection(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
 
     def embed_text(self, text):

@@ -14,9 +14,10 @@ MIN_RANGE = 1e-6  # added to q99 - q01
 
 
 def cached_inference(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
-    """Serving order: predicted video and actions, each denoised once and written; then what was observed."""
+    """Serving order: predicted video and actions, each denoised once and written; then what was observed. The
+    unconditional text has a row where guidance is above 1 alone, as the reference's server runs it."""
     c, server, given = golden.config, golden.config["server"], golden.given
-    text = given["in/inf_text_cond_uncond"]
+    text = given["in/inf_text_cond_uncond"][:2 if server["guidance"] > 1 else 1]
     session = adapter.start(text, c["K"], server["attn_window"])
     for chunk in range(server["chunks"]):
         passes = _Passes(golden, session, chunk, len(text))
@@ -41,7 +42,7 @@ def cached_inference(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[
 
 
 class _Passes:
-    """Single passes of one chunk, the same for both text rows. In chunk 0 the first frame is the observation and the
+    """Single passes of one chunk, the same for all text rows. In chunk 0 the first frame is the observation and the
     first action group zero, both at timestep 0."""
 
     def __init__(self, golden: GoldenFile, session, chunk: int, batch: int):

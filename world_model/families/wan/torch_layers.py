@@ -50,6 +50,13 @@ def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
+def time_sinusoid_float32(timesteps: Tensor, width: int) -> Tensor:
+    """The same of float32 frequencies and angles, as diffusers' Timesteps forms them."""
+    exponents = -np.log(1e4) * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32) / (width // 2)
+    angle = timesteps.float()[..., None] * exponents.exp()
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """x [B, L, n, d], angles float64 [L, d/2]: turns the pairs (2i, 2i + 1) by angle i, in float64."""
     a, b = x.double().unflatten(-1, (-1, 2)).unbind(-1)

@@ -22,7 +22,7 @@ from world_model.families.lingbot_va.released_format import FOLDER, STEM, check_
 from world_model.families.wan import diffusers_names
 from world_model.families.wan import names as wan_names
 from world_model.families.wan.spec import PATCH
-from world_model.families.wan.torch_layers import Layer, Tokens, norm, time_sinusoid
+from world_model.families.wan.torch_layers import Layer, Tokens, norm, time_sinusoid_float32
 from world_model.weights.safetensors_io import Weights
 
 _WAN = {native: published for published, native, _ in wan_names.LAYER_MODULES}
@@ -55,7 +55,7 @@ class Conditions(nn.Module):
 
     def time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """[B, R] -> [B, R, D] as heads read it, [B, R, 6, D] as blocks do."""
-        time = self.time_embedder(time_sinusoid(timesteps, self.freq_dim).to(self.time_proj.weight.dtype))
+        time = self.time_embedder(time_sinusoid_float32(timesteps, self.freq_dim).to(self.time_proj.weight.dtype))
         return time, self.time_proj(F.silu(time)).unflatten(-1, (6, -1))
 
 

@@ -1,0 +1,36 @@
+"""An export in somebody's checkout of the original project: does it load whole, and compute and answer the same?"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from launch.serving.engine import choose_robot
+from launch.setup.experiment import Experiment
+from launch.setup.restore import readable
+from world_model.weights.comparison import max_difference
+
+CANVAS = 2.0  # grey levels, on average, between two ways of resizing a picture
+
+
+def check(directory: Path | str, checkout: Path | str, python: str, tolerance: float) -> dict:
+    """What `launch.export --check=original` prints: per entry the largest difference (of the canvas the mean, in grey
+    levels), what was left out, and whether all is within the tolerance. python: an interpreter with the original's
+    packages.
+
+    Raises MissingPart where the family has no original here, ValueError where the original refuses.
+    """
+    provenance, statistics = (json.loads((Path(directory) / name).read_text())
+                              for name in ("provenance.json", "statistics.json"))
+    experiment = Experiment(readable(provenance["config"]))
+    run = experiment.family.part("original", "launch.export --check=original")
+    robot = choose_robot(SimpleNamespace(statistics=statistics, experiment=experiment), None, None)
+    trial = run(Path(directory), Path(checkout), python, robot)
+    found = {}
+    for name, (ours, theirs) in trial.entries.items():
+        picture = name.endswith("/canvas")
+        found[name] = float(np.abs(ours - theirs).mean()) if picture else max_difference(name, ours, theirs).size
+    above = [name for name, size in found.items() if not size <= (CANVAS if name.endswith("/canvas") else tolerance)]
+    return {"entries": found, "left": dict(trial.left), "otherwise": list(trial.otherwise), "above": above,
+            "passed": not above and not trial.left}

@@ -1,0 +1,161 @@
+"""An export of DreamZero in the original's own hands: original_run.py runs there, and what it tells is compared here.
+
+Compared are a training forward, and of two requests what the policy makes of pictures, state and prompt, what it
+samples from the same start, and the commands that it answers.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # extra: torch
+
+from world_model.batch import Layout
+from world_model.families.base.export import Trial
+from world_model.families.dreamzero import experiment
+from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.families.dreamzero.torch import original_run
+from world_model.families.dreamzero.torch import runtime as torch_runtime
+from world_model.families.dreamzero.torch.adapter import TorchAdapter
+from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
+from world_model.families.dreamzero.visibility import TABLES
+
+FRAMES = (1, 4)  # of the requests: the first of a session, and a later one
+INSTRUCTION = "Pick up the cup"
+AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "guidance": 5.0, "action_guidance": 1.0,
+                                 "skipping": "8"}
+
+
+def check(directory: Path, checkout: Path, python: str, robot: Any) -> Trial:
+    """Runs `python` with the original's packages on its checkout. robot: a data_pipelines Robot.
+
+    Raises ValueError where the original does not know the robot, or ends with an error; its last words are told.
+    """
+    known, ours = experiment.robot_of(robot.embodiment), torch_runtime.read_config(directory)
+    if known.tag not in experiment.SERVED:
+        raise ValueError(f"the original serves {', '.join(experiment.SERVED)}, not {known.tag!r}")
+    inputs = _parts(ours) | _observations(known, ours)
+    with tempfile.TemporaryDirectory() as work:
+        np.savez(f"{work}/inputs.npz", **inputs)
+        # -P: modules beside the script are not the ones that it means
+        ended = subprocess.run([python, "-P", original_run.__file__, *map(str, (
+            Path(checkout).resolve(), Path(directory).resolve(), known.tag, work))], capture_output=True, text=True)
+        if ended.returncode:
+            last = [line for line in ended.stderr.splitlines() if line.strip()] or ["no word"]
+            raise ValueError(f"the original in {checkout} ended with {ended.returncode}: "
+                             f"{last[-1].strip().removeprefix('[rank0]: ')}")
+        with np.load(f"{work}/found.npz") as file:
+            found = {name: file[name] for name in file.files}
+    runtime, settings = torch_runtime.load(directory)
+    runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
+    expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, robot, known, inputs, found))
+    left = {name: found[name].tolist() for name in ("missing", "unexpected") if len(found[name])}
+    return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, left, _prompts(robot, found))
+
+
+def _parts(ours: dict) -> dict[str, np.ndarray]:
+    """Inputs of the training forward, in the original's axes [B, C, F, h, w]."""
+    rng, network, layout = np.random.default_rng(0), ours["network"], Layout(**ours["layout"])
+    latent = (layout.latent_frames, *ours["inputs"]["latent_size"])
+
+    def normal(*shape):
+        return rng.normal(size=(1, *shape)).astype(np.float32)
+
+    def time(count):
+        return rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
+
+    channels = network["out_dim"]
+    parts = {"noisy_latents": normal(channels, *latent), "clean_latents": normal(channels, *latent),
+             "condition": normal(MASK_CHANNELS + channels, *latent), "video_timestep": time(layout.latent_frames),
+             "action_timestep": time(layout.num_actions), "state": normal(layout.num_states, network["state_dim"]),
+             "noisy_actions": normal(layout.num_actions, network["action_dim"]),
+             "text": normal(ours["inputs"]["text_length"], network["text_dim"]),
+             "image": normal(original_run.IMAGE_TOKENS, original_run.IMAGE_DIM)}
+    return {f"forward/{name}": x for name, x in parts.items()}
+
+
+def _observations(known: experiment.ServedRobot, ours: dict) -> dict[str, np.ndarray]:
+    """What a client sends, by the original's names."""
+    rng, layout = np.random.default_rng(1), ours["layout"]
+    width, height = known.resolution or (layout["width"], layout["height"])
+    if ours["network"]["out_dim"] == 48:  # its policy resizes to the target first
+        width, height = layout["width"], layout["height"]
+    found = {}
+    for i, frames in enumerate(FRAMES):
+        coarse = rng.integers(0, 256, (len(known.views), frames, -(-height // 20), -(-width // 20), 3), np.uint8)
+        smooth = coarse.repeat(20, 2).repeat(20, 3)[:, :, :height, :width]
+        found |= {f"request{i}/video.{view}": x for view, x in zip(known.views, smooth, strict=True)}
+        for key, at in known.keys["state"].items():
+            found[f"request{i}/state.{key}"] = rng.uniform(-1, 1, (1, len(at)))
+        found[f"request{i}/text"] = np.array(INSTRUCTION)
+    return found
+
+
+def _forward(runtime: torch_runtime.Runtime, inputs: Mapping) -> Iterator[tuple[str, np.ndarray]]:
+    """Ours of the training forward, in the original's axes."""
+    parts = {name.removeprefix("forward/"): x for name, x in inputs.items() if name.startswith("forward/")}
+    parts = {name: np.moveaxis(x, 1, -1) if x.ndim == 5 else x for name, x in parts.items()}
+    network = runtime.model
+    if network.patch_embedding.in_channels == network.out_dim:
+        parts["condition"] = None
+    if not hasattr(network, "img_emb"):
+        parts["image"] = None
+    out = TorchAdapter(runtime).forward(parts)
+    yield "forward/video", np.moveaxis(out.video, -1, 1)
+    yield "forward/action", out.action
+
+
+def _requests(runtime, settings: dict, robot, known, inputs: Mapping, found: Mapping
+              ) -> Iterator[tuple[str, np.ndarray]]:
+    """Ours of both requests: one session, as the original's policy keeps it."""
+    def tensor(x):
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, 1, -1) if x.ndim == 5 else x))
+
+    sampler = DreamZeroTorchSampler(runtime, **AS_ITS_POLICY, video_final_sigma=settings.get("video_final_sigma", 0.0))
+    first = tensor(found["request0/codec/0"])
+    mask = first.new_zeros(*first.shape[:-1], MASK_CHANNELS)
+    mask[:, 0] = 1
+    joined = runtime.model.patch_embedding.in_channels > runtime.model.out_dim
+    condition = torch.cat([mask, first], -1) if joined else None
+    image = tensor(found["request0/image"]) if hasattr(runtime.model, "img_emb") else None
+    session = sampler.start(tensor(found["request0/text/0"]), image, tensor(found["request0/text/1"]))
+    n, seen = runtime.layout.frames_per_block, first[:, :1]
+    views = dict(zip(known.views, robot.embodiment.views, strict=True))
+    for i in range(len(FRAMES)):
+        at = f"request{i}"
+        state = np.concatenate([inputs[f"{at}/state.{key}"][0] for key in known.keys["state"]])
+        slots = robot.state(state)[None, None].astype(np.float32)
+        frames = slice(0, 1) if i == 0 else slice(1 + (i - 1) * n, 1 + i * n)
+        sampler.prefill(session, seen, None if condition is None else condition[:, frames])
+        ahead = slice(1 + i * n, 1 + (i + 1) * n)
+        latents, actions = sampler.denoise(
+            session, tensor(found[f"{at}/noise_video"]), tensor(found[f"{at}/noise_actions"]), tensor(slots),
+            None if condition is None else condition[:, ahead])
+        yield f"{at}/canvas", robot.canvas({ours: inputs[f"{at}/video.{name}"] for name, ours in views.items()})[None]
+        yield f"{at}/state", slots
+        yield f"{at}/video", np.moveaxis(latents.numpy(), -1, 1)
+        yield f"{at}/actions", actions.numpy()
+        yield f"{at}/commands", robot.commands(found[f"{at}/actions"][0], state)
+        if i + 1 < len(FRAMES):
+            seen = tensor(found[f"request{i + 1}/codec/0"])[:, -n:]
+
+
+def _answer(found: Mapping, known: experiment.ServedRobot, name: str) -> np.ndarray:
+    """The original's value of an entry."""
+    request, _, part = name.partition("/")
+    if part == "commands":
+        acts = [found[f"{request}/act/action.{key}"] for key in known.keys["action"]]
+        return np.concatenate([x.reshape(len(x), -1) for x in acts], 1)
+    if part == "video" and request == "request0":
+        return found[name][:, :, 1:]  # its first answer begins with the frame that it was given
+    return found[name]
+
+
+def _prompts(robot, found: Mapping) -> tuple[str, ...]:
+    """A sentence where the original asks with another prompt than ours."""
+    texts, ours = (str(found[f"request0/texts/{i}"][0]) for i in (0, 1)), robot.prompt(INSTRUCTION)
+    theirs = next(text for text in texts if INSTRUCTION.lower() in text.lower())  # the other one is its negative prompt
+    return () if theirs == ours else (f"it asks {theirs!r}, we ask {ours!r}",)
