@@ -34,3 +34,11 @@ def test_every_entry_of_a_golden(name, sections, count):
     assert len(exact) >= 6 and parity.first_above(exact, 0) is None
     close = {key: d for key, d in differences.items() if key.endswith(("v_t", "steps", "step0_v", "_preds"))}
     assert parity.first_above(close, 1.5e-5) is None
+
+
+@pytest.mark.parametrize("name, count", [("lingbot_vla_tiny", 14), ("lingbot_vla_v2_tiny", 22)])
+def test_pytorch_computes_what_it_serves(name, count):
+    golden = parity.read(GOLDENS / f"{name}.npz")
+    differences = parity.compare(golden, golden.adapter("torch"))
+    assert differences.keys() == golden.expected.keys() and len(differences) >= count
+    assert parity.first_above(differences, 1.5e-5) is None

@@ -32,7 +32,6 @@ class Language(NamedTuple):
     taps: np.ndarray  # [taps, B, Lp, D]
     projections: list
     hidden: list  # x after each layer, and after what is added behind it
-    cached: list  # (keys, values) of each layer
     output: np.ndarray  # after the norm
     mask: np.ndarray  # bool [B, Lp, Lp]
     positions: np.ndarray  # [axes, B, Lp]
@@ -87,11 +86,11 @@ class LingBotVLAAdapter:
         x, found = prefix, []
         for i, layer in enumerate([*each_layer(model.language_blocks), model.language_final_block]):
             h = layer.norm1(x)
-            x, cached = layer(x, angles, mask)
+            x, _ = layer(x, angles, mask)
             x = x + taps[i] if i < len(taps) else x
-            found.append((tuple(layer.self_attn.heads(part, h) for part in "qkv"), x, cached))
-        projections, hidden, cached = map(list, zip(*found, strict=True))
-        return Language(prefix, taps, projections, hidden, cached, model.language_norm(x), mask, tokens.positions,
+            found.append((tuple(layer.self_attn.heads(part, h) for part in "qkv"), x))
+        projections, hidden = map(list, zip(*found, strict=True))
+        return Language(prefix, taps, projections, hidden, model.language_norm(x), mask, tokens.positions,
                         tokens.valid)
 
     def expert(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> Expert:
@@ -136,6 +135,18 @@ class LingBotVLAAdapter:
             return model.queries.features(model.see(x.patches, x.view_mask, x.text_ids, x.text_length, True).outputs)
 
         return jax.device_get(jax.jit(run)(self.params, example))
+
+    def keys_values(self, seen: Example) -> list[tuple[np.ndarray, np.ndarray]]:
+        """[B, Lp, kv heads, d] each, of every layer, as sampling keeps them."""
+        def run(params, x: Example):
+            return bind(self.model, params).see(x.patches, x.view_mask, x.text_ids, x.text_length)
+
+        found = jax.device_get(jax.jit(run)(self.params, seen))
+        return list(zip(found.keys, found.values, strict=True))
+
+    def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """[B, N, A] at noisy actions and their times [B]."""
+        return self.expert(seen, actions, time).velocity
 
     def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
         """Actions [B, N, A] by cached sampling."""

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,7 @@ from world_model.families.lingbot_vla.spec import HEADS, LingBotVLASpec
 Found = Iterator[tuple[str, np.ndarray]]
 PADDED = re.compile(r"(^|/)(prefix_embs|vlm_layer\d+(_[qkv])?|prefix_out|[kv]_layer\d+)$")
 SORTED = re.compile(r"/router_(selected|weights)$")
+SERVED = re.compile(r"((nq|q)/)?(train/v_t|inf/(v_at_train_point|[kv]_layer\d+|step\d_\w+|actions.*|times.*))$")
 QUERIES = re.compile(r"model\.(\w+_align_|\w+_shared_task_proj)|model\.depth_align")
 
 
@@ -37,9 +39,10 @@ class LingBotVLAGolden(GoldenFile):
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         super().__init__(arrays)
+        self.valid = {case: arrays[f"{case}train/pad_mask"] for case in self.cases}
         for key, x in self.expected.items():
             if PADDED.search(key):  # rows of padding are the attention kernel's own
-                x = real_rows(x, arrays[re.sub(r"(train|inf)/.*", "train/pad_mask", key)])
+                x = real_rows(x, self.valid[re.sub(r"(train|inf)/.*", "", key)])
             if "grad_norm" in key:
                 x = np.nan_to_num(x)  # no gradient counts as one of size 0
             self.expected[key] = np.sort(x, axis=-1) if SORTED.search(key) else x
@@ -55,15 +58,19 @@ class LingBotVLAGolden(GoldenFile):
         return spec_of(self.config, len(seeds), case == "q/")
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
-        """{case: the model}."""
-        if runtime != "jax":
-            raise ValueError("LingBot-VLA's files are compared in JAX alone")
+        """{case: the model}. Of PyTorch, which serves and does not train, only SERVED is asked from then on."""
+        of: type[Any] = LingBotVLAAdapter
+        if runtime == "torch":
+            from world_model.families.lingbot_vla.torch.adapter import TorchLingBotVLAAdapter
+
+            of = TorchLingBotVLAAdapter
+            self.expected = {key: x for key, x in self.expected.items() if SERVED.match(key)}
         weights = self.weights if weights is None else weights
         found = {}
         for case in self.cases:
             read = {key.removeprefix("model."): x for key, x in weights.items()
                     if case == "q/" or not QUERIES.match(key)}
-            found[case] = LingBotVLAAdapter.from_reference(self.spec(case), read)
+            found[case] = of.from_reference(self.spec(case), read)
         return found
 
     def example(self, case: str) -> Example:
@@ -92,10 +99,21 @@ def vision(golden: LingBotVLAGolden, adapters) -> Found:
 
 
 def whole_case(golden: LingBotVLAGolden, adapters, case: str) -> Found:
-    """All that is asked of one model."""
+    """All that is asked of one model, in the runtime that trains too or in the one that serves."""
     adapter, example = adapters[case], golden.example(case)
     noise, time = golden.given["in/noise"], golden.given["in/time"]
     noisy = np.asarray(flow_matching.add_noise(example.actions, noise, time))
+    yield f"{case}train/v_t", (velocity := adapter.velocity(example, noisy, time))
+    yield f"{case}inf/v_at_train_point", velocity
+    for name, x in _served(adapter, example, golden.given["in/inf_noise"]):
+        yield f"{case}inf/{name}", real_rows(x, golden.valid[case]) if PADDED.search(name) else x
+    if isinstance(adapter, LingBotVLAAdapter):
+        yield from trained(golden, adapter, case, example, noise, noisy, time)
+
+
+def trained(golden: LingBotVLAGolden, adapter: LingBotVLAAdapter, case: str, example: Example, noise, noisy, time
+            ) -> Found:
+    """What only the runtime that trains tells."""
     language, expert = adapter.language(example), adapter.expert(example, noisy, time)
     yield f"{case}train/x_t", noisy
     yield f"{case}train/u_t", np.asarray(flow_matching.velocity(example.actions, noise))
@@ -103,9 +121,8 @@ def whole_case(golden: LingBotVLAGolden, adapters, case: str) -> Found:
     for name, x in (*_language(language), *_expert(expert)):
         yield f"{case}train/{name}", real_rows(x, language.valid) if PADDED.search(name) else x
     yield from ((f"{case}train/{name}", x) for name, x in _sequence(adapter.spec, language, expert))
+    yield from ((f"{case}inf/{name}", x) for name, x in _prefix(language, expert))
     yield from parity_losses.losses(golden, adapter, case, example, expert)
-    yield from ((f"{case}inf/{name}", x) for name, x in _cached(adapter, example, language, expert,
-                                                                golden.given["in/inf_noise"]))
 
 
 def _tower(adapter: LingBotVLAAdapter, example: Example) -> Found:
@@ -129,7 +146,6 @@ def _expert(expert: Expert) -> Found:
     yield from zip((f"expert_layer0_{part}" for part in "qkv"), expert.projections[0], strict=True)
     yield from ((f"expert_layer{i}", x) for i, x in enumerate(expert.hidden))
     yield "suffix_out", expert.output
-    yield "v_t", expert.velocity
     yield from zip(("moe_in_layer0", "moe_out_layer0"), expert.mlp[0], strict=True)
 
 
@@ -151,20 +167,22 @@ def _line(positions: np.ndarray) -> np.ndarray:
     return positions[0] if len(positions) == 1 else positions
 
 
-def _cached(adapter: LingBotVLAAdapter, example: Example, language: Language, expert: Expert, noise) -> Found:
+def _prefix(language: Language, expert: Expert) -> Found:
     yield "prefix_mask_2d", language.mask
     yield "prefix_position_ids", _line(language.positions)
     yield "suffix_mask_2d", expert.mask
     yield "suffix_position_ids", _line(expert.positions)
     yield "prefix_out", real_rows(language.output, language.valid)
-    for i, (keys, values) in enumerate(language.cached):
-        yield f"k_layer{i}", real_rows(keys, language.valid)
-        yield f"v_layer{i}", real_rows(values, language.valid)
-    yield "v_at_train_point", expert.velocity
+
+
+def _served(adapter, example: Example, noise: np.ndarray) -> Found:
+    """Keys and values that are kept of the prefix; Euler steps over them."""
+    for i, (keys, values) in enumerate(adapter.keys_values(example)):
+        yield from ((f"k_layer{i}", keys), (f"v_layer{i}", values))
     x = noise
     for step, time in enumerate(times(2)[:-1]):
         time = np.full(len(x), time)
-        velocity = adapter.expert(example, x, time).velocity
+        velocity = adapter.velocity(example, x, time)
         yield from ((f"step{step}_{name}", value) for name, value in (("x", x), ("time", time), ("v", velocity)))
         x = x - velocity / 2
     yield "actions", x

@@ -1,0 +1,44 @@
+"""LingBot-VLA's PyTorch runtime behind those methods of jax_adapter.py that serve, to compare: numpy in, numpy out
+(extra: torch)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from world_model.families.lingbot_vla.inputs import Example
+from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.families.lingbot_vla.torch.network import Network, Seen, load_network, time_sinusoid
+from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
+from world_model.families.wan.torch_layers import to_tensor
+
+
+class TorchLingBotVLAAdapter:
+    """The PyTorch network of `spec`."""
+
+    def __init__(self, spec: LingBotVLASpec, network: Network):
+        self.spec, self.network = spec, network
+
+    @classmethod
+    def from_reference(cls, spec: LingBotVLASpec, tensors: Mapping[str, np.ndarray]) -> "TorchLingBotVLAAdapter":
+        """With weights under the reference's names; raises RuntimeError where they do not fit."""
+        return cls(spec, load_network(tensors.items(), spec))
+
+    @torch.no_grad()
+    def _see(self, seen: Example) -> Seen:
+        return self.network.see(*map(torch.from_numpy, (seen.patches, seen.view_mask, seen.text_ids, seen.text_length)))
+
+    def keys_values(self, seen: Example) -> list[tuple[np.ndarray, np.ndarray]]:
+        """[B, Lp, kv heads, d] each, of every layer."""
+        return [(keys.numpy(), values.numpy()) for keys, values in self._see(seen).layers]
+
+    @torch.no_grad()
+    def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """[B, N, A] at noisy actions and their times [B]."""
+        condition = time_sinusoid(to_tensor(time), self.spec.expert_dim)
+        return self.network.velocity(self._see(seen), to_tensor(seen.state), to_tensor(actions), condition).numpy()
+
+    def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
+        """Actions [B, N, A] by cached sampling."""
+        sampler = LingBotVLATorchSampler(self.network, self.spec, steps)
+        return sampler.denoise(self._see(seen), to_tensor(seen.state), to_tensor(noise)).numpy()
