@@ -10,7 +10,6 @@ from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.families.lingbot_vla.torch.network import Network, Seen, load_network, time_sinusoid
 from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
-from world_model.families.wan.torch_layers import to_tensor
 
 
 class TorchLingBotVLAAdapter:
@@ -35,10 +34,10 @@ class TorchLingBotVLAAdapter:
     @torch.no_grad()
     def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
         """[B, N, A] at noisy actions and their times [B]."""
-        condition = time_sinusoid(to_tensor(time), self.spec.expert_dim)
-        return self.network.velocity(self._see(seen), to_tensor(seen.state), to_tensor(actions), condition).numpy()
+        condition = time_sinusoid(torch.from_numpy(time), self.spec.expert_dim)
+        return self.network.velocity(self._see(seen), torch.from_numpy(seen.state), torch.from_numpy(actions), condition).numpy()
 
     def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
         """Actions [B, N, A] by cached sampling."""
         sampler = LingBotVLATorchSampler(self.network, self.spec, steps)
-        return sampler.denoise(self._see(seen), to_tensor(seen.state), to_tensor(noise)).numpy()
+        return sampler.denoise(self._see(seen), torch.from_numpy(seen.state), torch.from_numpy(noise)).numpy()
