@@ -33,7 +33,8 @@ _MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
 _STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
 _EPISODE = shapes.fields({"episode_index": shapes.number(0), "length": shapes.optional(shapes.number(0)),
                           "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
-_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.text}, required=("task_index", "task"))
+_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.optional(shapes.text)},
+                      required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 
@@ -224,7 +225,7 @@ class Meta:
             shapes.check(rows, shapes.list_of(_TASK), f"{file} row ")
         else:
             rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
-        return {row["task_index"]: row["task"] for row in rows}
+        return {row["task_index"]: row["task"] or "" for row in rows}
 
     def _exists(self, name: str) -> bool:
         return files.exists(f"{self.path}/meta/{name}")
