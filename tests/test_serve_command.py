@@ -157,6 +157,6 @@ def test_settings_of_a_family_that_nobody_knows(monkeypatch):
     families = [types.SimpleNamespace(name=name, config=config) for name, config in (
         ("first", {"evaluate": {"depth": 1, "windows": 3}}), ("second", {"evaluate": {"depth": 0.5, "quiet": False}}),
         ("third", {}))]
-    monkeypatch.setattr(launch_flags, "all_families", lambda: families)
+    monkeypatch.setattr("world_model.families.all_families", lambda: families)
     assert launch_flags.sampler_settings() == {"depth": (object, ["first", "second"]), "quiet": (bool, ["second"])}
     assert launch_flags.sampling(parsed("--depth=0.25", "--quiet")) == {"depth": 0.25, "quiet": True}
