@@ -160,3 +160,6 @@ def test_statistics_may_be_told_in_part(v30):
     (v30 / "meta/stats.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="stats.json: min of action is no list of numbers"):
         open_source(v30).published("action")
+    (v30 / "meta/stats.json").write_text(json.dumps({**told, "action": [1], "note": "by hand"}))
+    with pytest.raises(ValueError, match=r"stats.json: action = \[1\]: expected a map"):
+        open_source(v30).published("action")

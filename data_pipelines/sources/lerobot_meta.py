@@ -28,9 +28,9 @@ _INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.wh
                        "video_path": shapes.optional(shapes.text),
                        "features": shapes.map_of(shapes.fields({"dtype": shapes.text})),
                        "discarded_episode_indices": shapes.list_of(shapes.whole())})
-_MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
-    "start": shapes.whole(), "end": shapes.optional(shapes.whole()), "original_key": shapes.optional(shapes.text)}))))
-_STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
+_SLICE = shapes.optional(shapes.fields({"start": shapes.whole(), "end": shapes.optional(shapes.whole()),
+                                        "original_key": shapes.optional(shapes.text)}))
+_MODALITY = shapes.fields(dict.fromkeys(("state", "action", "annotation", "video"), shapes.map_of(_SLICE)))
 _EPISODE = shapes.fields({"episode_index": shapes.number(0), "length": shapes.optional(shapes.number(0)),
                           "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
 _TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.optional(shapes.text)},
@@ -64,7 +64,7 @@ class Meta:
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
         # {column: {"mean": [...], ...}}
-        self.stats = self._json("stats.json", shapes.map_of(_STATISTICS)) if self._exists("stats.json") else {}
+        self.stats = self._json("stats.json", shapes.fields({})) if self._exists("stats.json") else {}
         self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
         self._recorded = self._read_episodes(where)  # with the discarded ones
         self._episodes = self._present(self._recorded)
