@@ -141,6 +141,13 @@ def test_one_of_several_tasks_may_be_asked_for(v30):
     assert open_source(v30, where={"episode_index": [1, 3]}).kept()[:, 0].tolist() == [1, 3]
 
 
+def test_tasks_may_be_null(v30):
+    change_column(episodes_of(v30), "tasks", lambda values: [None, *values[1:]])
+    change_column(v30 / "meta/tasks.parquet", "__index_level_0__", lambda values: [None, *values[1:]])
+    assert open_source(v30, described=True).kept()[:, 0].tolist() == [1, 2, 3]
+    assert [open_source(v30)[i].instruction for i in range(2)] == ["", TASKS[1]]
+
+
 def test_statistics_may_be_told_in_part(v30):
     told = json.loads((v30 / "meta/stats.json").read_text())
     del told["action"]["std"]
@@ -152,4 +159,7 @@ def test_statistics_may_be_told_in_part(v30):
     told["action"]["min"] = {"a": 1}
     (v30 / "meta/stats.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="stats.json: min of action is no list of numbers"):
+        open_source(v30).published("action")
+    (v30 / "meta/stats.json").write_text(json.dumps({**told, "action": [1], "note": "by hand"}))
+    with pytest.raises(ValueError, match=r"stats.json: action = \[1\]: expected a map"):
         open_source(v30).published("action")

@@ -58,6 +58,7 @@ def test_a_published_client_is_served(engine):
             connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None, ping_interval=None) as connection:
         client = Client(connection)
         assert client.metadata["obs"] == CAMERAS and client.metadata["action"] == [16, 1, 4]
+        assert "no range for any action and no maximum speed" in client.metadata["guard"]["warning"]
         first, second = client.episode()
         assert first.shape == (16, 2, 4) and second.shape == (16, 1, 4) and first.dtype == np.float32
         assert not first[:, 0].any() and first[:, 1].mean() > 50  # robot units: the training data's 100 to 400

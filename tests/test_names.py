@@ -214,7 +214,7 @@ def test_two_stacks_from_a_file(tmp_path):
     params, sizes = toy_params(depth_head=False), types.SimpleNamespace(head_dim=4)
     safetensors_io.write(tmp_path, names.to_published(params, 4, TOY))
     rule = InitRule(r"^depth\.|^tower\.norm\.", "the release has no depth head")
-    opened = PublishedFormat("toy", "model", ("",), ("",), TOY, (rule,)).open(tmp_path)
+    opened = PublishedFormat("model", ("",), ("",), TOY, (rule,)).open(tmp_path)
     for name, x in conversion.read(opened, params, sizes).items():
         np.testing.assert_array_equal(x, params[name])
     with pytest.raises(WeightsError, match=r"model of 4 layers of tower\.\* and 2 layers of expert\.\*, without a depth "

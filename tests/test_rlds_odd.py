@@ -111,6 +111,15 @@ def test_one_of_several_values_of_an_episode_may_be_asked_for(folder):
     assert opened(folder, where={"tags": ["lab 0", "none"]}).kept()[:, 0].tolist() == [0]
 
 
+@pytest.mark.parametrize("name", ["set [v2]", "runs::1", "10:30", "a*b"])
+def test_a_folders_name_means_nothing(folder, tmp_path, name):
+    source = opened(shutil.copytree(folder, tmp_path / name / "1.0.0"), images={"view": "image"}, instruction="text")
+    assert source.lengths().tolist() == list(LENGTHS) and source[2].instruction == "part 0"
+    assert source[2].read_frames(np.array([1]))["view"].shape == (1, 8, 10, 3)
+    with pytest.raises(FileNotFoundError, match="there is one in .*1.0.0"):
+        opened(tmp_path)
+
+
 def test_an_unknown_split_is_a_sentence(folder):
     with pytest.raises(ValueError, match=r"no split 'valid'; there are \['train'\]"):
         opened(folder, split="valid").kept()

@@ -34,6 +34,9 @@ def test_the_public_client_needs_only_what_is_announced(server, engine):
     announced = policy.get_server_metadata()["observation"]
     assert announced == {"observation/image": {"shape": [32, 32, 3], "dtype": "uint8"},
                          "observation/state": {"shape": [2], "dtype": "float32"}}
+    assert policy.get_server_metadata()["guard"] == {
+        "limits": {name: {"low": 0, "high": 512} for name in ("target_x", "target_y")}, "hold_gap": None,
+        "warning": "embodiment 'pusht' declares no maximum speed for any action: there the guard changes nothing"}
     reply = policy.infer({key: np.ones(each["shape"], each["dtype"]) for key, each in announced.items()})
     assert reply["actions"].shape == (4, 2) and reply["actions"].dtype == np.float32
     assert reply["interventions"].keys() == {"limit", "speed", "held"}

@@ -66,6 +66,20 @@ def test_a_robot_of_many_tasks_needs_the_clients_prompt(embodiment, default):
         assert start(None).parse(observation).prompt == default
 
 
+@pytest.mark.parametrize("given, said", [
+    ({}, ["clients must send a prompt", "'metaworld' declares no maximum speed for any action"]),
+    ({"hold_gap": 0.5, "host": "0.0.0.0"}, ["must send", "declares", "clients that send single frames give no gap", "no --tok"]),
+    ({"hold_gap": 0.5, "imagines": False, "prompt": ""}, ["declares", "--hold_gap does nothing"]),
+])
+def test_what_is_said_at_start(given, said):
+    args = types.SimpleNamespace(**{"hold_gap": None, "host": "127.0.0.1", "protocol": "openpi", "image_size": None,
+                                    "prompt": None, "imagines": True} | given)
+    robot = types.SimpleNamespace(embodiment=get_embodiment("metaworld"), layout=Layout(9, 8, 8, 1, 4, 1), horizon=4)
+    engine = types.SimpleNamespace(robot=robot, embodiment=robot.embodiment, imagines_video=args.imagines)
+    found = list(serve.warnings(args, engine, serve.make_protocol(args, engine), None))
+    assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))
+
+
 def test_a_new_session_is_refused_where_all_others_are_live():
     """Of 72 clients on 64 sessions 64 are served; in place of every one losing its window again and again."""
     engine = types.SimpleNamespace(sessions=2, tokenize=lambda prompt: prompt, block_frames=4)
@@ -143,6 +157,6 @@ def test_settings_of_a_family_that_nobody_knows(monkeypatch):
     families = [types.SimpleNamespace(name=name, config=config) for name, config in (
         ("first", {"evaluate": {"depth": 1, "windows": 3}}), ("second", {"evaluate": {"depth": 0.5, "quiet": False}}),
         ("third", {}))]
-    monkeypatch.setattr(launch_flags, "all_families", lambda: families)
+    monkeypatch.setattr("world_model.families.all_families", lambda: families)
     assert launch_flags.sampler_settings() == {"depth": (object, ["first", "second"]), "quiet": (bool, ["second"])}
     assert launch_flags.sampling(parsed("--depth=0.25", "--quiet")) == {"depth": 0.25, "quiet": True}

@@ -18,10 +18,11 @@ from data_pipelines.sources.filters import EVERYTHING, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta
 from data_pipelines.sources.lerobot_rows import read_rows, runs_of
 from data_pipelines.sources.texts import any_said, text, texts_of
+from data_pipelines.storage import shapes
 from data_pipelines.storage.lru import Lru, reset_identities
 from data_pipelines.video import reading as video
 
-_looked_at = Lru(2**16)  # videos whose times were held against their counts
+_looked_at = Lru(2**16)  # places in videos whose times were held against their counts, and files where they differ
 
 
 class LeRobotSource:
@@ -70,7 +71,8 @@ class LeRobotSource:
         """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action", as many of them as meta/stats.json has
         (lerobot's and GEAR's). Raises ValueError where one is no list of numbers."""
         fields, found = {"state": self._state, "action": self._action}[part], {}
-        told = [self._meta.stats.get(field.column) or {} for field in fields]
+        told = [shapes.check(self._meta.stats.get(field.column) or {}, shapes.fields({}),
+                             f"{self._meta.path}/meta/stats.json: {field.column}") for field in fields]
         for name in ("mean", "std", "min", "max"):
             if not fields or any(each.get(name) is None for each in told):
                 continue
@@ -95,7 +97,7 @@ class LeRobotSource:
         if self._instruction is None:
             return np.zeros(len(self), np.bool_)
         if self._instruction == "task_index" and self._meta.texts is not None:
-            return np.array([any_said(texts) for texts in self._meta.texts])
+            return np.array([any_said(texts or ()) for texts in self._meta.texts])
         return np.array(list(_camera_threads().map(described, range(len(self)))))
 
     def __len__(self) -> int:
@@ -203,9 +205,7 @@ def _read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
     def read(span: VideoSpan) -> np.ndarray:
         def choose(packets: video.PacketTable) -> np.ndarray:
             frames = frames_of(span, packets, times, rate)
-            if not _looked_at.get(span.file) and (said := disagreement(span, packets, times, rate)):
-                logging.warning("%s", said)
-            _looked_at.put(span.file, True)
+            _warn(span, packets, times, rate)
             return frames[np.asarray(indices)]
 
         return video.read(span.file, choose)
@@ -213,6 +213,16 @@ def _read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
     if len(spans) == 1:
         return {view: read(span) for view, span in spans.items()}
     return dict(zip(spans, _camera_threads().map(read, spans.values())))
+
+
+def _warn(span: VideoSpan, packets: video.PacketTable, times: np.ndarray, rate: float) -> None:
+    """Says once for each file that its time stamps are not those of the table."""
+    if _looked_at.get(span) or _looked_at.get(span.file):
+        return
+    _looked_at.put(span, True)
+    if said := disagreement(span, packets, times, rate):
+        _looked_at.put(span.file, True)
+        logging.warning("%s", said)
 
 
 def _disagreements(spans: dict[str, VideoSpan], times: np.ndarray, rate: float) -> list[str]:

@@ -28,12 +28,13 @@ _INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.wh
                        "video_path": shapes.optional(shapes.text),
                        "features": shapes.map_of(shapes.fields({"dtype": shapes.text})),
                        "discarded_episode_indices": shapes.list_of(shapes.whole())})
-_MODALITY = shapes.map_of(shapes.map_of(shapes.optional(shapes.fields({
-    "start": shapes.whole(), "end": shapes.optional(shapes.whole()), "original_key": shapes.optional(shapes.text)}))))
-_STATISTICS = shapes.optional(shapes.map_of(shapes.anything))
+_SLICE = shapes.optional(shapes.fields({"start": shapes.whole(), "end": shapes.optional(shapes.whole()),
+                                        "original_key": shapes.optional(shapes.text)}))
+_MODALITY = shapes.fields(dict.fromkeys(("state", "action", "annotation", "video"), shapes.map_of(_SLICE)))
 _EPISODE = shapes.fields({"episode_index": shapes.number(0), "length": shapes.optional(shapes.number(0)),
                           "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
-_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.text}, required=("task_index", "task"))
+_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.optional(shapes.text)},
+                      required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 
@@ -63,7 +64,7 @@ class Meta:
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
         # {column: {"mean": [...], ...}}
-        self.stats = self._json("stats.json", shapes.map_of(_STATISTICS)) if self._exists("stats.json") else {}
+        self.stats = self._json("stats.json", shapes.fields({})) if self._exists("stats.json") else {}
         self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
         self._recorded = self._read_episodes(where)  # with the discarded ones
         self._episodes = self._present(self._recorded)
@@ -224,7 +225,7 @@ class Meta:
             shapes.check(rows, shapes.list_of(_TASK), f"{file} row ")
         else:
             rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
-        return {row["task_index"]: row["task"] for row in rows}
+        return {row["task_index"]: row["task"] or "" for row in rows}
 
     def _exists(self, name: str) -> bool:
         return files.exists(f"{self.path}/meta/{name}")

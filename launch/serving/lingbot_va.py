@@ -59,7 +59,7 @@ class LingBotVA(Protocol):
         """What the client hears first."""
         return {"protocol": "lingbot_va", "embodiment": self.robot.embodiment.name, "obs": list(self.cameras.values()),
                 "action": list(self.shape), "names": [d.name for d in self.robot.embodiment.action],
-                "keyframes": self.robot.layout.block_frames}
+                "keyframes": self.robot.layout.block_frames, "guard": self.guard}
 
     def parse(self, message) -> Observation | Reset | Seen:
         """Raises BadRequest."""

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from data_pipelines.robots.robot import Robot
+from launch.serving import safety
 from launch.serving.engine import Answer, Request
 
 MAX_NAME, MAX_PROMPT = 128, 2000  # characters of a session's id and of a prompt
@@ -74,6 +75,12 @@ class Protocol(abc.ABC):
     def done(self) -> str | dict:
         """The reply where there are no actions to send."""
         return "reset successful"
+
+    @property
+    def guard(self) -> dict:
+        """What stands between the model and the robot, for a client to know."""
+        robot = self.robot.embodiment
+        return {"limits": safety.limits(robot), "warning": safety.unlimited(robot), "hold_gap": self.hold_gap}
 
     @property
     def frames(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from launch.serving import messages, safety
+from launch.serving import messages
 from launch.serving.engine import Answer, Request
 from launch.serving.lingbot_va import LingBotVA
 from launch.serving.messages import MAX_NAME, BadRequest, Observation, Protocol, Reset, Seen
@@ -39,8 +39,7 @@ class OpenPi(Protocol):
             "frames": {"start": 1, "continue": layout.block_frames, "every": layout.frame_stride},
             "actions": {"shape": [self.robot.horizon, len(robot.action)], "dtype": "float32",
                         "names": [d.name for d in robot.action]},
-            "guard": {"limits": safety.limits(robot), "warning": safety.unlimited(robot), "hold_gap": self.hold_gap},
-            "state_names": [d.name for d in robot.state], "rate": robot.rate}
+            "guard": self.guard, "state_names": [d.name for d in robot.state], "rate": robot.rate}
 
     def parse(self, message) -> Observation:
         """Raises BadRequest."""

@@ -91,7 +91,6 @@ class OpenedWeights:
 class PublishedFormat:
     """One published layout."""
 
-    family: str  # the name of the family whose network it holds
     stem: str  # of the files' names
     folders: tuple[str, ...]  # where the files may be, under the directory that is given; * stands for a run's step
     prefixes: tuple[str, ...]  # of the network's keys; the first that fits is taken off

@@ -45,7 +45,7 @@ ADAPTERS = InitRule(r"\.lora_[ab]$", "a base has no adapters; they begin as noth
 
 def _video_model(folders: tuple[str, ...], table: NameTable) -> PublishedFormat:
     return PublishedFormat(
-        "dreamzero", "diffusion_pytorch_model", folders, ("",), table, (ACTION_HEADS, IMAGE_BRANCH, ADAPTERS),
+        "diffusion_pytorch_model", folders, ("",), table, (ACTION_HEADS, IMAGE_BRANCH, ADAPTERS),
         side_files=SideFiles(ACTION_STEM, ACTION_MODULES, ACTION_HEADS), beside_base=ACTION_PARTS)
 
 
@@ -53,7 +53,7 @@ IMPORTS = {
     "wan": _video_model(("",), WAN),
     "diffusers": _video_model(("transformer", ""), DIFFUSERS),
     "dreamzero": PublishedFormat(
-        "dreamzero", "model", ("",), (PREFIX + LORA_LEVEL, PREFIX), DREAMZERO, (ADAPTERS,),
+        "model", ("",), (PREFIX + LORA_LEVEL, PREFIX), DREAMZERO, (ADAPTERS,),
         (Component(r"action_head\.text_encoder\.", "text encoder"),
          Component(r"action_head\.image_encoder\.", "image encoder"), Component(r"action_head\.vae\.", "video codec"),
          Component(ZERO_IMAGE_BRANCH, "image branch of zeros", applies=_has_zero_image_branch)),

@@ -4,5 +4,5 @@ config.json (released_format.py)."""
 from world_model.families.lingbot_va.released_format import FOLDER, STEM, VARIANTS, check_config
 from world_model.weights.formats import PublishedFormat
 
-IMPORTS = {family: PublishedFormat(family, STEM, (FOLDER,), ("",), variant.table, check=check_config)
+IMPORTS = {family: PublishedFormat(STEM, (FOLDER,), ("",), variant.table, check=check_config)
            for family, variant in VARIANTS.items()}

@@ -50,14 +50,14 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 
 def _whole(vision: str, components: tuple[Component, ...] = ()) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (DEPTH, ADAPTERS),
+        "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (DEPTH, ADAPTERS),
         components, mistaken=(other(vision),), check=functools.partial(check, vision),
         read_statistics=functools.partial(read_statistics, VERSIONS[vision].number))
 
 
 def _alone(vision: str, prefix: str, table: names.NameTable) -> PublishedFormat:
     return PublishedFormat(
-        "lingbot_vla", "model", ("",), (prefix,), table, (EXPERT, QUERIES, DEPTH, ADAPTERS), NEXT_WORD,
+        "model", ("",), (prefix,), table, (EXPERT, QUERIES, DEPTH, ADAPTERS), NEXT_WORD,
         mistaken=(WHOLE,), check=functools.partial(check_tower, vision))
 
 

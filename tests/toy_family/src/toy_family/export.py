@@ -22,4 +22,4 @@ def write(directory, trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
 
 WRITTEN = ExportFormat(write, READ_BACK)
 _NAMES = functional.shapes(Toy, ToySpec(layout=Layout(**CONFIG["layout"], temporal_stride=1), **CONFIG["model"]))
-READ = PublishedFormat("toy", "model", ("",), ("",), NameTable(tuple((name, name, "array") for name in _NAMES)))
+READ = PublishedFormat("model", ("",), ("",), NameTable(tuple((name, name, "array") for name in _NAMES)))
