@@ -56,7 +56,8 @@ PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
 NOT_OURS_TO_IMPORT = ("tests", "benchmarks")
 # The families that have names; nothing outside them and configs/ may know one.
 NAMED = re.compile(r"dreamzero|lingbot", re.IGNORECASE)
-WIRE_PROTOCOLS = {"launch/serving/protocols.py", "launch/serving/lingbot_va.py"}  # speak published clients' languages
+# These speak published clients' languages.
+WIRE_PROTOCOLS = {"launch/serving/protocols.py", "launch/serving/lingbot_va.py", "launch/serving/lingbot_vla.py"}
 
 
 @functools.cache

@@ -85,7 +85,7 @@ def test_what_is_refused(engine):
         assert "no prompt is known: send {'reset': True" in client.ask(obs=seen(0))
         assert "lacks 'prompt'" in client.ask(reset=True)
         assert "nothing has been predicted yet" in client.ask(obs=[seen(0)], compute_kv_cache=True, state=chunk)
-        assert "a request is a map of names to values, found list" in client.send([1])
+        assert "an observation is a map of names to values, found list" in client.send([1])
         client.ask(reset=True, prompt="lift")
         client.ask(obs=seen(0))
         assert "missing: send it (compute_kv_cache)" in client.ask(obs=seen(0))

@@ -42,15 +42,20 @@ def config(embodiment: str = "pusht", arm: str = "debug"):
 
 def write(workdir: Path, embodiment: str = "pusht", arm: str = "debug") -> Path:
     """A checkpoint of step 1 in `workdir`, of an arm of configs/quickstart.py."""
-    c, rng = config(embodiment, arm), np.random.default_rng(0)
+    c = config(embodiment, arm)
     c.model.attention = "flash"  # as if trained on a TPU
-    robot = get_embodiment(embodiment)
+    return write_config(workdir, c, embodiment)
+
+
+def write_config(workdir: Path, c, embodiment: str) -> Path:
+    """A checkpoint of step 1 of that config's model, for that robot."""
+    robot, rng = get_embodiment(embodiment), np.random.default_rng(0)
     statistics = {"toy": {"dataset": "toy", "embodiment": robot.name, "skipped": {}, "episodes": 1,
                           "actions_per_block": c.layout.actions_per_block,
                           "state": _summary(rng.uniform(100, 400, (50, len(robot.state)))) if robot.state else None,
                           "action": _summary(rng.uniform(100, 400, (50, len(robot.action))))}}
     clips = np.kron(rng.integers(0, 255, (8, 9, 4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}}
+    frozen = {"video": patch_pca.fit(clips, c.model.latent_channels), "text": {}} if "video" in c.encoders else {}
     state = {"params": _weights(Experiment(c).model.shapes, rng), "step": jnp.int32(1)}
     meta = checkpoint.make_meta(state, frozen, family=c.model.family, config=as_json(c),
                                 statistics=statistics, statistics_hash=statistics_hash(statistics), code_version="")

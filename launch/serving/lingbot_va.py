@@ -63,8 +63,7 @@ class LingBotVA(Protocol):
 
     def parse(self, message) -> Observation | Reset | Seen:
         """Raises BadRequest."""
-        if not isinstance(message, Mapping):
-            raise BadRequest(f"a request is a map of names to values, found {messages.kind(message)}")
+        messages.check_map(message)
         session = messages.text(message, "session_id", MAX_NAME) or None
         known = {"prompt", "session_id", *self.SENT_ALONG}
         if messages.flag(message, "reset"):
@@ -90,12 +89,8 @@ class LingBotVA(Protocol):
                 for view, key in self.cameras.items()}
 
     def _same_size(self, pictures: list, key: str) -> list[np.ndarray]:
-        height, width = self.image_size
         for picture in pictures:
-            if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 \
-                    or not 0 < len(picture) <= height or not 0 < picture.shape[1] <= width or picture.shape[2] != 3:
-                raise BadRequest(f"{key!r} should be uint8 [at most {height}, at most {width}, 3], found "
-                                 f"{messages.kind(picture)}")
+            messages.picture(picture, key, self.image_size)
             if picture.shape != pictures[0].shape:
                 raise BadRequest(f"{key!r} should have one size, found {messages.kind(pictures[0])} and "
                                  f"{messages.kind(picture)}")

@@ -96,10 +96,15 @@ class Protocol(abc.ABC):
         return 4 * (pictures + numbers + 4 * (MAX_NAME + MAX_PROMPT)) + OVERHEAD
 
 
-def check_keys(message, required: set[str], optional: set[str]) -> None:
-    """Raises BadRequest where a key is missing or unknown."""
+def check_map(message) -> None:
+    """Raises BadRequest where a message is no map."""
     if not isinstance(message, Mapping):
         raise BadRequest(f"an observation is a map of names to values, found {kind(message)}")
+
+
+def check_keys(message, required: set[str], optional: set[str]) -> None:
+    """Raises BadRequest where a key is missing or unknown."""
+    check_map(message)
     missing, unknown = sorted(required - message.keys()), sorted(map(str, message.keys() - required - optional))
     if missing:
         raise BadRequest(f"the observation lacks {', '.join(map(repr, missing))}; expected {sorted(required)}")
@@ -126,6 +131,15 @@ def image(value, key: str, size: tuple[int, int]) -> np.ndarray:
         raise BadRequest(f"{key!r} should be uint8 [{height}, {width}, 3] or [frames, {height}, {width}, 3], found "
                          f"{kind(value)}")
     return value if value.ndim == 4 else value[None]
+
+
+def picture(value, key: str, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of any size up to that one."""
+    height, width = size
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 \
+            or not 0 < len(value) <= height or not 0 < value.shape[1] <= width or value.shape[2] != 3:
+        raise BadRequest(f"{key!r} should be uint8 [at most {height}, at most {width}, 3], found {kind(value)}")
+    return value
 
 
 def vector(message: Mapping, key: str, names: list[str], rows: bool = False) -> np.ndarray:
@@ -158,12 +172,12 @@ def flag(message: Mapping, key: str) -> bool:
     return bool(value)
 
 
-def prompt(message: Mapping, default: str | None) -> str:
+def prompt(message: Mapping, default: str | None, key: str = "prompt") -> str:
     """The client's prompt, or the server's."""
-    if default is None and "prompt" not in message:
-        raise BadRequest("the observation lacks 'prompt', and this server has none for its robot: send what the robot "
+    if default is None and key not in message:
+        raise BadRequest(f"the observation lacks {key!r}, and this server has none for its robot: send what the robot "
                          "shall do, or start the server with --prompt")
-    return text(message, "prompt", MAX_PROMPT, default or "")
+    return text(message, key, MAX_PROMPT, default or "")
 
 
 def kind(value) -> str:

@@ -1,7 +1,8 @@
-"""What clients say and hear: openpi's form, that of DreamZero and RoboArena, and LingBot-VA's.
+"""What clients say and hear: openpi's form, that of DreamZero and RoboArena, LingBot-VA's and LingBot-VLA's.
 
 OpenPi is what openpi-client (the package of the published openpi repository) sends and reads. DreamZero is what the
-published DreamZero repository's policy server and RoboArena's clients speak; LingBotVA: launch/serving/lingbot_va.py.
+published DreamZero repository's policy server and RoboArena's clients speak; for the others see
+launch/serving/lingbot_va.py and launch/serving/lingbot_vla.py.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import numpy as np
 from launch.serving import messages
 from launch.serving.engine import Answer, Request
 from launch.serving.lingbot_va import LingBotVA
+from launch.serving.lingbot_vla import LingBotVLA
 from launch.serving.messages import MAX_NAME, BadRequest, Observation, Protocol, Reset, Seen
 
 
@@ -126,6 +128,8 @@ class DreamZero(Protocol):
         return answer.actions
 
 
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {"openpi": OpenPi, "dreamzero": DreamZero, "lingbot_va": LingBotVA}
+PROTOCOLS: dict[str, Callable[..., Protocol]] = {"openpi": OpenPi, "dreamzero": DreamZero, "lingbot_va": LingBotVA,
+                                                 "lingbot_vla": LingBotVLA}
 
-__all__ = ["PROTOCOLS", "BadRequest", "DreamZero", "LingBotVA", "Observation", "OpenPi", "Protocol", "Reset", "Seen"]
+__all__ = ["PROTOCOLS", "BadRequest", "DreamZero", "LingBotVA", "LingBotVLA", "Observation", "OpenPi", "Protocol",
+           "Reset", "Seen"]

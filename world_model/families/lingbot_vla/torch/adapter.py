@@ -35,7 +35,8 @@ class TorchLingBotVLAAdapter:
     def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
         """[B, N, A] at noisy actions and their times [B]."""
         condition = time_sinusoid(torch.from_numpy(time), self.spec.expert_dim)
-        return self.network.velocity(self._see(seen), torch.from_numpy(seen.state), torch.from_numpy(actions), condition).numpy()
+        state, noisy = torch.from_numpy(seen.state), torch.from_numpy(actions)
+        return self.network.velocity(self._see(seen), state, noisy, condition).numpy()
 
     def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
         """Actions [B, N, A] by cached sampling."""
