@@ -41,7 +41,7 @@ def write_export(out: Path, robot: str = "droid_released") -> Path:
 
     statistics = {"arms": {"dataset": "arms", "embodiment": robot, "actions_per_block": 24,
                            "state": values(len(embodiment.state)), "action": values(len(embodiment.action))}}
-    trained = Trained(experiment.model, params, {}, statistics, {"arms": embodiment}, "", config.data.crop)
+    trained = Trained(experiment.model, params, {}, statistics, {"arms": embodiment}, "", crop=config.data.crop)
     out.mkdir(parents=True)
     dreamzero_export.write_experiment(out, trained, np.dtype("float32"))
     reference_format.write(out, experiment.model.spec, params, rollout={})

@@ -130,7 +130,8 @@ def metadata(embodiment, statistics: dict, layout) -> dict:
         modalities[part] = {key: {
             "absolute": not _is_relative(dimensions, at), "rotation_type": None, "shape": [len(at)],
             "continuous": True, "slots": [dimensions[i].slot for i in at]} for key, at in keys.items()}
-    return {"embodiment_tag": robot.tag, "statistics": found, "modalities": modalities}
+    return {"embodiment_tag": robot.tag, "prompt": robot.embodiment.prompt, "statistics": found,
+            "modalities": modalities}
 
 
 def _is_relative(dimensions: tuple, at: list[int]) -> bool:

@@ -32,11 +32,15 @@ AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "
 def check(directory: Path, checkout: Path, python: str, robot: Any) -> Trial:
     """Runs `python` with the original's packages on its checkout. robot: a data_pipelines Robot.
 
-    Raises ValueError where the original does not know the robot, or ends with an error; its last words are told.
+    Raises ValueError where the original does not know the robot, where the export is not in float32, or where the
+    original ends with an error; its last words are told.
     """
     known, ours = experiment.robot_of(robot.embodiment), torch_runtime.read_config(directory)
     if known.tag not in experiment.SERVED:
         raise ValueError(f"the original serves {', '.join(experiment.SERVED)}, not {known.tag!r}")
+    if ours["dtype"] != "float32":
+        raise ValueError(f"{directory} is in {ours['dtype']}, the check computes in float32: export with "
+                         "--dtype=float32")
     inputs = _parts(ours) | _observations(known, ours)
     with tempfile.TemporaryDirectory() as work:
         np.savez(f"{work}/inputs.npz", **inputs)
