@@ -6,7 +6,7 @@ from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
 from launch.serving.engine import Answer, choose_robot
-from launch.serving.protocols import DreamZero
+from launch.serving.protocols import BadRequest, DreamZero
 from launch.serving.sessions import Sessions
 from launch.setup.restore import restore
 from tests import tiny_policy
@@ -58,6 +58,15 @@ def test_dreamzero_protocol(droid):
         assert "first message should be a reset or hold one frame" in ask(droid_request(0, frames=4, session_id="new"))
         assert "views should have as many frames each" in ask(droid_request(0) | {
             "observation/wrist_image_left": np.zeros((2, 180, 320, 3), np.uint8)})
+
+
+def test_a_row_of_positions_will_do_as_well(droid):
+    """[1, 7] and [1, 1], as the published server takes them."""
+    protocol, request = DreamZero(droid.robot, prompt="pick"), droid_request(0)
+    rows = {key: request[key][None] for key in ("observation/joint_position", "observation/gripper_position")}
+    np.testing.assert_array_equal(protocol.parse(request | rows).state, protocol.parse(request).state)
+    with pytest.raises(BadRequest, match=r"float32 \[7\] \(joint_0.*found float64 \[2, 7\]"):
+        protocol.parse(request | {"observation/joint_position": np.zeros((2, 7))})
 
 
 def test_dreamzero_protocol_refuses_another_embodiment(tmp_path):
