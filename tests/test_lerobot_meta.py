@@ -3,6 +3,9 @@ named with its file."""
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -132,6 +135,16 @@ def test_tables_that_claim_too_many_rows_are_not_decoded(v30, v21, monkeypatch):
     pq.write_table(pa.concat_tables([pq.read_table(table_of(v21, 1))] * 9), table_of(v21, 1))
     with pytest.raises(BadEpisode, match="episode_000001.parquet: the table has 549 steps, the metadata say 61"):
         open_source(v21)[1]
+
+
+def test_tables_are_read_without_threads():
+    """A thread of Arrow's that lets a Python file go while the interpreter ends aborts a command after its sentence."""
+    code = ("import os; from tests.lerobot_files import FIXTURES, open_source; "
+            "from data_pipelines.storage.tables import read_parquet; "
+            "before = len(os.listdir('/proc/self/task')); "
+            "read_parquet(str(FIXTURES / 'lerobot_v30/meta/episodes/chunk-000/file-000.parquet')); "
+            "open_source(FIXTURES / 'lerobot_v30'); assert len(os.listdir('/proc/self/task')) == before")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_one_of_several_tasks_may_be_asked_for(v30):
