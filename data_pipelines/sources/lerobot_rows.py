@@ -67,7 +67,8 @@ class _Table:
     @functools.cached_property
     def _opened(self) -> pq.ParquetFile:
         source = files.opened(self._file) if files.is_remote(self._file) else self._file
-        return pq.ParquetFile(source, metadata=_footers.get(self._known), page_checksum_verification=True)
+        return pq.ParquetFile(source, metadata=_footers.get(self._known), pre_buffer=False,
+                              page_checksum_verification=True)
 
     @property
     def footer(self) -> pq.FileMetaData:

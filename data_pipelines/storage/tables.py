@@ -25,7 +25,7 @@ def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = No
     process.
     """
     try:
-        with files.opened(file) as content, pq.ParquetFile(content if files.is_remote(file) else file) as opened:
+        with files.opened(file) as content, pq.ParquetFile(content, pre_buffer=False) as opened:
             check_rows(opened.metadata.num_rows, file)
             table = opened.read(choose(opened.schema_arrow.names) if choose else None, use_threads=False)
             table.validate(full=True)  # texts are UTF-8
