@@ -316,6 +316,12 @@ def test_an_export_is_what_was_trained_and_comes_back_with_the_same_bits(subject
         export.format_of(subject.family, "gguf")
 
 
+def test_an_export_in_bfloat16_says_what_that_changes(subject, tmp_path):
+    report = export.export(subject.restored, tmp_path / "half", dtype="bfloat16")
+    assert report["passed"] and max(report["cast"].values()) > 1e-4
+    assert (tmp_path / "half/experiment_cfg").exists() == (subject.name == "dreamzero")
+
+
 def test_what_was_trained_by_a_family_that_is_no_longer_installed_says_so(subject):
     name = subject.name
     assert subject.restored.step == 2
