@@ -334,7 +334,7 @@ def test_what_was_trained_by_a_family_that_is_no_longer_installed_says_so(subjec
     assert name in {family.name for family in all_families()}
 
 
-@pytest.mark.parametrize("part", ["torch_policy", "torch_step", "golden", "render_mask"])
+@pytest.mark.parametrize("part", ["torch_policy", "torch_step", "original", "golden", "render_mask"])
 def test_a_part_that_is_left_out_is_named_with_who_wants_it(part):
     with pytest.raises(MissingPart, match=f"family 'toy' has no {part.replace('_', ' ')}, which launch.x needs"):
         get_family("toy").part(part, "launch.x")
