@@ -92,6 +92,7 @@ def common(family: str) -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1000  # steps between checkpoints
     c.checkpoint.keep_last = 3  # newest checkpoints kept
+    c.checkpoint.hashes = True  # a hash of every array, checked where it is read; False: neither, for very large states
     c.checkpoint.keep_every = 0  # steps whose multiples are kept for ever; 0 = none
 
     c.evaluate = ConfigDict()

@@ -109,6 +109,7 @@ def write(directory: Path, config, params: dict, kept: dict, statistics: dict, r
     checkpoints = Checkpoints(directory / "checkpoints", keep_last=1)
     checkpoints.save(0, state, data={}, meta=meta, frozen=kept)
     checkpoints.close()
+    checkpoint.add_hashes(directory / "checkpoints", 0, {f"params.{name}": x.hash for name, x in params.items()})
     (directory / "import.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

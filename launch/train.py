@@ -8,7 +8,6 @@ that does not fit stop the run with one sentence and exit code 1; the last good 
 """
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -17,14 +16,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from data_pipelines.statistics import save_statistics
-from data_pipelines.storage import files
 from launch.planning import memory
-from launch.setup import fit, training
+from launch.setup import fit, provenance, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
 from launch.setup.initial import Initial
-from launch.setup.provenance import as_json, code_version
 from launch.setup.resume import find_resumable, make_meta
 from launch.setup.values import ConfigError
 from launch.supervision import cloud_ledger, hosts, owner
@@ -62,7 +58,7 @@ def train(experiment, workdir: Path | str) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
         guard.enter_context(owner.owned(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                                  keep_every=config.checkpoint.keep_every)
+                                  keep_every=config.checkpoint.keep_every, hashes=config.checkpoint.hashes)
         guard.callback(checkpoints.close)
         data = experiment.data()
         resumed, base = find_resumable(checkpoints.directory, target, config, data, say)
@@ -75,7 +71,7 @@ def train(experiment, workdir: Path | str) -> bool:
             current = training.start(experiment, make_state, target)
         else:
             kept = checkpoint.read_frozen(checkpoints.directory, start)
-            current = checkpoint.restore(checkpoints.directory, start, target)
+            current = checkpoint.restore(checkpoints.directory, start, target, config.checkpoint.hashes)
         loader = data.loader(start, *sharding.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
@@ -168,9 +164,7 @@ def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics:
     run."""
     arrays = sharding.describe(target["params"], state.state_shardings(target["params"]))
     if jax.process_index() == 0:
-        files.write_text(f"{workdir}/config.json", json.dumps(as_json(config), indent=1) + "\n")
-        files.write_text(f"{workdir}/arrays.txt", arrays + "\n")
-        save_statistics(statistics, f"{workdir}/statistics.json")
+        provenance.write_run(workdir, config, statistics, arrays)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     total, size, share = arrays.splitlines()[-1].rsplit(maxsplit=2)
     say(f"parameters: {total.strip()}, {size} MiB, {share} MiB per device ({workdir / 'arrays.txt'})\n"
@@ -197,7 +191,7 @@ def run(experiment, workdir: Path | str) -> int:
     try:
         config = experiment.config
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
-        hosts.agree(as_json(config), str(workdir), code_version(), config.hosts.connect_seconds)
+        hosts.agree(provenance.as_json(config), str(workdir), provenance.code_version(), config.hosts.connect_seconds)
         return 0 if train(experiment, workdir) else STOPPED
     except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, memory.OutOfMemory, OSError,
             ValueError) as error:

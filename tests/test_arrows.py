@@ -39,9 +39,9 @@ ALLOWED = {
     "world_model.attention": of_world_model("batch", "parallel"),
     "world_model.analysis": of_world_model("attention"),
     "world_model.layers": of_world_model("functional", "parallel", "attention"),
-    "world_model.weights": of_world_model("layers"),
+    "world_model.weights": of_world_model("layers", "hashing"),
     "world_model.encoders": of_world_model("functional", "parallel", "attention", "layers", "weights"),
-    "world_model.training": of_world_model("parallel", "analysis"),
+    "world_model.training": of_world_model("parallel", "analysis", "hashing"),
     FAMILIES: {f"{FAMILIES}.base"},  # the list of families; each is imported when it is asked for
     f"{FAMILIES}.base": of_world_model(*CORE),
     f"{FAMILIES}.wan": of_world_model(*CORE) | {f"{FAMILIES}.base"},

@@ -62,7 +62,10 @@ def test_the_same_bits_come_back_on_8_4_and_1_devices(tmp_path, current):
         jax.tree.map(np.testing.assert_array_equal, found, current)
         assert state.state_shardings(found) == state.state_shardings(aim)
     assert checkpoint.read_json(there, 3, "data") == {"step": 3}
-    assert checkpoint.read_json(there, 3, "meta") == meta_of(current)
+    meta = checkpoint.read_json(there, 3, "meta")
+    assert set(meta.pop("hashes")) == set(state.flatten(current)) and meta.pop("frozen_hashes").keys() == {
+        "codec.basis", "codec.mean"}
+    assert meta == meta_of(current)
     jax.tree.map(np.testing.assert_array_equal, checkpoint.read_frozen(there, 3), FROZEN)
 
 
@@ -115,6 +118,39 @@ def test_a_damaged_array_is_an_error_with_its_path(tmp_path, current):
             part.write_bytes(b"")
     with pytest.raises(checkpoint.CheckpointError, match=r"cannot read .*checkpoints/3/state: "):
         checkpoint.restore(there, 3, target())
+
+
+def test_a_flipped_bit_is_never_another_number(tmp_path, current):
+    """It is found, or lies where nothing is read."""
+    there, rng, said = write(tmp_path, current, 3), np.random.default_rng(0), []
+    part = max((part for part in (there / "3/state").rglob("*") if part.parent.name == "d"),
+               key=lambda part: part.stat().st_size)
+    whole = part.read_bytes()
+    for _ in range(8):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        part.write_bytes(damaged)
+        try:
+            jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(there, 3, target()), current)
+        except checkpoint.CheckpointError as error:
+            said.append(str(error))
+    assert sum("is damaged: its hash is" in sentence for sentence in said) >= 3, said
+
+
+def test_damage_names_the_array_and_hashes_may_be_missing_or_not_asked_for(tmp_path, current):
+    there = write(tmp_path, current, 3)
+    checkpoint.add_hashes(there, 3, {"params.head.kernel": "0" * 16})
+    for read in (lambda: checkpoint.restore(there, 3, target()), lambda: list(checkpoint.read_arrays(
+            there, 3, lambda name: name == "params.head.kernel"))):
+        with pytest.raises(checkpoint.CheckpointError, match="params.head.kernel is damaged: its hash is .* 0{16} was"):
+            read()
+    found = checkpoint.restore(there, 3, target(), check=False)
+    jax.tree.map(np.testing.assert_array_equal, found, current)
+    with_close = Checkpoints(there, keep_last=9, hashes=False)
+    with_close.save(4, current, data={}, meta=meta_of(current), frozen=FROZEN)
+    with_close.close()
+    assert "hashes" not in checkpoint.read_json(there, 4, "meta")
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(there, 4, target()), current)
 
 
 @pytest.mark.parametrize("changes, sentence", [

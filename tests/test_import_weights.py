@@ -17,6 +17,7 @@ from launch import import_weights
 from launch.setup import training
 from launch.setup.experiment import Experiment
 from launch.setup.initial import Initial
+from world_model import hashing
 from world_model.families import get_family
 from world_model.training import checkpoint
 from world_model.weights import names, safetensors_io
@@ -105,6 +106,8 @@ def test_a_run_starts_from_it(tmp_path):
     experiment = Experiment(config)
     make_state, target = training.make_target(experiment, training.make_mesh(config))
     started = training.start(experiment, make_state, target)
+    hashes = checkpoint.read_json(tmp_path / "out/checkpoints", 0, "meta")["hashes"]  # written piece by piece
+    assert hashes == {f"params.{name}": found for name, found in hashing.hashes(params).items()}
     for name, x in params.items():
         np.testing.assert_array_equal(started["params"][name], x, err_msg=name)
         np.testing.assert_array_equal(started["ema"][name], x, err_msg=name)

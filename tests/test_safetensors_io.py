@@ -24,7 +24,7 @@ def test_shards_by_size_and_reads_back(directory):
     assert sorted(p.name for p in directory.iterdir()) == [
         *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)), io.index_name()]
     index = json.loads((directory / io.index_name()).read_text())
-    assert index["metadata"] == {"total_size": 2000}
+    assert index["metadata"]["total_size"] == 2000 and index["metadata"]["hashes"].keys() == tensors().keys()
     weights = io.Weights(directory)
     assert set(weights) == set(index["weight_map"]) == set(tensors())
     for key, x in tensors().items():
@@ -137,6 +137,18 @@ def test_two_writers_and_a_killed_one_do_not_meet(tmp_path, monkeypatch):
             io.write(second, tensors().items())
     assert set(io.Weights(tmp_path / "out")) == set(tensors())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial-1"]
+
+
+def test_a_flipped_bit_is_no_other_number(tmp_path):
+    io.write(tmp_path, tensors().items())
+    (shard,) = tmp_path.glob("*.safetensors")
+    damaged = bytearray(shard.read_bytes())
+    damaged[-7] ^= 4
+    shard.write_bytes(damaged)
+    weights = io.Weights(tmp_path)
+    assert weights["layer0.weight"].shape == (10, 10)
+    with pytest.raises(io.WeightsError, match="layer4.weight is damaged: its hash is .* fetch or export it again"):
+        weights["layer4.weight"]
 
 
 def test_a_full_disk_is_one_sentence(small_disk):

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 from data_pipelines.robots import embodiments
+from data_pipelines.statistics import save_statistics
+from data_pipelines.storage import files
 from launch.setup import mixture
 from world_model.training.state import flatten
 
@@ -36,6 +38,13 @@ def from_json(saved: dict) -> dict:
     """The config's own values; its robots are registered. Raises ValueError where one is not to be read."""
     embodiments.register_saved(saved.get("robots", {}))
     return {name: value for name, value in saved.items() if name != "robots"}
+
+
+def write_run(workdir: Path, config, statistics: dict, arrays: str) -> None:
+    """Writes WORKDIR's config.json, statistics.json and arrays.txt: what a run is, from its start on."""
+    files.write_text(f"{workdir}/config.json", json.dumps(as_json(config), indent=1) + "\n")
+    files.write_text(f"{workdir}/arrays.txt", arrays + "\n")
+    save_statistics(statistics, f"{workdir}/statistics.json")
 
 
 def code_version() -> str:

@@ -3,7 +3,8 @@
     CHECKPOINTS/<step>/state    arrays by flat name (world_model/training/state.py), written by Orbax in parallel
                       frozen    arrays of fitted encoders, by flat name; only where there are any
                       data      JSON: the position of every data source
-                      meta      JSON: config, statistics and their hash, table of shapes, code version, schema
+                      meta      JSON: config, statistics and their hash, tables of shapes and of the arrays' hashes,
+                                code version, schema
 
 Every part of a whole step holds a commit mark; a step that lacks one is never read. checkpoint_writer.py writes them.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
+from world_model import hashing
 from world_model.training.state import flatten, unflatten
 
 SCHEMA = 1
@@ -88,6 +90,19 @@ def make_meta(state: dict, frozen: dict, *, family: str, config: dict, statistic
             "frozen": unflatten(table(frozen), frozen)}
 
 
+def hashes_of(state: dict, frozen: dict) -> dict:
+    """What a checkpoint's meta gains: hashes of its arrays by flat name, but of those that are written in pieces."""
+    whole = {name: leaf for name, leaf in flatten(state).items() if hasattr(leaf, "__array__")}
+    return {"hashes": hashing.hashes(whole), "frozen_hashes": hashing.hashes(flatten(frozen))}
+
+
+def add_hashes(directory: Path | str, step: int, hashes: dict[str, str]) -> None:
+    """Adds hashes of arrays that were written in pieces to a whole step's meta."""
+    meta = read_json(directory, step, "meta")
+    meta["hashes"] = meta.get("hashes", {}) | hashes
+    (Path(directory) / str(step) / "meta" / "metadata").write_text(json.dumps(meta))
+
+
 def check_resume(saved: dict, now: dict) -> None:
     """Checks that a run may go on from a checkpoint; `saved` and `now` are metas.
 
@@ -122,18 +137,22 @@ def differences(a, b, sides=("the checkpoint", "this run"), path: str = "") -> I
             yield f"{name} is only in {sides[0] if key in a else sides[1]}"
 
 
-def restore(directory: Path | str, step: int, target: dict) -> dict:
+def restore(directory: Path | str, step: int, target: dict, check: bool = True) -> dict:
     """Reads the arrays of `target`, a nested dict of jax.ShapeDtypeStruct, each into the sharding that it names.
 
-    A target of some components, such as {"params": ...}, reads those alone. Raises CheckpointError naming the
-    first array that is missing or of another shape or dtype.
+    A target of some components, such as {"params": ...}, reads those alone. check: compare with the hashes that were
+    written. Raises CheckpointError naming the first array that is missing, of another shape or dtype, or damaged.
     """
-    wanted, there = table(target), read_json(directory, step, "meta")["arrays"]
+    meta = read_json(directory, step, "meta")
+    wanted, there = table(target), meta["arrays"]
     components = tuple(f"{name}." for name in target)
     there = {name: entry for name, entry in there.items() if f"{name}.".startswith(components)}
     if found := next(differences(there, wanted), None):
         raise CheckpointError(f"checkpoint {Path(directory) / str(step)} does not fit: {found}")
-    flat = _read(Path(directory) / str(step) / "state", flatten(target))
+    path = Path(directory) / str(step) / "state"
+    flat = _read(path, flatten(target))
+    if check:
+        _check(path, meta.get("hashes", {}), flat)
     return unflatten(flat, target)
 
 
@@ -141,17 +160,30 @@ def read_arrays(
     directory: Path | str, step: int, wanted: Callable[[str], bool],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (flat name, whole array) for the state's wanted names, sorted; never more than one is in memory."""
-    path = Path(directory) / str(step) / "state"
-    for name, (dtype, shape) in sorted(read_json(directory, step, "meta")["arrays"].items()):
+    path, meta = Path(directory) / str(step) / "state", read_json(directory, step, "meta")
+    for name, (dtype, shape) in sorted(meta["arrays"].items()):
         if wanted(name):
-            yield name, _read(path, {name: np.empty(shape, dtype)})[name]
+            found = _read(path, {name: np.empty(shape, dtype)})
+            _check(path, meta.get("hashes", {}), found)
+            yield name, found[name]
 
 
 def read_frozen(directory: Path | str, step: int) -> dict:
     """Reads the fitted encoders' arrays, nested as they were saved; a part without arrays comes back as {}."""
-    kinds = read_json(directory, step, "meta")["frozen"]
-    wanted = {name: np.empty(shape, dtype) for name, (dtype, shape) in flatten(kinds).items()}
-    return unflatten(_read(Path(directory) / str(step) / "frozen", wanted) if wanted else {}, kinds)
+    path, meta = Path(directory) / str(step) / "frozen", read_json(directory, step, "meta")
+    wanted = {name: np.empty(shape, dtype) for name, (dtype, shape) in flatten(meta["frozen"]).items()}
+    found = _read(path, wanted) if wanted else {}
+    _check(path, meta.get("frozen_hashes", {}), found)
+    return unflatten(found, meta["frozen"])
+
+
+def _check(path: Path, written: dict[str, str], flat: dict) -> None:
+    """Raises CheckpointError where an array is not the one whose hash was written; one without a hash passes."""
+    found = hashing.hashes({name: array for name, array in flat.items() if name in written})
+    if damaged := sorted(name for name, value in found.items() if value != written[name]):
+        raise CheckpointError(f"{path}: {damaged[0]} is damaged: its hash is {found[damaged[0]]}, and "
+                              f"{written[damaged[0]]} was written ({len(damaged)} of {len(found)} arrays are); remove "
+                              "this step's folder to go on from an earlier one")
 
 
 def _read(path: Path, flat: dict) -> dict:

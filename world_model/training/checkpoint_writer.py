@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from world_model.training.checkpoint import CheckpointError, first_line, is_committed, step_paths, steps
+from world_model.training.checkpoint import CheckpointError, first_line, hashes_of, is_committed, step_paths, steps
 from world_model.training.state import flatten
 
 TRASH = "deleted"
@@ -26,10 +26,10 @@ class Checkpoints:
     CheckpointError at the next `save`, `check` or `close`; earlier checkpoints are untouched.
     """
 
-    def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0):
+    def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0, hashes: bool = True):
         if keep_last < 1:
             raise ValueError(f"checkpoint.keep_last = {keep_last}: at least the newest checkpoint is kept")
-        self.directory = Path(directory).absolute()
+        self.directory, self._hashes = Path(directory).absolute(), hashes
         logging.get_absl_logger().addFilter(_is_not_raised)
         policies = [ocp.checkpoint_managers.LatestN(keep_last)]
         if keep_every:
@@ -46,7 +46,10 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict) -> None:
-        """Starts writing; `meta` is what `checkpoint.make_meta` returns. Waits for an earlier save first."""
+        """Starts writing; `meta` is what `checkpoint.make_meta` returns, and gains the arrays' hashes. Waits for an
+        earlier save first."""
+        if self._hashes:
+            meta = meta | hashes_of(state, frozen)
         items = {"state": ocp.args.PyTreeSave(flatten(state)), "data": ocp.args.JsonSave(data),
                  "meta": ocp.args.JsonSave(meta)}
         if flatten(frozen):

@@ -1,8 +1,9 @@
 """Sharded safetensors directories: a streaming writer, an atomic commit and a strict lazy reader.
 
 Layout (the one PyTorch hubs use): model-00001-of-0000N.safetensors and model.safetensors.index.json with
-{"metadata": {"total_size": bytes}, "weight_map": {key: file}}. "model" is the stem, which some hubs call otherwise;
-a reader also takes one file model.safetensors without an index.
+{"metadata": {"total_size": bytes, "hashes": {key: hash}}, "weight_map": {key: file}}. Hashes are ours
+(world_model/hashing.py), and checked where they are there. "model" is the stem, which some hubs call otherwise; a
+reader also takes one file model.safetensors without an index.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from world_model import hashing
 from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
 
 SHARD_BYTES = 5_000_000_000
@@ -49,8 +51,9 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
     Holds one shard of `tensors` in memory. The index comes last: a directory without it is not an export. Raises
     OSError where a file cannot be written.
     """
-    shards, total = [], 0
+    shards, total, hashes = [], 0, {}
     for shard in _shards(tensors, shard_bytes):
+        hashes |= hashing.hashes(shard)
         name = f"{stem}-{len(shards) + 1:05d}.safetensors"
         try:
             save_file(shard, directory / name, metadata={"format": "pt"})
@@ -64,7 +67,7 @@ def write(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_byte
         (directory / name).chmod(0o644)  # the package writes files that only their owner may read
         (directory / name).rename(directory / final)
         weight_map.update(dict.fromkeys(keys, final))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": total, "hashes": hashes}, "weight_map": weight_map}
     (directory / index_name(stem)).write_text(json.dumps(index, indent=1))
 
 
@@ -101,6 +104,7 @@ class Weights(Mapping):
         self.directory, self._allow_pickle = Path(directory), allow_pickle
         self.headers: dict[str, Header] = {}
         self._weight_map: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         for stem in stems or ("model",):
             found = self._index(stem)
             if twice := sorted(found.keys() & self._weight_map.keys()):
@@ -126,7 +130,9 @@ class Weights(Mapping):
         for suffix in (SAFE, *(PICKLES if self._allow_pickle else ())):
             path, single = self.directory / index_name(stem, suffix), f"{stem}{suffix}"
             if path.exists():
-                return _read_index(path)
+                shards, hashes = _read_index(path)
+                self._hashes |= hashes
+                return shards
             if (self.directory / single).exists():
                 return dict.fromkeys(self._read_header(single), single)
         pickles = sorted(p for p in self.directory.glob("*") if p.suffix in PICKLES)
@@ -149,7 +155,11 @@ class Weights(Mapping):
 
     def __getitem__(self, key: str) -> np.ndarray:
         with self._open(self._weight_map[key]) as file:
-            return file.get_tensor(key)
+            found = file.get_tensor(key)
+        if key in self._hashes and (value := hashing.hashes({key: found})[key]) != self._hashes[key]:
+            raise WeightsError(f"{self.path_of(key)}: {key} is damaged: its hash is {value}, and {self._hashes[key]} "
+                               "was written; fetch or export it again")
+        return found
 
     def __iter__(self):
         return iter(self._weight_map)
@@ -167,14 +177,16 @@ class Weights(Mapping):
                                    f"{tuple(shape)}, found {found[1]} {found[0]}")
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """The shard of every key, as an index file says. Shards lie beside it, under plain names; they may be links."""
+def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The shard of every key, and the hashes of those that have one, as an index file says. Shards lie beside it,
+    under plain names; they may be links."""
     try:
-        shards = json.loads(path.read_text(), object_pairs_hook=_no_duplicates)["weight_map"]
+        index = json.loads(path.read_text(), object_pairs_hook=_no_duplicates)
+        shards = index["weight_map"]
         for key, name in shards.items():
             if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
                 raise ValueError(f"{key}: in {name!r}, which is no plain name of a file beside the index")
-        return shards
+        return shards, dict((index.get("metadata") or {}).get("hashes", {}))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
     except ValueError as e:

@@ -13,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from world_model import hashing
+
 CHUNK_BYTES = 64 * 2**20  # what a restore reads at once, for each device that needs part of it
 
 
@@ -25,6 +27,7 @@ class Pieces:
     dtype: np.dtype
     read: Callable[[int | None], np.ndarray]
     stacked: bool
+    sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.uint32))  # of what was written so far
 
     @property
     def size(self) -> int:
@@ -35,6 +38,15 @@ class Pieces:
     def nbytes(self) -> int:
         """The bytes of the whole array."""
         return self.size * self.dtype.itemsize
+
+    @property
+    def hash(self) -> str:
+        """The hash of the array, once it is written."""
+        return hashing.text(self.sums)
+
+    def add(self, piece: np.ndarray, index: int | None) -> None:
+        """Notes that a piece is being written."""
+        self.sums[:] += hashing.sums_of(piece, (index or 0) * piece.size)
 
     def whole(self) -> np.ndarray:
         """Reads all of it at once."""
@@ -65,6 +77,7 @@ class PiecesHandler(ocp.type_handlers.NumpyHandler):
             array = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
             for i in range(value.shape[0]) if value.stacked else [None]:
                 piece = value.read(i)
+                value.add(piece, i)
                 await (array if i is None else array[i]).write(piece, can_reference_source_data_indefinitely=True)
 
 
