@@ -56,6 +56,9 @@ class Model:
         return {name: values.reshape(shape) + name.endswith("scale")
                 for values, (name, shape) in zip(drawn, shapes.items())}
 
+    def cast(self, params: dict, dtype: str) -> dict:
+        return {name: p.astype(dtype) for name, p in params.items()}
+
     def __call__(self, params: dict, x: jax.Array) -> jax.Array:
         axes, shapes = self.axes(), self.shapes()
         def whole(name, p):
