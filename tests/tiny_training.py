@@ -20,6 +20,7 @@ import numpy as np
 
 from configs import base
 from launch.setup import experiment, fit, initial
+from world_model.families.base import loss
 from world_model.parallel import sharding
 from world_model.parallel.remat import remat
 
@@ -86,7 +87,7 @@ def block(x: jax.Array, p: dict):
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Loss(loss.Loss):
     """Denoising loss, normalised by the number of valid tokens of the whole batch. The scale is a frozen array, or 1."""
 
     model: Model
