@@ -99,7 +99,9 @@ def campaign(text: str, folder: Path, kills: int, rng: random.Random) -> dict:
         workdir = folder / f"killed_{round_}"
         after = rng.uniform(0, seconds) if sum(done.values()) % 2 else None
         doing = kill_once(text, workdir, after)
-        if doing != "done":
+        if doing == "done":
+            seconds *= 0.9  # the machine has become faster than it was at first
+        else:
             done[doing] += 1
             print(f"{sum(done.values())} of {kills}: killed while {doing}, at step {newest(workdir)}", flush=True)
         if doing == "done" or sum(done.values()) == kills:
