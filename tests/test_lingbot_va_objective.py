@@ -129,7 +129,7 @@ def test_what_the_model_is_given(made):
     np.testing.assert_array_equal(x.clean_actions[:, 4:], batch["actions"])
     np.testing.assert_array_equal(x.action_valid, np.pad(batch["action_mask"].any(-1), ((0, 0), (4, 0)))
                                   | (np.arange(16) < 4) & batch["action_mask"].any((1, 2))[:, None])
-    np.testing.assert_array_equal(x.text[1], goal.inputs.empty_text(goal.frozen, 4)[1])
+    np.testing.assert_array_equal(x.text[1], goal.inputs.fixed_text(goal.frozen, "", 4)[1])
     np.testing.assert_array_equal(x.text[0], example.text[0])
 
 
@@ -166,4 +166,4 @@ def test_stored_features_cannot_drop_their_prompt(made):
     text = encoders.make_text_encoder("features", text_length=4, text_dim=8)
     inputs = dataclasses.replace(made[1]().inputs, text=text)
     with pytest.raises(ValueError, match="text_features"):
-        inputs.empty_text({"text": {}}, 2)
+        inputs.fixed_text({"text": {}}, "", 2)

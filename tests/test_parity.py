@@ -184,6 +184,6 @@ def test_command(tmp_path, golden):
     strict = run(f"--golden={tmp_path / 'few.npz'}", "--tolerance=1e-9")
     assert strict.returncode == 1
     assert json.loads(strict.stdout) == printed
-    assert "first above 1e-09: sched/fm_sigmas differs by" in strict.stderr
+    assert "first above 1e-09: sched/fm_linear_timesteps_weights differs by" in strict.stderr
     missing = run(f"--golden={tmp_path / 'none.npz'}")
     assert missing.returncode == 1 and "none.npz" in missing.stderr and "Traceback" not in missing.stderr

@@ -43,8 +43,8 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
     dims: tuple[Dimension, ...] = getattr(embodiment, part)
     kind, values = NORMALISATIONS[embodiment.normalisation], statistics.get(part)
-    high = _statistic(values, kind.high, dims, where)
     low = _statistic(values, kind.low, dims, where) if kind.low else np.zeros(len(dims))
+    high = _statistic(values, kind.high, dims, where)
     if kind.high == "std":  # that far on both sides of the middle becomes -1 and 1
         low, high = low - high, low + high
     span = high - low

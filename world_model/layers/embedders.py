@@ -41,9 +41,15 @@ def time_sinusoid(timestep, width: int):
 def time_sinusoid_float32(timestep, width: int):
     """`time_sinusoid` with frequencies and angles in float32, as diffusers' Timesteps forms them: at t = 1000 another
     number by 6e-5 rad, which a network tells apart."""
-    exponents = np.float32(-np.log(1e4)) * np.arange(width // 2, dtype=np.float32) / np.float32(width // 2)
-    angles = timestep[..., None].astype(jnp.float32) * np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = timestep[..., None].astype(jnp.float32) * frequencies_float32(width // 2)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def frequencies_float32(count: int) -> np.ndarray:
+    """float32 [count]: 10000^(-i / count) with its exponents in float32. Both runtimes take this table: at t = 1000 the
+    last bit of a frequency is 3e-5 of a sine."""
+    exponents = np.float32(-np.log(1e4)) * np.arange(count, dtype=np.float32) / np.float32(count)
+    return np.exp(exponents.astype(np.float64)).astype(np.float32)
 
 
 def modulated_norm(x, table, time, rows: TimestepRows):

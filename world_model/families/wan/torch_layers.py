@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.diffusion.guidance import combine
+from world_model.layers.embedders import frequencies_float32
 
 EPS = 1e-6
 
@@ -52,8 +53,7 @@ def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
 
 def time_sinusoid_float32(timesteps: Tensor, width: int) -> Tensor:
     """The same of float32 frequencies and angles, as diffusers' Timesteps forms them."""
-    exponents = -np.log(1e4) * torch.arange(width // 2, device=timesteps.device, dtype=torch.float32) / (width // 2)
-    angle = timesteps.float()[..., None] * exponents.exp()
+    angle = timesteps.float()[..., None] * torch.from_numpy(frequencies_float32(width // 2)).to(timesteps.device)
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
