@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 from configs import lingbot_vla_4b, lingbot_vla_robotwin, lingbot_vla_v2_6b
 from data_pipelines.robots.embodiments import get_embodiment
+from launch.serving.engine import Engine, Request, choose_robot
 from launch.setup.experiment import Experiment
+from launch.setup.restore import restore
+from tests import tiny_policy
 from world_model import functional
 from world_model.encoders.token_ids import TokenIds
 from world_model.families.lingbot_vla.inputs import Example, held
@@ -197,7 +201,6 @@ def test_sizes_that_do_not_fit_are_refused(key, value, message):
 
 
 def test_prompts_are_cut_by_the_models_own_tokenizer(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers")
     file = tmp_path / "tokenizer.json"
     vocabulary = {"<unk>": 0} | {word: i for i, word in enumerate(("push", "the", "T"), 1)}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -209,8 +212,9 @@ def test_prompts_are_cut_by_the_models_own_tokenizer(tmp_path):
         TokenIds(2, 10, str(file)).tokenize("push the T")
     with pytest.raises(ValueError, match="a vocabulary of 4 tokens, .*151936 rows: it is another model's tokenizer"):
         TokenIds(6, 151_936, str(file)).tokenize("push")
-    with pytest.raises(ValueError, match="give a local tokenizer.json"):
-        TokenIds(6, 10, str(tmp_path / "none.json")).tokenize("push")
+    for missing in ("", str(tmp_path / "none.json")):
+        with pytest.raises(ValueError, match=f"encoders.tokenizer = '{missing}': give a local tokenizer.json"):
+            TokenIds(6, 10, missing).tokenize("push")
     (tmp_path / "bad.json").write_text("[")
     with pytest.raises(ValueError, match="bad.json: not a tokenizer"):
         TokenIds(6, 10, str(tmp_path / "bad.json")).tokenize("push")
@@ -240,3 +244,23 @@ def test_robotwins_joints_lie_in_the_published_slots(name, gripper, size):
     assert robot.action_slots.tolist() == robot.state_slots.tolist() == expected
     c = lingbot_vla_robotwin.get_config("v2" if size == 55 else "")
     assert c.data.datasets.robotwin.embodiment == name and c.model.action_dim == size
+
+
+@pytest.mark.parametrize("arm, robot", [("debug", "robotwin_joints_75"), ("v2_debug", "robotwin_joints_55")])
+def test_a_session_is_answered_in_a_batch_as_alone(tmp_path, arm, robot):
+    c = lingbot_vla_robotwin.get_config(arm)
+    c.evaluate.solver_steps = 2
+    restored = restore(tiny_policy.write_config(tmp_path, c, robot))
+    rng = np.random.default_rng(0)
+    pictures = {view: rng.integers(0, 255, (3, 1, 32, 32, 3), np.uint8) for view in get_embodiment(robot).views}
+
+    def ask(batch_size: int) -> list[np.ndarray]:
+        engine = Engine(restored, choose_robot(restored, None, None), sessions=3, batch_sizes=(batch_size,))
+        requests = [Request(i, 1, {view: x[i] for view, x in pictures.items()}, np.full(14, 200.0 + i),
+                            engine.tokenize("lift the pot"), (7, i), np.zeros((0, 14))) for i in range(3)]
+        batches = [requests] if batch_size > 1 else [[request] for request in requests]
+        return [answer.actions for batch in batches for answer in engine.step(batch)]
+
+    together, alone = ask(4), ask(1)
+    np.testing.assert_allclose(together, alone, atol=0.01)  # in robot units, of a range of 300
+    assert min(np.abs(alone[0] - other).max() for other in alone[1:]) > 0.1

@@ -126,7 +126,7 @@ def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights:
 def make_token_ids(name: str, *, text_length: int, vocab_size: int, tokenizer: str = "") -> TokenIds:
     """Makes what cuts prompts into the ids that a model embeds itself; tokenizer: a local file. Raises ValueError on an
     unknown name."""
-    files = {"tokenizer": lambda: tokenizer or "tokenizer.json", "bytes": lambda: ""}
+    files = {"tokenizer": lambda: tokenizer, "bytes": lambda: None}
     return TokenIds(text_length, vocab_size, _chosen("tokens", name, files))
 
 

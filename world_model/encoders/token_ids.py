@@ -11,20 +11,21 @@ SPARE = 1024  # rows of an embedding that may be no token's, as tables are round
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
-    """Cuts prompts into at most `text_length` tokens. file: a tokenizer.json; empty: bytes."""
+    """Cuts prompts into at most `text_length` tokens. file: a tokenizer.json; None: bytes."""
 
     text_length: int
     vocab_size: int
-    file: str = ""
+    file: str | None = None
 
     def __post_init__(self):
-        if not self.file and self.vocab_size < 256:
+        if self.file is None and self.vocab_size < 256:
             raise ValueError(f"encoders.text = 'bytes' wants model.vocab_size = 256 or more, found {self.vocab_size}")
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """(int32 [text_length], number of tokens), zeros behind them. Raises ValueError where they are too many, or the
         tokenizer is none or has another vocabulary."""
-        found = self._reader.encode(prompt, add_special_tokens=False).ids if self.file else list(prompt.encode())
+        found = self._reader.encode(prompt, add_special_tokens=False).ids if self.file is not None else \
+            list(prompt.encode())
         if len(found) > self.text_length:
             raise ValueError(f"prompt {prompt[:40]!r}... has {len(found)} tokens, model.text_length = "
                              f"{self.text_length}: shorten the prompt or raise the limit")

@@ -104,6 +104,20 @@ class BatchedPolicy:
         """The next block."""
         raise NotImplementedError
 
+    def predict_rows(self, params, windows: Window, *asked) -> Chunk:
+        """`predict_block` of many sessions, whose arrays stand in front of its axis of one; without that axis. A family
+        whose network takes a batch as it is may do so here."""
+        rows = windows, *asked
+
+        def one(*row):
+            return self.predict_block(params, *row)
+
+        if len(asked[0]) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
+            chunk = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], rows)))
+        else:
+            chunk = jax.vmap(one)(*rows)
+        return jax.tree.map(lambda x: x[:, 0], chunk)
+
     def block_data(self, block: np.ndarray):
         """Arrays [B, ...] that depend on the block's number, made on the host."""
         return ()
@@ -166,16 +180,8 @@ class BatchedPolicy:
         return windows._replace(cache=caches), gap
 
     def _act_rows(self, arrays, windows, sessions, *asked) -> tuple[Window, Chunk]:
-        rows = _rows(windows, sessions), *asked
-
-        def one(*row):
-            return self.predict_block(arrays[0], *row)
-
-        if len(sessions) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
-            chunk = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], rows)))
-        else:
-            chunk = jax.vmap(one)(*rows)
-        chunk = jax.tree.map(lambda x: x[:, 0].astype(jnp.float32), chunk)
+        chunk = self.predict_rows(arrays[0], _rows(windows, sessions), *asked)
+        chunk = jax.tree.map(lambda x: x.astype(jnp.float32), chunk)
         if chunk.latents is not None:
             windows = windows._replace(imagined=windows.imagined.at[sessions].set(chunk.latents))
         return windows, chunk

@@ -34,8 +34,6 @@ CONFIG: dict[str, dict[str, Any]] = {
         "actions_see_future": True,  # whether state and actions see the queries for the future
         "teachers": (),  # of current_depth, future_depth, current_video, future_video: whose features batches have
         "teacher_width": 1024,  # of a teacher's features
-        "teacher_heads": 4,  # of attention, in what learns a teacher's features
-        "teacher_head_width": 32,  # their width
         "vision": "qwen2_5",  # the tower: qwen2_5 | qwen3
         "vision_dim": 1280,  # its D
         "vision_ffn_dim": 3420,  # hidden width of its MLP

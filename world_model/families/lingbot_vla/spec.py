@@ -50,7 +50,7 @@ class LingBotVLASpec(Spec):
     depth_queries_learned: bool = True
     teachers: tuple[str, ...] = ()
     teacher_width: int = 1024
-    teacher_heads: int = 4
+    teacher_heads: int = 4  # of attention, in what learns a teacher's features; no key: nobody has published others
     teacher_head_width: int = 32
     lora_rank: int = 0
     lora_alpha: float = 16.0
