@@ -22,6 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import pytest
 
+from tests import lerobot_files
+
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_end_with_their_module():
@@ -39,6 +41,18 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small disk")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture
+def v21(tmp_path):
+    """A copy of the set that LeRobot wrote in its version 2.1."""
+    return lerobot_files.copied("lerobot_v21", tmp_path)
+
+
+@pytest.fixture
+def v30(tmp_path):
+    """Likewise, in its version 3.0."""
+    return lerobot_files.copied("lerobot_v30", tmp_path)
 
 
 @pytest.fixture(scope="module")

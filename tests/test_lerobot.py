@@ -50,16 +50,6 @@ def pixels() -> dict[str, list[dict[str, np.ndarray]]]:
     return found
 
 
-@pytest.fixture
-def v21(tmp_path):
-    return lerobot_files.copied("lerobot_v21", tmp_path)
-
-
-@pytest.fixture
-def v30(tmp_path):
-    return lerobot_files.copied("lerobot_v30", tmp_path)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_episodes_are_as_described(version):
     source = pickle.loads(pickle.dumps(open_source(FIXTURES / version)))

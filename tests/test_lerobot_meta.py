@@ -20,16 +20,6 @@ from tests.lerobot_files import FIXTURES, LENGTHS, TASKS, VERSIONS, change_colum
 WRIST = [f"videos/observation.images.wrist/{name}" for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
 
 
-@pytest.fixture
-def v21(tmp_path):
-    return lerobot_files.copied("lerobot_v21", tmp_path)
-
-
-@pytest.fixture
-def v30(tmp_path):
-    return lerobot_files.copied("lerobot_v30", tmp_path)
-
-
 def episodes_of(folder):
     return folder / "meta/episodes/chunk-000/file-000.parquet"
 

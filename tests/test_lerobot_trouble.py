@@ -19,16 +19,6 @@ from tests.fake_source import tokenize
 from tests.lerobot_files import FIXTURES, LAYOUT, ROBOT, VERSIONS, change_column, open_source, table_of, video_of
 
 
-@pytest.fixture
-def v21(tmp_path):
-    return lerobot_files.copied("lerobot_v21", tmp_path)
-
-
-@pytest.fixture
-def v30(tmp_path):
-    return lerobot_files.copied("lerobot_v30", tmp_path)
-
-
 def set_at(values: list, step: int, value) -> list:
     return [*values[:step], value, *values[step + 1:]]
 

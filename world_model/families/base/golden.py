@@ -3,8 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
+import jax
 import numpy as np
+from flax import nnx
+
+from world_model import functional
+from world_model.weights import names
 
 
 class GoldenFile:
@@ -24,6 +30,27 @@ class GoldenFile:
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The model of this file in that runtime, with its weights or others under the same names."""
         raise NotImplementedError
+
+
+class ReferenceAdapter:
+    """A family's network in JAX, as it is compared: `model`, abstract, of `spec`, and `params`."""
+
+    module: ClassVar[type[nnx.Module]]
+
+    def __init__(self, spec: Any, params: Mapping[str, jax.Array]):
+        self.spec, self.params = spec, dict(params)
+        self.model = functional.abstract(self.module, spec)
+
+    @classmethod
+    def table(cls, spec: Any) -> names.NameTable:
+        """The reference's names."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_reference(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
+        """With weights under the reference's names; raises ValueError where they do not fit."""
+        shapes = functional.parameters(functional.abstract(cls.module, spec))
+        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, cls.table(spec)))
 
 
 def formula(x: np.ndarray, sigma: float) -> np.ndarray:

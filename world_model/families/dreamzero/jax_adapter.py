@@ -13,6 +13,7 @@ import numpy as np
 
 from world_model import functional
 from world_model.diffusion import solvers
+from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.loss import DreamZeroLoss, Sampled
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
@@ -39,19 +40,19 @@ class Losses(NamedTuple):
     gradient_norms: dict[str, float]  # reference name -> norm of the gradient of video + action
 
 
-class JaxAdapter:
+class JaxAdapter(ReferenceAdapter):
     """The JAX model of `spec` with `params`."""
 
+    module = DreamZero
+
     def __init__(self, spec: DreamZeroSpec, params: Mapping[str, jax.Array]):
-        self.spec, self.params = spec, dict(params)
-        self.model = functional.abstract(DreamZero, spec)
+        super().__init__(spec, params)
         self._forward = jax.jit(lambda p, inputs: functional.bind(self.model, p)(inputs, with_hidden=True))
 
     @classmethod
-    def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "JaxAdapter":
-        """With weights under the reference's names; raises ValueError where they do not fit."""
-        shapes = functional.parameters(functional.abstract(DreamZero, spec))
-        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, DREAMZERO))
+    def table(cls, spec: DreamZeroSpec) -> names.NameTable:
+        """See `ReferenceAdapter`."""
+        return DREAMZERO
 
     def forward(self, parts: Parts) -> Output:
         """Over a whole window; without clean_latents it is the form that has no clean copy."""

@@ -1,12 +1,13 @@
 """LingBot-VA in JAX as it is compared: numpy in, numpy out, feature orders as in the reference."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from world_model import functional
+from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_rotary
 from world_model.families.lingbot_va.loss import LingBotVALoss, Sampled
@@ -32,18 +33,15 @@ class Training(NamedTuple):
     hidden: np.ndarray  # [L, B, tokens, D] of [clean video] [clean actions] [noisy video] [noisy actions]
 
 
-class LingBotVAAdapter:
+class LingBotVAAdapter(ReferenceAdapter):
     """The JAX model of `spec` with `params`."""
 
-    def __init__(self, spec: LingBotVASpec, params: Mapping[str, jax.Array]):
-        self.spec, self.params = spec, dict(params)
-        self.model = functional.abstract(LingBotVA, spec)
+    module = LingBotVA
 
     @classmethod
-    def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVAAdapter":
-        """With weights under the reference's names; raises ValueError where they do not fit."""
-        shapes = functional.parameters(functional.abstract(LingBotVA, spec))
-        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, LINGBOT_VA))
+    def table(cls, spec: LingBotVASpec) -> names.NameTable:
+        """See `ReferenceAdapter`."""
+        return LINGBOT_VA
 
     def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Sampled, dict], Training]:
         """Forward, losses and gradients of one batch as a function of what is sampled, compiled once.

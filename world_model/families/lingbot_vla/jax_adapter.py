@@ -1,6 +1,5 @@
 """LingBot-VLA in JAX as it is compared: numpy in, numpy out."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model import functional
+from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.loss import LingBotVLALoss
 from world_model.families.lingbot_vla.model import LingBotVLA
@@ -53,18 +53,15 @@ class Expert(NamedTuple):
     velocity: np.ndarray  # [B, N, A]
 
 
-class LingBotVLAAdapter:
+class LingBotVLAAdapter(ReferenceAdapter):
     """The JAX model of `spec` with `params`."""
 
-    def __init__(self, spec: LingBotVLASpec, params: Mapping[str, jax.Array]):
-        self.spec, self.params = spec, dict(params)
-        self.model = functional.abstract(LingBotVLA, spec)
+    module = LingBotVLA
 
     @classmethod
-    def from_reference(cls, spec: LingBotVLASpec, tensors: Mapping[str, np.ndarray]) -> "LingBotVLAAdapter":
-        """With weights under the reference's names; raises ValueError where they do not fit."""
-        shapes = functional.parameters(functional.abstract(LingBotVLA, spec))
-        return cls(spec, names.from_published(tensors, shapes, spec.head_dim, TABLES[spec.vision]))
+    def table(cls, spec: LingBotVLASpec) -> names.NameTable:
+        """See `ReferenceAdapter`."""
+        return TABLES[spec.vision]
 
     def look(self, patches: np.ndarray, grid: tuple[int, int]):
         """(tokens [B, n / 4, D], taps [taps, B, n / 4, D]) of the vision tower; patches [B, n, values]."""
