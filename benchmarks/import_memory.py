@@ -20,8 +20,8 @@ from absl import app, flags
 
 from configs import dreamzero_14b
 from launch.setup.experiment import Experiment
-from world_model.families.dreamzero.formats import IMPORTS
-from world_model.families.dreamzero.names import is_action_part
+from world_model.families.dreamzero.weights.formats import IMPORTS
+from world_model.families.dreamzero.weights.names import is_action_part
 from world_model.weights import names
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from world_model import functional
 from world_model.batch import Layout
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
-from world_model.families.dreamzero.names import DREAMZERO
+from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.weights import names
 
 FILES = {"i2v": "dreamzero_i2v_tiny.npz", "ti2v": "dreamzero_ti2v_tiny.npz"}

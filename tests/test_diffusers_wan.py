@@ -10,8 +10,8 @@ from configs import dreamzero_5b, dreamzero_14b
 from launch.setup.experiment import Experiment
 from world_model import functional
 from world_model.families import get_family
-from world_model.families.dreamzero import video_formats as wan_format
 from world_model.families.dreamzero.model import DreamZero, ForwardInputs
+from world_model.families.dreamzero.weights import video_formats as wan_format
 from world_model.weights import conversion
 
 FORMS = {  # config, its changes: Wan 2.1's and 2.2's image-to-video, Wan 2.2's text-image-to-video

@@ -18,8 +18,8 @@ from world_model.diffusion.solvers import make_solver
 from world_model.families import make_model
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.model import DreamZero, ForwardInputs
-from world_model.families.dreamzero.names import DREAMZERO
 from world_model.families.dreamzero.sampler import DreamZeroSampler
+from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.families.wan.inputs import Conditions
 from world_model.parallel import sharding
 from world_model.weights import names

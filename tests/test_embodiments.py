@@ -26,7 +26,7 @@ from data_pipelines.samples import Dataset, index_windows
 from data_pipelines.statistics import compute_statistics, statistics_hash
 from tests.fake_source import LAYOUT, FakeSource, tokenize
 from world_model.batch import batch_spec
-from world_model.families.dreamzero import experiment as reference_experiment
+from world_model.families.dreamzero.weights import experiment as reference_experiment
 
 
 @pytest.fixture

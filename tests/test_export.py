@@ -18,13 +18,13 @@ from world_model import functional
 from world_model.families import get_family
 from world_model.families.base.export import compare, rounded
 from world_model.families.base.family import MissingPart
-from world_model.families.dreamzero import experiment as reference_experiment
-from world_model.families.dreamzero import export as dreamzero_export
-from world_model.families.dreamzero import reference_format as dreamzero_format
-from world_model.families.dreamzero import video_formats
 from world_model.families.dreamzero.model import DreamZero
-from world_model.families.dreamzero.names import DREAMZERO
 from world_model.families.dreamzero.torch.runtime import load
+from world_model.families.dreamzero.weights import experiment as reference_experiment
+from world_model.families.dreamzero.weights import export as dreamzero_export
+from world_model.families.dreamzero.weights import reference_format as dreamzero_format
+from world_model.families.dreamzero.weights import video_formats
+from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.training import checkpoint
 from world_model.weights import conversion, names
 from world_model.weights.safetensors_io import Weights, WeightsError

@@ -20,9 +20,9 @@ from world_model.families import make_model
 from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import GROUPS, Modality, frame_rotary, make_sequence
 from world_model.families.lingbot_va.model import ForwardInputs
-from world_model.families.lingbot_va.names import LINGBOT_VA
 from world_model.families.lingbot_va.sampler import LingBotVASampler, levels
 from world_model.families.lingbot_va.visibility import TABLES
+from world_model.families.lingbot_va.weights.names import LINGBOT_VA
 from world_model.families.wan.inputs import Conditions
 from world_model.weights import names
 

@@ -14,9 +14,9 @@ from launch.setup import training
 from launch.setup.experiment import Experiment
 from world_model import functional
 from world_model.families import get_family
-from world_model.families.lingbot_va import released_format as lingbot_va_format
 from world_model.families.lingbot_va.model import LingBotVA
-from world_model.families.lingbot_va.names import LINGBOT_VA
+from world_model.families.lingbot_va.weights import released_format as lingbot_va_format
+from world_model.families.lingbot_va.weights.names import LINGBOT_VA
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 from world_model.weights import conversion, names

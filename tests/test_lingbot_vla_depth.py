@@ -10,9 +10,9 @@ from configs import lingbot_vla_4b
 from launch.setup.experiment import Experiment
 from tests import tiny_policy
 from world_model.families.lingbot_vla.model import random_seeds, time_sinusoid
-from world_model.families.lingbot_vla.names import TABLES
 from world_model.families.lingbot_vla.prefix import prefix_mask, prefix_tokens, suffix_mask
 from world_model.families.lingbot_vla.torch.network import load_network
+from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.functional import bind
 from world_model.weights import names
 

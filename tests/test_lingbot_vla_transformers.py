@@ -16,9 +16,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwe
 from configs import lingbot_vla_4b, lingbot_vla_v2_6b
 from launch.setup.experiment import Experiment
 from tests import tiny_policy
-from world_model.families.lingbot_vla import names as tables
 from world_model.families.lingbot_vla.inputs import Example
-from world_model.families.lingbot_vla.jax_adapter import LingBotVLAAdapter
+from world_model.families.lingbot_vla.parity.jax_adapter import LingBotVLAAdapter
+from world_model.families.lingbot_vla.weights import names as tables
 from world_model.weights import names
 
 MIDDLE = {"dim": 256, "ffn_dim": 640, "num_layers": 6, "num_heads": 8, "kv_heads": 2, "head_width": 32,

@@ -26,10 +26,10 @@ from tests.test_import_weights import read_back
 from world_model.diffusion.inpainting import Inpainting
 from world_model.families import get_family
 from world_model.families.base.export import Trained
-from world_model.families.lingbot_vla import norm_stats, released_format
-from world_model.families.lingbot_vla.names import TABLES
 from world_model.families.lingbot_vla.torch.network import load, make_network
 from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
+from world_model.families.lingbot_vla.weights import norm_stats, released_format
+from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.training import checkpoint
 from world_model.weights import conversion, names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError

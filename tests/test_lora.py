@@ -16,10 +16,10 @@ from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored
 from tests.test_import_weights import ACTIONS, publish, read_back
 from world_model import functional
-from world_model.families.dreamzero import reference_format
 from world_model.families.dreamzero.model import ForwardInputs
-from world_model.families.dreamzero.names import is_action_part
 from world_model.families.dreamzero.torch.runtime import load
+from world_model.families.dreamzero.weights import reference_format
+from world_model.families.dreamzero.weights.names import is_action_part
 from world_model.layers import lora
 from world_model.parallel import sharding
 from world_model.training import state

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from world_model.families.dreamzero.names import DREAMZERO
+from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.weights import conversion, names, safetensors_io
 from world_model.weights.formats import InitRule, PublishedFormat
 from world_model.weights.names import NameTable, OptionalModules, StackTable

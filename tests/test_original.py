@@ -19,8 +19,8 @@ from launch.exporting import original
 from launch.setup import provenance
 from launch.setup.experiment import Experiment
 from world_model.families.base.export import Trained
-from world_model.families.dreamzero import export as dreamzero_export
-from world_model.families.dreamzero import reference_format
+from world_model.families.dreamzero.weights import export as dreamzero_export
+from world_model.families.dreamzero.weights import reference_format
 
 ANSWERS = Path(__file__).parent / "goldens/dreamzero_policy_tiny.npz"
 

@@ -10,7 +10,7 @@ from absl import flags
 from data_pipelines.robots.embodiments import EMBODIMENTS, get_embodiment
 from launch import serve
 from launch.serving.engine import Answer, choose_robot
-from launch.serving.protocols import BadRequest, Observation
+from launch.serving.messages import BadRequest, Observation
 from launch.serving.sessions import LIVE, Sessions
 from launch.setup import flags as launch_flags
 from launch.setup import provenance

@@ -24,7 +24,7 @@ from launch.serving.access import Access, Denied
 from launch.serving.engine import Engine, ModelError
 from launch.serving.intake import Budget, Connection, Intake, quiet_logger
 from launch.serving.live import PAGE, Live
-from launch.serving.protocols import BadRequest, Protocol, Reset, Seen
+from launch.serving.messages import BadRequest, Protocol, Reset, Seen
 from launch.serving.scheduler import Refused, Scheduler
 from launch.serving.sessions import Sessions
 from launch.serving.telemetry import CONTENT_TYPE, Telemetry

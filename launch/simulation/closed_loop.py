@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 
 from launch.serving.engine import Engine, ModelError
-from launch.serving.protocols import Observation
+from launch.serving.messages import Observation
 from launch.serving.sessions import Sessions
 
 CONFIDENCE = 0.95

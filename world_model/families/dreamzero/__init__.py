@@ -2,14 +2,14 @@
 
 from world_model.families.base.family import Family
 from world_model.families.dreamzero.config import CONFIG
-from world_model.families.dreamzero.export import EXPORTS
 from world_model.families.dreamzero.flops import forward_flops
-from world_model.families.dreamzero.formats import IMPORTS
 from world_model.families.dreamzero.inputs import DreamZeroInputs
 from world_model.families.dreamzero.loss import DreamZeroLoss
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec
 from world_model.families.dreamzero.policy import DreamZeroPolicy
 from world_model.families.dreamzero.sampler import DreamZeroSampler
+from world_model.families.dreamzero.weights.export import EXPORTS
+from world_model.families.dreamzero.weights.formats import IMPORTS
 
 
 def make_inputs(spec: DreamZeroSpec, noise: dict, **encoders) -> DreamZeroInputs:
@@ -24,4 +24,4 @@ FAMILY = Family(
     torch_policy="world_model.families.dreamzero.torch.policy:DreamZeroTorchPolicy",
     torch_step="world_model.families.dreamzero.torch.step:write_step",
     original="world_model.families.dreamzero.torch.original_check:check",
-    golden="world_model.families.dreamzero.parity:DreamZeroGolden")
+    golden="world_model.families.dreamzero.parity.golden:DreamZeroGolden")

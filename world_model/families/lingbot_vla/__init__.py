@@ -3,18 +3,18 @@ joined in every layer's attention. It imagines no video."""
 
 from world_model.families.base.family import Family
 from world_model.families.lingbot_vla.config import CONFIG
-from world_model.families.lingbot_vla.export import EXPORTS
 from world_model.families.lingbot_vla.flops import forward_flops
-from world_model.families.lingbot_vla.formats import IMPORTS
 from world_model.families.lingbot_vla.inputs import make_inputs
 from world_model.families.lingbot_vla.loss import LingBotVLALoss
 from world_model.families.lingbot_vla.model import LingBotVLA
 from world_model.families.lingbot_vla.sampler import LingBotVLAPolicy, LingBotVLASampler
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.families.lingbot_vla.weights.export import EXPORTS
+from world_model.families.lingbot_vla.weights.formats import IMPORTS
 
 FAMILY = Family(
     name="lingbot_vla", spec=LingBotVLASpec, module=LingBotVLA, config=CONFIG, inputs=make_inputs, loss=LingBotVLALoss,
     sampler=LingBotVLASampler, policy=LingBotVLAPolicy, forward_flops=forward_flops, imagines_video=False,
     exports=EXPORTS, imports=IMPORTS,
     torch_policy="world_model.families.lingbot_vla.torch.policy:LingBotVLATorchPolicy",
-    golden="world_model.families.lingbot_vla.parity:LingBotVLAGolden")
+    golden="world_model.families.lingbot_vla.parity.golden:LingBotVLAGolden")

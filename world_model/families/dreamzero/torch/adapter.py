@@ -8,12 +8,12 @@ import torch
 from world_model.attention.visibility import get_table
 from world_model.diffusion import solvers
 from world_model.diffusion.flow_matching import noise_levels
-from world_model.families.dreamzero.jax_adapter import Losses, Output, Parts
 from world_model.families.dreamzero.model import DreamZeroSpec
-from world_model.families.dreamzero.reference_format import network_sizes
+from world_model.families.dreamzero.parity.jax_adapter import Losses, Output, Parts
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.sampler import Stepper
 from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.dreamzero.weights.reference_format import network_sizes
 from world_model.families.wan.torch_layers import to_tensor
 
 

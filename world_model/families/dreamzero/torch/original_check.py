@@ -15,13 +15,13 @@ import torch  # extra: torch
 
 from world_model.batch import Layout
 from world_model.families.base.export import Trial
-from world_model.families.dreamzero import experiment
 from world_model.families.dreamzero.model import MASK_CHANNELS
 from world_model.families.dreamzero.torch import original_run
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.adapter import TorchAdapter
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.dreamzero.weights import experiment
 
 FRAMES = (1, 4)  # of the requests: the first of a session, and a later one
 INSTRUCTION = "Pick up the cup"

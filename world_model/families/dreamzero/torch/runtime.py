@@ -34,9 +34,9 @@ from world_model.attention.tokens import (
 )
 from world_model.attention.visibility import Table, dense_mask, get_table
 from world_model.batch import Layout
-from world_model.families.dreamzero.formats import LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.visibility import TABLES
+from world_model.families.dreamzero.weights.formats import LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
 from world_model.families.wan.torch_layers import Tokens, join
 from world_model.layers import rotary
 from world_model.weights.names import LORA_A, LORA_B

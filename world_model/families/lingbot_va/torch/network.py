@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
-from world_model.families.lingbot_va.names import STREAMS
-from world_model.families.lingbot_va.released_format import FOLDER, STEM, check_config, read_settings
+from world_model.families.lingbot_va.weights.names import STREAMS
+from world_model.families.lingbot_va.weights.released_format import FOLDER, STEM, check_config, read_settings
 from world_model.families.wan import diffusers_names
 from world_model.families.wan import names as wan_names
 from world_model.families.wan.spec import PATCH

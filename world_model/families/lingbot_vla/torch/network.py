@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from world_model import functional
 from world_model.families.lingbot_vla.model import LingBotVLA, random_seeds, time_frequencies
-from world_model.families.lingbot_vla.names import EXPERT, PREFIXES, PUBLISHED_HEADS, TABLES
 from world_model.families.lingbot_vla.queries import KINDS, WHEN
-from world_model.families.lingbot_vla.released_format import PREFIX, read_settings, weights_folder
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.families.lingbot_vla.torch.layers import ExpertLayer, KeysValues, LanguageLayer, RMSNorm
 from world_model.families.lingbot_vla.torch.prefix import (
@@ -31,6 +29,8 @@ from world_model.families.lingbot_vla.torch.prefix import (
     suffix_positions,
 )
 from world_model.families.lingbot_vla.torch.vision import VisionTower
+from world_model.families.lingbot_vla.weights.names import EXPERT, PREFIXES, PUBLISHED_HEADS, TABLES
+from world_model.families.lingbot_vla.weights.released_format import PREFIX, read_settings, weights_folder
 from world_model.weights import names
 from world_model.weights.safetensors_io import Weights
 

@@ -29,7 +29,7 @@ class DreamZeroGolden(GoldenFile):
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The JAX model or the PyTorch runtime."""
         if runtime == "jax":
-            from world_model.families.dreamzero.jax_adapter import JaxAdapter as Adapter
+            from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter as Adapter
         else:
             from world_model.families.dreamzero.torch.adapter import TorchAdapter as Adapter
         return Adapter.from_reference(self.spec, self.weights if weights is None else weights)

@@ -11,7 +11,7 @@ full, or LoRA: the base under its names and adapters under peft's, or adapters a
 import json
 from pathlib import Path
 
-from world_model.families.dreamzero.names import ACTION_MODULES, ACTION_PARTS, DREAMZERO
+from world_model.families.dreamzero.weights.names import ACTION_MODULES, ACTION_PARTS, DREAMZERO
 from world_model.families.wan.diffusers_names import DIFFUSERS
 from world_model.families.wan.names import WAN
 from world_model.weights.formats import Component, InitRule, PublishedFormat, SideFiles

@@ -7,8 +7,8 @@ import numpy as np
 
 from world_model.diffusion import flow_matching
 from world_model.families.lingbot_vla.inputs import Example
-from world_model.families.lingbot_vla.jax_adapter import Expert, LingBotVLAAdapter
 from world_model.families.lingbot_vla.loss import BIAS, ERRORS, moved_bias
+from world_model.families.lingbot_vla.parity.jax_adapter import Expert, LingBotVLAAdapter
 from world_model.families.lingbot_vla.teachers import COSINE_WEIGHT, video_errors
 
 Found = Iterator[tuple[str, np.ndarray]]

@@ -22,7 +22,7 @@ import numpy as np
 from world_model.batch import Layout
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
-from world_model.families.lingbot_va.names import LINGBOT_VA, LINGBOT_VA_MOT
+from world_model.families.lingbot_va.weights.names import LINGBOT_VA, LINGBOT_VA_MOT
 from world_model.families.wan.spec import PATCH
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import WeightsError

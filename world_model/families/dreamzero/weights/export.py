@@ -16,10 +16,15 @@ from world_model.families.base.export import (
     compare_cast,
     rounded,
 )
-from world_model.families.dreamzero import experiment, reference_format, video_formats
-from world_model.families.dreamzero.export_check import bfloat16_outputs, fixed_inputs, jax_outputs, torch_outputs
-from world_model.families.dreamzero.formats import IMPORTS
-from world_model.families.dreamzero.names import DREAMZERO, is_action_part
+from world_model.families.dreamzero.parity.export_check import (
+    bfloat16_outputs,
+    fixed_inputs,
+    jax_outputs,
+    torch_outputs,
+)
+from world_model.families.dreamzero.weights import experiment, reference_format, video_formats
+from world_model.families.dreamzero.weights.formats import IMPORTS
+from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_part
 from world_model.layers.lora import ADAPTER
 from world_model.training.state import trained_names
 from world_model.weights import conversion, names

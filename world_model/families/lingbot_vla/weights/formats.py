@@ -9,9 +9,15 @@
 import functools
 from pathlib import Path
 
-from world_model.families.lingbot_vla import names
-from world_model.families.lingbot_vla.released_format import PREFIX, VERSIONS, WEIGHTS, check_config, read_statistics
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.families.lingbot_vla.weights import names
+from world_model.families.lingbot_vla.weights.released_format import (
+    PREFIX,
+    VERSIONS,
+    WEIGHTS,
+    check_config,
+    read_statistics,
+)
 from world_model.weights.formats import Component, InitRule, PublishedFormat
 from world_model.weights.safetensors_io import WeightsError
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.families.base.golden import GoldenFile, channels_first, grouped
-from world_model.families.lingbot_va.jax_adapter import LingBotVAAdapter
 from world_model.families.lingbot_va.layout import Modality
+from world_model.families.lingbot_va.parity.jax_adapter import LingBotVAAdapter
 
 PARTIAL_TIMESTEP = 555.5  # at which inf/partial writes the cache
 MIN_RANGE = 1e-6  # added to q99 - q01

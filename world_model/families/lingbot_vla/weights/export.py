@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
-from world_model.families.lingbot_vla import norm_stats, released_format
-from world_model.families.lingbot_vla.export_check import jax_outputs, torch_outputs
-from world_model.families.lingbot_vla.released_format import VERSIONS
+from world_model.families.lingbot_vla.parity.export_check import jax_outputs, torch_outputs
+from world_model.families.lingbot_vla.weights import norm_stats, released_format
+from world_model.families.lingbot_vla.weights.released_format import VERSIONS
 
 
 def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *, format_name: str

@@ -20,9 +20,9 @@ import numpy as np
 import yaml
 
 from world_model.batch import Layout
-from world_model.families.lingbot_vla import norm_stats
-from world_model.families.lingbot_vla.names import TABLES
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
+from world_model.families.lingbot_vla.weights import norm_stats
+from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import WeightsError
 

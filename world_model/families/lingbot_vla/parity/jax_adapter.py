@@ -11,7 +11,6 @@ from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.loss import LingBotVLALoss
 from world_model.families.lingbot_vla.model import LingBotVLA
-from world_model.families.lingbot_vla.names import TABLES
 from world_model.families.lingbot_vla.prefix import (
     prefix_mask,
     prefix_tokens,
@@ -21,6 +20,7 @@ from world_model.families.lingbot_vla.prefix import (
 )
 from world_model.families.lingbot_vla.sampler import LingBotVLASampler
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
+from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.functional import bind
 from world_model.weights import names
 

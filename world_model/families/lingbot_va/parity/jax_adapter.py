@@ -12,8 +12,8 @@ from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_rotary
 from world_model.families.lingbot_va.loss import LingBotVALoss, Sampled
 from world_model.families.lingbot_va.model import LingBotVA
-from world_model.families.lingbot_va.names import LINGBOT_VA
 from world_model.families.lingbot_va.sampler import LingBotVASampler
+from world_model.families.lingbot_va.weights.names import LINGBOT_VA
 from world_model.families.wan.inputs import Example
 from world_model.weights import names, transforms
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
-from world_model.families.lingbot_va import released_format
-from world_model.families.lingbot_va.export_check import jax_outputs, torch_outputs
+from world_model.families.lingbot_va.parity.export_check import jax_outputs, torch_outputs
+from world_model.families.lingbot_va.weights import released_format
 
 
 def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:

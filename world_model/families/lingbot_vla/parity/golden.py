@@ -15,10 +15,10 @@ import numpy as np
 
 from world_model.diffusion import flow_matching
 from world_model.families.base.golden import GoldenFile
-from world_model.families.lingbot_vla import parity_losses
 from world_model.families.lingbot_vla.inputs import Example
-from world_model.families.lingbot_vla.jax_adapter import Expert, Language, LingBotVLAAdapter
-from world_model.families.lingbot_vla.parity_sizes import spec_of
+from world_model.families.lingbot_vla.parity import golden_losses as parity_losses
+from world_model.families.lingbot_vla.parity.golden_sizes import spec_of
+from world_model.families.lingbot_vla.parity.jax_adapter import Expert, Language, LingBotVLAAdapter
 from world_model.families.lingbot_vla.prefix import suffix_mask
 from world_model.families.lingbot_vla.sampler import times
 from world_model.families.lingbot_vla.spec import HEADS, LingBotVLASpec

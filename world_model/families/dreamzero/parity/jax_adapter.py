@@ -17,7 +17,7 @@ from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.dreamzero import cached
 from world_model.families.dreamzero.loss import DreamZeroLoss, Sampled
 from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
-from world_model.families.dreamzero.names import DREAMZERO
+from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.families.wan.inputs import Example
 from world_model.weights import names, transforms
 

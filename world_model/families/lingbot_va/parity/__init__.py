@@ -1,0 +1,1 @@
+"""LingBot-VA put beside reference numbers, and its exports beside what they were written from."""

@@ -1,0 +1,1 @@
+"""Names of LingBot-VA's weights elsewhere, and how they are read and written."""

@@ -1,0 +1,1 @@
+"""LingBot-VLA put beside reference numbers, and its exports beside what they were written from."""
