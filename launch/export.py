@@ -7,7 +7,7 @@ OUT holds weights in a layout of the model's family (the first of its `exports` 
 statistics.json with the normalisation, provenance.json (config, code version, hash of the weights that training began
 with), encoders/ (launch/exporting/exported.py) and parity.json: all that launch.serve --export needs. Where a PyTorch
 runtime reads the layout, parity is the largest difference between it and the JAX model, in float32, of what the family
-computes with fixed inputs (families/*/export_check.py); for other layouts, of the weights read back. Above the
+computes with fixed inputs (families/*/parity/export_check.py); for other layouts, of the weights read back. Above the
 tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
