@@ -30,10 +30,6 @@ def common(family: str) -> ConfigDict:
     c.model.family = family  # a name in world_model/families, or an installed plug-in's (docs/add_a_family.md)
     c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | flash (TPU)
 
-    c.encoders = ConfigDict()
-    c.encoders.allow_pickle = False  # read .pth files, by torch's weights_only unpickler
-    c.encoders.dtype = "bfloat16"  # float32 | bfloat16: weights and arithmetic of encoders whose weights are in files
-
     c.data = ConfigDict()
     c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/setup/mixture.py
     c.data.size_exponent = 0.0  # a dataset's share is its weight x size ** this: 0 weights alone, 1 by size, 1 / T
@@ -50,7 +46,6 @@ def common(family: str) -> ConfigDict:
     c.data.augment.hue = 0.0  # drawn from -x to x, of a full turn
     c.data.holdout = 0.05  # fraction of episodes kept for evaluation, by hash of the episode id
     c.data.workers = 0  # loader processes per host; the order of batches does not depend on it
-    c.data.prefetch = 4  # batches decoded ahead
     c.data.max_bad_fraction = 0.001  # share of unreadable windows that is skipped (and named) before the run stops
 
     c.train = ConfigDict()
@@ -65,18 +60,21 @@ def common(family: str) -> ConfigDict:
     c.train.log_every = 10  # steps between log lines
 
     c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # adamw | muon (and adamw for what is no matrix) | adafactor | lion
     c.optimizer.learning_rate = 1e-5  # peak
+    c.optimizer.schedule = "cosine"  # cosine | linear | constant | wsd: after the warm-up; wsd falls in the last fifth
     c.optimizer.warmup_fraction = 0.05  # of train.steps, linear
-    c.optimizer.end_fraction = 0.0  # final learning rate as a fraction of the peak, cosine
-    c.optimizer.b1 = 0.95  # AdamW
-    c.optimizer.b2 = 0.999  # AdamW
-    c.optimizer.eps = 1e-8  # AdamW
+    c.optimizer.end_fraction = 0.0  # final learning rate as a fraction of the peak
+    c.optimizer.b1 = 0.95  # momentum
+    c.optimizer.b2 = 0.999  # of AdamW's second moments, of Lion's momentum
+    c.optimizer.eps = 1e-8  # AdamW's
+    c.optimizer.moments_dtype = "float32"  # float32 | bfloat16, rounded by chance (docs/training.md)
     c.optimizer.weight_decay = 1e-5  # decoupled
     c.optimizer.no_decay = r"(bias|scale|modulation)$"  # parameters without weight decay, regular expression
     c.optimizer.clip_norm = 1.0  # global gradient norm
     c.optimizer.trainable = r".*"  # parameters that train, regular expression; the rest are frozen
     c.optimizer.rate_factors = ()  # (pattern, factor), ...: the first that matches a trained parameter scales its rate
-    c.optimizer.ema_decay = 0.0  # exponential moving average of the weights; 0 = off
+    c.optimizer.ema_decay = 0.0  # of the weights' average: 0 = none, from 1 on the exponent of a power law
 
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas of the weights; 0 = chosen for the devices (launch/setup/fit.py)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from world_model.training.optimizer import make_optimizer, update_ema
+from world_model.training.optimizer import ema_decay_at, make_optimizer, update_ema
 
 VALUES = dict(learning_rate=1e-2, steps=20, warmup_fraction=0.2, end_fraction=0.1, b1=0.9, b2=0.99, eps=1e-8,
               weight_decay=0.1, no_decay=r"bias$", clip_norm=0.5)
@@ -64,6 +64,23 @@ def test_rate_warms_up_and_falls_to_its_end():
     assert [float(rate(step)) for step in (0, 4, 20)] == pytest.approx([0.0, 1e-2, 1e-3])
     assert float(rate(2)) == pytest.approx(0.5e-2)
     assert float(make_optimizer(**VALUES | {"warmup_fraction": 0.0}).schedule(0)) == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize("schedule, rates", [("linear", (0.5e-2, 1e-2, 0.55e-2, 1e-3)), ("constant", (0.5e-2,) + 3 * (1e-2,)),
+                                             ("wsd", (0.5e-2, 1e-2, 1e-2, 1e-3))])
+def test_schedules(schedule, rates):
+    rate = make_optimizer(**VALUES, schedule=schedule).schedule
+    assert [float(rate(step)) for step in (2, 4, 12, 20)] == pytest.approx(rates)
+    assert float(rate(18)) == pytest.approx({"linear": 2.125e-3, "constant": 1e-2, "wsd": 5.5e-3}[schedule])
+
+
+def test_average_by_a_power_law_weighs_step_t_by_t_to_the_power():
+    ema = {"w": jnp.float32(7.0)}
+    for step in range(5):
+        ema = update_ema(ema, {"w": jnp.float32(step)}, ema_decay_at(2.0, jnp.int32(step)))
+    weights = np.array([((t + 1) ** 3 - t**3) for t in range(5)])  # exactly: differences of t ** (power + 1)
+    np.testing.assert_allclose(ema["w"], weights @ np.arange(5) / weights.sum(), rtol=1e-6)
+    assert ema_decay_at(0.75, jnp.int32(3)) == 0.75
 
 
 def test_average_moves_towards_the_weights():

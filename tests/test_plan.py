@@ -144,7 +144,7 @@ def test_more_samples_per_chip_keep_less(batch, remat):
     config.train.global_batch_size = batch
     config.mesh.update(fit.choose_mesh(config, 64))
     spec = Experiment(config).model.spec
-    assert fit.choose_remat(config, Tpu, spec, 16_484_292_448) == remat
+    assert fit.choose_remat(config, Tpu, spec, 16_484_292_448, 12 * 16_484_292_448) == remat
 
 
 def test_nothing_stays_open_on_a_cpu():

@@ -59,12 +59,13 @@ def test_every_variant_is_traced_before_the_first_starts():
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("configs/ablations/[a-z]*.py")),
                          ids=lambda file: file.stem)
-def test_the_ablations_that_we_ship_make_models_that_differ(file):
+def test_the_ablations_that_we_ship_make_runs_that_differ(file):
     module = runpy.run_path(str(file))
     configs = [sweep.apply(module["get_config"](), overrides) for overrides in sweep.variants(module).values()]
     assert all(sweep.measurements(module).values())
     specs = [Experiment(config).model.spec for config in configs]  # sizes and names are checked by the spec
-    assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json())
+    assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json(),
+                 config.optimizer.to_json())
                 for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
 
 

@@ -135,15 +135,31 @@ def test_a_refused_resume_leaves_what_the_run_wrote(finished):
     assert [(finished / name).read_bytes() for name in names] == before
 
 
-def test_a_jump_of_the_learning_rate_is_said(finished, capsys):
+def test_another_schedule_is_said_with_what_it_does_to_the_rate(finished):
     config = tiny.config(steps=6)
     saved = checkpoint.read_json(finished / "checkpoints", 6, "meta")["config"]
-    assert resume.rate_jump(saved, json.loads(config.to_json()), 4) is None
+    del saved["optimizer"]["schedule"]  # from before there was another than the cosine
+    assert resume.schedule_change(saved, json.loads(config.to_json()), 4) is None
     config.train.steps = 12
-    found = resume.rate_jump(saved, json.loads(config.to_json()), 4)
+    found = resume.schedule_change(saved, json.loads(config.to_json()), 4)
     before, after = (0.5e-2 * (1 + np.cos(np.pi * (4 - w) / (steps - w))) for steps, w in ((6, 1), (12, 1)))
-    assert found == (f"the learning rate jumps at step 4 from {before:.4g}, by the checkpoint's 6 steps, to {after:.4g}, "
-                     "by this config's 12")
+    assert found == (f"another schedule (train.steps 6 -> 12): the learning rate jumps from {before:.4g} to {after:.4g} at "
+                     "step 4, and is 0 at 12")
+    config.optimizer.schedule = "wsd"
+    longer = json.loads(config.to_json())
+    longer["train"]["steps"] = 40
+    assert resume.schedule_change(json.loads(config.to_json()), longer, 8) == (
+        "another schedule (train.steps 12 -> 40): the learning rate goes on from 0.01 at step 8, and is 0 at 40")
+
+
+@pytest.mark.parametrize("key, value, theirs", [("name", "lion", "adamw"), ("moments_dtype", "bfloat16", "float32")])
+def test_moments_of_another_optimizer_are_refused(finished, capsys, key, value, theirs):
+    config = tiny.config(steps=12, fsdp=8)
+    config.optimizer[key] = value
+    assert train.run(tiny.Experiment(config), finished) == 1
+    assert (f"checkpoint of another optimizer: its moments are those of optimizer.{key} = '{theirs}', and this run has "
+            f"'{value}'; go on with '{theirs}', or start a new workdir") in capsys.readouterr().err
+
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_samples(tmp_path, capsys):
     config = tiny.config(steps=6, every=4, fsdp=8)

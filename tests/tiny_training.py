@@ -188,10 +188,10 @@ class Experiment(experiment.Experiment):
         return kept
 
     def fitted(self, devices=None):
-        def model_of(config):
-            return dataclasses.replace(self, config=config).model
+        def made(config):
+            return dataclasses.replace(self, config=config)
 
-        return dataclasses.replace(self, config=fit.fit(self.config, model_of, devices))
+        return dataclasses.replace(self, config=fit.fit(self.config, made, devices))
 
 
 def config(steps: int = 12, every: int = 4, **mesh):

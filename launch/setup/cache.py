@@ -22,8 +22,8 @@ def identity(experiment) -> dict:
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), getattr(dtype, "__name__", str(dtype))]
            for name, (shape, dtype) in experiment.inputs.stored_fields().items()}
-    encoders = {name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile")
-                if name in config.encoders}
+    encoders = {"dtype": "bfloat16"} | {  # which caches name even where no encoder of the family reads it
+        name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile") if name in config.encoders}
     found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
              "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": CONTENTS}
     return json.loads(json.dumps(found))  # tuples become lists, as the manifest holds them

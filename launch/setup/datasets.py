@@ -83,8 +83,7 @@ class Data:
         e, c = self.experiment, self.experiment.config
         options = {"augmentation": e.augmentation.still, **options}
         return Loader(datasets, e.layout, e.inputs.tokenize, fields=e.inputs.batch_fields(), seed=c.seed,
-                      global_batch_size=batch_size, prefetch=c.data.prefetch, max_bad_fraction=c.data.max_bad_fraction,
-                      **options)
+                      global_batch_size=batch_size, max_bad_fraction=c.data.max_bad_fraction, **options)
 
 
 def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Dataset, np.ndarray]]:

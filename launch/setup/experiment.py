@@ -24,6 +24,7 @@ from world_model.training.optimizer import Optimizer, make_optimizer
 OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
 EVALUATION_ONLY = ("windows", "batch_size", *OF_THE_INPUTS)  # those that are none of the sampler's
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
+OF_THE_STATE = ("trainable", "ema_decay")  # keys of config.optimizer that are none of the optimizer's own
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
 
 
@@ -97,9 +98,8 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer over train.steps."""
-        names = ("learning_rate", "warmup_fraction", "end_fraction", "b1", "b2", "eps", "weight_decay", "no_decay",
-                 "clip_norm", "rate_factors")
-        return make_optimizer(steps=self.config.train.steps, **{name: self.config.optimizer[name] for name in names})
+        given = {key: value for key, value in self.config.optimizer.items() if key not in OF_THE_STATE}
+        return make_optimizer(steps=self.config.train.steps, **given)
 
     @functools.cached_property
     def augmentation(self) -> Augmentation:
@@ -156,7 +156,7 @@ class Experiment:
     def fitted(self, devices=None) -> "Experiment":
         """The experiment with nothing left open for the devices (launch/setup/fit.py), and all of its parts made."""
         _ = self.inputs, self.loss, self.optimizer, self.augmentation
-        return Experiment(fit.fit(self.config, lambda config: Experiment(config).model, devices))
+        return Experiment(fit.fit(self.config, Experiment, devices))
 
 
 def _hashable(value):

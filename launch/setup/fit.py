@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from world_model.analysis.chips import CHIPS, chip_of
 from world_model.parallel import sharding
 from world_model.parallel.remat import KEPT
+from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
@@ -21,19 +22,23 @@ LAYERS_AT_WORK = 3
 WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
 
 
-def fit(config, make_model: Callable, devices=None) -> ConfigDict:
+def fit(config, make: Callable, devices=None) -> ConfigDict:
     """The config with nothing left open. Raises ValueError where no mesh divides the batch.
 
-    make_model: config -> model; devices: those of the whole run, default all.
+    make: config -> experiment; devices: those of the whole run, default all.
     """
     devices = jax.devices() if devices is None else devices
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.mesh.update(choose_mesh(config, len(devices)))
         if config.train.remat == "auto":
-            model = make_model(config)
-            count = sum(p.size for p in model.shapes.values())
-            config.train.remat = choose_remat(config, devices[0], model.spec, count)
+            experiment = make(config)
+            shapes, c = experiment.model.shapes, config.optimizer
+            held = jax.eval_shape(lambda params: state.create(
+                params, experiment.optimizer, seed=0, trainable=c.trainable, ema=c.ema_decay > 0), shapes)
+            config.train.remat = choose_remat(
+                config, devices[0], experiment.model.spec, sum(p.size for p in shapes.values()),
+                sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held)))
     return config
 
 
@@ -74,7 +79,7 @@ def choose_mesh(config, devices: int) -> dict[str, int]:
     return {"data": mesh["data"] or shards // fsdp, "fsdp": fsdp, "tensor": tensor, "context": context}
 
 
-def choose_remat(config, device: jax.Device, spec, parameters: int) -> str:
+def choose_remat(config, device: jax.Device, spec, parameters: int, state_bytes: int) -> str:
     """The policy that recomputes least of those whose arrays fit; `products` where the memory is not a chip's."""
     chip = chip_of(device)
     if chip is None:
@@ -82,9 +87,8 @@ def choose_remat(config, device: jax.Device, spec, parameters: int) -> str:
     mesh = config.mesh
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
     tokens = rows * spec.training_tokens / mesh.context
-    state = parameters * (12 + 4 * (config.optimizer.ema_decay > 0)) / (mesh.fsdp * mesh.tensor)
     gathered = LAYERS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
-    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state - gathered
+    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state_bytes / (mesh.fsdp * mesh.tensor) - gathered
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)
         if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:

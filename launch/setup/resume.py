@@ -7,9 +7,11 @@ from pathlib import Path
 from launch.setup.initial import Initial
 from launch.setup.provenance import as_json, code_version
 from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
 from world_model.training.optimizer import make_schedule
 
-SCHEDULE = ("learning_rate", "warmup_fraction", "end_fraction")  # keys of config.optimizer
+SCHEDULE = ("learning_rate", "warmup_fraction", "end_fraction", "schedule")  # keys of config.optimizer
+MOMENTS = {"name": "adamw", "moments_dtype": "float32"}  # and what they were before there was a choice
 
 
 def make_meta(target: dict, kept: dict, config, data, base: dict | None) -> dict:
@@ -30,12 +32,13 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
         return None, initial.meta.get("base") if initial else None
     saved = checkpoint.read_json(directory, there[-1], "meta")
     now = make_meta(target, {}, config, data, _base(config, saved))
+    check_moments(saved["config"], now["config"])
     checkpoint.check_resume(saved, now)
     say(f"resuming from step {there[-1]} of {directory}")
     for change in checkpoint.differences(saved["config"], now["config"]):
         say(f"config changed: {change}")
-    if jump := rate_jump(saved["config"], now["config"], there[-1]):
-        say(jump)
+    if change := schedule_change(saved["config"], now["config"], there[-1]):
+        say(change)
     return there[-1], now["base"]
 
 
@@ -46,11 +49,32 @@ def _base(config, saved: dict) -> dict | None:
     return initial.meta.get("base") if initial else saved.get("base")
 
 
-def rate_jump(saved: dict, now: dict, step: int) -> str | None:
-    """A sentence where the learning rate at a step is another by two configs, as JSON; None where it is the same."""
-    before, after = (float(make_schedule(steps=config["train"]["steps"], **{
-        key: config["optimizer"][key] for key in SCHEDULE})(step)) for config in (saved, now))
-    if math.isclose(before, after, rel_tol=1e-6, abs_tol=1e-30):
+def check_moments(saved: dict, now: dict) -> None:
+    """Raises CheckpointError where a checkpoint, by two configs as JSON, holds moments of another optimizer."""
+    for key, before in MOMENTS.items():
+        theirs, ours = saved.get("optimizer", {}).get(key, before), now["optimizer"][key]
+        if theirs != ours:
+            raise CheckpointError(
+                f"checkpoint of another optimizer: its moments are those of optimizer.{key} = {theirs!r}, and this run "
+                f"has {ours!r}; go on with {theirs!r}, or start a new workdir from its weights (train.init_from)")
+
+
+def schedule_change(saved: dict, now: dict, step: int) -> str | None:
+    """A sentence where the schedule of the learning rate differs between two configs, as JSON; None where it does not.
+    It says whether the rate jumps at a step."""
+    before, after = (_schedule(config) for config in (saved, now))
+    if before == after:
         return None
-    return (f"the learning rate jumps at step {step} from {before:.4g}, by the checkpoint's {saved['train']['steps']} "
-            f"steps, to {after:.4g}, by this config's {now['train']['steps']}")
+    rates = [float(make_schedule(**values)(step)) for values in (before, after)]
+    what = ", ".join(f"{'train.steps' if key == 'steps' else f'optimizer.{key}'} {before.get(key)} -> {after[key]}"
+                     for key in after if before.get(key) != after[key])
+    same = math.isclose(*rates, rel_tol=1e-6, abs_tol=1e-30)
+    how = f"goes on from {rates[1]:.4g}" if same else f"jumps from {rates[0]:.4g} to {rates[1]:.4g}"
+    end = float(make_schedule(**after)(after["steps"]))
+    return f"another schedule ({what}): the learning rate {how} at step {step}, and is {end:.4g} at {after['steps']}"
+
+
+def _schedule(config: dict) -> dict:
+    """What `make_schedule` takes, of a config as JSON."""
+    found = {key: config["optimizer"][key] for key in SCHEDULE if key in config["optimizer"]}
+    return {"schedule": "cosine"} | found | {"steps": config["train"]["steps"]}

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from world_model.layers.matmul import PRODUCTS
 from world_model.parallel.remat import POLICIES
+from world_model.training import directions
+from world_model.training.optimizer import SCHEDULES
 
 Rule = tuple[Callable[[object], bool], str]  # whether a value may be, and what is expected
 
@@ -43,7 +45,8 @@ RULES: dict[str, Rule] = {
     "train.remat": one_of("auto", "none", *POLICIES), "train.matmul": one_of(*PRODUCTS),
     "train.init_weights": one_of("average", "raw"), "train.log_every": COUNT,
     "optimizer.warmup_fraction": PART, "optimizer.b1": PART, "optimizer.b2": PART, "optimizer.eps": POSITIVE,
-    "optimizer.clip_norm": POSITIVE, "optimizer.ema_decay": PART,
+    "optimizer.clip_norm": POSITIVE, "optimizer.name": one_of(*directions.RULES),
+    "optimizer.schedule": one_of(*SCHEDULES), "optimizer.moments_dtype": DTYPE,
     **{f"mesh.{axis}": between(-1) for axis in ("data", "fsdp", "tensor", "context")},
     "hosts.connect_seconds": COUNT, "hosts.heartbeat_seconds": COUNT,
     "checkpoint.every": COUNT, "checkpoint.keep_last": COUNT,
@@ -52,6 +55,11 @@ RULES: dict[str, Rule] = {
     "evaluate.windows": COUNT, "evaluate.batch_size": COUNT, "evaluate.solver_steps": COUNT,
     "evaluate.action_steps": COUNT, "evaluate.chunk_frames": COUNT, "evaluate.video_final_sigma": PART,
 }
+
+# (key, its default, another key, values of that under which it is not read)
+UNREAD = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
+          ("optimizer.b2", 0.999, "optimizer.name", ("adafactor",)),
+          ("optimizer.end_fraction", 0.0, "optimizer.schedule", ("constant",)))
 
 
 def check(config) -> None:
@@ -64,6 +72,8 @@ def check(config) -> None:
     if not problems and round(warmup * steps) >= steps:
         problems.append(f"optimizer.warmup_fraction = {warmup}: expected less, so that one of train.steps = {steps} is "
                         "left after it")
+    problems += [f"{key} = {flat[key]}: {other} = {flat[other]!r} does not read it; leave it at {default}"
+                 for key, default, other, values in UNREAD if flat.get(other) in values and flat[key] != default]
     if problems:
         raise ConfigError("\n".join(problems))
 

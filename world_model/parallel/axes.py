@@ -55,8 +55,13 @@ def axes_of(params: dict, rules: Rules) -> dict[str, tuple]:
 def gathered(params: dict, shapes: dict[str, tuple[int, ...]], rules: Rules) -> dict:
     """{name: weight} with the weights of a layer, or of all that stands outside the stacks, whole over `fsdp`; stacked
     ones stay as they are until their turn comes in the scan. shapes: those of the whole weights, by name."""
-    return {name: p if _STACKED.search(name) else sharding.gathered(p, _axes(name, p.ndim, rules)[0], shapes[name])
+    return {name: p if is_stacked(name) else sharding.gathered(p, _axes(name, p.ndim, rules)[0], shapes[name])
             for name, p in params.items()}
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter has a leading axis of layers."""
+    return bool(_STACKED.search(name))
 
 
 def layer_shapes(shapes: dict[str, tuple[int, ...]], stack: str = "blocks") -> dict[str, tuple[int, ...]]:
@@ -67,7 +72,7 @@ def layer_shapes(shapes: dict[str, tuple[int, ...]], stack: str = "blocks") -> d
 
 def _axes(name: str, rank: int, rules: Rules) -> tuple[tuple, bool]:
     """(axes of that many, whether a rule names them)."""
-    stacked = ("layers",) if _STACKED.search(name) else ()
+    stacked = ("layers",) if is_stacked(name) else ()
     if adapter := _ADAPTER.fullmatch(name):  # rows of the kernel by rank, rank by its columns
         (*_, rows, columns), named = _axes(f"{adapter[1]}.kernel", 2 + len(stacked), rules)
         return stacked + ((rows, None) if adapter[2] == "a" else (None, columns)), named

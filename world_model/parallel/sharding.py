@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "attention_heads": ("tensor", "context"),  # inside self-attention: all tokens, some heads (all-to-all)
     "mlp": ("tensor",),  # hidden columns of the MLP
     "layers": (),  # the scanned axis: every iteration slices it, so it is never split
+    "matrices": ("fsdp",),  # layers of a moment, while an optimizer turns each as a whole (training/directions.py)
     "time": (),  # the 6 D columns of the time projection: they are added to a residual that is not split over D
 }
 

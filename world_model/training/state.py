@@ -1,7 +1,7 @@
 """The training state: one plain dict pytree with flat stable names.
 
     params {name: float32}        every parameter, trained or frozen
-    opt    {count, mu, nu}        moments of the trained parameters alone
+    opt    {count, mu, ...}       moments of the trained parameters alone (world_model/training/optimizer.py)
     ema    {name: float32}        average of the trained parameters; only where averaging is on
     step   int32                  optimizer steps done
     key    uint32 key data        root of all randomness; it never advances, each step folds in its number
@@ -43,15 +43,19 @@ def create(
 def abstract_state(make: Callable[[], dict], param_shardings: dict[str, NamedSharding]) -> dict:
     """Returns shapes, dtypes and shardings of what `make` would return: the target of `init_state` and of a restore.
 
-    A moment or an average lies where its parameter lies; scalars and the key are on every device.
+    A moment or an average of its parameter's shape lies where that lies; rows' and columns' moments, scalars and the
+    key are on every device.
     """
     everywhere = NamedSharding(next(iter(param_shardings.values())).mesh, PartitionSpec())
+    found = jax.eval_shape(make)
+    shapes = {name: p.shape for name, p in found["params"].items()}
 
     def place(path, leaf):
-        sharding = param_shardings.get(path[-1].key, everywhere)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        own = shapes.get(path[-1].key) == leaf.shape
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                    sharding=param_shardings[path[-1].key] if own else everywhere)
 
-    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(make))
+    return jax.tree_util.tree_map_with_path(place, found)
 
 
 def init_state(make: Callable[[], dict], target: dict) -> dict:

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from world_model.parallel import sharding
 from world_model.parallel.sharding import RULES, batch_sharding
-from world_model.training.optimizer import Optimizer, update_ema
+from world_model.training.optimizer import Optimizer, ema_decay_at, update_ema
 from world_model.training.state import state_shardings, subset, trained_names
 
 # On a torus of three dimensions XLA turns a gather into an all-reduce of padded slices, twice the bytes; the
@@ -56,9 +56,9 @@ def make_train_step(
                                            frozen, frozen_specs)
         new, opt, info = optimizer.update(grads, state["opt"], trained)
         new, metrics = after_step(new, metrics)
-        state = state | {"params": state["params"] | new, "opt": opt, "step": state["step"] + 1}
         if "ema" in state:
-            state["ema"] = update_ema(state["ema"], new, ema_decay)
+            state = state | {"ema": update_ema(state["ema"], new, ema_decay_at(ema_decay, state["step"]))}
+        state = state | {"params": state["params"] | new, "opt": opt, "step": state["step"] + 1}
         return state, metrics | info | {"loss": loss, "param_norm": optax.global_norm(trained)}
 
     return train_step

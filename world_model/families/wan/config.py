@@ -29,6 +29,8 @@ CONFIG = {
         "video_weights": "",  # for wan21, wan22: .safetensors file or folder (or .pth, see allow_pickle)
         "text_weights": "",  # for umt5, likewise
         "image_weights": "",  # for clip, likewise
+        "allow_pickle": False,  # read .pth files, by torch's weights_only unpickler
+        "dtype": "bfloat16",  # float32 | bfloat16: weights and arithmetic of encoders whose weights are in files
         "tokenizer": "",  # for umt5: local tokenizer.json or SentencePiece .model
         "chunk": 1,  # latent frames that a Wan VAE takes at once after the first: speed against memory; 0 = all
         "tile": 0,  # latent pixels on a side of a Wan VAE's tiles; 0 = whole frames
