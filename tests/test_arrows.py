@@ -14,7 +14,7 @@ EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco"
 # Modules that exist for an extra may import it at their top.
 TORCH_MODULES = ("world_model/families/base/torch_policy.py", "world_model/families/wan/torch_layers.py",
                  "world_model/families/dreamzero/torch/", "world_model/families/lingbot_va/torch/",
-                 "world_model/families/lingbot_vla/torch/")
+                 "world_model/families/lingbot_vla/torch/", "launch/policy_check/", "launch/check_policy.py")
 EXTRA_MODULES = (*TORCH_MODULES, "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
                  "launch/serving/server.py", "launch/serving/intake.py", "launch/serving/telemetry.py")
 # Functions elsewhere that import torch when they are called.

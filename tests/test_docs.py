@@ -38,7 +38,7 @@ def test_flags_of_commands_exist(page):
             source = "".join(file.read_text() for file in files)
             for flag in re.findall(r"(?<![\w-])--([a-z][a-z_-]*)(?=[=\s`\]|)]|$)", options.split("#")[0]):
                 of_sampler = "define_sampling()" in files[0].read_text() and flag in launch_flags.sampler_settings()
-                assert of_sampler or f'"{flag}"' in source, f"{name} has no --{flag}"
+                assert of_sampler or f'"{flag}"' in source or f'"--{flag}"' in source, f"{name} has no --{flag}"
 
 
 def test_keys_exist():
