@@ -28,16 +28,15 @@ def loss(network, batch, seed):
     rng, shape = torch.Generator().manual_seed(seed), batch["actions"].shape
     noise, time = torch.randn(shape, generator=rng), torch.rand(shape[0], generator=rng)
     actions = torch.where(batch["action_mask"], batch["actions"], 0)
-    noisy = actions + time[:, None, None] * (noise - actions)
+    noisy = actions.lerp(noise, time[:, None, None])
     seen = network.see(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
     velocity = network.velocity(seen, batch["state"], noisy, time_sinusoid(time, network.spec.expert_dim))
-    return ((velocity - (noise - actions)).abs() * batch["action_mask"]).sum() / batch["action_mask"].sum()
+    return (velocity - (noise - actions)).abs()[batch["action_mask"]].mean()
 
 
 def sample(network, batch, seed):
-    """Four Euler steps from noise that belongs to a row's place."""
-    noise = torch.stack([torch.randn(batch["actions"].shape[1:], generator=torch.Generator().manual_seed(seed + row))
-                         for row in range(len(batch["state"]))])
+    """Four Euler steps from one noise for all rows."""
+    noise = torch.randn(batch["actions"].shape[1:], generator=torch.manual_seed(seed)).expand(batch["actions"].shape)
     seen = network.see(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
     return LingBotVLATorchSampler(network, network.spec, steps=4).denoise(seen, batch["state"], noise)
 
@@ -45,15 +44,15 @@ def sample(network, batch, seed):
 def adapter() -> Adapter:
     """Two rows, one of an episode that ends within the chunk and lacks a view; a robot of three dimensions."""
     spec, rng = load_network().spec, torch.Generator().manual_seed(0)
-    layout, steps, dims = spec.layout, spec.layout.actions_per_block, spec.action_dim
-    views = torch.randint(0, 256, (2, spec.views, layout.height, layout.width, 3), generator=rng)
-    view_mask, mask = torch.ones(2, spec.views, dtype=torch.bool), torch.ones(2, steps, dims, dtype=torch.bool)
-    view_mask[0, -1], mask[0, steps // 2:], mask[..., 3:] = False, False, False
+    shape = 2, spec.layout.actions_per_block, spec.action_dim
+    views = torch.randint(0, 256, (2, spec.views, spec.layout.height, spec.layout.width, 3), generator=rng)
+    view_mask, mask = torch.ones(2, spec.views, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+    view_mask[0, -1], mask[0, shape[1] // 2:], mask[..., 3:] = False, False, False
     inputs = {"patches": make_patches(spec, views), "view_mask": view_mask,
               "text_ids": torch.randint(0, spec.vocab_size, (2, spec.text_length), generator=rng),
               "text_length": torch.tensor([3, spec.text_length]),
               "state": torch.randn(2, spec.state_dim, generator=rng), "action_mask": mask,
-              "actions": torch.randn(2, steps, dims, generator=rng)}
+              "actions": torch.randn(shape, generator=rng)}
     unread = torch.arange(spec.text_length) >= inputs["text_length"][:, None]
     return Adapter("LingBot-VLA's export", load_network, inputs, loss, sample, ignored={
         "steps past the end": ("actions", ~mask[..., :1]), "dimensions that the robot lacks": ("actions", ~mask[:, :1]),
