@@ -64,6 +64,7 @@ def lingbot_vla() -> ConfigDict:
     c.layout.update(height=64, width=64, actions_per_block=16)
     c.encoders.tokens = "bytes"
     c.loss.error = "squared"
+    c.evaluate.solver_steps = 2  # an error of 0.47 of the training mean's, where ten steps have 0.60
     return c
 
 
