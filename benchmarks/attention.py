@@ -5,7 +5,8 @@
 The sequences and visibility tables are those of the configs, for one sample in bfloat16; --heads takes fewer heads than
 the model has (time is proportional to them). TFLOP/s counts the products of visible pairs alone, 2 forward and 4
 backward, so that what a kernel computes in vain makes it slower; `covered` is what the tiles of flash compute over
-that.
+that. A few keys are not valid. `difference` is the largest one of output and gradients from the dense reference in
+float32, of one head, relative to the largest number there.
 """
 
 import json
@@ -30,6 +31,8 @@ ONLY = flags.DEFINE_list("kernels", [], "kernels that are measured; default: all
 HEADS = flags.DEFINE_integer("heads", 4, "attention heads", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 20, "timed calls, after two that are not", lower_bound=1)
 
+INVALID = 7  # keys, an odd number
+
 
 def measure(kernel: str, model, heads: int, repeats: int) -> dict:
     """Measures value and gradient of one layer's self-attention."""
@@ -38,21 +41,31 @@ def measure(kernel: str, model, heads: int, repeats: int) -> dict:
     attend = make_attend(kernel, table, sequence, sequence, spec.window_frames)
     shape = 1, tokens.length(sequence), heads, spec.dim // spec.num_heads
     q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))
+    last = max(s.stop for s in sequence if s.group is tokens.NOISY_VIDEO)
+    valid = jnp.ones(shape[:2], bool).at[:, last - INVALID:last].set(False)
 
-    def value(q, k, v):
-        return (attend(q, k, v) * weight).sum(dtype=jnp.float32)
+    def gradients(attend):
+        def value(q, k, v):
+            out = attend(q, k, v, valid)
+            return (out * weight[:, :, :q.shape[2]]).sum(dtype=jnp.float32), out
 
-    run = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
-    times = []
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))
+
+    run, times = gradients(attend), []
     for _ in range(repeats + 2):
         began = time.perf_counter()
         jax.block_until_ready(run(q, k, v))
         times.append(time.perf_counter() - began)
+    exact = gradients(make_attend("reference", table, sequence, sequence, spec.window_frames))
+    with jax.default_matmul_precision("highest"):
+        wanted = exact(*(x[:, :, :1].astype(jnp.float32) for x in (q, k, v)))
+    differences = jax.tree.map(lambda x, y: jnp.abs(x[:, :, :1] - y).max() / jnp.abs(y).max(), run(q, k, v), wanted)
     seconds = statistics.median(times[2:])
     pairs = int(visibility.dense_mask(table, sequence, sequence, spec.window_frames).sum())
     flops = 6 * 2.0 * pairs * heads * shape[-1]
     return {"kernel": kernel, "tokens": shape[1], "heads": heads, "head_dim": shape[-1], "visible_pairs": pairs,
             "milliseconds": 1e3 * seconds, "tflop_per_second": flops / seconds / 1e12,
+            "difference": float(max(jax.tree.leaves(differences))),
             "covered": covered(table, sequence, spec.window_frames) / pairs if kernel == "flash" else None,
             "device": jax.devices()[0].device_kind, "load": os.getloadavg()[0]}
 

@@ -36,8 +36,9 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
                          f"checkpoint.every) after the end, so keep_every must divide it")
     began = time.monotonic()
     stage = Stages()
-    stage("record PushT episodes and action-free clips")
-    command("launch.record_pusht", f"--out={RECORDINGS}")
+    if any(Path(dataset.path).parent == RECORDINGS for dataset in config.data.datasets.values()):
+        stage("record PushT episodes and action-free clips")
+        command("launch.record_pusht", f"--out={RECORDINGS}")
     stage("train, until the process is killed")
     shutil.rmtree(workdir, ignore_errors=True)
     train = [*config_args, f"--workdir={workdir}"]

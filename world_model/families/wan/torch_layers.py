@@ -1,16 +1,19 @@
 """Wan's transformer layer in plain PyTorch, under the original parameter names (extra: torch).
 
-For running exported weights on GPUs behind a robot, and as a second opinion on the JAX model. Written for reading:
-dense masks, no fusion. Shape letters as in world_model/batch.py; latents are channel-last.
+For running exported weights on GPUs behind a robot, and as a second opinion on the JAX model. Written for reading.
+Shape letters as in world_model/batch.py; latents are channel-last.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.attention.visibility import Span
 from world_model.diffusion.guidance import combine
 from world_model.layers.embedders import frequencies_float32
 
@@ -57,17 +60,39 @@ def time_sinusoid_float32(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """x [B, L, n, d], angles float64 [L, d/2]: turns the pairs (2i, 2i + 1) by angle i, in float64."""
-    a, b = x.double().unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """x [B, L, n, d], rotary float32 [2, L, d/2]: turns the pairs (2i, 2i + 1) by angle i, in float32."""
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = rotary[0, :, None], rotary[1, :, None]
     return torch.stack([a * cosine - b * sine, a * sine + b * cosine], -1).flatten(-2).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B, Lq, n, d] x [B, Lk, n, d] -> [B, Lq, n d]; mask bool [Lq, Lk], True where seen."""
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """[B, Lq, n, d] x [B, Lk, n, d] -> [B, Lq, n d]: every query sees every key."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+
+def span_attention(spans: list[Span]) -> Callable:
+    """`attend` where each span's queries see its keys alone. No mask is made: masks rule out the fastest kernels."""
+    ranges = tuple((span.queries, span.keys) for span in spans)
+    order = [bounds for queries, _ in ranges for bounds in queries]
+    return functools.partial(_attend_spans, ranges, tuple(sorted(range(len(order)), key=order.__getitem__)))
+
+
+def _attend_spans(ranges: tuple, places: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """ranges: (queries, keys) of each span, (start, stop) each; places: where the queries' ranges stand, in order."""
+    parts = []
+    for queries, keys in ranges:
+        out = attend(_take(q, queries), _take(k, keys), _take(v, keys))
+        parts += out.split([stop - start for start, stop in queries], 1)
+    return torch.cat([parts[i] for i in places], 1)
+
+
+def _take(x: Tensor, ranges: tuple) -> Tensor:
+    """The rows of x [B, L, n, d] in the ranges."""
+    parts = [x[:, start:stop] for start, stop in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class SelfAttention(nn.Module):
@@ -84,10 +109,13 @@ class SelfAttention(nn.Module):
         """[B, L, D] -> [B, L, n, d]."""
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def project(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values."""
-        q, k = self.heads(self.norm_q(self.q(x))), self.heads(self.norm_k(self.k(x)))
-        return rotate(q, angles), rotate(k, angles), self.heads(self.v(x))
+    def queries(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """Rotated queries."""
+        return rotate(self.heads(self.norm_q(self.q(x))), rotary)
+
+    def keys_values(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys, and values."""
+        return rotate(self.heads(self.norm_k(self.k(x))), rotary), self.heads(self.v(x))
 
 
 class CrossAttention(SelfAttention):
@@ -112,7 +140,7 @@ class Tokens:
     """A sequence: what it holds, where it stands, and how noisy it is."""
 
     x: Tensor  # [B, L, D]
-    angles: Tensor  # float64 [L, d/2]
+    rotary: Tensor  # float32 [2, L, d/2]: cosines and sines
     timesteps: Tensor  # float32 [B, M], 0..1000
     rows: Tensor  # int64 [L]: the column of `timesteps` that each token has
 
@@ -120,7 +148,7 @@ class Tokens:
 def join(parts: list[Tokens]) -> Tokens:
     """One sequence after another."""
     offsets = [sum(p.timesteps.shape[1] for p in parts[:i]) for i in range(len(parts))]
-    return Tokens(torch.cat([p.x for p in parts], 1), torch.cat([p.angles for p in parts]),
+    return Tokens(torch.cat([p.x for p in parts], 1), torch.cat([p.rotary for p in parts], 1),
                   torch.cat([p.timesteps for p in parts], 1),
                   torch.cat([p.rows + offset for p, offset in zip(parts, offsets, strict=True)]))
 
@@ -137,18 +165,20 @@ class Layer(nn.Module):
         self.cross_attn = CrossAttention(dim, dim // head_dim if head_dim else num_heads, has_image)
         self.ffn = gelu_mlp(dim, ffn_dim, dim)
 
-    def forward(self, x: Tensor, time: Tensor, tokens: Tokens, context: tuple, mask: Tensor | None,
-                past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """time [B, M, 6, D] -> (x, this sequence's keys and values); `past` stands before the own ones."""
-        modulation = (self.modulation + time).unbind(2)
-        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (m[:, tokens.rows] for m in modulation)
-        q, k, v = own = self.self_attn.project(norm(x) * (1 + scale) + shift, tokens.angles)
+    def forward(self, x: Tensor, time: Tensor, tokens: Tokens, context: tuple, attention: Callable = attend,
+                past: tuple[Tensor, Tensor] | None = None, read: slice = slice(None)
+                ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """time [B, M, 6, D] -> (x of the tokens `read`, this sequence's keys and values); `past` stands before the own
+        ones. attention: `attend`, or another function of queries, keys and values."""
+        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + time).unbind(2)
+        h, rows = norm(x) * (1 + scale[:, tokens.rows]) + shift[:, tokens.rows], tokens.rows[read]
+        k, v = own = self.self_attn.keys_values(h, tokens.rotary)
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
-        x = x + gate * self.self_attn.o(attend(q, k, v, mask))
+        attended = attention(self.self_attn.queries(h[:, read], tokens.rotary[:, read]), k, v)
+        x = x[:, read] + gate[:, rows] * self.self_attn.o(attended)
         x = x + self.cross_attn(self.norm3(x), *context)
-        x = x + gate_ffn * self.ffn(norm(x) * (1 + scale_ffn) + shift_ffn)
-        return x, own[1:]
+        return x + gate_ffn[:, rows] * self.ffn(norm(x) * (1 + scale_ffn[:, rows]) + shift_ffn[:, rows]), own
 
 
 class Guided:

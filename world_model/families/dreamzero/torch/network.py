@@ -3,11 +3,13 @@
 What it must compute is held by tests/goldens; the layers are Wan's (families/wan/torch_layers.py).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.families.wan.torch_layers import Layer, Tokens, gelu_mlp, norm, time_sinusoid
+from world_model.families.wan.torch_layers import Layer, Tokens, attend, gelu_mlp, norm, time_sinusoid
 
 
 class CategoryLinear(nn.Module):
@@ -104,14 +106,14 @@ class DreamZero(nn.Module):
         x = self.head(hidden, time).unflatten(-1, (2, 2, self.out_dim)).unflatten(1, shape)
         return x.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
 
-    def forward(self, tokens: Tokens, context: tuple, mask: Tensor | None = None, past: list | None = None
+    def forward(self, tokens: Tokens, context: tuple, attention: Callable = attend, past: list | None = None
                 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], Tensor]:
         """-> (hidden states after each block, each block's keys and values, time embedding per token)."""
         time = self.time(tokens.timesteps)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         x, hidden, caches = tokens.x, [], []
         for i, block in enumerate(self.blocks):
-            x, cache = block(x, modulation, tokens, context, mask, past[i] if past else None)
+            x, cache = block(x, modulation, tokens, context, attention, past[i] if past else None)
             hidden.append(x)
             caches.append(cache)
         return hidden, caches, time[:, tokens.rows]

@@ -5,7 +5,7 @@
     session.prefill(first_frame, condition)      # clean latents into the cache, block after block
     out = session.denoise(noisy_latents=..., ...)  # velocities of the next block
 
-`runtime.model.compile()` is torch.compile of all that takes time, as one graph; positions and masks stay outside.
+`runtime.model.compile()` is torch.compile of all that takes time, as one graph; positions and spans stay outside.
 Which token sees which comes from the tables of world_model/attention/visibility.py, as in training. (The released code
 departs from its own training there: its cached inference lets state tokens see everything. The table
 "dreamzero_state_sees_all" reproduces that.) Latents are channel-last [B, F, h, w, C]; parts have the names of
@@ -15,7 +15,7 @@ model.ForwardInputs.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,15 @@ from world_model.attention.tokens import (
     Group,
     Sequence,
     make_sequence,
+    select,
     token_ranges,
 )
-from world_model.attention.visibility import Table, dense_mask, get_table
+from world_model.attention.visibility import Table, get_table, make_spans
 from world_model.batch import Layout
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.dreamzero.weights.formats import LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
-from world_model.families.wan.torch_layers import Tokens, join
+from world_model.families.wan.torch_layers import Tokens, join, span_attention
 from world_model.layers import rotary
 from world_model.weights.names import LORA_A, LORA_B
 from world_model.weights.safetensors_io import Weights, WeightsError
@@ -64,6 +65,14 @@ class Runtime:
                  window_frames: int = 0):
         self.model, self.layout, self.window_frames = model, layout, window_frames
         self.table, self.rollout_table = table, rollout_table
+        self._attention: dict[tuple, Callable] = {}
+
+    def attention(self, table: Table, queries: Sequence, keys: Sequence) -> Callable:
+        """Attention of a sequence to keys by a table; a rollout asks for the same few again and again."""
+        rules = (tuple(table.items()), queries, keys)
+        if rules not in self._attention:
+            self._attention[rules] = span_attention(make_spans(table, queries, keys, self.window_frames))
+        return self._attention[rules]
 
     def forward(self, context: Context, *, table: Table | None = None, first_block: int = 0,
                 past: "Cache | None" = None, **parts: Tensor | None) -> Forward:
@@ -74,9 +83,9 @@ class Runtime:
         tokens, sequence = self._embed(first_block, **parts)
         keys, keys_values = sequence, None
         if past is not None:
-            keys, keys_values = past.sequence + sequence, past.keys_values
-        mask = torch.from_numpy(dense_mask(table or self.table, sequence, keys, self.window_frames))
-        hidden, own, time = self.model(tokens, context, mask.to(tokens.x.device), keys_values)
+            keys, keys_values = select(past.sequence + sequence, lambda _: True), past.keys_values  # renumbered
+        attention = self.attention(table or self.table, sequence, keys)
+        hidden, own, time = self.model(tokens, context, attention, keys_values)
         video, action = self._heads(hidden[-1], time, sequence, **parts)
         return Forward(video, action, hidden, sequence, own)
 
@@ -113,7 +122,7 @@ class Runtime:
         if timestep is None:  # clean
             timestep = latents.new_zeros(batch, frames)
         if condition is not None:
-            latents = torch.cat([latents, condition], -1)
+            latents = torch.cat([latents, condition[:, :frames]], -1)
         first = 0 if first_block == 0 else 1 + (first_block - 1) * self.layout.frames_per_block
         positions = np.arange(first, first + frames)
         angles = rotary.video_angles(positions, height // 2, width // 2, self.model.head_dim)
@@ -147,7 +156,7 @@ class Runtime:
 def _tokens(x: Tensor, angles: np.ndarray, timestep: Tensor) -> Tokens:
     """Tokens that share timesteps evenly, in order."""
     rows = torch.arange(timestep.shape[1], device=x.device).repeat_interleave(x.shape[1] // timestep.shape[1])
-    return Tokens(x, torch.from_numpy(angles).to(x.device), timestep, rows)
+    return Tokens(x, torch.from_numpy(rotary.table(angles)).to(x.device), timestep, rows)
 
 
 def _where(sequence: Sequence, group: Group) -> slice:

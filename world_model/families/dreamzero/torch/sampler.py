@@ -102,13 +102,14 @@ class DreamZeroTorchSampler(Guided):
         steppers, skipping = [Stepper(solver) for solver in solvers], make_skipping(
             self.skipping, self.steps, self.skip_thresholds)
         state, condition = self._input(state), self._input(condition)
-        memory, sample, velocity = skipping.init(_array(latents)), (latents, actions), None
+        planned, sample, velocity = skipping.planned(self.steps), (latents, actions), None
+        memory = None if planned else skipping.init(_array(latents))  # the host waits for the device where it decides
         given = _given(solvers, sample, inpainting)
         for i in range(self.steps):
-            run, memory = skipping.decide(i, memory)
+            run, memory = (planned[i], None) if planned else skipping.decide(i, memory)
             if run:
                 velocity = self._predict(session, solvers, i, sample, state, condition)
-                memory = skipping.note(memory, _array(velocity[0]))
+                memory = None if planned else skipping.note(memory, _array(velocity[0]))
                 velocity = tuple(v if line is None else torch.where(line[0], line[1], v)
                                  for line, v in zip(given, velocity, strict=True))
             sample = tuple(stepper.step(i, v, x) for stepper, v, x in zip(steppers, velocity, sample, strict=True))

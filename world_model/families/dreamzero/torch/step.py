@@ -4,8 +4,8 @@
     video, action = program(text, image, keys, values, noisy_latents, video_timestep, condition, noisy_actions,
                             action_timestep, state)
 
-Shapes are fixed by the arguments it was made with; what stands where, the mask and the rotary angles of its block are
-constants in it. Keys and values are what a session's cache holds, stacked over blocks (extra: torch).
+Shapes are fixed by the arguments it was made with; what stands where, who sees whom and the rotary table of its block
+are constants in it. Keys and values are what a session's cache holds, stacked over blocks (extra: torch).
 """
 
 from pathlib import Path

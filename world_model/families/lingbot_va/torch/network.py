@@ -99,33 +99,34 @@ class Network(nn.Module):
         """One pass over a chunk's video or its actions: (velocity, this pass's keys and values)."""
         return (self.video if modality is Modality.VIDEO else self.actions)(*of_pass)
 
-    def video(self, latents: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
+    def video(self, latents: Tensor, timesteps: Tensor, rotary: Tensor, context: tuple, past: KeysValues | None
               ) -> tuple[Tensor, KeysValues]:
-        """(velocity [B, K, h, w, C], this pass's keys and values); timesteps [B, K], angles [L, d/2]."""
+        """(velocity [B, K, h, w, C], this pass's keys and values); timesteps [B, K], rotary
+        float32 [2, L, d/2]."""
         rows, columns = self.grid
         cropped = latents[:, :, :PATCH * rows, :PATCH * columns].to(self.dtype)
         x = rearrange(cropped, "b f (h p) (w q) c -> b (f h w) (c p q)", p=PATCH, q=PATCH)
-        x, own = self._run(Modality.VIDEO, self.patch_embedding_mlp(x), timesteps, angles, context, past)
+        x, own = self._run(Modality.VIDEO, self.patch_embedding_mlp(x), timesteps, rotary, context, past)
         out = self.proj_out(x).to(latents.dtype)
         return rearrange(out, "b (f h w) (p q c) -> b f (h p) (w q) c", p=PATCH, q=PATCH, h=rows, w=columns), own
 
-    def actions(self, actions: Tensor, timesteps: Tensor, angles: Tensor, context: tuple, past: KeysValues | None
+    def actions(self, actions: Tensor, timesteps: Tensor, rotary: Tensor, context: tuple, past: KeysValues | None
                 ) -> tuple[Tensor, KeysValues]:
         """The same of actions [B, K n, A]; timesteps [B, K]."""
         x = self.action_embedder(actions.to(self.dtype))
-        x, own = self._run(Modality.ACTION, x, timesteps, angles, context, past)
+        x, own = self._run(Modality.ACTION, x, timesteps, rotary, context, past)
         return self.action_proj_out(x).to(actions.dtype), own
 
-    def _run(self, modality: Modality, x: Tensor, timesteps: Tensor, angles: Tensor, context: tuple,
+    def _run(self, modality: Modality, x: Tensor, timesteps: Tensor, rotary: Tensor, context: tuple,
              past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """All blocks over [past, x], and the modulated norm in front of the heads."""
         conditions = self.condition_embedder if modality is Modality.VIDEO else self.condition_embedder_action
         time, modulation = conditions.time(timesteps)
         text = context[list(Modality).index(modality)], None
         rows = torch.arange(timesteps.shape[1], device=x.device).repeat_interleave(x.shape[1] // timesteps.shape[1])
-        tokens, own = Tokens(x, angles, timesteps, rows), []
+        tokens, own = Tokens(x, rotary, timesteps, rows), []
         for i, layer in enumerate(self.blocks):
-            x, written = self.of_stream(layer, modality)(x, modulation, tokens, text, None, past[i] if past else None)
+            x, written = self.of_stream(layer, modality)(x, modulation, tokens, text, past=past[i] if past else None)
             own.append(written)
         shift, scale = self.head_table(modality)[0]
         return norm(x) * (1 + scale + time[:, rows]) + shift + time[:, rows], own
