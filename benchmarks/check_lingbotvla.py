@@ -58,8 +58,8 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """See `Loader`."""
 
 
-def build():
-    """The published class at small sizes, as its trainer builds the depth variant."""
+def build(language_sizes: dict = LANGUAGE, expert_sizes: dict = EXPERT, **extra):
+    """The published class at small sizes, `extra` beside POLICY."""
     if not any(isinstance(finder, StandIn) for finder in sys.meta_path):
         sys.meta_path.append(StandIn())
     import lingbotvla.models.vla.pi0.modeling_lingbot_vla as published
@@ -68,22 +68,22 @@ def build():
     from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
     def language(*args, **kwargs):
-        return Qwen2_5_VLConfig(**LANGUAGE)
+        return Qwen2_5_VLConfig(**language_sizes)
 
     published.AutoConfig, published.AutoTokenizer = MagicMock(from_pretrained=language), MagicMock()
-    published.CONFIG_MAPPING = {"qwen2_5_vl": language, "qwen2": lambda **given: Qwen2Config(**{**given, **EXPERT})}
+    published.CONFIG_MAPPING = {"qwen2_5_vl": language, "qwen2": lambda **given: Qwen2Config(**{**given, **expert_sizes})}
     torch.set_float32_matmul_precision("highest")
-    return published.LingbotVlaPolicy(PretrainedConfig(**POLICY, align_params=DEPTH), tokenizer_path="qwen2.5").float()
+    return published.LingbotVlaPolicy(PretrainedConfig(**POLICY, **extra), tokenizer_path="qwen2.5").float()
 
 
 def adapter() -> Adapter:
     """Two rows of three views: an episode that ends within the chunk and lacks its last view, and a whole one."""
     torch.manual_seed(7)
-    built, rng = build(), torch.Generator().manual_seed(0)
+    built, rng = build(align_params=DEPTH), torch.Generator().manual_seed(0)
     weights = {name: torch.randn(value.shape, generator=rng) * 0.1 for name, value in built.state_dict().items()}
 
     def load():
-        policy = build()
+        policy = build(align_params=DEPTH)
         policy.load_state_dict(weights, strict=True)
         return policy.eval()
 
