@@ -71,7 +71,7 @@ def build(language_sizes: dict = LANGUAGE, expert_sizes: dict = EXPERT, **extra)
         return Qwen2_5_VLConfig(**language_sizes)
 
     published.AutoConfig, published.AutoTokenizer = MagicMock(from_pretrained=language), MagicMock()
-    published.CONFIG_MAPPING = {"qwen2_5_vl": language, "qwen2": lambda **given: Qwen2Config(**{**given, **expert_sizes})}
+    published.CONFIG_MAPPING = {"qwen2_5_vl": language, "qwen2": lambda **own: Qwen2Config(**{**own, **expert_sizes})}
     torch.set_float32_matmul_precision("highest")
     return published.LingbotVlaPolicy(PretrainedConfig(**POLICY, **extra), tokenizer_path="qwen2.5").float()
 
