@@ -11,10 +11,16 @@ variant's row, the others go on, and the exit code is 1. SIGTERM saves the train
 Results: OUT/results.json, results.md and results.svg, with 95% confidence intervals over seeds
 (launch/reporting/comparison.py).
 
+A file that defines get_study() (launch/supervision/study.py: the question, the column that decides, the smallest effect
+worth knowing, the seeds) makes the sweep a study: --lock writes it to OUT/study.json before anything runs, a sweep into
+OUT then runs that study or is refused, and OUT/verdicts.{json,md} answer it, arm by arm (launch/reporting/verdicts.py).
+Other seeds can be run beside it as pilots; they are named, and never counted.
+
 With --submit and launch.submit's flags each training is a job on a pod slice of its own instead, OUT below /runs; the
 same command without it, where the bucket is mounted, then measures what is trained.
 """
 
+import dataclasses
 import itertools
 import json
 import runpy
@@ -27,12 +33,12 @@ from ml_collections import config_flags
 
 from data_pipelines.storage import files
 from launch import submit
-from launch.reporting import comparison
+from launch.reporting import comparison, verdicts
 from launch.reporting.comparison import Measurement
 from launch.setup import flags as launch_flags
 from launch.setup import provenance, training
 from launch.setup.experiment import Experiment
-from launch.supervision import sweep_runs
+from launch.supervision import study, sweep_runs
 from launch.supervision.sweep_runs import Run
 from world_model.training.checkpoint import CheckpointError
 
@@ -130,6 +136,24 @@ def submit_all(file: str, wanted: dict[str, dict], seeds: list[int], out: Path, 
         submit.start(job, args)
 
 
+def answer(stored: dict, runs: list[Run], out: Path) -> str:
+    """Writes OUT/verdicts.json and verdicts.md from the planned runs that are whole. Returns the latter."""
+    plan, values = stored["plan"], {}
+    for run in runs:
+        if plan["primary"] in {metric for m in run.measured for metric in m.metrics}:
+            found = run.values(plan["primary"])
+            values.setdefault(run.name, {}).update({} if found is None else {run.seed: found})
+    first, *arms = values
+    judged = [verdicts.judge(arm, values[arm], values[first], plan) for arm in arms]
+    planned = {run.workdir for run in runs}
+    apart = [str(path.relative_to(out)) for path in sorted(out.glob("*/seed_*")) if path not in planned]
+    files.write_json(f"{out}/verdicts.json", {"hash": stored["hash"], "question": plan["question"], "apart": apart,
+                                              "verdicts": [dataclasses.asdict(each) for each in judged]})
+    text = verdicts.text(plan, judged, apart, stored["hash"])
+    files.write_text(f"{out}/verdicts.md", text)
+    return text
+
+
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
@@ -145,7 +169,13 @@ def main(_) -> None:
             checked[name] = check(config) | {"config": provenance.config_hash(provenance.as_json(config))}
         except (ValueError, TypeError) as error:
             raise SweepError(f"variant {name}: {error}") from error
-    seeds = [int(seed) for seed in args.seeds]
+    if args.lock:
+        digest = study.lock(out, study.plan(study.read(module), checked, measured))
+        return print(f"locked {out / study.FILE}, {digest}")
+    stored = study.locked(out)
+    if stored:
+        study.check_same(stored, study.plan(study.read(module), checked, measured))
+    seeds = [int(seed) for seed in args.seeds or (stored["plan"]["seeds"] if stored else [0])]
     if args.submit:
         return submit_all(file, wanted, seeds, out, args)
     rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value)
@@ -154,6 +184,8 @@ def main(_) -> None:
         files.write_text(f"{out}/results.md", comparison.table(rows))
         files.write_bytes(f"{out}/results.svg", comparison.plot(rows))
     print("\n" + comparison.table(rows))
+    if stored:
+        print(answer(stored, runs_of(args.config, wanted, measured, stored["plan"]["seeds"], out), out))
     if any(row["failed"] for row in rows):
         sys.exit(1)
 
@@ -161,7 +193,8 @@ def main(_) -> None:
 if __name__ == "__main__":
     launch_flags.define_config()
     flags.DEFINE_string("out", None, "directory of all runs: OUT/VARIANT/seed_N")
-    flags.DEFINE_list("seeds", ["0"], "seeds of every variant")
+    flags.DEFINE_list("seeds", None, "seeds of every variant; default: the locked study's, or 0")
+    flags.DEFINE_bool("lock", False, "write down the study that the config file defines, and run nothing")
     flags.DEFINE_bool("submit", False, "train on pods, a job for each run")
     submit.define()
     flags.mark_flags_as_required(["config", "out"])

@@ -1,7 +1,8 @@
 """Few episodes with actions and many clips without, in closed loop at laptop scale: a Meta-World button again.
 
     python -m launch.record_metaworld --out=.cache/metaworld
-    python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels --seeds=0,1,2,3,4
+    python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels --lock    # the study, in writing
+    python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels
 
 Published: world-action models learn from video that has no actions (DreamZero, arXiv 2602.15922, section 5). Actions
 of a tenth of the recordings are given; the video of all of them is, half of every batch. Behaviour cloning trains on
@@ -36,3 +37,9 @@ def get_sweep() -> list[dict]:
 def get_rollouts() -> dict[str, list[str]]:
     """Success in the task, seen as in the recordings."""
     return {"four_steps": ["--episodes=50", "--baselines=", "--videos=1", "--solver_steps=4"]}
+
+
+def get_study() -> dict:
+    """Locked by --lock before the first run."""
+    return {"question": "Do clips without actions and a loss on video beat other ways to learn from few labels?",
+            "primary": "solved, four_steps", "smallest_effect": 0.08, "seeds": list(range(12))}

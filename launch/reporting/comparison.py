@@ -5,8 +5,9 @@ Intervals of means are Student's t; intervals of differences from the base are W
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class Measurement(NamedTuple):
     module: str
     options: list[str]
     metrics: dict[str, Callable[[dict], float | None]]  # column -> function that reads its number from the file's JSON
+    each: Mapping[str, Callable[[dict], list]] = MappingProxyType({})  # column -> its numbers by starting state
 
     def command(self, workdir: Path) -> list[str]:
         """Lists module and options for a run."""
@@ -43,7 +45,8 @@ def _gain(video: dict) -> float | None:
 def rollout(name: str, options: list[str]) -> Measurement:
     """Makes the measurement of the model's share of solved episodes."""
     return Measurement(f"closed_loop_{name}/closed_loop.json", "launch.rollout", options,
-                       {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]})
+                       {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]},
+                       {f"solved, {name}": lambda r: [e["solved"] for e in r["policies"]["model"]["each"]]})
 
 
 def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], finished: dict[str, list[Path]],

@@ -4,6 +4,8 @@ import dataclasses
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 from data_pipelines.storage import files
 from launch import submit
 from launch.reporting import comparison
@@ -44,6 +46,14 @@ class Run:
         path = self.workdir / MEASURED
         known = files.read_json(str(path)) if path.exists() else {}
         return known.get(measurement.file) == self.hash_of(measurement) and (self.workdir / measurement.file).exists()
+
+    def values(self, metric: str) -> np.ndarray | None:
+        """A column's number of the finished run, or its numbers by starting state; None while there is none."""
+        found = next(m for m in self.measured if metric in m.metrics)
+        if not self.is_whole(found):
+            return None
+        value = (found.each.get(metric) or found.metrics[metric])(files.read_json(str(self.workdir / found.file)))
+        return None if value is None else np.asarray(value, np.float64)
 
     def left(self, file: str) -> list[tuple[list[str], Measurement | None]]:
         """The commands that are still to be run, and what each measures: training, then what is measured."""
