@@ -63,6 +63,10 @@ class Source(Protocol):
         """The steps where windows may begin, as sorted rows (episode, first, end), int64 [stretches, 3]. A recording
         that a filter leaves out has no row, one without filter has (episode, 0, length)."""
 
+    @property
+    def files(self) -> list[str]:
+        """The paths or addresses of all that holds steps and pictures, as the metadata name them: there or not."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Episode:

@@ -110,7 +110,11 @@ def test_released_weights_have_a_robots_numbers_one_after_another(name, keys):
 
 @pytest.mark.parametrize("name, state, action, relative", [
     ("agibot_g1", 20, 22, 20), ("agibot_g1_packed", 20, 22, 20), ("yam", 14, 14, 14), ("aloha", 14, 14, 12), ("widowx", 7, 7, 0),
-    ("google_robot", 8, 7, 0), ("so101", 6, 6, 5), ("metaworld", 4, 4, 0), ("pusht", 2, 2, 0)])
+    ("google_robot", 8, 7, 0), ("so101", 6, 6, 5), ("metaworld", 4, 4, 0), ("pusht", 2, 2, 0),
+    ("agibot_world", 20, 22, 18), ("libero", 8, 7, 0), ("robotwin_joints", 14, 14, 0), ("robomind_franka", 8, 8, 7),
+    ("robomind_agilex", 14, 14, 12), ("robomind_ur", 7, 7, 6), ("robocoin", 14, 14, 0), ("interndata_a1", 16, 16, 0),
+    ("interndata_a1_single", 8, 8, 0), ("galaxea_r1_lite", 14, 14, 12), ("gr1", 29, 29, 0), ("google_robot_absolute", 8, 7, 0),
+    ("egodex", 0, 0, 0)])
 def test_entries_have_the_dimensions_of_their_datasets(name, state, action, relative):
     robot = get_embodiment(name)
     assert (len(robot.state), len(robot.action)) == (state, action)
@@ -118,6 +122,14 @@ def test_entries_have_the_dimensions_of_their_datasets(name, state, action, rela
     views = [np.full((2, 12, 16, 3), 40 * i + 40, np.uint8) for i in range(len(robot.views))]
     canvas = VIEW_LAYOUTS[robot.view_layout](views, 36, 48)
     assert canvas.shape == (2, 36, 48, 3) and {40 * i + 40 for i in range(len(views))} <= set(canvas.ravel().tolist())
+
+
+def test_a_gripper_whose_action_has_another_unit_is_neither_relative_nor_a_target():
+    robot = get_embodiment("agibot_world")
+    grippers = [d for d in robot.action if "closing" in d.name]
+    assert [(d.target_of, d.low, d.high) for d in grippers] == [(None, 0, 1)] * 2
+    by_name = {d.name: d for d in robot.action}
+    assert (by_name["right_arm_1"].low, by_name["right_arm_1"].high, by_name["waist_1"].max_speed) == (-1.48, 2.09, 0.1)
 
 
 def test_layouts_of_three_views():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.robots.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment
+from data_pipelines.robots.embodiments import EMBODIMENTS, OURS, Dimension, Embodiment, get_embodiment
 from launch.serving.safety import Guard, limits, unlimited
 
 ROBOT = Embodiment(
@@ -89,7 +89,8 @@ def test_what_is_not_limited_is_said():
     assert limits(ROBOT) == {"joint": {"low": -1, "high": 1, "max_speed": 2.0}, "width": {"low": 0, "high": 5}}
     assert unlimited(ROBOT) == "embodiment 'guarded' declares no maximum speed for width: there the guard changes nothing"
     assert unlimited(HELD) == ""
-    assert "no range for any action and no maximum speed for any action" in unlimited(get_embodiment("widowx"))
+    assert "no range for dx, dy, dz" in (said := unlimited(get_embodiment("widowx"))) and "(commands are differences" in said
     for robot in EMBODIMENTS.values():  # who declares nothing is told of
         whole = all({"low", "high", "max_speed"} <= found.keys() for found in limits(robot).values())
         assert bool(unlimited(robot)) != whole, robot.name
+        assert robot.name not in OURS or bool(robot.unlimited) != whole, f"{robot.name} does not say why it limits less"

@@ -236,6 +236,11 @@ class CachedSource:
         """The stretches where windows may begin, as `Source` says."""
         return self._kept
 
+    @property
+    def files(self) -> list[str]:
+        """Those of the recordings."""
+        return self._opened.files
+
     def __len__(self) -> int:
         return len(self._lengths)
 

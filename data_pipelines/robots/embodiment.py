@@ -97,6 +97,8 @@ class Embodiment:
     normalisation: str = "quantile"  # key of NORMALISATIONS
     prompt: str = "{instruction}"  # {instruction:lower} is the instruction in lower case
     instruction: str = ""  # what a policy is asked for where nobody says
+    # Why actions have no limits, where some have none.
+    unlimited: str = dataclasses.field(default="", repr=False, compare=False)
 
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)

@@ -13,8 +13,11 @@ from pathlib import Path
 from absl import logging
 
 from data_pipelines.json_difference import first_difference
+from data_pipelines.robots import public_sets
+from data_pipelines.robots.dimensions import OPENING, limited, numbered, targets
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
-from data_pipelines.robots.slots import ACTION_SLOTS, ARM_EFFECTOR_SLOTS, BODY_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
+from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, VIPERX, YAM
+from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
 
 EMBODIMENTS: dict[str, Embodiment] = {}
 
@@ -53,37 +56,6 @@ def name_in_files(name: str) -> str:
     return next((old for old, new in renamed().items() if new == name), name)
 
 
-def _dims(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: tuple) -> tuple[Dimension, ...]:
-    """The dimensions name_0, name_1, ... of each group name=(range of slots, count[, first of the range]), in order.
-    The groups in `relative` are relative to the state dimensions of the same names."""
-    found = []
-    for group, (place, count, *first) in groups.items():
-        taken = slots[place][first[0] if first else 0:]
-        for i in range(count):
-            name = group if count == 1 else f"{group}_{i}"
-            found.append(Dimension(name, taken[i], relative_to=name if group in relative else None))
-    return tuple(found)
-
-
-def _both(relative: tuple[str, ...], limits: dict[str, tuple], **groups: tuple) -> dict[str, tuple[Dimension, ...]]:
-    """The fields state and action of a robot whose actions are targets of its state, in the same groups.
-
-    limits: group -> (low, high, max_speed) of the actions, each a number or one per member of the group.
-    """
-    action = []
-    for dim in _dims(ACTION_SLOTS, relative, **groups):
-        group, _, number = dim.name.rpartition("_") if dim.name not in groups else (dim.name, "", "0")
-        low, high, speed = (each[int(number)] if isinstance(each, tuple) else each
-                            for each in limits.get(group, (None, None, None)))
-        action.append(dataclasses.replace(dim, low=low, high=high, max_speed=speed, moves=dim.name))
-    return {"state": _dims(STATE_SLOTS, **groups), "action": tuple(action)}
-
-
-_OPENING = (0, 1, None)  # of a gripper; no source says how fast
-_PANDA = ((-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
-          (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973), (2.175,) * 4 + (2.61,) * 3)
-_XYZ_RPY = ("x", "y", "z", "roll", "pitch", "yaw")
-
 register(Embodiment(
     # clips without a robot, resampled to PushT's rate; for other mixtures dataclasses.replace(..., rate=...)
     name="video_only", id=0, views=("image",), view_layout="single", rate=10.0))
@@ -95,6 +67,7 @@ register(Embodiment(
     state=(Dimension("agent_x", STATE_SLOTS["left_arm"][0]), Dimension("agent_y", STATE_SLOTS["left_arm"][1])),
     action=(Dimension("target_x", ACTION_SLOTS["left_arm"][0], low=0, high=512, moves="agent_x"),
             Dimension("target_y", ACTION_SLOTS["left_arm"][1], low=0, high=512, moves="agent_y")),
+    unlimited="the simulated disc follows its target at a speed of its own",
     instruction="push the T onto the green target"))
 
 register(Embodiment(
@@ -102,18 +75,21 @@ register(Embodiment(
     # limits are those of the maker's interface specification
     name="droid", id=17, views=("exterior_1", "exterior_2", "wrist"), view_layout="wide_top", rate=15.0,
     prompt="A Franka arm; above its wrist camera, below two cameras at its sides. {instruction}",
-    **_both(("joint",), {"joint": _PANDA, "gripper": _OPENING}, joint=("left_arm", 7), gripper=("left_gripper", 1))))
+    **targets(("joint",), {"joint": PANDA, "gripper": OPENING}, joint=("left_arm", 7), gripper=("left_gripper", 1)),
+    unlimited=NO_GRIPPER_SPEED))
 
 register(Embodiment(
     # AgiBot G1 in the order of the published converter; joints in rad, lift in m, base in m/s and rad/s
     name="agibot_g1", id=26, views=("top_head", "hand_left", "hand_right"), view_layout="grid_2x2", rate=30.0,
     prompt="An AgiBot G1; top left its head camera, below the left hand's, at the right the right hand's. "
            "{instruction}",
-    state=_dims(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
+    state=numbered(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
                 right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2)),
-    action=_dims(ACTION_SLOTS, ("left_arm", "right_arm", "left_effector", "right_effector", "head", "waist"),
-                 left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
-                 right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))))
+    action=limited(AGIBOT_G1, numbered(
+        ACTION_SLOTS, ("left_arm", "right_arm", "left_effector", "right_effector", "head", "waist"),
+        left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
+        right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))),
+    unlimited="the effectors' unit in these recordings is not published, nor how fast the base may be sent"))
 
 register(Embodiment(
     # two YAM arms; joints in rad, grippers 0 to 1; all actions are relative, the grippers' too, as in the code that was
@@ -121,10 +97,11 @@ register(Embodiment(
     name="yam", id=32, views=("top", "left", "right"), view_layout="grid_2x2", rate=30.0,
     prompt="Two YAM arms; top left the camera above, below the left wrist's, at the right the right wrist's. "
            "{instruction}",
-    **_both(("left_joint", "left_gripper", "right_joint", "right_gripper"),
-            {"left_gripper": _OPENING, "right_gripper": _OPENING},
+    **targets(("left_joint", "left_gripper", "right_joint", "right_gripper"),
+            {"left_joint": YAM, "right_joint": YAM, "left_gripper": OPENING, "right_gripper": OPENING},
             left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
-            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
+            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1)),
+    unlimited="its maker's model says no speeds"))
 
 
 def _packed(name: str, id: int, prompt: str = "") -> Embodiment:
@@ -164,80 +141,40 @@ register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
     name="aloha", id=3, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape", rate=50.0,
     prompt="Two ViperX arms; below the camera above the table, on top the left and the right wrist's. {instruction}",
-    **_both(("left_joint", "right_joint"), {"left_gripper": _OPENING, "right_gripper": _OPENING},
-            left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
-            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1))))
-
-register(Embodiment(
-    # WidowX 250 of Bridge V2: end effector in m and rad, gripper 0 closed to 1 open; the action is already a difference
-    name="widowx", id=4, views=("image_0",), view_layout="single", rate=5.0,
-    prompt="A WidowX arm seen from its side. {instruction}",
-    state=(*(Dimension(n, STATE_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
-           Dimension("gripper", STATE_SLOTS["left_gripper"][0])),
-    action=(*(Dimension(f"d{n}", ACTION_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
-            Dimension("gripper", ACTION_SLOTS["left_gripper"][0]))))
-
-register(Embodiment(
-    # the Google robot of RT-1: end effector position and quaternion; the action is a difference, its gripper a movement
-    name="google_robot", id=5, views=("image",), view_layout="single", rate=3.0,
-    prompt="A Google robot seen from its head. {instruction}",
-    state=_dims(STATE_SLOTS, pose=("left_arm", 7), gripper=("left_gripper", 1)),
-    action=(*(Dimension(f"d{n}", ACTION_SLOTS["left_arm"][i]) for i, n in enumerate(_XYZ_RPY)),
-            Dimension("gripper_closedness", ACTION_SLOTS["left_gripper"][0]))))
+    **targets(("left_joint", "right_joint"),
+              {"left_joint": VIPERX, "right_joint": VIPERX, "left_gripper": OPENING, "right_gripper": OPENING},
+              left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
+              right_joint=("right_arm", 6), right_gripper=("right_gripper", 1)),
+    unlimited=NO_GRIPPER_SPEED))
 
 register(Embodiment(
     # SO-101: five joints and a gripper, in the degrees and percent that LeRobot records
     name="so101", id=6, views=("front", "wrist"), view_layout="side_by_side", rate=30.0,
     prompt="An SO-101 arm; left the camera before it, right the wrist's. {instruction}",
-    **_both(("joint",), {"gripper": (0, 100, None)}, joint=("left_arm", 5), gripper=("left_gripper", 1))))
+    **targets(("joint",), {"gripper": (0, 100, None)}, joint=("left_arm", 5), gripper=("left_gripper", 1)),
+    unlimited="where a joint's degrees begin is each arm's own calibration, which its controller bounds"))
 
 register(Embodiment(
     # Meta-World: a Sawyer's hand position in m and gripper opening; the action is a difference in [-1, 1]
     name="metaworld", id=7, views=("image",), view_layout="single", rate=80.0,
     prompt="A Sawyer arm at a table. {instruction}",
-    state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
+    state=numbered(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
     action=tuple(dataclasses.replace(dim, low=-1, high=1)
-                 for dim in _dims(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1)))))
+                 for dim in numbered(ACTION_SLOTS, hand_difference=("left_arm", 3), gripper=("left_gripper", 1))),
+    unlimited=DIFFERENCES))
 
 register(Embodiment(
     # the same arm as data_pipelines/simulators/metaworld records it: a command is held for four steps of the simulator,
     # and the gripper, which its experts never move, is not learnt
     name="metaworld_20hz", id=8, views=("image",), view_layout="single", rate=20.0,
     prompt="A Sawyer arm at a table. {instruction}",
-    state=_dims(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
+    state=numbered(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
     action=(*(Dimension(f"hand_difference_{i}", ACTION_SLOTS["left_arm"][i], low=-1, high=1) for i in range(3)),
-            Dimension("gripper", ACTION_SLOTS["left_gripper"][0], low=-1, high=1, constant=True))))
+            Dimension("gripper", ACTION_SLOTS["left_gripper"][0], low=-1, high=1, constant=True)),
+    unlimited=DIFFERENCES))
 
-_POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
-
-
-def _arm(side: str) -> tuple[Dimension, ...]:
-    """Pose and gripper of the "left" or "right" arm."""
-    slots = DUAL_ARM_SLOTS[f"{side}_pose"]
-    pose = (Dimension(f"{side}_{name}", slot) for name, slot in zip(_POSE, slots, strict=True))
-    return *pose, Dimension(f"{side}_gripper", DUAL_ARM_SLOTS[f"{side}_gripper"][0])
-
-
-register(Embodiment(
-    # RoboTwin as arXiv 2601.21998 uses it (code at commit 58c2ae5): end-effector poses of two arms, in the order left
-    # pose, left gripper, right pose, right gripper; no state, the actions' history stands for it. Making poses relative
-    # to a segment's first one is the source's business.
-    name="robotwin_dual_arm", id=20, views=("head", "left_wrist", "right_wrist"), view_layout="t_shape", rate=50.0,
-    action=_arm("left") + _arm("right")))
-
-
-def _robotwin_joints(name: str, id: int, slots: dict[str, range]) -> Embodiment:
-    """RoboTwin's two arms of six joints in rad and a gripper of 0 to 1 each, absolute, as its LeRobot sets have them,
-    normalised as in the data configs published with arXiv 2601.18692 and 2607.06403."""
-    dims = _dims(slots, left_joint=("arm", 6), left_gripper=("effector", 1), right_joint=("arm", 6, 6),
-                 right_gripper=("effector", 1, 1))
-    action = tuple(dataclasses.replace(dim, low=0, high=1) if "gripper" in dim.name else dim for dim in dims)
-    return Embodiment(name=name, id=id, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape",
-                      rate=50.0, state=dims, action=action, normalisation="bounds_99_unclipped")
-
-
-register(_robotwin_joints("robotwin_joints_75", 21, ARM_EFFECTOR_SLOTS))
-register(_robotwin_joints("robotwin_joints_55", 22, BODY_SLOTS))
+for _robot in public_sets.ROBOTS:
+    register(_robot)
 
 OURS = frozenset(EMBODIMENTS)  # all others are registered by configs
 

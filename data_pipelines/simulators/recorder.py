@@ -92,19 +92,25 @@ def write_rlds(out: Path, name: str, image_size: int, dims: tuple[int, int], epi
     and in an action."""
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()
-    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset({
+    write_tfds(out, name, {"steps": tfds.features.Dataset({
         "observation": {
             "image": tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="png"),
             "state": tfds.features.Tensor(shape=dims[:1], dtype=np.float32)},
         "action": tfds.features.Tensor(shape=dims[1:], dtype=np.float32),
         "reward": np.float32, "discount": np.float32,
         "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_,
-        "language_instruction": tfds.features.Text()})})
+        "language_instruction": tfds.features.Text()})}, ({"steps": steps} for steps in episodes))
+
+
+def write_tfds(out: Path, name: str, features: dict, episodes: Iterable[dict]) -> None:
+    """Writes a TFDS dataset directory with split "train" in array_record files. features: what TFDS calls an episode's;
+    episodes: values of them."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
     written = tfds.dataset_builders.store_as_tfds_dataset(
-        name=name, version="1.0.0", features=features, file_format="array_record", disable_shuffling=True,
-        split_datasets={"train": ((i, {"steps": steps}) for i, steps in enumerate(episodes))},
-        data_dir=out.with_name("tfds"))
+        name=name, version="1.0.0", features=tfds.features.FeaturesDict(features), file_format="array_record",
+        disable_shuffling=True, split_datasets={"train": enumerate(episodes)}, data_dir=out.with_name("tfds"))
     shutil.move(written.data_dir, out)  # TFDS nests name and version; the reader wants the dataset itself
     shutil.rmtree(out.with_name("tfds"))
 
@@ -114,6 +120,13 @@ def png(image: np.ndarray) -> bytes:
     import cv2
 
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """Encodes a picture uint8 [H, W, 3] as JPEG."""
+    import cv2
+
+    return cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
 
 
 def mp4(images: np.ndarray, rate: float) -> bytes:

@@ -1,4 +1,5 @@
-"""LeRobot datasets, formats v2.0, v2.1 and v3.0, read as they are: tables with pyarrow, video frame by frame.
+"""LeRobot datasets, formats v2.0, v2.1 and v3.0, read as they are: tables with pyarrow, video frame by frame; cameras
+may also lie in the tables, as pictures.
 
 Frame counts, lengths or times that do not fit together make a `BadEpisode`, never a shifted sample (alignment.py).
 """
@@ -20,6 +21,7 @@ from data_pipelines.sources.lerobot_rows import read_rows, runs_of
 from data_pipelines.sources.texts import any_said, text, texts_of
 from data_pipelines.storage import shapes
 from data_pipelines.storage.lru import Lru, reset_identities
+from data_pipelines.video import pictures
 from data_pipelines.video import reading as video
 
 _looked_at = Lru(2**16)  # places in videos whose times were held against their counts, and files where they differ
@@ -45,7 +47,9 @@ class LeRobotSource:
         where = {**filters.where, **({"success": True} if filters.successful else {})}
         self.name, self.filters, self._meta = name, filters, Meta(path, where)
         field = self._meta.field
-        self._views = {view: field("video", camera).column for view, camera in images.items()}
+        cameras = {view: field("video", camera).column for view, camera in images.items()}
+        self._pictures = {view: column for view, column in cameras.items() if self._meta.holds_pictures(column)}
+        self._views = {view: column for view, column in cameras.items() if view not in self._pictures}
         self._state = tuple(field("state", name) for name in _names(state))
         self._action = tuple(field("action", name) for name in _names(action))
         self._instruction = instruction and field("annotation", instruction).column
@@ -116,8 +120,29 @@ class LeRobotSource:
         return Episode(
             dataset=self.name, index=index, length=length, rate=meta.rate, instruction=texts[0][1], instructions=texts,
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
-            read_frames=functools.partial(_read_frames, spans, times, meta.rate), drift=drift,
+            read_frames=functools.partial(self._read, index, spans, times), drift=drift,
             disagreements=functools.partial(_disagreements, spans, times, meta.rate))
+
+    @property
+    def files(self) -> list[str]:
+        """The path or address of each table and video of the episodes. Raises BadEpisode where the metadata do not say
+        where one is."""
+        found = set()
+        for index in range(len(self)):
+            found |= {self._meta.table_of(index)[0], *(self._meta.video_of(index, key).file
+                                                       for key in self._views.values())}
+        return sorted(found)
+
+    def _read(self, index: int, spans: dict[str, VideoSpan], times: np.ndarray, indices: np.ndarray
+              ) -> dict[str, np.ndarray]:
+        """Decodes the asked steps alone, of all cameras: view -> uint8 [n, H, W, 3]."""
+        found = _read_frames(spans, times, self._meta.rate, indices) if spans else {}
+        if self._pictures:
+            rows = self._rows(index, tuple(sorted({*self._pictures.values(), "episode_index"})))
+            where = f"{self._meta.table_of(index)[0]} episode {self._meta.numbers[index]}"
+            encoded = {view: _encoded(rows[column], f"{where} {column}") for view, column in self._pictures.items()}
+            found |= pictures.read(encoded, self._pictures, where, indices)
+        return found
 
     def _rows(self, index: int, columns: tuple[str, ...]) -> pa.Table:
         """The steps of an episode."""
@@ -152,6 +177,15 @@ class LeRobotSource:
 def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     """One name or several, as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _encoded(column: pa.ChunkedArray, where: str) -> list[bytes | None]:
+    """The PNG or JPEG files in a column of pictures; a picture is a file, or a struct with its "bytes". Raises
+    BadEpisode where it is neither."""
+    try:
+        return (pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column).to_pylist()
+    except pa.ArrowException as error:
+        raise BadEpisode(f"{where}: no pictures: {error}") from error
 
 
 def _joined(steps: pa.Table, fields: Sequence[Field], where: str) -> np.ndarray | None:

@@ -137,12 +137,17 @@ class Meta:
         if found.column not in features:
             raise ValueError(f"{self.path}: no {part} {name!r}; modality.json names "
                              f"{sorted(self.modality.get(part, {}))}, info.json has the features {sorted(features)}")
-        if part == "video" and self.shared_files:
-            self._check_columns([f"videos/{found.column}/{name}" for name in (*_FILE, *_SPAN)])
-        if part == "video" and features[found.column].get("dtype") != "video":
-            raise ValueError(f"{self.path}: feature {found.column!r} is {features[found.column].get('dtype')!r}; only "
-                             "cameras stored as video files are read")
+        if part == "video" and not self.holds_pictures(found.column):
+            if features[found.column].get("dtype") != "video":
+                raise ValueError(f"{self.path}: feature {found.column!r} is {features[found.column].get('dtype')!r}; "
+                                 "cameras are 'video' or 'image'")
+            if self.shared_files:
+                self._check_columns([f"videos/{found.column}/{name}" for name in (*_FILE, *_SPAN)])
         return found
+
+    def holds_pictures(self, column: str) -> bool:
+        """Whether a camera's pictures lie in the tables of steps."""
+        return self._value("features")[column].get("dtype") == "image"
 
     def _numbered(self, index: int) -> dict[str, int]:
         episode = int(self.numbers[index])

@@ -24,7 +24,7 @@ class Records:
         """lengths: the number of records in each shard; kind: "array_record" or "tfrecord"."""
         if kind not in _READ:
             raise ValueError(f"records of format {kind!r} cannot be read; expected one of {sorted(_READ)}")
-        self._shards, self._read = list(shards), _READ[kind]
+        self.shards, self._read = list(shards), _READ[kind]
         self._ends = list(itertools.accumulate(lengths))
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Records:
     def place(self, index: int) -> tuple[str, int]:
         """The (shard, number in it) of a record."""
         shard = bisect.bisect_right(self._ends, index)
-        return self._shards[shard], index - (self._ends[shard - 1] if shard else 0)
+        return self.shards[shard], index - (self._ends[shard - 1] if shard else 0)
 
     def __getitem__(self, index: int) -> bytes:
         return self._read(*self.place(index))

@@ -204,6 +204,11 @@ class RldsSource:
         """The steps per second of each episode, float64 [episodes]."""
         return np.full(len(self), self.rate)
 
+    @property
+    def files(self) -> list[str]:
+        """The path or address of each shard."""
+        return self._opened[0].shards
+
     def __len__(self) -> int:
         return len(self._opened[0])
 

@@ -1,6 +1,7 @@
 """Pictures that lie in a table, one for each step: of those that are encoded only the asked ones are decoded."""
 
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from data_pipelines.episode import BadEpisode
 MAX_PIXELS = 2**26  # of a picture; the largest cameras have about 2**25
 
 
-def read(encoded: dict[str, np.ndarray], fields: dict[str, str], where: str,
+def read(encoded: Mapping[str, Sequence | np.ndarray], fields: dict[str, str], where: str,
          indices: np.ndarray) -> dict[str, np.ndarray]:
     """Decodes the asked steps alone: view -> uint8 [n, H, W, 3].
 

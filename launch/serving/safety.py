@@ -93,7 +93,10 @@ def unlimited(embodiment: Embodiment) -> str:
         if names:
             missing[what] = "any action" if len(names) == len(embodiment.action) else ", ".join(names)
     listed = " and ".join(f"no {what} for {names}" for what, names in missing.items())
-    return f"embodiment {embodiment.name!r} declares {listed}: there the guard changes nothing" if listed else ""
+    if not listed:
+        return ""
+    reason = f" ({embodiment.unlimited})" if embodiment.unlimited else ""
+    return f"embodiment {embodiment.name!r} declares {listed}{reason}: there the guard changes nothing"
 
 
 def _bound(embodiment: Embodiment, name: str, free: float) -> np.ndarray:
