@@ -5,7 +5,7 @@
     openvla_rt_1    RT-1: a gripper that is told to close (1), open (-1) or stay becomes what it is to be, 1 open and 0
                     closed; before it is told anything it is the opposite
     next_action     AgiBot World: a frame's action equals its state; what leads there is the next frame's
-    first_pose      RoboTwin as LingBot-VA was released on it (arXiv 2601.21998, code at 58c2ae5): of each arm's eight
+    first_pose      RoboTwin as arXiv 2601.21998 uses it (code at 58c2ae5): of each arm's eight
                     numbers (xyz, quaternion xyzw, gripper) position and rotation are relative to the recording's first
 
 The first two are those of OpenVLA's transforms (openvla/openvla, prismatic/vla/datasets/rlds/oxe), to which results on
