@@ -23,6 +23,7 @@ from absl import app, flags
 
 from launch import checkpoint as command
 from world_model.training import checkpoint
+from world_model.training.metrics import read_records
 
 KILLS = flags.DEFINE_integer("kills", 100, "how often", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "folder of both workdirs; default: a temporary one")
@@ -75,8 +76,8 @@ def newest(workdir: Path) -> int:
 
 def history(workdir: Path) -> list[tuple]:
     """What was measured at every step that counts."""
-    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [(record["step"], *(record.get(name) for name in COMPARED)) for record in records]
+    return [(record["step"], *(record.get(name) for name in COMPARED))
+            for record in read_records(workdir / "metrics.jsonl")]
 
 
 def differences(workdir: Path, other: Path) -> list[str]:

@@ -7,9 +7,10 @@ Each file becomes a row that bears its name. Pairs of numbers hold with all comm
 with none of it hidden.
 """
 
-import json
 import sys
 from pathlib import Path
+
+from world_model import kinds
 
 COLUMNS = {
     "plan": lambda p: p["name"],
@@ -36,10 +37,7 @@ def table(plans: list[dict]) -> str:
 
 def read(path: Path) -> dict:
     """Reads one plan. Raises ValueError naming the file."""
-    try:
-        return json.loads(path.read_text()) | {"name": path.stem}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected the output of launch.plan --json, found {error}") from error
+    return kinds.read(path, kinds.MAP) | {"name": path.stem}
 
 
 if __name__ == "__main__":

@@ -27,8 +27,14 @@ from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
 from data_pipelines.samples import Dataset, SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
+from world_model import kinds
 from world_model.batch import Layout, check_batch
 
+_BAD = kinds.fields({"count": kinds.whole(), "reason": kinds.text}, required=("count", "reason"))
+_PART = kinds.fields({"weight": kinds.number(0)}, required=("weight",))
+STATE = kinds.fields({"step": kinds.whole(), "positions": kinds.map_of(kinds.whole(high=2**62)),
+                      "mixture": kinds.map_of(_PART), "bad": kinds.map_of(_BAD)},
+                     required=("step", "positions", "mixture", "bad"))  # of `Loader.state`
 _REPLACEMENTS = 32  # windows tried in place of one unreadable window
 
 
@@ -170,6 +176,7 @@ class Loader:
 
         Raises ValueError naming the first difference where this loader would not continue the same stream.
         """
+        kinds.check(saved, STATE, "the checkpoint's data")
         found = {"step": self._step, **self._identity}
         difference = first_difference({key: saved.get(key) for key in found}, found, "data")
         if difference:

@@ -25,18 +25,22 @@ from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
 from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import Dataset, check_episode, check_finite, checked_actions, index_windows
-from data_pipelines.storage import files, shapes
+from data_pipelines.storage import files
 from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts
+from world_model import kinds
 from world_model.batch import Layout
 
 SCOPES = ("dataset", "embodiment")
-_NUMBERS = shapes.list_of(shapes.anything)
-_PART = shapes.optional(shapes.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), _NUMBERS)))
-_STATISTICS = shapes.fields(
-    {"dataset": shapes.text, "embodiment": shapes.text, "actions_per_block": shapes.whole(), "episodes": shapes.whole(),
-     "skipped": shapes.map_of(shapes.text), "state": _PART, "action": _PART, "absolute_action": _PART},
-    required=("embodiment", "actions_per_block"))
+_NUMBERS = kinds.list_of(kinds.number())
+_PART = kinds.optional(kinds.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), _NUMBERS)))
+_ABOUT = kinds.fields({"episodes": kinds.whole(), "skipped": kinds.map_of(kinds.text),  # of a share
+                       "parts": kinds.list_of(kinds.text)}, required=("episodes", "skipped", "parts"))
+STATISTICS = kinds.map_of(kinds.fields(
+    {"dataset": kinds.text, "embodiment": kinds.text, "actions_per_block": kinds.whole(),
+     "episodes": kinds.optional(kinds.whole()),
+     "skipped": kinds.map_of(kinds.text), "state": _PART, "action": _PART, "absolute_action": _PART},
+    required=("embodiment", "actions_per_block")))  # {dataset: statistics}
 _SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 
 
@@ -175,7 +179,7 @@ def _kept_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, windows:
 
 def _read_share(file: pathlib.Path, embodiment: Embodiment) -> Gathered:
     with safe_open(file, "np") as opened:
-        about = json.loads(opened.metadata()["about"])
+        about = kinds.parse(opened.metadata()["about"], _ABOUT, f"{file}: about")
         arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     found = Gathered(embodiment, about["episodes"], about["skipped"])
     for part in about["parts"]:
@@ -247,4 +251,4 @@ def save_statistics(statistics: dict[str, dict], path: str) -> None:
 
 def load_statistics(path: str) -> dict[str, dict]:
     """Reads what `save_statistics` wrote. Raises ValueError naming what in it is something else."""
-    return shapes.check(files.read_json(path), shapes.map_of(_STATISTICS), path)
+    return files.read_json(path, STATISTICS)

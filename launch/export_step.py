@@ -6,23 +6,19 @@ The file holds the weights, and for autoregressive block `--block` the mask and 
 one per block. A batch of 2 is both branches of guidance. The family's `torch_step` says what the arguments are.
 """
 
-import json
 from pathlib import Path
 
 from absl import flags
 
+from launch.exporting.exported import read_provenance
 from launch.setup import flags as launch_flags
 from world_model.families import get_family
-from world_model.weights.safetensors_io import WeightsError
 
 
 def family_of(directory: str):
     """The family of an export. Raises WeightsError where the directory holds none, FamilyError where the family is not
     installed."""
-    path = Path(directory) / "provenance.json"
-    if not path.exists():
-        raise WeightsError(f"{path}: missing; give a directory of launch.export")
-    return get_family(json.loads(path.read_text())["family"])
+    return get_family(read_provenance(Path(directory))["family"])
 
 
 def main(_) -> None:

@@ -24,8 +24,7 @@ from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.statistics import statistics_hash
-from data_pipelines.storage import files
-from launch.exporting.exported import read_encoders
+from launch.exporting import exported
 from launch.setup import flags as launch_flags
 from launch.setup import mixture, provenance
 from launch.setup.experiment import Experiment
@@ -78,7 +77,7 @@ def import_weights(config, format_name: str, source: Path | str, out: Path | str
     fresh = fresh_values(model, config.seed, plan.initialised)
     params = conversion.pieces(opened, plan, model.shapes, model.spec.head_dim, fresh)
     with atomic_directory(out) as partial:
-        write(partial, config, params, read_encoders(Path(source)), known, report)
+        write(partial, config, params, exported.read_encoders(Path(source)), known, report)
     return report
 
 
@@ -95,8 +94,7 @@ def format_of(family: Family, name: str) -> PublishedFormat:
 
 def provenance_of(source: Path) -> dict:
     """Returns what an export of ours says of itself; {} for published weights, which say nothing."""
-    path = source / "provenance.json"
-    return files.read_json(str(path)) if path.exists() else {}
+    return exported.read_provenance(source) if (source / "provenance.json").exists() else {}
 
 
 def write(directory: Path, config, params: dict, kept: dict, statistics: dict, report: dict) -> None:
@@ -128,8 +126,7 @@ def read_statistics(published: PublishedFormat, file: Path, folder: Path, config
 
 def statistics_of(source: Path | str) -> dict:
     """Normalisation statistics that an export of ours has beside the weights."""
-    path = Path(source) / "statistics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return exported.read_statistics(Path(source)) if (Path(source) / "statistics.json").exists() else {}
 
 
 def fresh_values(model: Model, seed: int, names: Iterable[str]) -> Callable[[str], np.ndarray]:

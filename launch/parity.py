@@ -16,7 +16,7 @@ from absl import flags
 
 from launch.setup import flags as launch_flags
 from world_model.families import all_families
-from world_model.families.base.golden import GoldenFile
+from world_model.families.base.golden import GoldenFile, read_config
 from world_model.weights.comparison import Difference, first_above, max_difference
 
 
@@ -24,7 +24,7 @@ def read(path: str) -> GoldenFile:
     """Raises ValueError where no family is recognised."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
-    sizes = json.loads(str(arrays["cfg_json"])) if "cfg_json" in arrays else {}
+    sizes = read_config(arrays)
     sizes = sizes.get("model", sizes)
     readers = [family.part("golden", "launch.parity") for family in all_families() if family.golden]
     for reader in readers:

@@ -10,20 +10,20 @@ environment apart.
 """
 
 import functools
-import json
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from launch import precompute
 from launch.setup import flags as launch_flags
+from world_model import kinds
 
 
 @functools.lru_cache(maxsize=1)
 def job_of(config: str, out: str, shard_bytes: int, batch: int) -> precompute.Precompute:
     """One per worker process: opening the data and compiling the encoder are shared by its shards. config: JSON."""
-    return precompute.Precompute(ConfigDict(json.loads(config)), out, shard_bytes=shard_bytes, batch=batch,
-                                 worker=0, workers=1)
+    return precompute.Precompute(ConfigDict(kinds.parse(config, kinds.MAP, "config")), out, shard_bytes=shard_bytes,
+                                 batch=batch, worker=0, workers=1)
 
 
 def make_shard(work: tuple[str, int], *job) -> dict:

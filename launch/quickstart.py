@@ -22,6 +22,7 @@ from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, report
 from launch.setup import flags as launch_flags
 from launch.setup.restore import restore
+from world_model import kinds
 from world_model.training import checkpoint
 
 RECORDINGS = Path(".cache/pusht")  # where configs/quickstart.py looks for its data
@@ -60,7 +61,7 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     page = report.report(workdir, seconds=round(time.monotonic() - began, 1), resume_bitwise=not differences,
                          export_max_abs_diff=parity["max"] if "PyTorch" in parity["compared_with"] else None)
     stage(f"done: open {page}")
-    return json.loads((page.parent / "summary.json").read_text())
+    return kinds.read(page.parent / "summary.json", kinds.MAP)
 
 
 class Stages:

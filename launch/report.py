@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data_pipelines.loader import STATE
 from data_pipelines.mixture import asked_fractions
 from data_pipelines.storage import files
 from launch.reporting import figures, report_page
+from launch.reporting.comparison import EVALUATION
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
+from world_model import kinds
 from world_model.families.base.sampler import Schedule
 from world_model.training import checkpoint
+from world_model.training.metrics import read_records
 
 MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
 MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
@@ -169,11 +173,6 @@ def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
             for name, share in asked.items()}
 
 
-def read_metrics(workdir: Path | str) -> list[dict]:
-    """The records of WORKDIR/metrics.jsonl."""
-    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-
-
 def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     """The report of what WORKDIR holds; `measured`: keywords of `make_summary`, kept from before where left out.
 
@@ -182,20 +181,21 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     workdir, restored = Path(workdir), restore(workdir, step)
     if not (workdir / "evaluation.json").exists():
         raise FileNotFoundError(f"{workdir} has no evaluation: run python -m launch.evaluate --workdir={workdir} first")
-    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    evaluation = kinds.read(workdir / "evaluation.json", EVALUATION)
     if evaluation["step"] != restored.step:
         raise ValueError(f"{workdir}/evaluation.json is of step {evaluation['step']}, the checkpoint of step "
                          f"{restored.step}: run python -m launch.evaluate --workdir={workdir} --step={restored.step}")
     with np.load(workdir / "evaluation.npz") as found:
         arrays = dict(found)
     earlier = workdir / "report" / "summary.json"
-    before = json.loads(earlier.read_text()) if earlier.exists() else {}
+    before = kinds.read(earlier, kinds.MAP) if earlier.exists() else {}
     if before.get("steps") == restored.step:
-        measured = {key: before[key] for key in MEASURED_OUTSIDE} | measured
-    metrics = read_metrics(workdir)
-    mixture = realised_mixture(checkpoint.read_json(workdir / "checkpoints", restored.step, "data"))
-    summary = make_summary(evaluation, metrics, mixture, **measured)
-    return write_report(workdir, summary, evaluation, arrays, metrics, render_mask(restored), mixture,
+        measured = {key: before.get(key) for key in MEASURED_OUTSIDE} | measured
+    records = read_records(workdir / "metrics.jsonl")
+    data = checkpoint.read_json(workdir / "checkpoints", restored.step, "data")
+    mixture = realised_mixture(kinds.check(data, STATE, "the checkpoint's data"))
+    summary = make_summary(evaluation, records, mixture, **measured)
+    return write_report(workdir, summary, evaluation, arrays, records, render_mask(restored), mixture,
                         restored.experiment.sampler().schedules())
 
 

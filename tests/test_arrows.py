@@ -22,7 +22,7 @@ TORCH_CALLERS = {"world_model/weights/tensor_files.py", "launch/exporting/export
                  *(f"world_model/families/{name}/parity/export_check.py"
                    for name in ("dreamzero", "lingbot_va", "lingbot_vla"))}
 
-CORE = ("batch", "functional", "parallel", "attention", "analysis", "layers", "diffusion", "weights", "encoders",
+CORE = ("batch", "functional", "kinds", "parallel", "attention", "analysis", "layers", "diffusion", "weights", "encoders",
         "training")
 FAMILIES = "world_model.families"
 
@@ -39,16 +39,16 @@ ALLOWED = {
     "world_model.attention": of_world_model("batch", "parallel"),
     "world_model.analysis": of_world_model("attention"),
     "world_model.layers": of_world_model("functional", "parallel", "attention"),
-    "world_model.weights": of_world_model("layers", "hashing"),
+    "world_model.weights": of_world_model("layers", "hashing", "kinds"),
     "world_model.encoders": of_world_model("functional", "parallel", "attention", "layers", "weights"),
-    "world_model.training": of_world_model("parallel", "analysis", "hashing"),
+    "world_model.training": of_world_model("parallel", "analysis", "hashing", "kinds"),
     FAMILIES: {f"{FAMILIES}.base"},  # the list of families; each is imported when it is asked for
     f"{FAMILIES}.base": of_world_model(*CORE),
     f"{FAMILIES}.wan": of_world_model(*CORE) | {f"{FAMILIES}.base"},
     f"{FAMILIES}.dreamzero": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
     f"{FAMILIES}.lingbot_va": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
     f"{FAMILIES}.lingbot_vla": of_world_model(*CORE) | {f"{FAMILIES}.base"},
-    "data_pipelines": {"world_model.batch"},
+    "data_pipelines": of_world_model("batch", "kinds"),
     "configs": {FAMILIES},
     "launch": {"configs", "data_pipelines", "world_model"},
 }
@@ -170,6 +170,13 @@ def test_torch_is_imported_by_the_modules_that_are_for_it():
     assert {name for name in found if not name.startswith(TORCH_MODULES)} == TORCH_CALLERS
     for prefix in TORCH_MODULES:
         assert any(name.startswith(prefix) for name in found), prefix
+
+
+def test_one_module_reads_json():
+    """All others say what they expect of it."""
+    found = {name_of(path) for path in sources(*PACKAGES, "benchmarks")
+             if re.search(r"json\.loads?\(|JSONDecoder", path.read_text())}
+    assert found - {"world_model/families/dreamzero/torch/original_run.py"} == {"world_model/kinds.py"}
 
 
 def test_no_family_is_named_outside_families_and_configs():

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from data_pipelines.storage import files
+from world_model import kinds
 
 
 @pytest.mark.parametrize("folder", ["local", "memory"])
@@ -22,7 +23,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, folder):
         raise KeyError
     assert not files.exists(f"{folder}/new/file") and files.sizes(f"{folder}/new") == {}
     files.write_json(f"{folder}/new/file", {"b": 1, "a": [2]})
-    assert files.read_json(f"{folder}/new/file") == {"a": [2], "b": 1}
+    assert files.read_json(f"{folder}/new/file", kinds.MAP) == {"a": [2], "b": 1}
     assert files.sizes(f"{folder}/new") == {"file": len(files.read_bytes(f"{folder}/new/file"))}
 
 

@@ -43,8 +43,8 @@ def test_ranges_and_excluded_steps_say_the_same(tmp_path):
     ("keep.json", {"0": [[0, 6]]}, "episode '0': range 0 to 6 .* its 5 steps .* belongs to another version"),
     ("keep.json", {"0": [[0, 3], [2, 4]]}, "range 2 to 4 after step 3"), ("keep.json", {"0": [[3, 3]]}, "range 3 to 3"),
     ("keep.json", {"0": [[-1, 3]]}, "range -1 to 3"), ("keep.json", {"droid-7": [[0, 3]]}, "names none of the 4 episodes"),
-    ("keep.json", "{", "keep.json is not JSON"), ("keep.json", [1], "is no keep file"),
-    ("keep.json", {"0": [4]}, "is no keep file"), ("f.jsonl", '{"episode_index": 0}\n', "is no keep file"),
+    ("keep.json", "{", "keep.json is not JSON"), ("keep.json", [1], r"keep.json = \[1\]: expected a map"),
+    ("keep.json", {"0": [4]}, r"keep.json: 0\[0\] = 4: expected a list of 2"), ("f.jsonl", '{"episode_index": 0}\n', "f.jsonl line 1 has no 'step_indices'"),
     ("f.jsonl", '{"episode_index": 0, "step_indices": [5]}\n', "episode '0': step 5 of 5"),
 ])
 def test_keep_files_that_do_not_fit_are_named(tmp_path, name, content, named):

@@ -77,17 +77,17 @@ def test_only_a_line_feed_ends_a_line(v21, end):
 
 
 @pytest.mark.parametrize("name, content, named", [
-    ("episodes.jsonl", '{"episode_index": null, "length": 3}', r"row \[0\]: episode_index = None: expected a number"),
+    ("episodes.jsonl", '{"episode_index": null, "length": 3}', "line 1: episode_index = None: expected a number"),
     ("episodes.jsonl", '{"episode_index": 0.5, "length": 3}', "episode_index of row 0 is 0.5"),
-    ("episodes.jsonl", '{"episode_index": 0, "length": 3}\n{"episode_index": [0], "length": 3}', r"row \[1\]: episode_index"),
+    ("episodes.jsonl", '{"episode_index": 0, "length": 3}\n{"episode_index": [0], "length": 3}', "line 2: episode_index"),
     ("episodes.jsonl", '{"episode_index": 10000000000000000000000, "length": 3}', "episode_index = 1000"),
     ("episodes.jsonl", '{"episode_index": 0, "length": NaN}', "length = nan"),
     ("episodes.jsonl", '{"episode_index": 0, "length": 1099511627776}', "length = 1099511627776"),
     ("episodes.jsonl", '{"episode_index": 0, "length": 3, "tasks": 1}', "tasks = 1: expected a list"),
-    ("episodes.jsonl", "[" * 100000, "line 1 is not JSON"), ("episodes.jsonl", "[[]]", r"row \[0\] = \[\[\]\]: expected a map"),
-    ("episodes.jsonl", "null", r"row \[0\] = None: expected a map"),
+    ("episodes.jsonl", "[" * 100000, "line 1 is not JSON"), ("episodes.jsonl", "[[]]", r"line 1 = \[\[\]\]: expected a map"),
+    ("episodes.jsonl", "null", "line 1 = None: expected a map"),
     ("tasks.jsonl", '{"task_index": "a", "task": "b"}', "task_index = 'a': expected a whole number"),
-    ("tasks.jsonl", '{"task_index": 0}', "has no 'task'"), ("tasks.jsonl", "3", r"row \[0\] = 3: expected a map"),
+    ("tasks.jsonl", '{"task_index": 0}', "has no 'task'"), ("tasks.jsonl", "3", "line 1 = 3: expected a map"),
     ("info.json", "[]", r"info.json = \[\]: expected a map"), ("info.json", "[" * 100000, "info.json is not JSON"),
     ("modality.json", "[1]", r"modality.json = \[1\]: expected a map"),
     ("modality.json", '{"state": {"a": {"start": -1}}}', "state: a: start = -1: expected a whole number"),
@@ -125,6 +125,29 @@ def test_tables_that_claim_too_many_rows_are_not_decoded(v30, v21, monkeypatch):
     pq.write_table(pa.concat_tables([pq.read_table(table_of(v21, 1))] * 9), table_of(v21, 1))
     with pytest.raises(BadEpisode, match="episode_000001.parquet: the table has 549 steps, the metadata say 61"):
         open_source(v21)[1]
+
+
+def written(file: Path, **columns) -> str:
+    pq.write_table(pa.table(columns), file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 1e6
+    return str(file)
+
+
+def test_small_files_of_huge_tables_are_not_decoded(tmp_path, monkeypatch):
+    """What the footer tells, and texts that stand once in the file and a hundred thousand times in the table."""
+    rows = np.zeros(10_000_000, np.int8)
+    text = pa.DictionaryArray.from_arrays(rows[:60_000], pa.array(["x" * 100_000]))
+    offsets = np.linspace(0, 60_000, 3).astype(np.int32)
+    monkeypatch.setattr(tables, "MAX_VALUES", 2**16)
+    wide = pa.ListArray.from_arrays([0, 2**16 + 1], pa.array(np.zeros(2**16 + 1, np.int8)))
+    for named, columns in {"10,000,000 rows at once": {"a": rows}, "6,000,000,000 bytes of texts in": {"a": text},
+                           "of texts in column 'b'": {"b": pa.ListArray.from_arrays(offsets, text)},
+                           "column 'a.list.element' has 65,537 values": {"a": wide}}.items():
+        file = written(tmp_path / "bomb.parquet", **columns)
+        taken = pa.total_allocated_bytes()
+        with pytest.raises(ValueError, match=f"bomb.parquet cannot be read: .*{named}"):
+            tables.read_parquet(file)
+        assert pa.total_allocated_bytes() - taken < 2**24
 
 
 def test_tables_are_read_without_threads():

@@ -144,7 +144,7 @@ def test_paths_out_of_the_dataset_are_refused(version, pattern, tmp_path):
     ("info.json", b'{"codebase_version": "v2.1"}', "info.json has no 'fps'"),
     ("tasks.jsonl", b'{"task_index": 0, "task": "\xff\xfe"}', "tasks.jsonl is not UTF-8"),
     ("episodes.jsonl", b'{"episode_index": 0, "length": 3}\nx', "episodes.jsonl line 2 is not JSON"),
-    ("episodes.jsonl", b'{"episode_index": 0}', r"episodes.jsonl row \[0\] has no 'length'"),
+    ("episodes.jsonl", b'{"episode_index": 0}', "episodes.jsonl line 1 has no 'length'"),
     ("episodes.jsonl", b'{"episode_index": 0, "length": 3}\n' * 2, "an episode_index is there twice"),
 ])
 def test_metadata_that_make_no_sense_are_named(v21, name, content, named):

@@ -116,3 +116,19 @@ def test_where_a_chunk_was_executed_the_command_counts_and_elsewhere_the_state(e
         flight = {"actions_in_flight": state[None] + np.float32([[20, 30]])}
         _, fourth, _ = ask(policy, seed=5, **flight)
         assert np.abs(fourth[0] - flight["actions_in_flight"][0]).max() < 0.5001
+
+
+def test_a_robot_of_a_short_horizon_goes_on_as_it_was_trained(engine, monkeypatch):
+    """Its answers are shorter than a block; the model is told of a whole block, with nothing past the horizon."""
+    told, observe = [], engine.policy.observe
+    monkeypatch.setattr(engine, "robot", dataclasses.replace(
+        engine.robot, embodiment=dataclasses.replace(PUSHT, horizon=3)))
+    monkeypatch.setattr(engine.policy, "observe", lambda *given: told.append(given[2]) or observe(*given))
+    with serving(engine) as (port, _):
+        policy = client(port)
+        _, actions, state = ask(policy)
+        assert actions.shape == (3, 2)
+        assert ask(policy, frames=4)[1].shape == (3, 2)
+    assert told[0].shape == (1, 4, engine._nothing.shape[1]) and not told[0][0, 3].any()
+    np.testing.assert_array_equal(told[0][0, :3], engine.robot.predicted(actions, state, told[0].shape[2]))
+    assert told[0][0, :3].any()

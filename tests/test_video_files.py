@@ -77,7 +77,7 @@ def test_lists_name_files_and_captions(folder, name):
 @pytest.mark.parametrize("content, named", [
     (b'{"file": "../a.mp4", "caption": ""}', "row 1: '../a.mp4' leads out of the folder"),
     (b'{"file": "/etc/passwd"}', "row 1: '/etc/passwd' leads out"), (b'{"file": "x://a.mp4"}', "leads out"),
-    (b'{"name": "a.mp4"}', 'row 1: expected texts "file" and "caption"'), (b"[1]", "row 1: expected texts"),
+    (b'{"name": "a.mp4"}', "row 1 has no 'file'"), (b"[1]", r"row 1 = \[1\]: expected a map"),
     (b'{"file": "a.mp4"}\n{', "list.jsonl line 2 is not JSON"), (b"\xff\xfe", "list.jsonl is not UTF-8"),
 ])
 def test_lists_that_make_no_sense_are_named(tmp_path, content, named):

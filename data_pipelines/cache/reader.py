@@ -18,36 +18,40 @@ alone, so a shard is copied to TMPDIR when a window of it is first asked for (`f
 import copy
 import functools
 import hashlib
-import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.json_difference import first_difference
 from data_pipelines.robots.embodiments import name_in_files, renamed
 from data_pipelines.samples import ORIGIN, SampleMaker
-from data_pipelines.storage import files, shapes
+from data_pipelines.statistics import STATISTICS
+from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
+from world_model import kinds
 
 FORMAT = 2  # how the files are laid out
 CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes other ones of the same recordings
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
 _LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # of a Dimension
 TEXTS = "texts.array_record"
-_ABOUT = {"records": shapes.whole(), "bytes": shapes.whole(high=2**63), "sha256": shapes.text,
-          "bad": shapes.map_of(shapes.text)}
-_MANIFEST = shapes.fields({"identity": shapes.map_of(shapes.anything), "windows_per_shard": shapes.whole(1),
-                           "windows": shapes.map_of(shapes.whole())}, required=("identity", "windows_per_shard"))
-_SUCCESS = shapes.fields({
-    "files": shapes.map_of(shapes.fields(_ABOUT, required=("bytes", "sha256"))),
-    "shards": shapes.map_of(shapes.map_of(shapes.fields(_ABOUT, required=("records", "bytes", "sha256", "bad"))))},
-    required=("files", "shards"))
+ABOUT = kinds.fields({"records": kinds.whole(), "bytes": kinds.whole(high=2**63), "sha256": kinds.text},
+                     required=("bytes", "sha256"))  # of a file
+ABOUT_SHARD = kinds.fields({"records": kinds.whole(), "bytes": kinds.whole(high=2**63), "sha256": kinds.text,
+                            "bad": kinds.map_of(kinds.text)}, required=("records", "bytes", "sha256", "bad"))
+_DATASET = kinds.fields({"embodiment": kinds.text, "robot": kinds.text}, required=("embodiment", "robot"))
+_MANIFEST = kinds.fields({"identity": kinds.fields(
+    {"code": kinds.either(kinds.whole(), kinds.text), "datasets": kinds.map_of(_DATASET)}), "encoders": kinds.text,
+    "windows_per_shard": kinds.whole(1), "windows": kinds.map_of(kinds.whole())},
+    required=("identity", "windows_per_shard"))
+_SUCCESS = kinds.fields({"format": kinds.whole(), "files": kinds.map_of(ABOUT),
+                         "shards": kinds.map_of(kinds.map_of(ABOUT_SHARD))}, required=("files", "shards"))
+_INDEX = {"lengths": ("i", 1), "rates": ("f", 1), "kept": ("i", 2), "text": ("i", 1)}  # name -> kind of number, axes
 _ORDER = ("latents", "first_latents", "image_features", "frame_mask", "state", "actions", "action_mask")
 
 
@@ -69,8 +73,7 @@ def record_bytes(spec: dict[str, tuple]) -> int:
 
 def parse_manifest(data: bytes) -> dict:
     """manifest.json with a `comparable` identity."""
-    found = files.parse_json(data.decode("utf-8", "replace"), "manifest.json")
-    manifest = shapes.check(found, _MANIFEST, "manifest.json")
+    manifest = kinds.parse(data, _MANIFEST, "manifest.json")
     return manifest | {"identity": comparable(manifest["identity"])}
 
 
@@ -101,11 +104,11 @@ class LatentCache:
             raise CacheError(f"data.cache = {path}: {there}")
         try:
             self._read_manifest(identity)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error!r}") from error
+        except ValueError as error:
+            raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error}") from error
 
     def _read_manifest(self, identity: dict) -> None:
-        written = shapes.check(files.read_json(f"{self.path}/_SUCCESS"), _SUCCESS, "_SUCCESS")
+        written = files.read_json(f"{self.path}/_SUCCESS", _SUCCESS)
         if (found := written.get("format", 1)) != FORMAT:
             raise CacheError(f"data.cache = {self.path} has format {found}, this code reads {FORMAT}: make it again")
         self._files = {f"{self.path}/{name}": about for name, about in written["files"].items()} | {
@@ -132,7 +135,7 @@ class LatentCache:
 
     def statistics(self) -> dict[str, dict]:
         """The statistics that state and actions are normalised by, {dataset: statistics}."""
-        return json.loads(self._checked("statistics.json"))
+        return kinds.parse(self._checked("statistics.json"), STATISTICS, f"{self.path}/statistics.json")
 
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
         """The episodes of a dataset; `original` opens their recordings when somebody asks for one."""
@@ -149,7 +152,8 @@ class LatentCache:
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise BadEpisode(f"{file} record {window % self._per_shard}: cannot be read: {error}") from error
         if not data:
-            raise BadEpisode(f"{self._files[file]['bad'].get(str(window), 'no sample')} (found when {file} was made)")
+            reason = self._files[file].get("bad", {}).get(str(window), "no sample")
+            raise BadEpisode(f"{reason} (found when {file} was made)")
         if len(data) != record_bytes(self.spec):
             raise BadEpisode(f"{file} record {window % self._per_shard}: {len(data)} bytes, expected "
                              f"{record_bytes(self.spec)}")
@@ -178,9 +182,15 @@ class LatentCache:
     def _shard(self, dataset: str, shard: int) -> str:
         return shard_file(self.path, dataset, shard, ".array_record")
 
+    def _about(self, file: str) -> dict:
+        """What was written down of a file. Raises CacheError where nothing was."""
+        if file not in self._files:
+            raise CacheError(f"{self.path}/_SUCCESS does not list {file}")
+        return self._files[file]
+
     def _checked(self, name: str) -> bytes:
         """The content of a small file. Raises CacheError where it is not the one that was written."""
-        data, expected = files.read_bytes(f"{self.path}/{name}"), self._files[f"{self.path}/{name}"]["sha256"]
+        data, expected = files.read_bytes(f"{self.path}/{name}"), self._about(f"{self.path}/{name}")["sha256"]
         if (found := hashlib.sha256(data).hexdigest()) != expected:
             raise CacheError(f"{self.path}/{name} has hash {found[:16]}, {expected[:16]} was written")
         return data
@@ -196,7 +206,7 @@ class LatentCache:
     def _record(self, file: str, number: int) -> bytes:
         """The content of a record, whose checksum is tested. Raises what array_record does, and BadEpisode where the
         file was replaced."""
-        local = files.local_copy(file, self._files[file]["sha256"][:16])
+        local = files.local_copy(file, self._about(file)["sha256"][:16])
         known = (*checked_identity(file), local)  # another version of the file has another copy
         reader = self._readers.get(known) or self._readers.put(
             known, ArrayRecordReader(local, options="readahead_buffer_size:0"))
@@ -214,7 +224,11 @@ class LatentCache:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
-        return safetensors.numpy.load(self._checked(index_name(dataset)))
+        file = f"{self.path}/{index_name(dataset)}"
+        try:
+            return _checked_index(files.tensors_of(self._checked(index_name(dataset)), file), file)
+        except ValueError as error:
+            raise CacheError(f"{error}") from error
 
 
 class CachedSource:
@@ -277,6 +291,17 @@ def _prompt_of(index: dict[str, np.ndarray], episode: int, start: int) -> int:
     return int(later[row - 1, 2] if row > begin else index["text"][episode])
 
 
+def _checked_index(index: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
+    """Returns the index. Raises ValueError where an array is missing, of another kind, or holds what cannot be."""
+    for name, (kind, axes) in _INDEX.items():
+        if name not in index or index[name].dtype.kind != kind or index[name].ndim != axes:
+            found = f"{index[name].dtype} {index[name].shape}" if name in index else "none"
+            raise ValueError(f"{file}: {name}: expected numbers of kind {kind!r} on {axes} axes, found {found}")
+    if not (index["lengths"] >= 0).all() or not np.isfinite(index["rates"]).all() or not (index["rates"] > 0).all():
+        raise ValueError(f"{file}: lengths below 0, or rates that are not above 0")
+    return index
+
+
 def shard_file(path: str, dataset: str, shard: int, suffix: str) -> str:
     """The path of a shard's file: PATH/NAME/shard-00003SUFFIX."""
     return f"{path}/{dataset}/shard-{shard:05d}{suffix}"
@@ -291,7 +316,8 @@ def load_encoders(path: str, parts: Iterable[str]) -> dict:
     """Reads the encoders' arrays of a cache, {part: {name: array}}, as a checkpoint keeps them. parts: of the run's
     encoders; one without arrays is not in the file."""
     found: dict[str, dict] = {part: {} for part in parts}
-    for name, value in safetensors.numpy.load(files.read_bytes(f"{path}/encoders.safetensors")).items():
+    file = f"{path}/encoders.safetensors"
+    for name, value in files.tensors_of(files.read_bytes(file), file).items():
         part, _, rest = name.partition(".")
         found.setdefault(part, {})[rest] = value
     return found

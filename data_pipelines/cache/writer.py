@@ -9,6 +9,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from ml_dtypes import bfloat16
 
 from data_pipelines.cache.reader import (
+    ABOUT,
+    ABOUT_SHARD,
     FORMAT,
     TEXTS,
     CacheError,
@@ -88,8 +90,8 @@ class CacheWriter:
         files.write_json(self._at("_SUCCESS"), {
             "format": FORMAT,
             "files": {name: _about(files.read_bytes(self._at(name))) for name in names}
-            | ({TEXTS: files.read_json(self._at("texts.json"))} if self._with_texts else {}),
-            "shards": {name: {str(i): files.read_json(shard_file(self.path, name, i, ".json"))
+            | ({TEXTS: files.read_json(self._at("texts.json"), ABOUT)} if self._with_texts else {}),
+            "shards": {name: {str(i): files.read_json(shard_file(self.path, name, i, ".json"), ABOUT_SHARD)
                               for i in range(-(-count // self._per_shard))} for name, count in windows.items()}})
         return True
 

@@ -6,7 +6,6 @@ another name stands in renamed.json under its old one, so that files written bef
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,8 +17,11 @@ from data_pipelines.robots.dimensions import OPENING, limited, numbered, targets
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, VIPERX, YAM
 from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
+from world_model import kinds
 
 EMBODIMENTS: dict[str, Embodiment] = {}
+_SAVED = kinds.fields({"views": kinds.list_of(kinds.text), "state": kinds.list_of(kinds.anything),
+                       "action": kinds.list_of(kinds.anything)}, required=("views", "state", "action"))
 
 
 def register(embodiment: Embodiment) -> Embodiment:
@@ -48,7 +50,7 @@ def get_embodiment(name: str) -> Embodiment:
 @functools.cache
 def renamed() -> dict[str, str]:
     """{old name: new name} of the robots that were called otherwise once."""
-    return json.loads(Path(__file__).with_name("renamed.json").read_text("utf-8"))
+    return kinds.read(Path(__file__).with_name("renamed.json"), kinds.map_of(kinds.text))
 
 
 def name_in_files(name: str) -> str:
@@ -185,7 +187,7 @@ def registered_elsewhere(names: Iterable[str]) -> dict[str, dict]:
 
 
 def _as_json(robot: Embodiment) -> dict:
-    return json.loads(json.dumps(dataclasses.asdict(robot)))
+    return kinds.plain(dataclasses.asdict(robot))
 
 
 def _by_name(fields: dict) -> dict:
@@ -197,11 +199,11 @@ def register_saved(robots: dict[str, dict]) -> None:
     """Registers robots of `registered_elsewhere`; one of that name that is registered is kept, and a difference said.
     Raises ValueError where one is not to be read."""
     for name, fields in robots.items():
-        try:
-            dims = {part: tuple(Dimension(**dim) for dim in fields[part]) for part in ("state", "action")}
-            robot = Embodiment(**fields | {"views": tuple(fields["views"])} | dims)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"robot {name!r} was saved by another version of this code: {error}") from error
+        where = f"saved robot {name!r}"
+        kinds.check(fields, _SAVED, where)
+        dims = {part: tuple(kinds.make(Dimension, dim, f"{where}: {part}") for dim in fields[part])
+                for part in ("state", "action")}
+        robot = kinds.make(Embodiment, fields, where, views=tuple(fields["views"]), **dims)
         if name not in EMBODIMENTS:
             register(robot)
         elif EMBODIMENTS[name] != robot:

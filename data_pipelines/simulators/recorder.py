@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from world_model import kinds
+
 RECIPE = "recipe.json"
 # A key frame every ten frames, so that a window is a short seek away. Constant quantiser: the look-ahead of constant
 # quality (mbtree) makes another file of the same frames now and then.
@@ -40,7 +42,7 @@ def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[
 
     A recording of another recipe is replaced. Raises FileExistsError where `out` holds anything else.
     """
-    if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) == recipe:
+    if (out / RECIPE).is_file() and kinds.read(out / RECIPE, kinds.anything) == recipe:
         return False
     if foreign := sorted({p.name for p in out.glob("*")} - {*parts, RECIPE}):
         raise FileExistsError(f"{out} holds {foreign[0]!r}, which is no such recording: choose another directory")

@@ -4,11 +4,12 @@ TFDS could decode steps too, but one by one; reading whole columns is 20 times f
 not know lists of a fixed length, and reads every field.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from world_model import kinds
 
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, today's and former ones
 
@@ -20,7 +21,7 @@ def check_classes(features: str, where: str) -> None:
 
     known = {name for name in tfds.features.FeatureConnector._registered_features
              if name.startswith("tensorflow_datasets.core.features.")}
-    for name in _named(json.loads(features)):
+    for name in _named(kinds.parse(features, kinds.anything, where)):
         if name not in known:
             raise ValueError(f"{where} names the class {name!r}, which is none of the features of tensorflow_datasets: "
                              f"what is not its own is never imported")

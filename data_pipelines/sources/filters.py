@@ -18,6 +18,11 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.storage import files
+from world_model import kinds
+
+_STEP = kinds.whole(-2**31)
+_KEPT = kinds.map_of(kinds.list_of(kinds.row(_STEP, _STEP)))
+_LEFT_OUT = kinds.fields({"step_indices": kinds.list_of(_STEP)}, required=("episode_index", "step_indices"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Keep:
         if self.excludes:
             ranges = self._remaining(name, length)
         else:
-            ranges = sorted((int(first), int(end)) for first, end in self.named.get(name, ()))
+            ranges = sorted((first, end) for first, end in self.named.get(name, ()))
         if length == 1:  # an unreadable recording counts as one step, to be drawn and reported
             return [(0, 1)] if ranges else []
         for (first, end), before in zip(ranges, [0, *(end for _, end in ranges)]):
@@ -107,13 +112,7 @@ class Keep:
 
 def read_keep(file: str) -> Keep:
     """Reads a keep file. Raises OSError where there is none, ValueError where it makes no sense."""
-    excludes = file.endswith(".jsonl")
-    found = files.read_json_lines(file) if excludes else files.read_json(file)
-    try:
-        if excludes:
-            return Keep(file, {str(line["episode_index"]): [int(step) for step in line["step_indices"]]
-                               for line in found}, True)
-        return Keep(file, {name: [(int(first), int(end)) for first, end in ranges] for name, ranges in found.items()},
-                    False)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file} is no keep file (data_pipelines/sources/filters.py): {error!r}") from error
+    if file.endswith(".jsonl"):
+        return Keep(file, {str(line["episode_index"]): line["step_indices"]
+                           for line in files.read_json_lines(file, _LEFT_OUT)}, True)
+    return Keep(file, files.read_json(file, _KEPT), False)

@@ -19,10 +19,10 @@ from data_pipelines.sources.filters import EVERYTHING, Filters
 from data_pipelines.sources.lerobot_meta import Field, Meta
 from data_pipelines.sources.lerobot_rows import read_rows, runs_of
 from data_pipelines.sources.texts import any_said, text, texts_of
-from data_pipelines.storage import shapes
 from data_pipelines.storage.lru import Lru, reset_identities
 from data_pipelines.video import pictures
 from data_pipelines.video import reading as video
+from world_model import kinds
 
 _looked_at = Lru(2**16)  # places in videos whose times were held against their counts, and files where they differ
 
@@ -75,7 +75,7 @@ class LeRobotSource:
         """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action", as many of them as meta/stats.json has
         (lerobot's and GEAR's). Raises ValueError where one is no list of numbers."""
         fields, found = {"state": self._state, "action": self._action}[part], {}
-        told = [shapes.check(self._meta.stats.get(field.column) or {}, shapes.fields({}),
+        told = [kinds.check(self._meta.stats.get(field.column) or {}, kinds.fields({}),
                              f"{self._meta.path}/meta/stats.json: {field.column}") for field in fields]
         for name in ("mean", "std", "min", "max"):
             if not fields or any(each.get(name) is None for each in told):

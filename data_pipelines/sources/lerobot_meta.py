@@ -18,22 +18,23 @@ import pyarrow.compute as pc
 from data_pipelines.episode import BadEpisode
 from data_pipelines.sources.alignment import ROUNDED_RATE, Count, VideoSpan, count_frames
 from data_pipelines.sources.filters import matches
-from data_pipelines.storage import files, shapes
+from data_pipelines.storage import files
 from data_pipelines.storage.tables import read_parquet
+from world_model import kinds
 
 _FILE = ("chunk_index", "file_index")
 _SPAN = ("from_timestamp", "to_timestamp")
 _FORM = re.compile(r"0?\d{0,2}d?")  # how a pattern may write a number
-_INFO = shapes.fields({"fps": shapes.number(1e-3, 1e6), "chunks_size": shapes.whole(1), "data_path": shapes.text,
-                       "video_path": shapes.optional(shapes.text),
-                       "features": shapes.map_of(shapes.fields({"dtype": shapes.text})),
-                       "discarded_episode_indices": shapes.list_of(shapes.whole())})
-_SLICE = shapes.optional(shapes.fields({"start": shapes.whole(), "end": shapes.optional(shapes.whole()),
-                                        "original_key": shapes.optional(shapes.text)}))
-_MODALITY = shapes.fields(dict.fromkeys(("state", "action", "annotation", "video"), shapes.map_of(_SLICE)))
-_EPISODE = shapes.fields({"episode_index": shapes.number(0), "length": shapes.optional(shapes.number(0)),
-                          "tasks": shapes.optional(shapes.list_of(shapes.text))}, required=("episode_index", "length"))
-_TASK = shapes.fields({"task_index": shapes.whole(), "task": shapes.optional(shapes.text)},
+_INFO = kinds.fields({"fps": kinds.number(1e-3, 1e6), "chunks_size": kinds.whole(1), "data_path": kinds.text,
+                       "video_path": kinds.optional(kinds.text),
+                       "features": kinds.map_of(kinds.fields({"dtype": kinds.text})),
+                       "discarded_episode_indices": kinds.list_of(kinds.whole())})
+_SLICE = kinds.optional(kinds.fields({"start": kinds.whole(), "end": kinds.optional(kinds.whole()),
+                                        "original_key": kinds.optional(kinds.text)}))
+_MODALITY = kinds.fields(dict.fromkeys(("state", "action", "annotation", "video"), kinds.map_of(_SLICE)))
+_EPISODE = kinds.fields({"episode_index": kinds.number(0, 2**31), "length": kinds.optional(kinds.number(0, 2**31)),
+                          "tasks": kinds.optional(kinds.list_of(kinds.text))}, required=("episode_index", "length"))
+_TASK = kinds.fields({"task_index": kinds.whole(), "task": kinds.optional(kinds.text)},
                       required=("task_index", "task"))
 _VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
@@ -64,7 +65,7 @@ class Meta:
         self.rate = float(self._value("fps"))
         self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
         # {column: {"mean": [...], ...}}
-        self.stats = self._json("stats.json", shapes.fields({})) if self._exists("stats.json") else {}
+        self.stats = self._json("stats.json", kinds.fields({})) if self._exists("stats.json") else {}
         self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
         self._recorded = self._read_episodes(where)  # with the discarded ones
         self._episodes = self._present(self._recorded)
@@ -227,7 +228,7 @@ class Meta:
             if len(texts) == len(table.column_names) or not texts:
                 raise ValueError(f"{file}: expected task_index and a text, found the columns {table.column_names}")
             rows = table.select(["task_index", texts[0]]).rename_columns(["task_index", "task"]).to_pylist()
-            shapes.check(rows, shapes.list_of(_TASK), f"{file} row ")
+            kinds.check(rows, kinds.list_of(_TASK), f"{file} row ")
         else:
             rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
         return {row["task_index"]: row["task"] or "" for row in rows}
@@ -235,17 +236,16 @@ class Meta:
     def _exists(self, name: str) -> bool:
         return files.exists(f"{self.path}/meta/{name}")
 
-    def _json(self, name: str, rule: shapes.Rule) -> dict:
-        return shapes.check(self._read(files.read_json, name), rule, f"{self.path}/meta/{name}")
+    def _json(self, name: str, rule: kinds.Rule) -> dict:
+        return self._read(files.read_json, name, rule)
 
-    def _json_lines(self, name: str, rule: shapes.Rule) -> list[dict]:
-        rows = self._read(files.read_json_lines, name)
-        return shapes.check(rows, shapes.list_of(rule), f"{self.path}/meta/{name} row ")
+    def _json_lines(self, name: str, rule: kinds.Rule) -> list[dict]:
+        return self._read(files.read_json_lines, name, rule)
 
-    def _read(self, read: Callable, name: str):
+    def _read(self, read: Callable, name: str, rule: kinds.Rule):
         file = f"{self.path}/meta/{name}"
         try:
-            return read(file)
+            return read(file, rule)
         except FileNotFoundError:
             raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from data_pipelines.episode import BadEpisode
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, checked_identity, identity
-from data_pipelines.storage.tables import check_rows
+from data_pipelines.storage.tables import open_parquet, read_groups
 
 _footers = Lru(4096)  # by file
 _episodes = Lru(1024)  # which rows belong to which episode, by file
@@ -31,7 +31,6 @@ def read_rows(file: str, columns: tuple[str, ...], first: int = 0, count: int | 
         for group in range(footer.num_row_groups):
             end = begin + footer.row_group(group).num_rows
             if begin < first + count and end > first:
-                check_rows(end - begin, file)
                 key = (known, group, columns)
                 rows = _groups.get(key)
                 if rows is None:
@@ -67,15 +66,14 @@ class _Table:
     @functools.cached_property
     def _opened(self) -> pq.ParquetFile:
         source = files.opened(self._file) if files.is_remote(self._file) else self._file
-        return pq.ParquetFile(source, metadata=_footers.get(self._known), pre_buffer=False,
-                              page_checksum_verification=True)
+        return open_parquet(source, _footers.get(self._known))
 
     @property
     def footer(self) -> pq.FileMetaData:
         return _footers.get(self._known) or _footers.put(self._known, self._opened.metadata)
 
     def read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        rows = self._opened.read_row_group(group, list(columns), use_threads=False)
+        rows = read_groups(self._opened, [group], list(columns), self._file)
         if missing := set(columns) - set(rows.column_names):
             raise KeyError(f"it has no column {sorted(missing)[0]!r}")
         return rows

@@ -22,12 +22,13 @@ from data_pipelines.sources.filters import EVERYTHING, Filters, matches
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
 from data_pipelines.sources.texts import any_said, text, texts_of
-from data_pipelines.storage import files, shapes
+from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
+from world_model import kinds
 
 _STEPS = "steps/"  # before the names of a step's fields
-_KEPT = shapes.fields({"episodes": shapes.map_of(shapes.list_of(shapes.anything))})  # of the file of lengths
+_KEPT = kinds.fields({"episodes": kinds.map_of(kinds.list_of(kinds.anything))})  # of the file of lengths
 _LOST = 2**20  # records of a shard that may be missing from it, each to be reported
 
 
@@ -173,7 +174,7 @@ class RldsSource:
             file, info = f"{self.path}/lengths-{self.split}.json", self._opened[2]
             key = {"shard_lengths": list(info.shard_lengths), "num_bytes": info.num_bytes,
                    "instruction": self.instruction}
-            kept = shapes.check(files.read_json(file), _KEPT, file) if files.exists(file) else {}
+            kept = files.read_json(file, _KEPT) if files.exists(file) else {}
             known = kept.get("episodes", {}) if {name: kept.get(name) for name in key} == key else {}
             if not {"length", *fields} <= known.keys() or {len(column) for column in known.values()} != {len(self)}:
                 wanted = sorted({*fields, *known} - {"length", "instruction"})  # the last is of former versions

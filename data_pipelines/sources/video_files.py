@@ -14,10 +14,12 @@ from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.storage.tables import read_parquet
 from data_pipelines.video import reading as video
+from world_model import kinds
 
 _SUFFIXES = (".mp4", ".webm", ".mkv")  # in small letters or capitals
 _OTHER_VIDEOS = (".mov", ".m4v", ".avi", ".ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")  # left out, and said
 _LISTS = (".jsonl", ".parquet")
+_ROW = kinds.fields({"file": kinds.text, "caption": kinds.optional(kinds.text)}, required=("file",))
 
 
 class VideoFilesSource:
@@ -100,12 +102,11 @@ def read_list(file: str) -> dict[str, str]:
     if file.endswith(".parquet"):
         rows = read_parquet(file, lambda names: [name for name in names if name in ("file", "caption")]).to_pylist()
     else:
-        rows = files.read_json_lines(file)
+        rows = files.read_json_lines(file, kinds.anything)
     found = {}
     for number, row in enumerate(rows, 1):
-        name, caption = (row.get(key) if isinstance(row, dict) else None for key in ("file", "caption"))
-        if not isinstance(name, str) or not isinstance(caption or "", str):
-            raise ValueError(f"{file} row {number}: expected texts \"file\" and \"caption\", found {str(row)[:80]}")
+        kinds.check(row, _ROW, f"{file} row {number}")
+        name, caption = row["file"], row.get("caption")
         place = PurePosixPath(name.replace("\\", "/"))
         if place.is_absolute() or ".." in place.parts or "://" in name:
             raise ValueError(f"{file} row {number}: {name!r} leads out of the folder")

@@ -16,7 +16,9 @@ from typing import IO
 import fsspec
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save_file
+
+from world_model import kinds
 
 
 def is_remote(file: str) -> bool:
@@ -82,23 +84,15 @@ def read_text(file: str) -> str:
         raise ValueError(f"{file} is not UTF-8: {error}") from error
 
 
-def read_json(file: str):
-    """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it is not JSON."""
-    return parse_json(read_text(file), file)
+def read_json(file: str, rule: kinds.Rule):
+    """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it is no JSON or breaks the
+    rule."""
+    return kinds.parse(read_text(file), rule, file)
 
 
-def read_json_lines(file: str) -> list:
+def read_json_lines(file: str, rule: kinds.Rule) -> list:
     """The values of a file with one on every line that is not empty; raises as `read_json`, naming the line."""
-    lines = enumerate(read_text(file).split("\n"), 1)  # other ends of a line may stand inside a text
-    return [parse_json(line, f"{file} line {number}") for number, line in lines if line.strip()]
-
-
-def parse_json(text: str, where: str):
-    """The value that a JSON text stands for. Raises ValueError, which names `where`, if it stands for none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    return kinds.lines(read_text(file), rule, file)
 
 
 @contextlib.contextmanager
@@ -140,6 +134,14 @@ def write_tensors(file: str, arrays: dict[str, np.ndarray], metadata: dict[str, 
             save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path, metadata)
         except SafetensorError as error:
             raise OSError(f"{file} cannot be written: {error}") from error
+
+
+def tensors_of(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """The arrays in the content of a safetensors file. Raises ValueError, which names `where`, if it is none."""
+    try:
+        return load(data)
+    except (SafetensorError, KeyError) as error:  # the latter: of a type that numpy does not have
+        raise ValueError(f"{where} cannot be read: {error!r}") from error
 
 
 def write_json(file: str, value) -> None:

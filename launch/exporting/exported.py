@@ -9,7 +9,6 @@ are not copied: they are read from the config's paths and held to their hashes.
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -17,14 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.statistics import STATISTICS
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored, readable
+from world_model import kinds
 from world_model.families.base.policy import Policy
+from world_model.training import checkpoint
 from world_model.training.state import flatten
 from world_model.weights import safetensors_io
-from world_model.weights.safetensors_io import Weights, WeightsError
+from world_model.weights.safetensors_io import Weights
+from world_model.weights.tensor_files import WeightsError, read_json
 
 FOLDER, STEM = "encoders", "kept"
+_NO_EXPORT = "give a directory of launch.export, or a training run with --checkpoint"
+_PROVENANCE = kinds.fields({
+    "family": kinds.text, "step": kinds.whole(), "config": kinds.MAP, "base": checkpoint.BASE},
+    required=("family", "step", "config"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +85,10 @@ def read_encoders(directory: Path) -> dict:
 def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     """Raises WeightsError where something is missing; weights are read when a policy is made."""
     directory = Path(directory)
-    provenance, statistics = (_read(directory / name) for name in ("provenance.json", "statistics.json"))
+    provenance, statistics = read_provenance(directory), read_statistics(directory)
     if not (directory / FOLDER).is_dir():
         raise WeightsError(f"{directory / FOLDER}: missing, as in exports of earlier versions; export the run again")
-    config = readable(provenance["config"])
+    config = readable(provenance["config"], f"{directory}/provenance.json: config")
     if tokenizer := config.encoders.get("tokenizer"):
         config.encoders.tokenizer = str(directory / FOLDER / Path(tokenizer).name)
     experiment = Experiment(config)
@@ -91,7 +98,11 @@ def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     return Exported(experiment, provenance["step"], statistics, frozen, directory, device)
 
 
-def _read(path: Path) -> dict:
-    if not path.exists():
-        raise WeightsError(f"{path}: missing; give a directory of launch.export, or a training run with --checkpoint")
-    return json.loads(path.read_text())
+def read_provenance(directory: Path) -> dict:
+    """What an export says that it is. Raises WeightsError where it does not."""
+    return read_json(directory / "provenance.json", _PROVENANCE, _NO_EXPORT)
+
+
+def read_statistics(directory: Path) -> dict:
+    """The normalisation that an export was trained with. Raises WeightsError where it does not say."""
+    return read_json(directory / "statistics.json", STATISTICS, _NO_EXPORT)

@@ -1,11 +1,11 @@
 """An export in somebody's checkout of the original project: does it load whole, and compute and answer the same?"""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+from launch.exporting import exported
 from launch.serving.engine import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import readable
@@ -21,9 +21,8 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
 
     Raises MissingPart where the family has no original here, ValueError where the original refuses.
     """
-    provenance, statistics = (json.loads((Path(directory) / name).read_text())
-                              for name in ("provenance.json", "statistics.json"))
-    experiment = Experiment(readable(provenance["config"]))
+    provenance, statistics = exported.read_provenance(Path(directory)), exported.read_statistics(Path(directory))
+    experiment = Experiment(readable(provenance["config"], f"{directory}/provenance.json: config"))
     run = experiment.family.part("original", "launch.export --check=original")
     robot = choose_robot(SimpleNamespace(statistics=statistics, experiment=experiment), None, None)
     trial = run(Path(directory), Path(checkout), python, robot)

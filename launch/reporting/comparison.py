@@ -4,7 +4,6 @@ Intervals of means are Student's t; intervals of differences from the base are W
 """
 
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,8 @@ import numpy as np
 from scipy import stats
 
 from launch.reporting.figures import BASELINE, MODEL, figure
+from world_model import kinds
+from world_model.training.metrics import read_records
 
 
 class Measurement(NamedTuple):
@@ -23,6 +24,7 @@ class Measurement(NamedTuple):
     module: str
     options: list[str]
     metrics: dict[str, Callable[[dict], float | None]]  # column -> function that reads its number from the file's JSON
+    rule: kinds.Rule  # of the file's JSON, as far as it is read
     each: Mapping[str, Callable[[dict], list]] = MappingProxyType({})  # column -> its numbers by starting state
 
     def command(self, workdir: Path) -> list[str]:
@@ -30,10 +32,20 @@ class Measurement(NamedTuple):
         return [self.module, f"--workdir={workdir}", f"--out={(workdir / self.file).parent}", *self.options]
 
 
+_SCORE = kinds.optional(kinds.number())
+EVALUATION = kinds.fields({  # evaluation.json
+    "step": kinds.whole(), "windows": kinds.whole(), "video": kinds.MAP,
+    "action": kinds.fields({"error_ratio": _SCORE, "repeat_last_ratio": _SCORE}, required=("error_ratio",))},
+    required=("action",))
+_SOLVED = kinds.fields({"success_rate": kinds.number(0, 1)}, required=("success_rate",))
+_CLOSED_LOOP = kinds.fields({"policies": kinds.fields({"model": _SOLVED}, ("model",))}, required=("policies",))
+_SPEED = kinds.fields({"samples_per_second": kinds.number(1e-9)}, required=("samples_per_second",))
+_BATCH = kinds.fields({"train": kinds.fields({"global_batch_size": kinds.whole(1)}, ("global_batch_size",))},
+                      required=("train",))
 # The video metric is the gain over a copy of the first frame; the action error is relative to predicting the mean.
 OPEN_LOOP = Measurement("evaluation.json", "launch.evaluate", [], {
     "video gain, dB": lambda e: _gain(e.get("video", {})),
-    "action error ratio": lambda e: e["action"]["error_ratio"]})
+    "action error ratio": lambda e: e["action"]["error_ratio"]}, EVALUATION)
 
 
 def _gain(video: dict) -> float | None:
@@ -45,7 +57,7 @@ def _gain(video: dict) -> float | None:
 def rollout(name: str, options: list[str]) -> Measurement:
     """Makes the measurement of the model's share of solved episodes."""
     return Measurement(f"closed_loop_{name}/closed_loop.json", "launch.rollout", options,
-                       {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]},
+                       {f"solved, {name}": lambda r: r["policies"]["model"]["success_rate"]}, _CLOSED_LOOP,
                        {f"solved, {name}": lambda r: [e["solved"] for e in r["policies"]["model"]["each"]]})
 
 
@@ -62,7 +74,7 @@ def results(checked: dict[str, dict], measured: dict[str, list[Measurement]], fi
         row = {"variant": name, "seeds": len(runs), "failed": failed.get(name, []), **facts,
                "seconds": sum(map(_seconds, runs)), **metrics}
         for m in measured[name]:
-            found = [json.loads((path / m.file).read_text()) for path in runs]
+            found = [kinds.read(path / m.file, m.rule) for path in runs]
             row |= {metric: interval([value for each in found if (value := read(each)) is not None])
                     for metric, read in m.metrics.items()}
         rows.append(row)
@@ -121,8 +133,9 @@ def _text(found: dict | None, sign: str = "") -> str:
 
 def _seconds(workdir: Path) -> float:
     """Sums the seconds of training, by its own log."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    config = json.loads((workdir / "config.json").read_text())
+    file = workdir / "metrics.jsonl"
+    records = kinds.check(read_records(file), kinds.list_of(_SPEED), f"{file} record ")
+    config = kinds.read(workdir / "config.json", _BATCH)
     steps = [after["step"] - before["step"] for before, after in itertools.pairwise([{"step": 0}, *records])]
     return sum(n * config["train"]["global_batch_size"] / r["samples_per_second"]
                for n, r in zip(steps, records, strict=True))

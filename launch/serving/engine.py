@@ -200,17 +200,18 @@ class Engine:
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
         """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""
-        actions = np.stack([self._nothing] * len(rows))
+        actions = np.stack([self._predicted(request.in_flight, request.state) for request in rows])
         known = np.zeros_like(actions, bool)
         for row, request in enumerate(rows):
-            count = len(request.in_flight)
-            actions[row, :count] = self._predicted(request.in_flight, request.state)
-            known[row, :count] = self._channels
+            known[row, :len(request.in_flight)] = self._channels
         return actions, known
 
     def _predicted(self, commands: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Commands [k, action dims] as the model would have predicted them in that state, [k, action_dim]."""
-        return self.robot.predicted(commands, state, len(self._channels))
+        """Commands [k, action dims] as the model would have predicted them in that state, [actions_per_block,
+        action_dim]: zeros after the last, as training has them past a robot's horizon."""
+        found = self._nothing.copy()
+        found[:len(commands)] = self.robot.predicted(commands, state, len(self._channels))
+        return found
 
     def _pictures(self, rows: list[Request]):
         looks = [self.model.experiment.inputs.look(self.robot, r.views) for r in rows]

@@ -1,12 +1,12 @@
 """What a latent cache depends on, from an experiment: the same for who writes it and who trains from it."""
 
 import hashlib
-import json
 
 from data_pipelines.cache.reader import CONTENTS, CacheError, LatentCache, arrays_hash
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.storage import files
 from launch.setup import mixture
+from world_model import kinds
 
 _ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
 
@@ -26,7 +26,7 @@ def identity(experiment) -> dict:
         name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile") if name in config.encoders}
     found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
              "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": CONTENTS}
-    return json.loads(json.dumps(found))  # tuples become lists, as the manifest holds them
+    return kinds.plain(found)  # tuples become lists, as the manifest holds them
 
 
 def open_cache(experiment) -> LatentCache | None:
@@ -38,8 +38,8 @@ def open_cache(experiment) -> LatentCache | None:
 def check_encoders(experiment, kept: dict) -> None:
     """Raises CacheError where the run's encoders, perhaps a checkpoint's, are not those of data.cache."""
     cache = open_cache(experiment)
-    if cache and (found := encoders_hash(kept)) != cache.manifest["encoders"]:
-        raise CacheError(f"data.cache = {cache.path} holds latents of encoders {cache.manifest['encoders']}, "
+    if cache and (found := encoders_hash(kept)) != cache.manifest.get("encoders"):
+        raise CacheError(f"data.cache = {cache.path} holds latents of encoders {cache.manifest.get('encoders')}, "
                          f"this run's have hash {found}: a checkpoint of other encoders cannot go on from this cache")
 
 

@@ -10,6 +10,7 @@ from data_pipelines.robots import embodiments
 from data_pipelines.statistics import save_statistics
 from data_pipelines.storage import files
 from launch.setup import mixture
+from world_model import kinds
 from world_model.training.state import flatten
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
@@ -31,7 +32,7 @@ def as_json(config) -> dict:
     """The config as plain JSON values, with the robots that it, or its file, has registered: `from_json` knows them."""
     used = {entry.embodiment for entry in mixture.entries(config.data.datasets).values()}
     own = embodiments.registered_elsewhere(used)
-    return json.loads(config.to_json()) | ({"robots": own} if own else {})
+    return kinds.parse(config.to_json(), kinds.anything, "config") | ({"robots": own} if own else {})
 
 
 def from_json(saved: dict) -> dict:

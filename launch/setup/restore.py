@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import jax
@@ -10,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.base import get_config
 from launch.setup import fit
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
+from world_model import kinds
 from world_model.families import FamilyError, get_family
 from world_model.families.base.policy import Policy
 from world_model.training import checkpoint
+
+_MAP = kinds.MAP
+_OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family",)),
+                             "robots": kinds.map_of(_MAP)}, required=("model", "evaluate", "train"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     meta = checkpoint.read_json(directory, step, "meta")
     kept = checkpoint.read_frozen(directory, step)
     try:
-        experiment = Experiment(readable(meta["config"]))
+        experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
         frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
         _ = experiment.model, experiment.inputs
     except FamilyError as error:
@@ -80,17 +85,19 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
                     "average" if any(name.startswith("ema.") for name in arrays) else "raw")
 
 
-def readable(saved: dict) -> ConfigDict:
+def readable(saved: dict, where: str) -> ConfigDict:
     """A saved config as this code and machine run it: the sampler's keys that are newer than it at their defaults, the
     attention kernel one that runs here (weights do not depend on it), products plain (rounding is for the speed of
     training).
 
-    Raises FamilyError where the model's family is not installed, ValueError where a robot of the config's own is not to
-    be read.
+    where: it was saved. Raises FamilyError where the model's family is not installed, ValueError, which names `where`,
+    if it is no config, or a robot of its own is not to be read.
     """
-    saved = json.loads(json.dumps(from_json(saved)))
-    defaults = get_family(saved["model"]["family"]).config.get("evaluate", {})
-    saved["evaluate"] = {**defaults, **saved["evaluate"]}
+    kinds.check(saved, _OF_A_FAMILY, where)
+    family = saved["model"]["family"]
+    kinds.check(saved, kinds.like(get_config(family).to_dict()), where)
+    saved = kinds.plain(from_json(saved))
+    saved["evaluate"] = {**get_family(family).config.get("evaluate", {}), **saved["evaluate"]}
     config = ConfigDict(saved)
     config.train.matmul = "plain"
     if not fit.runs_on(config.model.attention, jax.default_backend()):

@@ -18,6 +18,8 @@ from jax._src.lax.parallel import reduce_scatter_p
 from jax.experimental import multihost_utils
 from jax.interpreters import mlir
 
+from world_model import kinds
+
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLOCK_SECONDS = 300  # how far two hosts' clocks may be apart
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -117,8 +119,8 @@ def _exchange(name: str, mine: dict, timeout_seconds: int) -> list[dict]:
     """Collects what every host says, by host. Raises HostError where one says nothing in time."""
     client = distributed.global_state.client
     client.key_value_set(f"wamax/{name}/{jax.process_index()}", json.dumps(mine))
-    return [json.loads(_wait_for(client, f"wamax/{name}/{i}", timeout_seconds * 1000, i))
-            for i in range(jax.process_count())]
+    return [kinds.parse(_wait_for(client, f"wamax/{name}/{i}", timeout_seconds * 1000, i),
+                        kinds.MAP, f"what host {i} says") for i in range(jax.process_count())]
 
 
 def _check_equal(everyone: list[dict], advice: str) -> None:

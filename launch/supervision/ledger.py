@@ -9,7 +9,12 @@ import json
 import time
 from pathlib import Path
 
+from world_model import kinds
+
 PHASES = ("startup", "compile", "steps", "data_wait", "checkpoint")
+_SECONDS = kinds.fields(dict.fromkeys(PHASES, kinds.number()), required=PHASES)
+_LINE = kinds.fields({"attempt": kinds.number(), "time": kinds.number(), "step": kinds.whole(), "seconds": _SECONDS},
+                     required=("attempt", "time", "step", "seconds"))
 
 
 class Ledger:
@@ -60,9 +65,10 @@ def read_attempts(path: Path) -> list[list[dict]]:
     attempts: dict[float, list[dict]] = {}
     for text in path.read_text().splitlines():
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = kinds.parse(text, kinds.anything, str(path))
+        except ValueError:
             continue
+        kinds.check(line, _LINE, f"{path}: a line")
         attempts.setdefault(line["attempt"], []).append(line)
     return list(attempts.values())
 

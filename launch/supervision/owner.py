@@ -18,9 +18,14 @@ from pathlib import Path
 
 import jax
 
+from world_model import kinds
+
 BEAT_SECONDS = 20.0
 DEAD_AFTER = 100.0  # seconds without a beat; mounted buckets may show a file as it was a minute ago
 KERNEL = Path("/proc/sys/kernel/random/boot_id")  # the same for all containers of a running machine
+
+
+_OWNER = kinds.fields({}, required=("host", "pid", "since", "kernel"))
 
 
 class WorkdirTaken(ValueError):
@@ -78,10 +83,9 @@ def _taken(path: Path, there: bytes) -> WorkdirTaken:
 def _owner(there: bytes) -> dict:
     """Reads what an owner wrote; {} where nobody did, or it is just being written."""
     try:
-        found = json.loads(there)
+        return kinds.parse(there, _OWNER, "owner.lock")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) and {"host", "pid", "since", "kernel"} <= found.keys() else {}
 
 
 def _lock(file: int) -> bool | None:

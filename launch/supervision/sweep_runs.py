@@ -12,6 +12,7 @@ from launch.reporting import comparison
 from launch.reporting.comparison import Measurement
 from launch.setup import provenance
 from launch.supervision import child
+from world_model import kinds
 from world_model.training import checkpoint
 
 MEASURED = "measured.json"  # in a run's workdir: {file of a measurement: hash of what it depends on}
@@ -31,7 +32,7 @@ class Run:
     def difference(self) -> str | None:
         """A sentence where the workdir holds a run of other settings; a key that an older version lacked is none."""
         path = self.workdir / "config.json"
-        there = provenance.settings(files.read_json(str(path))) if path.exists() else {}
+        there = provenance.settings(kinds.read(path, kinds.MAP)) if path.exists() else {}
         for key, value in provenance.settings(self.config).items():
             if key in there and there[key] != value:
                 return f"{self.workdir} holds a run with {key} = {there[key]!r}, and this sweep's is {value!r}"
@@ -41,11 +42,15 @@ class Run:
         """What its number depends on."""
         return provenance.config_hash(self.config, measurement.module, measurement.options)
 
+    def measurements(self) -> dict[str, str]:
+        """What was measured of it, {file: hash of what the number depends on}."""
+        path = self.workdir / MEASURED
+        return kinds.read(path, kinds.map_of(kinds.text)) if path.exists() else {}
+
     def is_whole(self, measurement: Measurement) -> bool:
         """Whether it was measured, of this config and in this way."""
-        path = self.workdir / MEASURED
-        known = files.read_json(str(path)) if path.exists() else {}
-        return known.get(measurement.file) == self.hash_of(measurement) and (self.workdir / measurement.file).exists()
+        known = self.measurements().get(measurement.file)
+        return known == self.hash_of(measurement) and (self.workdir / measurement.file).exists()
 
     def values(self, metric: str) -> np.ndarray | None:
         """A column's number of the finished run, or its numbers by starting state; None while there is none."""
@@ -71,9 +76,8 @@ class Run:
             if problem := child.run(command):
                 return problem
             if measurement:
-                path = self.workdir / MEASURED
-                known = files.read_json(str(path)) if path.exists() else {}
-                files.write_json(str(path), known | {measurement.file: self.hash_of(measurement)})
+                known = self.measurements() | {measurement.file: self.hash_of(measurement)}
+                files.write_json(str(self.workdir / MEASURED), known)
         return None
 
 

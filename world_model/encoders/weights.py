@@ -14,7 +14,7 @@ import numpy as np
 
 from world_model.encoders.names import Table, published_shapes
 from world_model.weights.safetensors_io import Weights, WeightsError
-from world_model.weights.tensor_files import open_tensors
+from world_model.weights.tensor_files import open_tensors, read_tensor
 
 STEMS = ("diffusion_pytorch_model", "model")  # of the files in a folder
 
@@ -141,17 +141,17 @@ def opened(file: WeightsFile) -> Iterator[Mapping[str, np.ndarray]]:
         yield Weights(path, stems[0])
     else:
         with open_tensors(path, file.allow_pickle) as tensors:
-            yield _Lazy(tensors)
+            yield _Lazy(tensors, path)
 
 
 class _Lazy(Mapping):
     """An opened file as a mapping."""
 
-    def __init__(self, file):
-        self._file, self._names = file, set(file.keys())
+    def __init__(self, file, path: Path):
+        self._file, self._names, self._path = file, set(file.keys()), path
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file.get_tensor(name)
+        return read_tensor(self._file, name, self._path)
 
     def __contains__(self, name) -> bool:
         return name in self._names

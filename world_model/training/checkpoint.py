@@ -9,18 +9,46 @@
 Every part of a whole step holds a commit mark; a step that lacks one is never read. checkpoint_writer.py writes them.
 """
 
+import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 
-from world_model import hashing
+from world_model import hashing, kinds
 from world_model.training.state import flatten, unflatten
 
 SCHEMA = 1
+LARGEST = 2**40  # elements of an array
 COMMIT_MARK = "commit_success.txt"
+
+
+def dtype_name(value) -> str:
+    """A dtype of arrays by its name."""
+    with contextlib.suppress(TypeError):
+        if isinstance(value, str) and (found := np.dtype(value)).name == value and not found.hasobject:
+            return ""
+    return f" = {value!r:.99}: expected the name of a dtype"
+
+
+def shape(value) -> str:
+    """The shape of an array that could lie on disk."""
+    problem = kinds.list_of(kinds.whole(high=LARGEST))(value)
+    return problem or ("" if math.prod(value) <= LARGEST else f" = {value}: expected at most {LARGEST} elements")
+
+
+_ARRAYS = kinds.map_of(kinds.row(dtype_name, shape))
+BASE = kinds.optional(kinds.fields(dict.fromkeys(("format", "base_hash"), kinds.text), ("format", "base_hash")))
+_HASHES = kinds.map_of(kinds.text)
+ITEMS = {"data": kinds.MAP, "meta": kinds.fields({
+    "schema": kinds.whole(), "family": kinds.text, "config": kinds.MAP,
+    "statistics": kinds.map_of(kinds.MAP), "statistics_hash": kinds.text, "arrays": _ARRAYS,
+    "frozen": kinds.map_of(_ARRAYS), "hashes": _HASHES, "frozen_hashes": _HASHES,
+    "base": BASE},
+    required=("schema", "family", "config", "statistics", "statistics_hash", "arrays", "frozen"))}
 
 
 class CheckpointError(RuntimeError):
@@ -69,7 +97,7 @@ def read_json(directory: Path | str, step: int, item: str) -> dict:
     """Reads the `meta` or `data` item of a step. Raises CheckpointError where it cannot be read."""
     path = Path(directory) / str(step) / item / "metadata"
     try:
-        return json.loads(path.read_text())
+        return kinds.read(path, ITEMS[item])
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 

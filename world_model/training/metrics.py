@@ -15,7 +15,10 @@ from pathlib import Path
 
 import jax
 
+from world_model import kinds
 from world_model.analysis.chips import peak_flops
+
+RECORD = kinds.fields({"step": kinds.whole()}, required=("step",))  # of metrics.jsonl
 
 
 class NonFiniteLoss(RuntimeError):
@@ -156,14 +159,19 @@ class Writer:
                 sink.close()
 
 
+def read_records(path: Path) -> list[dict]:
+    """Reads the records of a metrics.jsonl. Raises OSError, ValueError naming the line that is none."""
+    return kinds.lines(path.read_text(), RECORD, str(path))
+
+
 def drop_lines_after(path: Path, step: int) -> None:
     """Cuts the file off before the first line past `step`, or one that a kill cut short."""
     kept = 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if not line.endswith(b"\n") or kinds.parse(line, RECORD, str(path))["step"] > step:
                 break
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             break
         kept += len(line)
     os.truncate(path, kept)

@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from world_model import hashing
-from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors
+from world_model import hashing, kinds
+from world_model.weights.tensor_files import PICKLES, SAFE, WeightsError, open_tensors, read_json, read_tensor
 
 SHARD_BYTES = 5_000_000_000
 Header = tuple[tuple[int, ...], str]  # shape, and dtype in safetensors' own spelling ("BF16")
@@ -155,7 +155,7 @@ class Weights(Mapping):
 
     def __getitem__(self, key: str) -> np.ndarray:
         with self._open(self._weight_map[key]) as file:
-            found = file.get_tensor(key)
+            found = read_tensor(file, key, self.path_of(key))
         if key in self._hashes and (value := hashing.hashes({key: found})[key]) != self._hashes[key]:
             raise WeightsError(f"{self.path_of(key)}: {key} is damaged: its hash is {value}, and {self._hashes[key]} "
                                "was written; fetch or export it again")
@@ -180,25 +180,18 @@ class Weights(Mapping):
 def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The shard of every key, and the hashes of those that have one, as an index file says. Shards lie beside it,
     under plain names; they may be links."""
-    try:
-        index = json.loads(path.read_text(), object_pairs_hook=_no_duplicates)
-        shards = index["weight_map"]
-        for key, name in shards.items():
-            if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
-                raise ValueError(f"{key}: in {name!r}, which is no plain name of a file beside the index")
-        return shards, dict((index.get("metadata") or {}).get("hashes", {}))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise WeightsError(f"{path}: expected JSON with a weight_map, found {e!r}") from e
-    except ValueError as e:
-        raise WeightsError(f"{path}: {e}") from e
+    index = read_json(path, _INDEX)
+    return index["weight_map"], (index.get("metadata") or {}).get("hashes", {})
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    """Makes a JSON object; json.loads alone would keep the last of two equal keys."""
-    keys = [key for key, _ in pairs]
-    if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
-        raise ValueError(f"{twice[0]}: listed twice; a tensor stands in one shard")
-    return dict(pairs)
+def _plain_name(value) -> str:
+    """A name of a file, without a folder."""
+    plain = isinstance(value, str) and os.path.basename(value) == value and value not in ("", ".", "..")
+    return "" if plain else f" = {value!r:.99}: expected a plain name of a file beside the index"
+
+
+_INDEX = kinds.fields({"weight_map": kinds.map_of(_plain_name), "metadata": kinds.optional(kinds.fields(
+    {"hashes": kinds.map_of(kinds.text)}))}, required=("weight_map",))
 
 
 def _same_keys(where: Path, expected: set[str], found: set[str]) -> None:

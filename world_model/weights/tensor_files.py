@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from world_model import kinds
+
 SAFE = ".safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 SPELLING = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # torch's dtypes; others keep their names
@@ -18,6 +20,17 @@ SPELLING = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # torch's d
 
 class WeightsError(ValueError):
     """A file or directory of weights is not what it should be; the message names file, key, expected and found."""
+
+
+def read_json(path: Path, rule: kinds.Rule, missing: str = ""):
+    """The value in a JSON file. Raises WeightsError where it is missing (the message ends with `missing`, what to do),
+    cannot be read, is no JSON or breaks the rule."""
+    try:
+        return kinds.read(path, rule)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: missing{missing and '; '}{missing}") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(str(error)) from error
 
 
 def open_tensors(path: Path, allow_pickle: bool = False):
@@ -37,6 +50,15 @@ def open_tensors(path: Path, allow_pickle: bool = False):
     except SafetensorError as error:
         raise WeightsError(f"{path}: truncated or not safetensors ({path.stat().st_size} bytes found): {error}; fetch "
                            "it again") from error
+
+
+def read_tensor(file, name: str, path: Path) -> np.ndarray:
+    """A tensor of an opened file. Raises WeightsError where it is of a type that numpy does not have."""
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: {name}: {file.get_slice(name).get_dtype()} is not read here: convert it to one of "
+                           f"{', '.join(SPELLING.values())}") from error
 
 
 class _Pickle:

@@ -1,6 +1,5 @@
 """A file of reference numbers: what it tells and what it asks."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -9,8 +8,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from world_model import functional
+from world_model import functional, kinds
 from world_model.weights import names
+
+
+def read_config(arrays: Mapping[str, np.ndarray]) -> dict:
+    """The constructor's values that a file of reference numbers tells; {} where it tells none. Raises ValueError."""
+    return kinds.parse(str(arrays.get("cfg_json", "{}")), kinds.fields({"model": kinds.MAP}), "cfg_json")
 
 
 class GoldenFile:
@@ -22,7 +26,7 @@ class GoldenFile:
     SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, adapter) -> iterator of (name, array)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self.config = json.loads(str(arrays["cfg_json"]))
+        self.config = read_config(arrays)
         self.weights = {key[2:]: x for key, x in arrays.items() if key.startswith("w/")}
         self.given = {key: x for key, x in arrays.items() if self.GIVEN.match(key)}
         self.expected = {key: x for key, x in arrays.items() if not self.GIVEN.match(key)}

@@ -26,6 +26,9 @@ class Spec:
     matmul: str = "plain"
 
     def __post_init__(self):
+        for name, most in (("dim", 2**20), ("ffn_dim", 2**20), ("num_heads", 2**12), ("num_layers", 2**12)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"model.{name} = {getattr(self, name)}: expected 1 to {most}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(f"model.dim = {self.dim} does not divide into model.num_heads = {self.num_heads} heads "
                              "of even width")

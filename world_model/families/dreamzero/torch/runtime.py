@@ -13,7 +13,6 @@ model.ForwardInputs.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model import kinds
 from world_model.attention.tokens import (
     CLEAN_VIDEO,
     NOISY_ACTION,
@@ -37,11 +37,12 @@ from world_model.attention.visibility import Table, get_table, make_spans
 from world_model.batch import Layout
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.visibility import TABLES
-from world_model.families.dreamzero.weights.formats import LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
+from world_model.families.dreamzero.weights.formats import CONFIG, LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
 from world_model.families.wan.torch_layers import Tokens, join, span_attention
 from world_model.layers import rotary
 from world_model.weights.names import LORA_A, LORA_B
-from world_model.weights.safetensors_io import Weights, WeightsError
+from world_model.weights.safetensors_io import Weights
+from world_model.weights.tensor_files import WeightsError, read_json
 
 STORED = {"float32": "F32", "bfloat16": "BF16"}
 Context = tuple[Tensor, Tensor | None]  # text and image features, embedded
@@ -225,14 +226,16 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
     read = lora_tensors if settings["lora_scale"] else plain_tensors
     network = load_network(read(weights, expected, settings), settings["network"]).to(dtype)
     tables = (get_table(settings[name], TABLES) for name in ("visibility", "rollout_visibility"))
-    runtime = Runtime(network.to(device), Layout(**settings["layout"]), *tables, settings["window_frames"])
+    layout = kinds.make(Layout, settings["layout"], f"{directory}/config.json: layout")
+    runtime = Runtime(network.to(device), layout, *tables, settings["window_frames"])
     return runtime, settings["rollout"]
 
 
 def read_config(directory: str | Path) -> dict:
     """Our part of an export's config.json. Raises WeightsError where there is none."""
     config = Path(directory) / "config.json"
-    if not config.exists() or "wamax" not in (found := json.loads(config.read_text())):
+    found = read_json(config, CONFIG, "a wamax export has its configuration there")
+    if "wamax" not in found:
         raise WeightsError(f"{config}: expected the configuration of a wamax export, found none")
     return found["wamax"]
 

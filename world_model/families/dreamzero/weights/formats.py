@@ -8,14 +8,15 @@ Beside the first two, an export of ours has the action parts in action_heads*.sa
 full, or LoRA: the base under its names and adapters under peft's, or adapters and action parts alone.
 """
 
-import json
 from pathlib import Path
 
+from world_model import kinds
 from world_model.families.dreamzero.weights.names import ACTION_MODULES, ACTION_PARTS, DREAMZERO
 from world_model.families.wan.diffusers_names import DIFFUSERS
 from world_model.families.wan.names import WAN
 from world_model.weights.formats import Component, InitRule, PublishedFormat, SideFiles
 from world_model.weights.names import NameTable
+from world_model.weights.tensor_files import read_json
 
 PREFIX = "action_head.model."
 LORA_LEVEL = "base_model.model."  # what peft puts before the names of a network with adapters
@@ -25,11 +26,23 @@ ZERO_IMAGE_BRANCH = (r"action_head\.model\.(base_model\.model\.)?"
                      r"(img_emb|blocks\.\d+\.cross_attn\.(k_img|v_img|norm_k_img))\.")
 
 
+_SIZES = dict.fromkeys(("dim", "ffn_dim", "num_heads", "freq_dim", "in_dim", "out_dim", "text_dim", "action_dim",
+                        "action_hidden_dim"), kinds.whole(1, 2**20)) | {
+    "num_layers": kinds.whole(1, 2**12), "image_dim": kinds.whole(0, 2**20), "state_dim": kinds.whole(0, 2**20)}
+_INPUTS = {"latent_size": kinds.row(kinds.whole(1), kinds.whole(1)), "text_length": kinds.whole(1),
+           "image_tokens": kinds.whole()}
+_SETTINGS = {
+    "network": kinds.fields(_SIZES, tuple(_SIZES)), "layout": kinds.MAP,
+    "visibility": kinds.text, "rollout_visibility": kinds.text, "window_frames": kinds.whole(),
+    "dtype": kinds.one_of("float32", "bfloat16"), "lora_scale": kinds.optional(kinds.number()),
+    "rollout": kinds.MAP, "inputs": kinds.fields(_INPUTS, tuple(_INPUTS))}
+CONFIG = kinds.fields({"wamax": kinds.fields(_SETTINGS, tuple(_SETTINGS))})  # config.json, which need not be ours
+
+
 def _has_zero_image_branch(folder: Path) -> bool:
     """Whether the folder is an export of ours, of a model without image features."""
     path = folder / "config.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return "wamax" in found and not found["wamax"]["network"]["image_dim"]
+    return path.exists() and not read_json(path, CONFIG).get("wamax", {}).get("network", {}).get("image_dim", 1)
 
 
 def _without_image_latent(spec) -> bool:

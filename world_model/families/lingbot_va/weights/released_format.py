@@ -19,16 +19,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from world_model import kinds
 from world_model.batch import Layout
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.mixture import LingBotVAMoTSpec
 from world_model.families.lingbot_va.weights.names import LINGBOT_VA, LINGBOT_VA_MOT
 from world_model.families.wan.spec import PATCH
 from world_model.weights import names, safetensors_io
-from world_model.weights.safetensors_io import WeightsError
+from world_model.weights.tensor_files import WeightsError, read_json
 
 FOLDER, STEM = "transformer", "diffusion_pytorch_model"
 SETTINGS = "wamax.json"
+
+
+_SETTINGS = kinds.fields({"family": kinds.text, "spec": kinds.fields({}, required=("layout",)), "dtype": kinds.text,
+                          "rollout": kinds.MAP}, required=("family", "spec", "rollout"))
 
 
 class Variant(NamedTuple):
@@ -76,12 +81,12 @@ def read_settings(directory: str | Path) -> tuple[LingBotVASpec, dict, str]:
     """Returns (sizes, settings of the sampler, dtype of the weights) of what `write` wrote. Raises WeightsError where
     wamax.json is not there or is another family's."""
     path = Path(directory) / SETTINGS
-    if not path.exists():
-        raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VA model")
-    found = json.loads(path.read_text())
-    spec = VARIANTS[found["family"]].spec
-    sizes = found["spec"] | {"layout": Layout(**found["spec"]["layout"])}
-    return spec(**sizes), found["rollout"], found.get("dtype", "float32")
+    found = read_json(path, _SETTINGS, f"{directory} is no export of a LingBot-VA model")
+    if found["family"] not in VARIANTS:
+        raise WeightsError(f"{path}: family = {found['family']!r}: expected one of {sorted(VARIANTS)}")
+    layout = kinds.make(Layout, found["spec"]["layout"], f"{path}: spec: layout")
+    spec = kinds.make(VARIANTS[found["family"]].spec, found["spec"], f"{path}: spec", layout=layout)
+    return spec, found["rollout"], found.get("dtype", "float32")
 
 
 def config(spec: LingBotVASpec) -> dict:
@@ -99,9 +104,7 @@ def check_config(folder: Path, spec: LingBotVASpec) -> None:
     """Raises WeightsError, naming file, key, expected and found, where folder/config.json is missing, is of another
     model or has other sizes than `spec`."""
     path, expected_class = folder / "config.json", VARIANTS[family_of(spec)].class_name
-    if not path.exists():
-        raise WeightsError(f"{path}: missing; a LingBot-VA release has its network under {FOLDER}/")
-    found = json.loads(path.read_text())
+    found = read_json(path, kinds.MAP, f"a LingBot-VA release has its network under {FOLDER}/")
     if found.get("_class_name", expected_class) != expected_class:
         raise WeightsError(f"{path}: expected the class {expected_class}, found {found['_class_name']}")
     if found.get("pos_embed_seq_len") is not None:

@@ -1,7 +1,6 @@
 """Sizes of the models in LingBot-VLA's files of reference numbers."""
 
-import json
-
+from world_model import kinds
 from world_model.batch import Layout
 from world_model.families.lingbot_vla.config import CONFIG
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
@@ -10,7 +9,7 @@ from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 def spec_of(config: dict, seeds: int, queries: bool) -> LingBotVLASpec:
     """The model of a file's cfg_json; seeds: how many there are of a kind of query."""
     sizes = _version_2(config, seeds, queries) if "case" in config else _version_1(config)
-    return LingBotVLASpec(**json.loads(json.dumps(CONFIG["model"])) | sizes | {"remat": "none", "views": 3})
+    return LingBotVLASpec(**kinds.plain(CONFIG["model"]) | sizes | {"remat": "none", "views": 3})
 
 
 def _common(vlm: dict, vision: dict, policy: dict, side: int) -> dict:

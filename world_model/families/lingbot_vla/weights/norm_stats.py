@@ -6,14 +6,17 @@ those that it has from their first slot on. A robot is data_pipelines.robots.emb
 """
 
 import ast
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from world_model.weights.safetensors_io import WeightsError
+from world_model import kinds
+from world_model.weights.tensor_files import WeightsError, read_json
 
 Table = Mapping[str, int]  # group -> its slots
 
+_ENTRY = kinds.fields({"mean": kinds.list_of(kinds.anything)}, required=("mean",))
+_PUBLISHED = kinds.fields({"norm_stats": kinds.map_of(_ENTRY), "count": kinds.optional(kinds.number(0, 2**62))},
+                          required=("norm_stats",))
 KEYS = {"action": "action.", "state": "observation.state."}
 STATISTICS = ("mean", "std", "q01", "q99", "q02", "q98", "min", "max")
 TABLES: dict[int, Table] = {  # by version
@@ -82,12 +85,12 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
     joints: `joints` of the run's arguments, where they are known; None: the version's own table.
     Raises WeightsError where groups, their widths or their slots are not the robot's.
     """
-    found, table = json.loads(file.read_text()), _table(joints) if joints else TABLES[version]
-    if not isinstance(found, dict) or not isinstance(found.get("norm_stats"), dict):
-        raise WeightsError(f"{file}: expected {{'norm_stats': ..., 'count': ...}}")
+    found, table = read_json(file, _PUBLISHED), _table(joints) if joints else TABLES[version]
     values = found["norm_stats"]
-    if nested := [name for name, entry in values.items() if isinstance(entry["mean"][0], list)]:
+    if nested := [name for name, entry in values.items() if any(isinstance(each, list) for each in entry["mean"])]:
         raise WeightsError(f"{file}: {nested[0]} has statistics for each step of a chunk; one line for all is needed")
+    for name, entry in values.items():
+        _check_numbers(entry, f"{file}: norm_stats: {name}")
     parts, needed = {}, {}
     for part, prefix in KEYS.items():
         dimensions = getattr(robot, part)
@@ -108,5 +111,20 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
 
 def _table(joints: list) -> Table:
     """The groups of a run's arguments, where each is {group: room}, or that as a string."""
-    entries = [ast.literal_eval(entry) if isinstance(entry, str) else entry for entry in joints]
+    try:
+        entries = [ast.literal_eval(entry) if isinstance(entry, str) else entry for entry in joints]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise WeightsError(f"data.joints cannot be read: {error!r}") from error
+    if problem := kinds.list_of(kinds.map_of(kinds.whole(1, 2**12)))(entries):
+        raise WeightsError(f"data.joints{problem}")
     return {name: room for entry in entries for name, room in entry.items()}
+
+
+def _check_numbers(entry: dict, where: str) -> None:
+    """Raises WeightsError unless what is there of a group are as many finite numbers as its means."""
+    for key in STATISTICS:
+        numbers = entry.get(key) or []
+        if problem := kinds.list_of(kinds.number())(numbers):
+            raise WeightsError(f"{where}: {key}{problem}")
+        if numbers and len(numbers) != len(entry["mean"]):
+            raise WeightsError(f"{where}: {key}: expected {len(entry['mean'])} numbers, found {len(numbers)}")

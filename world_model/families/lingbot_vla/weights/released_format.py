@@ -19,16 +19,26 @@ import jax
 import numpy as np
 import yaml
 
+from world_model import kinds
 from world_model.batch import Layout
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.families.lingbot_vla.weights import norm_stats
 from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.weights import names, safetensors_io
-from world_model.weights.safetensors_io import WeightsError
+from world_model.weights.tensor_files import WeightsError, read_json
 
 PREFIX = "model."  # of every tensor's name
 WEIGHTS = "checkpoints/global_step_*/hf_ckpt"
 ARGUMENTS, SETTINGS, STATISTICS = "lingbotvla_cli.yaml", "wamax.json", "norm_stats"
+
+
+_SECTION = kinds.optional(kinds.MAP)
+_SECTIONS = {"train": kinds.optional(kinds.fields({"align_params": kinds.optional(kinds.fields({"depth": _SECTION}))})),
+             "data": kinds.optional(kinds.fields({"joints": kinds.optional(kinds.list_of(kinds.anything))})),
+             "model": _SECTION}
+_ARGUMENTS = kinds.fields(_SECTIONS)
+_SETTINGS = kinds.fields({"spec": kinds.fields({}, required=("layout",)), "rollout": kinds.MAP,
+                          "dtype": kinds.text}, required=("spec", "rollout", "dtype"))
 
 
 class Version(NamedTuple):
@@ -79,10 +89,9 @@ def read_settings(directory: str | Path) -> tuple[LingBotVLASpec, dict, str]:
     """Returns (sizes, settings of the sampler, dtype of the weights) of what `write` wrote. Raises WeightsError where
     wamax.json is not there."""
     path = Path(directory) / SETTINGS
-    if not path.exists():
-        raise WeightsError(f"{path}: missing; {directory} is no export of a LingBot-VLA model")
-    found = json.loads(path.read_text())
-    spec = LingBotVLASpec(**found["spec"] | {"layout": Layout(**found["spec"]["layout"])})
+    found = read_json(path, _SETTINGS, f"{directory} is no export of a LingBot-VLA model")
+    layout = kinds.make(Layout, found["spec"]["layout"], f"{path}: spec: layout")
+    spec = kinds.make(LingBotVLASpec, found["spec"], f"{path}: spec", layout=layout)
     return spec, found["rollout"], found["dtype"]
 
 
@@ -165,12 +174,20 @@ def find_arguments(folder: Path) -> tuple[Path | None, dict]:
     """(path, content) of the lingbotvla_cli.yaml of the weights in `folder`; (None, {}) where they stand alone."""
     path = next((place / ARGUMENTS for place in (folder, *folder.absolute().parents[:3])
                  if (place / ARGUMENTS).exists()), None)
-    return path, (yaml.safe_load(path.read_text()) or {}) if path else {}
+    if path is None:
+        return None, {}
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is not YAML: {error}") from error
+    if problem := kinds.optional(_ARGUMENTS)(found):
+        raise WeightsError(f"{path}{problem}")
+    return path, {section: found[section] for section in _SECTIONS if found.get(section)} if found else {}
 
 
 def read_statistics(version: int, file: Path, folder: Path, robot, actions_per_block: int) -> dict:
     """See `PublishedFormat.read_statistics`."""
-    joints = (find_arguments(folder)[1].get("data") or {}).get("joints")
+    joints = find_arguments(folder)[1].get("data", {}).get("joints")
     return norm_stats.read(file, joints, version, robot, actions_per_block)
 
 
@@ -181,7 +198,7 @@ def check_config(folder: Path, spec: LingBotVLASpec) -> None:
     """Raises WeightsError, naming file, key, expected and found, where the lingbotvla_cli.yaml of the weights in
     `folder` is of a model that computes otherwise, in what tensors cannot tell."""
     path, found = find_arguments(folder)
-    train = found.get("train") or {}
+    train = found.get("train", {})
     expected = arguments(spec, {})["train"]
     for key in CHECKED:
         if key in train and key in expected and train[key] != expected[key]:
