@@ -13,4 +13,7 @@ from launch.supervision.ledger import read_attempts, summarize
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "goodput.jsonl").exists():
         sys.exit(__doc__)
-    print(summarize(read_attempts(Path(sys.argv[1]) / "goodput.jsonl")))
+    try:
+        print(summarize(read_attempts(Path(sys.argv[1]) / "goodput.jsonl")))
+    except (ValueError, OSError) as problem:
+        sys.exit(f"goodput: {problem}")

@@ -174,7 +174,7 @@ def test_torch_is_imported_by_the_modules_that_are_for_it():
 
 def test_one_module_reads_json():
     """All others say what they expect of it."""
-    found = {name_of(path) for path in sources(*PACKAGES, "benchmarks")
+    found = {name_of(path) for path in sources(*PACKAGES)
              if re.search(r"json\.loads?\(|JSONDecoder", path.read_text())}
     assert found - {"world_model/families/dreamzero/torch/original_run.py"} == {"world_model/kinds.py"}
 

@@ -275,7 +275,7 @@ def test_files_of_earlier_runs_hold_for_a_renamed_robot(old, new, number):
                    for name in (old, new))
     configured = {"datasets": {"arms": {"embodiment": old, "robot": text}}}  # an old config, read by this code
     written = json.dumps({"identity": before, "windows_per_shard": 4}).encode()
-    assert reader.parse_manifest(written)["identity"] == reader.comparable(now) == reader.comparable(configured)
+    assert reader.parse_manifest(written, "manifest.json")["identity"] == reader.comparable(now) == reader.comparable(configured)
     other = {"datasets": {"arms": {"embodiment": "yam", "robot": repr(get_embodiment("yam"))}}}
     assert reader.comparable(other)["datasets"]["arms"]["embodiment"] == "yam" and reader.comparable(other) != reader.comparable(now)
 

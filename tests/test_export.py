@@ -31,7 +31,7 @@ from world_model.weights.safetensors_io import Weights, WeightsError
 
 SIX = {"max": [3.0, 4.0], "min": [0.0, 1.0], "mean": [1.0, 2.0], "std": [0.5, 0.6], "q01": [0.1, 1.1],
        "q99": [2.9, 3.9]}
-STATISTICS = {"pusht": {"embodiment": "pusht", "dataset": "pusht", "state": {"count": 5, **SIX}, "action": SIX}}
+STATISTICS = {"pusht": {"embodiment": "pusht", "dataset": "pusht", "actions_per_block": 4, "state": {"count": 5, **SIX}, "action": SIX}}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ SIZES = kinds.fields({"size": kinds.whole(1), "rate": kinds.number(1e-3, 1e6), "
 
 
 @pytest.mark.parametrize("text, said", [
-    ("{", "FILE is not JSON: "), (b"\xff\xfe", "FILE is not JSON: .*utf-8"), ("[" * 100_000, "FILE is not JSON|deep"),
+    ("{", "FILE is not JSON: "), (b"\xff\xfe", "FILE is not UTF-8"), ("[" * 100_000, "FILE is not JSON|deep"),
     ('{"size":' + "[" * 300 + "]" * 300 + "}", "FILE has lists and maps inside each other more than 64 deep"),
     ("[]", r"FILE = \[\]: expected a map"), ("{}", "FILE has no 'size'"), ('{"size": 1, "size": 2}', "size is there twice"),
     ('{"size": null}', "FILE: size = None: expected a whole number of 1 to 2147483648"), ('{"size": 0}', "size = 0"),

@@ -28,8 +28,8 @@ def read(path: str | os.PathLike, rule: Rule):
 def parse(text: str | bytes, rule: Rule, where: str):
     """The value that a JSON text stands for. Raises ValueError, which names `where`, if it stands for none or for one
     that breaks the rule."""
+    text = _decoded(text, where)
     try:
-        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         found = json.loads(text, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
@@ -38,9 +38,9 @@ def parse(text: str | bytes, rule: Rule, where: str):
     return check(found, rule, where)
 
 
-def lines(text: str, rule: Rule, where: str) -> list:
+def lines(text: str | bytes, rule: Rule, where: str) -> list:
     """The values of a text with one on every line that is not empty; raises as `parse`, naming the line."""
-    numbered = enumerate(text.split("\n"), 1)  # other ends of a line may stand inside a text
+    numbered = enumerate(_decoded(text, where).split("\n"), 1)  # other ends of a line may stand inside a text
     return [parse(line, rule, f"{where} line {number}") for number, line in numbered if line.strip()]
 
 
@@ -210,6 +210,13 @@ def _annotated(kind) -> Rule:
 
 def _unless(fits: bool, value, expected: str) -> str:
     return "" if fits else f" = {reprlib.repr(value)}: expected {expected}"
+
+
+def _decoded(text: str | bytes, where: str) -> str:
+    try:
+        return text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8: {error}") from error
 
 
 def _is_shallow(value) -> bool:

@@ -15,6 +15,7 @@ windows are the same. The folder may be an address for fsspec (gs://, s3://, ...
 alone, so a shard is copied to TMPDIR when a window of it is first asked for (`files.local_copy` bounds what they take).
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -59,6 +60,15 @@ class CacheError(OSError):
     """A latent cache that is unfinished, damaged, or another run's."""
 
 
+@contextlib.contextmanager
+def _as_cache_error() -> Iterator[None]:
+    """A file of a cache that cannot be read, as its reader's sentence says, is a CacheError."""
+    try:
+        yield
+    except ValueError as error:
+        raise CacheError(str(error)) from error
+
+
 def record_fields(spec: dict[str, tuple]) -> dict[str, tuple]:
     """name -> (shape, dtype) of what a record holds, in its order: the fields of `spec` but the text's features, which
     stand once for each prompt, and those that say where a row comes from. Fields without a place in _ORDER follow."""
@@ -71,9 +81,9 @@ def record_bytes(spec: dict[str, tuple]) -> int:
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in record_fields(spec).values())
 
 
-def parse_manifest(data: bytes) -> dict:
+def parse_manifest(data: bytes, where: str) -> dict:
     """manifest.json with a `comparable` identity."""
-    manifest = kinds.parse(data, _MANIFEST, "manifest.json")
+    manifest = kinds.parse(data, _MANIFEST, where)
     return manifest | {"identity": comparable(manifest["identity"])}
 
 
@@ -102,10 +112,8 @@ class LatentCache:
         if not files.exists(f"{self.path}/_SUCCESS"):
             there = "unfinished; run launch.precompute again to go on" if files.exists(self.path) else "no such folder"
             raise CacheError(f"data.cache = {path}: {there}")
-        try:
+        with _as_cache_error():
             self._read_manifest(identity)
-        except ValueError as error:
-            raise CacheError(f"data.cache = {path}: _SUCCESS or manifest.json is damaged: {error}") from error
 
     def _read_manifest(self, identity: dict) -> None:
         written = files.read_json(f"{self.path}/_SUCCESS", _SUCCESS)
@@ -114,7 +122,7 @@ class LatentCache:
         self._files = {f"{self.path}/{name}": about for name, about in written["files"].items()} | {
             self._shard(dataset, int(shard)): about for dataset, shards in written["shards"].items()
             for shard, about in shards.items()}
-        self.manifest = parse_manifest(self._checked("manifest.json"))
+        self.manifest = parse_manifest(self._checked("manifest.json"), f"{self.path}/manifest.json")
         if change := first_difference(self.manifest["identity"], comparable(identity), sides=("cache", "this run")):
             raise CacheError(f"data.cache = {self.path} was made for another config: {change}")
         self._per_shard = self.manifest["windows_per_shard"]
@@ -131,11 +139,13 @@ class LatentCache:
         """The encoders' arrays as `load_encoders` returns them. Raises CacheError where they are not those that the
         latents were made with."""
         self._checked("encoders.safetensors")
-        return load_encoders(self.path, parts)
+        with _as_cache_error():
+            return load_encoders(self.path, parts)
 
     def statistics(self) -> dict[str, dict]:
         """The statistics that state and actions are normalised by, {dataset: statistics}."""
-        return kinds.parse(self._checked("statistics.json"), STATISTICS, f"{self.path}/statistics.json")
+        with _as_cache_error():
+            return kinds.parse(self._checked("statistics.json"), STATISTICS, f"{self.path}/statistics.json")
 
     def source(self, dataset: str, original: Callable[[], Source]) -> "CachedSource":
         """The episodes of a dataset; `original` opens their recordings when somebody asks for one."""
@@ -225,10 +235,8 @@ class LatentCache:
     @functools.lru_cache(maxsize=64)  # noqa: B019  a run has one cache, which lives as long as it does
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
         file = f"{self.path}/{index_name(dataset)}"
-        try:
+        with _as_cache_error():
             return _checked_index(files.tensors_of(self._checked(index_name(dataset)), file), file)
-        except ValueError as error:
-            raise CacheError(f"{error}") from error
 
 
 class CachedSource:

@@ -38,7 +38,7 @@ class CacheWriter:
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
         now = manifest | {"identity": comparable(manifest["identity"])}
-        if change := first_difference(parse_manifest(files.read_bytes(file)), now, sides=("there", "now")):
+        if change := first_difference(parse_manifest(files.read_bytes(file), file), now, sides=("there", "now")):
             raise CacheError(f"{path} holds another cache: {change}. Choose another folder, or remove this one")
 
     def shards(self, dataset: str, windows: int) -> list[int]:

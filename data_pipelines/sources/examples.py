@@ -14,8 +14,8 @@ from world_model import kinds
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, today's and former ones
 
 
-def check_classes(features: str, where: str) -> None:
-    """Raises ValueError where the text of a features.json names a class that is not one of TFDS's own features: TFDS
+def check_classes(features: bytes, where: str) -> None:
+    """Raises ValueError where the content of a features.json names a class that is not one of TFDS's own features: TFDS
     imports what is named there, and an import runs code."""
     import tensorflow_datasets as tfds
 

@@ -11,7 +11,7 @@ import logging
 import string
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -88,12 +88,17 @@ class RldsSource:
 
         with _local_metadata(self.path) as folder:
             if (described := Path(folder) / "features.json").exists():
-                check_classes(files.read_text(str(described)), f"{self.path}/features.json")
-            builder = tfds.builder_from_directory(folder)
+                check_classes(described.read_bytes(), f"{self.path}/features.json")
+            try:
+                builder = tfds.builder_from_directory(folder)
+                layout = builder.info.features.get_serialized_info()
+                shards = {split: sorted(info.filenames) for split, info in builder.info.splits.items()}
+            except Exception as error:  # TFDS raises many kinds
+                raise ValueError(f"{self.path}: features.json or dataset_info.json makes no sense to "
+                                 f"tensorflow_datasets: {str(error)[:300] or error!r}") from error
             if self.split not in builder.info.splits:
                 raise BadEpisode(f"{self.path}: no split {self.split!r}; there are {sorted(builder.info.splits)}")
-            layout, info = builder.info.features.get_serialized_info(), builder.info.splits[self.split]
-            kind, names = builder.info.file_format.value, sorted(info.filenames)
+            info, kind, names = builder.info.splits[self.split], builder.info.file_format.value, shards[self.split]
         fields = {name: (told.shape, told.np_dtype) for name, told in flatten_nest_dict(layout).items()}
         steps = sorted(name.removeprefix(_STEPS) for name in fields if name.startswith(_STEPS))
         for field in self._step_fields:
@@ -106,10 +111,12 @@ class RldsSource:
         return Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind), fields, info
 
     def _check_lengths(self, names: Sequence[str], lengths: Sequence[int]) -> None:
-        """Raises ValueError where a shard is said to hold more records than it has bytes, and more than a torn one
-        may have lost."""
+        """Raises ValueError where a shard lies elsewhere, or is said to hold more records than it has bytes, and more
+        than a torn one may have lost."""
         sizes = files.sizes(self.path)
         for name, length in zip(names, lengths):
+            if PurePosixPath(name).name != name:
+                raise ValueError(f"{self.path}/dataset_info.json names the shard {name!r}: expected a plain name")
             if not 0 <= length <= max(sizes.get(name, 0), _LOST):
                 raise ValueError(f"{self.path}/dataset_info.json: {name} cannot hold {length} records")
 

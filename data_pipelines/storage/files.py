@@ -76,23 +76,15 @@ def read_bytes(file: str) -> bytes:
         return content.read()
 
 
-def read_text(file: str) -> str:
-    """The content of a file as text. Raises OSError where it cannot be read, ValueError where it is not UTF-8."""
-    try:
-        return read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: {error}") from error
-
-
 def read_json(file: str, rule: kinds.Rule):
     """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it is no JSON or breaks the
     rule."""
-    return kinds.parse(read_text(file), rule, file)
+    return kinds.parse(read_bytes(file), rule, file)
 
 
 def read_json_lines(file: str, rule: kinds.Rule) -> list:
     """The values of a file with one on every line that is not empty; raises as `read_json`, naming the line."""
-    return kinds.lines(read_text(file), rule, file)
+    return kinds.lines(read_bytes(file), rule, file)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = No
             return table
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
@@ -53,8 +53,8 @@ def read_groups(opened: pq.ParquetFile, groups: Iterable[int], columns: list[str
     fields = [pa.field(name, _plain(table.schema.field(name).type)) for name in table.column_names]
     for name, column in zip(table.column_names, table.columns):
         if (size := sum(map(_text_bytes, column.chunks))) > MAX_BYTES:
-            raise ValueError(f"{file} cannot be read: {size:,} bytes of texts in column {name!r}, at most {MAX_BYTES:,} "
-                             "are expected")
+            raise ValueError(f"{file} cannot be read: {size:,} bytes of texts in column {name!r}, at most "
+                             f"{MAX_BYTES:,} are expected")
     return table.replace_schema_metadata(None).cast(pa.schema(fields))
 
 
@@ -68,8 +68,9 @@ def _check_size(group: pq.RowGroupMetaData, columns: list[str], file: str) -> No
     for column in map(group.column, range(group.num_columns)):
         if column.path_in_schema.partition(".")[0] in columns and (
                 column.num_values > MAX_VALUES or column.total_uncompressed_size > 8 * MAX_VALUES):
-            raise ValueError(f"{file} cannot be read: column {column.path_in_schema!r} has {column.num_values:,} values "
-                             f"of {column.total_uncompressed_size:,} bytes at once, at most {MAX_VALUES:,} are expected")
+            raise ValueError(f"{file} cannot be read: column {column.path_in_schema!r} has {column.num_values:,} "
+                             f"values of {column.total_uncompressed_size:,} bytes at once, at most {MAX_VALUES:,} are "
+                             "expected")
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -46,7 +46,7 @@ def decode(encoded, where: str) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise BadEpisode(f"{where}: the picture has {image.width} x {image.height} pixels: more than a camera")
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:  # with UnidentifiedImageError
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise BadEpisode(f"{where}: the picture cannot be decoded: {error}") from error
 
 

@@ -34,7 +34,8 @@ class Measurement(NamedTuple):
 
 _SCORE = kinds.optional(kinds.number())
 EVALUATION = kinds.fields({  # evaluation.json
-    "step": kinds.whole(), "windows": kinds.whole(), "video": kinds.MAP,
+    "step": kinds.whole(), "windows": kinds.whole(), "video": kinds.fields(dict.fromkeys(
+        ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db"), _SCORE)),
     "action": kinds.fields({"error_ratio": _SCORE, "repeat_last_ratio": _SCORE}, required=("error_ratio",))},
     required=("action",))
 _SOLVED = kinds.fields({"success_rate": kinds.number(0, 1)}, required=("success_rate",))

@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.base import get_config
-from launch.setup import fit
+from data_pipelines.statistics import STATISTICS
+from launch.setup import fit, values
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
@@ -68,6 +69,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     directory = Path(workdir) / "checkpoints"
     step = checkpoint.locate(directory, step)
     meta = checkpoint.read_json(directory, step, "meta")
+    kinds.check(meta["statistics"], STATISTICS, f"{directory}, step {step}: statistics")
     kept = checkpoint.read_frozen(directory, step)
     try:
         experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
@@ -100,6 +102,10 @@ def readable(saved: dict, where: str) -> ConfigDict:
     saved["evaluate"] = {**get_family(family).config.get("evaluate", {}), **saved["evaluate"]}
     config = ConfigDict(saved)
     config.train.matmul = "plain"
+    try:
+        values.check(config)
+    except values.ConfigError as error:
+        raise values.ConfigError(f"{where}: {error}") from error
     if not fit.runs_on(config.model.attention, jax.default_backend()):
         config.model.attention = "blockwise"
     return config

@@ -61,15 +61,18 @@ class Ledger:
 
 
 def read_attempts(path: Path) -> list[list[dict]]:
-    """Reads the lines of each attempt, in order. A line that a kill cut short is left out."""
+    """Reads the lines of each attempt, in order. A line that a kill cut short is left out. Raises ValueError where one
+    is of another kind, or none is there."""
     attempts: dict[float, list[dict]] = {}
-    for text in path.read_text().splitlines():
+    for text in path.read_bytes().splitlines():
         try:
             line = kinds.parse(text, kinds.anything, str(path))
         except ValueError:
             continue
         kinds.check(line, _LINE, f"{path}: a line")
         attempts.setdefault(line["attempt"], []).append(line)
+    if not attempts:
+        raise ValueError(f"{path} holds no line of a run")
     return list(attempts.values())
 
 
@@ -80,8 +83,8 @@ def account(attempts: list[list[dict]]) -> dict[str, float]:
     """
     total = dict.fromkeys((*PHASES, "lost", "down"), 0.0)
     for lines, following in zip(attempts, [*attempts[1:], None], strict=True):
-        for phase, seconds in lines[-1]["seconds"].items():
-            total[phase] += seconds
+        for phase in PHASES:
+            total[phase] += lines[-1]["seconds"][phase]
         if following:
             kept = [line for line in lines if line["step"] <= following[0]["step"]]
             lost = lines[-1]["seconds"]["steps"] - (kept[-1]["seconds"]["steps"] if kept else 0.0)

@@ -161,7 +161,7 @@ class Writer:
 
 def read_records(path: Path) -> list[dict]:
     """Reads the records of a metrics.jsonl. Raises OSError, ValueError naming the line that is none."""
-    return kinds.lines(path.read_text(), RECORD, str(path))
+    return kinds.lines(path.read_bytes(), RECORD, str(path))
 
 
 def drop_lines_after(path: Path, step: int) -> None:

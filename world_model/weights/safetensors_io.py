@@ -186,7 +186,8 @@ def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def _plain_name(value) -> str:
     """A name of a file, without a folder."""
-    plain = isinstance(value, str) and os.path.basename(value) == value and value not in ("", ".", "..")
+    plain = isinstance(value, str) and os.path.basename(value) == value and value not in ("", ".", "..") \
+        and value.isprintable() and len(value) < 200
     return "" if plain else f" = {value!r:.99}: expected a plain name of a file beside the index"
 
 

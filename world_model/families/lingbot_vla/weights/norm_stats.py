@@ -85,7 +85,8 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
     joints: `joints` of the run's arguments, where they are known; None: the version's own table.
     Raises WeightsError where groups, their widths or their slots are not the robot's.
     """
-    found, table = read_json(file, _PUBLISHED), _table(joints) if joints else TABLES[version]
+    found = read_json(file, _PUBLISHED)
+    table = _table(joints, f"{file} goes with data.joints, which") if joints else TABLES[version]
     values = found["norm_stats"]
     if nested := [name for name, entry in values.items() if any(isinstance(each, list) for each in entry["mean"])]:
         raise WeightsError(f"{file}: {nested[0]} has statistics for each step of a chunk; one line for all is needed")
@@ -109,14 +110,14 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
                                                       for key in known}} for part, order in parts.items()}}
 
 
-def _table(joints: list) -> Table:
-    """The groups of a run's arguments, where each is {group: room}, or that as a string."""
+def _table(joints: list, where: str) -> Table:
+    """The groups of a run's arguments, where each is {group: room}, or that as a string. Raises WeightsError."""
     try:
         entries = [ast.literal_eval(entry) if isinstance(entry, str) else entry for entry in joints]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise WeightsError(f"data.joints cannot be read: {error!r}") from error
+        raise WeightsError(f"{where} cannot be read: {error!r}") from error
     if problem := kinds.list_of(kinds.map_of(kinds.whole(1, 2**12)))(entries):
-        raise WeightsError(f"data.joints{problem}")
+        raise WeightsError(f"{where} is no list of groups: {problem}")
     return {name: room for entry in entries for name, room in entry.items()}
 
 
