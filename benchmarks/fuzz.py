@@ -156,8 +156,8 @@ def watch(name: str, seed: int, numbers: range, seconds: float, megabytes: int) 
         process = spawn.Process(target=work, args=(name, seed, numbers, megabytes, theirs, at))
         process.start()
         theirs.close()
-        case, since, ended = -1, time.monotonic(), False
-        while not ended:
+        case, since, ended, hung = -1, time.monotonic(), False, False
+        while not ended and not hung:
             try:
                 while not ended and ours.poll(0.2):
                     said = ours.recv()
@@ -170,10 +170,10 @@ def watch(name: str, seed: int, numbers: range, seconds: float, megabytes: int) 
                 break
             if at.value != case:
                 case, since = at.value, time.monotonic()
-            elif case >= 0 and time.monotonic() - since > seconds:
-                break
-        hung = process.is_alive() and not ended
-        process.kill() if hung else process.join()
+            hung = case >= 0 and time.monotonic() - since > seconds
+        if hung:
+            process.kill()
+        process.join()
         if ended:
             return dict(outcomes), failures
         if case < 0:

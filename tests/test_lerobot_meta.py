@@ -103,7 +103,8 @@ def test_metadata_of_other_kinds_are_named(v21, name, content, named):
     ({"fps": 1e400}, "fps = inf"), ({"chunks_size": 0}, "chunks_size = 0: expected"), ({"features": []}, r"features = \[\]"),
     ({"features": {"observation.images.front": None}}, "observation.images.front"),
     ({"data_path": 3}, "data_path = 3"), ({"video_path": "{episode_index:0300000000d}"}, "video_path"),
-    ({"video_path": "{episode_index.__class__}"}, "video_path"), ({"data_path": "{episode_index!r:>999999999}"}, "data_path"),
+    ({"video_path": "{episode_index.__class__}"}, "video_path"), ({"data_path": "{"}, "data_path = '{' is no pattern"),
+    ({"data_path": "a}"}, "data_path = 'a}' is no pattern"), ({"data_path": "{episode_index!r:>999999999}"}, "data_path"),
     ({"discarded_episode_indices": 3}, "discarded_episode_indices")])
 def test_a_value_of_info_that_makes_no_sense_is_named(v21, change, named):
     info = json.loads((v21 / "meta/info.json").read_text())
@@ -138,12 +139,12 @@ def test_small_files_of_huge_tables_are_not_decoded(tmp_path, monkeypatch):
     rows = np.zeros(10_000_000, np.int8)
     text = pa.DictionaryArray.from_arrays(rows[:60_000], pa.array(["x" * 100_000]))
     offsets = np.linspace(0, 60_000, 3).astype(np.int32)
-    monkeypatch.setattr(tables, "MAX_VALUES", 2**16)
     wide = pa.ListArray.from_arrays([0, 2**16 + 1], pa.array(np.zeros(2**16 + 1, np.int8)))
-    for named, columns in {"10,000,000 rows at once": {"a": rows}, "6,000,000,000 bytes of texts in": {"a": text},
-                           "of texts in column 'b'": {"b": pa.ListArray.from_arrays(offsets, text)},
-                           "column 'a.list.element' has 65,537 values": {"a": wide}}.items():
+    for named, columns in {"10,000,000 rows at once": {"a": rows}, "6,000,000,000 bytes or more": {"a": text},
+                           "6,000,000,000 bytes or more at once": {"a": pa.ListArray.from_arrays(offsets, text)},
+                           "bytes or more at once, at most 65,536": {"a": wide}}.items():
         file = written(tmp_path / "bomb.parquet", **columns)
+        monkeypatch.setattr(tables, "MAX_BYTES", 2**16 if columns["a"] is wide else 2**31)
         taken = pa.total_allocated_bytes()
         with pytest.raises(ValueError, match=f"bomb.parquet cannot be read: .*{named}"):
             tables.read_parquet(file)

@@ -161,13 +161,18 @@ class Meta:
     def _file(self, pattern: str, values: dict) -> str:
         """The file that a pattern of info.json names. Raises ValueError where it lies outside the dataset."""
         text = self._value(pattern)
-        for _, name, form, conversion in string.Formatter().parse(text):
+        where = f"{self.path}/meta/info.json: {pattern}"
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"{where} = {text!r} is no pattern: {error}") from error
+        for _, name, form, conversion in parts:
             if name is not None and (name not in values or conversion or not _FORM.fullmatch(form or "")):
-                raise ValueError(f"{self.path}/meta/info.json: {pattern} = {text!r} asks for {name!r} as {form!r}; "
+                raise ValueError(f"{where} = {text!r} asks for {name!r} as {form!r}; "
                                  f"there are {sorted(values)}, with at most 99 digits")
         relative = PurePosixPath(text.format(**values).replace("\\", "/"))
         if relative.is_absolute() or ".." in relative.parts or ":" in str(relative):
-            raise ValueError(f"{self.path}/meta/info.json: {pattern} leads out of the dataset: {relative}")
+            raise ValueError(f"{where} leads out of the dataset: {relative}")
         return f"{self.path}/{relative}"
 
     def _value(self, key: str):

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from data_pipelines.storage import files
 
 MAX_ROWS = 2**22  # of a table of metadata, or of a row group: a day of recording at 48 steps per second
-MAX_VALUES = 2**27  # of a column of a row group: 32 numbers in each of so many rows
-MAX_BYTES = 2**28  # of all texts of a column that is read
+MAX_BYTES = 2**31  # in memory: of all columns of numbers that are read, or of one of texts
+_BATCH = 2**12  # rows that are decoded before their size is looked at
 
 
 def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = None) -> pa.Table:
@@ -45,17 +45,29 @@ def read_groups(opened: pq.ParquetFile, groups: Iterable[int], columns: list[str
     No thread of Arrow's ever holds an object of Python: one that lets it go while the interpreter ends aborts the
     process.
     """
-    groups = list(groups)
+    groups, schema = list(groups), opened.schema_arrow
     check_rows(sum(opened.metadata.row_group(group).num_rows for group in groups), file)
-    for group in groups:
-        _check_size(opened.metadata.row_group(group), columns, file)
-    table = opened.read_row_groups(groups, columns, use_threads=False)
-    fields = [pa.field(name, _plain(table.schema.field(name).type)) for name in table.column_names]
-    for name, column in zip(table.column_names, table.columns):
-        if (size := sum(map(_text_bytes, column.chunks))) > MAX_BYTES:
-            raise ValueError(f"{file} cannot be read: {size:,} bytes of texts in column {name!r}, at most "
-                             f"{MAX_BYTES:,} are expected")
-    return table.replace_schema_metadata(None).cast(pa.schema(fields))
+    if missing := sorted(set(columns) - set(schema.names)):
+        raise KeyError(f"it has no column {missing[0]!r}")
+    texts = [name for name in schema.names if name in columns and _holds_texts(schema.field(name).type)]
+    numbers = [name for name in schema.names if name in columns and name not in texts]
+    found = dict(zip(numbers, _numbers(opened, groups, numbers, file).columns)) if numbers else {}
+    for name, column in zip(texts, opened.read_row_groups(groups, texts, use_threads=False).columns if texts else ()):
+        _check_bytes(sum(map(_text_bytes, column.chunks)), file)
+        found[name] = column.cast(_plain(column.type))
+    return pa.table({name: found[name] for name in schema.names if name in found}).combine_chunks()
+
+
+def _numbers(opened: pq.ParquetFile, groups: list[int], columns: list[str], file: str) -> pa.Table:
+    """Columns without texts; their size, of which the footer says nothing that a damaged one could not make Arrow abort
+    on, is looked at on the way."""
+    batches, size = [], 0
+    for batch in opened.iter_batches(_BATCH, row_groups=groups, columns=columns, use_threads=False):
+        batches.append(batch)
+        size += batch.nbytes
+        _check_bytes(size, file)
+    fields = [opened.schema_arrow.field(name) for name in columns]
+    return pa.Table.from_batches(batches, pa.schema(fields))
 
 
 def check_rows(rows: int, file: str) -> None:
@@ -64,13 +76,13 @@ def check_rows(rows: int, file: str) -> None:
         raise ValueError(f"{file} cannot be read: {rows:,} rows at once, at most {MAX_ROWS:,} are expected")
 
 
-def _check_size(group: pq.RowGroupMetaData, columns: list[str], file: str) -> None:
-    for column in map(group.column, range(group.num_columns)):
-        if column.path_in_schema.partition(".")[0] in columns and (
-                column.num_values > MAX_VALUES or column.total_uncompressed_size > 8 * MAX_VALUES):
-            raise ValueError(f"{file} cannot be read: column {column.path_in_schema!r} has {column.num_values:,} "
-                             f"values of {column.total_uncompressed_size:,} bytes at once, at most {MAX_VALUES:,} are "
-                             "expected")
+def _check_bytes(size: int, file: str) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"{file} cannot be read: {size:,} bytes or more at once, at most {MAX_BYTES:,} are expected")
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or (pa.types.is_list(kind) and _holds_texts(kind.value_type))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
