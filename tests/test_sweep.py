@@ -207,7 +207,7 @@ ROLLED_OUT = {"get_sweep": lambda: [{"name": "base"}, {"name": "wide", "model.di
 
 def solved(workdir, name, share):
     (workdir / f"closed_loop_{name}").mkdir(parents=True)
-    result = {"policies": {"model": {"success_rate": share}}}
+    result = {"policies": {"model": {"success_rate": share, "each": []}}}
     (workdir / f"closed_loop_{name}/closed_loop.json").write_text(json.dumps(result))
 
 

@@ -38,7 +38,8 @@ EVALUATION = kinds.fields({  # evaluation.json
         ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db"), _SCORE)),
     "action": kinds.fields({"error_ratio": _SCORE, "repeat_last_ratio": _SCORE}, required=("error_ratio",))},
     required=("action",))
-_SOLVED = kinds.fields({"success_rate": kinds.number(0, 1)}, required=("success_rate",))
+_EACH = kinds.list_of(kinds.fields({"solved": kinds.true_or_false}, required=("solved",)))
+_SOLVED = kinds.fields({"success_rate": kinds.number(0, 1), "each": _EACH}, required=("success_rate", "each"))
 _CLOSED_LOOP = kinds.fields({"policies": kinds.fields({"model": _SOLVED}, ("model",))}, required=("policies",))
 _SPEED = kinds.fields({"samples_per_second": kinds.number(1e-9)}, required=("samples_per_second",))
 _BATCH = kinds.fields({"train": kinds.fields({"global_batch_size": kinds.whole(1)}, ("global_batch_size",))},

@@ -15,11 +15,13 @@ from data_pipelines.storage import files
 from launch.reporting.comparison import Measurement
 from launch.reporting.verdicts import RULE
 from launch.setup import provenance
+from world_model import kinds
 from world_model.training.state import flatten
 
 FILE = "study.json"
 FORMAT = 1
 BUDGET = ("steps", "flops")
+_STORED = kinds.fields({"hash": kinds.text, "locked": kinds.text, "plan": kinds.MAP}, ("hash", "locked", "plan"))
 
 
 class StudyError(ValueError):
@@ -67,11 +69,11 @@ def plan(study: Study, checked: dict[str, dict], measured: dict[str, list[Measur
             if checked[arm][key] != checked[first][key]:
                 raise StudyError(f"arm {arm!r} has {checked[arm][key]:,} {key}, {first!r} has {checked[first][key]:,}: "
                                  "a study compares arms of one budget; set train.steps of one of them")
-    return json.loads(json.dumps(dataclasses.asdict(study) | {
+    return kinds.plain(dataclasses.asdict(study) | {
         "seeds": list(study.seeds), "format": FORMAT, "rule": RULE,
         "arms": {name: {key: facts[key] for key in ("config", *BUDGET)} for name, facts in checked.items()},
         "measured": {name: {m.file: {"module": m.module, "options": m.options} for m in each}
-                     for name, each in measured.items()}}))
+                     for name, each in measured.items()}})
 
 
 def hash_of(plan: dict) -> str:
@@ -94,7 +96,7 @@ def locked(out: Path) -> dict | None:
     """What `lock` wrote, or None. Raises StudyError where the file was changed since."""
     if not (path := out / FILE).exists():
         return None
-    stored = files.read_json(str(path))
+    stored = kinds.read(path, _STORED)
     if hash_of(stored["plan"]) != stored["hash"]:
         raise StudyError(f"{path} was changed after it was locked: its hash is {hash_of(stored['plan'])}, and it says "
                          f"{stored['hash']}")

@@ -57,7 +57,7 @@ class Run:
         found = next(m for m in self.measured if metric in m.metrics)
         if not self.is_whole(found):
             return None
-        value = (found.each.get(metric) or found.metrics[metric])(files.read_json(str(self.workdir / found.file)))
+        value = (found.each.get(metric) or found.metrics[metric])(kinds.read(self.workdir / found.file, found.rule))
         return None if value is None else np.asarray(value, np.float64)
 
     def left(self, file: str) -> list[tuple[list[str], Measurement | None]]:
