@@ -14,7 +14,7 @@ LIBTPU := $(shell sed -n 's/^# libtpu==//p' $(LOCK))
 LIBTPU_HOME := .cache/libtpu
 LIBTPU_INFO := $(LIBTPU_HOME)/libtpu-$(LIBTPU).dist-info
 
-.PHONY: install browser quickstart eval-pusht eval-metaworld test lint clean
+.PHONY: install browser quickstart eval-pusht eval-metaworld test lint docs clean
 
 install: $(VENV)/.installed-$(VERSION)
 
@@ -56,5 +56,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documentation as a site, built strictly, in an environment of its own.
+DOCS := .cache/docs
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/mkdocs build --quiet
+	@echo "open site/index.html"
+
+$(DOCS)/.installed: requirements-docs.lock
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-docs.lock
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf site $(VENV) runs .cache
