@@ -46,7 +46,7 @@ def write_export(out: Path, robot: str = "droid_released") -> Path:
     dreamzero_export.write_experiment(out, trained, np.dtype("float32"))
     reference_format.write(out, experiment.model.spec, params, rollout={})
     (out / "statistics.json").write_text(json.dumps(statistics))
-    (out / "provenance.json").write_text(json.dumps({"config": provenance.as_json(config)}))
+    (out / "provenance.json").write_text(json.dumps({"family": "dreamzero", "step": 0, "config": provenance.as_json(config)}))
     return out
 
 
