@@ -40,7 +40,6 @@ IMPORTED = ("jax", "flax", "torch", "grain", "array_record", "ml_collections", "
 RECORDINGS = "pusht"  # episodes without clips: those are video files, and want PyAV
 EXACT = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # float32 without TF32
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # PyTorch runs in the same process
-BITWISE = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 TINY = {"TORCHDYNAMO_DISABLE": "1",  # compiling for a CPU is no rehearsal of Triton
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
@@ -78,7 +77,7 @@ QUICKSTART = ("--config=configs/quickstart.py:lingbot_vla_debug --config.data.da
 BESIDE_TORCH = "--reference=benchmarks/torch_step.py"
 STEPS = (
     Step("rates", 60, "benchmarks.rates", "", "--side=64 --mib=1 --repeats=1"),
-    Step("quickstart", 120, "launch.quickstart", QUICKSTART, QUICKSTART, EXACT | BITWISE),
+    Step("quickstart", 120, "launch.quickstart", QUICKSTART, QUICKSTART, EXACT),
     *(golden(name, "jax") for name in ("dreamzero_i2v", "lingbot_va", "lingbot_vla")),
     golden("dreamzero_i2v", "torch"),
     Step("cudnn", 90, "benchmarks.attention", "--kernels=cudnn,blockwise --heads=4",

@@ -70,29 +70,32 @@ def measure(model, dtype: str, repeats: int, batch: int, path: str = "", **setti
     cache = cached.empty_cache(spec, len(both(text)), jnp.dtype(dtype))
     frames = normal(layout.latent_frames, *latent)
 
-    def to_prefill(i: int) -> tuple:
-        return context, both(sampler.block_frames(frames, i)), both(sampler.block_frames(condition, i)), i
+    def prefill(i: int) -> cached.Cache:
+        nonlocal cache  # whose memory is used again
+        cache = sampler.prefill(params, cache, context, both(sampler.block_frames(frames, i)),
+                                both(sampler.block_frames(condition, i)), i)
+        return cache
 
     for i in range(layout.num_blocks):
-        cache = sampler.prefill(params, cache, *to_prefill(i))
+        prefill(i)
     clips = rng.integers(0, 255, (4, 9, layout.height, layout.width, 3)).astype(np.uint8)
     codec, fitted = patch_pca.PatchPca(spec.latent_channels), patch_pca.fit(clips, spec.latent_channels)
     pixels = normal(9, layout.height, layout.width, 3)
     state = normal(1, spec.state_dim)
     keys, last = jax.random.split(jax.random.key(0), batch), layout.num_blocks
 
-    def to_denoise(i: int) -> tuple:
-        return params, cache, context, *sampler.noise(keys, i), state, sampler.block_frames(condition, i), i
+    def denoise(i: int) -> tuple:
+        return sampler.denoise(params, cache, context, *sampler.noise(keys, i), state,
+                               sampler.block_frames(condition, i), i)
 
     parts = {"encode": (jax.jit(codec.encode), fitted, pixels),
              "context": (sampler.context, params, both(text), both(image)),
-             "prefill": (sampler.prefill, params, cache, *to_prefill(last - 1)),
-             "denoise_first": (sampler.denoise, *to_denoise(1)), "denoise_last": (sampler.denoise, *to_denoise(last)),
+             "prefill": (prefill, last - 1),
+             "denoise_first": (denoise, 1), "denoise_last": (denoise, last),
              "decode": (jax.jit(codec.decode), fitted, frames[:, :3])}
     found = {part: round(time_calls(*call, repeats=repeats), 2) for part, call in parts.items()}
-    denoise, *arguments = parts["denoise_last"]
-    times, *their_times = reference.alternate(repeats, lambda: jax.block_until_ready(denoise(*arguments)), *theirs)
-    return {"milliseconds": found, "model_calls": int(denoise(*arguments)[2]),
+    times, *their_times = reference.alternate(repeats, lambda: jax.block_until_ready(denoise(last)), *theirs)
+    return {"milliseconds": found, "model_calls": int(denoise(last)[2]),
             "parameters": sum(p.size for p in model.shapes.values()),
             "cached_frames": [1, cached.room_frames(spec)],
             **(reference.compare(times, *their_times) if path else {})}

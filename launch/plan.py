@@ -1,8 +1,10 @@
 """What a run costs on a slice of TPUs, before it is booked: the real train step, compiled ahead of time.
 
     python -m launch.plan --config=configs/NAME.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep]
+    python -m launch.plan --config=configs/NAME.py --config.model.attention=cudnn --topology=h100:8
 
-Needs libtpu (extra: tpu) and no TPU; --topology=local plans for the accelerators that JAX sees here, GPUs too. Forward,
+Needs libtpu (extra: tpu) and no TPU, or for a GPU's name JAX's CUDA plug-in and no GPU (launch/planning/gpu.py, ptxas
+on the PATH); --topology=local plans for the accelerators that JAX sees here. Forward,
 backward and optimizer with donated state are compiled for the slice; memory, executed FLOP and collectives are read
 from the compiled program. Step time is a bracket: all communication hidden behind the work, and none of it.
 """
@@ -18,7 +20,7 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from launch.planning import estimate, plan_text
+from launch.planning import estimate, gpu, memory, plan_text
 from launch.setup import fit, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
@@ -42,15 +44,18 @@ def plan(config, topology: str, slices: int = 1) -> dict:
     _, target = training.make_target(experiment, mesh)
     step = training.make_step(experiment, target)
     began = time.perf_counter()
-    with jax.set_mesh(mesh):
-        lowered = step.lower(target, training.abstract_batch(experiment, mesh))
+    platform = {"gpu": "cuda"}.get(devices[0].platform, devices[0].platform)
+    with jax.set_mesh(mesh), gpu.cudnn_assumed(), memory.explained(config, target, mesh):
+        lowered = step.trace(target, training.abstract_batch(experiment, mesh)).lower(lowering_platforms=(platform,))
         traced = time.perf_counter()
         compiled = lowered.compile()
     finished = time.perf_counter()
     facts = {"topology": topology, "slices": slices, "chips": len(devices) // chip.devices, "mesh": dict(mesh.shape),
              "global_batch": config.train.global_batch_size, "remat": config.train.remat,
              "lower_seconds": traced - began, "compile_seconds": finished - traced}
-    return facts | estimate.estimate(experiment.model, config, mesh, slices, target, chip, compiled)
+    found = facts | estimate.estimate(experiment.model, config, mesh, slices, target, chip, compiled)
+    return found | {"what_takes_less": memory.changes(config, mesh), "fits_on": [
+        name for name, other in CHIPS.items() if other.usable_gib >= found["hbm_peak_gib_per_chip"]]}
 
 
 def sweep(config, topology: str, slices: int = 1) -> Iterator[dict]:
@@ -78,10 +83,13 @@ def describe_topology(topology: str, slices: int = 1) -> tuple[Chip, list]:
     if topology == LOCAL:
         return describe_local()
     generation, _, shape = topology.partition(":")
+    if generation in gpu.CARDS:
+        return gpu.described(topology)
     chips = [name for name in CHIPS if CHIPS[name].kind.startswith("TPU")]
     if generation not in chips:
         raise PlanError(f"--topology={topology}: {generation!r} is no chip; there are {', '.join(chips)}, "
-                        f"as in v5p:4x4x4, and {LOCAL} for the accelerators here")
+                        f"as in v5p:4x4x4, GPUs that somebody describes ({gpu.nearest(generation)}), as in h100:8, "
+                        f"and {LOCAL} for the accelerators here")
     # Without these libtpu looks for the machine that it believes to run on.
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
                         ("TPU_ACCELERATOR_TYPE", "v5p-8"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")):

@@ -2,6 +2,7 @@
 
     python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
 
+On a GPU it runs with deterministic kernels, without which a resumed run differs by rounding.
 The training process is killed (kill -9) once two checkpoints are whole. The second is put aside, the run resumes
 from the first, and when it comes past the same step again both are compared bit for bit.
 """
@@ -35,6 +36,7 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     if not kept or compared % kept:
         raise ValueError(f"checkpoint.keep_every = {kept}: the runs are compared at step {compared} (twice "
                          f"checkpoint.every) after the end, so keep_every must divide it")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     began = time.monotonic()
     stage = Stages()
     if any(Path(dataset.path).parent == RECORDINGS for dataset in config.data.datasets.values()):

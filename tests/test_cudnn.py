@@ -12,6 +12,7 @@ from launch.setup import fit, training
 from launch.setup.experiment import Experiment
 from tests.test_attention import SEQUENCE, arrays
 from world_model.attention import make_attend, visibility
+from world_model.attention.context import get_attend_context
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.parallel.remat import remat
 
@@ -56,6 +57,13 @@ def test_each_shape_of_span_is_one_kernel_each_way(policy, forward):
     assert {(int(q), int(k)) for q, k in calls} == shapes()
 
 
+def test_cross_attention_is_a_kernel_too():
+    q, k = jax.ShapeDtypeStruct((2, 31, 4, 8), jnp.bfloat16), jax.ShapeDtypeStruct((2, 5, 4, 8), jnp.bfloat16)
+    attend = get_attend_context("cudnn")
+    kernels, text = lower(jax.jit(jax.grad(lambda q, k: attend(q, k, k).sum(dtype=jnp.float32))), q, k)
+    assert kernels == {"fmhaSoftmax": 1, "fmhaSoftmaxBackward": 1} and "stablehlo.dot_general" not in text
+
+
 def test_a_train_step_lowers_for_a_gpu():
     """Of LingBot-VA, which draws who sees whom: a mask, which cuDNN takes as a bias."""
     config = lingbot_va_5b.get_config("debug")
@@ -67,7 +75,8 @@ def test_a_train_step_lowers_for_a_gpu():
     with jax.set_mesh(mesh):
         kernels, _ = lower(step, target, training.abstract_batch(experiment, mesh))
     assert kernels["fmhaScaleBiasSoftmax"] == kernels["fmhaScaleBiasSoftmaxBackward"] > 5
-    assert len(kernels) == 2
+    assert kernels["fmhaSoftmax"] == kernels["fmhaSoftmaxBackward"] == 2  # cross-attention of the loop, and of the last
+    assert len(kernels) == 4
 
 
 def test_what_the_devices_or_the_dtype_do_not_have_is_named():

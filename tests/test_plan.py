@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
-from launch.planning import plan_text
+from launch.planning import gpu, plan_text
 from launch.setup import fit
 from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
@@ -83,6 +83,42 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
 def test_unknown_chips_are_named():
     with pytest.raises(plan.PlanError, match="'v9' is no chip; there are v5e, v5p"):
         plan.describe_topology("v9:2x2")
+    with pytest.raises(plan.PlanError, match=r"somebody describes \(h[12]00, h[12]00, .*a100.*\), as in h100:8"):
+        plan.describe_topology("h800")
+
+
+def test_a_gpu_that_is_not_here_is_described_or_what_is_missing_named(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(gpu, "check_compiler", lambda _: None)
+    monkeypatch.setattr(gpu.topologies, "get_topology_desc", lambda **given: seen.update(given) or Found)
+    assert plan.describe_topology("h100:2x8") == (CHIPS["h100"], [Gpu] * 16)
+    assert seen["topology"] == "1x2x8" and 'name: "NVIDIA H100 80GB HBM3"' in seen["target_config"]
+    assert seen["target_config"].count("{") == seen["target_config"].count("}")
+    with pytest.raises(ValueError, match="expected GPUs, or hosts x GPUs, as h100:8"):
+        plan.describe_topology("h100:2x2x2")
+    monkeypatch.undo()
+    monkeypatch.setattr(gpu, "PLUGIN", "no_such_plugin")
+    with pytest.raises(ValueError, match="compiled by JAX 0.11 or newer .Python 3.12. with its CUDA plug-in; here is"):
+        plan.describe_topology("h100")
+
+
+def test_one_gpu_holds_its_gradients_and_has_what_jax_takes_of_it(monkeypatch):
+    """12 bytes a parameter of weights and moments, 4 of gradients and copies: of a 2B model `dots` does not fit, which
+    would by 12 and all of the memory."""
+    config = dreamzero_5b.get_config()
+    config.train.global_batch_size = 64
+    config.mesh.update(data=1, fsdp=1, tensor=1, context=1)
+    spec, count = Experiment(config).model.spec, 2_000_000_000
+    assert fit.choose_remat(config, Gpu, spec, count, 12 * count) != "dots"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    assert CHIPS["h100"].usable_gib == pytest.approx(0.95 * 79.6) and CHIPS["v5p"].usable_gib == 95
+
+
+def test_a_card_smaller_than_the_program_says_what_would_do(planned):
+    text = plan_text.report(planned | {"hbm_peak_gib_per_chip": 100.0, "fits_on": ["h200", "b200"],
+                                       "what_takes_less": ["--config.train.remat=full"]})
+    assert "DOES NOT FIT" in text and "it would fit on h200, b200; what takes less memory" in text
+    assert "  --config.train.remat=full" in text and "it would fit" not in plan_text.report(planned)
 
 
 def test_the_devices_here_are_planned_for_where_something_is_published_of_them(monkeypatch):
@@ -125,6 +161,12 @@ class Gpu:
     """As JAX shows one."""
 
     device_kind, platform = "NVIDIA H100 80GB HBM3", "gpu"
+
+
+class Found:
+    """What a topology's description gives."""
+
+    devices = (Gpu,) * 16
 
 
 def test_the_mesh_is_chosen_for_the_devices():

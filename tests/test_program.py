@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from world_model.analysis import roofline
 from world_model.analysis.program import Collective, Program
 from world_model.parallel import sharding
 
@@ -61,6 +62,65 @@ ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
 }
 """
     assert Program(text).executed_flops() == 2 * 128 * 64 * 32
+
+
+CUDNN = """
+ENTRY %main (q: bf16[2,880,40,128], k: bf16[2,1760,40,128]) -> bf16[2,40,880,128] {
+  %q = bf16[2,880,40,128]{3,2,1,0} parameter(0)
+  %k = bf16[2,1760,40,128]{3,2,1,0} parameter(1)
+  %fwd = (bf16[2,40,880,128]{3,1,2,0}, f32[2,40,880]{2,1,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(f)/attend/dot_product_attention_fwd"}
+  %bwd = (bf16[2,40,880,128]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k, %q), custom_call_target="__cudnn$fmhaScaleBiasSoftmaxBackward", metadata={op_name="jit(f)/attend/dot_product_attention_bwd"}
+  ROOT %out = bf16[2,40,880,128]{3,1,2,0} get-tuple-element(%fwd), index=0
+}
+"""
+
+
+def test_cudnn_attention_counts_all_queries_with_all_keys():
+    program, product = Program(CUDNN), 2 * 2 * 40 * 880 * 1760 * 128
+    assert program.kernel_flops("fwd") == 2 * product and program.kernel_flops("bwd") == 5 * product
+    assert program.executed_flops("attend") == program.kernel_flops() == 7 * product
+
+
+ROOFLINE = """
+%fused_slice (w: bf16[40,64,32], i: s32[]) -> bf16[64,32] {
+  %w = bf16[40,64,32]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %s = bf16[1,64,32]{2,1,0} dynamic-slice(%w, %i, %i, %i), dynamic_slice_sizes={1,64,32}
+  ROOT %r = bf16[64,32]{1,0} bitcast(%s)
+}
+%fused_write (stack: f32[40,128], x: f32[1,128], i: s32[]) -> f32[40,128] {
+  %stack = f32[40,128]{1,0} parameter(0)
+  %x = f32[1,128]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = f32[40,128]{1,0} dynamic-update-slice(%stack, %x, %i, %i)
+}
+%fused_dot (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
+  %a = bf16[128,64]{1,0} parameter(0)
+  %b = bf16[64,32]{1,0} parameter(1)
+  ROOT %d = bf16[128,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+ENTRY %main (a: bf16[128,64], w: bf16[40,64,32], stack: f32[40,128], x: f32[1,128], i: s32[]) -> bf16[128,32] {
+  %a = bf16[128,64]{1,0} parameter(0)
+  %w = bf16[40,64,32]{2,1,0} parameter(1)
+  %stack = f32[40,128]{1,0} parameter(2)
+  %x = f32[1,128]{1,0} parameter(3)
+  %i = s32[] parameter(4)
+  %slice = bf16[64,32]{1,0} fusion(%w, %i), kind=kLoop, calls=%fused_slice, metadata={op_name="jit(f)/slice"}
+  %write = f32[40,128]{1,0} fusion(%stack, %x, %i), kind=kLoop, calls=%fused_write, metadata={op_name="jit(f)/write"}
+  ROOT %dot = bf16[128,32]{1,0} fusion(%a, %slice), kind=kCustom, calls=%fused_dot, metadata={op_name="jit(f)/dot"}
+}
+"""
+
+
+def test_a_pass_over_memory_takes_what_it_reads_and_writes_or_its_products():
+    found = {p.name: p for p in roofline.passes(Program(ROOFLINE), 1e6, 1e3)}
+    layer, flops = 2 * 64 * 32, 2 * 128 * 64 * 32
+    assert found["fusion forward slice"].bytes == 2 * layer + 4  # a layer of the stack, and the index
+    assert found["fusion forward write"].bytes == 2 * 4 * 128 + 4  # in place
+    dot = found["product forward dot"]
+    assert (dot.flops, dot.bytes) == (flops, 2 * (128 * 64 + 128 * 32) + layer)
+    assert dot.seconds == max(flops / 1e6, dot.bytes / 1e3) == dot.bytes / 1e3
+    assert roofline.seconds(list(found.values())) == pytest.approx(sum(p.bytes for p in found.values()) / 1e3)
 
 
 @pytest.mark.parametrize("axis,group,stride", [("data", 2, 4), ("fsdp", 2, 2), ("tensor", 2, 1)])

@@ -161,9 +161,22 @@ def test_convolution_by_pictures_is_the_convolution(size, stride, padding, toget
         found = wan_vae_blocks.by_pictures(x, kernel, stride, padding, count)
         assert found.shape == expected.shape and found.shape[1] == 8
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-        found = wan_vae_blocks.by_pictures(*low, stride, padding, count)
+        found = wan_vae_blocks.convolve(*low, stride, padding, count)
         assert found.dtype == expected_low.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(np.float32), expected_low.astype(np.float32), rtol=1e-2, atol=1e-2)
+    on_a_gpu = wan_vae_blocks.by_pictures(*low, stride, padding)  # each tap is rounded
+    assert on_a_gpu.dtype == jnp.bfloat16
+    np.testing.assert_allclose(on_a_gpu.astype(np.float32), expected_low.astype(np.float32),
+                               atol=1e-2 * np.abs(expected).max())
+
+
+def test_a_gpu_convolves_pictures_in_bfloat16_channels_last():
+    """In three dimensions XLA makes them float32, channels first."""
+    x, kernel = jnp.zeros((1, 6, 8, 8, 4), jnp.bfloat16), jnp.zeros((3, 3, 3, 4, 4), jnp.bfloat16)
+    traced = jax.jit(lambda x, k: wan_vae_blocks.convolve(x, k, padding=((1, 1), (1, 1)))).trace(x, kernel)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == 3 and all("-> tensor<4x8x8x4xbf16>" in line and "[b, 0, 1, f]" in line for line in lines)
 
 
 def test_tiles_join_without_seams():

@@ -5,11 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from world_model.analysis import roofline
 from world_model.analysis.chips import Chip
 from world_model.analysis.program import Program
 from world_model.layers.transformer import ATTENTION_SCOPE
 
 ICI_EFFICIENCY = 0.8  # share of the published bandwidth that ring collectives reach
+# Of a GPU, whose compiler estimates nothing: shares of the published peak and bandwidth, seen on no card. 650 TFLOP/s
+# and 3.0 TB/s of an H100.
+GPU_MATMUL_EFFICIENCY, GPU_HBM_EFFICIENCY = 650 / 989, 3.0 / 3.352
 MATMUL_EFFICIENCY = 0.75  # share of the peak that products reach at most, should the compiler estimate less time
 KERNEL_EFFICIENCY = {"fwd": 0.5, "bwd": 0.5}  # share of the peak for attention kernels of other chips: a guess
 FLASH_PRODUCTS = 7  # a flash kernel makes the scores again: 2 products forward, 5 backward; the model's count has 6
@@ -57,8 +61,18 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
         "collective_bytes_per_chip": sum(traffic.by_kind.values()), "collective_bytes_by_kind": traffic.by_kind,
         # FSDP needs two gathers and one scatter of the bf16 weights.
         "fsdp_minimum_bytes_per_chip": 3 * 2 * parameters * (shards - 1) / shards * chip.devices,
-        **times_of(work, traffic, program.estimated_cycles(), chip, batch, devices // chip.devices,
+        **(passes := passes_of(program, chip)),
+        **times_of(work, traffic, passes["compiler_estimated_seconds"], chip, batch, devices // chip.devices,
                    config.train.steps)}
+
+
+def passes_of(program: Program, chip: Chip) -> dict:
+    """Seconds outside attention kernels: the compiler's cycle estimates, or of a GPU a roofline with its slowest
+    passes."""
+    if chip.hbm_bandwidth is None:
+        return {"compiler_estimated_seconds": program.estimated_cycles() / chip.clock, "slowest_passes": []}
+    found = roofline.passes(program, GPU_MATMUL_EFFICIENCY * chip.peak_flops, GPU_HBM_EFFICIENCY * chip.hbm_bandwidth)
+    return {"compiler_estimated_seconds": roofline.seconds(found), "slowest_passes": [p._asdict() for p in found[:20]]}
 
 
 def count_traffic(program: Program, mesh, slices: int, chip: Chip) -> Traffic:
@@ -81,21 +95,20 @@ def memory_of(memory, chip: Chip) -> dict[str, float]:
     return {"hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * chip.devices / GIB,
             "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * chip.devices / GIB,
             "hbm_live_gib_per_chip": memory.peak_memory_in_bytes * chip.devices / GIB,
-            "hbm_peak_gib_per_chip": peak / GIB, "hbm_capacity_gib_per_chip": chip.hbm_gib}
+            "hbm_peak_gib_per_chip": peak / GIB, "hbm_capacity_gib_per_chip": chip.usable_gib}
 
 
-def times_of(work: Work, traffic: Traffic, cycles: float, chip: Chip, batch: int, chips: int, steps: int) -> dict:
+def times_of(work: Work, traffic: Traffic, seconds: float, chip: Chip, batch: int, chips: int, steps: int) -> dict:
     """Estimates seconds of a step with all communication hidden and with none of it, MFU and the run's cost."""
     per_chip, efficiency = batch / chips / chip.peak_flops, chip.kernel_efficiency or KERNEL_EFFICIENCY
     outside = work.executed - sum(work.in_kernels.values())
-    compute = (max(cycles / chip.clock, outside * per_chip / MATMUL_EFFICIENCY)
+    compute = (max(seconds, outside * per_chip / MATMUL_EFFICIENCY)
                + sum(flops * per_chip / efficiency[kind] for kind, flops in work.in_kernels.items()))
     communication = ((sum(traffic.by_kind.values()) - traffic.between_slices) / (chip.ici_bandwidth * ICI_EFFICIENCY)
                      + traffic.between_slices / chip.dcn_bandwidth)
     overlapped, serial = max(compute, communication), compute + communication
     model, hours = sum(work.by_part.values()), overlapped * steps * chips / 3600
-    return {"compute_seconds": compute, "compiler_estimated_seconds": cycles / chip.clock,
-            "communication_seconds": communication,
+    return {"compute_seconds": compute, "communication_seconds": communication,
             "step_seconds_overlapped": overlapped, "step_seconds_serial": serial,
             "mfu_overlapped": model * batch / chips / overlapped / chip.peak_flops,
             "mfu_serial": model * batch / chips / serial / chip.peak_flops,

@@ -1,6 +1,12 @@
 """Plans as text: a report of one, with its formulas, and a table of several."""
 
-from launch.planning.estimate import GIB, ICI_EFFICIENCY, MATMUL_EFFICIENCY
+from launch.planning.estimate import (
+    GIB,
+    GPU_HBM_EFFICIENCY,
+    GPU_MATMUL_EFFICIENCY,
+    ICI_EFFICIENCY,
+    MATMUL_EFFICIENCY,
+)
 
 
 def row(p: dict) -> str:
@@ -30,7 +36,7 @@ def report(p: dict) -> str:
         f"{p['topology']}, {p['chips']} chips; mesh {mesh}; global batch {p['global_batch']}; remat {p['remat']}",
         f"{p['parameters']:,} parameters; traced in {p['lower_seconds']:.0f} s, "
         f"compiled in {p['compile_seconds']:.0f} s",
-        *_work(p), *_memory(p), *_traffic(p), *_time(p)])
+        *_work(p), *_memory(p), *_passes(p), *_traffic(p), *_time(p)])
 
 
 def _work(p: dict) -> list[str]:
@@ -50,7 +56,18 @@ def _memory(p: dict) -> list[str]:
         f"HBM per chip: {p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
         f"({'fits' if fits else 'DOES NOT FIT'}): arguments {p['hbm_arguments_gib_per_chip']:.1f}, temporaries "
         f"{p['hbm_temporaries_gib_per_chip']:.1f}; at most {p['hbm_live_gib_per_chip']:.1f} at once; largest arrays:",
-        *(f"  {array['mib']:9.1f} MiB  {array['shape']:28} {array['made_by'][-70:]}" for array in p["largest_arrays"])]
+        *(f"  {array['mib']:9.1f} MiB  {array['shape']:28} {array['made_by'][-70:]}" for array in p["largest_arrays"]),
+        *([] if fits else [f"it would fit on {', '.join(p['fits_on']) or 'no chip that is known'}; what takes less "
+                           "memory, cheapest first:", *(f"  {change}" for change in p["what_takes_less"])])]
+
+
+def _passes(p: dict) -> list[str]:
+    if not p["slowest_passes"]:
+        return []
+    return [f"passes that take longest outside attention kernels, by {GPU_MATMUL_EFFICIENCY:.2f} of the peak and "
+            f"{GPU_HBM_EFFICIENCY:.2f} of the bandwidth of memory:",
+            *(f"  {1e3 * f['seconds']:8.2f} ms  {f['bytes'] / 1e9:7.2f} GB  {f['flops'] / 1e12:7.2f} TFLOP  "
+              f"{f['count']:5.0f} x {f['name']}" for f in p["slowest_passes"])]
 
 
 def _traffic(p: dict) -> list[str]:
@@ -66,7 +83,8 @@ def _time(p: dict) -> list[str]:
     cost = "no list price" if p["dollars"] is None else f"${p['dollars']:,.0f}"
     return [
         f"step {p['step_seconds_overlapped']:.2f} s (communication hidden) to {p['step_seconds_serial']:.2f} s (not "
-        f"hidden): compute {p['compute_seconds']:.2f} s = the larger of the compiler's cycle estimates "
+        f"hidden): compute {p['compute_seconds']:.2f} s = the larger of "
+        f"{'the roofline of all passes' if p['slowest_passes'] else 'the cycle estimates of the compiler'} "
         f"({p['compiler_estimated_seconds']:.2f} s) and FLOP outside attention kernels / ({MATMUL_EFFICIENCY} x peak), "
         f"and FLOP inside / ({efficiency} of the peak, forward and backward); communication "
         f"{p['communication_seconds']:.2f} s = bytes / ({ICI_EFFICIENCY} x published ICI)",

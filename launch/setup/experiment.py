@@ -30,12 +30,14 @@ SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shar
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """A config and the objects that it stands for. Raises ConfigError where its values cannot be meant."""
+    """A config and the objects that it stands for. Raises ConfigError where its values cannot be meant. Making one sets
+    how exactly JAX multiplies float32 in this process: train.float32_products."""
 
     config: ConfigDict
 
     def __post_init__(self):
         values.check(self.config)
+        jax.config.update("jax_default_matmul_precision", self.config.train.get("float32_products", "default"))
 
     @property
     def family(self) -> Family:

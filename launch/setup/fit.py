@@ -87,8 +87,11 @@ def choose_remat(config, device: jax.Device, spec, parameters: int, state_bytes:
     mesh = config.mesh
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
     tokens = rows * spec.training_tokens / mesh.context
-    gathered = LAYERS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
-    room = ROOM * CHIPS[chip].hbm_gib * 2**30 / CHIPS[chip].devices - state_bytes / (mesh.fsdp * mesh.tensor) - gathered
+    # One device alone holds all gradients and computing copies at once, where shards hold those of layers at work.
+    alone = mesh.fsdp * mesh.tensor == 1
+    gathered = 4 * parameters if alone else LAYERS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
+    memory = ROOM * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
+    room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - gathered
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)
         if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:

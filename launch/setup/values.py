@@ -42,6 +42,7 @@ RULES: dict[str, Rule] = {
     "data.size_exponent": between(-math.inf), "data.unit": one_of("windows", "tokens"),
     "data.statistics_per": one_of("dataset", "embodiment"), "data.holdout": PART,
     "train.steps": COUNT, "train.global_batch_size": COUNT, "train.accumulation": COUNT, "train.compute_dtype": DTYPE,
+    "train.float32_products": one_of("default", "highest"),
     "train.remat": one_of("auto", "none", *POLICIES), "train.matmul": one_of(*PRODUCTS),
     "train.init_weights": one_of("average", "raw"), "train.log_every": COUNT,
     "optimizer.warmup_fraction": PART, "optimizer.b1": PART, "optimizer.b2": PART, "optimizer.eps": POSITIVE,

@@ -1,6 +1,9 @@
 """Published figures of accelerators. Planning, metrics and benchmarks read them here."""
 
 import dataclasses
+import os
+
+PREALLOCATED = 0.75  # of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says another share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +19,14 @@ class Chip:
     kind: str  # `device_kind` in JAX
     dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network
     kernel_efficiency: dict[str, float] | None = None  # share of the peak, by attention kernel; None: not looked at
+    hbm_bandwidth: float | None = None  # bytes per second; where the compiler estimates no cycles, a GPU's
+
+    @property
+    def usable_gib(self) -> float:
+        """GiB that JAX takes: all of a TPU's; of a GPU's a share that it takes at the start."""
+        if self.hbm_bandwidth is None:
+            return self.hbm_gib
+        return self.hbm_gib * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", PREALLOCATED))
 
 
 # TPU: Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s;
@@ -24,7 +35,9 @@ class Chip:
 # Kernels: `python -m benchmarks.kernel_schedule` reads the 14B's self-attention in the schedule that libtpu 0.0.42.1
 # makes. It leaves out waits for memory, and no chip has confirmed it.
 # GPU: NVIDIA's data sheets (dense bf16; NVLink one way; each GPU has a network adapter of 400 Gbit/s, an A100 of 200);
-# the memory is what the driver shows. The clock is the boost clock: compilers for GPUs estimate no cycles.
+# the memory is what the driver shows. The clock is the boost clock: compilers for GPUs estimate no cycles. Attention is
+# taken at 600 and 450 TFLOP/s of an H100, as published kernels reach (arXiv 2407.08608), and that share of others.
+_CUDNN = {"fwd": 600 / 989, "bwd": 450 / 989}
 CHIPS = {
     "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
                 {"fwd": 0.81, "bwd": 0.91}),
@@ -32,14 +45,15 @@ CHIPS = {
                 {"fwd": 0.77, "bwd": 0.90}),
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
     "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
-    "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9),
-    "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, None, "NVIDIA H100 80GB HBM3", 50e9),
-    "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, None, "NVIDIA H200", 50e9),
+    "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9, _CUDNN, 2.039e12),
+    "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, None, "NVIDIA H100 80GB HBM3", 50e9, _CUDNN, 3.352e12),
+    "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, None, "NVIDIA H200", 50e9, _CUDNN, 4.8e12),
+    "b200": Chip(2250e12, 178.3, 900e9, 1.965e9, 1, None, "NVIDIA B200", 50e9, _CUDNN, 7.672e12),
 }
 
 # Part of a `device_kind`, in lower case -> chip. The first match counts, so "v5 lite" stands before "v5".
 _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6 lite": "v6e", "v6e": "v6e", "tpu7x": "v7x", "v7x": "v7x",
-          "h100": "h100", "h200": "h200", "a100": "a100"}
+          "h100": "h100", "h200": "h200", "a100": "a100", "b200": "b200"}
 _V4_PEAK_FLOPS = 275e12  # Cloud TPU's page of v4, which is in no plan
 
 

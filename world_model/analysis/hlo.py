@@ -29,6 +29,10 @@ class Instruction:
         """Returns the shapes of all operands."""
         return [self.shapes[name] for name in _operands(self.rest)]
 
+    def operand_names(self) -> list[str]:
+        """Names the instructions whose results it takes."""
+        return _operands(self.rest)
+
     def called(self, attributes: str) -> list[str]:
         """Names the computations that stand under any of `attributes`, such as "calls|body"."""
         return re.findall(rf"(?:{attributes})=%?([\w.\-]+)", self.rest)

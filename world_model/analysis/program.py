@@ -36,6 +36,10 @@ class Program:
     def __init__(self, text: str):
         self._computations, self._entry = hlo.parse(text)
 
+    def instructions(self, computation: str) -> list[Instruction]:
+        """The instructions of a computation, by name."""
+        return self._computations[computation]
+
     def total(self, count: Callable[[Instruction], collections.Counter], *, inside_fusions: bool = True):
         """Sums `count` over all instructions, each as often as it runs.
 
@@ -65,16 +69,16 @@ class Program:
         return [(name, 1) for name in instruction.called(names)]
 
     def executed_flops(self, scope: str = "") -> float:
-        """FLOP of the matrix products: `dot`, on TPU `convolution`, on GPU calls of cuBLAS, and attention kernels.
+        """FLOP of the matrix products: `dot`, on TPU `convolution`, on GPU calls of cuBLAS and cuDNN; attention.
 
         scope: counts only the products under that `named_scope`.
         """
         inside = re.compile(rf"[/(]{scope}[/)]" if scope else "")
-        return self._sum(lambda i: _flops(i) if inside.search(i.scope) else 0.0)
+        return self._sum(lambda i: product_flops(i) if inside.search(i.scope) else 0.0)
 
     def kernel_flops(self, kind: str = "") -> float:
         """The part of `executed_flops` inside attention kernels; kind: counts one kind of KERNEL_PRODUCTS alone."""
-        return self._sum(lambda i: kernel_flops(i) if i.op == "custom-call" and f"flash_{kind}" in i.scope else 0.0)
+        return self._sum(lambda i: kernel_flops(i) if kind in ("", _kernel_kind(i)) else 0.0)
 
     def _sum(self, number: Callable[[Instruction], float], **options) -> float:
         """Sums one number over all instructions; options: those of `total`."""
@@ -103,7 +107,7 @@ class Program:
         return self._sum(cycles, inside_fusions=False)
 
 
-def _flops(i: Instruction) -> float:
+def product_flops(i: Instruction) -> float:
     """FLOP of one matrix product; 0 for any other instruction."""
     if i.op == "dot":
         return _dot_flops(i, r"lhs_contracting_dims=\{([\d,]*)\}")
@@ -112,6 +116,8 @@ def _flops(i: Instruction) -> float:
     if i.op == "custom-call":
         if 'custom_call_target="__cublas' in i.rest:
             return _dot_flops(i, r'lhs_contracting_dimensions":\[([\d,"]*)\]')
+        if 'custom_call_target="__cudnn$conv' in i.rest:
+            return _convolution_flops(i)
         return kernel_flops(i)
     return 0.0
 
@@ -123,14 +129,31 @@ def _dot_flops(i: Instruction, contracting: str) -> float:
     return 2.0 * math.prod(dims(i.shape)) * math.prod(left[int(axis)] for axis in axes)
 
 
+def _kernel_kind(i: Instruction) -> str | None:
+    """Which of KERNEL_PRODUCTS an instruction is; None where it is no attention kernel."""
+    if i.op != "custom-call":
+        return None
+    if "__cudnn$fmha" in i.rest:
+        return "bwd" if re.search(r"__cudnn\$fmha\w*Backward", i.rest) else "fwd"
+    kernel = re.search(r"flash_(fwd|bwd)", i.scope)  # buffers are made in the kernel's scope as well
+    return kernel.group(1) if kernel and "tpu_custom_call" in i.rest else None
+
+
 def kernel_flops(i: Instruction) -> float:
-    """FLOP of an attention kernel, whose scope says how many (query, key) pairs its tiles cover; 0 for others."""
-    pairs, kernel = re.search(r"pairs_(\d+)", i.scope), re.search(r"flash_(fwd|bwd)", i.scope)
-    if not pairs or not kernel or "tpu_custom_call" not in i.rest:  # buffers are made in the kernel's scope as well
+    """FLOP of an attention kernel; 0 for others. cuDNN's makes the product of all queries [B, Lq, n, d] with all keys,
+    its first operands; the scope of one for TPUs says how many (query, key) pairs its tiles cover."""
+    kind = _kernel_kind(i)
+    if kind is None:
+        return 0.0
+    if "__cudnn$fmha" in i.rest:
+        (batch, length, heads, head_dim), keys = (dims(shape) for shape in i.operands()[:2])
+        return 2.0 * KERNEL_PRODUCTS[kind] * batch * heads * length * keys[1] * head_dim
+    pairs = re.search(r"pairs_(\d+)", i.scope)
+    if not pairs:
         return 0.0
     queries = next(dims(shape) for shape in i.operands() if shape.startswith(("bf16", "f32")))  # after tables of tiles
     head_dim = min(queries[-2:])  # stored before or after the tokens, of which there are more
-    return 2.0 * KERNEL_PRODUCTS[kernel.group(1)] * int(pairs.group(1)) * math.prod(queries[:-2]) * head_dim
+    return 2.0 * KERNEL_PRODUCTS[kind] * int(pairs.group(1)) * math.prod(queries[:-2]) * head_dim
 
 
 def _convolution_flops(i: Instruction) -> float:

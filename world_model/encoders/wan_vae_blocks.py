@@ -46,8 +46,8 @@ def convolve(x, kernel, stride=(1, 1, 1), padding=((0, 0), (0, 0)), together=1):
     padding: of rows and columns. together: frames whose results may share rounding errors; others do not reach them by
     a bit."""
     return jax.lax.platform_dependent(
-        x, kernel, cpu=lambda x, k: by_pictures(x, k, stride, padding, together),
-        default=lambda x, k: at_once(x, k, stride, padding))
+        x, kernel, cpu=lambda x, k: by_pictures(x.astype(jnp.float32), k, stride, padding, together).astype(x.dtype),
+        cuda=lambda x, k: by_pictures(x, k, stride, padding), default=lambda x, k: at_once(x, k, stride, padding))
 
 
 def at_once(x, kernel, stride, padding):
@@ -72,24 +72,26 @@ SHORT = {
 
 
 def by_pictures(x, kernel, stride, padding, together=1):
-    """Does `convolve` on a CPU, where XLA's convolutions of pictures are fast and those over three dimensions are not.
-    Four frames of three taps take six of them instead of twelve, and differ from the sum of taps by 3e-6."""
+    """Does `convolve` by convolutions of pictures in x's dtype, tap by tap; taps add up in float32. On a CPU those over
+    three dimensions are slow, and on a GPU they would be float32, channels first. Four frames `together` of three taps
+    take six convolutions instead of twelve, and differ from the sum of taps by 3e-6 in float32."""
     taps, step = kernel.shape[0], stride[0]
     frames = (x.shape[1] - taps) // step + 1
     size = together if taps == 3 and step == 1 and together in SHORT else 1
     inputs, weights, outputs = SHORT.get(size, (np.eye(taps), np.eye(taps), np.ones((1, taps))))
-    x, kernel, dtype = x.astype(jnp.float32), kernel.astype(jnp.float32), x.dtype
+    kernel, dtype = kernel.astype(jnp.float32), x.dtype
     seen = [x[:, i:i + (frames - size) * step + 1:size * step] for i in range(len(inputs))]  # [B, frames / size, ...]
     products = [jax.lax.conv_general_dilated(
-        _combined(row, seen).reshape(-1, *x.shape[2:]), _combined(weight, kernel), stride[1:], padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC")) for row, weight in zip(inputs, weights, strict=True)]
+        _combined(row, seen).reshape(-1, *x.shape[2:]), _combined(weight, kernel).astype(dtype), stride[1:], padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC")).astype(jnp.float32)
+        for row, weight in zip(inputs, weights, strict=True)]
     out = jnp.stack([_combined(row, products) for row in outputs], axis=1)
     out = out.reshape(x.shape[0], -1, size, *out.shape[2:])
     return out.reshape(x.shape[0], frames, *out.shape[3:]).astype(dtype)
 
 
 def _combined(row, parts):
-    return sum(float(c) * part for c, part in zip(row, parts, strict=True) if c)
+    return sum(part if c == 1 else float(c) * part for c, part in zip(row, parts, strict=True) if c)
 
 
 class Conv(nnx.Module):

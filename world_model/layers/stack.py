@@ -131,10 +131,10 @@ def multiplying(make_layer: Callable, product_name: str, *, rngs: nnx.Rngs) -> n
 
 
 def make_cache(spec, batch: int, room: int, dtype=jnp.float32) -> Cache:
-    """A cache with room for that many tokens, all zeros."""
+    """A cache with room for that many tokens, all zeros; each array has memory of its own, which may be donated."""
     shape = (batch, room, spec.num_heads, spec.head_dim)
-    stacked, final = (jnp.zeros((spec.num_layers - 1, *shape), dtype) for _ in range(2)), jnp.zeros(shape, dtype)
-    return Cache(tuple(stacked), (final, final))
+    return Cache(*(tuple(jnp.zeros(of_part, dtype) for _ in range(2))
+                   for of_part in ((spec.num_layers - 1, *shape), shape)))
 
 
 def write_cache(cache: Cache, own: Cache, start) -> Cache:

@@ -114,9 +114,9 @@ class DreamZeroSampler(Guided):
         """Keys and values of text and image, for all branches."""
         return cached.encode_context(bind(self.model, params), text, image)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def prefill(self, params, cache, context, latents, condition, block):
-        """The cache with a block's clean latents in it; everything for all branches."""
+        """The cache, whose memory is used again, with a block's clean latents in it; everything for all branches."""
         return cached.prefill(bind(self.model, params), cache, context, latents, condition, block)
 
     @functools.partial(jax.jit, static_argnums=0)
