@@ -67,7 +67,7 @@ def _passes(p: dict) -> list[str]:
     return [f"passes that take longest outside attention kernels, by {GPU_MATMUL_EFFICIENCY:.2f} of the peak and "
             f"{GPU_HBM_EFFICIENCY:.2f} of the bandwidth of memory:",
             *(f"  {1e3 * f['seconds']:8.2f} ms  {f['bytes'] / 1e9:7.2f} GB  {f['flops'] / 1e12:7.2f} TFLOP  "
-              f"{f['count']:5.0f} x {f['name']}" for f in p["slowest_passes"])]
+              f"{f['runs']:5.0f} x {f['name']}" for f in p["slowest_passes"])]
 
 
 def _traffic(p: dict) -> list[str]:

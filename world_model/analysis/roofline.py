@@ -23,7 +23,7 @@ class Pass(NamedTuple):
     """A kind of pass: all that do the same in the same part of the model."""
 
     name: str  # the operation, and where in the model
-    count: float  # how often it runs
+    runs: float  # how often
     bytes: float
     flops: float
     seconds: float
@@ -36,12 +36,12 @@ def passes(program: Program, flops_rate: float, bytes_rate: float) -> list[Pass]
         if i.op in _NO_PASS or kernel_flops(i):
             return collections.Counter()
         moved, flops = moved_bytes(program, i), pass_flops(program, i)
-        found = {"count": 1.0, "bytes": moved, "flops": flops, "seconds": max(moved / bytes_rate, flops / flops_rate)}
+        found = {"runs": 1.0, "bytes": moved, "flops": flops, "seconds": max(moved / bytes_rate, flops / flops_rate)}
         return collections.Counter({(_kind(i, flops), name): value for name, value in found.items()})
 
     totals = program.total(cost, inside_fusions=False)
     kinds = {kind for kind, _ in totals}
-    found = [Pass(kind, *(totals[kind, name] for name in ("count", "bytes", "flops", "seconds"))) for kind in kinds]
+    found = [Pass(kind, *(totals[kind, name] for name in ("runs", "bytes", "flops", "seconds"))) for kind in kinds]
     return sorted(found, key=lambda p: -p.seconds)
 
 
