@@ -14,8 +14,8 @@ from world_model.analysis.program import Program, kernel_flops, product_flops
 
 # They show an array that another instruction made, or run others that are counted.
 _NO_PASS = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "conditional", "call", "reshape",
-            "after-all", "partition-id", "iota", *COLLECTIVES, *(f"{kind}{end}" for kind in COLLECTIVES
-                                                                 for end in ("-start", "-done"))}
+            "after-all", "partition-id", "iota", *COLLECTIVES, *(f"{kind}-start" for kind in COLLECTIVES)}
+_FUSIONS = ("fusion", "fusion-start")  # the second runs beside others, until its "-done"
 _SLICES = ("dynamic-slice", "gather", "slice")
 
 
@@ -33,7 +33,7 @@ def passes(program: Program, flops_rate: float, bytes_rate: float) -> list[Pass]
     """All passes but attention kernels, slowest kind first; rates per second. An attention kernel's time is not that of
     its bytes."""
     def cost(i: Instruction) -> collections.Counter:
-        if i.op in _NO_PASS or kernel_flops(i):
+        if i.op in _NO_PASS or i.op.endswith("-done") or kernel_flops(i):
             return collections.Counter()
         moved, flops = moved_bytes(program, i), pass_flops(program, i)
         found = {"runs": 1.0, "bytes": moved, "flops": flops, "seconds": max(moved / bytes_rate, flops / flops_rate)}
@@ -47,7 +47,7 @@ def passes(program: Program, flops_rate: float, bytes_rate: float) -> list[Pass]
 
 def pass_flops(program: Program, i: Instruction) -> float:
     """FLOP of the products in a pass."""
-    if i.op != "fusion":
+    if i.op not in _FUSIONS:
         return product_flops(i)
     inside = (j for name in i.called("calls") for j in program.instructions(name))
     return sum(pass_flops(program, j) for j in inside)
@@ -59,10 +59,11 @@ def moved_bytes(program: Program, i: Instruction) -> float:
         return 2.0 * sum(hlo.sizes(i.operands()[1]))
     if i.op in _SLICES:
         return 2.0 * sum(hlo.sizes(i.shape))
-    if i.op != "fusion":
-        return float(sum(hlo.sizes(i.shape)) + sum(sum(hlo.sizes(shape)) for shape in i.operands()))
+    if i.op not in _FUSIONS:
+        read = sum(sum(hlo.sizes(shape)) for shape in i.operands())
+        return float(read + (read if i.op.endswith("-start") else sum(hlo.sizes(i.shape))))
     inside = program.instructions(i.called("calls")[0])
-    return float(_read(inside) + _written(inside, i))
+    return float(_read(inside) + _written(inside))
 
 
 def _read(inside: list[Instruction]) -> int:
@@ -84,9 +85,9 @@ def _read_by(user: Instruction, parameter: str, whole: int) -> int:
     return whole
 
 
-def _written(inside: list[Instruction], fusion: Instruction) -> int:
+def _written(inside: list[Instruction]) -> int:
     """Bytes that a fusion writes: of arrays that it changes in place, the part that changes."""
-    whole = sum(hlo.sizes(fusion.shape))
+    whole = sum(hlo.sizes(inside[-1].shape))
     for j in inside:
         if j.op == "dynamic-update-slice":
             whole -= sum(hlo.sizes(j.shape)) - sum(hlo.sizes(j.operands()[1]))
@@ -97,7 +98,7 @@ def _kind(i: Instruction, flops: float) -> str:
     """Names what a pass does and where: the scope without loops and transformations, which say only how it is run."""
     parts = [part for part in i.scope.split("/") if "(" not in part and part not in ("while", "body", "eval_jaxpr")]
     way = "backward" if "transpose(" in i.scope else "forward"
-    return f"{'product' if flops else i.op} {way} {'/'.join(parts[-3:])}"
+    return f"{'product' if flops else i.op.removesuffix('-start')} {way} {'/'.join(parts[-3:])}"
 
 
 def seconds(found: list[Pass]) -> float:
