@@ -44,14 +44,14 @@ class Page(HTMLParser):
             self.text[name] = self.text.get(name, "") + data
 
 
-def browse(url: str, folder) -> tuple[str, np.ndarray]:
-    """(document after its scripts have run, screenshot uint8 [H, W, 3]). Virtual time stands still while the page
+def browse(url: str, folder, *more: str) -> tuple[str, np.ndarray]:
+    """With more of Chromium's options: (document after its scripts have run, screenshot uint8 [H, W, 3]). Virtual time stands still while the page
     waits for the server, so that a slow machine changes nothing."""
     chromium = shutil.which("chromium")
     assert chromium, "this test needs Chromium (Debian: apt-get install chromium), which `make test` installs"
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
                "--window-size=1050,900", "--virtual-time-budget=4000", f"--user-data-dir={folder / 'profile'}")
-    done = subprocess.run([chromium, *options, "--dump-dom", f"--screenshot={folder / 'page.png'}", url],
+    done = subprocess.run([chromium, *options, *more, "--dump-dom", f"--screenshot={folder / 'page.png'}", url],
                           capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, np.array(Image.open(folder / "page.png").convert("RGB"))
@@ -78,11 +78,13 @@ def browsed(tmp_path_factory, seen):
         image = {"observation/image": np.stack([seen] * 4)}
         actions = policy.infer(observation(3, frames=4, session_id="shown") | image)["actions"]
         document, screen = browse(f"http://127.0.0.1:{port}/", tmp_path_factory.mktemp("browser"))
-    return Page(document), screen, actions
+        _, dark = browse(f"http://127.0.0.1:{port}/", tmp_path_factory.mktemp("dark"), "--window-size=520,1500",
+                         "--blink-settings=preferredColorScheme=0")
+    return Page(document), screen, dark, actions
 
 
 def test_the_document_says_what_was_served(browsed, seen):
-    page, _, actions = browsed
+    page, _, _, actions = browsed
     # On a very slow machine an idle connection may have been given up meanwhile.
     assert re.fullmatch(r"pusht, step 1; [12] sessions, [12] connections", page.text["what"])
     np.testing.assert_array_equal(picture(page.images["seen"]), seen)
@@ -96,9 +98,18 @@ def test_the_document_says_what_was_served(browsed, seen):
                         page.text["facts"])
 
 
+def test_a_small_dark_screen_shows_it_too(browsed):
+    """One column, nothing cut off at the right, light words on a dark page."""
+    _, _, screen, _ = browsed
+    assert (screen[:, -8:] == screen[0, 0]).all() and screen[0, 0].max() < 60
+    assert (screen == np.uint8((0x25, 0x63, 0xEB))).all(-1).sum() > 100
+    rows = (screen == COLOURS[0, 0]).all(-1).any(1), (screen == np.uint8((0x25, 0x63, 0xEB))).all(-1).any(1)
+    assert np.flatnonzero(rows[0]).max() < np.flatnonzero(rows[1]).min()
+
+
 def test_the_screen_shows_it(browsed):
     """Quarters of the observation, each enlarged to 128 by 128 pixels, and both dimensions' curves."""
-    _, screen, _ = browsed
+    _, screen, _, _ = browsed
 
     def area(colour):
         return (screen == np.uint8(colour)).all(-1).sum()
@@ -119,4 +130,4 @@ def test_where_no_video_is_imagined_the_page_leaves_it_out(tmp_path, seen):
     np.testing.assert_array_equal(picture(page.images["seen"]), seen)
     assert page.shapes["actions"].count("polyline") == 2 and "gap" not in page.text["facts"]
     assert "gaps" not in page.shapes and not page.images["imagined"]
-    assert len(re.findall(r'<div class="video" hidden="">', document)) == 2
+    assert len(re.findall(r'class="[a-z ]*video" hidden="">', document)) == 3

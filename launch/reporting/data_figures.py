@@ -39,16 +39,17 @@ def action_curves(names: list[str], recorded: np.ndarray, normalised: np.ndarray
         for i, (name, (left, right)) in enumerate(zip(names, axes)):
             left.plot(recorded[:, i], color=OTHER, linewidth=3.5, label="recorded")
             left.plot(back[:, i], color=MODEL, linewidth=1, label="there and back")
-            right.plot(normalised[:, i], color=BASELINE, linewidth=1.2)
+            right.plot(normalised[:, i], color=BASELINE, linewidth=1.2, label="as the model sees them")
             right.set(ylim=(-1.1, 1.1))
             left.set_ylabel(name, rotation=0, ha="right", va="center")
             for start in starts:
                 right.axvline(start, color=OTHER, linewidth=0.6)
         axes[0, 0].set_title("robot units")
         axes[0, 1].set_title("normalised, by block")
-        axes[0, 0].legend(fontsize=7, loc="upper right")
+        for axis in axes[0]:
+            axis.legend(fontsize=7, loc="upper right")
         for axis in axes[-1]:
-            axis.set_xlabel("step")
+            axis.set_xlabel("control step")
     return buffer.getvalue()
 
 

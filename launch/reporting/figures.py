@@ -45,14 +45,15 @@ def losses(metrics: list[dict]) -> bytes:
         for axis, name in zip(axes[0], names, strict=True):
             points = [(m["step"], m[f"{name}_loss"]) for m in metrics if f"{name}_loss" in m]
             steps, values = np.array(points, float).reshape(-1, 2).T
-            axis.plot(steps, values, color=MODEL, alpha=0.25, linewidth=1)
-            axis.plot(steps, _smooth(values), color=MODEL)
+            axis.plot(steps, values, color=MODEL, alpha=0.25, linewidth=1, label="logged")
+            axis.plot(steps, _smooth(values), color=MODEL, label="smoothed")
             if len(values) and values.min() > 0 and values.max() > 5 * values.min():
                 axis.set_yscale("log")
                 axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
                 axis.yaxis.set_major_formatter("{x:g}")
                 axis.yaxis.set_minor_locator(ticker.NullLocator())
-            axis.set(title=f"{name} loss", xlabel="step")
+            axis.set(title=f"{name} loss", xlabel="training step", ylabel="mean square of velocities")
+            axis.legend(fontsize=7)
     return buffer.getvalue()
 
 
@@ -74,13 +75,13 @@ def video_by_frame(video: dict) -> bytes:
     """Plots PSNR and SSIM by predicted frame."""
     curves = video["by_frame"]
     with figure(1, 2, 9, 2.9) as (buffer, axes):
-        for axis, unit, label in zip(axes[0], ("psnr_db", "ssim"), ("PSNR, dB", "SSIM")):
+        for axis, unit, label in zip(axes[0], ("psnr_db", "ssim"), ("PSNR, dB", "SSIM, 1 = equal")):
             for name, text, colour in (("codec", "codec against raw pixels", OTHER), ("video", "predicted", MODEL),
                                        ("copy_last", "copy of the first frame", BASELINE)):
                 axis.plot(curves["frame"], _numbers(curves[f"{name}_{unit}"]), color=colour, label=text,
                           linestyle="--" if name == "codec" else "-")
-            axis.set(title=f"{label} by frame", xlabel="frame", xlim=(1, None))
-        axes[0, 0].legend()
+            axis.set(title=f"{label} by frame", xlabel="frame", ylabel=label, xlim=(1, None))
+            axis.legend(fontsize=7)
     return buffer.getvalue()
 
 
@@ -92,12 +93,14 @@ def action_errors(action: dict) -> bytes:
         for name, text, colour in names:
             axes[0, 0].plot(action["by_step"]["step"], _numbers(action["by_step"][name]), color=colour, label=text,
                             marker="o", markersize=3)
-        for i, (name, _, colour) in enumerate(names):
+        for i, (name, text, colour) in enumerate(names):
             values = _numbers(action["by_block"][name])
-            axes[0, 1].bar(np.arange(1, len(values) + 1) + 0.26 * (i - 1), values, 0.24, color=colour)
-        axes[0, 0].set(title="action error by step of a block", xlabel="step", ylim=(0, None))
+            axes[0, 1].bar(np.arange(1, len(values) + 1) + 0.26 * (i - 1), values, 0.24, color=colour, label=text)
+        axes[0, 0].set(title="action error by step of a block", xlabel="control step", ylim=(0, None),
+                       ylabel="mean square, normalised")
         axes[0, 1].set(title="by block", xlabel="block", xticks=np.arange(1, len(values) + 1))
-        axes[0, 0].legend()
+        for axis in axes[0]:
+            axis.legend(fontsize=7)
     return buffer.getvalue()
 
 
@@ -115,10 +118,11 @@ def actions(arrays: dict, actions_per_block: int, windows: int = 4, dimensions: 
                     axis.axvline(start - 0.5, color=OTHER, linewidth=0.8, linestyle=":")
                 axis.set_ylim(-1.15, 1.15)
                 if column == 0:
-                    axis.set_ylabel(f"slot {slot}")
+                    axis.set_ylabel(f"slot {slot}, normalised")
             axes[0, column].set_title(f"window {window}")
-            axes[-1, column].set_xlabel("step")
-        axes[0, 0].legend(loc="best", fontsize=8)
+            axes[-1, column].set_xlabel("control step")
+        for axis in axes.flat:
+            axis.legend(loc="best", fontsize=7)
     return buffer.getvalue()
 
 
@@ -135,10 +139,12 @@ def loss_by_level(loss: dict) -> bytes:
         for axis, name in zip(axes[0], names, strict=True):
             prefix = f"{name}_loss_sigma_"
             levels = {key.removeprefix(prefix): loss[key] for key in sorted(loss) if key.startswith(prefix)}
-            axis.bar(range(len(levels)), list(levels.values()), 0.7, color=MODEL)
-            axis.set(title=f"{name} error by noise level", xlabel="sigma (1 = noise)")
+            axis.bar(range(len(levels)), list(levels.values()), 0.7, color=MODEL, label="model")
+            axis.set(title=f"{name} error by noise level", xlabel="sigma (1 = noise)",
+                     ylabel="mean square of velocities")
             axis.set_xticks(range(len(levels)), list(levels))
             axis.grid(False, axis="x")
+            axis.legend(fontsize=7)
     return buffer.getvalue()
 
 
@@ -158,8 +164,8 @@ def schedules(parts: dict[str, Schedule]) -> bytes:
             count = "decided on the way" if runs is None else f"{ran.sum()} of {len(ran)} steps run the model"
             axis.set(title=f"{part}: {count}", xlabel="solver step", ylim=(-0.05, 1.05))
             axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.legend(loc="lower left", fontsize=7)
         axes[0, 0].set_ylabel("sigma (1 = noise)")
-        axes[0, 0].legend(loc="lower left")
     return buffer.getvalue()
 
 
