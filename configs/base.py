@@ -93,12 +93,15 @@ def common(family: str) -> ConfigDict:
     c.checkpoint.keep_last = 3  # newest checkpoints kept
     c.checkpoint.hashes = True  # a hash of every array, checked where it is read; False: neither, for very large states
     c.checkpoint.keep_every = 0  # steps whose multiples are kept for ever; 0 = none
+    c.checkpoint.keep_best = False  # keep the one with the least held-out loss too
 
     c.evaluate = ConfigDict()
-    c.evaluate.windows = 32  # held-out windows
+    c.evaluate.every = 0  # steps between held-out losses inside a run; 0 = none
+    c.evaluate.rollout_every = 0  # steps between rolled-out video and actions inside a run; 0 = none
+    c.evaluate.windows = 32  # held-out windows; inside a run, of each dataset
     c.evaluate.batch_size = 8  # windows per batch
 
     c.log = ConfigDict()
-    c.log.tensorboard = False  # also write TensorBoard events (extra: tensorboard)
+    c.log.also = ()  # beside metrics.jsonl: "tensorboard", "wandb" (the extras of these names)
     c.log.cloud_goodput = ""  # log of Google Cloud that also gets the ledger's events (extra: goodput); "" = none
     return c

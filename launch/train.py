@@ -16,7 +16,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from launch.evaluation.held_out import HeldOut
 from launch.planning import memory
+from launch.reporting import figures
 from launch.setup import fit, provenance, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
@@ -58,7 +60,8 @@ def train(experiment, workdir: Path | str) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
         guard.enter_context(owner.owned(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                                  keep_every=config.checkpoint.keep_every, hashes=config.checkpoint.hashes)
+                                  keep_every=config.checkpoint.keep_every, keep_best=config.checkpoint.keep_best,
+                                  hashes=config.checkpoint.hashes)
         guard.callback(checkpoints.close)
         data = experiment.data()
         resumed, base = find_resumable(checkpoints.directory, target, config, data, say)
@@ -83,19 +86,31 @@ def train(experiment, workdir: Path | str) -> bool:
         # The step, and what the run says of itself.
         encoders = training.place(experiment.training_arrays(kept), mesh)
         step_fn = training.make_step(experiment, target, encoders)
+        held_out = HeldOut(experiment, data, mesh, kept, encoders, say) if config.evaluate.every or (
+            config.evaluate.rollout_every) else None
         history = metrics.History()
         clock = metrics.Clock(config.train.global_batch_size, experiment.model.flops_per_sample, mesh.size)
-        writer = metrics.Writer(workdir, start, config.log.tensorboard)
+        writer = metrics.Writer(workdir, start, config.log.also)
 
         def report(step: int) -> None:
             if record := history.collect(step):
                 record |= clock.measure(step, config.train.steps - step)
                 ledger.ends("steps", step, record["data_wait"])
                 writer.write(step, record)
-                say(metrics.progress(step, config.train.steps, record))
+                say(metrics.progress(step, config.train.steps, record, held_out.last if held_out else {}))
+
+        def evaluate(step: int) -> None:
+            record, picture = held_out(current, step)
+            writer.write(step, record)
+            say(metrics.progress(step, config.train.steps, {}, held_out.last))
+            if picture is not None:
+                writer.picture(step, "rollout", picture, figures.png)
+            ledger.ends("evaluate", step)
+            clock.restart()
 
         def save(step: int) -> None:
-            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=kept)
+            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=kept,
+                             loss=held_out.loss_at(step) if held_out else None)
             ledger.ends("checkpoint", step)
 
         try:
@@ -120,6 +135,10 @@ def train(experiment, workdir: Path | str) -> bool:
                     checkpoints.check()
                     if (step - 1) % config.train.log_every == 0:
                         report(step - 1)  # it has ended: the devices go on with this one meanwhile
+                    if held_out and held_out.due(step):
+                        report(step)
+                        with watchdog.paused():
+                            evaluate(step)
                     if step % config.checkpoint.every == 0 or step == config.train.steps:
                         report(step)  # before the save: a state with a bad loss is never written
                         save(step)

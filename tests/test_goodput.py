@@ -43,7 +43,7 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
         clock.now += seconds
         second.ends(phase, step)
     attempts = read_attempts(path)
-    assert account(attempts) == {"startup": 8, "compile": 17, "steps": 30 + 40, "data_wait": 10, "checkpoint": 2,
+    assert account(attempts) == {"startup": 8, "compile": 17, "steps": 30 + 40, "data_wait": 10, "checkpoint": 2, "evaluate": 0,
                                  "lost": 20, "down": 100}
     assert sum(account(attempts).values()) == clock.now - 1000
     assert summarize(attempts).startswith("goodput 30.8% of 227 s in 2 attempts; the rest: startup 3.5%")

@@ -1,7 +1,9 @@
 """world_model/training/metrics.py: what is logged is what happened."""
 
 import json
+import sys
 import types
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,16 +101,24 @@ def test_the_history_on_disk_is_cut_at_the_resumed_step(tmp_path):
     assert found == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_and_wandb_get_the_same_numbers_and_pictures(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    writer = metrics.Writer(tmp_path, step=0, tensorboard=True)
+    wandb = mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    writer = metrics.Writer(tmp_path, step=0, also=("tensorboard", "wandb"))
     writer.write(1, {"loss": 0.5})
+    writer.picture(1, "rollout", np.zeros((4, 4, 3), np.uint8), lambda image: b"png")
     writer.close()
+    assert (tmp_path / "rollout" / "00000001.png").read_bytes() == b"png"
+    run = wandb.init.return_value
+    assert wandb.init.call_args.kwargs["id"] == tmp_path.name and run.finish.called
+    assert [call.args[0]["train_step"] for call in run.log.call_args_list] == [1, 1]
     (event,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in event.read_bytes() and np.float32(0.5).tobytes() in event.read_bytes()
 
 
 def test_the_terminal_line_tells_what_is_known():
     record = {"loss": 1.0, "video_loss": 0.25, "grad_norm": 2.0, "mfu": 0.41, "data_wait": 0.125, "seconds_left": 3725}
-    line = metrics.progress(10, 50, record)
-    assert line == "step 10/50  video 0.2500  loss 1.0000  grad 2.000  MFU 41.0%  data wait 12.5%  left 1:02:05"
+    line = metrics.progress(10, 50, record, {"held_out/video_loss": 0.25, "rollout/video_psnr_db": 21.0})
+    assert line == ("step 10/50  video 0.2500  loss 1.0000  grad 2.000  MFU 41.0%  data wait 12.5%  held-out video "
+                    "0.2500  rolled out 21.0 dB  left 1:02:05")

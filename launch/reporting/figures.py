@@ -206,6 +206,18 @@ def _panel_row(windows: list[list[np.ndarray]], scale: int) -> np.ndarray:
     return np.concatenate([row, np.full((GAP, row.shape[1], 3), 255, np.uint8)])
 
 
+def strips(arrays: dict, frames: int = 8, width: int = 160) -> np.ndarray:
+    """Pictures uint8 [H, W, 3] of windows: three rows each, through the codec, predicted, and the first frame held; in
+    columns `frames` moments from first to last. Pictures wider than `width` are thinned out."""
+    rows = []
+    for video in zip(*(arrays[f"frames_{name}"] for name in ("true", "predicted", "copy_last")), strict=True):
+        moments = np.linspace(0, len(video[0]) - 1, min(frames, len(video[0]))).astype(int)
+        thin = -(-video[0].shape[2] // width)
+        rows += [np.concatenate(one[moments, ::thin, ::thin], axis=1) for one in video]
+        rows.append(np.full((GAP, *rows[-1].shape[1:]), 255, np.uint8))
+    return np.concatenate(rows[:-1])
+
+
 def png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 3] as PNG."""
     from PIL import Image

@@ -7,6 +7,7 @@ from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.storage import files
 from launch.setup import mixture
 from world_model import kinds
+from world_model.batch import ONE_FRAME
 
 _ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
 
@@ -24,7 +25,7 @@ def identity(experiment) -> dict:
            for name, (shape, dtype) in experiment.inputs.stored_fields().items()}
     encoders = {"dtype": "bfloat16"} | {  # which caches name even where no encoder of the family reads it
         name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile") if name in config.encoders}
-    found = {"layout": config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
+    found = {"layout": ONE_FRAME | config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
              "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": CONTENTS}
     return kinds.plain(found)  # tuples become lists, as the manifest holds them
 

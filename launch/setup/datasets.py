@@ -65,6 +65,21 @@ class Data:
         return once.batches(makers, once.each_once(makers, config.seed, windows), batch_size,
                             config.data.max_bad_fraction)
 
+    def heldout_of_each(self, batch_size: int, windows: int) -> Iterator[tuple[Dataset, dict]]:
+        """(dataset, batch) of the first `windows` held-out windows of each dataset, or all, each once, always the same;
+        a dataset's last batch may be smaller. Raises ValueError where too many are unreadable."""
+        config = self.experiment.config
+        for maker in self._makers(self.heldout):
+            for batch in once.batches([maker], once.each_once([maker], config.seed, windows), batch_size,
+                                      config.data.max_bad_fraction):
+                yield maker.dataset, batch
+
+    def of_video(self) -> "Data":
+        """The same mixture under the same statistics, of recordings instead of a cache."""
+        config = self.experiment.config.copy_and_resolve_references()
+        config.data.cache = ""
+        return open_data(dataclasses.replace(self.experiment, config=config), statistics=self.statistics)
+
     def clips(self, count: int) -> np.ndarray:
         """uint8 [count, T, H, W, 3]: training windows for fitting a codec."""
         with self._loader(self.training, count) as loader:

@@ -14,7 +14,7 @@ from data_pipelines.augmentation import Augmentation
 from launch.setup import cache, fit, initial, values
 from launch.setup.datasets import Data, open_data
 from world_model import encoders
-from world_model.batch import Layout
+from world_model.batch import ONE_FRAME, Layout
 from world_model.encoders.weights import WeightsFile
 from world_model.families import Family, Model, get_family
 from world_model.families.base.inputs import Inputs
@@ -22,7 +22,7 @@ from world_model.families.base.loss import Loss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
 OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
-EVALUATION_ONLY = ("windows", "batch_size", *OF_THE_INPUTS)  # those that are none of the sampler's
+EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *OF_THE_INPUTS)  # those not of the sampler
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
 OF_THE_STATE = ("trainable", "ema_decay")  # keys of config.optimizer that are none of the optimizer's own
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
@@ -70,7 +70,7 @@ class Experiment:
     def layout(self) -> Layout:
         """How a window is cut. Raises ValueError where frames, blocks and actions do not divide."""
         codec = self.encoders.get("video")
-        return Layout(**self.config.layout, temporal_stride=codec.temporal_stride if codec else 1)
+        return Layout(**ONE_FRAME | self.config.layout.to_dict(), temporal_stride=codec.temporal_stride if codec else 1)
 
     @functools.cached_property
     def model(self) -> Model:

@@ -14,7 +14,8 @@ from world_model import kinds
 from world_model.training.state import flatten
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
-NO_RESULT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every", "train.remat")
+NO_RESULT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every", "train.remat",
+             "evaluate.every", "evaluate.rollout_every")
 
 
 def settings(config: dict) -> dict:

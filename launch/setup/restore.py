@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs.base import get_config
@@ -38,6 +39,8 @@ class Restored:
     base: dict | None = None  # the published weights that training began with
     kept: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
     weights: str = "raw"  # raw | average: which `params` are
+
+    mesh: Mesh | None = None  # over which the arrays are spread; None: they are on one device
 
     @property
     def config(self) -> ConfigDict:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from world_model.layers.matmul import PRODUCTS
 from world_model.parallel.remat import POLICIES
 from world_model.training import directions
+from world_model.training.metrics import SINKS
 from world_model.training.optimizer import SCHEDULES
 
 Rule = tuple[Callable[[object], bool], str]  # whether a value may be, and what is expected
@@ -27,9 +28,9 @@ def between(low: float, high: float = math.inf, *, above: bool = False, below: b
     return lambda x: (x > low if above else x >= low) and (x < high if below else x <= high), words
 
 
-def one_of(*names: str) -> Rule:
-    """One of these strings."""
-    return lambda x: x in names, f"one of {', '.join(names)}"
+def one_of(*values: str | bool) -> Rule:
+    """One of these."""
+    return lambda x: x in values, f"one of {', '.join(map(str, values))}"
 
 
 COUNT, NOT_NEGATIVE, POSITIVE = between(1), between(0), between(0, above=True)
@@ -53,10 +54,12 @@ RULES: dict[str, Rule] = {
     "checkpoint.every": COUNT, "checkpoint.keep_last": COUNT,
     "noise.shift": POSITIVE, "noise.action_shift": POSITIVE, "noise.video_alpha": POSITIVE,
     "noise.video_beta": POSITIVE, "noise.history": SHARE, "noise.text_dropout": SHARE, "noise.forward_dynamics": SHARE,
+    "checkpoint.keep_best": one_of(False, True),
     "evaluate.windows": COUNT, "evaluate.batch_size": COUNT, "evaluate.solver_steps": COUNT,
     "evaluate.action_steps": COUNT, "evaluate.chunk_frames": COUNT, "evaluate.video_final_sigma": PART,
 }
 
+LISTS = {"log.also": tuple(SINKS)}  # keys whose values are tuples of these
 # (key, its default, another key, values of that under which it is not read)
 UNREAD = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
           ("optimizer.b2", 0.999, "optimizer.name", ("adafactor",)),
@@ -75,6 +78,9 @@ def check(config) -> None:
                         "left after it")
     problems += [f"{key} = {flat[key]}: {other} = {flat[other]!r} does not read it; leave it at {default}"
                  for key, default, other, values in UNREAD if flat.get(other) in values and flat[key] != default]
+    if flat.get("checkpoint.keep_best") and (not (every := flat["evaluate.every"]) or flat["checkpoint.every"] % every):
+        problems.append(f"checkpoint.keep_best: expected evaluate.every = {every} to divide checkpoint.every = "
+                        f"{flat['checkpoint.every']}, so that what is saved has been measured")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -83,6 +89,8 @@ def _expected(key: str, value) -> str | None:
     """What is expected of a key in place of the value; None where the value may be."""
     if key in ("optimizer.trainable", "optimizer.no_decay"):
         return None if _compiles(value) else "a regular expression"
+    if key in LISTS:
+        return None if set(value) <= set(LISTS[key]) else f"some of {', '.join(LISTS[key])}"
     number = isinstance(value, int | float)
     if key not in RULES and not number:
         return None

@@ -45,7 +45,7 @@ class CloudLog:
         """Records that a phase ends. The recorder has no phase for waiting for data: it is part of the steps."""
         if phase == "compile":
             self._recorder.record_training_preparation_end_time(_utc(now))
-        if phase == "checkpoint":
+        if phase in ("checkpoint", "evaluate"):
             self._recorder.record_custom_badput_event_start_time(_utc(began), phase)
             self._recorder.record_custom_badput_event_end_time(_utc(now), phase)
 

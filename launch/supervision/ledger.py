@@ -11,8 +11,8 @@ from pathlib import Path
 
 from world_model import kinds
 
-PHASES = ("startup", "compile", "steps", "data_wait", "checkpoint")
-_SECONDS = kinds.fields(dict.fromkeys(PHASES, kinds.number()), required=PHASES)
+PHASES = ("startup", "compile", "steps", "data_wait", "evaluate", "checkpoint")
+_SECONDS = kinds.fields(dict.fromkeys(PHASES, kinds.number()), required=set(PHASES) - {"evaluate"})  # newer than some
 _LINE = kinds.fields({"attempt": kinds.number(), "time": kinds.number(), "step": kinds.whole(), "seconds": _SECONDS},
                      required=("attempt", "time", "step", "seconds"))
 
@@ -84,7 +84,7 @@ def account(attempts: list[list[dict]]) -> dict[str, float]:
     total = dict.fromkeys((*PHASES, "lost", "down"), 0.0)
     for lines, following in zip(attempts, [*attempts[1:], None], strict=True):
         for phase in PHASES:
-            total[phase] += lines[-1]["seconds"][phase]
+            total[phase] += lines[-1]["seconds"].get(phase, 0.0)
         if following:
             kept = [line for line in lines if line["step"] <= following[0]["step"]]
             lost = lines[-1]["seconds"]["steps"] - (kept[-1]["seconds"]["steps"] if kept else 0.0)

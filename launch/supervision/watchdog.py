@@ -1,6 +1,8 @@
 """Watchdog for steps that hang: it writes the stacks of all threads while there is still something to see."""
 
+import contextlib
 import faulthandler
+import math
 import statistics
 import sys
 import threading
@@ -37,6 +39,13 @@ class Watchdog:
         now = time.monotonic()
         self._took.append(now - self._began)
         self._began, self._said = now, False
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens inside is no part of a step, and may take its time."""
+        self._began = math.inf
+        yield
+        self._began = time.monotonic()
 
     def limit(self) -> float:
         """Returns the seconds after which a step counts as hung."""

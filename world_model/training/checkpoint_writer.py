@@ -22,11 +22,13 @@ TRASH = "deleted"
 class Checkpoints:
     """Writer of one run's checkpoints. Saves are asynchronous: `save` returns once arrays have left the devices.
 
-    The keep_last newest steps are kept, and for ever those that divide by keep_every (0: none). A failed write raises
+    The keep_last newest steps are kept, for ever those that divide by keep_every (0: none), and with keep_best the one
+    that was saved with the least loss. A failed write raises
     CheckpointError at the next `save`, `check` or `close`; earlier checkpoints are untouched.
     """
 
-    def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0, hashes: bool = True):
+    def __init__(self, directory: Path | str, *, keep_last: int, keep_every: int = 0, keep_best: bool = False,
+                 hashes: bool = True):
         if keep_last < 1:
             raise ValueError(f"checkpoint.keep_last = {keep_last}: at least the newest checkpoint is kept")
         self.directory, self._hashes = Path(directory).absolute(), hashes
@@ -34,6 +36,10 @@ class Checkpoints:
         policies = [ocp.checkpoint_managers.LatestN(keep_last)]
         if keep_every:
             policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
+        if keep_best:
+            policies.append(ocp.checkpoint_managers.BestN(
+                n=1, get_metric_fn=lambda metrics: metrics["loss"], reverse=True,
+                keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True, todelete_subdir=TRASH,
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies))
@@ -45,9 +51,9 @@ class Checkpoints:
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
-    def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict) -> None:
+    def save(self, step: int, state: dict, *, data: dict, meta: dict, frozen: dict, loss: float | None = None) -> None:
         """Starts writing; `meta` is what `checkpoint.make_meta` returns, and gains the arrays' hashes. Waits for an
-        earlier save first."""
+        earlier save first. loss: by which `keep_best` judges."""
         if self._hashes:
             meta = meta | hashes_of(state, frozen)
         items = {"state": ocp.args.PyTreeSave(flatten(state)), "data": ocp.args.JsonSave(data),
@@ -56,7 +62,8 @@ class Checkpoints:
             items["frozen"] = ocp.args.PyTreeSave(flatten(frozen))
         with _explained("write", self.directory):
             self._wait()
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            self._manager.save(step, args=ocp.args.Composite(**items),
+                               metrics=None if loss is None else {"loss": loss})
         self._pending = self._pool.submit(self._settle)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines in the workdir, a line on the terminal, TensorBoard where asked.
+"""Metrics of a run: JSON lines in the workdir, a line on the terminal, TensorBoard and Weights & Biases where asked.
 
 Metric names that end in "/sum" and "/count" are the two parts of a mean (such as the loss at a noise level that few
 samples hit): each is summed over the steps of a line, and their ratio is logged, or nothing where the count is 0.
@@ -9,11 +9,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from world_model import kinds
 from world_model.analysis.chips import peak_flops
@@ -131,30 +132,35 @@ class Writer:
     clean history.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool = False):
-        self._file = self._tensorboard = None
+    def __init__(self, workdir: Path, step: int, also: Sequence[str] = ()):
+        self._file, self._workdir, self._also = None, Path(workdir), []
         if jax.process_index():
             return
-        path = Path(workdir) / "metrics.jsonl"
+        path = self._workdir / "metrics.jsonl"
         if path.exists():
             drop_lines_after(path, step)
         self._file = path.open("ab", buffering=0)  # unbuffered: a full disk is an error here, not at close
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-            self._tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+        self._also = [SINKS[name](self._workdir, step) for name in also]
 
     def write(self, step: int, record: dict[str, float]) -> None:
         """Appends one record."""
-        if not self._file:
-            return
-        self._file.write((json.dumps({"step": step, **record}) + "\n").encode())
-        if self._tensorboard:
-            for name, value in record.items():
-                self._tensorboard.add_scalar(name, value, step)
+        if self._file:
+            self._file.write((json.dumps({"step": step, **record}) + "\n").encode())
+        for sink in self._also:
+            sink.add(step, record)
+
+    def picture(self, step: int, name: str, image: np.ndarray, encode: Callable[[np.ndarray], bytes]) -> None:
+        """Keeps uint8 [H, W, 3] as WORKDIR/NAME/STEP.png, made by `encode`."""
+        if self._file:
+            path = self._workdir / name / f"{step:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode(image))
+        for sink in self._also:
+            sink.picture(step, name, image)
 
     def close(self) -> None:
         """Closes the files."""
-        for sink in (self._file, self._tensorboard):
+        for sink in (self._file, *self._also):
             if sink:
                 sink.close()
 
@@ -162,6 +168,52 @@ class Writer:
 def read_records(path: Path) -> list[dict]:
     """Reads the records of a metrics.jsonl. Raises OSError, ValueError naming the line that is none."""
     return kinds.lines(path.read_bytes(), RECORD, str(path))
+
+
+class TensorBoard:
+    """Events in WORKDIR/tensorboard (extra: tensorboard)."""
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def add(self, step: int, record: dict[str, float]) -> None:
+        """Adds one record."""
+        for name, value in record.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds uint8 [H, W, 3]."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run named as the workdir, and gone on with by it (extra: wandb); WANDB_PROJECT names the project."""
+
+    def __init__(self, workdir: Path, step: int):
+        import wandb
+        self._wandb = wandb
+        self._run = wandb.init(id=workdir.name, name=workdir.name, dir=str(workdir), resume="allow")
+        self._run.define_metric("*", step_metric="train_step")  # steps done again after a kill are kept
+
+    def add(self, step: int, record: dict[str, float]) -> None:
+        """Adds one record."""
+        self._run.log({"train_step": step, **record})
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds uint8 [H, W, 3]."""
+        self._run.log({"train_step": step, name: self._wandb.Image(image)})
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
+
+
+SINKS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def drop_lines_after(path: Path, step: int) -> None:
@@ -177,8 +229,8 @@ def drop_lines_after(path: Path, step: int) -> None:
     os.truncate(path, kept)
 
 
-def progress(step: int, steps: int, record: dict[str, float]) -> str:
-    """Formats one record as a line for the terminal."""
+def progress(step: int, steps: int, record: dict[str, float], held_out: dict[str, float]) -> str:
+    """Formats one record as a line for the terminal, with the newest held-out figures."""
     parts = [f"step {step}/{steps}"]
     for name, label, form in (
         ("video_loss", "video", "{:.4f}"), ("action_loss", "action", "{:.4f}"), ("loss", "loss", "{:.4f}"),
@@ -188,5 +240,12 @@ def progress(step: int, steps: int, record: dict[str, float]) -> str:
     ):
         if name in record:
             parts.append(f"{label} {form.format(record[name])}")
-    left = int(record.get("seconds_left", 0))
-    return "  ".join([*parts, f"left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"])
+    for name, label, form in (("held_out/video_loss", "held-out video", "{:.4f}"),
+                              ("held_out/action_loss", "action", "{:.4f}"),
+                              ("rollout/video_psnr_db", "rolled out", "{:.1f} dB")):
+        if name in held_out:
+            parts.append(f"{label} {form.format(held_out[name])}")
+    if "seconds_left" in record:
+        left = int(record["seconds_left"])
+        parts.append(f"left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}")
+    return "  ".join(parts)

@@ -99,6 +99,23 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
         axis_names=set(rows), check_vma=False)(weights, batch, key, counts, *frozen)
 
 
+def by_row(fn: Callable, weights: dict, rows, specs: dict[str, PartitionSpec]):
+    """Returns fn(weights, row) of every row of a tree of [B, ...], one after the other on the device that has it.
+
+    row: the tree with an axis of one row. The results, a tree of arrays, have B in front. specs: of the weights, as
+    `make_train_step` takes them.
+    """
+    def on_device(weights, rows):
+        return jax.lax.map(lambda row: fn(weights, jax.tree.map(lambda x: x[None], row)), rows)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return on_device(weights, rows)
+    axes = RULES["batch"]
+    shares = {name: sharding.only(axes, specs[name]) for name in weights}
+    return jax.shard_map(on_device, in_specs=(shares, PartitionSpec(axes)), out_specs=PartitionSpec(axes),
+                         axis_names=set(axes), check_vma=False)(weights, rows)
+
+
 def accumulate(loss_of: Callable, params: dict, batch: dict, microbatches: int):
     """Returns ((loss, metrics), gradients) of loss_of(params, batch), summed in float32 over microbatches by a scan."""
 

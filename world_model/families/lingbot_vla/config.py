@@ -51,8 +51,7 @@ CONFIG: dict[str, dict[str, Any]] = {
         "action_dim": 75,  # slots
         "state_dim": 75,  # slots
     },
-    "layout": {"frames": 1, "height": 224, "width": 224, "frames_per_block": 1, "actions_per_block": 50,
-               "states_per_block": 1},
+    "layout": {"height": 224, "width": 224, "actions_per_block": 50},
     "encoders": {
         "tokens": "tokenizer",  # of prompts: by encoders.tokenizer | bytes: of their UTF-8, for small experiments
         "tokenizer": "",  # local tokenizer.json of Qwen
