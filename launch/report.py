@@ -1,10 +1,12 @@
 """The results of a run as a page that a person can look at, and as a summary for programs.
 
     python -m launch.report --workdir=runs/quickstart [--step=1000]
+    python -m launch.report --compare [--out=DIR] DIR DIR ...
 
-Needs WORKDIR's evaluation (`python -m launch.evaluate`). Writes WORKDIR/report/index.html, self-contained, and
-WORKDIR/report/summary.json. Numbers that only `make quickstart` measures (whole time, resume, export) are kept
-from an earlier summary.json, or null. Extra: report.
+Writes WORKDIR/report/index.html, self-contained: with WORKDIR's evaluation of the newest checkpoint (launch.evaluate)
+what was reached, and WORKDIR/report/summary.json beside it; without one, as of a run that goes on, the curves so far.
+--compare lays runs side by side in OUT/compare.html (default OUT: the first DIR/report). Numbers that only
+`make quickstart` measures (whole time, resume, export) are kept from an earlier summary.json, or null. Extra: report.
 """
 
 import html
@@ -17,7 +19,7 @@ from absl import flags
 from data_pipelines.loader import STATE
 from data_pipelines.mixture import asked_fractions
 from data_pipelines.storage import files
-from launch.reporting import figures, report_page
+from launch.reporting import curves, figures, report_page
 from launch.reporting.comparison import EVALUATION
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -102,7 +104,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             "Sampling", report_page.text("How each block is denoised: the noise level before every solver step."),
             _plot(figures.schedules(schedules), "noise level by solver step")),
         report_page.section(
-            "Training", _plot(figures.losses(metrics), "training losses of video and action"),
+            "Training", _plot(curves.of_run(metrics), "losses by step, of training and held out"),
             report_page.text("On held-out windows, by noise level (mean square error of the velocity, unweighted):"),
             _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
         _inputs(mask, mixture)]
@@ -176,15 +178,17 @@ def realised_mixture(data_state: dict) -> dict[str, dict[str, float]]:
 def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     """The report of what WORKDIR holds; `measured`: keywords of `make_summary`, kept from before where left out.
 
-    Raises FileNotFoundError without an evaluation, ValueError where it is of another step.
+    Raises ValueError where there is no evaluation of the `step` that was asked for.
     """
-    workdir, restored = Path(workdir), restore(workdir, step)
-    if not (workdir / "evaluation.json").exists():
-        raise FileNotFoundError(f"{workdir} has no evaluation: run python -m launch.evaluate --workdir={workdir} first")
-    evaluation = kinds.read(workdir / "evaluation.json", EVALUATION)
-    if evaluation["step"] != restored.step:
-        raise ValueError(f"{workdir}/evaluation.json is of step {evaluation['step']}, the checkpoint of step "
-                         f"{restored.step}: run python -m launch.evaluate --workdir={workdir} --step={restored.step}")
+    workdir = Path(workdir)
+    if missing := missing_evaluation(workdir, step):
+        if step is not None:
+            raise ValueError(missing)
+        page = workdir / "report" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        files.write_text(str(page), curves.page_so_far(workdir, missing))
+        return page
+    restored, evaluation = restore(workdir, step), kinds.read(workdir / "evaluation.json", EVALUATION)
     with np.load(workdir / "evaluation.npz") as found:
         arrays = dict(found)
     earlier = workdir / "report" / "summary.json"
@@ -199,14 +203,44 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
                         restored.experiment.sampler().schedules())
 
 
-def main(_) -> None:
+def missing_evaluation(workdir: Path, step: int | None) -> str | None:
+    """A sentence where WORKDIR has no evaluation of a step (default: its newest checkpoint's); None where it has."""
+    file, directory = workdir / "evaluation.json", workdir / "checkpoints"
+    there = checkpoint.steps(directory) if directory.is_dir() else []
+    if step is None and not there:
+        return "There is no checkpoint yet."
+    wanted = checkpoint.locate(directory, step)
+    found = kinds.read(file, EVALUATION)["step"] if file.exists() else None
+    if found == wanted:
+        return None
+    what = "there is no evaluation yet" if found is None else f"{file} is of step {found}"
+    return f"Checkpoint of step {wanted}, but {what}: python -m launch.evaluate --workdir={workdir} --step={wanted}"
+
+
+def compare(workdirs: list[str], out: str | None) -> Path:
+    """Writes OUT/compare.html of several runs. Raises ValueError where there are not two."""
+    if len(workdirs) < 2:
+        raise ValueError("--compare wants the workdirs of two runs or more: python -m launch.report --compare DIR DIR")
+    page = Path(out or Path(workdirs[0]) / "report") / "compare.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(str(page), curves.page_of_runs([Path(each) for each in workdirs]))
+    return page
+
+
+def main(argv: list[str]) -> None:
     """The command."""
     args = flags.FLAGS
-    print(report(args.workdir, args.step))
+    if args.compare:
+        print(compare(argv[1:], args.out))
+    elif args.workdir:
+        print(report(args.workdir, args.step))
+    else:
+        raise ValueError("--workdir=DIR, or --compare DIR DIR ...")
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run, with its evaluation")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
-    flags.mark_flags_as_required(["workdir"])
+    flags.DEFINE_bool("compare", False, "lay the runs side by side whose workdirs follow")
+    flags.DEFINE_string("out", None, "folder of compare.html; default: the first run's report")
     launch_flags.run(main, checkpoint.CheckpointError)

@@ -165,3 +165,31 @@ def test_the_sampling_schedule_is_the_samplers_own():
 
 def test_bar_stays_inside():
     assert "width: 100.0%" in report_page.bar(1.5) and "width: 0.0%" in report_page.bar(-1)
+
+
+def make_run(path, rate, held_out=True):
+    (path / "rollout").mkdir(parents=True)
+    lines = [{"step": s, "video_loss": 2 / s, "action_loss": 1 / s} for s in range(1, 60)]
+    if held_out:
+        lines.append({"step": 59, "held_out/pusht/video_loss": 0.5, "held_out/video_loss": 0.5, "rollout/model_mse": 0.125,
+                      "rollout/video_psnr_db": 20.0, "held_out/pusht/video_loss_sigma_0.00-0.25": 0.1})
+        (path / "rollout" / "00000059.png").write_bytes(figures.png(np.zeros((4, 4, 3), np.uint8)))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 60, "vid')
+    (path / "config.json").write_text(json.dumps({"optimizer": {"learning_rate": rate}}))
+    return path
+
+
+def test_a_run_that_goes_on_shows_its_curves_so_far(tmp_path):
+    text = report.report(make_run(tmp_path / "run", 1.0)).read_text()
+    assert "Training so far: step 59. There is no checkpoint yet." in text and "Rolled out after step 59" in text
+    assert "<td>held_out/pusht/video_loss</td><td>59</td><td>0.5</td>" in text and "sigma" not in text
+    assert text.count("data:image/svg+xml") == 1 and text.count("data:image/png") == 1
+
+
+def test_runs_are_laid_side_by_side(tmp_path):
+    runs = [str(make_run(tmp_path / name, rate, held)) for name, rate, held in (("a", 0.1, True), ("b", 0.2, False))]
+    text = report.compare(runs, None).read_text()
+    assert "<td>rollout/model_mse</td><td>0.125 (59)</td><td>&ndash;</td>" in text
+    assert "optimizer.learning_rate is 0.1 in a, 0.2 in b" in text and text.count("data:image/svg+xml") == 1
+    with pytest.raises(ValueError, match="wants the workdirs of two runs or more"):
+        report.compare(runs[:1], None)

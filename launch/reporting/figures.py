@@ -36,39 +36,8 @@ def figure(rows: int, columns: int, width: float, height: float, **options):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
 
 
-def losses(metrics: list[dict]) -> bytes:
-    """Plots the training losses of video, where there is one, and action by step."""
-    from matplotlib import ticker
-
-    names = _losses_in({key for m in metrics for key in m})
-    with figure(1, len(names), 9, 2.9) as (buffer, axes):
-        for axis, name in zip(axes[0], names, strict=True):
-            points = [(m["step"], m[f"{name}_loss"]) for m in metrics if f"{name}_loss" in m]
-            steps, values = np.array(points, float).reshape(-1, 2).T
-            axis.plot(steps, values, color=MODEL, alpha=0.25, linewidth=1, label="logged")
-            axis.plot(steps, _smooth(values), color=MODEL, label="smoothed")
-            if len(values) and values.min() > 0 and values.max() > 5 * values.min():
-                axis.set_yscale("log")
-                axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-                axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_locator(ticker.NullLocator())
-            axis.set(title=f"{name} loss", xlabel="training step", ylabel="mean square of velocities")
-            axis.legend(fontsize=7)
-    return buffer.getvalue()
-
-
 def _losses_in(keys: Collection[str]) -> list[str]:
     return [name for name in ("video", "action") if name == "action" or f"{name}_loss" in keys]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Smooths by an exponential mean over a twentieth of the run, without the bias of its start."""
-    keep = 1 - 1 / max(1.0, len(values) / 20)
-    out, total, weight = np.empty(len(values)), 0.0, 0.0
-    for i, value in enumerate(values):
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight
-    return out
 
 
 def video_by_frame(video: dict) -> bytes:

@@ -166,8 +166,9 @@ class Writer:
 
 
 def read_records(path: Path) -> list[dict]:
-    """Reads the records of a metrics.jsonl. Raises OSError, ValueError naming the line that is none."""
-    return kinds.lines(path.read_bytes(), RECORD, str(path))
+    """Reads the records of a metrics.jsonl; a last line without its end, which is just being written, is left out.
+    Raises OSError, ValueError naming the line that is none."""
+    return kinds.lines(path.read_bytes().rpartition(b"\n")[0], RECORD, str(path))
 
 
 class TensorBoard:
