@@ -1,5 +1,6 @@
 """A trained model with all that evaluation, serving and export need, from its workdir alone."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -12,14 +13,18 @@ from ml_collections import ConfigDict
 
 from configs.base import get_config
 from data_pipelines.statistics import STATISTICS
-from launch.setup import fit, values
+from launch.setup import fit, training, values
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
 from world_model import kinds
-from world_model.families import FamilyError, get_family
+from world_model.families import FamilyError, Model, get_family
 from world_model.families.base.policy import Policy
+from world_model.parallel import sharding
 from world_model.training import checkpoint
+from world_model.training.checkpoint import StoredArray
+
+SPREAD_BYTES = 2**30  # of float32 weights, from which on they are read when they are used, and spread over the devices
 
 _MAP = kinds.MAP
 _OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family",)),
@@ -28,7 +33,10 @@ _OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, requi
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint's model; `params` are the average where there is one."""
+    """A checkpoint's model; `params` are the average where there is one.
+
+    Those of a large model are `checkpoint.StoredArray`s, and what is computed with is spread over the devices.
+    """
 
     experiment: Experiment
     step: int
@@ -56,13 +64,19 @@ class Restored:
 
     @functools.cached_property
     def compute_params(self) -> dict:
-        """The parameters in the dtype that was trained in."""
-        return self.experiment.model.cast(self.params, self.config.train.compute_dtype)
+        """The parameters in the dtype that was trained in; those of a large model are read one by one."""
+        found, model, where = {}, self.experiment.model, places(self.experiment.model, self.mesh)
+        for name, p in self.params.items():
+            one = p.placed(where[name]) if isinstance(p, StoredArray) else p
+            found |= model.cast({name: one}, self.config.train.compute_dtype)
+        return found
 
     def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """What acts, with room for that many sessions of a robot that has those action channels, bool [action_dim];
         sampling: keys of the config's `evaluate`, set otherwise."""
         experiment = self.experiment
+        if self.mesh is not None and "branch_devices" in self.config.evaluate:
+            sampling = {**sampling, "branch_devices": 1}  # every device has its share of both branches
         return experiment.family.policy(experiment.sampler(**sampling), experiment.inputs, self.frozen,
                                         self.compute_params, sessions, channels, batch_sizes)
 
@@ -76,18 +90,49 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     kept = checkpoint.read_frozen(directory, step)
     try:
         experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
-        frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
+        mesh = mesh_at_hand(experiment.model)
+        if mesh is not None:
+            experiment.config.model.attention = "blockwise"  # which needs no rows for every device
+            experiment = Experiment(experiment.config)
+        frozen = experiment.load_encoders(kept)
+        frozen = training.place(frozen, mesh) if mesh is not None else jax.tree.map(jnp.asarray, frozen)
         _ = experiment.model, experiment.inputs
     except FamilyError as error:
         raise checkpoint.CheckpointError(f"{directory}, step {step}: {error}") from error
     except AttributeError as error:  # of a ConfigDict
         raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
                                          f"and lacks a key: {error}") from error
-    arrays = dict(checkpoint.read_arrays(directory, step, lambda name: name.startswith(("params.", "ema."))))
-    params = {name.partition(".")[2]: jnp.asarray(arrays[name]) for kind in ("params.", "ema.")
-              for name in arrays if name.startswith(kind)}
+    params = checkpoint.stored(directory, step, ("params", "ema"))
+    if not is_large(experiment.model):
+        params = jax.tree.map(jnp.asarray, params)
     return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept,
-                    "average" if any(name.startswith("ema.") for name in arrays) else "raw")
+                    "average" if any(name.startswith("ema.") for name in meta["arrays"]) else "raw", mesh)
+
+
+def is_large(model: Model) -> bool:
+    """Whether a model's weights are too many to be whole in float32 without need."""
+    return 4 * sum(p.size for p in model.shapes.values()) >= SPREAD_BYTES
+
+
+def mesh_at_hand(model: Model) -> Mesh | None:
+    """All devices here, with as many shards of a large model as its widths allow; None where one device has it all."""
+    count = len(jax.devices())
+    if count == 1 or not is_large(model):
+        return None
+    for shards in range(count, 0, -1):
+        if count % shards == 0:
+            mesh = sharding.make_mesh(data=count // shards, fsdp=shards)
+            with contextlib.suppress(ValueError):  # a width does not divide
+                places(model, mesh)
+                return mesh
+    return None
+
+
+def places(model: Model, mesh: Mesh | None) -> dict[str, jax.sharding.Sharding]:
+    """Where each parameter lies. Raises ValueError where one does not divide over the mesh."""
+    if mesh is None:
+        return dict.fromkeys(model.shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return sharding.shardings(model.axes(), {name: p.shape for name, p in model.shapes.items()}, mesh)
 
 
 def readable(saved: dict, where: str) -> ConfigDict:

@@ -12,9 +12,10 @@ Every part of a whole step holds a commit mark; a step that lacks one is never r
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -182,6 +183,65 @@ def restore(directory: Path | str, step: int, target: dict, check: bool = True) 
     if check:
         _check(path, meta.get("hashes", {}), flat)
     return unflatten(flat, target)
+
+
+class StoredArray:
+    """An array of a checkpoint that is read, and checked, when it is asked for: whole by NumPy, a layer by its index.
+
+    Of all arrays that `stored` gave together only the one that was read last stays in memory.
+    """
+
+    def __init__(self, reader: "_Reader", name: str, dtype: str, shape: list[int]):
+        self._reader, self._name = reader, name
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self._reader.whole(self._name, self.shape, self.dtype), dtype)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.asarray(self)[index]
+
+    def placed(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Reads it into its places on devices; no host and no device holds more than its share."""
+        return self._reader.read({self._name: jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)})
+
+
+class _Reader:
+    """Reads arrays of one step, one at a time."""
+
+    def __init__(self, directory: Path | str, step: int, meta: dict):
+        self._path, self._hashes = Path(directory) / str(step) / "state", meta.get("hashes", {})
+        self._last: tuple[str, np.ndarray] | None = None
+
+    def whole(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if not self._last or self._last[0] != name:
+            self._last = None  # which makes room
+            self._last = name, self.read({name: np.empty(shape, dtype)})
+        return self._last[1]
+
+    def read(self, flat: dict):
+        found = _read(self._path, flat)
+        _check(self._path, self._hashes, found)
+        return next(iter(found.values()))
+
+
+def stored(directory: Path | str, step: int, components: Sequence[str]) -> dict[str, StoredArray]:
+    """{name without its component: array} of a state's components; a later one's stands for an earlier one's."""
+    meta = read_json(directory, step, "meta")
+    reader = _Reader(directory, step, meta)
+    return {name.removeprefix(f"{component}."): StoredArray(reader, name, *entry)
+            for component in components for name, entry in sorted(meta["arrays"].items())
+            if name.startswith(f"{component}.")}
 
 
 def read_arrays(
