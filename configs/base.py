@@ -30,6 +30,8 @@ def common(family: str) -> ConfigDict:
     c.model.family = family  # a name in world_model/families, or an installed plug-in's (docs/add_a_family.md)
     c.model.attention = "blockwise"  # kernel: reference | blockwise | cudnn (GPU, bfloat16) | flash (TPU)
 
+    c.encoders = ConfigDict()  # its family's
+
     c.data = ConfigDict()
     c.data.datasets = ConfigDict()  # name -> {source, path, weight, ...} or {weight, datasets}: launch/setup/mixture.py
     c.data.size_exponent = 0.0  # a dataset's share is its weight x size ** this: 0 weights alone, 1 by size, 1 / T
