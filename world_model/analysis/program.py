@@ -14,6 +14,7 @@ import numpy as np
 from world_model.analysis import hlo
 from world_model.analysis.hlo import COLLECTIVES, Instruction, dims
 
+FUSIONS = ("fusion", "fusion-start")  # the second runs beside others, until its "-done"
 _VIEWS = ("bitcast", "get-tuple-element", "tuple", "reshape")  # they show an array that another instruction made
 # Products over the tile pairs that an attention kernel computes. The forward pass makes scores and output; the backward
 # pass makes the scores again and four gradients.
@@ -63,7 +64,7 @@ class Program:
         """Lists the (computation, how often) that an instruction runs."""
         if instruction.op == "while":
             return [(instruction.called("body")[0], hlo.trips(instruction, self._computations))]
-        if instruction.op == "fusion" and not inside_fusions:
+        if instruction.op in FUSIONS and not inside_fusions:
             return []
         names = "calls|true_computation|false_computation" + ("|to_apply" if instruction.op == "call" else "")
         return [(name, 1) for name in instruction.called(names)]

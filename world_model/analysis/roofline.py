@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from world_model.analysis import hlo
 from world_model.analysis.hlo import COLLECTIVES, Instruction
-from world_model.analysis.program import Program, kernel_flops, product_flops
+from world_model.analysis.program import FUSIONS, Program, kernel_flops, product_flops
 
 # They show an array that another instruction made, or run others that are counted.
 _NO_PASS = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "conditional", "call", "reshape",
             "after-all", "partition-id", "iota", *COLLECTIVES, *(f"{kind}-start" for kind in COLLECTIVES)}
-_FUSIONS = ("fusion", "fusion-start")  # the second runs beside others, until its "-done"
 _SLICES = ("dynamic-slice", "gather", "slice")
 
 
@@ -47,7 +46,7 @@ def passes(program: Program, flops_rate: float, bytes_rate: float) -> list[Pass]
 
 def pass_flops(program: Program, i: Instruction) -> float:
     """FLOP of the products in a pass."""
-    if i.op not in _FUSIONS:
+    if i.op not in FUSIONS:
         return product_flops(i)
     inside = (j for name in i.called("calls") for j in program.instructions(name))
     return sum(pass_flops(program, j) for j in inside)
@@ -59,7 +58,7 @@ def moved_bytes(program: Program, i: Instruction) -> float:
         return 2.0 * sum(hlo.sizes(i.operands()[1]))
     if i.op in _SLICES:
         return 2.0 * sum(hlo.sizes(i.shape))
-    if i.op not in _FUSIONS:
+    if i.op not in FUSIONS:
         read = sum(sum(hlo.sizes(shape)) for shape in i.operands())
         return float(read + (read if i.op.endswith("-start") else sum(hlo.sizes(i.shape))))
     inside = program.instructions(i.called("calls")[0])

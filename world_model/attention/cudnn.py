@@ -29,7 +29,7 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
         mask, key_valid = (_even(pairs, 1, 2)[:, None], None) if pairs.shape[1] > 1 else (None, pairs[:, 0])
     if key_valid is not None:
         order = jnp.argsort(~key_valid, axis=1)  # stable
-        k, v = _take(k, order), _take(v, order)
+        k, v = _reorder(k, order), _reorder(v, order)
         count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key that is not valid
     elif keys % 2 and mask is None:
         count = jnp.full(len(k), keys, jnp.int32)
@@ -38,9 +38,19 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
         implementation=implementation)[:, :queries]
 
 
+@jax.custom_vjp
+def _reorder(x, order):
+    """Reorders x [B, L, n, d] along L, per sample, to an even length; the last place of an odd one is zero. The
+    backward pass reads in the inverse order, where JAX would add to zeros in any order."""
+    return _take(x, jnp.pad(order, ((0, 0), (0, x.shape[1] % 2)), constant_values=x.shape[1]))
+
+
 def _take(x, order):
-    """Reorders x [B, L, n, d] along L, per sample; the backward pass writes each element once."""
-    return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(x, order)
+    return jax.vmap(lambda x, order: x.at[order].get(mode="fill", fill_value=0))(x, order)
+
+
+_reorder.defvjp(lambda x, order: (_reorder(x, order), order),
+                lambda order, g: (_take(g, jnp.argsort(order, axis=1)), None))
 
 
 def _even(x, *axes: int):
