@@ -61,12 +61,11 @@ def golden(name: str, runtime: str) -> Step:
     return Step(f"golden {name} {runtime}", 60, "launch.parity", arguments, arguments, EXACT)
 
 
-def slice_of(config: str, layers: int, seconds: int, more: str = "") -> Step:
+def slice_of(config: str, layers: int, batch: int, seconds: int, more: str = "") -> Step:
     """The train step at full width and some layers."""
-    kernel = "cudnn"
     return Step(f"{config} {layers} layers", seconds, "benchmarks.full_width",
-                f"--config=configs/{config}.py --config.model.num_layers={layers} --config.model.attention={kernel} "
-                f"--config.train.global_batch_size=1 --repeats=10 {more}",
+                f"--config=configs/{config}.py --config.model.num_layers={layers} --config.model.attention=cudnn "
+                f"--config.train.global_batch_size={batch} --repeats=10 {more}",
                 f"--config=configs/{config}.py:debug --config.model.num_layers=2 --config.train.global_batch_size=1 "
                 f"--config.train.compute_dtype=float32 --config.layout.height=32 --config.layout.width=32 "
                 f"--repeats=1 {more}", SHARED)
@@ -82,10 +81,10 @@ STEPS = (
     golden("dreamzero_i2v", "torch"),
     Step("cudnn", 90, "benchmarks.attention", "--kernels=cudnn,blockwise --heads=4",
          "--arm=debug --shapes=5b --kernels=blockwise --heads=1 --repeats=1"),
-    slice_of("dreamzero_14b", 2, 120, BESIDE_TORCH),
-    slice_of("dreamzero_14b", 4, 120, BESIDE_TORCH),
-    slice_of("dreamzero_5b", 20, 120),
-    slice_of("lingbot_va_5b", 20, 120),
+    slice_of("dreamzero_14b", 2, 1, 120, BESIDE_TORCH),
+    slice_of("dreamzero_14b", 4, 1, 120, BESIDE_TORCH),
+    slice_of("dreamzero_5b", 20, 8, 120),
+    slice_of("lingbot_va_5b", 20, 4, 120),
     Step("rollout", 120, "benchmarks.rollout",
          "--config=configs/dreamzero_5b.py --config.model.attention=cudnn --config.model.num_layers=8 --repeats=5 "
          "--reference=benchmarks/torch_rollout.py",

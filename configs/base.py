@@ -55,7 +55,7 @@ def common(family: str) -> ConfigDict:
     c.train.global_batch_size = 128  # samples per optimizer step, over all hosts
     c.train.accumulation = 1  # microbatches per optimizer step
     c.train.compute_dtype = "bfloat16"  # float32 | bfloat16; weights, noise, targets, losses stay float32
-    c.train.float32_products = "default"  # default: TF32 on GPUs, bfloat16 on TPUs | highest: float32 everywhere
+    c.train.float32_products = "default"  # default: JAX's, TF32 on GPUs, bfloat16 on TPUs | highest: float32
     c.train.remat = "products"  # auto | none | full | lean | added | wide | dots | products (parallel/remat.py)
     c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (layers/matmul.py)
     c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one

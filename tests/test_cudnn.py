@@ -79,6 +79,19 @@ def test_a_train_step_lowers_for_a_gpu():
     assert len(kernels) == 4
 
 
+def test_float32_products_are_exact_where_the_config_says_so():
+    config = lingbot_va_5b.get_config("debug")
+    config.train.float32_products = "highest"
+    before = jax.config.jax_default_matmul_precision
+    try:
+        Experiment(config)
+        x = jnp.ones((4, 4))
+        text = jax.jit(lambda x: x @ x).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+        assert "precision = [HIGHEST, HIGHEST]" in text
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
 def test_what_the_devices_or_the_dtype_do_not_have_is_named():
     config = lingbot_va_5b.get_config("debug")
     config.model.attention = "cudnn"

@@ -30,14 +30,15 @@ SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shar
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """A config and the objects that it stands for. Raises ConfigError where its values cannot be meant. Making one sets
-    how exactly JAX multiplies float32 in this process: train.float32_products."""
+    """A config and the objects that it stands for. Raises ConfigError where its values cannot be meant. Making one
+    with train.float32_products = "highest" makes JAX multiply float32 exactly in this process."""
 
     config: ConfigDict
 
     def __post_init__(self):
         values.check(self.config)
-        jax.config.update("jax_default_matmul_precision", self.config.train.get("float32_products", "default"))
+        if self.config.train.get("float32_products") == "highest":
+            jax.config.update("jax_default_matmul_precision", "highest")
 
     @property
     def family(self) -> Family:
