@@ -3,8 +3,8 @@
     python -m launch.imagine --workdir=runs/quickstart [--task=pusht --starts=16 --seed=2000 --out=DIR]
 
 From each start the model imagines what follows four chunks of actions that it is given, and each is put beside the
-simulator's replay (launch/simulation/obedience.py). Writes OUT/imagine.json (default OUT: WORKDIR/imagine), the share of
-right choices with its interval, 0.5 being chance, and OUT/imagine.png: for the first starts the last frame of every
+simulator's replay (launch/simulation/obedience.py). Writes OUT/imagine.json (default OUT: WORKDIR/imagine), the share
+of right choices with its interval, 0.5 being chance, and OUT/imagine.png: for the first starts the last frame of every
 chunk, as it came above, as it was imagined below.
 """
 

@@ -51,9 +51,17 @@ class ModelError(RuntimeError):
 class Servable(Protocol):
     """What is served: a checkpoint (restore.Restored) or an export (exported.Exported)."""
 
-    experiment: Experiment
-    step: int
-    statistics: dict
+    @property
+    def experiment(self) -> Experiment:
+        """Config and model."""
+
+    @property
+    def step(self) -> int:
+        """Of training."""
+
+    @property
+    def statistics(self) -> dict:
+        """{dataset: its statistics}."""
 
     def policy(self, sessions: int, channels: np.ndarray, batch_sizes: tuple[int, ...], **sampling) -> Policy:
         """See restore.Restored."""

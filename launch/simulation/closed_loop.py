@@ -7,6 +7,7 @@ imagined ones in its cache.
 import collections
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import scipy.stats
@@ -18,12 +19,41 @@ from launch.serving.sessions import Sessions
 CONFIDENCE = 0.95
 
 
+class Episode(Protocol):
+    """A simulated task under way, such as simulators.pusht.task.Episode."""
+
+    coverage: list[float]  # after each step; holds the reward where a task has no coverage
+
+    def views(self) -> dict[str, np.ndarray]:
+        """What the cameras see now: view -> uint8 [H, W, 3]."""
+
+    def state(self) -> np.ndarray:
+        """The robot's numbers, in its units."""
+
+    def still(self, last: np.ndarray | None = None) -> np.ndarray:
+        """The command that holds the robot after command `last`."""
+
+    def expert(self) -> np.ndarray:
+        """The command that the scripted controller would give now."""
+
+    def step(self, action: np.ndarray) -> None:
+        """Executes a command for one control step."""
+
+    @property
+    def solved(self) -> bool:
+        """Whether the task is done."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is executed."""
+
+
 @dataclasses.dataclass(eq=False)
 class Run:
     """An episode under way."""
 
     seed: int
-    episode: object  # such as simulators.pusht.task.Episode; `coverage` holds the reward where a task has no coverage
+    episode: Episode
     frames: list[dict] = dataclasses.field(default_factory=list)  # views at every step, the first before any action
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)

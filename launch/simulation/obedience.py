@@ -2,9 +2,9 @@
 
 From one starting state several chunks are given: the expert's, the same backwards from where the robot stands, twice as
 far, and that of another start. Each is executed in the simulator, and each is imagined from the same picture and the
-same noise. Of two chunks whose replays can be told apart, the imagined block should lie nearer, in latents, to the replay of
-the chunk that was given than to the other's: right by chance in one half of all such choices, and in exactly one half
-where actions do not matter, since the same picture is then compared with both replays.
+same noise. Of two chunks whose replays can be told apart, the imagined block should lie nearer, in latents, to the
+replay of the chunk that was given than to the other's: right by chance in one half of all such choices, and in exactly
+one half where actions do not matter, since the same picture is then compared with both replays.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def measure(engine: Engine, instruction: str, fresh: Callable[[Iterable[int]], l
     for index, (seed, (expert, still)) in enumerate(zip(seeds, experts, strict=True)):
         there, where = experts[(index + 1) % len(experts)]
         chunks = chunks_of(expert, still, there - where)
-        runs = [replay(*fresh([seed]), chunk) for chunk in chunks]
+        runs = [replay(fresh([seed])[0], chunk) for chunk in chunks]
         replays = [block_frames(engine, run) for run in runs]
         canvases = np.stack([engine.robot.canvas(views) for views in replays])
         answers, distance = imagine(engine, instruction, runs[0], chunks, replays, index)
