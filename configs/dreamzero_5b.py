@@ -3,8 +3,8 @@
     python -m launch.plan --config=configs/dreamzero_5b.py --topology=v5p:2x2x4
 
 50 tokens per frame: 160 x 320 pixels, stride 16 codec with 48 channels, no first frame joined on channels. Optimizer
-and schedule as configs/dreamzero_14b.py, from which this differs by the backbone alone. Planned for 16 v5p chips at
-batch 16, run on none yet: 0.15 to 0.22 s a step, 9.7 of 95 GiB a chip, 38 to 27% MFU (docs/plans.md).
+and schedule as configs/dreamzero_14b.py, from which this differs by the backbone alone. Planned, not run, on 16 v5p
+chips at batch 16: 0.15 to 0.22 s a step, 9.7 of 95 GiB a chip, 38 to 27% MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict

@@ -233,10 +233,10 @@ def demand(config, topology: str, slices: int, rate: float) -> str:
 
     planned = plan.plan(config, topology, slices)
     hosts = len({device.process_index for device in plan.describe_topology(topology, slices)[1]})
-    needed = planned["global_batch"] / planned["step_seconds_overlapped"]
+    needed = planned["global_batch"] / planned["step_seconds"]
     verdict = "enough" if rate >= needed / hosts else "too little: use data.cache, more cores or data.workers"
-    return (f"{slices} x {topology} would take a step of {planned['step_seconds_overlapped']:.2f} s (planned, not "
-            f"measured) and so {needed:.2f} windows per second, {needed / hosts:.2f} on each of its {hosts} hosts; "
+    return (f"{slices} x {topology} would take a step of {planned['step_seconds']:.2f} s ({planned['run']}) "
+            f"and so {needed:.2f} windows per second, {needed / hosts:.2f} on each of its {hosts} hosts; "
             f"this host's loader makes {rate:.2f}: {verdict}.")
 
 

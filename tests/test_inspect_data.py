@@ -96,7 +96,7 @@ def test_time_stamps_and_letters_are_told(config, tmp_path):
 def test_what_a_slice_would_ask_for(config, monkeypatch):
     from launch import plan
 
-    monkeypatch.setattr(plan, "plan", lambda *_: {"global_batch": 128, "step_seconds_overlapped": 4.0})
+    monkeypatch.setattr(plan, "plan", lambda *_: {"global_batch": 128, "step_seconds": 4.0, "run": "planned, not run"})
     devices = [types.SimpleNamespace(process_index=i // 4) for i in range(64)]
     monkeypatch.setattr(plan, "describe_topology", lambda *_: (None, devices))
     said = inspect_data.demand(config, "v5p:4x4x4", 1, 3.0)

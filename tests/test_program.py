@@ -52,6 +52,33 @@ ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {
     assert Program(text).estimated_cycles() == 250
 
 
+def test_a_loop_over_shares_of_a_product_counts_by_its_step():
+    """As libtpu writes them: an unsigned counter that moves by two."""
+    text = """
+%body (p: (u32[], bf16[8,64], bf16[64,32])) -> (u32[], bf16[8,64], bf16[64,32]) {
+  %p = (u32[], bf16[8,64]{1,0}, bf16[64,32]{1,0}) parameter(0)
+  %i = u32[] get-tuple-element(%p), index=0
+  %a = bf16[8,64]{1,0} get-tuple-element(%p), index=1
+  %b = bf16[64,32]{1,0} get-tuple-element(%p), index=2
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  %c = bf16[8,32]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+  ROOT %out = (u32[], bf16[8,64]{1,0}, bf16[64,32]{1,0}) tuple(%next, %a, %b)
+}
+%cond (p: (u32[], bf16[8,64], bf16[64,32])) -> pred[] {
+  %p = (u32[], bf16[8,64]{1,0}, bf16[64,32]{1,0}) parameter(0)
+  %bound = u32[] constant(8)
+  %i = u32[] get-tuple-element(%p), index=0
+  ROOT %less = pred[] compare(%i, %bound), direction=LT
+}
+ENTRY %main (s: (u32[], bf16[8,64], bf16[64,32])) -> (u32[], bf16[8,64], bf16[64,32]) {
+  %s = (u32[], bf16[8,64]{1,0}, bf16[64,32]{1,0}) parameter(0)
+  ROOT %w = (u32[], bf16[8,64]{1,0}, bf16[64,32]{1,0}) while(%s), condition=%cond, body=%body
+}
+"""
+    assert Program(text).executed_flops() == 4 * 2 * 8 * 64 * 32
+
+
 def test_gpu_products_are_calls_of_cublas():
     text = """
 ENTRY %main (a: bf16[128,64], b: bf16[64,32]) -> bf16[128,32] {

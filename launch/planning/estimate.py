@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from launch.planning import calibration
 from world_model.analysis import roofline
 from world_model.analysis.chips import Chip
 from world_model.analysis.program import Program
@@ -14,7 +15,7 @@ ICI_EFFICIENCY = 0.8  # share of the published bandwidth that ring collectives r
 # Of a GPU, whose compiler estimates nothing: shares of the published peak and bandwidth, seen on no card. 650 TFLOP/s
 # and 3.0 TB/s of an H100.
 GPU_MATMUL_EFFICIENCY, GPU_HBM_EFFICIENCY = 650 / 989, 3.0 / 3.352
-MATMUL_EFFICIENCY = 0.75  # share of the peak that products reach at most, should the compiler estimate less time
+MATMUL_EFFICIENCY = 0.75  # share of the peak that products reach where the compiler estimates no time
 KERNEL_EFFICIENCY = {"fwd": 0.5, "bwd": 0.5}  # share of the peak for attention kernels of other chips: a guess
 FLASH_PRODUCTS = 7  # a flash kernel makes the scores again: 2 products forward, 5 backward; the model's count has 6
 GIB = 2**30
@@ -99,20 +100,21 @@ def memory_of(memory, chip: Chip) -> dict[str, float]:
 
 
 def times_of(work: Work, traffic: Traffic, seconds: float, chip: Chip, batch: int, chips: int, steps: int) -> dict:
-    """Estimates seconds of a step with all communication hidden and with none of it, MFU and the run's cost."""
+    """Estimates the seconds of a step with their interval, MFU and the run's cost."""
     per_chip, efficiency = batch / chips / chip.peak_flops, chip.kernel_efficiency or KERNEL_EFFICIENCY
     outside = work.executed - sum(work.in_kernels.values())
-    compute = (max(seconds, outside * per_chip / MATMUL_EFFICIENCY)
-               + sum(flops * per_chip / efficiency[kind] for kind, flops in work.in_kernels.items()))
-    communication = ((sum(traffic.by_kind.values()) - traffic.between_slices) / (chip.ici_bandwidth * ICI_EFFICIENCY)
-                     + traffic.between_slices / chip.dcn_bandwidth)
-    overlapped, serial = max(compute, communication), compute + communication
-    model, hours = sum(work.by_part.values()), overlapped * steps * chips / 3600
-    return {"compute_seconds": compute, "communication_seconds": communication,
-            "step_seconds_overlapped": overlapped, "step_seconds_serial": serial,
-            "mfu_overlapped": model * batch / chips / overlapped / chip.peak_flops,
-            "mfu_serial": model * batch / chips / serial / chip.peak_flops,
-            "samples_per_second_per_chip": batch / chips / overlapped,
+    parts = {
+        "compiled": seconds or outside * per_chip / MATMUL_EFFICIENCY,
+        "kernels": sum(flops * per_chip / efficiency[kind] for kind, flops in work.in_kernels.items()),
+        "exchange": (sum(traffic.by_kind.values()) - traffic.between_slices) / (chip.ici_bandwidth * ICI_EFFICIENCY)
+                    + traffic.between_slices / chip.dcn_bandwidth}
+    calibrated = chip.kind.startswith("TPU")
+    step = calibration.step_seconds(parts, calibrated)
+    at_peak, hours = sum(work.by_part.values()) * per_chip, step.expected * steps * chips / 3600
+    return {"run": calibration.PLANNED, "calibrated": calibrated, "seconds_by_part": parts,
+            "step_seconds": step.expected, "step_seconds_least": step.least, "step_seconds_most": step.most,
+            "mfu": at_peak / step.expected, "mfu_least": at_peak / step.most, "mfu_most": at_peak / step.least,
+            "samples_per_second_per_chip": batch / chips / step.expected,
             "chip_hours": hours, "dollars": None if chip.dollars_per_hour is None else hours * chip.dollars_per_hour}
 
 

@@ -1,12 +1,7 @@
 """Plans as text: a report of one, with its formulas, and a table of several."""
 
-from launch.planning.estimate import (
-    GIB,
-    GPU_HBM_EFFICIENCY,
-    GPU_MATMUL_EFFICIENCY,
-    ICI_EFFICIENCY,
-    MATMUL_EFFICIENCY,
-)
+from launch.planning import calibration
+from launch.planning.estimate import GIB, GPU_HBM_EFFICIENCY, GPU_MATMUL_EFFICIENCY, ICI_EFFICIENCY
 
 
 def row(p: dict) -> str:
@@ -16,8 +11,8 @@ def row(p: dict) -> str:
     mesh = " ".join(f"{axis} {size}" for axis, size in p["mesh"].items())
     spare = p["hbm_capacity_gib_per_chip"] - p["hbm_peak_gib_per_chip"]
     room = f"{p['hbm_peak_gib_per_chip']:5.1f} GiB, {abs(spare):5.1f} {'free' if spare >= 0 else 'TOO MUCH'}"
-    return (f"{p['samples_per_second_per_chip']:.5f} samples/s/chip  MFU {100 * p['mfu_overlapped']:4.1f} to "
-            f"{100 * p['mfu_serial']:4.1f}%  {room}  {mesh}  remat {p['remat']}")
+    return (f"{p['samples_per_second_per_chip']:.5f} samples/s/chip  MFU {100 * p['mfu']:4.1f}% "
+            f"({100 * p['mfu_least']:.1f} to {100 * p['mfu_most']:.1f})  {room}  {mesh}  remat {p['remat']}")
 
 
 def table(plans: list[dict]) -> str:
@@ -81,13 +76,15 @@ def _traffic(p: dict) -> list[str]:
 def _time(p: dict) -> list[str]:
     efficiency = " and ".join(f"{value:.2f}" for value in p["kernel_efficiency"].values())
     cost = "no list price" if p["dollars"] is None else f"${p['dollars']:,.0f}"
+    parts, calibrated = p["seconds_by_part"], p["calibrated"]
+    weights = " (times " + ", ".join(f"{w:.2f}" for w in calibration.WEIGHTS.values()) + ")" if calibrated else ""
     return [
-        f"step {p['step_seconds_overlapped']:.2f} s (communication hidden) to {p['step_seconds_serial']:.2f} s (not "
-        f"hidden): compute {p['compute_seconds']:.2f} s = the larger of "
-        f"{'the roofline of all passes' if p['slowest_passes'] else 'the cycle estimates of the compiler'} "
-        f"({p['compiler_estimated_seconds']:.2f} s) and FLOP outside attention kernels / ({MATMUL_EFFICIENCY} x peak), "
-        f"and FLOP inside / ({efficiency} of the peak, forward and backward); communication "
-        f"{p['communication_seconds']:.2f} s = bytes / ({ICI_EFFICIENCY} x published ICI)",
-        f"MFU {100 * p['mfu_overlapped']:.1f}% to {100 * p['mfu_serial']:.1f}%; "
-        f"{p['samples_per_second_per_chip']:.4f} samples/s/chip; {p['chip_hours']:,.0f} chip-hours, {cost}, "
-        "for the run"]
+        f"{p['run']}: step {p['step_seconds']:.3g} s ({p['step_seconds_least']:.3g} to {p['step_seconds_most']:.3g}), "
+        f"MFU {100 * p['mfu']:.1f}% ({100 * p['mfu_least']:.1f} to {100 * p['mfu_most']:.1f})",
+        "the interval is what published steps were off by (docs/plans.md)" if calibrated else
+        "not calibrated: from all communication hidden behind the work to none of it",
+        f"parts{weights}: {'the roofline of all passes' if p['slowest_passes'] else 'cycle estimates of the compiler'} "
+        f"{parts['compiled']:.3g} s; attention kernels at {efficiency} of the peak, forward and backward, "
+        f"{parts['kernels']:.3g} s; communication at {ICI_EFFICIENCY} of the published ICI {parts['exchange']:.3g} s",
+        f"{p['samples_per_second_per_chip']:.4f} samples/s/chip; {p['chip_hours']:,.0f} chip-hours, {cost}, for the "
+        "run"]

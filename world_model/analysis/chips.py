@@ -31,7 +31,8 @@ class Chip:
 
 # TPU: Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s;
 # v5e: 197, 16, 1600 Gbit/s). Each cycle v5e works with four and v5p with eight units of 128 x 128 multiply-adds, v6e
-# with two and v7x with four of 256 x 256.
+# with four and v7x with eight of 256 x 256: with half as many, libtpu's cycles for a large product would be fewer than
+# its multiply-adds need.
 # Kernels: `python -m benchmarks.kernel_schedule` reads the 14B's self-attention in the schedule that libtpu 0.0.42.1
 # makes. It leaves out waits for memory, and no chip has confirmed it.
 # GPU: NVIDIA's data sheets (dense bf16; NVLink one way; each GPU has a network adapter of 400 Gbit/s, an A100 of 200);
@@ -43,8 +44,8 @@ CHIPS = {
                 {"fwd": 0.81, "bwd": 0.91}),
     "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9,
                 {"fwd": 0.77, "bwd": 0.90}),
-    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (2 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
-    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (4 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
+    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (4 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
+    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (8 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9, _CUDNN, 2.039e12),
     "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, None, "NVIDIA H100 80GB HBM3", 50e9, _CUDNN, 3.352e12),
     "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, None, "NVIDIA H200", 50e9, _CUDNN, 4.8e12),

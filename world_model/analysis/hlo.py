@@ -95,15 +95,31 @@ def trips(loop: Instruction, computations: dict) -> int:
     """Counts how often a loop runs.
 
     CPU and GPU programs say it in an annotation. In a TPU program it is the bound of the loop's condition, because the
-    counter of every `lax.scan` starts at 0. Raises ValueError where neither tells.
+    counter of every `lax.scan` starts at 0, over the counter's step, which is more than 1 where the compiler takes a
+    product in shares. Raises ValueError where neither tells.
     """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known.group(1))
     condition = computations[loop.called("condition")[0]]
-    root, constants = condition[-1], [i for i in condition if i.op == "constant" and i.shape.startswith("s32[]")]
+    root, constants = condition[-1], [i for i in condition if i.op == "constant" and i.shape[:5] in ("s32[]", "u32[]")]
     if root.op != "compare" or "direction=LT" not in root.rest or len(constants) != 1:
         raise ValueError(f"while loop {loop.name} has no known trip count: its work cannot be counted")
-    return int(re.match(r"(\d+)", constants[0].rest).group(1))
+    return -(-_integer(constants[0]) // _step(root, condition, computations[loop.called("body")[0]]))
+
+
+def _step(compare: Instruction, condition: list[Instruction], body: list[Instruction]) -> int:
+    """What a loop's body adds to the counter that its condition compares; 1 where it is no constant."""
+    counter = next(i for i in condition if i.name == _operands(compare.rest)[0])
+    place = re.search(r"index=(\d+)", counter.rest)
+    inside, made = {i.name: i for i in body}, _operands(body[-1].rest)
+    moved = inside.get(made[int(place.group(1))]) if place else None
+    added = [inside[name] for name in _operands(moved.rest) if name in inside] if moved and moved.op == "add" else []
+    return next((_integer(i) for i in added if i.op == "constant"), 1)
+
+
+def _integer(constant: Instruction) -> int:
+    """The value of an integer constant."""
+    return int(re.match(r"(\d+)", constant.rest).group(1))
 
 
 def _operands(rest: str) -> list[str]:
