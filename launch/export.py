@@ -1,6 +1,7 @@
 """Takes the weights away: a directory that PyTorch reads, checked against the JAX model before it appears.
 
     python -m launch.export --workdir=runs/quickstart --out=DIR [--format=wan] [--step=1000] [--dtype=bfloat16]
+    python -m launch.export --workdir=DIR --out=DIR --format=lerobot [--license=apache-2.0]    # for LeRobot's commands
     python -m launch.export --out=DIR --check=original --path=CHECKOUT [--python=PYTHON]
 
 OUT holds weights in a layout of the model's family (the first of its `exports` unless --format says another),
@@ -30,8 +31,10 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.robots.robot import Robot
 from data_pipelines.statistics import statistics_hash
-from launch.exporting import exported, original
+from launch.exporting import exported, lerobot, original
+from launch.serving.engine import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup import provenance
 from launch.setup.experiment import OF_THE_MACHINE, Experiment
@@ -51,13 +54,18 @@ class ParityError(RuntimeError):
 
 def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
            shard_bytes: int = safetensors_io.SHARD_BYTES, format_name: str | None = None,
-           dtype: str = "float32") -> dict:
-    """Writes `out` and returns its parity report. format_name: default the family's own; dtype: of the file.
+           dtype: str = "float32", robot: Robot | None = None, license: str | None = None) -> dict:
+    """Writes `out` and returns its parity report. format_name: default the family's own; dtype: of the file; robot,
+    license: of LeRobot's layout.
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
-    written, out = format_of(restored.experiment.family, format_name), Path(out)
-    with safetensors_io.atomic_directory(out) as partial:
+    for_lerobot, out = format_name == lerobot.FORMAT, Path(out)
+    written = format_of(restored.experiment.family, None if for_lerobot else format_name)
+    robot = choose_robot(restored, None, None) if for_lerobot and robot is None else robot
+    with safetensors_io.atomic_directory(out) as folder:
+        partial = folder / lerobot.INSIDE if for_lerobot else folder
+        partial.mkdir(exist_ok=True)
         write_statistics(partial, restored)
         write_provenance(partial, restored, dtype)
         exported.write_encoders(partial, restored)
@@ -72,8 +80,10 @@ def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
         if problem:
             rejected = out.with_name(f"{out.name}.rejected")
             shutil.rmtree(rejected, ignore_errors=True)
-            os.replace(partial, rejected)
+            os.replace(folder, rejected)
             raise ParityError(f"{problem}; left as {rejected}")
+        if for_lerobot:
+            lerobot.pack(folder, restored, robot, license)
     return report
 
 
@@ -138,7 +148,12 @@ def write(args) -> None:
         raise ValueError("--workdir is needed: the run to export")
     restored = restore(args.workdir, args.step)
     restored = merged(restored) if args.merge_lora else restored
-    report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype)
+    robot = None
+    if args.format == lerobot.FORMAT:
+        restored.experiment.family.part("torch_policy", f"launch.export --format={lerobot.FORMAT}")
+        robot = choose_robot(restored, args.embodiment, args.dataset)
+    report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype, robot=robot,
+                    license=args.license)
     for sentence in report["unloadable"]:
         logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
     for sentence in report["otherwise"]:
@@ -150,8 +165,12 @@ def write(args) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     flags.DEFINE_string("workdir", None, "directory of the training run")
-    flags.DEFINE_enum("format", None, sorted({name for family in all_families() for name in family.exports}),
+    flags.DEFINE_enum("format", None, sorted({lerobot.FORMAT, *(name for family in all_families()
+                                                                for name in family.exports)}),
                       "whose names and layout; default: the model's family")
+    flags.DEFINE_string("embodiment", None, "robot that LeRobot drives, where the run knows several")
+    flags.DEFINE_string("dataset", None, "whose statistics LeRobot goes by, where several are of that robot")
+    flags.DEFINE_string("license", None, "of the weights, as the Hub spells it, for LeRobot's model card")
     flags.DEFINE_bool("merge_lora", False, "add adapters to their weights first; default: write both")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from configs import base, lingbot_vla_4b
 from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, import_weights, plan, precompute, train
-from launch.exporting.exported import open_export
+from launch.exporting import lerobot
+from launch.exporting.exported import open_export, read_encoders
 from launch.serving.engine import Engine, Request, choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored, restore
@@ -314,6 +315,17 @@ def test_an_export_is_what_was_trained_and_comes_back_with_the_same_bits(subject
         np.testing.assert_array_equal(x, subject.restored.params[name], err_msg=name)
     with pytest.raises(ValueError, match=f"--format=gguf: a model of family {subject.name} can be written as"):
         export.format_of(subject.family, "gguf")
+
+
+def test_in_lerobots_layout_an_export_stands_once_and_opens_as_it_was(subject, tmp_path):
+    out, _ = subject.exported
+    shutil.copytree(out, tmp_path / lerobot.INSIDE)
+    lerobot.pack(tmp_path, subject.restored, subject.engine.robot, None)
+    assert (tmp_path / "model.safetensors").exists() and read_encoders(lerobot.inside(tmp_path)).keys() \
+        == read_encoders(out).keys()
+    with lerobot.plain_export(tmp_path) as found:
+        files = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert files == {path.relative_to(found): path.read_bytes() for path in found.rglob("*") if path.is_file()}
 
 
 def test_an_export_in_bfloat16_says_what_that_changes(subject, tmp_path):

@@ -4,6 +4,8 @@
     encoders/TOKENIZER             a copy of the tokenizer's file, where there is one
     provenance.json                the config; statistics.json: the normalisation (launch/export.py)
 
+In LeRobot's layout (launch/exporting/lerobot.py) these stand in a folder inside.
+
 The frozen encoders themselves run in JAX in either runtime. Where their weights are files (encoders.*_weights), these
 are not copied: they are read from the config's paths and held to their hashes.
 """
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.statistics import STATISTICS
+from launch.exporting import lerobot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored, readable
 from world_model import kinds
@@ -58,8 +61,9 @@ class Exported:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device={self.device}: PyTorch {torch.__version__} finds no CUDA device here")
         experiment = self.experiment
-        return make(self.directory, self.device, experiment.sampler(**sampling), experiment.inputs, self.frozen,
-                    sessions, channels)
+        with lerobot.plain_export(self.directory) as directory:
+            return make(directory, self.device, experiment.sampler(**sampling), experiment.inputs, self.frozen,
+                        sessions, channels)
 
 
 def write_encoders(directory: Path, restored: Restored) -> None:
@@ -85,14 +89,15 @@ def read_encoders(directory: Path) -> dict:
 def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     """Raises WeightsError where something is missing; weights are read when a policy is made."""
     directory = Path(directory)
-    provenance, statistics = read_provenance(directory), read_statistics(directory)
-    if not (directory / FOLDER).is_dir():
-        raise WeightsError(f"{directory / FOLDER}: missing, as in exports of earlier versions; export the run again")
-    config = readable(provenance["config"], f"{directory}/provenance.json: config")
+    inside = lerobot.inside(directory)
+    provenance, statistics = read_provenance(inside), read_statistics(inside)
+    if not (inside / FOLDER).is_dir():
+        raise WeightsError(f"{inside / FOLDER}: missing, as in exports of earlier versions; export the run again")
+    config = readable(provenance["config"], f"{inside}/provenance.json: config")
     if tokenizer := config.encoders.get("tokenizer"):
-        config.encoders.tokenizer = str(directory / FOLDER / Path(tokenizer).name)
+        config.encoders.tokenizer = str(inside / FOLDER / Path(tokenizer).name)
     experiment = Experiment(config)
-    found = read_encoders(directory)
+    found = read_encoders(inside)
     kept = {part: found.get(part, {}) for part in experiment.inputs.encoders}
     frozen = jax.tree.map(jnp.asarray, experiment.load_encoders(kept))
     return Exported(experiment, provenance["step"], statistics, frozen, directory, device)

@@ -61,6 +61,7 @@ class Run:
     in_flight: np.ndarray | None = None  # [k, action dims]: what is executed while the next chunk is awaited
     gaps: list[float] = dataclasses.field(default_factory=list)
     interventions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    instruction: str | None = None  # None: the policy's
 
     def look(self, render: bool = True) -> None:
         """Notes what is seen now; render: with pictures, which may take longer than everything else."""
@@ -124,7 +125,8 @@ class ModelPolicy:
         seen = run.frames[-since:][layout.frame_stride - 1::layout.frame_stride] if whole else run.frames[-1:]
         views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
         nothing = np.zeros((0, len(self.engine.embodiment.action)))
-        return Observation(str(run.seed), not run.imagined, self.instruction, len(run.actions), views, run.states[-1],
+        instruction = self.instruction if run.instruction is None else run.instruction
+        return Observation(str(run.seed), not run.imagined, instruction, None, views, run.states[-1],
                            nothing if run.in_flight is None else run.in_flight)
 
 
