@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-LOCKS = sorted(ROOT.glob("requirements*.lock"))
+LOCKS = [ROOT / "requirements.lock", *ROOT.glob("requirements-py*.lock")]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
