@@ -12,7 +12,7 @@ TEXT = "move the square to the other side"
 @dataclasses.dataclass(frozen=True)
 class Numbers:
     """A column of vectors. kind: smooth waves; `switch` from one end to the other; `pulse`, -1 or 1 where a switch
-    turns, else 0; `quaternion` of a turn about one axis."""
+    turns, else 0; `poses`, of each arm xyz, a quaternion xyzw and a gripper from 0 to 1."""
 
     width: int
     low: float = -1.0
@@ -27,9 +27,10 @@ class Numbers:
         rng = np.random.default_rng([zlib.crc32(name.encode()), episode])
         phase = np.arange(steps)[:, None] / rng.uniform(20, 40, self.width) + rng.uniform(0, 1, self.width)
         wave = np.sin(2 * np.pi * phase)
-        if self.kind == "quaternion":
-            angle = wave[:, :1] * 0.5
-            found = np.concatenate([np.zeros((steps, 2)), np.sin(angle), np.cos(angle)], 1)
+        if self.kind == "poses":
+            found = wave.reshape(steps, -1, 8)
+            found[..., 3:7] /= np.linalg.norm(found[..., 3:7], axis=-1, keepdims=True)
+            found = np.abs(found).reshape(steps, self.width)
         elif self.kind == "pulse":
             found = np.diff(np.sign(wave), axis=0, prepend=np.sign(wave[:1])) / 2
         else:

@@ -58,10 +58,8 @@ MINIATURES = {
         **_cameras("image", "wrist_image", height=256, width=256, prefix=""), "state": Numbers(8),
         "actions": Numbers(7, kind="smooth")}, version="v2.0"),
     "robotwin": Miniature("lerobot", 50.0, {
-        **_cameras("cam_high", "cam_left_wrist", "cam_right_wrist"), "observation.state": Numbers(14),
-        **{f"action.{side}_{part}": field for side in ("left", "right") for part, field in (
-            ("position", Numbers(3, -0.3, 0.3)), ("rotation", Numbers(4, kind="quaternion")),
-            ("gripper", Numbers(1, 0, 1)))}}, version="v2.1", episodes=2, steps=80),
+        **_cameras("cam_high", "cam_left_wrist", "cam_right_wrist"), "observation.state": Numbers(16, kind="poses"),
+        "action": Numbers(16, kind="poses")}, version="v2.1", episodes=2, steps=80),
     "agibot_world": Miniature("lerobot", 30.0, {
         **_cameras("head", "hand_left", "hand_right"),
         "observation.states.joint.position": Numbers(14, -2, 2),
@@ -80,4 +78,5 @@ MINIATURES = {
         **_cameras("front", "gripper"), "observation.state": Numbers(6, 0, 90), "action": Numbers(6, 0, 90)},
         version="v3.0", episodes=2),
     "egodex": Miniature("video_files", 30.0, {"image": Picture(270, 480)}, episodes=2),
+    "clips": Miniature("video_files", 15.0, {"image": Picture(180, 320)}, episodes=2),
 }

@@ -1,0 +1,70 @@
+"""Half an hour of a new robot with LoRA from a DreamZero checkpoint: ALOHA or SO-101, on one GPU.
+
+Arms: `aloha` (the default) and `so101`, the 14B from DreamZero-AgiBot's published weights (Apache-2.0) on one card of
+80 GB; `aloha_5b` and `so101_5b`, the 5B from a run of droid_14b.py:5b on one of 24 GB; and their debug arms.
+
+    hf download lerobot/aloha_static_screw_driver --repo-type dataset --revision v2.1 --local-dir data/aloha
+    hf download whosricky/so101-megamix-v1 --repo-type dataset --local-dir data/so101     # or your own
+    hf download GEAR-Dreams/DreamZero-AgiBot --local-dir weights/dreamzero_agibot
+    python -m launch.recipe few_shot                                         # what is there and what is missing
+    python -m launch.check_embodiment --config=configs/recipes/few_shot.py --out=check.html
+    python -m launch.precompute --config=configs/recipes/few_shot.py --out=cache/few_shot
+    python -m launch.import_weights --format=dreamzero --source=weights/dreamzero_agibot \
+        --config=configs/dreamzero_14b.py --out=runs/dreamzero_agibot
+    python -m launch.train --config=configs/recipes/few_shot.py --config.data.cache=cache/few_shot --workdir=RUN
+
+Data: one of these sets, or your own: 45 to 60 minutes, 50 to 80 clips of 20 to 40 s, 10 to 12 motions with two or three
+wordings each (dreamzero0/dreamzero, pull request 76); the paper's new robot had 55 recordings of 11 tasks, 30 minutes.
+Rank 4, alpha 4 on attention and MLP, and the state and action modules in full; latents and features come from the
+cache, moments are bfloat16, one sample at a time.
+
+Storage: minutes x 60 x rate windows x 2.7 MB (14B) or .85 MB (5B): 30 minutes of SO-101 are 54,000, 146 or 46 GB.
+Time: the 14B took 127 h for 144,000 samples on two H100 (Vizuara-AI-Lab/dreamzero-so101), 6.35 GPU-seconds a sample;
+20,000 samples here: 35 h; money: hours x $11.06, an H100's list price of September 2026 = $390.
+
+Expected: action error over 32 slots .23 at the start, .08 and below after 1,000 steps of 4 (the same and
+aws-samples/sample-dreamzero-finetuning-on-sagemaker); joints within .01 rad^2 open loop, from .1 on they are mapped
+wrongly; the gripper last, after about 50,000 samples where its convention differs. Compare with holding still, per key.
+
+Known defects: LoRA costs a few points against full training (LIBERO 88.8 to 95.1 against 97.4 to 99.0, OpenMOSS/
+EasyWAM). The frozen base is held in float32: 66 GB of the 14B. Whether both arms fit their cards is calculated, not
+measured. A merged adapter belongs to the base that it was trained on. 14B on 48 GB: out of memory, they say.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import dreamzero_5b, dreamzero_14b, recipes
+
+ROBOTS = {
+    "aloha": {"state": "observation.state", "action": "action",
+              "images": {name: f"observation.images.{name}"
+                         for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")}},
+    "so101": {"state": "observation.state", "action": "action",
+              "images": {"front": "observation.images.front", "wrist": "observation.images.gripper"}}}
+ARMS = ("", *ROBOTS, *(f"{robot}_5b" for robot in ROBOTS), "debug", "so101_debug", "so101_5b_debug")
+GET = recipes.GET | {
+    "data/aloha": "hf download lerobot/aloha_static_screw_driver --repo-type dataset --revision v2.1 "
+                  "--local-dir data/aloha",
+    "data/so101": "hf download whosricky/so101-megamix-v1 --repo-type dataset --local-dir data/so101",
+    "runs/dreamzero_agibot": "python -m launch.import_weights --format=dreamzero --source=weights/dreamzero_agibot "
+                             "--config=configs/dreamzero_14b.py --out=runs/dreamzero_agibot",
+    "runs/droid_5b": "python -m launch.train --config=configs/recipes/droid_14b.py:5b --workdir=runs/droid_5b"}
+_14B, _5B = ({"chip": "h100", "chips": 1, "seconds": seconds, "windows": 54_000} for seconds in (25.4, 2.5))
+COST = {"": _14B, "aloha": _14B, "so101": _14B, "aloha_5b": _5B, "so101_5b": _5B}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """A robot's name, and `_5b` and `_debug` behind it."""
+    recipes.check_arm("few_shot", arg, ARMS)
+    robot = "so101" if "so101" in arg else "aloha"
+    size, codec, base = (dreamzero_5b, "wan22", "runs/droid_5b") if "5b" in arg else (
+        dreamzero_14b, "wan21", "runs/dreamzero_agibot")
+    c = size.get_config()
+    recipes.encoders(c, codec)
+    c.model.update(attention="cudnn", lora_rank=4, lora_alpha=4.0)
+    c.mesh.update(data=1, fsdp=-1, context=1)
+    c.train.update(steps=5_000, global_batch_size=4, accumulation=4, remat="full", init_from=base)
+    c.optimizer.update(trainable=r"lora_|^(state_encoder|action_(en|de)coder)\.", moments_dtype="bfloat16")
+    c.data.datasets[robot] = ConfigDict({"source": "lerobot", "path": f"data/{robot}", "embodiment": robot,
+                                         "weight": 1.0, "window_stride": 1, **ROBOTS[robot]})
+    return recipes.miniature(c) if arg.endswith("debug") else c
