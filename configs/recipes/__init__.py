@@ -43,7 +43,7 @@ def miniature(c: ConfigDict) -> ConfigDict:
                    latent_channels=16, attention="blockwise")
     if "image_dim" in c.model:
         c.model.update(image_dim=0, action_hidden_dim=32)
-    c.layout.update(frames=2 * 4 * c.layout.frames_per_block + 1, height=48, width=64)
+    c.layout.update(frames=9, height=48, width=64)
     c.data.holdout = 0.0
     c.mesh.update(data=0, fsdp=0, tensor=1, context=0)
     c.train.update(steps=3, global_batch_size=8, accumulation=1, compute_dtype="float32", remat="none", init_from="",

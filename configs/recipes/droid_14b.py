@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 
 from configs import dreamzero_5b, dreamzero_14b, recipes
 
-ARMS = ("", "5b", "video_only", "debug", "5b_debug", "video_only_debug")
+ARMS = ("", "5b", "video_only", "debug", "video_only_debug")
 GET = recipes.GET | {
     "data/droid/1.0.1": "gsutil -m cp -r gs://gresearch/robotics/droid/1.0.1 data/droid/  # 1.7 TB",
     "data/droid/droid_sample_ranges_v1_0_1.json":

@@ -41,7 +41,7 @@ ROBOTS = {
                          for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")}},
     "so101": {"state": "observation.state", "action": "action",
               "images": {"front": "observation.images.front", "wrist": "observation.images.gripper"}}}
-ARMS = ("", *ROBOTS, *(f"{robot}_5b" for robot in ROBOTS), "debug", "so101_debug", "so101_5b_debug")
+ARMS = ("", *ROBOTS, *(f"{robot}_5b" for robot in ROBOTS), "debug", "so101_debug")
 GET = recipes.GET | {
     "data/aloha": "hf download lerobot/aloha_static_screw_driver --repo-type dataset --revision v2.1 "
                   "--local-dir data/aloha",
