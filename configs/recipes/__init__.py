@@ -20,14 +20,15 @@ GET = {
 }
 
 
-def encoders(c: ConfigDict, codec: str) -> None:
-    """The frozen encoders of a codec "wan21" or "wan22", for launch.precompute. The first frame's features are those of
-    Wan2.1's CLIP for both."""
+def full_size(c: ConfigDict, codec: str) -> None:
+    """The frozen encoders of a codec "wan21" or "wan22", and evaluation inside the run. The first frame's features are
+    those of Wan2.1's CLIP for both."""
     c.encoders.update(video=codec, video_weights=f"weights/{codec}/vae", text="umt5",
                       text_weights=f"weights/{codec}/text_encoder",
                       tokenizer=f"weights/{codec}/tokenizer/tokenizer.json")
     if c.model.get("image_dim"):
         c.encoders.update(image="clip", image_weights=f"{WAN21}/image_encoder")
+    c.evaluate.update(every=1000, rollout_every=5000)
 
 
 def miniature(c: ConfigDict) -> ConfigDict:
@@ -49,6 +50,7 @@ def miniature(c: ConfigDict) -> ConfigDict:
     c.train.update(steps=3, global_batch_size=8, accumulation=1, compute_dtype="float32", remat="none", init_from="",
                    log_every=1)
     c.checkpoint.update(every=3, keep_last=1)
+    c.evaluate.update(every=0, rollout_every=0)
     return c
 
 

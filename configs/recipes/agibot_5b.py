@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """`debug`: on a miniature."""
     recipes.check_arm("agibot_5b", arg, ARMS)
     c = dreamzero_5b.get_config()
-    recipes.encoders(c, "wan22")
+    recipes.full_size(c, "wan22")
     c.layout.actions_per_block = 48
     c.train.update(steps=100_000, global_batch_size=128, init_from="runs/wan5b")
     c.data.update(statistics_per="embodiment", size_exponent=1.0)

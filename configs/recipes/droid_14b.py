@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size, codec, base = (dreamzero_5b, "wan22", "runs/wan5b") if arg.startswith("5b") else (
         dreamzero_14b, "wan21", "runs/wan14b")
     c = size.get_config()
-    recipes.encoders(c, codec)
+    recipes.full_size(c, codec)
     c.train.update(steps=100_000, global_batch_size=128, init_from=base)
     c.data.datasets.droid = ConfigDict({
         "source": "rlds", "path": "data/droid/1.0.1", "schema": "droid", "embodiment": "droid_released", "weight": 1.0,

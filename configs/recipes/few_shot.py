@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size, codec, base = (dreamzero_5b, "wan22", "runs/droid_5b") if "5b" in arg else (
         dreamzero_14b, "wan21", "runs/dreamzero_agibot")
     c = size.get_config()
-    recipes.encoders(c, codec)
+    recipes.full_size(c, codec)
     c.model.update(attention="cudnn", lora_rank=4, lora_alpha=4.0)
     c.mesh.update(data=1, fsdp=-1, context=1)
     c.train.update(steps=5_000, global_batch_size=4, accumulation=4, remat="full", init_from=base)

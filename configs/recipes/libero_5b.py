@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """`debug`: on a miniature."""
     recipes.check_arm("libero_5b", arg, ARMS)
     c = dreamzero_5b.get_config()
-    recipes.encoders(c, "wan22")
+    recipes.full_size(c, "wan22")
     c.layout.actions_per_block = 16
     c.train.update(steps=50_000, global_batch_size=256, init_from="runs/wan5b")
     c.data.datasets.libero = ConfigDict({

@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size, codec, base = (dreamzero_14b, "wan21", "runs/wan14b") if arg == "14b" else (
         dreamzero_5b, "wan22", "runs/wan5b")
     c = size.get_config()
-    recipes.encoders(c, codec)
+    recipes.full_size(c, codec)
     c.layout.actions_per_block = 8
     c.train.update(steps=200_000, global_batch_size=256, init_from=base)
     c.data.update(size_exponent=0.5, statistics_per="embodiment")

@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """`debug`: on a miniature."""
     recipes.check_arm("robotwin_lingbot_va", arg, ARMS)
     c = lingbot_va_5b.get_config()
-    recipes.encoders(c, "wan22")
+    recipes.full_size(c, "wan22")
     c.train.init_from = "runs/lingbot_va_base"
     c.data.datasets.robotwin = ConfigDict({
         "source": "lerobot", "path": "data/robotwin", "embodiment": "robotwin_dual_arm", "weight": 1.0,

@@ -38,6 +38,7 @@ class Chip:
 # GPU: NVIDIA's data sheets (dense bf16; NVLink one way; each GPU has a network adapter of 400 Gbit/s, an A100 of 200);
 # the memory is what the driver shows. The clock is the boost clock: compilers for GPUs estimate no cycles. Attention is
 # taken at 600 and 450 TFLOP/s of an H100, as published kernels reach (arXiv 2407.08608), and that share of others.
+# Prices are of September 2026, of GPUs an eighth of Google's machines with eight.
 _CUDNN = {"fwd": 600 / 989, "bwd": 450 / 989}
 CHIPS = {
     "v5e": Chip(197e12, 16.0, 200e9, 197e12 / (4 * 2 * 128**2), 1, 1.20, "TPU v5 lite", 3.1e9,
@@ -47,8 +48,8 @@ CHIPS = {
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (4 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
     "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (8 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9, _CUDNN, 2.039e12),
-    "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, None, "NVIDIA H100 80GB HBM3", 50e9, _CUDNN, 3.352e12),
-    "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, None, "NVIDIA H200", 50e9, _CUDNN, 4.8e12),
+    "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, 11.06, "NVIDIA H100 80GB HBM3", 50e9, _CUDNN, 3.352e12),
+    "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, 10.60, "NVIDIA H200", 50e9, _CUDNN, 4.8e12),
     "b200": Chip(2250e12, 178.3, 900e9, 1.965e9, 1, None, "NVIDIA B200", 50e9, _CUDNN, 7.672e12),
 }
 
