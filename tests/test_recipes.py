@@ -92,6 +92,14 @@ def test_half_a_data_set_is_named(here, monkeypatch, tmp_path):
     assert part.state == "HALF THERE" and "info.json is missing" in part.words
 
 
+def test_the_mixture_has_the_shares_that_it_names(here, monkeypatch):
+    monkeypatch.chdir(here)
+    data = Experiment(MODULES["mixture_wam"].get_config("debug")).data()
+    weights = {dataset.name: dataset.weight for dataset in data.training}
+    assert weights["egodex"] == pytest.approx(sum(weights.values()) / 4)
+    assert {dataset.name: dataset.source.kept()[0, 1] for dataset in data.training}["bridge"] == 1  # its zero step
+
+
 def test_costs_are_sums_that_can_be_checked():
     cache, training = Recipe("droid_14b", "").costs()
     assert "614,000 windows x 2.70 MB = 1,659 GB" in cache

@@ -59,8 +59,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "droid": droid, **agibot,
             "bridge": rlds("data/bridge/1.0.0", "bridge_v2", "widowx", "openvla_bridge"),
             "fractal": rlds("data/fractal/0.1.0", "rt_1", "google_robot_absolute", "openvla_rt_1")}},
-        "egodex": {"source": "video_files", "path": "data/egodex", "embodiment": "egodex", "weight": 1.0,
-                   "window_stride": 8}})
+        "clips": {"weight": 1.0, "datasets": {  # a group, so that its size does not count
+            "egodex": {"source": "video_files", "path": "data/egodex", "embodiment": "egodex", "weight": 1.0,
+                       "window_stride": 8}}}})
     return recipes.miniature(c) if arg == "debug" else c
 
 
