@@ -134,7 +134,7 @@ def test_settings_outside_the_trained_range_warn_and_impossible_ones_are_refused
 
 
 def test_directories_of_the_other_family_are_refused_both_ways(exported, tmp_path):
-    with pytest.raises(WeightsError, match=r"config.json: expected the configuration of a wamax export"):
+    with pytest.raises(WeightsError, match=r"config.json: missing; a wamax export has its configuration there"):
         torch_runtime.load(exported[0])
     (tmp_path / "config.json").write_text(json.dumps({"wamax": {}}))  # where DreamZero's exports have theirs
     with pytest.raises(WeightsError, match=r"wamax.json: missing; .* is no export of a LingBot-VA model"):

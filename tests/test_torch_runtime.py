@@ -86,7 +86,7 @@ def test_weights_are_loaded_strictly(golden):
 
 
 def test_a_directory_that_is_no_export(tmp_path):
-    with pytest.raises(torch_runtime.WeightsError, match=r"config\.json: expected the configuration"):
+    with pytest.raises(torch_runtime.WeightsError, match=r"config\.json: missing; a wamax export has its configuration there"):
         torch_runtime.load(tmp_path)
 
 
