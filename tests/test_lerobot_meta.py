@@ -113,6 +113,21 @@ def test_a_value_of_info_that_makes_no_sense_is_named(v21, change, named):
         open_source(v21)[0]
 
 
+def test_a_length_of_nothing_is_not_the_tables(v21):
+    """A length of 0 was taken for one that is not told."""
+    file = v21 / "meta/episodes.jsonl"
+    file.write_text(file.read_text().replace('"length": 61', '"length": 0'))
+    with pytest.raises(BadEpisode, match="episode_000001.parquet: the table has 61 steps, the metadata say 0"):
+        open_source(v21)[1]
+
+
+def test_row_groups_that_are_not_the_tables_rows_are_named(v21, monkeypatch):
+    """A damaged footer made every column a row shorter than the episode."""
+    monkeypatch.setattr(tables, "_rows", lambda footer, groups: 60)
+    with pytest.raises(BadEpisode, match="episode_000001.parquet: .* it holds 60 rows, its footer says 61"):
+        open_source(v21)[1]
+
+
 def test_tables_that_claim_too_many_rows_are_not_decoded(v30, v21, monkeypatch):
     """Ten million equal rows are a few kilobytes; here the limit is low instead."""
     monkeypatch.setattr(tables, "MAX_ROWS", 60)

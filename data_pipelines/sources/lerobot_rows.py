@@ -26,7 +26,7 @@ def read_rows(file: str, columns: tuple[str, ...], first: int = 0, count: int | 
     try:
         footer = table.footer
         count = footer.num_rows if count is None else count
-        if footer.num_rows != (whole or footer.num_rows):
+        if whole is not None and footer.num_rows != whole:
             raise BadEpisode(f"{file}: the table has {footer.num_rows} steps, the metadata say {whole}")
         for group in range(footer.num_row_groups):
             end = begin + footer.row_group(group).num_rows

@@ -30,8 +30,10 @@ def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = No
 
 
 def open_parquet(source, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Opens a table for `read_groups`; footer: known from before."""
+    """Opens a table for `read_groups`; footer: known from before. Raises ArrowException and OSError."""
     footer = footer or pq.ParquetFile(source, pre_buffer=False).metadata
+    if (rows := _rows(footer, range(footer.num_row_groups))) != footer.num_rows:
+        raise pa.ArrowInvalid(f"it holds {rows} rows, its footer says {footer.num_rows}")
     columns = (footer.schema.column(i) for i in range(footer.num_columns))
     texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     return pq.ParquetFile(source, metadata=footer, read_dictionary=texts, pre_buffer=False,
@@ -46,7 +48,7 @@ def read_groups(opened: pq.ParquetFile, groups: Iterable[int], columns: list[str
     process.
     """
     groups, schema = list(groups), opened.schema_arrow
-    check_rows(sum(opened.metadata.row_group(group).num_rows for group in groups), file)
+    check_rows(rows := _rows(opened.metadata, groups), file)
     if missing := sorted(set(columns) - set(schema.names)):
         raise KeyError(f"it has no column {missing[0]!r}")
     texts = [name for name in schema.names if name in columns and _holds_texts(schema.field(name).type)]
@@ -55,7 +57,14 @@ def read_groups(opened: pq.ParquetFile, groups: Iterable[int], columns: list[str
     for name, column in zip(texts, opened.read_row_groups(groups, texts, use_threads=False).columns if texts else ()):
         _check_bytes(sum(map(_text_bytes, column.chunks)), file)
         found[name] = column.cast(_plain(column.type))
-    return pa.table({name: found[name] for name in schema.names if name in found}).combine_chunks()
+    table = pa.table({name: found[name] for name in schema.names if name in found}).combine_chunks()
+    if found and len(table) != rows:
+        raise pa.ArrowInvalid(f"it holds {len(table)} rows, its footer says {rows}")
+    return table
+
+
+def _rows(footer: pq.FileMetaData, groups: Iterable[int]) -> int:
+    return sum(footer.row_group(group).num_rows for group in groups)
 
 
 def _numbers(opened: pq.ParquetFile, groups: list[int], columns: list[str], file: str) -> pa.Table:

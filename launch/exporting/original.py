@@ -1,5 +1,6 @@
 """An export in somebody's checkout of the original project: does it load whole, and compute and answer the same?"""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +20,15 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
     levels), what was left out, and whether all is within the tolerance. python: an interpreter with the original's
     packages.
 
+    A family's `original` gets the export, the checkout, python, the Experiment and a function that makes the Robot.
     Raises MissingPart where the family has no original here, ValueError where the original refuses.
     """
     provenance, statistics = exported.read_provenance(Path(directory)), exported.read_statistics(Path(directory))
     experiment = Experiment(readable(provenance["config"], f"{directory}/provenance.json: config"))
     run = experiment.family.part("original", "launch.export --check=original")
-    robot = choose_robot(SimpleNamespace(statistics=statistics, experiment=experiment), None, None)
-    trial = run(Path(directory), Path(checkout), python, robot)
+    served = SimpleNamespace(statistics=statistics, experiment=experiment)
+    trial = run(Path(directory), Path(checkout), python, experiment,
+                functools.partial(choose_robot, served, None, None))
     found = {}
     for name, (ours, theirs) in trial.entries.items():
         picture = name.endswith("/canvas")

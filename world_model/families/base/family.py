@@ -46,7 +46,7 @@ class Family:
     imports: Mapping[str, PublishedFormat] = dataclasses.field(default_factory=dict)
     torch_policy: str = ""  # serves exports in PyTorch
     torch_step: str = ""  # writes a denoising step as a file that PyTorch alone runs
-    original: str = ""  # runs exports in a checkout of the original project: check(export, checkout, python, robot)
+    original: str = ""  # runs exports in a checkout of the original project: see launch/exporting/original.py
     golden: str = ""  # reads files of reference numbers
 
     def part(self, name: str, command: str):

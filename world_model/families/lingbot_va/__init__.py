@@ -21,8 +21,10 @@ FAMILY = Family(
     sampler=LingBotVASampler, policy=LingBotVAPolicy, forward_flops=forward_flops, render_mask=LingBotVA.render_mask,
     exports={"lingbot_va": WRITTEN}, imports={"lingbot_va": IMPORTS["lingbot_va"]},
     torch_policy="world_model.families.lingbot_va.torch.policy:LingBotVATorchPolicy",
+    original="world_model.families.lingbot_va.torch.original_check:check",
     golden="world_model.families.lingbot_va.parity.golden:LingBotVAGolden")
 MIXTURE = dataclasses.replace(
     FAMILY, name="lingbot_va_mot", spec=LingBotVAMoTSpec, module=LingBotVAMoT, config=MIXTURE_CONFIG,
     forward_flops=mot_forward_flops, exports={"lingbot_va_mot": WRITTEN},
-    imports={"lingbot_va_mot": IMPORTS["lingbot_va_mot"]}, golden="")
+    imports={"lingbot_va_mot": IMPORTS["lingbot_va_mot"]}, golden="",
+    original="")

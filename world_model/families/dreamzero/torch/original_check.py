@@ -4,9 +4,7 @@ Compared are a training forward, and of two requests what the policy makes of pi
 samples from the same start, and the commands that it answers.
 """
 
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,17 @@ import numpy as np
 import torch  # extra: torch
 
 from world_model.batch import Layout
+from world_model.families.base import original
 from world_model.families.base.export import Trial
 from world_model.families.dreamzero.model import MASK_CHANNELS
-from world_model.families.dreamzero.torch import original_run
+from world_model.families.dreamzero.torch import original_run, wan_original_check
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.adapter import TorchAdapter
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 from world_model.families.dreamzero.visibility import TABLES
-from world_model.families.dreamzero.weights import experiment
+from world_model.families.dreamzero.weights import experiment as published
+from world_model.families.dreamzero.weights.formats import IMPORTS
+from world_model.weights import safetensors_io
 
 FRAMES = (1, 4)  # of the requests: the first of a session, and a later one
 INSTRUCTION = "Pick up the cup"
@@ -29,35 +30,29 @@ AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "
                                  "skipping": "8"}
 
 
-def check(directory: Path, checkout: Path, python: str, robot: Any) -> Trial:
-    """Runs `python` with the original's packages on its checkout. robot: a data_pipelines Robot.
+def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
+    """Runs `python` with the original's packages on its checkout; of an export with --format=wan, the original is Wan.
+    robot: makes a data_pipelines Robot.
 
     Raises ValueError where the original does not know the robot, where the export is not in float32, or where the
     original ends with an error; its last words are told.
     """
-    known, ours = experiment.robot_of(robot.embodiment), torch_runtime.read_config(directory)
-    if known.tag not in experiment.SERVED:
-        raise ValueError(f"the original serves {', '.join(experiment.SERVED)}, not {known.tag!r}")
+    if (directory / safetensors_io.index_name(IMPORTS["wan"].stem)).exists():
+        return wan_original_check.check(directory, checkout, python, experiment)
+    driven = robot()
+    known, ours = published.robot_of(driven.embodiment), torch_runtime.read_config(directory)
+    if known.tag not in published.SERVED:
+        raise ValueError(f"the original serves {', '.join(published.SERVED)}, not {known.tag!r}")
     if ours["dtype"] != "float32":
         raise ValueError(f"{directory} is in {ours['dtype']}, the check computes in float32: export with "
                          "--dtype=float32")
     inputs = _parts(ours) | _observations(known, ours)
-    with tempfile.TemporaryDirectory() as work:
-        np.savez(f"{work}/inputs.npz", **inputs)
-        # -P: modules beside the script are not the ones that it means
-        ended = subprocess.run([python, "-P", original_run.__file__, *map(str, (
-            Path(checkout).resolve(), Path(directory).resolve(), known.tag, work))], capture_output=True, text=True)
-        if ended.returncode:
-            last = [line for line in ended.stderr.splitlines() if line.strip()] or ["no word"]
-            raise ValueError(f"the original in {checkout} ended with {ended.returncode}: "
-                             f"{last[-1].strip().removeprefix('[rank0]: ')}")
-        with np.load(f"{work}/found.npz") as file:
-            found = {name: file[name] for name in file.files}
+    found = original.ask(original_run.__file__, python, checkout, inputs, str(Path(directory).resolve()), known.tag)
     runtime, settings = torch_runtime.load(directory)
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
-    expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, robot, known, inputs, found))
-    left = {name: found[name].tolist() for name in ("missing", "unexpected") if len(found[name])}
-    return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, left, _prompts(robot, found))
+    expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
+    return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, original.left(found),
+                 _prompts(driven, found))
 
 
 def _parts(ours: dict) -> dict[str, np.ndarray]:
@@ -81,7 +76,7 @@ def _parts(ours: dict) -> dict[str, np.ndarray]:
     return {f"forward/{name}": x for name, x in parts.items()}
 
 
-def _observations(known: experiment.ServedRobot, ours: dict) -> dict[str, np.ndarray]:
+def _observations(known: published.ServedRobot, ours: dict) -> dict[str, np.ndarray]:
     """What a client sends, by the original's names."""
     rng, layout = np.random.default_rng(1), ours["layout"]
     width, height = known.resolution or (layout["width"], layout["height"])
@@ -147,7 +142,7 @@ def _requests(runtime, settings: dict, robot, known, inputs: Mapping, found: Map
             seen = tensor(found[f"request{i + 1}/codec/0"])[:, -n:]
 
 
-def _answer(found: Mapping, known: experiment.ServedRobot, name: str) -> np.ndarray:
+def _answer(found: Mapping, known: published.ServedRobot, name: str) -> np.ndarray:
     """The original's value of an entry."""
     request, _, part = name.partition("/")
     if part == "commands":
