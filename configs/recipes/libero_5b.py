@@ -14,7 +14,8 @@ steps are removed. Two views of 160 x 160 side by side, 16 actions a block, abso
 (RLinf/RLinf at a3816b5, sft_dreamzero): 256 samples a step, 50,000 steps, 1e-5 along a cosine, full.
 
 Storage: 35 GB and a cache of 273,465 windows x (.17 MB of latents + .66 MB of image features) = 230 GB.
-Time: 50,000 steps x seconds a step (COST) / 3,600; money: hours x chips x the list price of September 2026.
+Time: 50,000 steps x 3.2 s (a sum, below; not run) = 44 h on 8 v6e; money: hours x 8 chips x $2.70, list price of
+September 2026 = $960.
 
 Expected: success on LIBERO-Spatial in 512 trials, published by RLinf for this recipe: 7.8% at 3,000 steps, 66.4 at
 6,000, 89.1 at 9,000, 88.5 at 12,000, 66.6 at 15,000, 96.7 at 18,000, 90.4 at 21,000: nothing to see before about 5,000,
@@ -32,8 +33,8 @@ from configs import dreamzero_5b, recipes
 ARMS = ("", "debug")
 GET = recipes.GET | {
     "data/libero": "hf download physical-intelligence/libero --repo-type dataset --local-dir data/libero  # 35 GB"}
-# Seconds: six floating-point operations a parameter and token at 35% of the peak; not planned, not measured.
-COST = {"": {"chip": "v6e", "chips": 8, "seconds": 3.6, "windows": 273_465}}
+# Seconds: 256 x 900 tokens x 6 x 5.6e9 parameters x 1.07 over 35% of the peak; neither planned nor measured.
+COST = {"": {"chip": "v6e", "chips": 8, "seconds": 3.2, "windows": 273_465}}
 
 
 def get_config(arg: str = "") -> ConfigDict:
