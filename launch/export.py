@@ -40,7 +40,7 @@ from launch.setup import provenance
 from launch.setup.experiment import OF_THE_MACHINE, Experiment
 from launch.setup.restore import Restored, restore
 from world_model.families import all_families
-from world_model.families.base.export import ExportFormat, Trained
+from world_model.families.base.export import READ_BACK, ExportFormat, Trained
 from world_model.families.base.family import Family
 from world_model.layers import lora
 from world_model.training.checkpoint import CheckpointError
@@ -54,9 +54,10 @@ class ParityError(RuntimeError):
 
 def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
            shard_bytes: int = safetensors_io.SHARD_BYTES, format_name: str | None = None,
-           dtype: str = "float32", robot: Robot | None = None, license: str | None = None) -> dict:
+           dtype: str = "float32", robot: Robot | None = None, license: str | None = None,
+           by_tensor: bool = False) -> dict:
     """Writes `out` and returns its parity report. format_name: default the family's own; dtype: of the file; robot,
-    license: of LeRobot's layout.
+    license: of LeRobot's layout; by_tensor: compare tensors one by one instead of two models.
 
     Raises ParityError above the tolerance, FileExistsError where `out` is not empty.
     """
@@ -69,10 +70,12 @@ def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
         write_statistics(partial, restored)
         write_provenance(partial, restored, dtype)
         exported.write_encoders(partial, restored)
-        found = written.write_and_compare(partial, trained(restored), np.dtype(dtype), shard_bytes)
+        model = trained(restored)._replace(by_tensor=by_tensor)
+        found = written.write_and_compare(partial, model, np.dtype(dtype), shard_bytes)
         problem = first_above(found.parity, tolerance)
         parity, cast, low = ({entry: d.size for entry, d in part.items()} for part in found[:3])
-        report = {"step": restored.step, "compared_with": written.compared_with, "tolerance": tolerance,
+        report = {"step": restored.step, "tolerance": tolerance,
+                  "compared_with": READ_BACK if by_tensor else written.compared_with,
                   "passed": problem is None and not found.unloadable, "problem": problem, "max": max(parity.values()),
                   "unloadable": list(found.unloadable), "otherwise": list(found.otherwise),
                   "entries": parity, "dtype": dtype, "cast": cast, "bfloat16": low}
@@ -153,7 +156,7 @@ def write(args) -> None:
         restored.experiment.family.part("torch_policy", f"launch.export --format={lerobot.FORMAT}")
         robot = choose_robot(restored, args.embodiment, args.dataset)
     report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype, robot=robot,
-                    license=args.license)
+                    license=args.license, by_tensor=args.by_tensor)
     for sentence in report["unloadable"]:
         logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
     for sentence in report["otherwise"]:
@@ -173,6 +176,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("license", None, "of the weights, as the Hub spells it, for LeRobot's model card")
     flags.DEFINE_bool("merge_lora", False, "add adapters to their weights first; default: write both")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")
+    flags.DEFINE_bool("by_tensor", False, "compare the written tensors one by one, and run no two models: for one "
+                                          "that memory does not hold twice")
     flags.DEFINE_string("out", None, "directory to make; must not exist, or be empty")
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_float("tolerance", 1e-4, "largest difference that passes")

@@ -16,10 +16,15 @@ class Difference(NamedTuple):
 
 
 def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative: bool = False) -> Difference:
-    """The largest absolute (or relative) difference. Raises ValueError on different shapes, naming the entry."""
+    """The largest absolute (or relative) difference, the first of equals. Raises ValueError on different shapes, naming
+    the entry. A stack [n, ., .] is compared layer by layer: float64 takes room."""
+    if np.shape(expected) != np.shape(found):
+        raise ValueError(f"{entry}: expected shape {np.shape(expected)}, found {np.shape(found)}")
+    if len(np.shape(expected)) > 2:
+        layers = [max_difference(entry, expected[i], found[i], relative) for i in range(len(expected))]
+        i = int(np.argmax([layer.size for layer in layers]))
+        return layers[i]._replace(index=(i, *layers[i].index))
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
-    if expected.shape != found.shape:
-        raise ValueError(f"{entry}: expected shape {expected.shape}, found {found.shape}")
     sizes = np.abs(found - expected)
     if relative:
         sizes /= np.maximum(np.abs(expected), 1e-12)

@@ -180,12 +180,12 @@ def pieces(source: OpenedWeights, plan: Plan, shapes: Shapes, head_dim: int, ini
     return params
 
 
-def read(source: OpenedWeights, params: Mapping[str, jax.Array], spec: Any) -> dict[str, np.ndarray]:
-    """All parameters of a whole model, such as an export of ours; `params` gives their shapes."""
+def read(source: OpenedWeights, params: Mapping[str, jax.Array], spec: Any) -> dict[str, Pieces]:
+    """All parameters of a whole model, such as an export of ours, each read when it becomes an array; `params` gives
+    their shapes."""
     source = dataclasses.replace(source, rules=())
     shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in params.items()}
-    found = pieces(source, make_plan(source, shapes, spec), shapes, spec.head_dim, initial=lambda name: None)
-    return {name: x.whole() for name, x in found.items()}
+    return pieces(source, make_plan(source, shapes, spec), shapes, spec.head_dim, initial=lambda name: None)
 
 
 def fit(x: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -147,12 +147,14 @@ def to_published(params: Mapping[str, np.ndarray], head_dim: int, table: NameTab
     """Yields (published name, numpy array in PyTorch layout), one tensor at a time.
 
     Args:
-      params: our flat parameters, numpy or JAX arrays. Only the slice in flight is copied.
+      params: our flat parameters, NumPy or JAX arrays, or what becomes one when asked (training/checkpoint.py). Only
+        the slice in flight is copied.
       head_dim: width of an attention head.
     Raises:
       ValueError: listing our tensors that the table lacks and those it misses, before anything is yielded.
     """
-    return (published_tensor(params, entry, head_dim) for entry in _entries_of(params, table))
+    found = sorted(_entries_of(params, table), key=lambda entry: entry.native)  # a stack's layers one after the other
+    return (published_tensor(params, entry, head_dim) for entry in found)
 
 
 def published_tensor(params: Mapping[str, np.ndarray], entry: Entry, head_dim: int) -> tuple[str, np.ndarray]:

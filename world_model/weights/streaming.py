@@ -48,6 +48,12 @@ class Pieces:
         """Notes that a piece is being written."""
         self.sums[:] += hashing.sums_of(piece, (index or 0) * piece.size)
 
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.whole(), dtype)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.read(index) if self.stacked else self.whole()[index]
+
     def whole(self) -> np.ndarray:
         """Reads all of it at once."""
         return np.stack([self.read(i) for i in range(self.shape[0])]) if self.stacked else self.read(None)

@@ -7,9 +7,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from world_model.weights import conversion
 from world_model.weights.comparison import Difference, max_difference
+from world_model.weights.formats import PublishedFormat
 
 if TYPE_CHECKING:
     from world_model.families.base.family import Model
@@ -30,6 +33,7 @@ class Trained(NamedTuple):
     crop: float = 1.0  # share of each view that is kept
     encoders: Mapping[str, Any] = MappingProxyType({})  # the frozen encoders' names and files, as config.encoders
     unconditional: str = ""  # what the unconditional branch of guidance reads
+    by_tensor: bool = False  # compare what is read back, one by one, and no two models
 
     @property
     def sampler(self):
@@ -65,10 +69,33 @@ class ExportFormat:
 
 
 def rounded(params: Mapping[str, jax.Array], dtype: np.dtype) -> Mapping[str, Any]:
-    """float32 parameters as a file of that dtype holds them."""
-    if dtype == np.float32:
-        return params
-    return {name: np.asarray(x).astype(dtype).astype(np.float32) for name, x in params.items()}
+    """float32 parameters as a file of that dtype holds them, each made when it is asked for."""
+    return params if dtype == np.float32 else _Rounded(params, dtype)
+
+
+class _Rounded(Mapping):
+    def __init__(self, params: Mapping[str, jax.Array], dtype: np.dtype):
+        self._params, self._dtype = params, dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._params[name]).astype(self._dtype).astype(np.float32)
+
+    def __iter__(self):
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+
+def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """All of them, as a compiled function takes them."""
+    return {name: jnp.asarray(x) for name, x in params.items()}
+
+
+def read_back(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat) -> Comparison:
+    """What a directory of that layout holds against what should be there, one parameter at a time."""
+    found = conversion.read(layout.open(directory), trained.params, trained.model.spec)
+    return Comparison(*compare_cast(lambda params: params, trained, dtype, found)[:2])
 
 
 def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Difference]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from world_model.batch import Layout
+from world_model.families.base.export import arrays
 from world_model.families.dreamzero.model import MASK_CHANNELS
 from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter, Output
 from world_model.families.dreamzero.sampler import DreamZeroSampler
@@ -53,7 +54,7 @@ def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
 def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array], inputs: FixedInputs
                 ) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    adapter = JaxAdapter(sampler.model.spec, params)
+    adapter = JaxAdapter(sampler.model.spec, arrays(params))
     with jax.default_matmul_precision("highest"):
         forward = adapter.forward(inputs.parts)
         prediction = sampler(adapter.params, inputs.conditions, inputs.keys)

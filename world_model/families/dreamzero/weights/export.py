@@ -14,6 +14,7 @@ from world_model.families.base.export import (
     Trained,
     compare,
     compare_cast,
+    read_back,
     rounded,
 )
 from world_model.families.dreamzero.parity.export_check import (
@@ -27,7 +28,7 @@ from world_model.families.dreamzero.weights.formats import IMPORTS
 from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_part
 from world_model.layers.lora import ADAPTER
 from world_model.training.state import trained_names
-from world_model.weights import conversion, names
+from world_model.weights import names
 
 
 def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
@@ -35,6 +36,10 @@ def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes:
     write_experiment(directory, trained, dtype)
     reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings,
                            encoders=trained.encoders, dtype=dtype, shard_bytes=shard_bytes)
+    if trained.by_tensor:
+        unloadable, otherwise = _of_the_original(trained)
+        return read_back(directory, trained, dtype, IMPORTS["dreamzero"])._replace(
+            unloadable=unloadable, otherwise=otherwise)
     sampler = trained.sampler
     inputs = fixed_inputs(sampler)
     parity, cast, expected = compare_cast(
@@ -52,9 +57,8 @@ def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_
         raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     write_experiment(directory, trained)
     video_formats.write(directory, format_name, spec, params, dtype=dtype, shard_bytes=shard_bytes)
-    found = conversion.read(IMPORTS[format_name].open(directory), params, spec)
-    parity, cast, _ = compare_cast(lambda params: params, trained, dtype, found)
-    return Comparison(parity, cast, unloadable=tuple(video_formats.unloadable(format_name, spec)))
+    return read_back(directory, trained, dtype, IMPORTS[format_name])._replace(
+        unloadable=tuple(video_formats.unloadable(format_name, spec)))
 
 
 def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int) -> Comparison:

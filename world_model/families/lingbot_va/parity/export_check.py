@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from world_model.families.base.export import arrays
 from world_model.families.lingbot_va.sampler import LingBotVASampler
 from world_model.families.wan.inputs import Conditions
 
@@ -40,13 +41,13 @@ def fixed_inputs(sampler: LingBotVASampler) -> FixedInputs:
 
 def jax_outputs(sampler: LingBotVASampler, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    inputs = fixed_inputs(sampler)
+    inputs, params = fixed_inputs(sampler), arrays(params)
     conditions = Conditions(inputs.latents[:, :1], inputs.text, None, unconditional_text=np.zeros_like(inputs.text),
                             actions=inputs.actions)
     entries = {}
     with jax.default_matmul_precision("highest"):
         for name, history in (("reacting", inputs.latents), ("imagined", None)):
-            out = sampler(dict(params), conditions, inputs.keys, history=history)
+            out = sampler(params, conditions, inputs.keys, history=history)
             entries |= _entries(sampler, name, out.latents, out.actions)
     return entries
 

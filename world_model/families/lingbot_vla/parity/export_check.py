@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting
+from world_model.families.base.export import arrays
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.sampler import LingBotVLASampler
 from world_model.families.lingbot_vla.vision import make_patches
@@ -49,7 +50,7 @@ def jax_outputs(sampler: LingBotVLASampler, params: Mapping[str, jax.Array]) -> 
     inputs = fixed_inputs(sampler)
     with jax.default_matmul_precision("highest"):
         seen = Example(make_patches(sampler.model.spec, inputs.views), *inputs[1:5])
-        return _entries(np.asarray(sampler.denoise(dict(params), seen, inputs.noise, inputs.given)))
+        return _entries(np.asarray(sampler.denoise(arrays(params), seen, inputs.noise, inputs.given)))
 
 
 def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, compare, compare_cast
+from world_model.families.base.export import (
+    RUNTIME,
+    Comparison,
+    ExportFormat,
+    Trained,
+    compare,
+    compare_cast,
+    read_back,
+)
 from world_model.families.lingbot_vla.parity.export_check import jax_outputs, torch_outputs
 from world_model.families.lingbot_vla.weights import norm_stats, released_format
+from world_model.families.lingbot_vla.weights.formats import IMPORTS
 from world_model.families.lingbot_vla.weights.released_format import VERSIONS
 
 
@@ -23,12 +32,14 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
         raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     released_format.write(directory, spec, trained.params, step=trained.step, rollout=trained.settings,
                           robots=trained.robots, statistics=trained.statistics, dtype=dtype, shard_bytes=shard_bytes)
-    sampler = trained.sampler
-    parity, cast, expected = compare_cast(
-        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
     otherwise = [*released_format.other_sizes(spec), *(
         sentence for dataset, robot in trained.robots.items()
         for sentence in norm_stats.otherwise(dataset, robot, version.number))]
+    if trained.by_tensor:
+        return read_back(directory, trained, dtype, IMPORTS[format_name])._replace(otherwise=tuple(otherwise))
+    sampler = trained.sampler
+    parity, cast, expected = compare_cast(
+        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
     return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")),
                       otherwise=tuple(otherwise))
 
