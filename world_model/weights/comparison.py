@@ -21,7 +21,7 @@ def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative
     if np.shape(expected) != np.shape(found):
         raise ValueError(f"{entry}: expected shape {np.shape(expected)}, found {np.shape(found)}")
     if len(np.shape(expected)) > 2:
-        layers = [max_difference(entry, expected[i], found[i], relative) for i in range(len(expected))]
+        layers = [max_difference(entry, expected[i], found[i], relative) for i in range(np.shape(expected)[0])]
         i = int(np.argmax([layer.size for layer in layers]))
         return layers[i]._replace(index=(i, *layers[i].index))
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
