@@ -11,8 +11,8 @@ runtime reads the layout, parity is the largest difference between it and the JA
 computes with fixed inputs (families/*/parity/export_check.py); for other layouts, of the weights read back. Above the
 tolerance the command exits 1, says where the two first differ, and leaves OUT.rejected.
 
-A large model's weights are read and written one array at a time; --by_tensor compares them so too, and runs no two models,
-where memory does not hold the model twice.
+A large model's weights are read and written one array at a time; --by_tensor compares them so too, and runs no two
+models, where memory does not hold the model twice.
 
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
 --check=original --path=CHECKOUT runs what OUT holds (with --workdir, once it is written) in somebody's checkout of the

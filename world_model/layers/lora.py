@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 ADAPTER = re.compile(r"\.lora_[ab]$")
@@ -41,6 +42,6 @@ def merge(params: Mapping[str, jax.Array], alpha: float) -> dict[str, jax.Array]
     merged = {name: x for name, x in params.items() if not ADAPTER.search(name)}
     for name in [name for name in params if name.endswith(".lora_a")]:
         linear = name.removesuffix(".lora_a")
-        a, b = params[name], params[f"{linear}.lora_b"]
-        merged[f"{linear}.kernel"] = params[f"{linear}.kernel"] + (alpha / a.shape[-1]) * (a @ b)
+        a, b, kernel = (jnp.asarray(params[f"{linear}.{part}"]) for part in ("lora_a", "lora_b", "kernel"))
+        merged[f"{linear}.kernel"] = kernel + (alpha / a.shape[-1]) * (a @ b)
     return merged
