@@ -66,7 +66,8 @@ def describe(result: dict) -> str:
     low, high = result["interval"]
     return (f"imagination follows the actions in {result['accuracy']:.0%} [{low:.0%}, {high:.0%}] of "
             f"{result['choices']} choices from {result['starts']} starts; chance is 50%"
-            + ("" if result["obeys"] else ": not shown to obey them"))
+            + ("" if result["obeys"] else ": not shown to obey them" if result["sees_actions"] else
+               ": given actions do not reach what it imagines, which is denoised before them"))
 
 
 def main(_) -> None:

@@ -83,7 +83,7 @@ def measured(follows, starts=6):
 def test_a_model_that_follows_is_always_right():
     starts = measured(lambda actions: actions)
     found = obedience.accuracy(starts)
-    assert found["accuracy"] == 1 and found["obeys"] and found["choices"] > 40
+    assert found["accuracy"] == 1 and found["obeys"] and found["sees_actions"] and found["choices"] > 40
     np.testing.assert_allclose(np.diagonal(starts[0].distance), 0)
     np.testing.assert_array_equal(starts[0].imagined, starts[0].replays)
 
@@ -91,7 +91,7 @@ def test_a_model_that_follows_is_always_right():
 def test_a_model_that_ignores_actions_fails():
     """Whatever it imagines: here always the way to the middle."""
     found = obedience.accuracy(measured(lambda actions: np.full_like(actions, 8.0)))
-    assert found["accuracy"] == 0.5 and not found["obeys"]
+    assert found["accuracy"] == 0.5 and not found["obeys"] and not found["sees_actions"]
     starts = [2 * sum(obedience.choices(s)) == len(obedience.choices(s)) for s in
               measured(lambda actions: np.full_like(actions, 3.0))]
     assert all(starts)

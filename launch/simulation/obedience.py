@@ -140,4 +140,4 @@ def accuracy(starts: list[Start]) -> dict:
         low, high = found
     return {"accuracy": float(right.sum() / count.sum()), "interval": [float(low), float(high)], "chance": 0.5,
             "choices": int(count.sum()), "starts": len(each), "starts_without": len(starts) - len(each),
-            "obeys": bool(low > 0.5)}
+            "obeys": bool(low > 0.5), "sees_actions": any(np.ptp(start.distance, axis=0).any() for start in starts)}
