@@ -6,8 +6,8 @@ Batches hold precomputed latents and features (stride 16, 48 channels): a head c
 wrist cameras of half that size, 120 tokens and 16 actions per latent frame; of 30 action channels a robot uses its
 own. Optimizer as the released post-training: AdamW 1e-5, (0.9, 0.95), decay 0.1, clipping at 2, 10 steps of warm-up,
 then constant. Sources with stored features leave prompts out themselves. Global batch 64: the maintainers' advice, in
-issue 27 of their repository (Robbyant/lingbot-va). Planned, not run, on 64 v5p chips: 0.29 to 0.35 s a step,
-9.4 of 95 GiB a chip, 51 to 42% MFU (docs/plans.md).
+issue 27 of their repository (Robbyant/lingbot-va). Planned, not run, on 64 v5p chips: a step of
+0.300 s (0.243 to 0.414), 9.4 of 95 GiB a chip, 49% (36 to 61) MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict
