@@ -27,7 +27,7 @@ from world_model.training.checkpoint import StoredArray
 SPREAD_BYTES = 2**30  # of float32 weights, from which on they are read when they are used, and spread over the devices
 
 _MAP = kinds.MAP
-_OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family",)),
+_OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family", "attention")),
                              "robots": kinds.map_of(_MAP)}, required=("model", "evaluate", "train"))
 
 
@@ -148,12 +148,12 @@ def readable(saved: dict, where: str) -> ConfigDict:
     kinds.check(saved, kinds.like(get_config(family).to_dict()), where)
     saved = kinds.plain(from_json(saved))
     saved["evaluate"] = {**get_family(family).config.get("evaluate", {}), **saved["evaluate"]}
-    config = ConfigDict(saved)
-    config.train.matmul = "plain"
     try:
+        config = ConfigDict(saved)
         values.check(config)
-    except values.ConfigError as error:
+    except ValueError as error:
         raise values.ConfigError(f"{where}: {error}") from error
+    config.train.matmul = "plain"
     if not fit.runs_on(config.model.attention, jax.default_backend()):
         config.model.attention = "blockwise"
     return config
