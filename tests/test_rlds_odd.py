@@ -156,6 +156,18 @@ def test_shards_that_claim_too_many_records_are_refused(folder, tmp_path, length
         opened(here).lengths()
 
 
+@pytest.mark.parametrize("template, named", [
+    ("{DATASET}-{NOBODY}", "makes no sense to tensorflow_datasets"), (3, "makes no sense to tensorflow_datasets")])
+def test_names_of_shards_that_make_no_sense_are_named(folder, tmp_path, template, named):
+    here = shutil.copytree(folder, tmp_path / "here", ignore=shutil.ignore_patterns("lengths*"))
+    info = json.loads((here / "dataset_info.json").read_text())
+    info["splits"][0]["filepathTemplate"] = template
+    (here / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=named) as error:
+        opened(here).lengths()
+    assert str(here) in str(error.value)
+
+
 def test_pictures_larger_than_any_cameras_are_refused():
     """Before they are decoded: a few kilobytes can stand for hundreds of megabytes."""
     def chunk(kind: bytes, content: bytes) -> bytes:

@@ -11,7 +11,7 @@ import logging
 import string
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,12 +111,10 @@ class RldsSource:
         return Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind), fields, info
 
     def _check_lengths(self, names: Sequence[str], lengths: Sequence[int]) -> None:
-        """Raises ValueError where a shard lies elsewhere, or is said to hold more records than it has bytes, and more
-        than a torn one may have lost."""
+        """Raises ValueError where a shard is said to hold more records than it has bytes, and more than a torn one
+        may have lost."""
         sizes = files.sizes(self.path)
         for name, length in zip(names, lengths):
-            if PurePosixPath(name).name != name:
-                raise ValueError(f"{self.path}/dataset_info.json names the shard {name!r}: expected a plain name")
             if not 0 <= length <= max(sizes.get(name, 0), _LOST):
                 raise ValueError(f"{self.path}/dataset_info.json: {name} cannot hold {length} records")
 
