@@ -24,7 +24,8 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any) -> Tria
     """Runs `python` with the original's packages on its checkout. Raises ValueError where the original ends with an
     error; its last words are told."""
     spec, shapes = experiment.model.spec, experiment.model.shapes
-    params = conversion.read(IMPORTS["wan"].open(directory), shapes, spec)
+    read = conversion.read(IMPORTS["wan"].open(directory), shapes, spec)
+    params = {name: x.whole() for name, x in read.items()}
     if not spec.concat_first_frame:  # the 5B's original has no image branch
         spec = dataclasses.replace(spec, image_dim=0)
         params = {name: x for name, x in params.items() if not re.search(IMAGE_BRANCH.pattern, name)}
