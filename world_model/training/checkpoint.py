@@ -121,7 +121,8 @@ def make_meta(state: dict, frozen: dict, *, family: str, config: dict, statistic
 
 def hashes_of(state: dict, frozen: dict) -> dict:
     """What a checkpoint's meta gains: hashes of its arrays by flat name, but of those that are written in pieces."""
-    whole = {name: leaf for name, leaf in flatten(state).items() if hasattr(leaf, "__array__")}
+    arrays = np.ndarray | np.generic | jax.Array
+    whole = {name: leaf for name, leaf in flatten(state).items() if isinstance(leaf, arrays)}
     return {"hashes": hashing.hashes(whole), "frozen_hashes": hashing.hashes(flatten(frozen))}
 
 
