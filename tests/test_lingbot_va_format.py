@@ -1,5 +1,6 @@
 """LingBot-VA's released directory: read in one file or shards, any precision; written; what does not fit is named."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from world_model import functional
 from world_model.families import get_family
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.weights import released_format as lingbot_va_format
+from world_model.families.lingbot_va.weights.export import where_it_differs
 from world_model.families.lingbot_va.weights.names import LINGBOT_VA
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
@@ -141,3 +143,10 @@ def test_another_family_is_refused_both_ways(golden, released, tmp_path):
     for config, name in ((config_of(golden), "dreamzero"), (dreamzero_5b.get_config("debug"), "lingbot_va")):
         with pytest.raises(ValueError, match=rf"--format={name} holds a network of family '{name}'"):
             import_weights.import_weights(config, name, released, None)
+
+
+@pytest.mark.parametrize("width, said", [(128, False), (16, True), (64, True), (24, False)])
+def test_heads_that_the_original_cannot_turn_are_said(golden, width, said):
+    spec = dataclasses.replace(golden.spec, dim=width * golden.spec.num_heads)
+    sentences = list(where_it_differs(spec))
+    assert len(sentences) == said and all(f"heads {width} wide" in sentence for sentence in sentences)

@@ -1,5 +1,6 @@
 """The released layout of LingBot-VA, in which both of its networks are written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from world_model.families.base.export import (
     compare_cast,
     read_back,
 )
+from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.parity.export_check import jax_outputs, torch_outputs
 from world_model.families.lingbot_va.weights import released_format
 from world_model.families.lingbot_va.weights.formats import IMPORTS
@@ -27,7 +29,16 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     sampler = trained.sampler
     parity, cast, expected = compare_cast(
         lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
-    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")))
+    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")),
+                      otherwise=tuple(where_it_differs(trained.model.spec)))
+
+
+def where_it_differs(spec: LingBotVASpec) -> Iterator[str]:
+    """Sentences on what the original does otherwise with these sizes."""
+    third = spec.head_dim // 3
+    if third % 2:
+        yield (f"the original cannot run heads {spec.head_dim} wide: it turns rows and columns on a third of a head "
+               f"each, {third} values, in pairs; choose model.dim / model.num_heads with an even third, such as 128")
 
 
 WRITTEN = ExportFormat(write_released, RUNTIME)
