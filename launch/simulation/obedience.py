@@ -97,7 +97,7 @@ def imagine(engine: Engine, instruction: str, run: Run, chunks: np.ndarray, repl
         for shown, views in enumerate(replays):
             asked = Request(0, 1, first, run.states[0], text, (start, 1), chunk)
             answer = answered(engine, asked)
-            seen = asked._replace(block=2, views=views, state=run.states[0], in_flight=nothing, done=chunk)
+            seen = asked._replace(block=2, views=views, in_flight=nothing, done=chunk)
             distance[given, shown] = answered(engine, seen).gap
         answers.append(answer)
     return answers, distance
