@@ -92,8 +92,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
-    flags.DEFINE_string("workdir", None, "directory of the training run")
-    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    launch_flags.define_run()
     flags.DEFINE_string("out", None, "directory of evaluation.json and evaluation.npz; default: workdir")
-    flags.mark_flags_as_required(["workdir"])
     launch_flags.run(main, CheckpointError)

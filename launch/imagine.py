@@ -83,12 +83,10 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
-    flags.DEFINE_string("workdir", None, "directory of the training run")
-    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    launch_flags.define_run()
     flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
     flags.DEFINE_integer("starts", 16, "starting states", lower_bound=2)
     flags.DEFINE_integer("seed", 2000, "of the first starting state", lower_bound=0)
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/imagine")
     launch_flags.define_sampling()
-    flags.mark_flags_as_required(["workdir"])
     launch_flags.run(main, CheckpointError, ModelError)

@@ -172,8 +172,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
-    flags.DEFINE_string("workdir", None, "directory of the training run")
-    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    launch_flags.define_run()
     flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
     flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
@@ -186,5 +185,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_bool("rerun", False, "the same episodes for Rerun's viewer too (extra: rerun)")
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
     launch_flags.define_sampling()
-    flags.mark_flags_as_required(["workdir"])
     launch_flags.run(main, CheckpointError, ModelError)

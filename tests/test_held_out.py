@@ -7,14 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
-from data_pipelines.simulators.pusht import dataset
 from launch import checkpoint as checkpoint_command
 from launch import evaluate, train
 from launch.setup import values
 from launch.setup.experiment import Experiment
 from launch.setup.restore import restore
 from launch.supervision.ledger import account, read_attempts
+from tests import tiny_run
 from world_model.training import checkpoint
 
 OWN = ("held_out/", "rollout/")
@@ -35,13 +34,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    recorded = tmp_path_factory.mktemp("pusht") / "data"
-    assert dataset.write(recorded, episodes=6, clips=3, seed=0, image_size=32, workers=1)
-    c = quickstart.get_config("debug")
-    c.layout.update(frames=9, height=32, width=32, frames_per_block=1, actions_per_block=4)
-    c.data.datasets.pusht.path, c.data.datasets.clips.path = (str(recorded / d) for d in ("pusht_rlds", "pusht_clips"))
-    c.data.holdout, c.encoders.fit_clips, c.data.datasets.pusht.weight = 0.3, 4, 3.0
-    c.train.update(steps=4, global_batch_size=8, log_every=1)
+    c = tiny_run.config(tmp_path_factory.mktemp("pusht") / "data")
     c.checkpoint.update(every=2, keep_last=1, keep_every=0, keep_best=True)
     c.evaluate.update(every=2, rollout_every=4, windows=3, batch_size=2)
     c.mesh.update(data=2, fsdp=4)

@@ -18,6 +18,13 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARG]", lock_config=True)
 
 
+def define_run() -> None:
+    """--workdir, which has to be given, and --step: a checkpoint of a run."""
+    flags.DEFINE_string("workdir", None, "directory of the training run")
+    flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
+    flags.mark_flag_as_required("workdir")
+
+
 def overridden(config: flags.FlagHolder | flags.Flag) -> dict:
     """{dotted key: value} of what the command line set over the file."""
     return dict(config_flags.get_override_values(config))
