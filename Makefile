@@ -45,7 +45,7 @@ eval-pusht: install
 	$(BIN)/python -m launch.rollout --workdir=runs/quickstart
 
 eval-metaworld: install  # draws with Debian's libosmesa6 (apt-get install libosmesa6), or MUJOCO_GL=egl
-	$(BIN)/python -m launch.record_metaworld --out=.cache/metaworld
+	$(BIN)/python -m launch.record_tabletop --out=.cache/metaworld
 	$(BIN)/python -m launch.train --config=configs/metaworld.py --workdir=runs/metaworld
 	$(BIN)/python -m launch.rollout --workdir=runs/metaworld
 

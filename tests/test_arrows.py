@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "mujoco", "pygame", "matplotlib", "tensorboardX", "wandb",
+EXTRAS = {"torch", "tensorflow", "gym_pusht", "gymnasium", "metaworld", "ogbench", "mujoco", "pygame", "matplotlib", "tensorboardX", "wandb",
           "websockets", "prometheus_client", "diffusers", "ftfy", "sentencepiece", "tokenizers", "transformers",
           "ml_goodput_measurement"}
 # Modules that exist for an extra may import it at their top.

@@ -1,8 +1,8 @@
 """What the papers found, in closed loop at laptop scale: a Meta-World button that stands elsewhere in every episode.
 
-    python -m launch.record_metaworld --out=.cache/metaworld
-    python -m launch.record_metaworld --out=.cache/metaworld_green --look=green --seed=1
-    python -m launch.record_metaworld --out=.cache/metaworld_repetitive --placements=5 --seed=2
+    python -m launch.record_tabletop --out=.cache/metaworld
+    python -m launch.record_tabletop --out=.cache/metaworld_green --look=green --seed=1
+    python -m launch.record_tabletop --out=.cache/metaworld_repetitive --placements=5 --seed=2
     python -m launch.sweep --config=configs/ablations/findings.py --out=runs/findings --seeds=0,1,2
 
 Published: action-free video of another look helps where the robot's own data lack it, and as much data of varied

@@ -1,6 +1,6 @@
 """Few episodes with actions and many clips without, in closed loop at laptop scale: a Meta-World button again.
 
-    python -m launch.record_metaworld --out=.cache/metaworld
+    python -m launch.record_tabletop --out=.cache/metaworld
     python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels --lock    # the study, in writing
     python -m launch.sweep --config=configs/ablations/labels.py --out=runs/labels
 

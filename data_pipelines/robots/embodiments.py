@@ -166,13 +166,27 @@ register(Embodiment(
     unlimited=DIFFERENCES))
 
 register(Embodiment(
-    # the same arm as data_pipelines/simulators/metaworld records it: a command is held for four steps of the simulator,
+    # the same arm as data_pipelines/simulators/tabletop records it: a command is held for four steps of the simulator,
     # and the gripper, which its experts never move, is not learnt
     name="metaworld_20hz", id=8, views=("image",), view_layout="single", rate=20.0,
     prompt="A Sawyer arm at a table. {instruction}",
     state=numbered(STATE_SLOTS, hand=("left_arm", 3), gripper=("left_gripper", 1)),
     action=(*(Dimension(f"hand_difference_{i}", ACTION_SLOTS["left_arm"][i], low=-1, high=1) for i in range(3)),
             Dimension("gripper", ACTION_SLOTS["left_gripper"][0], low=-1, high=1, constant=True)),
+    unlimited=DIFFERENCES))
+
+register(dataclasses.replace(  # the same for tasks whose experts move the gripper
+    get_embodiment("metaworld"), name="metaworld_gripper_20hz", id=10, rate=20.0))
+
+register(Embodiment(
+    # ogbench's UR5e: hand position in m, cosine and sine of its angle, gripper 0 open to 1 closed; the action is a
+    # difference in [-1, 1] of the position, the angle and the gripper
+    name="ogbench_20hz", id=11, views=("image",), view_layout="single", rate=20.0,
+    prompt="A UR5e arm at a table. {instruction}",
+    state=numbered(STATE_SLOTS, hand=("left_arm", 3), turn=("left_arm", 2, 3), gripper=("left_gripper", 1)),
+    action=tuple(dataclasses.replace(dim, low=-1, high=1)
+                 for dim in numbered(ACTION_SLOTS, hand_difference=("left_arm", 3), turn_difference=("left_arm", 1, 3),
+                                     gripper_difference=("left_gripper", 1))),
     unlimited=DIFFERENCES))
 
 for _robot in public_sets.ROBOTS:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 
-from data_pipelines.simulators.metaworld import simulator as metaworld
+from data_pipelines.simulators.tabletop import tasks as tabletop
 from launch.simulation.closed_loop import Run
 
 
@@ -30,9 +30,9 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("pusht", "pusht", "data_pipelines.simulators.pusht.task"),
-    *(Task(name if look == "plain" else f"{name}-{look}", "metaworld_20hz", "data_pipelines.simulators.metaworld.task",
+    *(Task(name if look == "plain" else f"{name}-{look}", task.embodiment, "data_pipelines.simulators.tabletop.episode",
            {"task": name, "look": look}, task.instruction, "reward")
-      for look in metaworld.LOOKS for name, task in metaworld.TASKS.items()))}
+      for look in tabletop.LOOKS for name, task in tabletop.TASKS.items()))}
 
 
 def choose_task(name: str | None, embodiments: set[str]) -> Task:

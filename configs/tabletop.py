@@ -1,0 +1,44 @@
+"""Tasks with room at laptop scale: cloning from few demonstrations solves some of their episodes, and not all.
+
+    python -m launch.record_tabletop --task=push-v3 --out=.cache/tabletop/push-v3 --parts=labelled,noisy,green
+    python -m launch.train --config=configs/tabletop.py:push-v3 --workdir=DIR           # 50 episodes with actions
+    python -m launch.train --config=configs/tabletop.py:push-v3,15,green --workdir=DIR  # 15, and video of another look
+    python -m launch.rollout --workdir=DIR --task=push-v3 --episodes=50
+
+The argument is a task; how many episodes have actions, of LABELLED; and which action-free video (200 episodes) is half
+of every batch, of VIDEO. With `--config.data.datasets.labelled.path=...` the demonstrations are noisier ones, with
+`--config.loss.video_weight=0` the model is a cloning one. Model and training are those of configs/metaworld.py.
+Measured: docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import metaworld
+
+ROOT = ".cache/tabletop"
+GRIPPER, OGBENCH = ("metaworld", "metaworld_gripper_20hz"), ("ogbench", "ogbench_20hz")
+TASKS = {"soccer-v3": ("metaworld", "metaworld_20hz"), "push-v3": GRIPPER, "pick-place-v3": GRIPPER,
+         "peg-insert-side-v3": GRIPPER, "coffee-pull-v3": GRIPPER, "sweep-into-v3": GRIPPER, "ogbench-cube": OGBENCH,
+         "ogbench-drawer": OGBENCH, "ogbench-window": OGBENCH, "ogbench-button": OGBENCH}  # simulator, embodiment
+LABELLED = {"5": 0.11, "15": 0.36, "50": 1.0}  # share of the recordings that are not held out
+VIDEO = ("video", "green", "turned")  # the same look, another one, another camera
+
+
+def get_config(arg: str = "push-v3") -> ConfigDict:
+    """TASK, or TASK,LABELLED, or TASK,LABELLED,VIDEO."""
+    given = arg.split(",")
+    task, labelled, video = [*given, *("50", "")[len(given) - 1:]]
+    for value, known in ((task, TASKS), (labelled, LABELLED), (video, ("", *VIDEO))):
+        if value not in known:
+            raise ValueError(f"configs/tabletop.py:{arg}: {value!r} is none of {', '.join(known)}")
+    simulator, embodiment = TASKS[task]
+    c = metaworld.get_config()
+    c.data.datasets = ConfigDict({"labelled": {
+        "source": "rlds", "path": f"{ROOT}/{task}/labelled/{simulator}_rlds", "embodiment": embodiment, "weight": 1.0,
+        "window_stride": 1, "share": LABELLED[labelled], "schema": "generic", "rate": 20.0}})
+    if video:
+        c.data.datasets.clips = ConfigDict({
+            "source": "rlds", "path": f"{ROOT}/{task}/{video}/{simulator}_rlds", "embodiment": "video_only",
+            "weight": 1.0, "window_stride": 1, "schema": "generic", "state": "", "action": "",
+            "rate": 10.0})  # as if: video_only counts ten frames a second, and each is wanted, as of the robot's
+    return c

@@ -1,1 +1,0 @@
-"""Meta-World (package metaworld, MuJoCo): a Sawyer arm at a table; scripted experts make the data (extra: sim)."""

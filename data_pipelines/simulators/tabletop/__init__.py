@@ -1,0 +1,1 @@
+"""Arms at tables by MuJoCo: packages metaworld and ogbench, whose scripted experts make the data (extra: sim)."""

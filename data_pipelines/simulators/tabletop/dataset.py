@@ -1,0 +1,91 @@
+"""Records a task at a table: an RLDS dataset of its scripted expert's episodes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.robots.embodiments import get_embodiment
+from data_pipelines.simulators.recorder import Progress, Recording, parallel, rlds_steps, write_once, write_rlds
+from data_pipelines.simulators.tabletop.tasks import LOOKS, TASKS, combined_seed, make_world
+
+_FORMAT = 1  # raise it when recordings of the same recipe change
+_EPISODE_SEED = 0
+WANDER = 6  # steps at most in which the hand drifts off before a recording begins: nobody starts where it is perfect
+LINGER = 6  # steps after the task is done, so that the end of a chunk is seen too
+ATTEMPTS = 10  # of a demonstration: one that fails is not kept
+
+
+def folder(task: str) -> str:
+    """The name of the dataset inside the directory that is written."""
+    return f"{TASKS[task].simulator}_rlds"
+
+
+def write(out: Path, *, task: str, episodes: int, seed: int, image_size: int, look: str = "plain",
+          placements: int = 0, noise: float = 0.0, workers: int = 2, progress: Progress = lambda *_: None) -> bool:
+    """Records OUT/`folder(task)`. False where OUT holds the same recipe already.
+
+    placements: the number of ways in which things stand, taken in turn; 0: each episode has its own. noise: of the
+    expert's commands, see `record`. A recording of another recipe is replaced. Raises FileExistsError where OUT holds
+    anything else, ValueError for an unknown task or look.
+    """
+    for name, value, known in (("task", task, TASKS), ("look", look, LOOKS)):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r} is unknown; there are {', '.join(known)}")
+    recipe = {"format": _FORMAT, "task": task, "episodes": episodes, "seed": seed, "image_size": image_size}
+    recipe |= {"look": look} if look != "plain" else {}
+    recipe |= {name: value for name, value in (("placements", placements), ("noise", noise)) if value}
+    robot = get_embodiment(TASKS[task].embodiment)
+
+    def make(out: Path) -> None:
+        jobs = [(task, (seed, _EPISODE_SEED, i), image_size, look,
+                 (seed, _EPISODE_SEED, i % placements if placements else i), noise) for i in range(episodes)]
+        # The software renderer crashes in a process that holds TensorFlow, which writes the dataset.
+        write_rlds(out / folder(task), TASKS[task].simulator, image_size, (len(robot.state), len(robot.action)),
+                   parallel(episode_steps, jobs, workers, "episodes", progress, apart=True))
+
+    return write_once(out, recipe, (folder(task),), make)
+
+
+def episode_steps(task: str, seed: tuple[int, ...], image_size: int, look: str, placement: tuple[int, ...],
+                  noise: float) -> tuple[int, list[dict]]:
+    """Records one episode: (number of steps, RLDS steps with pictures as PNG)."""
+    recording = record(task, seed, image_size, look, placement, noise)
+    return len(recording.images), rlds_steps(recording)
+
+
+def record(task: str, seed: tuple[int, ...], image_size: int, look: str = "plain",
+           placement: tuple[int, ...] | None = None, noise: float = 0.0) -> Recording:
+    """Records one demonstration, a function of its arguments: the first of ATTEMPTS in which the task is done, else the
+    last.
+
+    placement: the seed of where things stand; by default the episode's. noise: its commands are the expert's with a
+    noise whose standard deviation is drawn from 0 to this for the whole episode, times the simulator's NOISE; what was
+    executed is what is recorded.
+    """
+    for attempt in range(ATTEMPTS):
+        again = (attempt,) if attempt else ()
+        found = _attempt(task, (*seed, *again), image_size, look, (*(placement or seed), *again), noise)
+        if found.solved:
+            break
+    return found
+
+
+def _attempt(task: str, seed: tuple[int, ...], image_size: int, look: str, placement: tuple[int, ...], noise: float
+             ) -> Recording:
+    """The hand wanders off unrecorded, then the expert does the task."""
+    rng = np.random.default_rng(seed)
+    world = make_world(task, combined_seed(*placement), look)
+    drift = np.zeros_like(world.NOISE)
+    drift[:3] = rng.uniform(-1, 1, 3)
+    for _ in range(rng.integers(WANDER, endpoint=True)):
+        world.step(drift)
+    deviation = rng.uniform(0, noise) * world.NOISE
+    steps, done = [], 0
+    while len(steps) < TASKS[task].steps and done <= LINGER:
+        image, state = world.render(image_size), world.state
+        action = np.clip(world.expert() + deviation * rng.normal(size=len(drift)), -1, 1)
+        world.step(action)
+        steps.append((image, state.astype(np.float32), action.astype(np.float32), np.float32(world.reward)))
+        done += int(world.solved)
+    images, states, actions, rewards = (np.stack(part) for part in zip(*steps, strict=True))
+    return Recording(images, states, actions, rewards, TASKS[task].instruction, done > 0)
