@@ -32,12 +32,12 @@ def main(_) -> None:
     recordings = {f"{args.out}/{part}": {"seed": 0} | PARTS[part] for part in args.parts} or {args.out: one}
     for out, recording in recordings.items():
         try:
-            made = dataset.write(Path(out), task=args.task, image_size=args.image_size, workers=args.workers,
-                                 progress=Progress(), **recording)
+            attempts = dataset.write(Path(out), task=args.task, image_size=args.image_size, workers=args.workers,
+                                     progress=Progress(), **recording)
         except ModuleNotFoundError as error:
             sys.exit(f"record_tabletop: the simulator needs {error.name!r}: pip install -e '.[sim,data]'")
-        print(f"{'recorded' if made else 'reusing'} {recording['episodes']} episodes in {out}/"
-              f"{dataset.folder(args.task)}")
+        print(f"{'recorded' if attempts else 'reusing'} {recording['episodes']} episodes in {out}/"
+              f"{dataset.folder(args.task)}{f', the good ones of {attempts} attempts' if attempts else ''}")
 
 
 if __name__ == "__main__":
@@ -46,7 +46,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("episodes", 100, "episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of everything")
     flags.DEFINE_integer("image_size", 64, "pixels, height and width", lower_bound=16)
-    flags.DEFINE_string("look", "plain", "colours: name in data_pipelines/simulators/tabletop/tasks.py")
+    flags.DEFINE_string("look", "plain", "colours, camera: name in data_pipelines/simulators/tabletop/tasks.py")
     flags.DEFINE_integer("placements", 0, "ways things stand, in turn; 0: each episode has its own", lower_bound=0)
     flags.DEFINE_float("noise", 0.0, "of the expert's commands, which reach from -1 to 1: the largest deviation of an "
                        "episode's", lower_bound=0.0)

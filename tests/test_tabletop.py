@@ -98,8 +98,8 @@ def test_an_ogbench_task_is_a_scene_that_asks_for_it():
 
 
 def test_what_is_recorded(black):
-    recording, again = (dataset.record(BUTTON, (0, 0, 3), 16) for _ in range(2))
-    assert recording.solved and recording.instruction == TASKS[BUTTON].instruction
+    (recording, attempts), (again, _) = (dataset.record(BUTTON, (0, 0, 3), 16) for _ in range(2))
+    assert recording.solved and attempts == 1 and recording.instruction == TASKS[BUTTON].instruction
     assert recording.images.shape == (len(recording.states), 16, 16, 3) and recording.states.dtype == np.float32
     assert np.abs(recording.actions).max() <= 1 and (recording.actions[:, 3] == 1).all()
     np.testing.assert_array_equal(recording.states, again.states)
@@ -107,7 +107,7 @@ def test_what_is_recorded(black):
 
 
 def test_noise_is_recorded_as_it_was_executed_and_still_solves(black):
-    clean, noisy, again = (dataset.record(BUTTON, (0, 0, 3), 16, noise=noise) for noise in (0.0, 0.5, 0.5))
+    clean, noisy, again = (dataset.record(BUTTON, (0, 0, 3), 16, noise=noise)[0] for noise in (0.0, 0.5, 0.5))
     np.testing.assert_array_equal(noisy.actions, again.actions)
     np.testing.assert_array_equal(noisy.states[0], clean.states[0])  # the same start
     assert noisy.solved and (noisy.actions[:, 3] == 1).all()  # the gripper, which this robot does not learn, is still
@@ -123,7 +123,12 @@ def test_a_demonstration_that_fails_is_made_again(black, monkeypatch):
         return made(task, seed, *rest)._replace(solved=len(seeds) > 2)
 
     monkeypatch.setattr(dataset, "_attempt", fails_twice)
-    assert dataset.record(BUTTON, (0, 0, 3), 16).solved and seeds == [(0, 0, 3), (0, 0, 3, 1), (0, 0, 3, 2)]
+    recording, attempts = dataset.record(BUTTON, (0, 0, 3), 16)
+    assert recording.solved and attempts == 3 and seeds == [(0, 0, 3), (0, 0, 3, 1), (0, 0, 3, 2)]
+    monkeypatch.setattr(dataset, "ATTEMPTS", 2)
+    monkeypatch.setattr(dataset, "_attempt", lambda *given: made(*given)._replace(solved=False))
+    with pytest.raises(ValueError, match=r"button-press-topdown-v3, seed \(0, 0, 3\): the expert failed 2 times with noise = 0.1"):
+        dataset.record(BUTTON, (0, 0, 3), 16, noise=0.1)
 
 
 @pytest.mark.parametrize("task", [BUTTON, "reach-v3"])
@@ -160,7 +165,7 @@ def test_repeated_placements_differ_by_the_hand_alone(black, monkeypatch):
     monkeypatch.setattr(dataset, "write_once", lambda out, recipe, parts, make: make(out))
     monkeypatch.setattr(dataset, "write_rlds", lambda *_: None)
     dataset.write(dataset.Path("out"), task=BUTTON, episodes=4, seed=7, image_size=16, placements=2)
-    one, other, same = (dataset.record(*job) for job in jobs[:3])
+    one, other, same = (dataset.record(*job)[0] for job in jobs[:3])
     ends = [recording.states[-1, :3] for recording in (one, other, same)]
     np.testing.assert_allclose(ends[0], ends[2], atol=0.01)  # the same button
     assert np.abs(ends[0] - ends[1]).max() > 0.02 and not np.allclose(one.states[0], same.states[0])

@@ -1,5 +1,6 @@
 """Records a task at a table: an RLDS dataset of its scripted expert's episodes."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ _FORMAT = 1  # raise it when recordings of the same recipe change
 _EPISODE_SEED = 0
 WANDER = 6  # steps at most in which the hand drifts off before a recording begins: nobody starts where it is perfect
 LINGER = 6  # steps after the task is done, so that the end of a chunk is seen too
-ATTEMPTS = 10  # of a demonstration: one that fails is not kept
+ATTEMPTS = 40  # of a demonstration: one that fails is not kept
 
 
 def folder(task: str) -> str:
@@ -21,12 +22,12 @@ def folder(task: str) -> str:
 
 
 def write(out: Path, *, task: str, episodes: int, seed: int, image_size: int, look: str = "plain",
-          placements: int = 0, noise: float = 0.0, workers: int = 2, progress: Progress = lambda *_: None) -> bool:
-    """Records OUT/`folder(task)`. False where OUT holds the same recipe already.
+          placements: int = 0, noise: float = 0.0, workers: int = 2, progress: Progress = lambda *_: None) -> int:
+    """Records OUT/`folder(task)`. Returns how many attempts it took, 0 where OUT holds the same recipe already.
 
     placements: the number of ways in which things stand, taken in turn; 0: each episode has its own. noise: of the
     expert's commands, see `record`. A recording of another recipe is replaced. Raises FileExistsError where OUT holds
-    anything else, ValueError for an unknown task or look.
+    anything else, ValueError for an unknown task or look, and where the expert never does a task.
     """
     for name, value, known in (("task", task, TASKS), ("look", look, LOOKS)):
         if value not in known:
@@ -36,27 +37,38 @@ def write(out: Path, *, task: str, episodes: int, seed: int, image_size: int, lo
     recipe |= {name: value for name, value in (("placements", placements), ("noise", noise)) if value}
     robot = get_embodiment(TASKS[task].embodiment)
 
+    attempts: list[int] = []
+
     def make(out: Path) -> None:
         jobs = [(task, (seed, _EPISODE_SEED, i), image_size, look,
                  (seed, _EPISODE_SEED, i % placements if placements else i), noise) for i in range(episodes)]
         # The software renderer crashes in a process that holds TensorFlow, which writes the dataset.
+        made = parallel(episode_steps, jobs, workers, "episodes", progress, apart=True)
         write_rlds(out / folder(task), TASKS[task].simulator, image_size, (len(robot.state), len(robot.action)),
-                   parallel(episode_steps, jobs, workers, "episodes", progress, apart=True))
+                   _kept(made, attempts))
 
-    return write_once(out, recipe, (folder(task),), make)
+    write_once(out, recipe, (folder(task),), make)
+    return sum(attempts)
+
+
+def _kept(made: Iterable[tuple[list[dict], int]], attempts: list[int]) -> Iterator[list[dict]]:
+    """Yields the steps of each episode, and notes its attempts."""
+    for steps, tried in made:
+        attempts.append(tried)
+        yield steps
 
 
 def episode_steps(task: str, seed: tuple[int, ...], image_size: int, look: str, placement: tuple[int, ...],
-                  noise: float) -> tuple[int, list[dict]]:
-    """Records one episode: (number of steps, RLDS steps with pictures as PNG)."""
-    recording = record(task, seed, image_size, look, placement, noise)
-    return len(recording.images), rlds_steps(recording)
+                  noise: float) -> tuple[int, tuple[list[dict], int]]:
+    """Records one episode: (number of steps, (RLDS steps with pictures as PNG, attempts))."""
+    recording, attempts = record(task, seed, image_size, look, placement, noise)
+    return len(recording.images), (rlds_steps(recording), attempts)
 
 
 def record(task: str, seed: tuple[int, ...], image_size: int, look: str = "plain",
-           placement: tuple[int, ...] | None = None, noise: float = 0.0) -> Recording:
-    """Records one demonstration, a function of its arguments: the first of ATTEMPTS in which the task is done, else the
-    last.
+           placement: tuple[int, ...] | None = None, noise: float = 0.0) -> tuple[Recording, int]:
+    """Records one demonstration, a function of its arguments: the first of ATTEMPTS in which the task is done, and
+    which it was. Raises ValueError where it is done in none.
 
     placement: the seed of where things stand; by default the episode's. noise: its commands are the expert's with a
     noise whose standard deviation is drawn from 0 to this for the whole episode, times the simulator's NOISE; what was
@@ -66,8 +78,8 @@ def record(task: str, seed: tuple[int, ...], image_size: int, look: str = "plain
         again = (attempt,) if attempt else ()
         found = _attempt(task, (*seed, *again), image_size, look, (*(placement or seed), *again), noise)
         if found.solved:
-            break
-    return found
+            return found, attempt + 1
+    raise ValueError(f"{task}, seed {seed}: the expert failed {ATTEMPTS} times with noise = {noise}: give it less")
 
 
 def _attempt(task: str, seed: tuple[int, ...], image_size: int, look: str, placement: tuple[int, ...], noise: float
