@@ -143,7 +143,7 @@ def main(_) -> None:
     if args.workdir or not args.check:
         write(args)
     if args.check:
-        found = original.check(args.out, args.path, args.python, args.tolerance)
+        found = original.check(args.out, args.path, args.python, args.tolerance, args.embodiment, args.dataset)
         print(json.dumps(found, indent=1))
         sys.exit(not found["passed"])
 
@@ -174,8 +174,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_enum("format", None, sorted({lerobot.FORMAT, *(name for family in all_families()
                                                                 for name in family.exports)}),
                       "whose names and layout; default: the model's family")
-    flags.DEFINE_string("embodiment", None, "robot that LeRobot drives, where the run knows several")
-    flags.DEFINE_string("dataset", None, "whose statistics LeRobot goes by, where several are of that robot")
+    flags.DEFINE_string("embodiment", None, "robot that LeRobot, or the original, drives, where the run knows several")
+    flags.DEFINE_string("dataset", None, "whose statistics these go by, where several are of that robot")
     flags.DEFINE_string("license", None, "of the weights, as the Hub spells it, for LeRobot's model card")
     flags.DEFINE_bool("merge_lora", False, "add adapters to their weights first; default: write both")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the written weights")

@@ -15,10 +15,11 @@ from world_model.weights.comparison import max_difference
 CANVAS = 2.0  # grey levels, on average, between two ways of resizing a picture
 
 
-def check(directory: Path | str, checkout: Path | str, python: str, tolerance: float) -> dict:
+def check(directory: Path | str, checkout: Path | str, python: str, tolerance: float,
+          embodiment: str | None = None, dataset: str | None = None) -> dict:
     """What `launch.export --check=original` prints: per entry the largest difference (of the canvas the mean, in grey
     levels), what was left out, and whether all is within the tolerance. python: an interpreter with the original's
-    packages.
+    packages. embodiment, dataset: the robot that is served, where the run knows several.
 
     A family's `original` gets the export, the checkout, python, the Experiment and a function that makes the Robot.
     Raises MissingPart where the family has no original here, ValueError where the original refuses.
@@ -28,7 +29,7 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
     run = experiment.family.part("original", "launch.export --check=original")
     served = SimpleNamespace(statistics=statistics, experiment=experiment)
     trial = run(Path(directory), Path(checkout), python, experiment,
-                functools.partial(choose_robot, served, None, None))
+                functools.partial(choose_robot, served, embodiment, dataset))
     found = {}
     for name, (ours, theirs) in trial.entries.items():
         picture = name.endswith("/canvas")

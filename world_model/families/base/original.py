@@ -4,9 +4,12 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+SIDE = Path(__file__).parents[2] / "original_side.py"  # what it runs in
+INSTRUCTION = "Pick up the cup"  # of requests
 LEFT = ("missing", "unexpected")  # arrays of an answer: tensors that the original missed, or had no place for
 
 
@@ -19,8 +22,8 @@ def ask(script: str, python: str, checkout: Path, inputs: Mapping[str, np.ndarra
     with tempfile.TemporaryDirectory() as work:
         np.savez(f"{work}/inputs.npz", **inputs)
         # -P: modules beside the script are not the ones that it means
-        ended = subprocess.run([python, "-P", script, str(Path(checkout).resolve()), *arguments, work],
-                               capture_output=True, text=True)
+        ended = subprocess.run([python, "-P", str(SIDE), script, str(Path(checkout).resolve()), *arguments,
+                                work], capture_output=True, text=True)
         if ended.returncode:
             last = [line for line in ended.stderr.splitlines() if line.strip()] or ["no word"]
             raise ValueError(f"the original in {checkout} ended with {ended.returncode}: "
@@ -32,3 +35,12 @@ def ask(script: str, python: str, checkout: Path, inputs: Mapping[str, np.ndarra
 def left(found: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """`Trial.left` of an answer."""
     return {name: found[name].tolist() for name in LEFT if len(found[name])}
+
+
+def prompts(robot: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A sentence where the original asked with another prompt than a Robot of ours; found: with request0/texts/0 and
+    on, the prompt and what guidance leads away from."""
+    texts, ours = (str(x[0]) for name, x in found.items() if name.startswith("request0/texts/")), robot.prompt(
+        INSTRUCTION)
+    theirs = next(text for text in texts if INSTRUCTION.lower() in text.lower())
+    return () if theirs == ours else (f"it asks {theirs!r}, we ask {ours!r}",)

@@ -25,7 +25,6 @@ from world_model.families.dreamzero.weights.formats import IMPORTS
 from world_model.weights import safetensors_io
 
 FRAMES = (1, 4)  # of the requests: the first of a session, and a later one
-INSTRUCTION = "Pick up the cup"
 AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "guidance": 5.0, "action_guidance": 1.0,
                                  "skipping": "8"}
 
@@ -52,7 +51,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
     expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
     return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, original.left(found),
-                 _prompts(driven, found))
+                 original.prompts(driven, found))
 
 
 def _parts(ours: dict) -> dict[str, np.ndarray]:
@@ -89,7 +88,7 @@ def _observations(known: published.ServedRobot, ours: dict) -> dict[str, np.ndar
         found |= {f"request{i}/video.{view}": x for view, x in zip(known.views, smooth, strict=True)}
         for key, at in known.keys["state"].items():
             found[f"request{i}/state.{key}"] = rng.uniform(-1, 1, (1, len(at)))
-        found[f"request{i}/text"] = np.array(INSTRUCTION)
+        found[f"request{i}/text"] = np.array(original.INSTRUCTION)
     return found
 
 
@@ -151,10 +150,3 @@ def _answer(found: Mapping, known: published.ServedRobot, name: str) -> np.ndarr
     if part == "video" and request == "request0":
         return found[name][:, :, 1:]  # its first answer begins with the frame that it was given
     return found[name]
-
-
-def _prompts(robot, found: Mapping) -> tuple[str, ...]:
-    """A sentence where the original asks with another prompt than ours."""
-    texts, ours = (str(found[f"request0/texts/{i}"][0]) for i in (0, 1)), robot.prompt(INSTRUCTION)
-    theirs = next(text for text in texts if INSTRUCTION.lower() in text.lower())  # the other one is its negative prompt
-    return () if theirs == ours else (f"it asks {theirs!r}, we ask {ours!r}",)

@@ -2,10 +2,9 @@
 
     PYTHON original_run.py CHECKOUT EXPORT TAG WORK
 
-Needs that project's packages and nothing of ours. WORK/inputs.npz is what original_check.py asks, WORK/found.npz what
-this answers: a training forward by its network, and two requests to its policy (a first frame, then four). All is in
-float32 with exact softmax, on a GPU or without one. Its frozen encoders are replaced by stand-ins of a few lines, since
-an export does not hold them; what the policy gave them and got is told, so that the rest can be computed again.
+Needs that project's packages, and world_model/original_side.py. original_check.py asks for a training forward by its
+network, and two requests to its policy (a first frame, then four). All is in float32 with exact softmax, on a GPU or
+without one; its frozen encoders are stand-ins.
 """
 
 import contextlib
@@ -18,8 +17,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from world_model import original_side
+from world_model.original_side import DEVICE, exact, numpy, part
+
 IMAGE_TOKENS, IMAGE_DIM = 257, 1280
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 told: dict[str, np.ndarray] = {}  # of the request under way
 
 
@@ -55,7 +56,7 @@ class TextStandIn(nn.Module):
         self.text_encoder_pretrained_path, self.width = path, width
 
     def forward(self, ids, mask):
-        return torch.sin((1.0 + ids.float())[..., None] * (1 + torch.arange(self.width, device=ids.device)) / 7)
+        return original_side.text_features(ids, self.width)
 
 
 class Visual(nn.Module):
@@ -80,20 +81,17 @@ class ImageStandIn(nn.Module):
 
 
 class CodecStandIn(nn.Module):
-    """Latents of a video: means over patches, mixed into channels."""
+    """Latents of a video: its first frame, then four by four."""
 
     def __init__(self, channels: int, size: list, path: str):
         super().__init__()
         self.vae_pretrained_path, self.z_dim, self.size, self.model = path, channels, tuple(size), nn.Module()
         self.model.encode = None
-        self.mix = torch.sin(3.0 * torch.arange(3 * channels)).unflatten(0, (channels, 3))
 
     def encode(self, video, **_):
-        video, mix = video.float(), self.mix.to(video.device)
-        parts = [video[:, :, :1], *video[:, :, 1:].split(4, 2)]
-        small = torch.stack([nn.functional.adaptive_avg_pool2d(x.mean(2), self.size) for x in parts], 2)
-        told.setdefault("codec", []).append(numpy(torch.einsum("zc,bcfhw->bzfhw", mix, small)))
-        return torch.from_numpy(told["codec"][-1]).to(video.device)
+        made = original_side.latents([video[:, :, :1], *video[:, :, 1:].split(4, 2)], self.z_dim, self.size)
+        told.setdefault("codec", []).append(numpy(made))
+        return made
 
 
 class TokenizerStandIn:
@@ -104,26 +102,13 @@ class TokenizerStandIn:
 
     def __call__(self, texts, **_):
         told.setdefault("texts", []).append(np.array(texts))
-        rows = [list(text.encode())[:self.length] for text in texts]
-        ids = torch.tensor([row + [0] * (self.length - len(row)) for row in rows])
-        return ids, (torch.arange(self.length) < torch.tensor([[len(row)] for row in rows])).long()
-
-
-def numpy(x) -> np.ndarray:
-    """x as float32 on the host."""
-    return x.detach().float().cpu().numpy()
+        return original_side.byte_tokens(texts, self.length)
 
 
 def make_float32() -> None:
     """Takes bfloat16 and compiling out of torch, before the original is imported."""
     torch.bfloat16 = torch.float32
     torch.compile = lambda *args, **_: args[0] if args else (lambda function: function)
-
-
-def exact(q, k, v, *_, **__):
-    """Attention [B, L, n, d] without rounding."""
-    weights = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
-    return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)
 
 
 def patch() -> None:
@@ -159,14 +144,14 @@ def with_stand_ins(export: Path, work: Path) -> Path:
     return folder
 
 
-def loaded(policy, export: Path) -> dict[str, np.ndarray]:
+def left(policy, export: Path) -> tuple[set[str], set[str]]:
     """What its loader, which is not strict, left out: names of the network that no file has, and the reverse."""
     index = json.loads((export / "model.safetensors.index.json").read_text())["weight_map"]
     head = policy.trained_model.action_head
     merged = head.train_architecture == "lora"
     written = {name.replace("base_model.model.", "") for name in index if ".lora_" not in name or not merged}
     network = {f"action_head.model.{name}" for name in head.model.state_dict()}
-    return {"missing": np.array(sorted(network - written), str), "unexpected": np.array(sorted(written - network), str)}
+    return network - written, written - network
 
 
 def forward(network, inputs: dict) -> dict[str, np.ndarray]:
@@ -231,18 +216,15 @@ def main(checkout: str, export: str, tag: str, work: str) -> None:
         policy = GrootSimPolicy(EmbodimentTag(tag), str(folder), DEVICE)
         head = policy.trained_model.action_head
         head._device = DEVICE
-        with np.load(f"{work}/inputs.npz") as file:
-            inputs = {name: file[name] for name in file.files}
-        found = loaded(policy, Path(export)) | forward(
-            head.model, {name[8:]: x for name, x in inputs.items() if name.startswith("forward/")})
+        inputs = original_side.asked(work)
+        found = forward(head.model, part(inputs, "forward/"))
         watch(head)
         for i in range(2):
-            prefix = f"request{i}/"
-            observation = {name[len(prefix):]: x for name, x in inputs.items() if name.startswith(prefix)}
+            observation = part(inputs, prefix := f"request{i}/")
             text = observation.pop("text").item()
             answers = request(policy, observation | {"annotation.language.action_text": text})
             found |= {prefix + name: x for name, x in answers.items()}
-    np.savez(f"{work}/found.npz", **found)
+    original_side.answer(work, *left(policy, Path(export)), **found)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
     PYTHON wan_original_run.py CHECKOUT EXPORT WORK
 
-Needs that project's packages (flash-attn may be missing) and nothing of ours. WORK/inputs.npz is what
-wan_original_check.py asks, WORK/found.npz what this answers: what the network's loader left out, and its forward in
-float32 with exact softmax.
+Needs that project's packages (flash-attn may be missing), and world_model/original_side.py. wan_original_check.py asks
+for the network's forward in float32 with exact softmax.
 """
 
 import importlib
@@ -13,14 +12,9 @@ import sys
 import types
 from pathlib import Path
 
-import numpy as np
 import torch
 
-
-def exact(q, k, v, *_, **__):
-    """Attention [B, L, n, d] without rounding, on any device."""
-    weights = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
-    return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)
+from world_model import original_side
 
 
 def original(checkout: str):
@@ -29,7 +23,7 @@ def original(checkout: str):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(Path(checkout, *name.split(".")))]
     found = importlib.import_module("wan.modules.model")
-    vars(found)["flash_attention"] = exact
+    vars(found)["flash_attention"] = original_side.exact
     return found
 
 
@@ -38,16 +32,14 @@ def main(checkout: str, export: str, work: str) -> None:
     """See the module."""
     network, told = original(checkout).WanModel.from_pretrained(
         export, torch_dtype=torch.float32, output_loading_info=True)
-    with np.load(f"{work}/inputs.npz") as file:
-        given = {name: torch.from_numpy(file[name]) for name in file.files}
+    given = {name: torch.from_numpy(x) for name, x in original_side.asked(work).items()}
     _, frames, height, width = given["latents"].shape
     more = {"clip_fea": given["image"][None]} if "clip_fea" in inspect.signature(network.forward).parameters else {}
     if "condition" in given:
         more["y"] = [given["condition"]]
     out = network.eval()([given["latents"]], t=given["timestep"], context=[given["text"]],
                          seq_len=frames * (height // 2) * (width // 2), **more)
-    left = {name: np.array(sorted(told[f"{name}_keys"]), str) for name in ("missing", "unexpected")}
-    np.savez(f"{work}/found.npz", **left, video=out[0].numpy())
+    original_side.answer(work, told["missing_keys"], told["unexpected_keys"], video=out[0].numpy())
 
 
 if __name__ == "__main__":

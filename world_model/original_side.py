@@ -1,0 +1,82 @@
+"""What runs in an original project's interpreter, for the scripts that do (original.py asks them).
+
+    PYTHON original_side.py SCRIPT CHECKOUT ARGUMENTS... WORK
+
+runs SCRIPT, in which this module is known though nothing of ours is installed there: it needs torch and numpy alone.
+WORK/inputs.npz is what is asked, WORK/found.npz what is answered. Frozen encoders, which no export holds, are replaced
+by stand-ins of a few lines; what they were given and gave is told, so that the rest can be computed again.
+"""
+
+import importlib.util
+import runpy
+import sys
+import types
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def numpy(x) -> np.ndarray:
+    """x as float32 on the host."""
+    return x.detach().float().cpu().numpy().copy()
+
+
+def asked(work: str) -> dict[str, np.ndarray]:
+    """The inputs."""
+    with np.load(f"{work}/inputs.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def part(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those inputs whose names begin so, without it."""
+    return {name.removeprefix(prefix): x for name, x in inputs.items() if name.startswith(prefix)}
+
+
+def answer(work: str, missing, unexpected, **found: np.ndarray) -> None:
+    """Writes what was found, and the names of tensors that the original missed or had no place for."""
+    np.savez(f"{work}/found.npz", missing=np.array(sorted(missing), str), unexpected=np.array(sorted(unexpected), str),
+             **found)
+
+
+def exact(q, k, v, *_, **__):
+    """Attention [B, L, n, d] without rounding, on any device."""
+    weights = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)
+
+
+def stand_in(module: str, **attributes) -> None:
+    """Puts a module of these attributes into the place of one that is not installed."""
+    if importlib.util.find_spec(module) is None:
+        sys.modules[module] = types.ModuleType(module)
+        vars(sys.modules[module]).update(attributes)
+
+
+def byte_tokens(texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask) int64 [B, length]: bytes as tokens."""
+    rows = [list(text.encode())[:length] for text in texts]
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    return ids, (torch.arange(length) < torch.tensor([[len(row)] for row in rows])).long()
+
+
+def text_features(ids: torch.Tensor, width: int) -> torch.Tensor:
+    """[..., width] of token ids."""
+    return torch.sin((1.0 + ids.float())[..., None] * (1 + torch.arange(width, device=ids.device)) / 7)
+
+
+def latents(parts: list[torch.Tensor], channels: int, size: tuple[int, int]) -> torch.Tensor:
+    """[B, channels, F, *size] of a video in the parts [B, 3, f, H, W] that a latent frame holds: means over patches,
+    mixed into channels."""
+    mix = torch.sin(3.0 * torch.arange(3 * channels)).unflatten(0, (channels, 3)).to(parts[0].device)
+    small = torch.stack([nn.functional.adaptive_avg_pool2d(x.float().mean(2), size) for x in parts], 2)
+    return torch.einsum("zc,bcfhw->bzfhw", mix, small)
+
+
+if __name__ == "__main__":
+    sys.modules |= {"world_model": types.ModuleType("world_model"), "world_model.original_side": sys.modules[__name__]}
+    vars(sys.modules["world_model"])["original_side"] = sys.modules[__name__]
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
