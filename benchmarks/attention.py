@@ -23,6 +23,7 @@ from launch.setup import fit
 from launch.setup.experiment import Experiment
 from world_model.attention import KERNELS, make_attend, tokens, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
+from world_model.families.dreamzero.layout import make_sequence
 
 CONFIGS = {"14b": dreamzero_14b, "5b": dreamzero_5b}
 SHAPES = flags.DEFINE_list("shapes", list(CONFIGS), "the configs whose shapes are measured")
@@ -37,7 +38,7 @@ INVALID = 7  # keys, an odd number
 def measure(kernel: str, model, heads: int, repeats: int) -> dict:
     """Measures value and gradient of one layer's self-attention."""
     spec = model.spec
-    sequence, table = model.module.sequence(True, True), spec.table()
+    sequence, table = make_sequence(model.spec), spec.table()
     attend = make_attend(kernel, table, sequence, sequence, spec.window_frames)
     shape = 1, tokens.length(sequence), heads, spec.dim // spec.num_heads
     q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))

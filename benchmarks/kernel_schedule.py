@@ -31,6 +31,7 @@ from world_model.analysis.program import KERNEL_PRODUCTS, Program
 from world_model.attention import flash
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import FULL, MASKED, Tiles
+from world_model.families.dreamzero.layout import make_sequence
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
 SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "the config whose shape is compiled")
@@ -128,7 +129,7 @@ def compile_attention(model, tile: int, device) -> Tiles:
     Meanwhile libtpu writes down the kernels' schedules. Prints what the compiler estimates of the rest.
     """
     spec = model.spec
-    sequence, table = model.module.sequence(True, True), spec.table()
+    sequence, table = make_sequence(model.spec), spec.table()
     packed = PackedOrder(sequence, tile)
     attend = flash.make_attend_packed(table, packed, packed, spec.window_frames)
     array = jax.ShapeDtypeStruct((1, len(packed.order), spec.num_heads, spec.dim // spec.num_heads), jnp.bfloat16,
@@ -156,7 +157,7 @@ def main(_) -> None:
         "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
     _, devices = plan.describe_topology(TOPOLOGY.value)
     model = Experiment(CONFIGS[SHAPE.value].get_config()).model
-    sequence, heads = model.module.sequence(True, True), model.spec.num_heads
+    sequence, heads = make_sequence(model.spec), model.spec.num_heads
     tile = TILE.value or choose_tile(sequence, sequence)
     tiles = compile_attention(model, tile, devices[0])
     kinds = tiles.visible().kinds

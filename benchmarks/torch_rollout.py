@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import DreamZeroSpec
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.torch.runtime import Runtime
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler

@@ -16,7 +16,7 @@ from world_model.attention import tokens as token_segments
 from world_model.attention import visibility
 from world_model.attention.tokens import CLEAN_VIDEO
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import HEADS_READ, MASK_CHANNELS, DreamZeroSpec
+from world_model.families.dreamzero.layout import HEADS_READ, MASK_CHANNELS, DreamZeroSpec, make_sequence
 from world_model.families.dreamzero.torch.network import DreamZero
 from world_model.families.dreamzero.torch.runtime import Runtime
 from world_model.families.dreamzero.weights.reference_format import network_sizes
@@ -123,13 +123,6 @@ class Forward(nn.Module):
         actions = parts["noisy_actions"].shape[1]
         time = time[:, tokens.rows[step.read]][:, :-actions]
         return model.video(x[:, :-actions], time, step.grid), model.action_decoder(x[:, -actions:])
-
-
-def make_sequence(spec: DreamZeroSpec) -> token_segments.Sequence:
-    """All tokens of a window, as the model puts them."""
-    blocks = range(spec.layout.num_blocks + 1)
-    groups = dict.fromkeys(query for query, _ in spec.table())
-    return token_segments.make_sequence(spec.layout, spec.tokens_per_frame, [(group, blocks) for group in groups])
 
 
 def flex_over(table, queries, keys, window_frames: int, device):

@@ -7,6 +7,7 @@ YIQ, which keeps grey grey. The code published with arXiv 2602.15922 (commit ab7
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Augmentation:
             return views
         changes = self._random(seed, sample_index).uniform(-1, 1, 6)[2:] * strengths  # the first two are the crop's
         grey = float(np.mean([view[:, ::4, ::4].mean((0, 1, 2)) for view in views], 0) @ _GREY)
-        matrix = colour_matrix(*(1 + changes[:3]), changes[3], grey)
+        matrix = colour_matrix((1 + changes[:3]).tolist(), changes[3], grey)
         return [_mapped(view, matrix) for view in views]
 
     def _random(self, seed: int, sample_index: int) -> np.random.Generator:
@@ -59,11 +60,13 @@ class Augmentation:
 PLAIN = Augmentation()
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, turn: float, grey: float) -> np.ndarray:
+def colour_matrix(factors: Sequence[float], turn: float, grey: float) -> np.ndarray:
     """The jitter as a matrix [3, 4]: the factors of red, green and blue, and what is added.
 
-    grey: the pixels' mean, 0 to 255; turn: the change of hue, as a share of a full turn.
+    factors: of brightness, contrast and saturation; turn: the change of hue, as a share of a full turn; grey: the
+    pixels' mean, 0 to 255.
     """
+    brightness, contrast, saturation = factors
     cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
     hue = np.linalg.inv(_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
     colours = hue @ (saturation * np.eye(3) + (1 - saturation) * np.tile(_GREY, (3, 1)))

@@ -49,8 +49,8 @@ class BadWindow(NamedTuple):
 class HostBatch:
     """Makes this host's part of a batch from its G draws, and lists the windows that had to be replaced."""
 
-    def __init__(self, makers: Sequence[SampleMaker], seed: int, rows: slice, lengths: dict[str, int],
-                 status: WorkerStatus):
+    def __init__(self, makers: Sequence[SampleMaker | CachedMaker], seed: int, rows: slice,
+                 lengths: dict[str, int], status: WorkerStatus):
         """rows: this host's part of the draws; lengths: the padded length of those fields whose rows come without
         padding."""
         self.makers, self.seed, self.rows, self.lengths, self.status = makers, seed, rows, lengths, status
@@ -107,11 +107,10 @@ class Loader:
         if global_batch_size < 1 or global_batch_size % process_count:
             raise ValueError(f"train.global_batch_size = {global_batch_size} does not divide among "
                              f"{process_count} hosts")
-        self._makers = [SampleMaker(dataset, i, layout, tokenize, fields=fields, augmentation=augmentation, seed=seed)
-                        for i, dataset in enumerate(datasets)]
-        if cache is not None:
-            self._makers = [CachedMaker(maker, cache) for maker in self._makers]
-        windows = [maker.windows for maker in self._makers]
+        makers = [SampleMaker(dataset, i, layout, tokenize, fields=fields, augmentation=augmentation, seed=seed)
+                  for i, dataset in enumerate(datasets)]
+        readers = [CachedMaker(maker, cache) if cache else maker for maker in makers]
+        windows = [maker.windows for maker in makers]
         order = make_order(datasets, windows, seed, global_batch_size)
         self._datasets, self._global_batch_size, self._step = datasets, global_batch_size, start_step
         self._rows = global_batch_size // process_count
@@ -128,7 +127,7 @@ class Loader:
         lengths = {name: shape[0] for name, (shape, _) in self._spec.items() if name == "text_features"}
         rows = slice(process_index * self._rows, (process_index + 1) * self._rows)
         batches = (order.batch(global_batch_size, batch_fn=list)
-                   .slice(slice(start_step, None)).map(HostBatch(self._makers, seed, rows, lengths, self._status)))
+                   .slice(slice(start_step, None)).map(HostBatch(readers, seed, rows, lengths, self._status)))
         self._iterator = iter(_decode_ahead(batches, workers, prefetch))
 
     def __iter__(self) -> "Loader":
@@ -216,4 +215,9 @@ def _end_with_parent(worker: int, workers: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -43,12 +43,11 @@ def check_mixture(datasets: Sequence[Dataset]) -> None:
         raise ValueError("the mixture is empty: data.datasets needs at least one dataset")
     names = [d.name for d in datasets]
     for dataset in datasets:
-        constant = isinstance(dataset.weight, (int, float))
-        values = [dataset.weight] if constant else [value for _, value in dataset.weight]
-        if not all(np.isfinite(v) and v >= 0 for v in values) or (constant and not dataset.weight):
+        pairs = [(0, dataset.weight)] if isinstance(dataset.weight, (int, float)) else dataset.weight
+        if not all(np.isfinite(value) and value >= 0 for _, value in pairs) or dataset.weight == 0:
             raise ValueError(f"dataset {dataset.name!r}: weight = {dataset.weight}; expected a positive "
                              f"number (leave a dataset out instead of weighing it 0)")
-        steps = [0] if constant else [step for step, _ in dataset.weight]
+        steps = [step for step, _ in pairs]
         if steps[:1] != [0] or steps != sorted(set(steps)):
             raise ValueError(f"dataset {dataset.name!r}: weight = {dataset.weight}; expected pairs of (step, weight) "
                              f"with rising steps, the first 0")

@@ -49,7 +49,8 @@ def round_trip(maker: SampleMaker, window: int, sample: dict) -> RoundTrip:
         parts.append((episode.action[first:first + count], rows[:, robot.action_slots],
                       to_robot_units(rows, state, robot, dataset.statistics)))
     starts = np.cumsum([0, *(len(p[0]) for p in parts[:-1])]).tolist()
-    return RoundTrip(*(np.concatenate(column) for column in zip(*parts)), starts)
+    recorded, normalised, back = (np.concatenate(column) for column in zip(*parts))
+    return RoundTrip(recorded, normalised, back, starts)
 
 
 def errors(dataset: Dataset, trips: list[RoundTrip]) -> list[dict]:

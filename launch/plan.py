@@ -120,11 +120,11 @@ def main(_) -> None:
     args = flags.FLAGS
     jax.config.update("jax_enable_compilation_cache", False)  # a program for devices that are not here is not read back
     if args.sweep:
-        found = []
+        candidates = []
         for candidate in sweep(args.config, args.topology, args.slices):
-            found.append(candidate)
+            candidates.append(candidate)
             print(plan_text.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
-        print(json.dumps(found) if args.json else plan_text.table(found))
+        print(json.dumps(candidates) if args.json else plan_text.table(candidates))
     else:
         found = plan(args.config, args.topology, args.slices)
         print(json.dumps(found) if args.json else plan_text.report(found))

@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -55,11 +56,13 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
     instruction, seeds = chosen.instruction or robot.embodiment.instruction, range(seed, seed + episodes)
     fresh = functools.partial(chosen.make_runs, seeds, robot.layout.height, max_steps)
-    policies = {"model": (ModelPolicy(engine, instruction), execute), "repeat_last": (closed_loop.repeat_last, 1),
-                "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
-                "expert": (closed_loop.expert, 1)}
-    result = {"task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
-              "sampling": restored.experiment.sampler_settings(**engine.sampling), "policies": {}}
+    policies: dict[str, tuple[closed_loop.Policy, int]] = {
+        "model": (ModelPolicy(engine, instruction), execute), "repeat_last": (closed_loop.repeat_last, 1),
+        "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
+        "expert": (closed_loop.expert, 1)}
+    result: dict[str, Any] = {
+        "task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
+        "sampling": restored.experiment.sampler_settings(**engine.sampling), "policies": {}}
     played = []
     for name in ("model", *baselines):
         (policy, count), began, runs = policies[name], time.monotonic(), fresh()

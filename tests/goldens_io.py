@@ -8,7 +8,8 @@ import numpy as np
 
 from world_model import functional
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
+from world_model.families.dreamzero.layout import DreamZeroSpec
+from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.weights import names
 

@@ -15,7 +15,8 @@ from world_model import attention, functional
 from world_model.attention import context, flash, tokens, visibility
 from world_model.attention.packing import PackedOrder
 from world_model.attention.tokens import NOISY_VIDEO
-from world_model.families.dreamzero.model import HEADS_READ, DreamZero
+from world_model.families.dreamzero.layout import HEADS_READ, make_sequence
+from world_model.families.dreamzero.model import DreamZero
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.layers import compiler_hints
 from world_model.parallel import sharding
@@ -57,7 +58,7 @@ def test_few_samples_that_a_device_holds_whole_stand_apart(count, kernel, mesh, 
 
 def test_an_arrangement_puts_every_token_once_and_back():
     _, spec, _ = goldens_io.load("i2v")
-    sequence = functional.abstract(DreamZero, spec).sequence(True, True)
+    sequence = make_sequence(spec)
     kept = visibility.needed(visibility.get_table("dreamzero", TABLES), sequence, {NOISY_VIDEO})
     sequence = tokens.select(sequence, kept.__contains__)
     packed = PackedOrder(sequence, 128)
@@ -71,7 +72,7 @@ def test_an_arrangement_puts_every_token_once_and_back():
 @pytest.mark.parametrize(("config", "arranged"), [(dreamzero_14b, True), (dreamzero_5b, False)])
 def test_tokens_stand_as_the_kernel_wants_them_where_little_is_padding(config, arranged):
     model = Experiment(config.get_config()).model
-    spec, sequence = model.spec, model.module.sequence(True, True)
+    spec, sequence = model.spec, make_sequence(model.spec)
     kept = visibility.needed(spec.table(), sequence, set(HEADS_READ), spec.window_frames)
     sequence = tokens.select(sequence, kept.__contains__)
     packed = attention.packed_order("flash", sequence)

@@ -12,7 +12,7 @@ from world_model.attention import KERNELS, blockwise, context, cudnn, flash, mak
 from world_model.attention.blockwise import dense
 from world_model.attention.tokens import NOISY_ACTION, NOISY_VIDEO, STATE
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import GROUPS
+from world_model.families.dreamzero.layout import GROUPS
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.lingbot_va.layout import LingBotVASpec, make_sequence
 from world_model.families.lingbot_va.visibility import TABLES as LINGBOT_VA_TABLES

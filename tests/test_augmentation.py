@@ -43,7 +43,8 @@ def test_each_operation_is_the_known_one():
     pixels = rng.uniform(60, 200, (500, 3))
 
     def apply(*strengths: float) -> np.ndarray:
-        return np.c_[pixels, np.ones(500)] @ colour_matrix(*strengths).T
+        *factors, turn, grey = strengths
+        return np.c_[pixels, np.ones(500)] @ colour_matrix(factors, turn, grey).T
 
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(apply(1, 1, 1, 0, 99.0), pixels, atol=1e-9)

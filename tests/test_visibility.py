@@ -6,7 +6,7 @@ import pytest
 from world_model.attention import tokens, visibility
 from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import GROUPS
+from world_model.families.dreamzero.layout import GROUPS
 from world_model.families.dreamzero.visibility import TABLES
 
 LAYOUT = Layout(frames=25, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=1)

@@ -19,7 +19,7 @@ from world_model import attention
 from world_model.analysis.program import Program
 from world_model.attention import KERNELS, context, make_attend, tokens, visibility
 from world_model.batch import Layout
-from world_model.families.dreamzero.model import GROUPS
+from world_model.families.dreamzero.layout import GROUPS
 from world_model.families.dreamzero.visibility import TABLES
 
 LAYOUT = Layout(frames=17, height=8, width=8, frames_per_block=2, actions_per_block=8, states_per_block=2)

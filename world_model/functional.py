@@ -5,6 +5,7 @@ names are stable on disk and which sharding rules, optimizer masks and converter
 """
 
 import functools
+from collections.abc import Callable, Hashable
 
 import jax
 from flax import nnx, traverse_util
@@ -15,9 +16,13 @@ def abstract(make_module, *args, **kwargs) -> nnx.Module:
     return nnx.eval_shape(lambda: make_module(*args, **kwargs, rngs=nnx.Rngs(0)))
 
 
-@functools.cache
-def shapes(make_module, *args) -> dict[str, tuple[int, ...]]:
+def shapes(make_module: Callable, *args: Hashable) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of make_module(*args), by name."""
+    return _shapes(make_module, *args)
+
+
+@functools.cache
+def _shapes(make_module: Callable, *args: Hashable) -> dict[str, tuple[int, ...]]:
     return {name: p.shape for name, p in parameters(abstract(make_module, *args)).items()}
 
 

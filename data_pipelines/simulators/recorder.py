@@ -138,7 +138,7 @@ def mp4(images: np.ndarray, rate: float) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=int(rate), options=_X264)
-        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
+        (stream.height, stream.width), stream.pix_fmt = images.shape[1:3], "yuv420p"
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())

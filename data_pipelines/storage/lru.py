@@ -4,14 +4,14 @@ import collections
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 from data_pipelines.episode import BadEpisode
 
 
 class Lru:
-    """A cache of the values used last, by name, up to a total size. Threads may share it."""
+    """A cache of the values used last, by a hashable name, up to a total size. Threads may share it."""
 
     def __init__(self, limit: int, size: Callable[[Any], int] = lambda value: 1,
                  drop: Callable[[Any], None] = lambda value: None):
@@ -20,14 +20,14 @@ class Lru:
         self._kept: collections.OrderedDict = collections.OrderedDict()
         self._total = 0
 
-    def get(self, name: Hashable):
+    def get(self, name):
         """The value of that name; None where nothing is kept under it."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
-    def put(self, name: Hashable, value):
+    def put(self, name, value):
         """Keeps and returns `value`."""
         gone = []
         with self._lock:
@@ -41,7 +41,7 @@ class Lru:
             self._drop(each)
         return value
 
-    def take(self, matches: Callable[[Hashable], bool]):
+    def take(self, matches: Callable[[Any], bool]):
         """The value used last whose name `matches`, which is kept no longer; None where there is none."""
         with self._lock:
             name = next((name for name in reversed(self._kept) if matches(name)), None)
@@ -53,7 +53,7 @@ class Lru:
             self._kept.clear()
             self._total = 0
 
-    def _pop(self, name: Hashable):
+    def _pop(self, name):
         value = self._kept.pop(name)
         self._total -= self._size(value)
         return value

@@ -35,7 +35,7 @@ def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout)
         for block in range(1, layout.num_blocks):
             last = block * layout.actions_per_block - 1
             own = slice(last + 1, last + 1 + layout.actions_per_block)
-            repeated[row, own] = _repeat(batch["actions"][row, last], *states[block - 1:block + 1], dataset)
+            repeated[row, own] = _repeat(batch["actions"][row, last], states[block - 1], states[block], dataset)
             known[row, own] = batch["action_mask"][row, last].any()
     return repeated, known
 

@@ -16,14 +16,14 @@ def video_scores(arrays: dict) -> dict:
     Latents are scored by PSNR too, whose peak is the largest range of a window's true latents.
     """
     scores, valid = {}, arrays["frame_mask"][:, 1:]
-    by_frame = {"frame": list(range(1, arrays["frame_mask"].shape[1]))}
+    by_frame: dict[str, list] = {"frame": list(range(1, arrays["frame_mask"].shape[1]))}
     for name in ("video", "copy_last", "codec", "video_raw", "copy_last_raw"):
         for unit, convert in (("psnr_db", _decibel), ("ssim", finite)):
             values = arrays[f"{name}_{'mse' if unit == 'psnr_db' else 'ssim'}"][:, 1:]
             scores[f"{name}_{unit}"] = convert(masked_mean(values, valid))
             by_frame[f"{name}_{unit}"] = [convert(x) for x in masked_mean(values, valid, axis=0)]
     valid, peak = arrays["latent_mask"][:, 1:], float(arrays["latent_range"].max())
-    by_latent = {"frame": list(range(1, arrays["latent_mask"].shape[1]))}
+    by_latent: dict[str, list] = {"frame": list(range(1, arrays["latent_mask"].shape[1]))}
     for name in ("latent", "copy_last_latent"):
         values = arrays[f"{name}_mse"][:, 1:]
         scores[f"{name}_psnr_db"] = _decibel(masked_mean(values, valid), peak)
@@ -42,7 +42,8 @@ def action_scores(arrays: dict, actions_per_block: int) -> dict:
 
     truth, mask = arrays["actions"], arrays["action_mask"]
     known = mask & arrays["repeated_known"][..., None]
-    scores, by_step, by_block = {}, {"step": list(range(actions_per_block))}, {}
+    scores, by_block = {}, {}
+    by_step: dict[str, list] = {"step": list(range(actions_per_block))}
     for name, key, valid in (("model", "predicted_actions", mask), ("predict_mean", "mean_actions", mask),
                              ("model_after_first", "predicted_actions", known),
                              ("repeat_last", "repeated_actions", known)):

@@ -12,6 +12,7 @@ import math
 import socket
 import ssl
 import time
+from typing import cast
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import MultipleValuesError
@@ -85,9 +86,9 @@ class Server:
                         cut=lambda reason: self.telemetry.cut.labels(reason).inc())
         self.scheduler = Scheduler(self.engine, self.limits.queue, self.telemetry, self.sessions.clear)
         worker = asyncio.create_task(self.scheduler.run())
-        async with serve(self._connection, sock=socket, process_request=self._http, ssl=self._tls, compression=None,
-                         create_connection=intake.connection, logger=quiet_logger(), max_size=size, max_queue=2,
-                         ping_interval=20, ping_timeout=20, close_timeout=5) as server:
+        async with serve(self._connection, create_connection=cast(type[Connection], intake.connection), sock=socket,
+                         process_request=self._http, ssl=self._tls, compression=None, logger=quiet_logger(),
+                         max_size=size, max_queue=2, ping_interval=20, ping_timeout=20, close_timeout=5) as server:
             ready(next(iter(server.sockets)).getsockname()[1])
             await stop.wait()
             self.say("stopping: answering what was asked")
@@ -145,7 +146,8 @@ class Server:
         response.headers["Content-Type"] = kind
         return response
 
-    async def _connection(self, connection: Connection) -> None:
+    async def _connection(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
         self._open += 1
         budget, refused = Budget(self.limits.messages_per_second, self.limits.burst), 0
         try:

@@ -61,10 +61,12 @@ def _shares(datasets, sizes: dict[str, float], exponent: float) -> dict[str, Wei
         if "datasets" not in entry:
             found[name] = _times(entry.weight, sizes[name] ** exponent)
             continue
-        inside = _shares(entry.datasets, sizes, exponent)
-        if changing := [each for each, weight in inside.items() if not isinstance(weight, (int, float))]:
-            raise ValueError(f"dataset {changing[0]!r}: its weight in group {name!r} changes over steps; let the "
-                             f"group's change")
+        inside: dict[str, float] = {}
+        for each, weight in _shares(entry.datasets, sizes, exponent).items():
+            if not isinstance(weight, (int, float)):
+                raise ValueError(f"dataset {each!r}: its weight in group {name!r} changes over steps; let the group's "
+                                 "change")
+            inside[each] = weight
         total = sum(inside.values())
         if not total > 0:
             raise ValueError(f"data.datasets.{name}: the weights in this group add up to {total}")

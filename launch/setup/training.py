@@ -50,7 +50,7 @@ def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
                    out_shardings=state.state_shardings(target))(found.params(target["params"]))
 
 
-def make_step(experiment, target: dict, *frozen: dict) -> Callable:
+def make_step(experiment, target: dict, *frozen: dict) -> jax.stages.Wrapped:
     """The jitted step; frozen: the encoders' placed arrays, if it takes them."""
     config = experiment.config
     return jit_train_step(make_train_step(

@@ -144,7 +144,8 @@ class ChunkPolicy:
         episode = self.ahead if start > self.seen else self.episode
         mask = jnp.tile(slot_mask(self.robot.embodiment.action_slots, self.sampler.model.spec.action_dim),
                         (len(self.runs), 1))
-        latents, actions, after = self.sampler.predict(self.params, episode, *self._noise(episode.chunk), mask)
+        noise, action_noise = self._noise(episode.chunk)
+        latents, actions, after = self.sampler.predict(self.params, episode, noise, action_noise, mask)
         if not self.grounded:  # the imagined frame stays in the cache until the real one is seen
             self.episode = self.episode._replace(ring=after.ring)
             self.imagined[start] = latents

@@ -106,7 +106,7 @@ class ModelPolicy:
     def _batch(self, runs: list[Run]) -> list[np.ndarray]:
         observations = [self._observation(run) for run in runs]
         planned = [self.sessions.plan(observation, self) for observation in observations]
-        answers = self.engine.step([request for _, request in planned])
+        answers, chunks = self.engine.step([request for _, request in planned]), []
         for run, observation, (session, request), answer in zip(runs, observations, planned, answers, strict=True):
             if isinstance(answer, ModelError):
                 raise answer
@@ -115,7 +115,8 @@ class ModelPolicy:
             run.imagined.append((len(run.actions), answer.latents))
             run.interventions.update(answer.interventions)
             run.gaps += [] if answer.gap is None else [answer.gap]
-        return [answer.actions for answer in answers]
+            chunks.append(answer.actions)
+        return chunks
 
     def _observation(self, run: Run) -> Observation:
         """Shows the block's frames where a whole chunk was executed, else the last one, which begins a new window."""

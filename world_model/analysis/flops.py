@@ -18,8 +18,8 @@ class Work(NamedTuple):
 
     tokens: int
     read: int  # tokens that heads read: the only queries of the last block
-    pairs: int  # with every token querying
-    pairs_read: int
+    pairs: float  # with every token querying; a mean where what is visible is sampled
+    pairs_read: float
     text: int
     image: int = 0
 

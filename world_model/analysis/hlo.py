@@ -49,11 +49,11 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
             computations[head.group(2)] = lines
             entry = head.group(2) if head.group(1) else entry
         elif match := _INSTRUCTION.match(line):
-            name, shape, _, rest = match.groups()
+            name, shape, op, rest = match.groups()
             own = re.search(r'op_name="([^"]*)"', rest)
             inherited = next((scopes[n] for n in _operands(rest) if scopes.get(n)), "")
             shapes[name], scopes[name] = shape, own.group(1) if own else inherited
-            lines.append(Instruction(*match.groups(), shapes, scopes[name]))
+            lines.append(Instruction(name, shape, op, rest, shapes, scopes[name]))
     _name_scatters(computations)
     _mark_async_fusions(computations)
     _hand_down_scopes(computations)

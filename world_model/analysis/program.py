@@ -191,7 +191,7 @@ def _collective(i: Instruction) -> collections.Counter:
         return collections.Counter()
     group, stride = hlo.groups(i.rest)
     arrays = hlo.sizes(i.shape)
-    whole = sum(arrays)  # several arrays may travel together
+    whole: float = sum(arrays)  # several arrays may travel together
     if i.op == "all-gather-start":
         whole *= group / (group + 1)  # its result holds the operands too
     elif i.op == "collective-permute-start":

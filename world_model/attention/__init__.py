@@ -9,6 +9,8 @@ A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn
 
 from collections.abc import Callable
 
+import jax
+
 from world_model.attention import blockwise, cudnn, flash, reference, ring
 from world_model.attention.packing import PackedOrder, choose_tile
 from world_model.attention.tokens import Sequence, length
@@ -21,7 +23,7 @@ from world_model.attention.visibility import Table
 # 1.7% at the 14B's width, 2.1% at the 5B's.
 MOST_PADDING = 0.02
 
-Attend = Callable[..., "jax.Array"]  # noqa: F821
+Attend = Callable[..., jax.Array]
 
 KERNELS: dict[str, Callable[..., Attend]] = {
     "reference": reference.make_attend,

@@ -62,9 +62,9 @@ def sharded(tiles: Tiles, q, k, v, valid=None, segment_mask=None, *, name: str |
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        rows, heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
-                               for axis in ("batch", heads, queries))
-        over_queries, over_keys = PartitionSpec(rows, heads, None, tokens), PartitionSpec(rows, heads)
+        rows, over_heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
+                                    for axis in ("batch", heads, queries))
+        over_queries, over_keys = PartitionSpec(rows, over_heads, None, tokens), PartitionSpec(rows, over_heads)
         attend_local = jax.shard_map(
             attend_local, in_specs=(over_queries, over_keys, over_keys, PartitionSpec(rows), PartitionSpec()),
             out_specs=over_queries, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)

@@ -37,15 +37,15 @@ class Tiles:
     def __init__(self, seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, tile: tuple[int, int]):
         self.seen, self.queries, self.keys, self.tile = seen, queries, keys, tile
         self._rows, columns = (segments.reshape(-1, side) for segments, side in zip((queries, keys), tile, strict=True))
-        present = [np.unique(tile[tile != NOBODY]) for tile in columns]
+        present = [np.unique(column[column != NOBODY]) for column in columns]
         self.words = -(-max(1, *map(len, present)) // BITS)  # per query and tile of keys
         self._segments = np.full((len(columns), self.words * BITS), NOBODY)  # the segment of each bit, by tile of keys
         self._codes = np.zeros((self.words, len(keys)), np.int32)
-        for tile, found in enumerate(present):
-            self._segments[tile, :len(found)] = found
+        for column, found in enumerate(present):
+            self._segments[column, :len(found)] = found
             for bit, segment in enumerate(found):
-                self._codes[bit // BITS, tile * self.tile[1]:][:self.tile[1]] |= np.int32(
-                    (columns[tile] == segment) * (1 << bit % BITS))
+                self._codes[bit // BITS, column * tile[1]:][:tile[1]] |= np.int32(
+                    (columns[column] == segment) * (1 << bit % BITS))
         self._padded = (columns == NOBODY).any(axis=1)
         listed = self._kinds(seen) != SKIP
         self.computed = int(listed.sum())

@@ -45,7 +45,10 @@ class Guided:
 
     def guide(self, velocity, scale: float):
         """One velocity from both branches' batch."""
-        return combine(*jnp.split(velocity, 2), scale) if self.guided else velocity
+        if not self.guided:
+            return velocity
+        conditional, unconditional = jnp.split(velocity, 2)
+        return combine(conditional, unconditional, scale)
 
     def placed(self, params: dict) -> dict:
         """The parameters where the branches are."""

@@ -4,16 +4,16 @@ A known value goes straight from its noise to itself, so that it has at every st
 as in training; any solver is exact on a straight line.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Inpainting(NamedTuple):
     """Known values of a window or of a block (JAX or PyTorch arrays); where a mask is True the value is given."""
 
-    actions: object  # [B, N, action_dim], normalised
-    action_mask: object  # bool, broadcasts to actions
-    latents: object = None  # [B, F, h, w, C]
-    latent_mask: object = None  # bool, broadcasts to latents
+    actions: Any  # [B, N, action_dim], normalised
+    action_mask: Any  # bool, broadcasts to actions
+    latents: Any = None  # [B, F, h, w, C]
+    latent_mask: Any = None  # bool, broadcasts to latents
 
 
 def straight_velocity(noise, value, travel: float):

@@ -94,29 +94,33 @@ def _combined(row, parts):
     return sum(part if c == 1 else float(c) * part for c, part in zip(row, parts, strict=True) if c)
 
 
-class Conv(nnx.Module):
-    """A convolution with parameters: kernel [t, h, w, inputs, outputs], bias [outputs]."""
+class Kernel(nnx.Module):
+    """The parameters of a convolution: kernel [t, h, w, inputs, outputs], bias [outputs]."""
 
     def __init__(self, size: tuple[int, int, int], inputs: int, outputs: int, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1, 2, 3), out_axis=4)
         self.kernel = nnx.Param(init(rngs.params(), (*size, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
-    def __call__(self, x, stride=(1, 1, 1), padding=((0, 0), (0, 0)), together=1):
-        return convolve(x, self.kernel[...], stride, padding, together) + self.bias[...]
+
+class Conv(Kernel):
+    """A convolution of one picture, or over time of what it is given."""
+
+    def __call__(self, x, stride=(1, 1, 1), padding=((0, 0), (0, 0))):
+        return convolve(x, self.kernel[...], stride, padding) + self.bias[...]
 
 
-class CausalConv(Conv):
+class CausalConv(Kernel):
     """A convolution of 3 x 3 x 3 in which a frame sees itself and the two before it."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         super().__init__((3, 3, 3), inputs, outputs, rngs)
 
     def __call__(self, x, past: Past):
-        joined, padding = past.join(x, 2), ((1, 1), (1, 1))
+        joined, together, kernel = past.join(x, 2), past.together(x.shape[1]), self.kernel[...]
         if past.first and x.shape[1] == 1:  # frame 0 alone has zeros before it: one tap of three
-            return convolve(x, self.kernel[...][2:], padding=padding) + self.bias[...]
-        return super().__call__(joined, padding=padding, together=past.together(x.shape[1]))
+            joined, kernel = x, kernel[2:]
+        return convolve(joined, kernel, padding=((1, 1), (1, 1)), together=together) + self.bias[...]
 
 
 class ChannelNorm(nnx.Module):

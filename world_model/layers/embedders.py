@@ -98,3 +98,8 @@ class ImageEmbedding(nnx.Module):
         kernel = self.norm1.scale[:, None] * self.fc1.kernel
         y = product(y, kernel) + (self.norm1.bias @ self.fc1.kernel + self.fc1.bias)
         return self.norm2(self.fc2(jax.nn.gelu(y, approximate=False)))
+
+
+def ones_if_none(valid, batch: int, count: int):
+    """Validity bool [batch, count]: the given one, or True everywhere."""
+    return jnp.ones((batch, count), bool) if valid is None else valid

@@ -7,6 +7,7 @@ moments exist for that alone.
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ ADAPTER = re.compile(r"\.lora_[ab]$")
 initial = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def adapted(make_layer: Callable, linear: type, pattern: str, rank: int, alpha: float) -> Callable:
+def adapted(make_layer: Callable, linear: type[Any], pattern: str, rank: int, alpha: float) -> Callable:
     """Wraps make_layer(rngs=...): modules of type `linear` whose path matches `pattern` get adapters.
 
     What it returns raises ValueError where no path matches.

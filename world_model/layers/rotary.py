@@ -6,6 +6,8 @@ permute the columns of q and k once (world_model/weights/names.py), because a mi
 lanes of every accelerator.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +20,13 @@ def video_angles(frames: np.ndarray, rows: int, columns: int, head_dim: int) -> 
 
     The three axes are as wide as in Wan: row and column take 2 (d // 6) components each, time the rest.
     """
-    t, y, x = np.meshgrid(np.asarray(frames, np.float64), np.arange(rows), np.arange(columns), indexing="ij")
-    return position_angles(t, y, x, head_dim)
+    axes = np.asarray(frames, np.float64), np.arange(rows), np.arange(columns)
+    return position_angles(np.meshgrid(*axes, indexing="ij"), head_dim)
 
 
-def position_angles(time: np.ndarray, row: np.ndarray, column: np.ndarray, head_dim: int) -> np.ndarray:
-    """Returns float64 [positions, head_dim / 2] for any positions on the video's axes, fractional or negative."""
-    side = 2 * (head_dim // 6)
+def position_angles(positions: Sequence[np.ndarray], head_dim: int) -> np.ndarray:
+    """Returns float64 [positions, head_dim / 2]. positions: times, rows and columns, fractional or negative too."""
+    (time, row, column), side = positions, 2 * (head_dim // 6)
     parts = [_angles(time, head_dim - 2 * side), _angles(row, side), _angles(column, side)]
     return np.concatenate(parts, axis=-1)
 

@@ -53,10 +53,16 @@ def scan_layers(layers: nnx.Module, run: Callable, x, shapes: dict[str, tuple[in
 class Stack(nnx.Module):
     """What families on Wan's backbone inherit: a stack whose last layer stands apart, and the ways to run it.
 
-    `blocks` and `final_block` are its parameters' names; `param_axes` has the family's sharding rules.
+    `blocks` and `final_block` are its parameters' names, `patch_embedding` that of the video's embedder; `param_axes`
+    has the family's sharding rules.
     """
 
     param_axes: axes.Rules = axes.LAYER_RULES
+
+    @property
+    def dtype(self):
+        """The dtype that is computed in: that of the parameters."""
+        return self.patch_embedding.kernel.dtype
 
     def make_layers(self, make_layer: Callable, num_layers: int, rngs: nnx.Rngs) -> None:
         """make_layer(rngs=...) gives one layer."""
@@ -64,8 +70,8 @@ class Stack(nnx.Module):
         self.blocks = stack_layers(make_layer, num_layers - 1, rngs)
         self.final_block = make_layer(rngs=rngs)
 
-    def run(self, x, modulation, context, forward_pass: ForwardPass, key_valid):
-        """x after every layer; only the tokens that heads read come back."""
+    def run(self, x, modulation, context, forward_pass, key_valid):
+        """x after every layer; only the tokens that heads read come back. forward_pass: what a layer takes for one."""
         shapes = axes.layer_shapes(functional.shapes(type(self), self.spec))
         samples = compiler_hints.one_by_one((modulation, context, key_valid), self.spec.attention)
 

@@ -10,7 +10,7 @@ class Difference(NamedTuple):
     """The largest difference of one entry of a comparison."""
 
     size: float  # inf where a number is not finite
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     expected: float
     found: float
 
@@ -23,7 +23,7 @@ def max_difference(entry: str, expected: np.ndarray, found: np.ndarray, relative
     if len(np.shape(expected)) > 2:
         layers = [max_difference(entry, expected[i], found[i], relative) for i in range(np.shape(expected)[0])]
         i = int(np.argmax([layer.size for layer in layers]))
-        return layers[i]._replace(index=(i, *layers[i].index))
+        return layers[i]._replace(at=(i, *layers[i].at))
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
     sizes = np.abs(found - expected)
     if relative:
@@ -38,6 +38,6 @@ def first_above(differences: Mapping[str, Difference], tolerance: float) -> str 
     for entry, d in differences.items():
         if d.size > tolerance:
             above = sum(d.size > tolerance for d in differences.values())
-            return (f"first above {tolerance:g}: {entry} differs by {d.size:.3g} at {d.index}: expected "
+            return (f"first above {tolerance:g}: {entry} differs by {d.size:.3g} at {d.at}: expected "
                     f"{d.expected:.7g}, found {d.found:.7g} ({above} of {len(differences)} entries are above)")
     return None

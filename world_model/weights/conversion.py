@@ -167,7 +167,10 @@ def pieces(source: OpenedWeights, plan: Plan, shapes: Shapes, head_dim: int, ini
     params = {}
     for name, x in shapes.items():
         if name in plan.initialised:
-            params[name] = Pieces(x.shape, np.dtype(x.dtype), lambda _, name=name: initial(name), stacked=False)
+            def read_initial(layer, name=name):
+                return initial(name)
+
+            params[name] = Pieces(x.shape, np.dtype(x.dtype), read_initial, stacked=False)
             continue
         by_layer = {entry.layer: entry for entry in plan.loaded[name]}
         shape = x.shape if None in by_layer else x.shape[1:]

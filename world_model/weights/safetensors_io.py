@@ -113,9 +113,9 @@ class Weights(Mapping):
             self._weight_map |= found
         for name in sorted(set(self._weight_map.values())):
             listed = {key for key, shard in self._weight_map.items() if shard == name}
-            found = self._read_header(name)
-            _same_keys(self.directory / name, expected=listed, found=set(found))
-            self.headers |= found
+            headers = self._read_header(name)
+            _same_keys(self.directory / name, expected=listed, found=set(headers))
+            self.headers |= headers
 
     @property
     def files(self) -> list[Path]:

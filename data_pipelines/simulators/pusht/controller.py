@@ -25,7 +25,8 @@ MARGIN = 24.0  # the agent keeps this far from the edge of the world
 
 def _contacts() -> tuple[np.ndarray, np.ndarray]:
     """The contact points and outward normals in the block's frame, each [14, 2]."""
-    edges = [((0, -1), [(x, 0) for x in (-48, -24, 0, 24, 48)]),
+    edges: list[tuple[tuple, list[tuple]]] = [
+             ((0, -1), [(x, 0) for x in (-48, -24, 0, 24, 48)]),
              ((-1, 0), [(-BAR, 15), (-THICK / 2, 75), (-THICK / 2, 100)]),
              ((1, 0), [(BAR, 15), (THICK / 2, 75), (THICK / 2, 100)]),
              ((0, 1), [(-40, THICK), (40, THICK), (0, STEM)])]

@@ -53,10 +53,10 @@ def random_palette(rng: np.random.Generator) -> tuple[Palette, str]:
         gaps = np.linalg.norm(colours[:, None] - colours, axis=-1)[np.triu_indices(4, 1)]
         # A small disc lives on its brightness: video files keep colour at half the resolution.
         if gaps.min() > 120 and min(abs(_brightness(background) - _brightness(c)) for c in (block, agent)) > 60:
-            wall = tuple(int(c * 0.8) for c in background)
+            red, green, blue = (int(c * 0.8) for c in background)
             table, _, tee, disc = (f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names)
             caption = f"{disc} disc pushes {tee} T on {table} table"
-            return Palette(background, goal, block, agent, wall), caption
+            return Palette(background, goal, block, agent, (red, green, blue)), caption
 
 
 def _brightness(colour: tuple[int, int, int]) -> float:

@@ -35,6 +35,15 @@ class GoldenFile:
         """The model of this file in that runtime, with its weights or others under the same names."""
         raise NotImplementedError
 
+    def video(self, name: str) -> np.ndarray:
+        """An input [B, C, F, h, w] as [B, F, h, w, C]."""
+        return np.moveaxis(self.given[f"in/{name}"], 1, -1)
+
+    def actions(self, name: str) -> np.ndarray:
+        """An input [B, A, F, n, 1] as [B, F n, A]."""
+        x = np.moveaxis(self.given[f"in/{name}"][..., 0], 1, -1)
+        return x.reshape(len(x), -1, x.shape[-1])
+
 
 class ReferenceAdapter:
     """A family's network in JAX, as it is compared: `model`, abstract, of `spec`, and `params`."""

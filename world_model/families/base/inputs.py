@@ -6,7 +6,7 @@ that a compiled function has them for arguments and never holds gigabytes of con
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ class Inputs:
 
     spec: Spec
 
-    stored_from = ()  # fields that `store` reads, and that a stored row does without
+    stored_from: ClassVar[tuple[str, ...]] = ()  # fields that `store` reads, and that a stored row does without
 
     @property
     def encoders(self) -> dict[str, Any]:
@@ -73,3 +73,7 @@ class Inputs:
     def see(self, frozen: dict, pictures):
         """What a policy takes of a block's pictures, once they have been seen."""
         return pictures
+
+    def decode_later(self, frozen: dict, latents):
+        """The inverse of `see` where video is imagined: -> uint8 [B, stride n, H, W, 3]."""
+        raise NotImplementedError

@@ -6,7 +6,7 @@ the others in the batch. `BatchedPolicy` is what families share in JAX; base/tor
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,11 @@ class Policy(Protocol):
     `pictures` are what the family's `Inputs.look` gives: canvases uint8 [B, n, H, W, 3], or a tree of arrays.
     """
 
-    last_block: int | None  # after which a window is full; None: it slides on
     batch_sizes: tuple[int, ...]  # each compiles, so that each is to be called before it counts
+
+    @property
+    def last_block(self) -> int | None:
+        """The block after which a window is full; None: it slides on."""
 
     def reset(self) -> None:
         """Empties every window."""
@@ -80,17 +83,21 @@ class BatchedPolicy:
     channels: np.ndarray  # bool [action_dim], those that the robot has
     batch_sizes: tuple[int, ...] = (1,)  # compiled; a batch is filled up to the next one
 
-    last_block: ClassVar[int | None] = None
-
     def __post_init__(self):
         # Weights and encoders are arguments of what is compiled, not constants in it.
         self._arrays = self.place(self.params), self.frozen
         self._start = jax.jit(self._start_rows, donate_argnums=1)
         self._observe = jax.jit(self._observe_rows, donate_argnums=1)
         self._act = jax.jit(self._act_rows, donate_argnums=1)
+        self._decode = jax.jit(self.inputs.decode_later)
         self.reset()
 
     # --- what happens to one episode, told by a family -----------------------------------------------------------
+
+    @property
+    def last_block(self) -> int | None:
+        """See `Policy`."""
+        return None
 
     def begin_episode(self, params, frozen, pictures, text_ids, text_length) -> tuple[Any, Any]:
         """(cache, episode) from first pictures, text_ids [1, text_length], text_length [1]."""
@@ -161,6 +168,10 @@ class BatchedPolicy:
         self._windows, chunk = self._act(self._arrays, self._windows, *rows, self.block_data(rows[2]))
         return jax.tree.map(lambda x: x[:len(sessions)], jax.device_get(chunk))
 
+    def decode(self, latents) -> np.ndarray:
+        """See `Policy`."""
+        return np.asarray(self._decode(self.frozen, latents))
+
     def _filled(self, sessions, *rows) -> tuple:
         """(sessions, rows) up to the next compiled batch size: the first row again, in the spare session."""
         count = len(sessions)
@@ -188,7 +199,8 @@ class BatchedPolicy:
 
     def _begin(self, arrays, pictures, text_ids, text_length) -> Window:
         pictures = jax.tree.map(lambda x: x[None], pictures)
-        cache, episode = self.begin_episode(*arrays, pictures, text_ids[None], jnp.reshape(text_length, 1))
+        params, frozen = arrays
+        cache, episode = self.begin_episode(params, frozen, pictures, text_ids[None], jnp.reshape(text_length, 1))
         return Window(cache, episode, self.nothing_imagined())
 
     def _observe_one(self, arrays, window: Window, pictures, actions, block, data):

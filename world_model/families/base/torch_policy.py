@@ -30,7 +30,6 @@ class TorchPolicy:
     """What families share. A family says what happens to one episode: `load`, `sample_noise`, `begin_episode`,
     `observe_block`, `predict_block`; arrays there are tensors with a leading axis of one sample."""
 
-    last_block: int | None = None
     batch_sizes = (1,)  # nothing compiles
 
     def __init__(self, directory: Path, device: str, sampler, inputs: Inputs, frozen: dict, sessions: int,
@@ -49,6 +48,11 @@ class TorchPolicy:
         self.reset()
 
     # --- what happens to one episode, told by a family -----------------------------------------------------------
+
+    @property
+    def last_block(self) -> int | None:
+        """See `Policy`."""
+        return None
 
     def load(self, directory: Path):
         """The runtime, with `settings`."""

@@ -4,8 +4,9 @@ from world_model.families.base.family import Family
 from world_model.families.dreamzero.config import CONFIG
 from world_model.families.dreamzero.flops import forward_flops
 from world_model.families.dreamzero.inputs import DreamZeroInputs
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.loss import DreamZeroLoss
-from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec
+from world_model.families.dreamzero.model import DreamZero
 from world_model.families.dreamzero.policy import DreamZeroPolicy
 from world_model.families.dreamzero.sampler import DreamZeroSampler
 from world_model.families.dreamzero.weights.export import EXPORTS

@@ -15,7 +15,8 @@ import numpy as np
 from world_model.attention import make_attend, tokens
 from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE, Group
 from world_model.attention.visibility import in_window
-from world_model.families.dreamzero.model import HEADS_READ, DreamZero, DreamZeroSpec
+from world_model.families.dreamzero.layout import HEADS_READ, DreamZeroSpec
+from world_model.families.dreamzero.model import DreamZero
 from world_model.families.wan.spec import Velocity
 from world_model.layers import rotary
 from world_model.layers.stack import Cache, Context, make_cache, write_cache

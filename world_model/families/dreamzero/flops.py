@@ -4,15 +4,14 @@ world_model/analysis/flops.py)."""
 from world_model.analysis.flops import Parts, Work, frozen, stack, trained, visible_pairs
 from world_model.attention import tokens, visibility
 from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE
-from world_model.families.dreamzero.model import GROUPS, HEADS_READ, DreamZeroSpec
+from world_model.families.dreamzero.layout import GROUPS, HEADS_READ, DreamZeroSpec, make_sequence
 from world_model.families.wan.spec import PATCH
 
 
 def forward_flops(spec: DreamZeroSpec) -> Parts:
     """The products of one sample, by part."""
     table = spec.table()
-    blocks = range(spec.layout.num_blocks + 1)
-    sequence = tokens.make_sequence(spec.layout, spec.tokens_per_frame, [(g, blocks) for g in GROUPS])
+    sequence = make_sequence(spec)
     kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
     sequence = tokens.select(sequence, kept.__contains__)
     read = tokens.select(sequence, lambda s: s.group in HEADS_READ)

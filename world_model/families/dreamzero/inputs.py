@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from world_model.batch import encoded_batch_spec
 from world_model.families.base.inputs import Fields
-from world_model.families.dreamzero.model import MASK_CHANNELS, DreamZeroSpec
+from world_model.families.dreamzero.layout import MASK_CHANNELS, DreamZeroSpec
 from world_model.families.wan.inputs import Conditions, VideoInputs, to_pixels
 
 # The text, word for word, that the released weights are guided away from (dreamzero0/dreamzero at ab790c1,

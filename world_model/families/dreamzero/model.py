@@ -5,73 +5,40 @@ image features of the first frame. Forms of one forward: teacher-forced (clean a
 copy, each with or without actions, and cached block by block.
 """
 
-import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from world_model.attention import flash, make_attend, packed_order, tokens, visibility
-from world_model.attention.context import get_attend_context
-from world_model.attention.packing import PackedOrder
-from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION, NOISY_VIDEO, STATE
+from world_model.attention import packed_order, tokens, visibility
+from world_model.attention.tokens import CLEAN_VIDEO
 from world_model.attention.visibility import Table
-from world_model.families.dreamzero.visibility import TABLES
-from world_model.families.wan.spec import PATCH, Velocity, VideoSpec
-from world_model.layers import lora, rotary
+from world_model.families.dreamzero.layout import (
+    GROUPS,
+    HEADS_READ,
+    VIDEO_GROUPS,
+    DreamZeroSpec,
+    make_sequence,
+)
+from world_model.families.dreamzero.passes import packed_pass, plain_pass, read_by_heads
+from world_model.families.wan.spec import PATCH, Velocity
+from world_model.layers import lora
 from world_model.layers.embedders import (
     ActionEncoder,
     ImageEmbedding,
     modulated_norm,
+    ones_if_none,
     patchify,
     time_sinusoid,
     unpatchify,
 )
 from world_model.layers.stack import Stack
-from world_model.layers.transformer import ForwardPass, Layer, Linear, Mlp, TimestepRows, linear
+from world_model.layers.transformer import Layer, Linear, Mlp, TimestepRows, linear
 from world_model.parallel.axes import LAYER_RULES, WHOLE, Rules
-
-MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
-HEADS_READ = (NOISY_VIDEO, NOISY_ACTION)
-GROUPS = (CLEAN_VIDEO, NOISY_VIDEO, NOISY_ACTION, STATE)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DreamZeroSpec(VideoSpec):
-    """Sizes; defaults and units in config.py."""
-
-    tables: ClassVar[Mapping[str, Table]] = TABLES
-
-    concat_first_frame: bool
-    image_dim: int
-    image_tokens: int
-    state_dim: int
-    action_hidden_dim: int
-    visibility: str = "dreamzero"
-    rollout_visibility: str = "dreamzero"
-    window_blocks: int = 4
-    lora_rank: int = 0
-    lora_alpha: float = 4.0
-    lora_pattern: str = r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.table(self.rollout_visibility)
-
-    @property
-    def input_channels(self) -> int:
-        """Channels that are patchified."""
-        extra = MASK_CHANNELS + self.latent_channels if self.concat_first_frame else 0
-        return self.latent_channels + extra
-
-    @property
-    def window_frames(self) -> int:
-        """W, frames that a clean block sees, counted as published; 0 = all."""
-        return self.window_blocks * self.layout.frames_per_block + 1 if self.window_blocks else 0
 
 
 class ForwardInputs(NamedTuple):
@@ -114,7 +81,8 @@ class DreamZero(Stack):
         self.state_encoder = relu(spec.state_dim, spec.action_hidden_dim, dim, rngs)
         self.action_encoder = ActionEncoder(spec.action_dim, dim, rngs)
         self.action_decoder = relu(dim, spec.action_hidden_dim, spec.action_dim, rngs)
-        make_layer = functools.partial(Layer, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
+        make_layer: Callable = functools.partial(
+            Layer, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
         if spec.lora_rank:
             make_layer = lora.adapted(make_layer, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
         self.make_layers(make_layer, spec.num_layers, rngs)
@@ -122,117 +90,74 @@ class DreamZero(Stack):
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: ForwardInputs, *, with_hidden: bool = False, no_clean: str = "dreamzero_no_clean"):
-        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each layer.
+    def __call__(self, inputs: ForwardInputs, *, no_clean: str = "dreamzero_no_clean") -> Velocity:
+        """Velocity of every noisy frame and action; tokens on which no output depends are left out.
 
         no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
-        Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
         """
-        spec = self.spec
-        table = spec.table(None if inputs.clean_latents is not None else no_clean)
-        sequence = self.sequence(inputs.clean_latents is not None, inputs.noisy_actions is not None)
-        if not with_hidden:
-            kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
-            sequence = tokens.select(sequence, kept.__contains__)
+        spec, table, sequence = self.spec, *self._asked(inputs, no_clean)
+        kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
+        sequence = tokens.select(sequence, kept.__contains__)
         x, time, rows, key_valid = self.embed(inputs, sequence)
         context, modulation = self.embed_context(inputs.text, inputs.image), self.modulation(time)
-        packed = None if with_hidden else packed_order(spec.attention, sequence)
+        packed = packed_order(spec.attention, sequence)
         if packed is None:
-            forward_pass = self.plain_pass(table, sequence, rows)
-            run = self.run_all if with_hidden else self.run
-            out = run(x, modulation, context, forward_pass, key_valid)
-            x, hidden = out if with_hidden else (out, None)
+            forward_pass = plain_pass(spec, table, sequence, rows)
+            x = self.run(x, modulation, context, forward_pass, key_valid)
         else:
-            forward_pass, last = self.packed_pass(table, packed, rows)
+            forward_pass, last = packed_pass(spec, table, packed, rows)
             key_valid = None if key_valid is None else packed.pack(key_valid)
             x = last.unpack(self.run(packed.pack(x), modulation, context, forward_pass, key_valid))
-            x = x[:, :tokens.length(_read(sequence))]
-        velocity = self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions)
-        return (velocity, hidden) if with_hidden else velocity
+            x = x[:, :tokens.length(read_by_heads(sequence))]
+        return self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions)
 
-    def plain_pass(self, table, sequence: tokens.Sequence, rows: TimestepRows) -> ForwardPass:
-        """Tokens as they come; the last layer's queries are those that heads read: adjacent, after the clean copy and
-        before the states."""
-        spec, read, clean = self.spec, _read(sequence), _clean_parts(sequence)
-        attend = functools.partial(make_attend, spec.attention, table, keys=sequence, window_frames=spec.window_frames)
-        last = clean + (1 if any(s.group is NOISY_ACTION for s in sequence) else 0) + 1
-        (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
-        return ForwardPass(
-            rows=rows, rotary=rotary.constant(self.rotary_angles(sequence)), attend=attend(queries=sequence),
-            output_rows=TimestepRows(rows.parts[clean:last]), output_row_start=sum(c for c, _ in rows.parts[:clean]),
-            output_slice=slice(start, stop), attend_output=attend(queries=read),
-            attend_context=get_attend_context(spec.attention))
+    def with_hidden(self, inputs: ForwardInputs) -> tuple[Velocity, jax.Array]:
+        """(velocity, [L, B, tokens, D] after each layer) with every token in every layer."""
+        table, sequence = self._asked(inputs)
+        x, time, rows, key_valid = self.embed(inputs, sequence)
+        context = self.embed_context(inputs.text, inputs.image)
+        forward_pass = plain_pass(self.spec, table, sequence, rows)
+        x, hidden = self.run_all(x, self.modulation(time), context, forward_pass, key_valid)
+        return self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions), hidden
 
-    def packed_pass(self, table, packed: PackedOrder, rows: TimestepRows) -> tuple[ForwardPass, PackedOrder]:
-        """Tokens in the kernel's packed order; the last layer's queries are all but the clean copy, which stands first.
-        Returns also the packed order of those."""
-        spec, clean = self.spec, _clean_parts(packed.sequence)
-        last = PackedOrder(
-            tokens.select(packed.sequence, lambda s: s.group is not CLEAN_VIDEO), packed.tile)
-        attend = functools.partial(flash.make_attend_packed, table, keys=packed, window_frames=spec.window_frames)
-        angles = np.where(packed.order[:, None] < 0, 0, self.rotary_angles(packed.sequence)[packed.order])
-        return ForwardPass(
-            rows=TimestepRows(rows.parts, packed.order), rotary=rotary.constant(angles), attend=attend(queries=packed),
-            output_rows=TimestepRows(rows.parts[clean:], last.order),
-            output_row_start=sum(c for c, _ in rows.parts[:clean]),
-            output_slice=slice(len(packed.order) - len(last.order), None), attend_output=attend(queries=last),
-            attend_context=get_attend_context(spec.attention)), last
-
-    def sequence(self, with_clean: bool, with_actions: bool) -> tokens.Sequence:
-        """All tokens of a window: [clean video] [noisy video] [actions] [states]."""
-        blocks = range(self.spec.layout.num_blocks + 1)
-        parts = [(CLEAN_VIDEO, blocks)] if with_clean else []
-        parts += [(NOISY_VIDEO, blocks)]
-        parts += [(NOISY_ACTION, blocks), (STATE, blocks)] if with_actions else []
-        return tokens.make_sequence(self.spec.layout, self.spec.tokens_per_frame, parts)
+    def _asked(self, inputs: ForwardInputs, no_clean: str = "dreamzero_no_clean") -> tuple[Table, tokens.Sequence]:
+        """The table and all tokens of what is given."""
+        with_clean, with_actions = inputs.clean_latents is not None, inputs.noisy_actions is not None
+        groups = [g for g in GROUPS if (with_clean or g is not CLEAN_VIDEO) and (with_actions or g in VIDEO_GROUPS)]
+        return self.spec.table(None if with_clean else no_clean), make_sequence(self.spec, groups)
 
     def render_mask(self) -> tuple[np.ndarray, dict]:
         """A picture uint8 [n, n, 3] of what the training forward lets see what, and its legend {name: colour}."""
-        sequence = self.sequence(True, True)
+        sequence = make_sequence(self.spec)
         return visibility.render(self.spec.table(), sequence, self.spec.window_frames), visibility.legend(sequence)
 
     def embed(self, inputs: ForwardInputs, sequence: tokens.Sequence):
         """Tokens [B, L, D], time embedding of each timestep row [B, R, D], the rows' cover, valid keys [B, L]."""
-        batch, spec = inputs.text.shape[0], self.spec
-        frames = sum(s.group is CLEAN_VIDEO for s in sequence)
+        batch, each = inputs.text.shape[0], self.spec.tokens_per_frame
         x, times, parts, valid = [], [], [], []
-        if frames:
-            x.append(self.embed_video(inputs.clean_latents[:, :frames], _first(inputs.condition, frames)))
-            times.append(jnp.zeros((batch, frames)))
-            parts.append((frames, spec.tokens_per_frame))
-            valid.append(self.token_valid(inputs.frame_valid, batch, frames))
-        x.append(self.embed_video(inputs.noisy_latents, inputs.condition))
-        times.append(inputs.video_timestep)
-        parts.append((spec.layout.latent_frames, spec.tokens_per_frame))
-        valid.append(self.token_valid(inputs.frame_valid, batch, spec.layout.latent_frames))
+
+        def add_video(latents, condition, timestep=None) -> None:
+            frames = latents.shape[1]
+            x.append(self.embed_video(latents, condition))
+            times.append(jnp.zeros((batch, frames)) if timestep is None else timestep)
+            parts.append((frames, each))
+            valid.append(jnp.repeat(ones_if_none(inputs.frame_valid, batch, frames)[:, :frames], each, axis=1))
+
+        if frames := sum(s.group is CLEAN_VIDEO for s in sequence):
+            add_video(inputs.clean_latents[:, :frames],
+                      None if inputs.condition is None else inputs.condition[:, :frames])
+        add_video(inputs.noisy_latents, inputs.condition, inputs.video_timestep)
         if inputs.noisy_actions is not None:
+            count, states = inputs.noisy_actions.shape[1], inputs.state.shape[1]
             x += self.embed_actions(inputs.noisy_actions, inputs.action_timestep, inputs.state)
-            state_every = inputs.noisy_actions.shape[1] // inputs.state.shape[1]
-            times += [inputs.action_timestep, inputs.action_timestep[:, ::state_every]]
-            parts += [(inputs.noisy_actions.shape[1], 1), (inputs.state.shape[1], 1)]
-            action_valid = _ones_if_none(inputs.action_valid, batch, inputs.noisy_actions.shape[1])
-            valid += [action_valid, action_valid[:, ::state_every]]
+            times += [inputs.action_timestep, inputs.action_timestep[:, ::count // states]]
+            parts += [(count, 1), (states, 1)]
+            action_valid = ones_if_none(inputs.action_valid, batch, count)
+            valid += [action_valid, action_valid[:, ::count // states]]
         everything_valid = inputs.frame_valid is None and inputs.action_valid is None
         key_valid = None if everything_valid else jnp.concatenate(valid, axis=1)
         time = self.embed_time(jnp.concatenate(times, axis=1))
         return jnp.concatenate(x, axis=1), time, TimestepRows(tuple(parts)), key_valid
-
-    def token_valid(self, frame_valid, batch: int, frames: int):
-        """[B, F] -> [B, frames * tokens_per_frame]."""
-        valid = _ones_if_none(frame_valid, batch, frames)[:, :frames]
-        return jnp.repeat(valid, self.spec.tokens_per_frame, axis=1)
-
-    def rotary_angles(self, sequence: tokens.Sequence) -> np.ndarray:
-        """float64 [L, d/2]. Clean and noisy copies stand at the same positions; actions and states count apart."""
-        spec, layout = self.spec, self.spec.layout
-        angles = []
-        for s in sequence:
-            if s.group in (CLEAN_VIDEO, NOISY_VIDEO):
-                angles.append(rotary.video_angles(np.array([s.frame]), *spec.grid, spec.head_dim))
-            else:
-                each = layout.actions_per_block if s.group is NOISY_ACTION else layout.states_per_block
-                angles.append(rotary.index_angles((s.block - 1) * each + np.arange(each), spec.head_dim))
-        return np.concatenate(angles)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -268,11 +193,6 @@ class DreamZero(Stack):
         video = unpatchify(self.head(x[:, :frames], time[:, :count], rows), PATCH, count, *self.spec.grid)
         return Velocity(video, None if actions is None else self.action_decoder(x[:, frames:]))
 
-    @property
-    def dtype(self):
-        """Compute dtype: that of the parameters."""
-        return self.patch_embedding.kernel.dtype
-
 
 class Head(nnx.Module):
     """Modulated norm and projection of video tokens; rows of `proj` are ordered (patch row, patch column, channel)."""
@@ -284,20 +204,3 @@ class Head(nnx.Module):
     def __call__(self, x, time, rows: TimestepRows):
         """x [B, L, D], time [B, R, D] (before its projection) -> [B, L, outputs]."""
         return self.proj(modulated_norm(x, self.modulation, time, rows))
-
-
-def _read(sequence: tokens.Sequence) -> tokens.Sequence:
-    return tokens.select(sequence, lambda s: s.group in HEADS_READ)
-
-
-def _clean_parts(sequence: tokens.Sequence) -> int:
-    """Parts of `TimestepRows` before those of the noisy copy."""
-    return int(any(s.group is CLEAN_VIDEO for s in sequence))
-
-
-def _first(x, frames: int):
-    return None if x is None else x[:, :frames]
-
-
-def _ones_if_none(valid, batch: int, count: int):
-    return jnp.ones((batch, count), bool) if valid is None else valid

@@ -18,8 +18,9 @@ _TEACHER_FORCED: Table = {
 # The released weights' own cached inference: a state token sees what its block's actions see, and everybody the frames
 # of the last window alone, without the first one. Training does neither; kept for reproducing them
 # (docs/references/dreamzero.md).
-_STATE_SEES_ALL: Table = _TEACHER_FORCED | {
-    (CLEAN, CLEAN): Rule.RECENT, **{(query, CLEAN): Rule.RECENT_EARLIER for query in (NOISY, ACTION, STATE)},
+_STATE_SEES_ALL: Table = {
+    **_TEACHER_FORCED, (CLEAN, CLEAN): Rule.RECENT,
+    **{(query, CLEAN): Rule.RECENT_EARLIER for query in (NOISY, ACTION, STATE)},
     (STATE, NOISY): Rule.OWN, (STATE, ACTION): Rule.OWN,
 }  # fmt: skip
 

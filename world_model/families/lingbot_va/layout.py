@@ -87,7 +87,7 @@ def frame_rotary(spec: LingBotVASpec, modality: Modality, frames: range) -> np.n
 
     Angles are rounded to float32, as published: half a step is 7.6e-6 rad at frame 128.
     """
-    angles = rotary.position_angles(*frame_positions(spec, modality, frames), spec.head_dim)
+    angles = rotary.position_angles(frame_positions(spec, modality, frames), spec.head_dim)
     return rotary.table(angles.astype(np.float32))
 
 
@@ -97,10 +97,10 @@ def frame_positions(spec: LingBotVASpec, modality: Modality, frames: range) -> n
     Action j of frame f stands at time f + (j + 1) / (n + 1), row and column -1: a table indexed by whole positions
     cannot serve it.
     """
-    frames, n = np.asarray(frames, np.float64), spec.actions_per_frame
+    times, n = np.asarray(frames, np.float64), spec.actions_per_frame
     if modality is Modality.VIDEO:
-        parts = np.meshgrid(frames, *(np.arange(size) for size in spec.grid), indexing="ij")
+        parts = np.meshgrid(times, *(np.arange(size) for size in spec.grid), indexing="ij")
     else:
-        time = frames[:, None] + (np.arange(n) + 1) / (n + 1)
+        time = times[:, None] + (np.arange(n) + 1) / (n + 1)
         parts = [time, -np.ones(time.shape), -np.ones(time.shape)]
     return np.stack([part.ravel() for part in parts]).astype(np.float32)

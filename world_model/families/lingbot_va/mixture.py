@@ -8,7 +8,7 @@ it here.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ class LingBotVAMoTSpec(LingBotVASpec):
 class Pair(NamedTuple):
     """One of each stream."""
 
-    video: object
-    action: object
+    video: Any
+    action: Any
 
 
 class JointLayer(nnx.Module):
@@ -83,6 +83,8 @@ class JointLayer(nnx.Module):
 
 class LingBotVAMoT(LingBotVA):
     """Embedders, two streams and heads."""
+
+    spec: LingBotVAMoTSpec
 
     def __init__(self, spec: LingBotVAMoTSpec, *, rngs: nnx.Rngs):
         super().__init__(spec, rngs=rngs)

@@ -31,7 +31,7 @@ from world_model.families.lingbot_va.layout import (
     rotary_table,
 )
 from world_model.families.wan.spec import PATCH, Velocity
-from world_model.layers.embedders import modulated_norm, patchify, time_sinusoid_float32, unpatchify
+from world_model.layers.embedders import modulated_norm, ones_if_none, patchify, time_sinusoid_float32, unpatchify
 from world_model.layers.stack import Cache, Context, Stack
 from world_model.layers.transformer import ForwardPass, Layer, Mlp, TimestepRows, linear
 from world_model.parallel.axes import LAYER_RULES, Rules
@@ -69,9 +69,9 @@ class Embedded(NamedTuple):
 def join(parts: list[Embedded]) -> Embedded:
     """The tokens of several parts, one part after another."""
     x, time, modulation, rows, valid = zip(*parts, strict=True)
-    rows = TimestepRows(sum((r.parts for r in rows), ()))
     x, time, modulation = (jnp.concatenate(arrays, axis=1) for arrays in (x, time, modulation))
-    return Embedded(x, time, modulation, rows, None if valid[0] is None else jnp.concatenate(valid, axis=1))
+    return Embedded(x, time, modulation, TimestepRows(sum((r.parts for r in rows), ())),
+                    None if valid[0] is None else jnp.concatenate(valid, axis=1))
 
 
 class LingBotVA(Stack):
@@ -102,12 +102,19 @@ class LingBotVA(Stack):
 
     # --- forward over a whole window -------------------------------------------------------------------------
 
-    def __call__(self, inputs: ForwardInputs, *, with_hidden: bool = False):
-        """Velocity of every noisy frame and action; with_hidden: also [L, B, tokens, D] after each layer.
+    def __call__(self, inputs: ForwardInputs) -> Velocity:
+        """Velocity of every noisy frame and action; tokens on which no output depends are left out."""
+        forward, joined = self._forward_pass(inputs, self.training_sequence(inputs))
+        return self._velocity(self.run(*forward), joined, inputs)
 
-        Tokens that no output depends on are left out (`visibility.needed`) unless hidden states are asked for.
-        """
-        sequence = self.training_sequence(inputs, everything=with_hidden)
+    def with_hidden(self, inputs: ForwardInputs) -> tuple[Velocity, jax.Array]:
+        """(velocity, [L, B, tokens, D] after each layer) with every token in every layer."""
+        forward, joined = self._forward_pass(inputs, self.training_sequence(inputs, everything=True))
+        x, hidden = self.run_all(*forward)
+        return self._velocity(x, joined, inputs), hidden
+
+    def _forward_pass(self, inputs: ForwardInputs, sequence: tokens.Sequence) -> tuple[tuple, Embedded]:
+        """What `Stack.run` takes, and the embedded tokens."""
         joined = join([self.embed(group, inputs, sequence) for group in GROUPS])
         read = tokens.select(sequence, lambda s: s.group in HEADS_READ)
         (start, stop), = tokens.token_ranges(sequence, lambda s: s.group in HEADS_READ)
@@ -117,11 +124,14 @@ class LingBotVA(Stack):
             attend=self.attend(sequence, sequence, inputs), output_rows=TimestepRows(rows[clean:]),
             output_row_start=sum(count for count, _ in rows[:clean]), output_slice=slice(start, stop),
             attend_output=self.attend(read, sequence, inputs), attend_context=get_attend_context(self.spec.attention))
-        run = self.run_all if with_hidden else self.run
-        out = run(joined.x, joined.modulation, (self.embed_text(inputs.text), None), forward_pass, joined.valid)
-        x, hidden = out if with_hidden else (out, None)
-        velocity = self.read_heads(x, joined.time[:, forward_pass.output_row_start:], inputs.noisy_latents.shape[1])
-        return (velocity, hidden) if with_hidden else velocity
+        return (joined.x, joined.modulation, (self.embed_text(inputs.text), None), forward_pass, joined.valid), joined
+
+    def _velocity(self, x, joined: Embedded, inputs: ForwardInputs) -> Velocity:
+        """Output tokens [B, noisy video, then noisy actions, D] -> velocities."""
+        frames = inputs.noisy_latents.shape[1]
+        stop, time = frames * self.spec.tokens_per_frame, joined.time[:, -2 * frames:]
+        return Velocity(video=self.read_video(x[:, :stop], time[:, :frames]),
+                        action=self.read_actions(x[:, stop:], time[:, frames:]))
 
     def training_sequence(self, inputs: ForwardInputs, everything: bool = False, order: tuple = GROUPS
                           ) -> tokens.Sequence:
@@ -163,22 +173,22 @@ class LingBotVA(Stack):
         if group in VIDEO_GROUPS:
             clean = group is CLEAN_VIDEO
             x = self.embed_video(inputs.clean_latents if clean else inputs.noisy_latents)
-            time = self.embed_time(inputs.clean_timestep if clean else inputs.video_timestep)
+            time, modulation = self.embed_time(inputs.clean_timestep if clean else inputs.video_timestep)
             valid = inputs.frame_valid
         else:
             clean = group is CLEAN_ACTION
             actions = inputs.clean_actions if clean else inputs.noisy_actions
             x = self.embed_actions(actions[:, :count * spec.actions_per_frame])
             # One row of time serves all clean actions: they are never noised.
-            time = self.embed_action_time(jnp.zeros((batch, 1)) if clean else inputs.action_timestep)
+            time, modulation = self.embed_action_time(jnp.zeros((batch, 1)) if clean else inputs.action_timestep)
             valid = inputs.action_valid
-        rows = time[0].shape[1]
+        rows = time.shape[1]
         if inputs.frame_valid is None and inputs.action_valid is None:
-            return Embedded(x, *time, TimestepRows(((rows, x.shape[1] // rows),)), None)
+            return Embedded(x, time, modulation, TimestepRows(((rows, x.shape[1] // rows),)), None)
         if group in VIDEO_GROUPS:
-            valid = jnp.repeat(_ones_if_none(valid, batch, frames), spec.tokens_per_frame, axis=1)
-        valid = _ones_if_none(valid, batch, x.shape[1])[:, :x.shape[1]]
-        return Embedded(x, *time, TimestepRows(((rows, x.shape[1] // rows),)), valid)
+            valid = jnp.repeat(ones_if_none(valid, batch, frames), spec.tokens_per_frame, axis=1)
+        valid = ones_if_none(valid, batch, x.shape[1])[:, :x.shape[1]]
+        return Embedded(x, time, modulation, TimestepRows(((rows, x.shape[1] // rows),)), valid)
 
     # --- parts -----------------------------------------------------------------------------------------------
 
@@ -215,12 +225,6 @@ class LingBotVA(Stack):
         """`Stack.run_cached` over a chunk's video or its actions."""
         return self.run_cached(x, modulation, context, forward_pass, cache, cache_valid)
 
-    def read_heads(self, x, time, frames: int) -> Velocity:
-        """Output tokens [B, noisy video, then noisy actions, D] and their time rows -> velocities."""
-        stop = frames * self.spec.tokens_per_frame
-        return Velocity(video=self.read_video(x[:, :stop], time[:, :frames]),
-                        action=self.read_actions(x[:, stop:], time[:, frames:]))
-
     def read_video(self, x, time):
         """[B, F * tokens_per_frame, D], time [B, F, D] -> [B, F, h, w, C]."""
         frames = time.shape[1]
@@ -232,12 +236,3 @@ class LingBotVA(Stack):
         """[B, F * n, D], time [B, F, D] -> [B, F * n, action_dim]."""
         rows = TimestepRows(((time.shape[1], self.spec.actions_per_frame),))
         return self.action_head(modulated_norm(x, self.head_modulation[...], time, rows))
-
-    @property
-    def dtype(self):
-        """Compute dtype: that of the parameters."""
-        return self.patch_embedding.kernel.dtype
-
-
-def _ones_if_none(valid, batch: int, count: int):
-    return jnp.ones((batch, count), bool) if valid is None else valid

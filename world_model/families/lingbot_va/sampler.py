@@ -178,8 +178,8 @@ class LingBotVASampler(Guided):
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Tables of a chunk's video and of its actions, from latent frame `first` on."""
-        frames = range(first, first + frames)
-        return tuple(frame_rotary(self.model.spec, modality, frames) for modality in Modality)
+        video, action = (frame_rotary(self.model.spec, modality, range(first, first + frames)) for modality in Modality)
+        return video, action
 
     @staticmethod
     def _kept(frames: int, start: bool) -> np.ndarray:

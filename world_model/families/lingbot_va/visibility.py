@@ -16,12 +16,12 @@ _INVERSE_DYNAMICS: Table = {
 
 # Forward dynamics (arXiv 2601.21998, Eq. 13): video is predicted from its own chunk's actions as well. These must then
 # not see the clean copy of that video, which would pass through them to where it is to be predicted.
-_FORWARD_DYNAMICS: Table = _INVERSE_DYNAMICS | {
-    (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
+_FORWARD_DYNAMICS: Table = {
+    **_INVERSE_DYNAMICS, (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
 }  # fmt: skip
 
 # What is visible under one or the other, where a step draws which of them holds.
-_EITHER_DYNAMICS: Table = _INVERSE_DYNAMICS | {(NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
+_EITHER_DYNAMICS: Table = {**_INVERSE_DYNAMICS, (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
 
 TABLES: dict[str, Table] = {
     "lingbot_va": _INVERSE_DYNAMICS,

@@ -1,6 +1,8 @@
 """Config keys that every family on Wan's backbone has, with units and the defaults of its largest model."""
 
-CONFIG = {
+from collections.abc import Mapping
+
+CONFIG: dict[str, dict] = {
     "model": {
         "dim": 5120,  # D, residual width
         "ffn_dim": 13824,  # hidden width of the MLP
@@ -55,10 +57,10 @@ CONFIG = {
 }
 
 
-def merged(*configs: dict[str, dict]) -> dict[str, dict]:
+def merged(*configs: Mapping[str, Mapping]) -> dict[str, dict]:
     """Sections of several configs together; a later one's keys replace an earlier one's."""
     found: dict[str, dict] = {}
     for config in configs:
         for section, keys in config.items():
-            found[section] = found.get(section, {}) | keys
+            found.setdefault(section, {}).update(keys)
     return found

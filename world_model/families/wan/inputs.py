@@ -150,6 +150,6 @@ class VideoInputs(Inputs):
         return self.video.encode(frozen["video"], jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
 
     def decode_later(self, frozen: dict, latents):
-        """The inverse of `see`: -> uint8 [B, stride n, H, W, 3]."""
+        """See `Inputs`."""
         later = self.video.decode(frozen["video"], jnp.concatenate([latents[:, :1], latents], axis=1))
         return to_bytes(later[:, 1:])

@@ -2,17 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from world_model.families.base.policy import BatchedPolicy
 
 
 class VideoPolicy(BatchedPolicy):
     """`sampler` is Guided, `inputs` are VideoInputs."""
-
-    def __post_init__(self):
-        self._decode = jax.jit(lambda frozen, latents: self.inputs.decode_later(frozen, latents))
-        super().__post_init__()
 
     def place(self, params: dict) -> dict:
         """See `BatchedPolicy`."""
@@ -26,7 +21,3 @@ class VideoPolicy(BatchedPolicy):
     def gap(self, seen, imagined) -> jax.Array:
         """See `BatchedPolicy`."""
         return jnp.sqrt(jnp.square(seen[0] - imagined).mean())
-
-    def decode(self, latents) -> np.ndarray:
-        """See `Policy`."""
-        return np.asarray(self._decode(self._arrays[1], latents))

@@ -73,7 +73,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
 
-def span_attention(spans: list[Span]) -> Callable:
+def span_attention(spans: tuple[Span, ...]) -> Callable:
     """`attend` where each span's queries see its keys alone. No mask is made: masks rule out the fastest kernels."""
     ranges = tuple((span.queries, span.keys) for span in spans)
     order = [bounds for queries, _ in ranges for bounds in queries]
@@ -185,6 +185,9 @@ class Guided:
     """Guidance of a sampler that has `guidance` and `action_guidance`: both branches are one batch, the conditional one
     first."""
 
+    guidance: float
+    action_guidance: float
+
     @property
     def guided(self) -> bool:
         """Whether an unconditional branch runs."""
@@ -204,4 +207,7 @@ class Guided:
 
     def guide(self, velocity: Tensor, scale: float) -> Tensor:
         """One velocity from both branches' batch."""
-        return combine(*velocity.chunk(2), scale) if self.guided else velocity
+        if not self.guided:
+            return velocity
+        conditional, unconditional = velocity.chunk(2)
+        return combine(conditional, unconditional, scale)

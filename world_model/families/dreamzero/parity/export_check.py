@@ -9,7 +9,7 @@ import numpy as np
 
 from world_model.batch import Layout
 from world_model.families.base.export import arrays
-from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter, Output
 from world_model.families.dreamzero.sampler import DreamZeroSampler
 from world_model.families.wan.inputs import Conditions

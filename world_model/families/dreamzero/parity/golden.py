@@ -12,7 +12,7 @@ import numpy as np
 from world_model.batch import Layout
 from world_model.diffusion import flow_matching, solvers
 from world_model.families.base.golden import GoldenFile, channels_first, formula
-from world_model.families.dreamzero.model import DreamZeroSpec
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.wan.loss import frame_errors
 
 SHIFT = 5.0
@@ -28,15 +28,14 @@ class DreamZeroGolden(GoldenFile):
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The JAX model or the PyTorch runtime."""
+        weights = self.weights if weights is None else weights
         if runtime == "jax":
-            from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter as Adapter
-        else:
-            from world_model.families.dreamzero.torch.adapter import TorchAdapter as Adapter
-        return Adapter.from_reference(self.spec, self.weights if weights is None else weights)
+            from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter
 
-    def video(self, name: str) -> np.ndarray:
-        """An input with axes [B, C, F, h, w], as [B, F, h, w, C]."""
-        return np.moveaxis(self.given[f"in/{name}"], 1, -1)
+            return JaxAdapter.from_reference(self.spec, weights)
+        from world_model.families.dreamzero.torch.adapter import TorchAdapter
+
+        return TorchAdapter.from_reference(self.spec, weights)
 
     @property
     def spec(self) -> DreamZeroSpec:

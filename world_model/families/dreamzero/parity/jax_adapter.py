@@ -15,8 +15,9 @@ from world_model import functional
 from world_model.diffusion import solvers
 from world_model.families.base.golden import ReferenceAdapter
 from world_model.families.dreamzero import cached
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.loss import DreamZeroLoss, Sampled
-from world_model.families.dreamzero.model import DreamZero, DreamZeroSpec, ForwardInputs
+from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.families.dreamzero.weights.names import DREAMZERO
 from world_model.families.wan.inputs import Example
 from world_model.weights import names, transforms
@@ -47,7 +48,7 @@ class JaxAdapter(ReferenceAdapter):
 
     def __init__(self, spec: DreamZeroSpec, params: Mapping[str, jax.Array]):
         super().__init__(spec, params)
-        self._forward = jax.jit(lambda p, inputs: functional.bind(self.model, p)(inputs, with_hidden=True))
+        self._forward = jax.jit(lambda p, inputs: functional.bind(self.model, p).with_hidden(inputs))
 
     @classmethod
     def table(cls, spec: DreamZeroSpec) -> names.NameTable:

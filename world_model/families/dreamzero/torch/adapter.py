@@ -8,7 +8,7 @@ import torch
 from world_model.attention.visibility import get_table
 from world_model.diffusion import solvers
 from world_model.diffusion.flow_matching import noise_levels
-from world_model.families.dreamzero.model import DreamZeroSpec
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.parity.jax_adapter import Losses, Output, Parts
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.sampler import Stepper
@@ -27,8 +27,8 @@ class TorchAdapter:
     def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchAdapter":
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
         network = torch_runtime.load_network(tensors, network_sizes(spec))
-        tables = (spec.table(name) for name in (spec.visibility, spec.rollout_visibility))
-        return cls(torch_runtime.Runtime(network, spec.layout, *tables, spec.window_frames))
+        return cls(torch_runtime.Runtime(network, spec.layout, spec.table(), spec.table(spec.rollout_visibility),
+                                         spec.window_frames))
 
     @torch.no_grad()
     def forward(self, parts: Parts) -> Output:

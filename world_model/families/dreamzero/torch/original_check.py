@@ -14,7 +14,7 @@ import torch  # extra: torch
 from world_model.batch import Layout
 from world_model.families.base import original
 from world_model.families.base.export import Trial
-from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.torch import original_run, wan_original_check
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.adapter import TorchAdapter

@@ -225,9 +225,9 @@ def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.
         expected = DreamZero(**settings["network"]).state_dict()
     read = lora_tensors if settings["lora_scale"] else plain_tensors
     network = load_network(read(weights, expected, settings), settings["network"]).to(dtype)
-    tables = (get_table(settings[name], TABLES) for name in ("visibility", "rollout_visibility"))
     layout = kinds.make(Layout, settings["layout"], f"{directory}/config.json: layout")
-    runtime = Runtime(network.to(device), layout, *tables, settings["window_frames"])
+    table, rollout_table = (get_table(settings[name], TABLES) for name in ("visibility", "rollout_visibility"))
+    runtime = Runtime(network.to(device), layout, table, rollout_table, settings["window_frames"])
     return runtime, settings["rollout"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from world_model.families.dreamzero.model import MASK_CHANNELS
+from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.torch.runtime import Cache, CachedBlocks, Runtime, load, read_config
 
 Arguments = tuple[Tensor | None, ...]

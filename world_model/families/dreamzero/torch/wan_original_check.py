@@ -12,7 +12,8 @@ import numpy as np
 from world_model import functional
 from world_model.families.base import original
 from world_model.families.base.export import Trial
-from world_model.families.dreamzero.model import MASK_CHANNELS, DreamZero, DreamZeroSpec, ForwardInputs
+from world_model.families.dreamzero.layout import MASK_CHANNELS, DreamZeroSpec
+from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.families.dreamzero.torch import wan_original_run
 from world_model.families.dreamzero.weights.formats import IMAGE_BRANCH, IMPORTS
 from world_model.weights import conversion

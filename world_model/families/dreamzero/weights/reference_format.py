@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from world_model.encoders.umt5 import Umt5Spec
-from world_model.families.dreamzero.model import DreamZeroSpec
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.weights.formats import LORA_LEVEL, PREFIX
 from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_part
 from world_model.weights import names, safetensors_io

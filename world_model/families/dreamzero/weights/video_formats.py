@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from world_model.encoders.umt5 import Umt5Spec
-from world_model.families.dreamzero.model import PATCH, DreamZeroSpec
+from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.weights.formats import ACTION_STEM, IMAGE_BRANCH, IMPORTS
 from world_model.families.dreamzero.weights.names import BESIDE_VIDEO, is_action_part
+from world_model.families.wan.spec import PATCH
 from world_model.weights import names, safetensors_io
 
 IMAGE_DIM = 1280  # of the original Wan2.1's image branch

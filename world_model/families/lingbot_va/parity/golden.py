@@ -47,12 +47,13 @@ class LingBotVAGolden(GoldenFile):
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """Of PyTorch, which serves and does not train, only inference is asked from then on."""
+        weights = self.weights if weights is None else weights
         if runtime == "jax":
-            return LingBotVAAdapter.from_reference(self.spec, self.weights if weights is None else weights)
+            return LingBotVAAdapter.from_reference(self.spec, weights)
         from world_model.families.lingbot_va.torch.adapter import TorchLingBotVAAdapter
 
         self.expected = {key: x for key, x in self.expected.items() if key.startswith(INFERENCE)}
-        return TorchLingBotVAAdapter.from_reference(self.spec, self.weights if weights is None else weights)
+        return TorchLingBotVAAdapter.from_reference(self.spec, weights)
 
     @property
     def spec(self) -> LingBotVASpec:
@@ -64,15 +65,6 @@ class LingBotVAGolden(GoldenFile):
             num_heads=m["num_attention_heads"], num_layers=m["num_layers"], freq_dim=m["freq_dim"],
             latent_channels=m["in_channels"], text_dim=m["text_dim"], text_length=c["text_len"],
             action_dim=m["action_dim"])
-
-    def video(self, name: str) -> np.ndarray:
-        """An input [B, C, F, h, w] as [B, F, h, w, C]."""
-        return np.moveaxis(self.given[f"in/{name}"], 1, -1)
-
-    def actions(self, name: str) -> np.ndarray:
-        """An input [B, A, F, n, 1] as [B, F n, A]."""
-        x = np.moveaxis(self.given[f"in/{name}"][..., 0], 1, -1)
-        return x.reshape(len(x), -1, x.shape[-1])
 
     def example(self) -> Example:
         """The training batch."""
@@ -134,7 +126,7 @@ def rotations(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarra
     grid = golden.given["rope/grid_id"].astype(np.float64)
     for key in (key for key in golden.expected if key.endswith("_angles")):
         at = key.removesuffix("_angles")
-        angles = rotary.position_angles(*grid[:3], int(at.rpartition("hd")[2])).astype(np.float32)
+        angles = rotary.position_angles(grid[:3], int(at.rpartition("hd")[2])).astype(np.float32)
         yield key, angles
         yield from zip((f"{at}_cos", f"{at}_sin"), rotary.table(angles), strict=True)
 

@@ -56,7 +56,7 @@ class LingBotVAAdapter(ReferenceAdapter):
         @jax.jit
         def step(params, sampled, timesteps):
             inputs = goal.inputs(example, sampled)._replace(**timesteps)
-            velocity, hidden = functional.bind(self.model, params)(inputs, with_hidden=True)
+            velocity, hidden = functional.bind(self.model, params).with_hidden(inputs)
             video, action = goal.errors(velocity, example, sampled)
             def loss(p):
                 return goal.loss_of(p, inputs, example, sampled, counts)[0]
@@ -71,8 +71,9 @@ class LingBotVAAdapter(ReferenceAdapter):
         gradients = {name: g for name, g in names.to_published(gradients, self.spec.head_dim, LINGBOT_VA)
                      if not name.startswith(unread)}
         video_frames, action_frames = (e * w for e, w in zip(errors, weights, strict=True))
-        return Training(inputs._asdict(), velocity.video, velocity.action, video_frames, action_frames, *weights,
-                        float(loss), gradients, hidden)
+        video_weights, action_weights = weights
+        return Training(inputs._asdict(), velocity.video, velocity.action, video_frames, action_frames, video_weights,
+                        action_weights, float(loss), gradients, hidden)
 
     def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "CachedLingBotVAAdapter":
         """Cached inference; text [B, Lt, text_dim]."""

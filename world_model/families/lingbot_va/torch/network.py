@@ -6,7 +6,7 @@ The layer is Wan's (families/wan/torch_layers.py) under diffusers' names, which 
 Latents are channel-last [B, F, h, w, C].
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +65,11 @@ class Network(nn.Module):
     def __init__(self, spec: LingBotVASpec, action_dim: int | None = None):
         super().__init__()
         dim, narrow, patch = spec.dim, action_dim or spec.dim, PATCH * PATCH * spec.latent_channels
-        self.grid = spec.grid
+        self.spec, self.grid = spec, spec.grid
         self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, narrow)
         self.condition_embedder, self.condition_embedder_action = (
             Conditions(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
-        self.blocks = nn.ModuleList(self.make_layer(spec) for _ in range(spec.num_layers))
+        self.blocks = nn.ModuleList(self.make_layer() for _ in range(spec.num_layers))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
         self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)
 
@@ -78,8 +78,9 @@ class Network(nn.Module):
         """The dtype that the network computes in; velocities have that of the noise."""
         return self.proj_out.weight.dtype
 
-    def make_layer(self, spec: LingBotVASpec) -> nn.Module:
+    def make_layer(self) -> nn.Module:
         """One layer."""
+        spec = self.spec
         return Layer(spec.dim, spec.ffn_dim, spec.num_heads, False)
 
     def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
@@ -135,13 +136,16 @@ class Network(nn.Module):
 class MoTNetwork(Network):
     """Blocks of its own for each modality; they meet in the keys and values that both write and read."""
 
+    spec: LingBotVAMoTSpec
+
     def __init__(self, spec: LingBotVAMoTSpec):
         super().__init__(spec, spec.action_stream_dim)
         self.action_scale_shift_table = nn.Parameter(torch.empty(1, 2, spec.action_stream_dim))
 
-    def make_layer(self, spec: LingBotVAMoTSpec) -> nn.Module:
+    def make_layer(self) -> nn.Module:
         """See Network; a narrow block has the heads of the wide one."""
-        return nn.ModuleDict({"video": super().make_layer(spec), "action": Layer(
+        spec = self.spec
+        return nn.ModuleDict({"video": super().make_layer(), "action": Layer(
             spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
 
     def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
@@ -158,7 +162,7 @@ class MoTNetwork(Network):
         return self.condition_embedder.text_embedder(text), self.condition_embedder_action.text_embedder(text)
 
 
-NETWORKS = {LingBotVASpec: Network, LingBotVAMoTSpec: MoTNetwork}
+NETWORKS: dict[type, Callable[..., Network]] = {LingBotVASpec: Network, LingBotVAMoTSpec: MoTNetwork}
 
 
 def make_network(spec: LingBotVASpec) -> Network:

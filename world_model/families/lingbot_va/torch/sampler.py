@@ -113,7 +113,7 @@ class LingBotVATorchSampler(Guided):
         cache."""
         block, frames = 2 * episode.chunk + (modality is Modality.ACTION), timesteps.shape[1]
         positions = frame_positions(self.spec, modality, range(episode.frame, episode.frame + frames))
-        table = rotary.table(rotary.position_angles(*positions, self.spec.head_dim).astype("float32"))
+        table = rotary.table(rotary.position_angles(positions, self.spec.head_dim).astype("float32"))
         seen = [episode.cache[b] for b in sorted(episode.cache) if block - self.window_blocks < b < block]
         past = [tuple(torch.cat(parts, 1) for parts in zip(*layer, strict=True))
                 for layer in zip(*seen, strict=True)] or None
