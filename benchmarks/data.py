@@ -30,11 +30,12 @@ from absl import app, flags
 from benchmarks import data_readers, synthetic_lerobot
 from benchmarks.data_readers import BATCH, CORES, EPISODES, FRAMES, STEPS, files_of, windows_per_second
 from benchmarks.synthetic_lerobot import CAMERAS, RATE
-from data_pipelines.cache.reader import LatentCache, record_bytes
+from data_pipelines.cache.format import record_bytes
+from data_pipelines.cache.reader import LatentCache
 from data_pipelines.cache.writer import CacheWriter, save_encoders
+from data_pipelines.dataset import Dataset
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics, save_statistics
 from data_pipelines.video import reading as video

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from openpi_client import msgpack_numpy
 from PIL import Image
 
-from data_pipelines.cache.reader import CacheError, LatentCache, record_fields
+from data_pipelines.cache.format import CacheError, record_fields
+from data_pipelines.cache.reader import LatentCache
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode
 from data_pipelines.loader import STATE

@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks import synthetic_lerobot
+from data_pipelines.dataset import Dataset
 from data_pipelines.robots.embodiments import Dimension, Embodiment
-from data_pipelines.samples import Dataset
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics
 from world_model.batch import Layout

@@ -21,14 +21,15 @@ from absl import flags, logging
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.cache.reader import CachedMaker, LatentCache
 from data_pipelines.collate import stack
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode, check_limit
-from data_pipelines.json_difference import first_difference
 from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
-from data_pipelines.samples import Dataset, SampleMaker, Tokenize
+from data_pipelines.samples import SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
 from world_model import kinds
 from world_model.batch import Layout, check_batch
+from world_model.differences import first_difference
 
 _BAD = kinds.fields({"count": kinds.whole(), "reason": kinds.text}, required=("count", "reason"))
 _PART = kinds.fields({"weight": kinds.number(0)}, required=("weight",))
@@ -177,8 +178,7 @@ class Loader:
         """
         kinds.check(saved, STATE, "the checkpoint's data")
         found = {"step": self._step, **self._identity}
-        difference = first_difference({key: saved.get(key) for key in found}, found, "data")
-        if difference:
+        if difference := first_difference({key: saved.get(key) for key in found}, found, path="data"):
             raise ValueError(f"the data does not continue the checkpoint's: {difference}")
         self._bad = copy.deepcopy(saved["bad"])
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.dataset import Dataset, Weight
 from data_pipelines.robots.embodiments import name_in_files
-from data_pipelines.samples import Dataset, Weight
 from data_pipelines.windows import WindowIndex
 
 _PARTS = 2**20  # weights are rounded to this many parts of the whole

@@ -20,11 +20,12 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors import safe_open
 
+from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.episode import BadEpisode, Episode, check_limit
 from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
 from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
-from data_pipelines.samples import Dataset, check_episode, check_finite, checked_actions, index_windows
+from data_pipelines.samples import check_episode, check_finite, checked_actions
 from data_pipelines.storage import files
 from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts

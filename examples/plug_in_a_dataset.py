@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from configs import quickstart
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiment import Dimension, Embodiment
-from data_pipelines.samples import Dataset
 from data_pipelines.statistics import compute_statistics
 from launch.setup.experiment import Experiment
 

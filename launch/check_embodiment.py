@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
 from data_pipelines.robots.normalisation import to_robot_units
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.storage import files
 from data_pipelines.windows import block_starts
 from launch.reporting import report_page

@@ -19,7 +19,8 @@ import numpy as np
 from absl import flags
 
 from launch.setup import flags as launch_flags
-from world_model.training import checkpoint
+from world_model.differences import differences
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.state import flatten
 
 STEP = flags.DEFINE_integer("step", None, "step of WORKDIR's checkpoint; default: the newest")
@@ -47,11 +48,11 @@ def diff(workdir: Path | str, other: Path | str, step: int | None = None,
     step, other_step = checkpoint.locate(here, step), checkpoint.locate(there, other_step)
     first, second = _table(here, step), _table(there, other_step)
     sides = (f"{workdir} at {step}", f"{other} at {other_step}")
-    found = list(checkpoint.differences(first, second, sides))
+    found = list(differences(first, second, sides))
     same = {name for name in first if first[name] == second.get(name)}
     pairs = zip(_arrays(here, step, same), _arrays(there, other_step, same))
     found += [sentence for (name, a), (_, b) in pairs if (sentence := _compare(name, a, b))]
-    return found + list(checkpoint.differences(_values(here, step), _values(there, other_step), sides))
+    return found + list(differences(_values(here, step), _values(there, other_step), sides))
 
 
 def _compare(name: str, a: np.ndarray, b: np.ndarray) -> str | None:
@@ -64,8 +65,8 @@ def _compare(name: str, a: np.ndarray, b: np.ndarray) -> str | None:
 def _arrays(directory: Path, step: int, names=None) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of the named arrays, all for None; sorted within state and frozen."""
     names = _table(directory, step) if names is None else names
-    yield from checkpoint.read_arrays(directory, step, lambda name: name in names)
-    frozen = flatten({"frozen": checkpoint.read_frozen(directory, step)})
+    yield from checkpoint_reader.read_arrays(directory, step, lambda name: name in names)
+    frozen = flatten({"frozen": checkpoint_reader.read_frozen(directory, step)})
     yield from ((name, array) for name, array in sorted(frozen.items()) if name in names)
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode, Episode, Source
 from data_pipelines.mixture import asked_fractions, make_order, realised_fractions
-from data_pipelines.samples import Dataset, SampleMaker, check_episode, relative_actions
+from data_pipelines.samples import SampleMaker, check_episode, relative_actions
 from data_pipelines.storage import files
 from launch.reporting import report_page
 from launch.setup import flags as launch_flags

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from ml_dtypes import bfloat16
 
-from data_pipelines.cache.reader import load_encoders, record_bytes
+from data_pipelines.cache.format import load_encoders, record_bytes
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.samples import SampleMaker

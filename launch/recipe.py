@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import flags
 
 import configs.recipes
-from data_pipelines.cache.reader import record_bytes
+from data_pipelines.cache.format import record_bytes
 from data_pipelines.sources import make_source
 from data_pipelines.storage import files
 from launch.setup import flags as launch_flags

@@ -30,7 +30,7 @@ from launch.supervision.child import STOPPED
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
-from world_model.training import checkpoint, metrics, state
+from world_model.training import checkpoint, checkpoint_reader, metrics, state
 from world_model.training.checkpoint_writer import Checkpoints
 
 CONFIG = launch_flags.define_config()
@@ -73,8 +73,8 @@ def train(experiment, workdir: Path | str) -> bool:
             kept = experiment.fit_encoders(data)
             current = training.start(experiment, make_state, target)
         else:
-            kept = checkpoint.read_frozen(checkpoints.directory, start)
-            current = checkpoint.restore(checkpoints.directory, start, target, config.checkpoint.hashes)
+            kept = checkpoint_reader.read_frozen(checkpoints.directory, start)
+            current = checkpoint_reader.restore(checkpoints.directory, start, target, config.checkpoint.hashes)
         loader = data.loader(start, *sharding.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))

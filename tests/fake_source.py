@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.robots.embodiment import Dimension, Embodiment
-from data_pipelines.samples import Dataset
 from data_pipelines.statistics import compute_statistics
 from world_model.batch import Layout, batch_spec
 

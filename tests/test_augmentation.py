@@ -110,7 +110,7 @@ def test_training_is_augmented_and_evaluation_is_not(tmp_path):
     np.testing.assert_array_equal(data.makers()[0](0, 5)["video"], plain.makers()[0](0, 5)["video"])
     with data.loader() as a, plain.loader() as b:
         assert (next(a)["video"] != next(b)["video"]).any()
-        with pytest.raises(ValueError, match=r"augmentation.brightness: checkpoint 0.3, now 0.0"):
+        with pytest.raises(ValueError, match=r"augmentation.brightness is 0.3 in the checkpoint, 0.0 in this run"):
             b.check_resume(a.state())
 
 

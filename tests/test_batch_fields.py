@@ -8,13 +8,15 @@ import pytest
 from ml_dtypes import bfloat16
 
 from data_pipelines.augmentation import Augmentation
-from data_pipelines.cache.reader import LatentCache, record_fields
+from data_pipelines.cache.format import record_fields
+from data_pipelines.cache.reader import LatentCache
 from data_pipelines.cache.writer import CacheWriter, save_encoders
+from data_pipelines.dataset import FIELDS, Dataset
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.loader import Loader
 from data_pipelines.robots.robot import Robot
 from data_pipelines.robots.views import resize
-from data_pipelines.samples import FIELDS, Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics import compute_statistics, save_statistics
 from tests.fake_source import BATCH, LAYOUT, ROBOT, FakeSource, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch

@@ -16,7 +16,7 @@ from absl import flags
 from launch import checkpoint as command
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
-from world_model.training import checkpoint, state
+from world_model.training import checkpoint, checkpoint_reader, state
 from world_model.training.checkpoint_writer import TRASH, Checkpoints
 
 EXPERIMENT = tiny.Experiment(tiny.config())
@@ -58,7 +58,7 @@ def write(directory, arrays, *steps, keep_last=9, keep_every=0):
 def test_the_same_bits_come_back_on_8_4_and_1_devices(tmp_path, current):
     there = write(tmp_path, current, 3)
     for aim in (target(8, fsdp=2, tensor=2, data=2), target(4), target(1)):
-        found = checkpoint.restore(there, 3, aim)
+        found = checkpoint_reader.restore(there, 3, aim)
         jax.tree.map(np.testing.assert_array_equal, found, current)
         assert state.state_shardings(found) == state.state_shardings(aim)
     assert checkpoint.read_json(there, 3, "data") == {"step": 3}
@@ -66,14 +66,14 @@ def test_the_same_bits_come_back_on_8_4_and_1_devices(tmp_path, current):
     assert set(meta.pop("hashes")) == set(state.flatten(current)) and meta.pop("frozen_hashes").keys() == {
         "codec.basis", "codec.mean"}
     assert meta == meta_of(current)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.read_frozen(there, 3), FROZEN)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint_reader.read_frozen(there, 3), FROZEN)
 
 
 def test_one_component_and_one_array_can_be_read_alone(tmp_path, current):
     there = write(tmp_path, current, 3)
-    found = checkpoint.restore(there, 3, {"params": target()["params"]})
+    found = checkpoint_reader.restore(there, 3, {"params": target()["params"]})
     jax.tree.map(np.testing.assert_array_equal, found, {"params": current["params"]})
-    (name, array), = checkpoint.read_arrays(there, 3, lambda name: name == "opt.mu.head.kernel")
+    (name, array), = checkpoint_reader.read_arrays(there, 3, lambda name: name == "opt.mu.head.kernel")
     assert name == "opt.mu.head.kernel" and array.shape == (tiny.DIM, tiny.CHANNELS)
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_array_is_an_error_with_its_path(tmp_path, current):
         if part.is_file() and part.parent.name == "d":
             part.write_bytes(b"")
     with pytest.raises(checkpoint.CheckpointError, match=r"cannot read .*checkpoints/3/state: "):
-        checkpoint.restore(there, 3, target())
+        checkpoint_reader.restore(there, 3, target())
 
 
 def test_a_flipped_bit_is_never_another_number(tmp_path, current):
@@ -131,7 +131,7 @@ def test_a_flipped_bit_is_never_another_number(tmp_path, current):
         damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
         part.write_bytes(damaged)
         try:
-            jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(there, 3, target()), current)
+            jax.tree.map(np.testing.assert_array_equal, checkpoint_reader.restore(there, 3, target()), current)
         except checkpoint.CheckpointError as error:
             said.append(str(error))
     assert sum("is damaged: its hash is" in sentence for sentence in said) >= 3, said
@@ -140,17 +140,17 @@ def test_a_flipped_bit_is_never_another_number(tmp_path, current):
 def test_damage_names_the_array_and_hashes_may_be_missing_or_not_asked_for(tmp_path, current):
     there = write(tmp_path, current, 3)
     checkpoint.add_hashes(there, 3, {"params.head.kernel": "0" * 16})
-    for read in (lambda: checkpoint.restore(there, 3, target()), lambda: list(checkpoint.read_arrays(
+    for read in (lambda: checkpoint_reader.restore(there, 3, target()), lambda: list(checkpoint_reader.read_arrays(
             there, 3, lambda name: name == "params.head.kernel"))):
         with pytest.raises(checkpoint.CheckpointError, match="params.head.kernel is damaged: its hash is .* 0{16} was"):
             read()
-    found = checkpoint.restore(there, 3, target(), check=False)
+    found = checkpoint_reader.restore(there, 3, target(), check=False)
     jax.tree.map(np.testing.assert_array_equal, found, current)
     with_close = Checkpoints(there, keep_last=9, hashes=False)
     with_close.save(4, current, data={}, meta=meta_of(current), frozen=FROZEN)
     with_close.close()
     assert "hashes" not in checkpoint.read_json(there, 4, "meta")
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(there, 4, target()), current)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint_reader.restore(there, 4, target()), current)
 
 
 @pytest.mark.parametrize("changes, sentence", [
@@ -194,7 +194,7 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_stays(tmp_path, cu
         good = checkpoint.steps(disk)
         assert good == list(range(1, len(good) + 1))
         assert str(failure.value).endswith(f"the last good checkpoint is step {good[-1]}")
-        jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(disk, good[-1], target()), current)
+        jax.tree.map(np.testing.assert_array_equal, checkpoint_reader.restore(disk, good[-1], target()), current)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -226,7 +226,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_digests_do_not_depend_on_the_mesh_and_see_every_component(tmp_path, current):
     write(tmp_path / "a", current, 3)
-    write(tmp_path / "b", checkpoint.restore(tmp_path / "a" / "checkpoints", 3, target(4)), 3)
+    write(tmp_path / "b", checkpoint_reader.restore(tmp_path / "a" / "checkpoints", 3, target(4)), 3)
     digests = command.digest(tmp_path / "a")
     assert digests == command.digest(tmp_path / "b")
     assert set(digests) == {"params", "opt", "ema", "step", "key", "frozen", "data", "config", "statistics"}

@@ -9,7 +9,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
-from world_model.training import checkpoint, directions, optimizer, state
+from world_model.training import checkpoint, checkpoint_reader, directions, optimizer, state
 from world_model.training.checkpoint_writer import Checkpoints
 
 VALUES = dict(learning_rate=1e-2, steps=20, warmup_fraction=0.2, end_fraction=0.1, b1=0.9, b2=0.99, eps=1e-8,
@@ -131,8 +131,8 @@ def test_bits_come_back_and_go_on_on_the_same_devices_and_on_half_of_them(name, 
     writer.save(2, written, data={}, meta=meta, frozen={})
     writer.close()
     whole = steps(written, 2, 3)
-    jax.tree.map(np.testing.assert_array_equal, steps(checkpoint.restore(tmp_path / "checkpoints", 2, target), 2, 3), whole)
-    found = checkpoint.restore(tmp_path / "checkpoints", 2, half)
+    jax.tree.map(np.testing.assert_array_equal, steps(checkpoint_reader.restore(tmp_path / "checkpoints", 2, target), 2, 3), whole)
+    found = checkpoint_reader.restore(tmp_path / "checkpoints", 2, half)
     jax.tree.map(np.testing.assert_array_equal, found, written)
     for part, value in on_half(found, 2, 3)["params"].items():
         np.testing.assert_allclose(value, whole["params"][part], atol=1e-5, err_msg=part)

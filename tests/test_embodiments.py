@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.cache import reader
+from data_pipelines.cache import format as cache_format
+from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
 from data_pipelines.mixture import describe_mixture
@@ -22,7 +23,6 @@ from data_pipelines.robots.embodiments import get_embodiment, name_in_files, reg
 from data_pipelines.robots.normalisation import to_absolute, to_relative, to_robot_units
 from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.robots.views import VIEW_LAYOUTS, resize
-from data_pipelines.samples import Dataset, index_windows
 from data_pipelines.statistics import compute_statistics, statistics_hash
 from tests.fake_source import LAYOUT, FakeSource, tokenize
 from world_model.batch import batch_spec
@@ -275,9 +275,9 @@ def test_files_of_earlier_runs_hold_for_a_renamed_robot(old, new, number):
                    for name in (old, new))
     configured = {"datasets": {"arms": {"embodiment": old, "robot": text}}}  # an old config, read by this code
     written = json.dumps({"identity": before, "windows_per_shard": 4}).encode()
-    assert reader.parse_manifest(written, "manifest.json")["identity"] == reader.comparable(now) == reader.comparable(configured)
+    assert cache_format.parse_manifest(written, "manifest.json")["identity"] == cache_format.comparable(now) == cache_format.comparable(configured)
     other = {"datasets": {"arms": {"embodiment": "yam", "robot": repr(get_embodiment("yam"))}}}
-    assert reader.comparable(other)["datasets"]["arms"]["embodiment"] == "yam" and reader.comparable(other) != reader.comparable(now)
+    assert cache_format.comparable(other)["datasets"]["arms"]["embodiment"] == "yam" and cache_format.comparable(other) != cache_format.comparable(now)
 
 
 def test_what_a_robot_may_be_sent_is_no_matter_for_latent_caches():
@@ -288,7 +288,7 @@ def test_what_a_robot_may_be_sent_is_no_matter_for_latent_caches():
     moved = dataclasses.replace(robot, action=(dataclasses.replace(robot.action[0], slot=31), *robot.action[1:]))
 
     def identity(robot):
-        return reader.comparable({"datasets": {"a": {"embodiment": "droid", "robot": repr(robot)}}})
+        return cache_format.comparable({"datasets": {"a": {"embodiment": "droid", "robot": repr(robot)}}})
 
     assert robot != bare and identity(robot) == identity(bare) != identity(moved)
 

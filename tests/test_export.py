@@ -25,7 +25,7 @@ from world_model.families.dreamzero.weights import export as dreamzero_export
 from world_model.families.dreamzero.weights import reference_format as dreamzero_format
 from world_model.families.dreamzero.weights import video_formats
 from world_model.families.dreamzero.weights.names import DREAMZERO
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.weights import conversion, names
 from world_model.weights.safetensors_io import Weights, WeightsError
 
@@ -161,7 +161,7 @@ def test_importing_an_export_gives_the_same_bits(restored, exported, tmp_path, f
             assert 1e-4 < max(report["cast"].values()) < 2**-8 * max(np.abs(x).max() for x in restored.params.values())
     import_weights.import_weights(restored.config, format_name, source, tmp_path / "import")
     expected = rounded(restored.params, np.dtype(dtype or "float32"))
-    arrays = dict(checkpoint.read_arrays(tmp_path / "import" / "checkpoints", 0, lambda name: True))
+    arrays = dict(checkpoint_reader.read_arrays(tmp_path / "import" / "checkpoints", 0, lambda name: True))
     assert {name.removeprefix("params.") for name in arrays} == expected.keys()
     for name, x in expected.items():
         np.testing.assert_array_equal(arrays[f"params.{name}"], x, err_msg=name)

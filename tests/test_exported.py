@@ -13,7 +13,7 @@ from launch.serving.engine import Engine, ModelError, Request, choose_robot
 from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import client, observation, serving
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.weights.safetensors_io import WeightsError
 
 
@@ -80,7 +80,7 @@ def test_an_export_comes_back_with_its_encoders_and_statistics(engines, tmp_path
     exported = engines[1].model
     config = exported.experiment.config.copy_and_resolve_references()
     import_weights.import_weights(config, config.model.family, exported.directory, tmp_path / "back")
-    kept, expected = checkpoint.read_frozen(tmp_path / "back/checkpoints", 0), read_encoders(exported.directory)
+    kept, expected = checkpoint_reader.read_frozen(tmp_path / "back/checkpoints", 0), read_encoders(exported.directory)
     assert kept["video"].keys() == expected["video"].keys() and len(kept["video"]) > 4
     for name, value in expected["video"].items():
         np.testing.assert_array_equal(kept["video"][name], value)

@@ -32,7 +32,7 @@ from world_model.batch import check_batch
 from world_model.families import FamilyError, all_families, get_family, make_model
 from world_model.families.base.family import Family, MissingPart
 from world_model.parallel.axes import axes_of
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +204,7 @@ def test_rows_with_and_without_encoders_give_the_loss_the_same(subject):
 
 
 def parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    found = checkpoint.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith("params."))
+    found = checkpoint_reader.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith("params."))
     return {name.removeprefix("params."): x for name, x in found}
 
 

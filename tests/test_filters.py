@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters, matches, read_keep
 from data_pipelines.statistics import compute_statistics

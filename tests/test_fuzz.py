@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from benchmarks import fuzz
 from benchmarks.fuzz_readers import READERS
-from data_pipelines.cache.reader import CacheError, LatentCache, record_fields
+from data_pipelines.cache.format import CacheError, record_fields
+from data_pipelines.cache.reader import LatentCache
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode
 from data_pipelines.sources import make_source

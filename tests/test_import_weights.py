@@ -19,7 +19,7 @@ from launch.setup.experiment import Experiment
 from launch.setup.initial import Initial
 from world_model import hashing
 from world_model.families import get_family
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.weights import names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
@@ -57,7 +57,7 @@ def publish(directory, format_name, config, params, lacks: tuple[str, ...] = (),
 
 
 def read_back(out) -> dict[str, np.ndarray]:
-    arrays = checkpoint.read_arrays(out / "checkpoints", 0, lambda name: True)
+    arrays = checkpoint_reader.read_arrays(out / "checkpoints", 0, lambda name: True)
     return {name.removeprefix("params."): x for name, x in arrays}
 
 

@@ -8,7 +8,7 @@ import pytest
 from launch import train
 from launch.setup import initial
 from tests import tiny_training as tiny
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def config_from(workdir, **train_keys):
 
 
 def params(workdir, step, kind):
-    found = checkpoint.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith(f"{kind}."))
+    found = checkpoint_reader.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith(f"{kind}."))
     return {name.partition(".")[2]: value for name, value in found}
 
 
@@ -44,7 +44,7 @@ def test_weights_bring_their_encoders_and_say_which_they_are(before, tmp_path, c
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert checkpoint.read_frozen(tmp_path / "checkpoints", 2)["codec"]["scale"] == np.float32(0.5)
+    assert checkpoint_reader.read_frozen(tmp_path / "checkpoints", 2)["codec"]["scale"] == np.float32(0.5)
 
 
 def test_raw_and_average_differ_here(before):

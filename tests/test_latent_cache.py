@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from data_pipelines.cache.reader import CacheError
+from data_pipelines.cache.format import CacheError
 from data_pipelines.episode import BadEpisode
 from launch import precompute, precompute_beam, train
 from launch.setup import cache
@@ -30,7 +30,7 @@ from world_model import encoders
 from world_model.batch import check_batch
 from world_model.encoders import names as encoder_names
 from world_model.encoders.clip_vit import ClipImage, ClipSpec
-from world_model.training import checkpoint
+from world_model.training import checkpoint_reader
 
 CLIP = ClipSpec(size=28, patch=14, dim=32, heads=2, layers=2)
 
@@ -154,7 +154,7 @@ def test_the_training_command_reads_the_cache(config, out, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 2 and np.isfinite(lines[-1]["loss"])
     stored = encoders_in(cached)["video"]
-    kept = checkpoint.read_frozen(tmp_path / "run/checkpoints", 2)["video"]
+    kept = checkpoint_reader.read_frozen(tmp_path / "run/checkpoints", 2)["video"]
     np.testing.assert_array_equal(kept["first_encoder"], stored["first_encoder"])
 
 
@@ -203,7 +203,7 @@ def test_shards_made_by_a_pipeline_are_the_same(config, out, tmp_path):
 def test_a_cache_holds_one_picture_of_each_window(config, out, tmp_path):
     with pytest.raises(CacheError, match="data.augment must be off, or data.cache empty"):
         Experiment(with_cache(config, out, **{"data.augment.hue": 0.1})).data()
-    with pytest.raises(CacheError, match="crop: cache 1.0, now 0.9"):
+    with pytest.raises(CacheError, match="crop is 1.0 in the cache, 0.9 in this run"):
         Experiment(with_cache(config, out, **{"data.crop": 0.9})).data()
 
 
@@ -219,12 +219,12 @@ def test_another_keep_file_is_another_cache(config, tmp_path):
 
 
 @pytest.mark.parametrize("changes, named", [
-    ({"layout.actions_per_block": 24}, "layout.actions_per_block: cache 12, now 24"),
-    ({"data.holdout": 0.3}, "holdout: cache 0.0, now 0.3"),
-    ({"data.datasets.discs.embodiment": "video_only"}, "datasets.discs.embodiment: cache 'droid', now 'video_only'"),
+    ({"layout.actions_per_block": 24}, "layout.actions_per_block is 12 in the cache, 24 in this run"),
+    ({"data.holdout": 0.3}, "holdout is 0.0 in the cache, 0.3 in this run"),
+    ({"data.datasets.discs.embodiment": "video_only"}, "datasets.discs.embodiment is droid in the cache, video_only in this run"),
     ({"data.datasets.clips.images.image": "observation.images.wrist"}, "datasets.clips.images.image"),
-    ({"encoders.video": "wan21_latents"}, "encoders.video: cache 'patch_pca', now 'wan21_latents'"),
-    ({"model.text_length": 16}, r"row.text_features: cache \[\[32, 64\], 'bfloat16'\], now \[\[16, 64\]"),
+    ({"encoders.video": "wan21_latents"}, "encoders.video is patch_pca in the cache, wan21_latents in this run"),
+    ({"model.text_length": 16}, r"row.text_features is \[\[32, 64\], 'bfloat16'\] in the cache, \[\[16, 64\], 'bfloat16'\] in this run"),
 ])
 def test_a_cache_of_another_config_is_refused(config, out, tmp_path, changes, named):
     with pytest.raises(CacheError, match=f"was made for another config: .*({named})"):
@@ -238,7 +238,7 @@ def test_weights_and_places_may_change(config, out, tmp_path):
 
 def test_other_contents_are_refused(config, out, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CONTENTS", 2)
-    with pytest.raises(CacheError, match="another config: code: cache 1, now 2"):
+    with pytest.raises(CacheError, match="another config: code is 1 in the cache, 2 in this run"):
         Experiment(with_cache(config, out)).data()
 
 
@@ -256,7 +256,7 @@ def test_a_manifest_with_a_hash_of_source_files(config, out, tmp_path, code, rea
         assert open_cache(with_cache(config, old)).manifest["identity"]["code"] == 1
         assert start(config, old).run(silent)  # and goes on
     else:
-        with pytest.raises(CacheError, match=f"another config: code: cache '{code}', now 1"):
+        with pytest.raises(CacheError, match=f"another config: code is {code} in the cache, 1 in this run"):
             open_cache(with_cache(config, old))
 
 

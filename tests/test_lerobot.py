@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.video import reading as video

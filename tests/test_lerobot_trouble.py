@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset
 from data_pipelines.statistics import compute_statistics
 from tests import lerobot_files
 from tests.fake_source import tokenize

@@ -18,9 +18,10 @@ from world_model.batch import Layout
 from world_model.diffusion.inpainting import Inpainting
 from world_model.families import make_model
 from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.forward_inputs import ForwardInputs
 from world_model.families.lingbot_va.layout import GROUPS, Modality, frame_rotary, make_sequence
-from world_model.families.lingbot_va.model import ForwardInputs
-from world_model.families.lingbot_va.sampler import LingBotVASampler, levels
+from world_model.families.lingbot_va.sampler import LingBotVASampler
+from world_model.families.lingbot_va.steps import levels
 from world_model.families.lingbot_va.visibility import TABLES
 from world_model.families.lingbot_va.weights.names import LINGBOT_VA
 from world_model.families.wan.inputs import Conditions

@@ -19,7 +19,7 @@ from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.weights import released_format as lingbot_va_format
 from world_model.families.lingbot_va.weights.export import where_it_differs
 from world_model.families.lingbot_va.weights.names import LINGBOT_VA
-from world_model.training import checkpoint
+from world_model.training import checkpoint_reader
 from world_model.training.checkpoint import CheckpointError
 from world_model.weights import conversion, names
 from world_model.weights.safetensors_io import Weights, WeightsError
@@ -117,7 +117,7 @@ def test_a_release_is_imported_and_starts_no_run_of_another_family(golden, param
     report = import_weights.import_weights(config, "lingbot_va", released, out)
     assert report["left_in_source"] == {conversion.UNREAD: 4} and not report["fresh"]
     assert report["parameters_loaded"] == len(params) and report["tensors_loaded"] == len(golden.weights) - 4
-    found = dict(checkpoint.read_arrays(out / "checkpoints", 0, lambda name: True))
+    found = dict(checkpoint_reader.read_arrays(out / "checkpoints", 0, lambda name: True))
     for name, x in params.items():
         np.testing.assert_array_equal(found[f"params.{name}"], x, err_msg=name)
     other = dreamzero_5b.get_config("debug")

@@ -13,9 +13,9 @@ from launch import parity
 from world_model import functional
 from world_model.families import make_model
 from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.forward_inputs import ForwardInputs
 from world_model.families.lingbot_va.layout import Modality, frame_rotary
 from world_model.families.lingbot_va.mixture import LingBotVAMoT, LingBotVAMoTSpec, copy_stream, interpolate
-from world_model.families.lingbot_va.model import ForwardInputs
 from world_model.layers.transformer import Layer
 from world_model.parallel.axes import axes_of
 

@@ -165,13 +165,13 @@ def test_a_closed_loader_says_so():
 
 
 @pytest.mark.parametrize("changes, named", [
-    (dict(seed=4), r"data\.seed: checkpoint 3, now 4"),
-    (dict(start_step=1), r"data\.step: checkpoint 0, now 1"),
+    (dict(seed=4), r"data\.seed is 3 in the checkpoint, 4 in this run"),
+    (dict(start_step=1), r"data\.step is 0 in the checkpoint, 1 in this run"),
     (dict(global_batch_size=8), r"data\.global_batch_size"),
-    (dict(datasets=[robots(weight=2), clips()]), r"data\.mixture\.fake\.weight: checkpoint 3, now 2"),
+    (dict(datasets=[robots(weight=2), clips()]), r"data\.mixture\.fake\.weight is 3 in the checkpoint, 2 in this run"),
     (dict(datasets=[robots(weight=3)]), r"data\.mixture\.clips is only in the checkpoint"),
     (dict(datasets=[robots(weight=3, lengths=(41, 60, 50)), clips()]), r"data\.mixture\.fake\.episodes_hash"),
-    (dict(layout=dataclasses.replace(LAYOUT, frames=33)), r"data\.layout\.frames: checkpoint 17, now 33"),
+    (dict(layout=dataclasses.replace(LAYOUT, frames=33)), r"data\.layout\.frames is 17 in the checkpoint, 33 in this run"),
 ])
 def test_resume_refuses_another_stream(changes, named):
     saved = make_loader().state()
@@ -280,7 +280,7 @@ def test_a_layout_without_another_stride_is_written_as_before_there_was_one():
     make_loader().check_resume(saved)
     other = dataclasses.replace(LAYOUT, temporal_stride=8)
     assert other.as_json() == written | {"temporal_stride": 8} and "temporal_stride=8)" in repr(other)
-    with pytest.raises(ValueError, match=r"data\.layout\.temporal_stride is only in the new run"):
+    with pytest.raises(ValueError, match=r"data\.layout\.temporal_stride is only in this run"):
         make_loader(layout=other).check_resume(saved)
 
 

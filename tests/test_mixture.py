@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import index_windows
 from data_pipelines.loader import Loader
 from data_pipelines.mixture import (
     Interleave,
@@ -14,7 +15,6 @@ from data_pipelines.mixture import (
     positions,
     realised_fractions,
 )
-from data_pipelines.samples import index_windows
 from data_pipelines.windows import WindowIndex
 from tests.fake_source import BATCH, LAYOUT, clips, robots, tokenize
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.mixture import asked_fractions
-from data_pipelines.samples import Dataset
 from launch.setup import mixture
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment

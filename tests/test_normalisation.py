@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset, check_absent
 from data_pipelines.robots.embodiment import NORMALISATIONS, Dimension, Embodiment
 from data_pipelines.robots.normalisation import make_scale
-from data_pipelines.samples import Dataset, SampleMaker, check_absent
+from data_pipelines.samples import SampleMaker
 from data_pipelines.summary import Summary
 from world_model.batch import batch_spec
 

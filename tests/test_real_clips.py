@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.robots.embodiment import Embodiment
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.windows import frame_steps
 from tests.fake_source import tokenize

@@ -10,9 +10,10 @@ import fsspec
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.episode import BadEpisode
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.samples import Dataset, check_episode, index_windows
+from data_pipelines.samples import check_episode
 from data_pipelines.sources import make_source
 from data_pipelines.sources.records import Records, _masked_crc
 from data_pipelines.storage import files

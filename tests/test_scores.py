@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.robots.embodiments import Dimension, get_embodiment
 from data_pipelines.robots.slots import scatter, slot_mask
-from data_pipelines.samples import Dataset
 from launch.reporting import baselines, scores
 from world_model.batch import Layout
 

@@ -121,7 +121,7 @@ def test_a_robot_that_a_config_has_registered_is_known_to_who_serves(tmp_path, m
     saved = provenance.as_json(tiny_policy.config(tiny_policy.DROID))
     saved["robots"][tiny_policy.DROID]["rate"] = 15.0
     assert "robots" not in provenance.from_json(saved) and EMBODIMENTS[tiny_policy.DROID] is changed
-    assert "registered otherwise than it was when the run was trained: rate: the run 15.0, now 30.0" in caplog.text
+    assert "registered otherwise than it was when the run was trained: rate is 15.0 in the run, 30.0 in this process" in caplog.text
     saved["robots"][tiny_policy.DROID]["wings"] = 2
     with pytest.raises(ValueError, match="saved robot 'test_droid': wings is unknown"):
         provenance.from_json(saved)

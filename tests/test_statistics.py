@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import Episode
 from data_pipelines.robots.normalisation import Scale, make_scale
-from data_pipelines.samples import Dataset
 from data_pipelines.statistics import (
     against_published,
     compute_statistics,

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.texts import text, texts_of
 from data_pipelines.statistics import compute_statistics

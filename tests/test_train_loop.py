@@ -19,7 +19,7 @@ from launch.setup import flags, resume
 from launch.supervision import cloud_ledger as cloud_goodput
 from launch.supervision import owner
 from tests import tiny_training as tiny
-from world_model.training import checkpoint
+from world_model.training import checkpoint, checkpoint_reader
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -47,7 +47,7 @@ def test_a_run_leaves_checkpoints_metrics_and_its_config(finished):
     meta = checkpoint.read_json(finished / "checkpoints", 6, "meta")
     assert meta["config"] == config and meta["statistics"]["toy"] and meta["family"] == "tiny" and meta["code_version"]
     assert checkpoint.read_json(finished / "checkpoints", 6, "data") == {"step": 6}
-    assert checkpoint.read_frozen(finished / "checkpoints", 6)["codec"]["scale"] == np.float32([0.5])
+    assert checkpoint_reader.read_frozen(finished / "checkpoints", 6)["codec"]["scale"] == np.float32([0.5])
 
 
 def test_a_finished_run_does_nothing_when_started_again(finished):

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.robots.robot import Robot
-from data_pipelines.samples import Dataset, SampleMaker
+from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize

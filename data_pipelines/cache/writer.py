@@ -8,7 +8,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from ml_dtypes import bfloat16
 
-from data_pipelines.cache.reader import (
+from data_pipelines.cache.format import (
     ABOUT,
     ABOUT_SHARD,
     FORMAT,
@@ -20,8 +20,8 @@ from data_pipelines.cache.reader import (
     record_fields,
     shard_file,
 )
-from data_pipelines.json_difference import first_difference
 from data_pipelines.storage import files
+from world_model.differences import first_difference
 
 _OPTIONS = "group_size:1,uncompressed"  # records are read one by one, and compressing noise gains nothing
 
@@ -38,7 +38,7 @@ class CacheWriter:
         if not files.exists(file := self._at("manifest.json")):
             files.write_json(file, manifest)
         now = manifest | {"identity": comparable(manifest["identity"])}
-        if change := first_difference(parse_manifest(files.read_bytes(file), file), now, sides=("there", "now")):
+        if change := first_difference(parse_manifest(files.read_bytes(file), file), now, ("the folder", "this run")):
             raise CacheError(f"{path} holds another cache: {change}. Choose another folder, or remove this one")
 
     def shards(self, dataset: str, windows: int) -> list[int]:

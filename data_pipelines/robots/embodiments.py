@@ -11,13 +11,13 @@ from pathlib import Path
 
 from absl import logging
 
-from data_pipelines.json_difference import first_difference
 from data_pipelines.robots import public_sets
 from data_pipelines.robots.dimensions import OPENING, limited, numbered, targets
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, VIPERX, YAM
 from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
 from world_model import kinds
+from world_model.differences import first_difference
 
 EMBODIMENTS: dict[str, Embodiment] = {}
 _SAVED = kinds.fields({"views": kinds.list_of(kinds.text), "state": kinds.list_of(kinds.anything),
@@ -223,4 +223,4 @@ def register_saved(robots: dict[str, dict]) -> None:
         elif EMBODIMENTS[name] != robot:
             logging.warning("robot %r is registered otherwise than it was when the run was trained: %s", name,
                             first_difference(_by_name(fields), _by_name(_as_json(EMBODIMENTS[name])),
-                                             sides=("the run", "this process")))
+                                             ("the run", "this process")))

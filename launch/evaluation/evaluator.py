@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines.samples import Dataset
+from data_pipelines.dataset import Dataset
 from launch.reporting import baselines, scores
 from launch.setup.experiment import Experiment
 from world_model.analysis import image_metrics

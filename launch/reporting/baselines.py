@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from data_pipelines.dataset import Dataset
 from data_pipelines.robots.normalisation import make_scale, to_relative, to_robot_units
 from data_pipelines.robots.slots import scatter
-from data_pipelines.samples import Dataset
 from world_model.batch import Layout
 
 

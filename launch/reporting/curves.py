@@ -9,7 +9,7 @@ import numpy as np
 from launch.reporting import report_page
 from launch.reporting.figures import BASELINE, MODEL, OTHER, TRUTH, figure
 from world_model import kinds
-from world_model.training.checkpoint import differences
+from world_model.differences import differences
 from world_model.training.metrics import read_records
 
 COLOURS = (MODEL, BASELINE, "#15803d", "#b91c1c", "#7c3aed", "#0891b2", TRUTH, OTHER)

@@ -2,7 +2,8 @@
 
 import hashlib
 
-from data_pipelines.cache.reader import CONTENTS, CacheError, LatentCache, arrays_hash
+from data_pipelines.cache.format import CONTENTS, CacheError, arrays_hash
+from data_pipelines.cache.reader import LatentCache
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.storage import files
 from launch.setup import mixture

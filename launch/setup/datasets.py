@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import once
-from data_pipelines.cache.reader import CacheError, LatentCache
+from data_pipelines.cache.format import CacheError
+from data_pipelines.cache.reader import LatentCache
+from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.episode import Source
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.samples import Dataset, SampleMaker, index_windows
+from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.statistics import load_statistics, mixture_statistics, statistics_hash
 from data_pipelines.windows import split_episodes, take_share

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from world_model.training import checkpoint
+from world_model.differences import differences
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.checkpoint import CheckpointError
 
 PRECOMPUTED = "_latents"  # suffix of a codec that stands for stored latents of the one without
@@ -37,16 +38,16 @@ class Initial:
     def params(self, target: dict) -> dict:
         """The parameters, each read into its place in `target`, {name: abstract array}. Raises CheckpointError naming
         the first that is missing or of another shape."""
-        found = checkpoint.restore(self.directory, self.step, {"params": target})["params"]
+        found = checkpoint_reader.restore(self.directory, self.step, {"params": target})["params"]
         if self.averaged:
             average = {"ema": {name: target[name] for name in self.averaged}}
-            found |= checkpoint.restore(self.directory, self.step, average)["ema"]
+            found |= checkpoint_reader.restore(self.directory, self.step, average)["ema"]
         return found
 
     def encoders(self, config) -> dict:
         """What the checkpoint keeps of its encoders, by part. Raises CheckpointError where the config's are others."""
         check_encoders(self.meta["config"], config.to_dict(), f"train.init_from = {config.train.init_from}")
-        return checkpoint.read_frozen(self.directory, self.step)
+        return checkpoint_reader.read_frozen(self.directory, self.step)
 
     def describe(self, statistics: dict) -> str:
         """What is started from, for people, and where this run's normalisation differs from the weights'."""
@@ -55,7 +56,7 @@ class Initial:
         if not self.meta["statistics"]:
             return first + "; they do not say what normalisation they were trained with"
         sides = ("train.init_from", "this run")
-        found = list(checkpoint.differences(self.meta["statistics"], statistics, sides))
+        found = list(differences(self.meta["statistics"], statistics, sides))
         return "\n".join([f"{first}; {len(found)} differences in normalisation", *(f"  {each}" for each in found)])
 
 

@@ -14,7 +14,7 @@ actions, counts less and is drawn more often.
 
 import numpy as np
 
-from data_pipelines.samples import Dataset, Weight, index_windows
+from data_pipelines.dataset import Dataset, Weight, index_windows
 from data_pipelines.windows import frame_steps
 from world_model.batch import Layout
 

@@ -21,8 +21,8 @@ from world_model import kinds
 from world_model.families import FamilyError, Model, get_family
 from world_model.families.base.policy import Policy
 from world_model.parallel import sharding
-from world_model.training import checkpoint
-from world_model.training.checkpoint import StoredArray
+from world_model.training import checkpoint, checkpoint_reader
+from world_model.training.checkpoint_reader import StoredArray
 
 SPREAD_BYTES = 2**30  # of float32 weights, from which on they are read when they are used, and spread over the devices
 
@@ -35,7 +35,7 @@ _OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, requi
 class Restored:
     """A checkpoint's model; `params` are the average where there is one.
 
-    Those of a large model are `checkpoint.StoredArray`s, and what is computed with is spread over the devices.
+    Those of a large model are `checkpoint_reader.StoredArray`s, and what is computed with is spread over the devices.
     """
 
     experiment: Experiment
@@ -87,7 +87,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     step = checkpoint.locate(directory, step)
     meta = checkpoint.read_json(directory, step, "meta")
     kinds.check(meta["statistics"], STATISTICS, f"{directory}, step {step}: statistics")
-    kept = checkpoint.read_frozen(directory, step)
+    kept = checkpoint_reader.read_frozen(directory, step)
     try:
         experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
         mesh = mesh_at_hand(experiment.model)
@@ -102,7 +102,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     except AttributeError as error:  # of a ConfigDict
         raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
                                          f"and lacks a key: {error}") from error
-    params = checkpoint.stored(directory, step, ("params", "ema"))
+    params = checkpoint_reader.stored(directory, step, ("params", "ema"))
     if not is_large(experiment.model):
         params = jax.tree.map(jnp.asarray, params)
     return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept,

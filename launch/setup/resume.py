@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launch.setup.initial import Initial
 from launch.setup.provenance import as_json, code_version
+from world_model.differences import differences
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 from world_model.training.optimizer import make_schedule
@@ -35,7 +36,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
     check_moments(saved["config"], now["config"])
     checkpoint.check_resume(saved, now)
     say(f"resuming from step {there[-1]} of {directory}")
-    for change in checkpoint.differences(saved["config"], now["config"]):
+    for change in differences(saved["config"], now["config"]):
         say(f"config changed: {change}")
     if change := schedule_change(saved["config"], now["config"], there[-1]):
         say(change)

@@ -8,7 +8,8 @@ from flax import nnx
 
 from world_model.layers.matmul import plain as product
 from world_model.layers.norms import layer_norm
-from world_model.layers.transformer import TimestepRows, linear
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import linear
 
 
 def patchify(x, patch: int):

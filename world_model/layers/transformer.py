@@ -3,18 +3,15 @@
 The first L - 1 layers are stacked and scanned. The last stands apart, because its job is smaller: only tokens
 that an output head reads are queries; the clean copy and the states give it keys and values alone.
 
-Modulation depends on the timestep, not on the token, so it is computed once per timestep row and broadcast:
-`TimestepRows` says how many tokens share each row.
+Modulation depends on the timestep, not on the token: timestep_rows.py.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -23,40 +20,12 @@ from world_model.attention.blockwise import dense
 from world_model.layers import compiler_hints, matmul
 from world_model.layers.norms import LayerNorm, RMSNorm, layer_norm
 from world_model.layers.rotary import rotate
+from world_model.layers.timestep_rows import TimestepRows
 from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.parallel.sharding import constrain
 
-MATMUL_EXPAND = 64  # tokens a row, on average, from which on rows are expanded by a product
 ATTENTION_SCOPE = "attend"  # by which a plan finds self-attention in a compiled program
 xavier = nnx.initializers.xavier_uniform()
-
-
-@dataclasses.dataclass(frozen=True)
-class TimestepRows:
-    """How timestep rows cover the tokens: in order, `count` rows of `tokens` tokens each."""
-
-    parts: tuple[tuple[int, int], ...]  # (count, tokens per row)
-    order: np.ndarray | None = None  # int32 [places]: where the tokens stand otherwise, the one in each place or -1
-
-    def expand(self, rows):
-        """[B, sum of counts, D] -> [B, L, D].
-
-        Where rows are long it is a product with a table of ones, exact and cheap: broadcasts to be joined, and on the
-        way back sums over slices, take a TPU a fifth of its time.
-        """
-        counts, lengths = zip(*self.parts, strict=True)
-        if self.order is not None or sum(c * n for c, n in self.parts) >= MATMUL_EXPAND * sum(counts):
-            of_token = np.repeat(np.arange(sum(counts)), np.repeat(lengths, counts))
-            if self.order is not None:
-                of_token = np.where(self.order < 0, -1, of_token[self.order])
-            return jnp.asarray(of_token[:, None] == np.arange(sum(counts)), rows.dtype) @ rows
-        pieces, start = [], 0
-        for tokens, parts in itertools.groupby(self.parts, key=lambda part: part[1]):
-            count = sum(c for c, _ in parts)
-            piece = rows[:, start:start + count]
-            pieces.append(piece if tokens == 1 else jnp.repeat(piece, tokens, axis=1))
-            start += count
-        return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +40,6 @@ class ForwardPass:
     output_slice: slice  # the same tokens in the sequence
     attend_output: Callable | None  # only those tokens query
     attend_context: Callable = dense  # cross-attention: attention/context.py
-
-
-def projected(x):
-    """Marks what a rematerialisation policy may keep."""
-    return checkpoint_name(x, PROJECTED)
-
-
-def added(x):
-    """Marks what a rematerialisation policy may keep."""
-    return checkpoint_name(x, ATTENTION_OUTPUT)
 
 
 class Linear(nnx.Linear):
@@ -147,15 +106,16 @@ class SelfAttention(nnx.Module):
     def keys_values(self, x, rotary):
         """Rotated keys and values, [B, L, n, d] each."""
         keys = self.rotated(self.k_norm, self.k(x), rotary, self.kv_heads)
-        return keys, self.split(projected(self.v(x)), self.kv_heads)
+        return keys, self.split(checkpoint_name(self.v(x), PROJECTED), self.kv_heads)
 
     def rotated(self, norm: RMSNorm, x, rotary, heads: int | None = None):
         """[B, L, D] -> [B, L, n, d], normalised and rotated."""
-        return rotate(self.split(norm(compiler_hints.materialize_gradient(projected(x))), heads), rotary)
+        x = norm(compiler_hints.materialize_gradient(checkpoint_name(x, PROJECTED)))
+        return rotate(self.split(x, heads), rotary)
 
     def output(self, x):
         """Joins heads and projects: [B, L, n, d] -> [B, L, D]."""
-        return added(compiler_hints.row_major(self.o(compiler_hints.join_heads(x))))
+        return checkpoint_name(compiler_hints.row_major(self.o(compiler_hints.join_heads(x))), ATTENTION_OUTPUT)
 
 
 class CrossAttention(nnx.Module):
@@ -181,10 +141,10 @@ class CrossAttention(nnx.Module):
         return tuple(pairs)
 
     def __call__(self, x, context, attend):
-        q = self.q_norm(compiler_hints.materialize_gradient(projected(self.q(x))))
+        q = self.q_norm(compiler_hints.materialize_gradient(checkpoint_name(self.q(x), PROJECTED)))
         q = constrain(q.reshape(*q.shape[:-1], self.heads, -1), "batch", "tokens", "heads", None)
         out = sum(attend(q, k, v) for k, v in context)
-        return added(compiler_hints.row_major(self.o(compiler_hints.join_heads(out))))
+        return checkpoint_name(compiler_hints.row_major(self.o(compiler_hints.join_heads(out))), ATTENTION_OUTPUT)
 
 
 class Querying(NamedTuple):

@@ -20,7 +20,8 @@ from world_model.families.dreamzero.model import DreamZero
 from world_model.families.wan.spec import Velocity
 from world_model.layers import rotary
 from world_model.layers.stack import Cache, Context, make_cache, write_cache
-from world_model.layers.transformer import ForwardPass, TimestepRows
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ForwardPass
 
 
 def room_frames(spec: DreamZeroSpec) -> int:

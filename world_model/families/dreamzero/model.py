@@ -37,7 +37,8 @@ from world_model.layers.embedders import (
     unpatchify,
 )
 from world_model.layers.stack import Stack
-from world_model.layers.transformer import Layer, Linear, Mlp, TimestepRows, linear
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import Layer, Linear, Mlp, linear
 from world_model.parallel.axes import LAYER_RULES, WHOLE, Rules
 
 

@@ -11,7 +11,8 @@ from world_model.attention.tokens import CLEAN_VIDEO, NOISY_ACTION
 from world_model.attention.visibility import Table
 from world_model.families.dreamzero.layout import HEADS_READ, DreamZeroSpec, rotary_angles
 from world_model.layers import rotary
-from world_model.layers.transformer import ForwardPass, TimestepRows
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ForwardPass
 
 
 def plain_pass(spec: DreamZeroSpec, table: Table, sequence: tokens.Sequence, rows: TimestepRows) -> ForwardPass:

@@ -19,7 +19,8 @@ from world_model.attention.blockwise import dense
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.layers.stack import Cache, Context, make_cache, write_cache
-from world_model.layers.transformer import ForwardPass, TimestepRows
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ForwardPass
 
 
 class Ring(NamedTuple):
@@ -28,6 +29,19 @@ class Ring(NamedTuple):
     cache: Cache
     blocks: jax.Array  # int32 [window_blocks]: the block in each entry, -1 where there is none
     filled: jax.Array  # int32 [window_blocks]: its tokens; a last chunk may be short
+
+
+class Episode(NamedTuple):
+    """An episode under way: what its cache holds, and where it is."""
+
+    context: Context
+    ring: Ring
+    chunk: int = 0  # number of the chunk that is predicted and then observed
+    frame: int = 0  # its first latent frame, counted from the episode's start
+
+    def next(self, frames: int) -> "Episode":
+        """The episode at its next chunk, after one of `frames` latent frames."""
+        return self._replace(chunk=self.chunk + 1, frame=self.frame + frames)
 
 
 def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks: int, dtype=jnp.float32) -> Ring:

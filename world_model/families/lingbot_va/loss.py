@@ -22,7 +22,7 @@ import numpy as np
 
 from world_model.diffusion.flow_matching import add_noise, velocity
 from world_model.families.base.loss import by_level, normal
-from world_model.families.lingbot_va.model import ForwardInputs
+from world_model.families.lingbot_va.forward_inputs import ForwardInputs
 from world_model.families.wan.inputs import Example
 from world_model.families.wan.loss import VideoLoss, frame_errors
 from world_model.functional import bind

@@ -18,13 +18,15 @@ from flax import nnx, traverse_util
 from world_model.attention import tokens
 from world_model.attention.context import get_attend_context
 from world_model.attention.tokens import CLEAN_ACTION, NOISY_ACTION
+from world_model.families.lingbot_va.forward_inputs import ForwardInputs, join
 from world_model.families.lingbot_va.layout import HEADS_READ, VIDEO_GROUPS, LingBotVASpec, Modality
 from world_model.families.lingbot_va.layout import rotary_table as make_rotary
-from world_model.families.lingbot_va.model import ForwardInputs, LingBotVA, join
+from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.wan.spec import Velocity
 from world_model.layers.embedders import modulated_norm
 from world_model.layers.stack import Cache, Context
-from world_model.layers.transformer import ATTENTION_SCOPE, ForwardPass, Layer, Mlp, TimestepRows, linear
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ATTENTION_SCOPE, ForwardPass, Layer, Mlp, linear
 
 STREAMS = (VIDEO_GROUPS, (CLEAN_ACTION, NOISY_ACTION))  # the order of a sequence
 INITIALISATIONS = ("interpolated", "unscaled", "random")

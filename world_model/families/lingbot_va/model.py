@@ -11,7 +11,6 @@ embedders and output projections.
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from flax import nnx
 from world_model.attention import make_attend, tokens, visibility
 from world_model.attention.context import get_attend_context
 from world_model.attention.tokens import CLEAN_ACTION, CLEAN_VIDEO
+from world_model.families.lingbot_va.forward_inputs import Embedded, ForwardInputs, join
 from world_model.families.lingbot_va.layout import (
     GROUPS,
     HEADS_READ,
@@ -33,45 +33,9 @@ from world_model.families.lingbot_va.layout import (
 from world_model.families.wan.spec import PATCH, Velocity
 from world_model.layers.embedders import modulated_norm, ones_if_none, patchify, time_sinusoid_float32, unpatchify
 from world_model.layers.stack import Cache, Context, Stack
-from world_model.layers.transformer import ForwardPass, Layer, Mlp, TimestepRows, linear
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ForwardPass, Layer, Mlp, linear
 from world_model.parallel.axes import LAYER_RULES, Rules
-
-
-class ForwardInputs(NamedTuple):
-    """One batch for `LingBotVA.__call__`; N = F n, group f of the actions leads to latent frame f."""
-
-    noisy_latents: jax.Array  # [B, F, h, w, C]
-    video_timestep: jax.Array  # float32 [B, F], 0..1000
-    clean_latents: jax.Array  # [B, F, h, w, C]; with history noise, not quite clean
-    clean_timestep: jax.Array  # float32 [B, F], 0 where clean
-    noisy_actions: jax.Array  # [B, N, action_dim]
-    action_timestep: jax.Array  # float32 [B, F]
-    clean_actions: jax.Array  # [B, N, action_dim]
-    text: jax.Array  # [B, text_length, text_dim], rows past the prompt zero and seen
-    chunk_frames: jax.Array  # int32, K, 1..max_chunk_frames
-    window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
-    frame_valid: jax.Array | None = None  # bool [B, F]
-    action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
-    # bool, where it is drawn: video is predicted from its own chunk's actions as well (forward dynamics, Eq. 13).
-    forward_dynamics: jax.Array | None = None
-
-
-class Embedded(NamedTuple):
-    """Tokens of one or several groups."""
-
-    x: jax.Array  # [B, L, D]
-    time: jax.Array  # [B, R, D], of each timestep row, as heads read it
-    modulation: jax.Array  # [B, R, 6, D]
-    rows: TimestepRows
-    valid: jax.Array | None  # bool [B, L]
-
-
-def join(parts: list[Embedded]) -> Embedded:
-    """The tokens of several parts, one part after another."""
-    x, time, modulation, rows, valid = zip(*parts, strict=True)
-    x, time, modulation = (jnp.concatenate(arrays, axis=1) for arrays in (x, time, modulation))
-    return Embedded(x, time, modulation, TimestepRows(sum((r.parts for r in rows), ())),
-                    None if valid[0] is None else jnp.concatenate(valid, axis=1))
 
 
 class LingBotVA(Stack):

@@ -12,7 +12,7 @@ import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting
 from world_model.families.base.policy import Chunk, Window
-from world_model.families.lingbot_va.sampler import Episode
+from world_model.families.lingbot_va.cached import Episode
 from world_model.families.wan.policy import VideoPolicy
 
 

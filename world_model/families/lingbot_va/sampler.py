@@ -6,43 +6,21 @@ observations the model goes on from its own predictions.
 
 import dataclasses
 import functools
-import warnings
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.diffusion.flow_matching import noise_levels
 from world_model.diffusion.guidance import Guided
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_va import cached
-from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_rotary
-from world_model.families.lingbot_va.loss import HISTORY_LEVELS
+from world_model.families.lingbot_va.cached import Episode
+from world_model.families.lingbot_va.layout import Modality, frame_rotary
 from world_model.families.lingbot_va.model import LingBotVA
+from world_model.families.lingbot_va.steps import Steps, check_settings, denoise, levels
 from world_model.families.wan.inputs import Conditions
 from world_model.functional import bind
-
-
-class Episode(NamedTuple):
-    """An episode under way: what its cache holds, and where it is."""
-
-    context: cached.Context
-    ring: cached.Ring
-    chunk: int = 0  # number of the chunk that is predicted and then observed
-    frame: int = 0  # its first latent frame, counted from the episode's start
-
-    def next(self, frames: int) -> "Episode":
-        """The episode at its next chunk, after one of `frames` latent frames."""
-        return self._replace(chunk=self.chunk + 1, frame=self.frame + frames)
-
-
-class Steps(NamedTuple):
-    """The passes of an Euler loop, in order: the steps, then one that writes the clean result (change 0)."""
-
-    timesteps: np.ndarray  # float32 [passes]
-    changes: np.ndarray  # float32 [passes]: what sigma changes by after each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +118,8 @@ class LingBotVASampler(Guided):
         inpainting: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`). Without
         action_noise (None) the video alone is predicted, and nothing stands in the cache for its actions.
         """
-        frames, start = noise.shape[1], first_latents is not None
-        given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
-        kept, (video_rotary, action_rotary) = self._kept(frames, start), rotary or self.rotary(episode.frame, frames)
+        given, kept = _given(noise, first_latents)
+        video_rotary, action_rotary = rotary or self.rotary(episode.frame, noise.shape[1])
         latents, ring = self._video(params, episode.ring, episode.context, noise, given, kept, video_rotary,
                                     2 * episode.chunk, inpainting=inpainting)
         if action_noise is None:
@@ -168,23 +145,16 @@ class LingBotVASampler(Guided):
         on their way; what was predicted of it before gives way. Call `observe` on the episode from before, once the
         observation is there.
         """
-        frames, start = noise.shape[1], first_latents is not None
-        given = jnp.broadcast_to(first_latents, noise.shape) if start else jnp.zeros_like(noise)
-        (video_rotary, action_rotary), block = self.rotary(episode.frame, frames), 2 * episode.chunk
+        given, kept = _given(noise, first_latents)
+        (video_rotary, action_rotary), block = self.rotary(episode.frame, noise.shape[1]), 2 * episode.chunk
         ring = self._acting(params, episode.ring, episode.context, actions, action_rotary, block)
-        latents, _ = self._video(params, ring, episode.context, noise, given, self._kept(frames, start), video_rotary,
-                                 block, 1)
+        latents, _ = self._video(params, ring, episode.context, noise, given, kept, video_rotary, block, 1)
         return latents, self.observe(params, episode, latents, actions)
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Tables of a chunk's video and of its actions, from latent frame `first` on."""
         video, action = (frame_rotary(self.model.spec, modality, range(first, first + frames)) for modality in Modality)
         return video, action
-
-    @staticmethod
-    def _kept(frames: int, start: bool) -> np.ndarray:
-        """bool [K]: frames that are given, not denoised."""
-        return (np.arange(frames) == 0) & start
 
     @functools.partial(jax.jit, static_argnums=0)
     def _context(self, params, text):
@@ -208,7 +178,7 @@ class LingBotVASampler(Guided):
             return x, self.guide(velocity.astype(jnp.float32), self.guidance), ring
 
         known = inpainting and (inpainting.latents, inpainting.latent_mask)
-        x, ring = _denoise(run_pass, self.video_passes, ring, noise, known)
+        x, ring = denoise(run_pass, self.video_passes, ring, noise, known)
         return jnp.where(kept[:, None, None, None], given, x), ring
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -224,7 +194,7 @@ class LingBotVASampler(Guided):
             return x, self.guide(velocity.astype(jnp.float32), self.action_guidance), ring
 
         known = inpainting and (inpainting.actions, inpainting.action_mask)
-        x, ring = _denoise(run_pass, self.action_passes, ring, noise, known)
+        x, ring = denoise(run_pass, self.action_passes, ring, noise, known)
         return jnp.where(free, x, 0), ring
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -236,55 +206,12 @@ class LingBotVASampler(Guided):
         return cached.action_pass(model, ring, context, self.both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 
-def check_settings(spec: LingBotVASpec, sampler) -> None:
-    """Warns of settings of this sampler, or PyTorch's, that training never sampled, which may still be asked for.
-    Raises ValueError on those that make no sense."""
-    if not 0 <= sampler.executed_steps <= sampler.steps:
-        raise ValueError(f"evaluate.executed_steps = {sampler.executed_steps}: expected 0 (all) to solver_steps = "
-                         f"{sampler.steps}")
-    cached.check_window(sampler.window_blocks)
-    _warn("evaluate.chunk_frames", sampler.chunk_frames, 1, spec.max_chunk_frames)
-    # Denoising sees one block less than the cache holds.
-    _warn("evaluate.window_blocks - 1", sampler.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
-    if sampler.executed_steps:
-        trained = noise_levels(sampler.shift).sigmas[HISTORY_LEVELS.start]
-        sigma = noise_levels(sampler.shift, sampler.steps).sigmas[sampler.executed_steps - 1]
-        _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
-
-
-def levels(steps: int, shift: float, executed: int = 0) -> Steps:
-    """The passes of a loop. In a partial denoising (executed > 0) the last step writes the cache at its own level, and
-    steps on from there."""
-    table = noise_levels(shift, steps)
-    times, changes = np.append(table.timesteps, 0), np.append(np.diff(np.append(table.sigmas, 0)), 0)
-    passes = executed or steps + 1
-    return Steps(times[:passes].astype(np.float32), changes[:passes].astype(np.float32))
+def _given(noise, first_latents) -> tuple[jax.Array, np.ndarray]:
+    """(a chunk's video [B, K, h, w, C], bool [K] where it is given): an episode's first frame is, no other."""
+    first, given = np.arange(noise.shape[1]) == 0, first_latents is not None
+    return jnp.broadcast_to(first_latents, noise.shape) if given else jnp.zeros_like(noise), first & given
 
 
 def _levels(time, kept, x):
     """Timesteps [B, K]: 0 for frames that are given."""
     return jnp.broadcast_to(jnp.where(kept, 0, time), (len(x), len(kept)))
-
-
-def _denoise(run_pass, steps: Steps, ring, noise, known: tuple | None):
-    """(result, ring) of Euler steps. Every pass writes the ring in its own entry, which itself it does not see: what
-    stays is the last one.
-
-    run_pass(ring, x, timestep) -> (x with what is given in its place, velocity, ring); known: (value, mask) of what is
-    inpainted.
-    """
-    straight = known and straight_velocity(noise, known[0], steps.changes.sum())
-
-    def step(carry, level):
-        x, ring = carry
-        x, velocity, ring = run_pass(ring, x, level[0])
-        if known:
-            velocity = jnp.where(known[1], straight, velocity)
-        return (x + level[1] * velocity, ring), None
-
-    return jax.lax.scan(step, (noise, ring), tuple(steps))[0]
-
-
-def _warn(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=5)

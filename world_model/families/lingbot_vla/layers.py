@@ -18,8 +18,8 @@ from world_model.layers import lora
 from world_model.layers.norms import RMSNorm
 from world_model.layers.rotary import rotate
 from world_model.layers.stack import multiplying, stack_layers
-from world_model.layers.transformer import ATTENTION_SCOPE, Linear, added, linear, projected
-from world_model.parallel.remat import MLP_HIDDEN, MLP_OUTPUT
+from world_model.layers.transformer import ATTENTION_SCOPE, Linear, linear
+from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.parallel.sharding import constrain
 
 dense_init = nnx.initializers.normal(0.02)
@@ -75,7 +75,7 @@ class Attention(nnx.Module):
 
     def heads(self, part: str, x):
         """Queries ("q"), keys or values of x [B, L, D], before rotation: [B, L, heads, d]."""
-        y = projected(getattr(self, part)(x))
+        y = checkpoint_name(getattr(self, part)(x), PROJECTED)
         y = y.reshape(*y.shape[:2], -1, self.spec.head_dim)
         norm = getattr(self, f"{part}_norm", None)
         return constrain(norm(y) if norm else y, "batch", None, "heads", None)
@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         """Attention of x [B, L, D] to keys and values [B, Lk, kv heads, d] under a mask bool [B, L, Lk]."""
         queries = rotate(self.heads("q", x), angles)
         out = attend(self.spec, queries, keys, values, mask)
-        return added(self.o(out.reshape(*x.shape[:2], -1)))
+        return checkpoint_name(self.o(out.reshape(*x.shape[:2], -1)), ATTENTION_OUTPUT)
 
 
 class LanguageLayer(nnx.Module):

@@ -15,7 +15,8 @@ from world_model.layers.embedders import patchify, time_sinusoid
 from world_model.layers.norms import layer_norm
 from world_model.layers.rotary import constant, index_angles
 from world_model.layers.stack import scan_layers, stack_layers
-from world_model.layers.transformer import ForwardPass, Layer, Mlp, SelfAttention, TimestepRows, linear
+from world_model.layers.timestep_rows import TimestepRows
+from world_model.layers.transformer import ForwardPass, Layer, Mlp, SelfAttention, linear
 from world_model.parallel.axes import LAYER_RULES, layer_shapes
 
 

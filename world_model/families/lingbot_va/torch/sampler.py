@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world_model.diffusion.inpainting import Inpainting, straight_velocity
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_positions
-from world_model.families.lingbot_va.sampler import Steps, check_settings, levels
+from world_model.families.lingbot_va.steps import Steps, check_settings, levels
 from world_model.families.lingbot_va.torch.network import KeysValues, Network
 from world_model.families.wan.torch_layers import Guided
 from world_model.layers import rotary

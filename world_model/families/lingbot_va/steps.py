@@ -1,0 +1,71 @@
+"""The Euler steps by which LingBot-VA denoises a chunk, each pass ending in a cache write, and settings that training
+knows."""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from world_model.diffusion.flow_matching import noise_levels
+from world_model.diffusion.inpainting import straight_velocity
+from world_model.families.lingbot_va import cached
+from world_model.families.lingbot_va.layout import LingBotVASpec
+from world_model.families.lingbot_va.loss import HISTORY_LEVELS
+
+
+class Steps(NamedTuple):
+    """The passes of an Euler loop, in order: the steps, then one that writes the clean result (change 0)."""
+
+    timesteps: np.ndarray  # float32 [passes]
+    changes: np.ndarray  # float32 [passes]: what sigma changes by after each
+
+
+def check_settings(spec: LingBotVASpec, sampler) -> None:
+    """Warns of settings of this sampler, or PyTorch's, that training never sampled, which may still be asked for.
+    Raises ValueError on those that make no sense."""
+    if not 0 <= sampler.executed_steps <= sampler.steps:
+        raise ValueError(f"evaluate.executed_steps = {sampler.executed_steps}: expected 0 (all) to solver_steps = "
+                         f"{sampler.steps}")
+    cached.check_window(sampler.window_blocks)
+    _warn("evaluate.chunk_frames", sampler.chunk_frames, 1, spec.max_chunk_frames)
+    # Denoising sees one block less than the cache holds.
+    _warn("evaluate.window_blocks - 1", sampler.window_blocks - 1, spec.min_window_blocks, spec.max_window_blocks)
+    if sampler.executed_steps:
+        trained = noise_levels(sampler.shift).sigmas[HISTORY_LEVELS.start]
+        sigma = noise_levels(sampler.shift, sampler.steps).sigmas[sampler.executed_steps - 1]
+        _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
+
+
+def levels(steps: int, shift: float, executed: int = 0) -> Steps:
+    """The passes of a loop. In a partial denoising (executed > 0) the last step writes the cache at its own level, and
+    steps on from there."""
+    table = noise_levels(shift, steps)
+    times, changes = np.append(table.timesteps, 0), np.append(np.diff(np.append(table.sigmas, 0)), 0)
+    passes = executed or steps + 1
+    return Steps(times[:passes].astype(np.float32), changes[:passes].astype(np.float32))
+
+
+def denoise(run_pass, steps: Steps, ring, noise, known: tuple | None):
+    """(result, ring) of Euler steps. Every pass writes the ring in its own entry, which itself it does not see: what
+    stays is the last one.
+
+    run_pass(ring, x, timestep) -> (x with what is given in its place, velocity, ring); known: (value, mask) of what is
+    inpainted.
+    """
+    straight = known and straight_velocity(noise, known[0], steps.changes.sum())
+
+    def step(carry, level):
+        x, ring = carry
+        x, velocity, ring = run_pass(ring, x, level[0])
+        if known:
+            velocity = jnp.where(known[1], straight, velocity)
+        return (x + level[1] * velocity, ring), None
+
+    return jax.lax.scan(step, (noise, ring), tuple(steps))[0]
+
+
+def _warn(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        warnings.warn(f"{name} = {value} lies outside the trained range {low}..{high}", stacklevel=5)
