@@ -43,7 +43,7 @@ from world_model.batch import Layout, encoded_batch_spec
 from world_model.families.dreamzero.weights import formats, reference_format
 from world_model.families.lingbot_va.weights import released_format as lingbot_va
 from world_model.families.lingbot_vla.weights import released_format as lingbot_vla
-from world_model.training import checkpoint, metrics
+from world_model.training import checkpoint, records
 from world_model.weights import safetensors_io
 
 SPEC = encoded_batch_spec(Layout(5, 8, 8, 1, 4, 1), action_dim=3, state_dim=2, text=(4, 6), latent=(2, 2, 3))
@@ -262,7 +262,7 @@ def make_workdir(folder: Path) -> None:
 def read_workdir(folder: Path) -> None:
     """All of it."""
     comparison._seconds(folder)
-    metrics.drop_lines_after(folder / "metrics.jsonl", 15)
+    records.drop_lines_after(folder / "metrics.jsonl", 15)
     ledger.summarize(ledger.read_attempts(folder / "goodput.jsonl"))
     Run("a", 0, {}, {}, folder, []).measurements()
     found = kinds.read(folder / "evaluation.json", comparison.OPEN_LOOP.rule)

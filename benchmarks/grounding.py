@@ -17,7 +17,7 @@ import json
 import numpy as np
 from absl import app, flags
 
-from launch.serving.engine import choose_robot
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from launch.simulation import asynchronous, closed_loop
 from launch.simulation.asynchronous import Mode

@@ -23,7 +23,7 @@ from absl import app, flags
 
 from launch import checkpoint as command
 from world_model.training import checkpoint
-from world_model.training.metrics import read_records
+from world_model.training.records import read_records
 
 KILLS = flags.DEFINE_integer("kills", 100, "how often", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "folder of both workdirs; default: a temporary one")

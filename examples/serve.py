@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 
 

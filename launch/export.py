@@ -37,7 +37,7 @@ from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.robots.robot import Robot
 from data_pipelines.statistics import statistics_hash
 from launch.exporting import exported, lerobot, original
-from launch.serving.engine import choose_robot
+from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup import provenance
 from launch.setup.experiment import OF_THE_MACHINE, Experiment

@@ -17,7 +17,8 @@ from absl import flags
 from PIL import Image
 
 from data_pipelines.storage import files
-from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.engine import Engine, ModelError
+from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from launch.simulation import obedience

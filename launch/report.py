@@ -21,59 +21,15 @@ from data_pipelines.mixture import asked_fractions
 from data_pipelines.storage import files
 from launch.reporting import curves, figures, report_page
 from launch.reporting.comparison import EVALUATION
+from launch.reporting.summary import make_summary, targets
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from world_model import kinds
 from world_model.families.base.sampler import Schedule
 from world_model.training import checkpoint
-from world_model.training.metrics import read_records
+from world_model.training.records import read_records
 
-MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
-MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
-MAXIMUM_EXPORT_DIFFERENCE = 1e-4
-MAXIMUM_SECONDS = 720
-VIDEO_KEYS = ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db")
 MEASURED_OUTSIDE = ("seconds", "resume_bitwise", "export_max_abs_diff")
-
-
-def make_summary(evaluation: dict, metrics: list[dict], mixture: dict, *, seconds: float | None = None,
-                 resume_bitwise: bool | None = None, export_max_abs_diff: float | None = None) -> dict:
-    """summary.json. None stands for what was not measured. mixture: {dataset: {"asked", "realised"} fractions}. The
-    keys of video are left out where the family imagines none."""
-    speeds = [m["samples_per_second"] for m in metrics if "samples_per_second" in m]
-    video = {key: evaluation["video"][key] for key in VIDEO_KEYS} if "video" in evaluation else {}
-    return {
-        "seconds": seconds, "steps": evaluation["step"],
-        "samples_per_second": float(np.median(speeds)) if speeds else None,
-        **video, "action_error_ratio": evaluation["action"]["error_ratio"],
-        "repeat_last_ratio": evaluation["action"]["repeat_last_ratio"],
-        "mixture": mixture, "resume_bitwise": resume_bitwise, "export_max_abs_diff": export_max_abs_diff}
-
-
-def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
-    """(what, reached, target, met) of each target; met is None where nothing was measured. Video has one where the
-    family imagines it."""
-    ratio, resumed = summary["action_error_ratio"], summary["resume_bitwise"]
-    apart, seconds = summary["export_max_abs_diff"], summary["seconds"]
-    rows = [
-        *_video_target(summary),
-        ("Action error, over that of predicting the mean", ratio, "{:.3f}", f"at most {MAXIMUM_ACTION_RATIO}",
-         lambda x: x <= MAXIMUM_ACTION_RATIO),
-        ("Stopped and resumed equals uninterrupted", resumed, "{}", "bit for bit", lambda x: x is True),
-        ("Exported to PyTorch, largest difference", apart, "{:.1e}", f"at most {MAXIMUM_EXPORT_DIFFERENCE:.0e}",
-         lambda x: x <= MAXIMUM_EXPORT_DIFFERENCE),
-        ("Whole run", seconds, "{:.0f} s", f"at most {MAXIMUM_SECONDS} s", lambda x: x <= MAXIMUM_SECONDS)]
-    return [(what, "not measured" if value is None else form.format(value), target,
-             None if value is None else bool(met(value))) for what, value, form, target, met in rows]
-
-
-def _video_target(summary: dict) -> list[tuple]:
-    if "video_psnr_db" not in summary:
-        return []
-    model, copy = summary["video_psnr_db"], summary["copy_last_psnr_db"]
-    gain = None if model is None or copy is None else model - copy
-    return [("Rolled-out video, above a copy of the first frame", gain, "{:+.2f} dB",
-             f"at least {MINIMUM_GAIN_DB:+.1f} dB", lambda x: x >= MINIMUM_GAIN_DB)]
 
 
 def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: dict, metrics: list[dict],

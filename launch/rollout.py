@@ -24,7 +24,8 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.storage import files
-from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.engine import Engine, ModelError
+from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from launch.simulation import asynchronous, closed_loop, rerun_log

@@ -24,10 +24,11 @@ from absl import flags
 
 from launch.exporting.exported import open_export
 from launch.serving.access import bind
-from launch.serving.engine import Engine, ModelError, choose_robot
+from launch.serving.engine import Engine, ModelError
 from launch.serving.messages import Protocol
 from launch.serving.protocols import PROTOCOLS
 from launch.serving.safety import unlimited
+from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import restore
 from world_model.training.checkpoint import CheckpointError

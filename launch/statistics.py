@@ -15,8 +15,9 @@ import time
 
 from absl import flags
 
+from data_pipelines.published_statistics import against_published
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.statistics import against_published, mixture_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics import mixture_statistics, save_statistics, statistics_hash
 from launch.setup import flags as launch_flags
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment

@@ -30,7 +30,7 @@ from launch.supervision.child import STOPPED
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
 from world_model.parallel import sharding
-from world_model.training import checkpoint, checkpoint_reader, metrics, state
+from world_model.training import checkpoint, checkpoint_reader, metrics, records, state
 from world_model.training.checkpoint_writer import Checkpoints
 
 CONFIG = launch_flags.define_config()
@@ -90,7 +90,7 @@ def train(experiment, workdir: Path | str) -> bool:
             config.evaluate.rollout_every) else None
         history = metrics.History()
         clock = metrics.Clock(config.train.global_batch_size, experiment.model.flops_per_sample, mesh.size)
-        writer = metrics.Writer(workdir, start, config.log.also)
+        writer = records.Writer(workdir, start, config.log.also)
 
         def report(step: int) -> None:
             if record := history.collect(step):

@@ -13,8 +13,9 @@ import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from launch.serving.access import bind
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine
 from launch.serving.protocols import OpenPi
+from launch.serving.servable import choose_robot
 from launch.serving.server import Limits, Server
 from launch.setup.experiment import Experiment
 from launch.setup.restore import restore

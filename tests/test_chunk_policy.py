@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.serving.engine import choose_robot
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from launch.simulation import asynchronous, closed_loop
 from launch.simulation.asynchronous import Mode

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from launch import rollout
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from launch.simulation import closed_loop, simulators
 from launch.simulation.closed_loop import ModelPolicy, Run

@@ -5,9 +5,10 @@ import pytest
 from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
-from launch.serving.engine import Answer, choose_robot
+from launch.serving.engine import Answer
 from launch.serving.messages import BadRequest
 from launch.serving.protocols import DreamZero
+from launch.serving.servable import choose_robot
 from launch.serving.sessions import Sessions
 from launch.setup.restore import restore
 from tests import tiny_policy

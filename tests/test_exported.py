@@ -9,7 +9,8 @@ import pytest
 
 from launch import export, import_weights
 from launch.exporting.exported import open_export, read_encoders
-from launch.serving.engine import Engine, ModelError, Request, choose_robot
+from launch.serving.engine import Engine, ModelError, Request
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import client, observation, serving

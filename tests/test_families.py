@@ -21,7 +21,8 @@ from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, import_weights, plan, precompute, train
 from launch.exporting import lerobot
 from launch.exporting.exported import open_export, read_encoders
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored, restore
 from tests import lerobot_config, tiny_policy

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch import inspect_data
-from launch.reporting import data_figures
+from launch.reporting import data_figures, data_speed
 from launch.setup.experiment import Experiment
 from tests import lerobot_config
 from tests.lerobot_files import change_column, table_of
@@ -61,7 +61,7 @@ def test_numbers_that_are_none_do_not_end_the_page(config, tmp_path):
 
 def test_a_batchs_episodes_are_counted(config, tmp_path):
     data = Experiment(config).data()
-    said = inspect_data.diversity(data, data.makers(), batches=5)
+    said = data_speed.diversity(data, data.makers(), batches=5)
     with data.loader() as loader:
         counts = [len(set(zip(batch["dataset_id"].tolist(), batch["episode_index"].tolist())))
                   for batch in (next(loader) for _ in range(5))]
@@ -77,7 +77,7 @@ def test_camera_faults():
 
 
 def test_the_loader_alone_is_timed(config, tmp_path):
-    rate, lines = inspect_data.speed(Experiment(config).data(), seconds=0.5)
+    rate, lines = data_speed.speed(Experiment(config).data(), seconds=0.5)
     assert rate > 0 and f"{rate:.2f} windows per second here" in lines[0] and len(lines) == 2
     share = int(re.search(r"frames takes (\d+)% of the time", lines[1])[1])
     assert 10 < share < 100

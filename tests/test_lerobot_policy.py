@@ -13,7 +13,8 @@ from data_pipelines.robots.embodiments import get_embodiment
 from launch import export
 from launch.exporting import lerobot
 from launch.exporting.exported import open_export
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from launch.simulation.lerobot import Episodes, FeatureError, check_action, open_episodes
 from tests import tiny_policy

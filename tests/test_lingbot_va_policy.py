@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from tests import tiny_policy
 from world_model.families.wan.inputs import Conditions

@@ -12,7 +12,8 @@ from flax import nnx
 
 from configs import lingbot_vla_4b, lingbot_vla_robotwin, lingbot_vla_v2_6b
 from data_pipelines.robots.embodiments import get_embodiment
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import restore
 from tests import tiny_policy

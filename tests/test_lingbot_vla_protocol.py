@@ -6,8 +6,9 @@ from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
 from configs import lingbot_vla_robotwin
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine
 from launch.serving.protocols import LingBotVLA
+from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from tests import tiny_policy
 from tests.serving import serving

@@ -18,7 +18,8 @@ from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.robots.normalisation import make_scale
 from launch import export, import_weights
 from launch.exporting.exported import open_export
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored
 from tests import tiny_policy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from world_model.analysis.chips import peak_flops
-from world_model.training import metrics
+from world_model.training import metrics, records
 
 
 def scalars(**values):
@@ -94,7 +94,7 @@ def test_peaks_of_known_devices():
 def test_the_history_on_disk_is_cut_at_the_resumed_step(tmp_path):
     lines = [json.dumps({"step": step}) for step in (1, 2, 3, 4)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 5, "lo')
-    writer = metrics.Writer(tmp_path, step=2)
+    writer = records.Writer(tmp_path, step=2)
     writer.write(3, {"loss": 0.5})
     writer.close()
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -105,7 +105,7 @@ def test_tensorboard_and_wandb_get_the_same_numbers_and_pictures(tmp_path, monke
     pytest.importorskip("tensorboardX")
     wandb = mock.MagicMock()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    writer = metrics.Writer(tmp_path, step=0, also=("tensorboard", "wandb"))
+    writer = records.Writer(tmp_path, step=0, also=("tensorboard", "wandb"))
     writer.write(1, {"loss": 0.5})
     writer.picture(1, "rollout", np.zeros((4, 4, 3), np.uint8), lambda image: b"png")
     writer.close()

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch.serving.engine import Engine, Request, choose_robot
+from launch.serving.engine import Engine, Request
+from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import restore
 from tests import tiny_policy

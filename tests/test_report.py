@@ -12,6 +12,7 @@ from PIL import Image
 
 from launch import report
 from launch.reporting import comparison, figures, report_page, scores
+from launch.reporting.summary import make_summary, targets
 from launch.setup.experiment import Experiment
 from tests import tiny_policy
 from world_model.diffusion import step_skipping
@@ -54,7 +55,7 @@ def written(tmp_path_factory):
     """(page text, summary as read back)."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny & small"
     evaluation, arrays = results()
-    summary = report.make_summary(evaluation, METRICS, MIXTURE, seconds=800.0, resume_bitwise=True)
+    summary = make_summary(evaluation, METRICS, MIXTURE, seconds=800.0, resume_bitwise=True)
     mask = np.zeros((8, 8, 3), np.uint8), {"clean video": (86, 134, 197)}
     schedules = {part: Schedule(np.linspace(1, 0, 5), (True,) * 4) for part in ("video", "action")}
     path = report.write_report(workdir, summary, evaluation, arrays, METRICS, mask, MIXTURE, schedules)
@@ -118,9 +119,9 @@ def test_a_family_without_video_or_mask_has_no_section_of_it(tmp_path):
     evaluation["loss"] = {name: value for name, value in evaluation["loss"].items() if name.startswith("action")}
     arrays = {name: value for name, value in arrays.items() if "action" in name or name == "repeated_known"}
     metrics = [{name: value for name, value in each.items() if name != "video_loss"} for each in METRICS]
-    summary = report.make_summary(evaluation, metrics, MIXTURE)
+    summary = make_summary(evaluation, metrics, MIXTURE)
     assert not [key for key in summary if "psnr" in key]
-    assert next(what for what, *_ in report.targets(summary)).startswith("Action error")
+    assert next(what for what, *_ in targets(summary)).startswith("Action error")
     schedules = {"action": Schedule(np.linspace(1, 0, 5), (True,) * 4)}
     page = report.write_report(tmp_path, summary, evaluation, arrays, metrics, None, MIXTURE, schedules).read_text()
     found = re.findall(r"<h2>(.*?)</h2>", page)
@@ -132,10 +133,10 @@ def test_a_family_without_video_or_mask_has_no_section_of_it(tmp_path):
 def test_targets_at_their_limits():
     base = {"video_psnr_db": 21.0, "copy_last_psnr_db": 20.0, "action_error_ratio": 0.5, "resume_bitwise": False,
             "export_max_abs_diff": 1e-4, "seconds": None}
-    assert [met for *_, met in report.targets(base)] == [True, True, False, True, None]
+    assert [met for *_, met in targets(base)] == [True, True, False, True, None]
     worse = base | {"video_psnr_db": 20.9, "action_error_ratio": 0.51, "export_max_abs_diff": 2e-4, "seconds": 721}
-    assert [met for *_, met in report.targets(worse)] == [False, False, False, False, False]
-    assert report.targets(base | {"copy_last_psnr_db": None})[0][1] == "not measured"
+    assert [met for *_, met in targets(worse)] == [False, False, False, False, False]
+    assert targets(base | {"copy_last_psnr_db": None})[0][1] == "not measured"
 
 
 def test_mixture_from_the_loaders_state():

@@ -9,8 +9,9 @@ from absl import flags
 
 from data_pipelines.robots.embodiments import EMBODIMENTS, get_embodiment
 from launch import serve
-from launch.serving.engine import Answer, choose_robot
+from launch.serving.engine import Answer
 from launch.serving.messages import BadRequest, Observation
+from launch.serving.servable import choose_robot
 from launch.serving.sessions import LIVE, Sessions
 from launch.setup import flags as launch_flags
 from launch.setup import provenance

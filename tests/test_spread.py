@@ -9,10 +9,10 @@ import pytest
 
 from launch import export
 from launch.evaluation.evaluator import Evaluator
-from launch.serving.engine import choose_robot
+from launch.serving.servable import choose_robot
 from launch.setup import restore as restoring
 from tests import tiny_policy
-from world_model.training import checkpoint
+from world_model.training import checkpoint_reader
 from world_model.weights import conversion
 
 
@@ -36,7 +36,7 @@ def test_no_device_holds_a_whole_large_array(spread):
 
 def test_arrays_are_read_one_at_a_time(spread, monkeypatch):
     """What was read before is gone when the next is."""
-    read, held = checkpoint._read, []
+    read, held = checkpoint_reader._read, []
 
     def counted(path, flat):
         gc.collect()
@@ -45,7 +45,7 @@ def test_arrays_are_read_one_at_a_time(spread, monkeypatch):
         held.extend((name, weakref.ref(x)) for name, x in found.items())
         return found
 
-    monkeypatch.setattr(checkpoint, "_read", counted)
+    monkeypatch.setattr(checkpoint_reader, "_read", counted)
     for x in list(spread.params.values())[:6]:
         assert np.asarray(x).shape == x.shape == (*x.shape[:1], *np.asarray(x[0]).shape)
     assert len(held) == 6

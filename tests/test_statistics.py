@@ -10,9 +10,9 @@ import pytest
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.episode import Episode
+from data_pipelines.published_statistics import against_published
 from data_pipelines.robots.normalisation import Scale, make_scale
 from data_pipelines.statistics import (
-    against_published,
     compute_statistics,
     load_statistics,
     mixture_statistics,

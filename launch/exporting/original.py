@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from launch.exporting import exported
-from launch.serving.engine import choose_robot
+from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import readable
 from world_model.weights.comparison import max_difference

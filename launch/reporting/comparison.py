@@ -14,7 +14,7 @@ from scipy import stats
 
 from launch.reporting.figures import BASELINE, MODEL, figure
 from world_model import kinds
-from world_model.training.metrics import read_records
+from world_model.training.records import read_records
 
 
 class Measurement(NamedTuple):

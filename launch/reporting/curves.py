@@ -10,7 +10,7 @@ from launch.reporting import report_page
 from launch.reporting.figures import BASELINE, MODEL, OTHER, TRUTH, figure
 from world_model import kinds
 from world_model.differences import differences
-from world_model.training.metrics import read_records
+from world_model.training.records import read_records
 
 COLOURS = (MODEL, BASELINE, "#15803d", "#b91c1c", "#7c3aed", "#0891b2", TRUTH, OTHER)
 WIDTH = 3  # panels in a row

@@ -6,44 +6,17 @@ server published with arXiv 2602.15922. What the guard knows of a robot outlives
 """
 
 import collections
-import dataclasses
 import time
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 
 from launch.serving.engine import Answer, Engine, Request
 from launch.serving.messages import BadRequest, Observation, Seen
+from launch.serving.session import Guarded, Session
 
 LIVE = 60.0  # seconds after its last request in which an open connection's session makes no room for others
 REMEMBERED = 4096  # ended sessions of which the guard's knowledge is kept, the newest
-
-
-class Guarded(NamedTuple):
-    """What the guard is told of a session's chunk before."""
-
-    last: np.ndarray | None = None  # [action dims], its last command
-    held: bool = False
-
-
-@dataclasses.dataclass(eq=False)
-class Session:
-    """An episode."""
-
-    name: str
-    place: int  # number of the engine's session
-    number: int  # sessions opened before it
-    owner: object | None  # the open connection that uses it
-    block: int = 0  # predicted last; 0: nothing yet
-    chunks: int = 0  # predicted so far; names the next noise
-    step: int | None = None  # control step of the last frame, where the client counts
-    prompt: str = ""
-    busy: bool = False  # a request is on its way
-    used: float = dataclasses.field(default_factory=time.monotonic)  # when a request came last
-    guarded: Guarded = dataclasses.field(default_factory=Guarded)
-    seen: Seen | None = None  # what was seen and done since, where the client says so before it asks
-    frames: dict = dataclasses.field(default_factory=dict)  # view -> the last frames, where the server keeps them
 
 
 class Sessions:

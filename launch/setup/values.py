@@ -10,8 +10,8 @@ from collections.abc import Callable
 from world_model.layers.matmul import PRODUCTS
 from world_model.parallel.remat import POLICIES
 from world_model.training import directions
-from world_model.training.metrics import SINKS
 from world_model.training.optimizer import SCHEDULES
+from world_model.training.records import SINKS
 
 Rule = tuple[Callable[[object], bool], str]  # whether a value may be, and what is expected
 

@@ -12,7 +12,8 @@ import numpy as np
 from data_pipelines.robots.robot import Robot
 from launch.exporting.exported import open_export
 from launch.exporting.lerobot import ACTION, STATE, read_config
-from launch.serving.engine import Engine, choose_robot
+from launch.serving.engine import Engine
+from launch.serving.servable import choose_robot
 from launch.simulation.closed_loop import ModelPolicy, Run
 
 
