@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -20,10 +19,10 @@ from absl import flags, logging
 
 from data_pipelines.augmentation import PLAIN, Augmentation
 from data_pipelines.cache.reader import CachedMaker, LatentCache
-from data_pipelines.collate import stack
 from data_pipelines.dataset import Dataset
-from data_pipelines.episode import BadEpisode, check_limit
-from data_pipelines.mixture import Draw, describe_mixture, make_order, positions
+from data_pipelines.episode import check_limit
+from data_pipelines.host_batch import BadWindow, HostBatch
+from data_pipelines.mixture import describe_mixture, make_order, positions
 from data_pipelines.samples import SampleMaker, Tokenize
 from data_pipelines.statistics import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
@@ -36,48 +35,6 @@ _PART = kinds.fields({"weight": kinds.number(0)}, required=("weight",))
 STATE = kinds.fields({"step": kinds.whole(), "positions": kinds.map_of(kinds.whole(high=2**62)),
                       "mixture": kinds.map_of(_PART), "bad": kinds.map_of(_BAD)},
                      required=("step", "positions", "mixture", "bad"))  # of `Loader.state`
-_REPLACEMENTS = 32  # windows tried in place of one unreadable window
-
-
-class BadWindow(NamedTuple):
-    """A window that was drawn and could not be used."""
-
-    dataset: str
-    episode: int
-    reason: str
-
-
-class HostBatch:
-    """Makes this host's part of a batch from its G draws, and lists the windows that had to be replaced."""
-
-    def __init__(self, makers: Sequence[SampleMaker | CachedMaker], seed: int, rows: slice,
-                 lengths: dict[str, int], status: WorkerStatus):
-        """rows: this host's part of the draws; lengths: the padded length of those fields whose rows come without
-        padding."""
-        self.makers, self.seed, self.rows, self.lengths, self.status = makers, seed, rows, lengths, status
-
-    def __call__(self, draws: Sequence[Draw]) -> tuple[dict[str, np.ndarray], list[BadWindow]]:
-        bad: list[BadWindow] = []
-        samples = [self._sample(draw, bad) for draw in draws[self.rows]]
-        return {name: stack([s[name] for s in samples], self.lengths.get(name)) for name in samples[0]}, bad
-
-    def _sample(self, draw: Draw, bad: list[BadWindow]) -> dict[str, np.ndarray]:
-        """The drawn window or, where its recording is unreadable, the next readable one of a random sequence that
-        depends on (seed, position) alone. A neighbour would mostly lie in the same recording."""
-        maker, first = self.makers[draw.dataset], len(bad)
-        window = draw.window
-        for attempt in range(_REPLACEMENTS):
-            try:
-                episode, start = maker.windows[window]
-                with self.status.working_on(f"dataset {maker.dataset.name!r} episode {episode} step {start}"):
-                    return maker(window, draw.position)
-            except BadEpisode as error:
-                bad.append(BadWindow(maker.dataset.name, maker.windows[window][0], str(error)))
-                rng = np.random.default_rng([self.seed, draw.position, attempt])
-                window = int(rng.integers(len(maker.windows)))
-        reasons = "\n".join(f"  {b.reason}" for b in bad[first:])
-        raise ValueError(f"dataset {maker.dataset.name!r}: {_REPLACEMENTS} windows in a row are "
-                         f"unreadable:\n{reasons}")
 
 
 class Loader:

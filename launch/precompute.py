@@ -26,6 +26,7 @@ from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics import save_statistics
 from data_pipelines.storage import files
+from launch.reporting.contact_sheet import contact_sheet
 from launch.setup import cache
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
@@ -108,7 +109,8 @@ class Precompute:
         """_SUCCESS and, where the family has a video codec, the contact sheet, once every shard is there."""
         whole = self.writer.finish(self.windows)
         if whole and "latents" in self.spec:
-            self.contact_sheet()
+            made = cache.open_cache(with_cache(self.experiment.config, self.out))
+            contact_sheet(self.experiment.encoders["video"], self.frozen["video"], self.makers, made)
         return whole
 
     def _write_texts(self) -> None:
@@ -161,32 +163,13 @@ class Precompute:
         stacked = {name: np.stack([row[name] for row in good]) for name in self.inputs.stored_from}
         padded = {name: np.concatenate([x, x[:1].repeat(self.batch - len(x), 0)])  # one shape, one program
                   for name, x in stacked.items()}
-        features = {name: np.asarray(value) for name, value in self._store(self.frozen, padded).items()}
-        numbers = iter(range(len(good)))
-        return [row if isinstance(row, str) else row | _nth(features, next(numbers)) for row in rows]
+        stored = {name: np.asarray(value) for name, value in self._store(self.frozen, padded).items()}
+        features = iter([{name: value[i] for name, value in stored.items()} for i in range(len(good))])
+        return [row if isinstance(row, str) else row | next(features) for row in rows]
 
     @functools.partial(jax.jit, static_argnums=0)
     def _store(self, frozen, batch) -> dict:
         return self.inputs.store(frozen, batch)
-
-    def contact_sheet(self, windows: int = 4, frames: int = 6) -> None:
-        """contact_sheet.png: pixels, and under them what their stored latents decode to."""
-        from launch.reporting.data_figures import filmstrip
-
-        made, strips = cache.open_cache(with_cache(self.experiment.config, self.out)), []
-        codec = self.experiment.encoders["video"]
-        for maker in self.makers:
-            for window in np.linspace(0, len(maker.windows) - 1, windows).astype(int).tolist():
-                try:
-                    pixels = maker(window, 0)["video"]
-                    stored = made.read(maker.dataset.name, window, *maker.windows[window])["latents"]
-                except BadEpisode:
-                    continue
-                decoded = codec.decode(self.frozen["video"], jnp.asarray(stored, jnp.float32)[None])[0]
-                shown = np.linspace(0, len(pixels) - 1, frames).astype(int)
-                strips += [pixels[shown], np.asarray(jnp.round((decoded + 1) * 127.5).astype(jnp.uint8))[shown]]
-        files.write_bytes(f"{self.out}/contact_sheet.png", filmstrip(strips))
-
 
 def with_cache(config, out: str) -> Experiment:
     """The experiment that trains from a cache."""
@@ -200,10 +183,6 @@ def _made(maker: SampleMaker, window: int) -> dict | str:
         return maker(window, 0)
     except BadEpisode as error:
         return str(error)
-
-
-def _nth(features: dict, number: int) -> dict:
-    return {name: value[number] for name, value in features.items()}
 
 
 def main(_) -> None:

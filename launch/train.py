@@ -29,7 +29,7 @@ from launch.supervision import cloud_ledger, hosts, owner
 from launch.supervision.child import STOPPED
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
-from world_model.parallel import sharding
+from world_model.parallel import host_rows, sharding
 from world_model.training import checkpoint, checkpoint_reader, metrics, records, state
 from world_model.training.checkpoint_writer import Checkpoints
 
@@ -75,7 +75,7 @@ def train(experiment, workdir: Path | str) -> bool:
         else:
             kept = checkpoint_reader.read_frozen(checkpoints.directory, start)
             current = checkpoint_reader.restore(checkpoints.directory, start, target, config.checkpoint.hashes)
-        loader = data.loader(start, *sharding.host_share(mesh))
+        loader = data.loader(start, *host_rows.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
         meta = make_meta(target, kept, config, data, base)
@@ -122,7 +122,7 @@ def train(experiment, workdir: Path | str) -> bool:
                     if stop.requested(step):
                         break
                     rows = clock.next_batch(loader)
-                    batch = sharding.put_batch(rows, mesh)
+                    batch = host_rows.put_batch(rows, mesh)
                     if step == start + 1:
                         ledger.ends("startup", start)  # the first batch belongs to it
                         step_fn = compile_step(step_fn, target, batch, encoders)

@@ -21,7 +21,7 @@ from world_model.encoders.umt5 import Umt5Spec, Umt5Text
 from world_model.encoders.wan_vae import WAN22
 from world_model.encoders.wan_video import WanVideo
 from world_model.encoders.weights import WeightsFile
-from world_model.parallel import sharding
+from world_model.parallel import host_rows, sharding
 from world_model.training.train_step import gradients
 from world_model.weights.safetensors_io import WeightsError, write
 
@@ -200,7 +200,7 @@ def test_sharded_text_encoder_in_a_training_step():
     assert placed["text"]["blocks.mlp.gate.kernel"].sharding.spec == PartitionSpec(None, ("fsdp",), ("tensor",))
     with jax.set_mesh(mesh):
         (found, _), gradient = run((jax.tree.map(lambda a: a.sharding.spec, placed),))(
-            params, sharding.put_batch(batch, mesh), placed)
+            params, host_rows.put_batch(batch, mesh), placed)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     np.testing.assert_allclose(gradient["w"], expected_gradient["w"], rtol=1e-3, atol=1e-5)
 

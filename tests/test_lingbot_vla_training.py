@@ -16,7 +16,7 @@ from world_model.families.lingbot_vla.flops import forward_flops
 from world_model.families.lingbot_vla.inputs import field_of
 from world_model.families.lingbot_vla.loss import BIAS, LOAD, moved_bias
 from world_model.families.lingbot_vla.spec import HEADS
-from world_model.parallel import sharding
+from world_model.parallel import host_rows
 from world_model.training import state
 
 BATCH, SPEED = 4, 2.5e-4
@@ -59,7 +59,7 @@ def step_of(experiment, batch):
         _, target = training.make_target(experiment, mesh)
         make = jax.jit(functools.partial(training.create_state, experiment), out_shardings=state.state_shardings(target))
         before = make(params_of(experiment))
-        after, metrics = training.make_step(experiment, target)(before, sharding.put_batch(batch, mesh))
+        after, metrics = training.make_step(experiment, target)(before, host_rows.put_batch(batch, mesh))
     return jax.device_get((after["params"], metrics))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from world_model.parallel import axes, gather, sharding
+from world_model.parallel import axes, gather, host_rows, sharding
 
 MESH = sharding.make_mesh(1, 4, 2, 1)
 
@@ -105,17 +105,17 @@ def test_constrain_needs_a_mesh_to_do_anything():
 
 
 def test_hosts_share_the_batch():
-    assert sharding.host_share(MESH) == (0, 1)
-    assert sharding.share_of({0: {0, 1}, 1: {2, 3}}, 1) == (1, 2)
+    assert host_rows.host_share(MESH) == (0, 1)
+    assert host_rows.share_of({0: {0, 1}, 1: {2, 3}}, 1) == (1, 2)
     tensor_over_hosts = {0: {0}, 1: {0}, 2: {1}, 3: {1}}  # hosts 0 and 1 must load the same rows
-    assert [sharding.share_of(tensor_over_hosts, p) for p in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    assert [host_rows.share_of(tensor_over_hosts, p) for p in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
     with pytest.raises(ValueError, match="overlapping or unequal"):
-        sharding.share_of({0: {0, 1}, 1: {1, 2}}, 0)
+        host_rows.share_of({0: {0, 1}, 1: {1, 2}}, 0)
 
 
 def test_batches_are_split_over_data_and_fsdp():
     rows = np.arange(16.0).reshape(8, 2)
-    placed = sharding.put_batch({"x": rows}, sharding.make_mesh(2, 2, 2, 1))["x"]
+    placed = host_rows.put_batch({"x": rows}, sharding.make_mesh(2, 2, 2, 1))["x"]
     assert placed.sharding.shard_shape(placed.shape) == (2, 2)
     np.testing.assert_array_equal(placed, rows)
 

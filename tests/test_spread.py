@@ -12,7 +12,7 @@ from launch.evaluation.evaluator import Evaluator
 from launch.serving.servable import choose_robot
 from launch.setup import restore as restoring
 from tests import tiny_policy
-from world_model.training import checkpoint_reader
+from world_model.training import checkpoint, checkpoint_reader
 from world_model.weights import conversion
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import tiny_training as tiny
-from world_model.parallel import sharding
+from world_model.parallel import host_rows, sharding
 from world_model.parallel.remat import remat
 from world_model.training import state
 from world_model.training.train_step import gradients, jit_train_step, make_train_step, split
@@ -43,7 +43,7 @@ def grads_on(mesh, microbatches):
     specs = {name: p.spec for name, p in placed.items()}
     with jax.set_mesh(mesh):
         compiled = jax.jit(run, out_shardings=(None, placed), compiler_options=QUICK)
-        return compiled(jax.device_put(PARAMS, placed), sharding.put_batch(BATCH, mesh))
+        return compiled(jax.device_put(PARAMS, placed), host_rows.put_batch(BATCH, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_compiled_step_reuses_the_buffers_of_its_state():
         return (jnp.sum(batch["x"] @ params["w"]), {})
     step = jit_train_step(make_train_step(loss_fn, lambda batch: {}, optimizer, ema_decay=0.9), target)
     with jax.set_mesh(mesh):
-        after, _ = step(before, sharding.put_batch({"x": np.ones((8, 4), np.float32)}, mesh))
+        after, _ = step(before, host_rows.put_batch({"x": np.ones((8, 4), np.float32)}, mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == state.state_shardings(target)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from world_model.encoders import convolution
 from world_model.encoders import names as encoder_names
-from world_model.encoders import wan_vae_blocks
 from world_model.encoders.tiling import ramp, starts, tiled
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo, _in_chunks
@@ -156,15 +156,15 @@ def test_convolution_by_pictures_is_the_convolution(size, stride, padding, toget
     kernel = rng.normal(size=(*size, 4, 3)).astype(np.float32)
     x = rng.normal(size=(2, 7 * stride[0] + size[0], 6, 5, 4)).astype(np.float32)  # makes 8 frames
     low = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
-    expected, expected_low = (wan_vae_blocks.at_once(*pair, stride, padding) for pair in ((x, kernel), low))
+    expected, expected_low = (convolution.at_once(*pair, stride, padding) for pair in ((x, kernel), low))
     for count in together:
-        found = wan_vae_blocks.by_pictures(x, kernel, stride, padding, count)
+        found = convolution.by_pictures(x, kernel, stride, padding, count)
         assert found.shape == expected.shape and found.shape[1] == 8
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-        found = wan_vae_blocks.convolve(*low, stride, padding, count)
+        found = convolution.convolve(*low, stride, padding, count)
         assert found.dtype == expected_low.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(np.float32), expected_low.astype(np.float32), rtol=1e-2, atol=1e-2)
-    on_a_gpu = wan_vae_blocks.by_pictures(*low, stride, padding)  # each tap is rounded
+    on_a_gpu = convolution.by_pictures(*low, stride, padding)  # each tap is rounded
     assert on_a_gpu.dtype == jnp.bfloat16
     np.testing.assert_allclose(on_a_gpu.astype(np.float32), expected_low.astype(np.float32),
                                atol=1e-2 * np.abs(expected).max())
@@ -173,7 +173,7 @@ def test_convolution_by_pictures_is_the_convolution(size, stride, padding, toget
 def test_a_gpu_convolves_pictures_in_bfloat16_channels_last():
     """In three dimensions XLA makes them float32, channels first."""
     x, kernel = jnp.zeros((1, 6, 8, 8, 4), jnp.bfloat16), jnp.zeros((3, 3, 3, 4, 4), jnp.bfloat16)
-    traced = jax.jit(lambda x, k: wan_vae_blocks.convolve(x, k, padding=((1, 1), (1, 1)))).trace(x, kernel)
+    traced = jax.jit(lambda x, k: convolution.convolve(x, k, padding=((1, 1), (1, 1)))).trace(x, kernel)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert len(lines) == 3 and all("-> tensor<4x8x8x4xbf16>" in line and "[b, 0, 1, f]" in line for line in lines)

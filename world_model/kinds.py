@@ -3,7 +3,6 @@
 A rule is a function of a value that returns what was expected and found, or nothing where the value fits.
 """
 
-import collections
 import inspect
 import json
 import os
@@ -14,10 +13,11 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from world_model import json_text
+
 Rule = Callable[[object], str]
 
 _LARGEST = sys.float_info.max
-DEPTH = 64  # lists and maps inside each other: whoever walks what was read may do it by recursion
 
 
 def read(path: str | os.PathLike, rule: Rule):
@@ -28,19 +28,12 @@ def read(path: str | os.PathLike, rule: Rule):
 def parse(text: str | bytes, rule: Rule, where: str):
     """The value that a JSON text stands for. Raises ValueError, which names `where`, if it stands for none or for one
     that breaks the rule."""
-    text = _decoded(text, where)
-    try:
-        found = json.loads(text, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
-    if not _is_shallow(found):
-        raise ValueError(f"{where} has lists and maps inside each other more than {DEPTH} deep")
-    return check(found, rule, where)
+    return check(json_text.value(text, where), rule, where)
 
 
 def lines(text: str | bytes, rule: Rule, where: str) -> list:
     """The values of a text with one on every line that is not empty; raises as `parse`, naming the line."""
-    numbered = enumerate(_decoded(text, where).split("\n"), 1)  # other ends of a line may stand inside a text
+    numbered = enumerate(json_text.decoded(text, where).split("\n"), 1)  # other ends of a line may stand inside a text
     return [parse(line, rule, f"{where} line {number}") for number, line in numbered if line.strip()]
 
 
@@ -210,29 +203,3 @@ def _annotated(kind) -> Rule:
 
 def _unless(fits: bool, value, expected: str) -> str:
     return "" if fits else f" = {reprlib.repr(value)}: expected {expected}"
-
-
-def _decoded(text: str | bytes, where: str) -> str:
-    try:
-        return text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8: {error}") from error
-
-
-def _is_shallow(value) -> bool:
-    level = [value]
-    for _ in range(DEPTH):
-        level = [inner for each in level if isinstance(each, (dict, list))
-                 for inner in (each.values() if isinstance(each, dict) else each)]
-        if not level:
-            return True
-    return False
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    """Makes a map; json.loads alone would keep the last of two equal keys."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{twice:.99} is there twice")
-    return found

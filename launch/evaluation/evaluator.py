@@ -17,7 +17,7 @@ from data_pipelines.dataset import Dataset
 from launch.reporting import baselines, scores
 from launch.setup.experiment import Experiment
 from world_model.analysis import image_metrics
-from world_model.parallel import sharding
+from world_model.parallel import host_rows, sharding
 from world_model.training.train_step import by_row
 
 SHOWN = 6  # windows whose frames are kept for people to look at
@@ -88,8 +88,8 @@ class Evaluator:
         """A whole batch, the same on every host, spread over the mesh's rows."""
         if self.mesh is None:
             return jax.tree.map(jnp.asarray, batch)
-        index, count = sharding.host_share(self.mesh)
-        return sharding.put_batch({name: np.split(x, count)[index] for name, x in batch.items()}, self.mesh)
+        index, count = host_rows.host_share(self.mesh)
+        return host_rows.put_batch({name: np.split(x, count)[index] for name, x in batch.items()}, self.mesh)
 
     def fetch(self, tree):
         """Arrays as numpy, whole on every host."""

@@ -147,7 +147,7 @@ def jit_train_step(train_step: Callable, target: dict, *frozen: dict) -> Callabl
     """Jits a train step for the layout of the abstract state `target` and of the placed or abstract `frozen`.
 
     The state that it is called with is donated (its buffers are reused). Call it under `jax.set_mesh`, with batches
-    placed by `sharding.put_batch`.
+    placed by `host_rows.put_batch`.
     """
     placed = state_shardings(target)
     mesh = target["step"].sharding.mesh
