@@ -62,7 +62,8 @@ BOXES = {
     "export": Box(3, 5, "launch.exporting"),
 }
 ARROWS = [
-    Arrow("sources", "windows", by="launch.setup"), Arrow("windows", "mixture"), Arrow("mixture", "samples", "bt"),
+    Arrow("sources", "windows", by="launch.setup"), Arrow("windows", "mixture"),
+    Arrow("mixture", "samples", "bt", by="data_pipelines.host_batch"),
     Arrow("robots", "samples"), Arrow("samples", "loader"), Arrow("latent cache", "loader", "lr"),
     Arrow("loader", "batch", "bt"), Arrow("batch", "frozen encoders", by="launch.setup"),
     Arrow("frozen encoders", "loss"), Arrow("model", "loss", "tb"), Arrow("noise and solvers", "loss", "tb", aside=-60),

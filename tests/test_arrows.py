@@ -42,14 +42,14 @@ ALLOWED = {
     "world_model.layers": of_world_model("functional", "parallel", "attention"),
     "world_model.weights": of_world_model("layers", "hashing", "kinds"),
     "world_model.encoders": of_world_model("functional", "parallel", "attention", "layers", "weights"),
-    "world_model.training": of_world_model("parallel", "analysis", "hashing", "kinds"),
+    "world_model.training": of_world_model("parallel", "analysis", "differences", "hashing", "kinds"),
     FAMILIES: {f"{FAMILIES}.base"},  # the list of families; each is imported when it is asked for
     f"{FAMILIES}.base": of_world_model(*CORE),
     f"{FAMILIES}.wan": of_world_model(*CORE) | {f"{FAMILIES}.base"},
     f"{FAMILIES}.dreamzero": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
     f"{FAMILIES}.lingbot_va": of_world_model(*CORE) | {f"{FAMILIES}.base", f"{FAMILIES}.wan"},
     f"{FAMILIES}.lingbot_vla": of_world_model(*CORE) | {f"{FAMILIES}.base"},
-    "data_pipelines": of_world_model("batch", "kinds"),
+    "data_pipelines": of_world_model("batch", "differences", "kinds"),
     "configs": {FAMILIES},
     "launch": {"configs", "data_pipelines", "world_model"},
 }
