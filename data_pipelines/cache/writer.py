@@ -1,4 +1,4 @@
-"""Writes a latent cache (cache/reader.py says what it holds), shard by shard, from one process or many."""
+"""Writes a latent cache (cache/format.py says what it holds), shard by shard, from one process or many."""
 
 import hashlib
 import os

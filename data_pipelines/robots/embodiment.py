@@ -84,7 +84,7 @@ class _Instruction(str):
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
     """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today.
-    (They compare it without what actions may be sent: data_pipelines/cache/reader.py.)"""
+    (They compare it without what actions may be sent: data_pipelines/cache/format.py.)"""
 
     name: str
     id: int  # in batch["embodiment_id"]

@@ -1,7 +1,7 @@
 """Writer of checkpoints: asynchronous, each step committed atomically, old ones deleted.
 
 A step is written beside its final name and renamed once it is whole, with a commit mark in each part. Old steps are
-renamed away before they are deleted. world_model/training/checkpoint.py says what a step holds and reads it.
+renamed away before they are deleted. checkpoint.py says what a step holds, checkpoint_reader.py reads it.
 """
 
 import contextlib

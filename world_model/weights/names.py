@@ -147,8 +147,8 @@ def to_published(params: Mapping[str, np.ndarray], head_dim: int, table: NameTab
     """Yields (published name, numpy array in PyTorch layout), one tensor at a time.
 
     Args:
-      params: our flat parameters, NumPy or JAX arrays, or what becomes one when asked (training/checkpoint.py). Only
-        the slice in flight is copied.
+      params: our flat parameters, NumPy or JAX arrays, or what becomes one when asked (checkpoint_reader.StoredArray).
+        Only the slice in flight is copied.
       head_dim: width of an attention head.
     Raises:
       ValueError: listing our tensors that the table lacks and those it misses, before anything is yielded.
