@@ -105,7 +105,7 @@ def test_a_pattern_that_matches_nothing_is_refused():
 
 
 def test_number_of_adapter_weights_is_the_published_one():
-    """facts/dreamzero.md, section a: 19,169,280 at rank 4."""
+    """The released adapters hold 19,169,280 numbers at rank 4."""
     config = dreamzero_14b.get_config()
     config.model.lora_rank = 4
     shapes = Experiment(config).model.shapes

@@ -19,7 +19,7 @@ def sequence(*groups):
 
 
 def by_hand(window_frames: int) -> np.ndarray:
-    """facts/dreamzero.md b, teacher forcing with actions, token by token."""
+    """The teacher-forcing mask with actions (docs/references/dreamzero.md), token by token."""
     tokens_ = [(g, f, 0 if f == 0 else 1 + (f - 1) // 2) for g in (CLEAN, NOISY) for f in range(7) for _ in range(FRAME)]
     tokens_ += [(ACTION, None, 1 + i // 8) for i in range(24)] + [(STATE, None, 1 + i) for i in range(3)]
     mask = np.zeros((len(tokens_), len(tokens_)), bool)

@@ -6,8 +6,8 @@ from toy_family.network import Toy
 from toy_family.spec import CONFIG, ToySpec
 from world_model import functional
 from world_model.batch import Layout
-from world_model.families.base.export import READ_BACK, Comparison, ExportFormat, compare_cast
-from world_model.weights import conversion, safetensors_io
+from world_model.families.base.export import READ_BACK, Comparison, ExportFormat, read_back
+from world_model.weights import safetensors_io
 from world_model.weights.formats import PublishedFormat
 from world_model.weights.names import NameTable
 
@@ -16,8 +16,7 @@ def write(directory, trained, dtype: np.dtype, shard_bytes: int) -> Comparison:
     """Writes every parameter, and compares what is read back."""
     tensors = ((name, np.asarray(x).astype(dtype)) for name, x in trained.params.items())
     safetensors_io.write(directory, tensors, shard_bytes)
-    found = conversion.read(READ.open(directory), trained.params, trained.model.spec)
-    return Comparison(*compare_cast(dict, trained, dtype, found)[:2])
+    return read_back(directory, trained, dtype, READ)
 
 
 WRITTEN = ExportFormat(write, READ_BACK)
