@@ -1,4 +1,4 @@
-"""PushT at laptop scale: the main job, end to end, on the code paths of the 14B.
+"""PushT's slide at laptop scale: the main job, end to end, on the code paths of the 14B.
 
     make quickstart                                                        # everything, into runs/quickstart
     python -m launch.train --config=configs/quickstart.py --workdir=DIR    # the training alone
@@ -6,8 +6,12 @@
     python -m launch.train --config=configs/quickstart.py:lingbot_va --workdir=DIR    # another family; also _debug
     python -m launch.train --config=configs/quickstart.py:lingbot_vla --workdir=DIR   # actions alone; also _debug
 
-Data: 240 simulated PushT episodes (64 x 64, 10 Hz) and 40 action-free clips with other colours, recorded by
-`python -m launch.record_pusht --out=.cache/pusht`.
+Data: 360 simulated PushT episodes (64 x 64, 10 Hz) in which the T is one long push away from the goal, and 40
+action-free clips with other colours. `make quickstart` records them, as does
+
+    python -m launch.record_pusht --out=.cache/pusht_slide --task=slide --episodes=360
+
+The trained model does the same: `python -m launch.rollout --workdir=DIR --task=pusht-slide --execute=8`.
 """
 
 from ml_collections import ConfigDict
@@ -74,7 +78,7 @@ def video(c: ConfigDict) -> None:
                    qk_scale=2.0)  # 4 x 4 tokens a frame: at 1, neighbours are hardly told apart for hundreds of steps
     c.layout.update(frames=17, height=64, width=64)  # video at 5 Hz
     c.data.datasets.clips = ConfigDict({
-        "source": "video_files", "path": ".cache/pusht/pusht_clips", "embodiment": "video_only", "weight": 1.0,
+        "source": "video_files", "path": ".cache/pusht_slide/pusht_clips", "embodiment": "video_only", "weight": 1.0,
         "window_stride": 1})
     c.encoders.fit_clips = 32
     c.loss.update(action_average="valid", weighting="uniform")
@@ -83,8 +87,9 @@ def video(c: ConfigDict) -> None:
 def data_and_training(c: ConfigDict) -> None:
     """The same for all: mixture, optimizer."""
     c.data.datasets.pusht = ConfigDict({
-        "source": "rlds", "path": ".cache/pusht/pusht_rlds", "embodiment": "pusht", "weight": 9.0, "window_stride": 1,
-        "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state", "action": "action"})
+        "source": "rlds", "path": ".cache/pusht_slide/pusht_rlds", "embodiment": "pusht", "weight": 9.0,
+        "window_stride": 1, "rate": 10.0, "images": {"image": "observation/image"}, "state": "observation/state",
+        "action": "action"})
     c.data.holdout = 0.1
     c.optimizer.update(learning_rate=3e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
     c.train.update(steps=1500, global_batch_size=8, compute_dtype="float32", float32_products="highest", log_every=25)

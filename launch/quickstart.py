@@ -1,4 +1,4 @@
-"""The main job from nothing to a report: record, train, kill, resume, evaluate, export, check, show.
+"""The main job from nothing to a report: record, train, kill, resume, evaluate, act, export, check, show.
 
     python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -20,13 +20,15 @@ from pathlib import Path
 from absl import flags
 
 from launch import checkpoint as checkpoint_command
-from launch import evaluate, export, report
+from launch import evaluate, export, report, rollout
 from launch.setup import flags as launch_flags
-from launch.setup.restore import restore
+from launch.setup.restore import Restored, restore
 from world_model import kinds
 from world_model.training import checkpoint
 
-RECORDINGS = Path(".cache/pusht")  # where configs/quickstart.py looks for its data
+RECORDINGS = Path(".cache/pusht_slide")  # where configs/quickstart.py looks for its data
+TASK, EPISODES = "slide", 360  # what is recorded, and then done by the model
+ACTED, EXECUTED = 30, 8  # episodes, and commands of each chunk before the model looks again
 POLL_SECONDS = 0.2
 
 
@@ -39,9 +41,10 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     began = time.monotonic()
     stage = Stages()
-    if any(Path(dataset.path).parent == RECORDINGS for dataset in config.data.datasets.values()):
+    recorded = any(Path(dataset.path).parent == RECORDINGS for dataset in config.data.datasets.values())
+    if recorded:
         stage("record PushT episodes and action-free clips")
-        command("launch.record_pusht", f"--out={RECORDINGS}")
+        command("launch.record_pusht", f"--out={RECORDINGS}", f"--task={TASK}", f"--episodes={EPISODES}")
     stage("train, until the process is killed")
     shutil.rmtree(workdir, ignore_errors=True)
     train = [*config_args, f"--workdir={workdir}"]
@@ -55,6 +58,9 @@ def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
     evaluation, arrays = evaluate.evaluate(restored)
     evaluate.write(workdir, evaluation, arrays)
     print(evaluate.describe(evaluation))
+    if recorded:
+        stage("act in the simulator")
+        act(restored, workdir / "closed_loop", min(ACTED, config.evaluate.windows))
     stage("export to PyTorch and compare")
     shutil.rmtree(workdir / "export", ignore_errors=True)
     parity = export.export(restored, workdir / "export")
@@ -79,6 +85,13 @@ class Stages:
 def command(module: str, *args: str) -> None:
     """Runs `python -m module args` to its end."""
     subprocess.run([sys.executable, "-m", module, *args], check=True)
+
+
+def act(restored: Restored, out: Path, episodes: int) -> None:
+    """Lets the model do the recorded task in fresh episodes, beside policies without a model."""
+    played = rollout.evaluate(restored, episodes=episodes, seed=1000, execute=EXECUTED, batch=episodes,
+                              task=f"pusht-{TASK}", baselines=("repeat_last", "random", "expert"))
+    rollout.write(out, *played, videos=1)
 
 
 def train_and_kill(args: list[str], workdir: Path, every: int) -> Path:

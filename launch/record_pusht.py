@@ -1,7 +1,10 @@
 """Records PushT: simulated episodes with actions, and action-free clips in other colours (extra: sim, data).
 
-    python -m launch.record_pusht --out=.cache/pusht [--episodes=240 --clips=64 --seed=0 --image_size=64]
+    python -m launch.record_pusht --out=.cache/pusht [--task=place --episodes=240 --clips=40 --seed=0 --image_size=64]
+    python -m launch.record_pusht --out=.cache/pusht_slide --task=slide --episodes=360    # for configs/quickstart.py
 
+The block begins anywhere (`place`), or one long push away from the goal (`slide`), where executed commands stray from
+those that are recorded, so that corrections are seen.
 Writes OUT/pusht_rlds (TFDS, array_record) and OUT/pusht_clips (mp4); a whole recording of the same recipe is reused.
 """
 
@@ -35,13 +38,14 @@ def main(_) -> None:
 
     args = flags.FLAGS
     made = dataset.write(Path(args.out), episodes=args.episodes, clips=args.clips, seed=args.seed,
-                         image_size=args.image_size, workers=args.workers, progress=Progress())
+                         image_size=args.image_size, task=args.task, workers=args.workers, progress=Progress())
     print(f"{'recorded' if made else 'reusing'} {args.episodes} episodes in {args.out}/{dataset.EPISODES_DIR} "
           f"and {args.clips} clips in {args.out}/{dataset.CLIPS_DIR}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "directory to write")
+    flags.DEFINE_enum("task", "place", ("place", "slide"), "where episodes begin")
     flags.DEFINE_integer("episodes", 240, "episodes with actions", lower_bound=1)
     flags.DEFINE_integer("clips", 40, "action-free clips", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of everything")

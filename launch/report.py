@@ -4,9 +4,10 @@
     python -m launch.report --compare [--out=DIR] DIR DIR ...
 
 Writes WORKDIR/report/index.html, self-contained: with WORKDIR's evaluation of the newest checkpoint (launch.evaluate)
-what was reached, and WORKDIR/report/summary.json beside it; without one, as of a run that goes on, the curves so far.
---compare lays runs side by side in OUT/compare.html (default OUT: the first DIR/report). Numbers that only
-`make quickstart` measures (whole time, resume, export) are kept from an earlier summary.json, or null. Extra: report.
+what was reached, also in a simulator (launch.rollout), and WORKDIR/report/summary.json beside it; without one, as of a
+run that goes on, the curves so far. --compare lays runs side by side in OUT/compare.html (default OUT: the first
+DIR/report). Numbers that only `make quickstart` measures (whole time, resume, export) are kept from an earlier
+summary.json, or null. Extra: report.
 """
 
 import html
@@ -19,7 +20,7 @@ from absl import flags
 from data_pipelines.loader import STATE
 from data_pipelines.mixture import asked_fractions
 from data_pipelines.storage import files
-from launch.reporting import curves, figures, report_page
+from launch.reporting import acting, curves, figures, report_page
 from launch.reporting.comparison import EVALUATION
 from launch.reporting.summary import make_summary, targets
 from launch.setup import flags as launch_flags
@@ -33,12 +34,13 @@ MEASURED_OUTSIDE = ("seconds", "resume_bitwise", "export_max_abs_diff")
 
 
 def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: dict, metrics: list[dict],
-                 mask: tuple[np.ndarray, dict] | None, mixture: dict, schedules: dict[str, Schedule]) -> Path:
+                 mask: tuple[np.ndarray, dict] | None, mixture: dict, schedules: dict[str, Schedule],
+                 acted: acting.Acted | None = None) -> Path:
     """Writes WORKDIR/report/index.html and summary.json; returns the page's path.
 
     evaluation, arrays: of `evaluate.evaluate`; metrics: records of metrics.jsonl; mask: (uint8 [n, n, 3], {name:
     colour}), None where the family renders none; summary, mixture: as `make_summary` makes and takes; schedules: of the
-    sampler that was evaluated.
+    sampler that was evaluated; acted: in a simulator.
     """
     out = Path(workdir) / "report"
     out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,8 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             f"{sum(verdicts)} of {len(verdicts)} measured targets met.")
     actions_per_block = len(evaluation["action"]["by_step"]["step"])
     sections = [
-        _results(summary), *([_video(evaluation["video"], arrays)] if "video" in evaluation else []),
+        _results(summary), *([acting.section(acted)] if acted else []),
+        *([_video(evaluation["video"], arrays)] if "video" in evaluation else []),
         report_page.section(
             "Actions", report_page.text(
                 "Each block's actions are predicted at once, with the real video before the block. Normalised units: "
@@ -154,9 +157,10 @@ def report(workdir: Path | str, step: int | None = None, **measured) -> Path:
     records = read_records(workdir / "metrics.jsonl")
     data = checkpoint.read_json(workdir / "checkpoints", restored.step, "data")
     mixture = realised_mixture(kinds.check(data, STATE, "the checkpoint's data"))
-    summary = make_summary(evaluation, records, mixture, **measured)
+    acted = acting.read(workdir, restored.step)
+    summary = make_summary(evaluation, records, mixture, success_rate=acted and acted.success_rate, **measured)
     return write_report(workdir, summary, evaluation, arrays, records, render_mask(restored), mixture,
-                        restored.experiment.sampler().schedules())
+                        restored.experiment.sampler().schedules(), acted)
 
 
 def missing_evaluation(workdir: Path, step: int | None) -> str | None:

@@ -6,9 +6,11 @@
 Episodes SEED, SEED + 1, ... run in parallel: the model is asked for a chunk for all of them at once, and sees in
 return the frames that really came. The same seeds are given to `repeat_last`, `mean`, `random` and, as what can be
 reached, to the scripted `expert` that recorded the training data. With --latency=4 the model also acts as if it took 4
-control steps to answer, waiting for it and not (launch/simulation/asynchronous.py). Writes OUT/closed_loop.json
-(default OUT: WORKDIR/closed_loop) and OUT/best_*.mp4, worst_*.mp4: what happened, beside what was imagined; with
---rerun also *.rrd of the same episodes (launch/simulation/rerun_log.py).
+control steps to answer, waiting for it and not (launch/simulation/asynchronous.py).
+
+Writes OUT/closed_loop.json (default OUT: WORKDIR/closed_loop), OUT/strip.png, the best episode with what was imagined
+under it, and OUT/best_*.mp4, worst_*.mp4: what happened, beside what was imagined; with --rerun also *.rrd of the same
+episodes (launch/simulation/rerun_log.py). The report shows what stands in WORKDIR/closed_loop.
 """
 
 import collections
@@ -28,7 +30,7 @@ from launch.serving.engine import Engine, ModelError
 from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
-from launch.simulation import asynchronous, closed_loop, rerun_log
+from launch.simulation import asynchronous, closed_loop, episode_pictures, rerun_log
 from launch.simulation.asynchronous import Mode
 from launch.simulation.closed_loop import Mean, ModelPolicy, Random, Run
 from launch.simulation.simulators import choose_task
@@ -36,7 +38,7 @@ from world_model.training.checkpoint import CheckpointError
 
 TRIVIAL = ("repeat_last", "mean", "random")
 BASELINES = (*TRIVIAL, "expert")
-PANEL, GAP = 256, 8  # pixels of a video's panels and between them
+RESULT, STRIP = "closed_loop.json", "strip.png"
 
 
 def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
@@ -107,51 +109,13 @@ def describe(name: str, found: dict, measure: str) -> str:
             f"[{found['coverage_ci'][0]:.3f}, {found['coverage_ci'][1]:.3f}], {found['steps']:.0f} steps")
 
 
-def extremes(runs: list[Run], count: int) -> list[tuple[str, Run]]:
-    """The episodes with most and with least coverage, `count` of each, with names for their files."""
-    ranked = sorted(runs, key=lambda run: (-max(run.episode.coverage), len(run.actions)))
-    return [(f"{kind}_{run.seed}", run) for kind, chosen in (("best", ranked[:count]), ("worst", ranked[-count:]))
-            for run in chosen]
-
-
-def write_videos(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
-    """OUT/NAME.mp4 of `extremes`."""
-    from data_pipelines.simulators.recorder import mp4
-
-    for name, run in extremes(runs, count):
-        seen, imagined = seen_and_imagined(run, engine)
-        video = side_by_side(seen) if imagined is None else side_by_side(seen, imagined)
-        files.write_bytes(f"{out}/{name}.mp4", mp4(video, engine.embodiment.rate))
-
-
-def write_recordings(out: Path, runs: list[Run], engine: Engine, count: int) -> None:
-    """OUT/NAME.rrd of `extremes`. Raises ValueError where Rerun is not installed."""
-    for name, run in extremes(runs, count):
-        _, imagined = seen_and_imagined(run, engine)
-        rerun_log.write(out / f"{name}.rrd", run, engine.embodiment, imagined)
-
-
-def seen_and_imagined(run: Run, engine: Engine) -> tuple[np.ndarray, np.ndarray | None]:
-    """Both uint8 [steps, H, W, 3]: canvases, and as imagined when the chunk was chosen (the first frame before); None
-    where the family imagines no video."""
-    seen = np.stack([engine.robot.canvas({view: frame[None] for view, frame in views.items()})[0]
-                     for views in run.frames])
-    if not engine.imagines_video:
-        return seen, None
-    imagined, stride = seen.copy(), engine.robot.layout.frame_stride
-    for begin, latents in run.imagined:
-        frames = np.repeat(engine.decode(latents), stride, axis=0)
-        # Frame i of a block is that of the step (i + 1) stride after its first; between two, the coming one is shown.
-        end = min(len(seen), begin + 1 + len(frames))
-        imagined[begin + 1:end] = frames[:end - begin - 1]
-    return seen, imagined
-
-
-def side_by_side(*videos: np.ndarray) -> np.ndarray:
-    """Videos uint8 [steps, H, W, 3] in panels of at least PANEL pixels, with a white gap between two."""
-    panels = [x.repeat(-(-PANEL // x.shape[1]), 1).repeat(-(-PANEL // x.shape[2]), 2) for x in videos]
-    gap = np.full((*panels[0].shape[:2], GAP, 3), 255, np.uint8)
-    return np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=2)
+def write(out: Path, result: dict, runs: list[Run], engine: Engine, videos: int) -> None:
+    """Writes OUT/closed_loop.json, a strip of the best episode, and videos of so many best and worst ones."""
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(f"{out}/{RESULT}", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    (_, best), _ = episode_pictures.extremes(runs, 1)
+    files.write_bytes(f"{out}/{STRIP}", episode_pictures.strip(*episode_pictures.seen_and_imagined(best, engine)))
+    episode_pictures.write_videos(out, runs, engine, videos)
 
 
 def main(_) -> None:
@@ -164,11 +128,9 @@ def main(_) -> None:
                                     latency=args.latency, overlap=args.overlap, task=args.task,
                                     baselines=args.baselines)
     out = Path(args.out or Path(args.workdir) / "closed_loop")
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text(f"{out}/closed_loop.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write(out, result, runs, engine, args.videos)
     if args.rerun:
-        write_recordings(out, runs, engine, args.videos)
-    write_videos(out, runs, engine, args.videos)
+        episode_pictures.write_recordings(out, runs, engine, args.videos)
     if gain := result.get("against"):
         print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
               f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]")

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from launch import rollout
 from launch.serving.engine import Engine
 from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
-from launch.simulation import closed_loop, simulators
+from launch.simulation import closed_loop, episode_pictures, simulators
 from launch.simulation.closed_loop import ModelPolicy, Run
 from tests import tiny_policy
 from world_model.training import checkpoint
@@ -58,7 +59,9 @@ def test_the_model_sees_what_happened_and_its_commands_are_executed(played, engi
     assert len(run.actions) == len(run.episode.coverage) == 10 and len(run.frames) == 11
     assert [begin for begin, _ in run.imagined] == [0, 4, 8] and len(run.gaps) == 1
     assert not np.array_equal(run.frames[0]["image"], run.frames[-1]["image"])
-    assert rollout.side_by_side(*rollout.seen_and_imagined(run, engine)).shape == (11, 256, 2 * 256 + 8, 3)
+    assert len(episode_pictures.extremes(runs, 0)) == 0
+    both = episode_pictures.side_by_side(*episode_pictures.seen_and_imagined(run, engine))
+    assert both.shape == (11, 256, 2 * 256 + 8, 3)
 
 
 def test_an_episode_does_not_depend_on_the_others(played, engine):
@@ -113,7 +116,10 @@ def test_evaluation_as_a_whole(restored, tmp_path):
     assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "mean", "random", "expert"}
     assert set(result["latency"]) == {"synchronous", "asynchronous", "not_grounded"}
     assert result["against"]["policy"] in ("repeat_last", "mean", "random") and result["imagination_gap"] > 0
-    rollout.write_videos(tmp_path, runs, engine, 1)
+    rollout.write(tmp_path, result, runs, engine, 1)
+    assert json.loads((tmp_path / "closed_loop.json").read_text()) == json.loads(text)
+    with Image.open(tmp_path / "strip.png") as picture:  # eight frames as they came, and below them as imagined
+        assert picture.size == (8 * (128 + 8), 2 * (128 + 8))
     assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]
     assert all(p.stat().st_size > 1000 for p in tmp_path.glob("*.mp4"))
     with pytest.raises(ValueError, match="--baselines=expret: there are repeat_last, mean, random, expert"):
@@ -144,6 +150,7 @@ def test_a_missing_simulator_is_named(monkeypatch):
 
 def test_a_task_is_chosen_for_the_robot_or_named():
     assert simulators.choose_task(None, {"pusht"}).name == "pusht"
+    assert simulators.choose_task("pusht-slide", {"pusht"}).options == {"task": "slide"}
     assert simulators.choose_task("reach-v3", {"metaworld_20hz"}).instruction == "reach the red ball"
     assert simulators.choose_task("reach-v3-green", {"metaworld_20hz"}).options == {"task": "reach-v3", "look": "green"}
     with pytest.raises(ValueError, match="--task=pusht: the model drives metaworld_20hz; tasks for it are: button-press"):

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.simulators import recorder
 from data_pipelines.simulators.pusht import controller, dataset, recording
-from data_pipelines.simulators.pusht.simulator import RATE, WORLD, Palette, Simulator
+from data_pipelines.simulators.pusht.simulator import GOAL, RATE, WORLD, Palette, Simulator
 
 SIZE = 32
 
@@ -106,9 +106,25 @@ def test_a_seed_decides_everything():
     assert not np.array_equal(first.states, other.states)
 
 
+def test_a_slide_is_one_push_and_shows_corrections(monkeypatch):
+    """The block stands turned like the goal, nearer than 150 pixels; what is recorded is what the controller wanted,
+    not what was executed."""
+    poses = [recording.start_poses(np.random.default_rng(seed), "slide")[1] for seed in range(20)]
+    gaps = np.array(poses) - GOAL
+    assert (np.abs(gaps[:, 2]) <= 0.05).all() and (np.linalg.norm(gaps[:, :2], axis=1) < 150).all()
+    monkeypatch.setattr(recording, "MAX_STEPS", 140)
+    slide = recording.record((0, 0, 1), SIZE, Palette(), "slide")
+    assert slide.solved and len(slide.images) < recording.MAX_STEPS
+    simulator = Simulator(*recording.start_poses(np.random.default_rng((0, 0, 1)), "slide"))
+    np.testing.assert_array_equal(
+        slide.actions[0], np.float32(controller.PushController(simulator.goal).act(simulator.agent, simulator.block)))
+    simulator.step(slide.actions[0])
+    assert np.abs(simulator.agent - slide.states[1]).max() > 0.5  # the command that was executed was another
+
+
 def test_worker_processes_make_the_same_episodes(monkeypatch):
     monkeypatch.setattr(recording, "MAX_STEPS", 140)  # spawned processes know no other
-    jobs = [((0, 0, i), SIZE) for i in range(2)]
+    jobs = [((0, 0, i), SIZE, "place") for i in range(2)]
     alone, pooled = (list(recorder.parallel(dataset.episode_steps, jobs, workers, "", lambda *_: None)) for workers in (1, 2))
     assert repr(alone) == repr(pooled)
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.robots.embodiments import get_embodiment
-from launch import rollout
-from launch.simulation import rerun_log
+from launch.simulation import episode_pictures, rerun_log
 from launch.simulation.closed_loop import Run
 
 
@@ -75,7 +74,7 @@ def test_best_and_worst_episodes_with_what_was_imagined_of_each_step(rerun, tmp_
     robot = types.SimpleNamespace(canvas=lambda views: views["image"], layout=types.SimpleNamespace(frame_stride=1))
     engine = types.SimpleNamespace(robot=robot, imagines_video=True, embodiment=get_embodiment("pusht"),
                                    decode=lambda value: np.full((4, 2, 2, 3), value))
-    rollout.write_recordings(tmp_path, runs, engine, 1)
+    episode_pictures.write_recordings(tmp_path, runs, engine, 1)
     assert [recording.path.name for recording in Recording.made] == ["best_2.rrd", "worst_0.rrd"]
     assert [Recording.made[0].logged["imagined", i][1].mean() for i in range(4)] == [20, 21, 102, 102]
 

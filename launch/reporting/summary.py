@@ -9,20 +9,22 @@ MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
 MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
 MAXIMUM_EXPORT_DIFFERENCE = 1e-4
 MAXIMUM_SECONDS = 720
+MINIMUM_SUCCESS = 0.5  # of episodes in the simulator
 VIDEO_KEYS = ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db")
 
 
 def make_summary(evaluation: dict, metrics: list[dict], mixture: dict, *, seconds: float | None = None,
-                 resume_bitwise: bool | None = None, export_max_abs_diff: float | None = None) -> dict:
+                 resume_bitwise: bool | None = None, export_max_abs_diff: float | None = None,
+                 success_rate: float | None = None) -> dict:
     """summary.json. None stands for what was not measured. mixture: {dataset: {"asked", "realised"} fractions}. The
-    keys of video are left out where the family imagines none."""
+    keys of video are left out where the family imagines none; success_rate: of the model in a simulator."""
     speeds = [m["samples_per_second"] for m in metrics if "samples_per_second" in m]
     video = {key: evaluation["video"][key] for key in VIDEO_KEYS} if "video" in evaluation else {}
     return {
         "seconds": seconds, "steps": evaluation["step"],
         "samples_per_second": float(np.median(speeds)) if speeds else None,
         **video, "action_error_ratio": evaluation["action"]["error_ratio"],
-        "repeat_last_ratio": evaluation["action"]["repeat_last_ratio"],
+        "repeat_last_ratio": evaluation["action"]["repeat_last_ratio"], "success_rate": success_rate,
         "mixture": mixture, "resume_bitwise": resume_bitwise, "export_max_abs_diff": export_max_abs_diff}
 
 
@@ -35,6 +37,8 @@ def targets(summary: dict) -> list[tuple[str, str, str, bool | None]]:
         *_video_target(summary),
         ("Action error, over that of predicting the mean", ratio, "{:.3f}", f"at most {MAXIMUM_ACTION_RATIO}",
          lambda x: x <= MAXIMUM_ACTION_RATIO),
+        ("Episodes solved in the simulator", summary["success_rate"], "{:.0%}", f"at least {MINIMUM_SUCCESS:.0%}",
+         lambda x: x >= MINIMUM_SUCCESS),
         ("Stopped and resumed equals uninterrupted", resumed, "{}", "bit for bit", lambda x: x is True),
         ("Exported to PyTorch, largest difference", apart, "{:.1e}", f"at most {MAXIMUM_EXPORT_DIFFERENCE:.0e}",
          lambda x: x <= MAXIMUM_EXPORT_DIFFERENCE),

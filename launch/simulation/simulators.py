@@ -30,6 +30,7 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("pusht", "pusht", "data_pipelines.simulators.pusht.task"),
+    Task("pusht-slide", "pusht", "data_pipelines.simulators.pusht.task", {"task": "slide"}),
     *(Task(name if look == "plain" else f"{name}-{look}", task.embodiment, "data_pipelines.simulators.tabletop.episode",
            {"task": name, "look": look}, task.instruction, "reward")
       for look in tabletop.LOOKS for name, task in tabletop.TASKS.items()))}

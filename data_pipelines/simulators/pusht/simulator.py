@@ -12,6 +12,7 @@ import numpy as np
 WORLD = 512  # side of the world, pixels
 RATE = 10.0  # control steps per second
 AGENT_RADIUS = 15.0  # pixels
+GOAL = (256.0, 256.0, np.pi / 4)  # the simulator's own, which it tells only once it is made
 
 Colour = str | tuple[int, int, int]  # a pygame colour name or RGB
 

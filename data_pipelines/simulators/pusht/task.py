@@ -10,10 +10,11 @@ SEED = 2  # evaluation episodes begin elsewhere than recorded episodes (0) and c
 
 
 class Episode:
-    """One world, from its start until more than SOLVED of the goal is covered or `max_steps` are over."""
+    """One world, from its start (task: of recording.TASKS) until more than SOLVED of the goal is covered or `max_steps`
+    are over."""
 
-    def __init__(self, seed: int, image_size: int, max_steps: int = MAX_STEPS):
-        self._simulator = Simulator(*start_poses(np.random.default_rng((seed, SEED))))
+    def __init__(self, seed: int, image_size: int, max_steps: int = MAX_STEPS, task: str = "place"):
+        self._simulator = Simulator(*start_poses(np.random.default_rng((seed, SEED)), task))
         self._size, self._steps = image_size, max_steps
         self._controller = PushController(self._simulator.goal)
         self.coverage: list[float] = []  # share of the goal, after each step
