@@ -92,7 +92,7 @@ def data_and_training(c: ConfigDict) -> None:
         "action": "action"})
     c.data.holdout = 0.1
     c.optimizer.update(learning_rate=3e-3, b1=0.9, b2=0.99, weight_decay=1e-2, ema_decay=0.99)
-    c.train.update(steps=1500, global_batch_size=8, compute_dtype="float32", float32_products="highest", log_every=25)
+    c.train.update(steps=2000, global_batch_size=8, compute_dtype="float32", float32_products="highest", log_every=25)
     c.checkpoint.update(every=100, keep_last=2, keep_every=200)
     c.evaluate.update(windows=64, batch_size=16)
 
