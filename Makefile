@@ -42,7 +42,7 @@ quickstart: install
 	$(BIN)/python -m launch.quickstart --config=configs/quickstart.py --workdir=runs/quickstart
 
 eval-pusht: install
-	$(BIN)/python -m launch.rollout --workdir=runs/quickstart
+	$(BIN)/python -m launch.rollout --workdir=runs/quickstart --task=pusht-slide --execute=8
 
 eval-metaworld: install  # draws with Debian's libosmesa6 (apt-get install libosmesa6), or MUJOCO_GL=egl
 	$(BIN)/python -m launch.record_tabletop --out=.cache/metaworld
