@@ -8,12 +8,10 @@ the line tells each one's median over the rounds: other users of the machine slo
 
 floor      PyAV alone: open, seek, decode from the first to the last frame of the window, only the 33 become RGB
 needed     our reader alone: only the needed packets are decoded (data_pipelines/video/reading.py); no table, no tiling
-lerobot    in a torch DataLoader, lerobot's own dataset where that package can be imported (`lerobot_is`: package), or
-           else its pattern: per camera and window a file is opened, sought by time, decoded forward, every frame
-           becomes an RGB tensor and the nearest are picked; collated
 video      our loader from video: tables, relative and normalised actions, tiling to 360 x 640, collated batches
 cache      our loader from the latent cache, records of the 14B's size (9 x 44 x 80 x 16 bfloat16)
 disk       the same files read plainly, a record's size at a time, one after the other: no loader can be faster
+LeRobot's own loader is in benchmarks/lerobot_data.py.
 --memory_windows reads that many windows more, half from video and half from the cache, and tells the resident memory in
 MiB at each tenth of each. cpu_ms is this process's own time per window, which other users of the machine do not change.
 """
@@ -107,11 +105,9 @@ def measure(folder: Path) -> dict:
                                     prefetch=2 * CORES)
     with make_loader() as batches:
         windows = len(batches._makers[0].windows)
-    lerobot = data_readers.lerobot_dataset(files)
     cache, size = write_cache(folder / "cache", dataset, windows)
     ways = {
         "floor": lambda: windows_per_second(floor, seconds), "needed": lambda: windows_per_second(needed, seconds),
-        "lerobot": lambda: data_readers.lerobot_windows(files, lerobot, seconds),
         "video": lambda: loader_rows(make_loader()), "cache": lambda: loader_rows(make_loader(cache=cache)),
         "disk": lambda: data_readers.disk_records(folder / "cache", record_bytes(cache.spec), seconds)}
     rounds = [{name: way() for name, way in ways.items()} for _ in range(_ROUNDS.value)]
@@ -119,10 +115,9 @@ def measure(folder: Path) -> dict:
     ours = {"video": {}, "cache": {"cache": cache}}
     return {
         "benchmark": "data", "unit": "windows/s", "encoder": _ENCODER.value, "cores": CORES,
-        "lerobot_is": "pattern" if lerobot is None else "package",
         **{name: round(value, 2) for name, value in found.items()},
         "video_over_floor": round(found["video"] / found["floor"], 2),
-        "video_over_lerobot": round(found["video"] / found["lerobot"], 2), "cache_gib": round(size, 2),
+        "cache_gib": round(size, 2),
         "cache_over_disk": round(found["cache"] / found["disk"], 2),
         **{f"{name}_cpu_ms": round(data_readers.cpu_per_window(make_loader(**options), seconds), 2)
            for name, options in ours.items()},

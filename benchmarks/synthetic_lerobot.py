@@ -1,6 +1,7 @@
 """Writer of a LeRobot v2.1 dataset of random motion, for the benchmarks of the data pipeline."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -57,17 +58,22 @@ def _write_table(file: Path, rng, episode: int, steps: int, dims: int) -> None:
         "episode_index": constant(episode), "task_index": constant(0)}), file)
 
 
-def _write_video(file: Path, rng, steps: int, encoder: str, height: int, width: int) -> None:
-    """Writes a textured scene that drifts and a bright block that moves, with sensor noise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def scenes(rng, steps: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """Yields the uint8 [H, W, 3] pictures of a textured scene that drifts and a bright block that moves, with sensor
+    noise."""
     coarse = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     scene = coarse.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.int16)
+    for i in range(steps):
+        image = np.roll(scene, i // 4, 1) + rng.integers(-6, 6, scene.shape, np.int16)
+        image[60:100, 3 * i % (width - 40):][:, :40] = 255
+        yield image.clip(0, 255).astype(np.uint8)
+
+
+def _write_video(file: Path, rng, steps: int, encoder: str, height: int, width: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
         stream = container.add_stream(encoder, rate=RATE, options={"g": "2", "crf": "30"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(steps):
-            image = np.roll(scene, i // 4, 1) + rng.integers(-6, 6, scene.shape, np.int16)
-            image[60:100, 3 * i % (width - 40):][:, :40] = 255
-            frame = av.VideoFrame.from_ndarray(image.clip(0, 255).astype(np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
+        for image in scenes(rng, steps, height, width):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())

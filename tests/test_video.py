@@ -1,6 +1,7 @@
 """Frames by time: every codec and container against a sequential decode; damage is named, never guessed over."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -109,3 +110,12 @@ def test_damaged_files_never_crash_and_never_hang(tmp_path, name):
             named += 1
             assert str(file) in str(error)
     assert named >= 30  # every torn one, and many of the others
+
+
+def test_pyav_as_old_as_lerobots_lists_no_packets(tmp_path):
+    """PyAV 15 has no index_entries: LeRobot 0.6.1 takes no newer, and what it wrote is read beside it."""
+    name, encoder, options = next(iter(KINDS.values()))
+    write(tmp_path / name, encoder, options, 100 * np.arange(5))
+    with video.reader(str(tmp_path / name)) as (opened, _):
+        assert video._listed(opened.stream) == 5
+    assert video._listed(SimpleNamespace()) == 0

@@ -60,7 +60,7 @@ class VideoReader:
         if not rows or any(pts is None for pts, *_ in rows):
             raise BadEpisode(f"{self.file}: cannot be decoded: it holds no frames with time stamps")
         pts, dts, start, clean, shown = (np.array(column) for column in zip(*rows))
-        lost = max(0, len(self.stream.index_entries) - len(rows))  # Matroska and fragments list fewer than there are
+        lost = max(0, _listed(self.stream) - len(rows))
         table = PacketTable(pts, dts, start, clean, shown, self.stream.time_base, lost)
         shown[:table.head] &= np.isin(pts[:table.head], self._shown_first(table.head))
         if not shown.any():
@@ -211,6 +211,12 @@ def _moving(streams: tuple) -> av.video.stream.VideoStream:
     """The first stream that is no cover picture, where there is one."""
     attached = av.stream.Disposition.attached_pic
     return next((s for s in streams if not s.disposition & attached and s.frames != 1), streams[0])
+
+
+def _listed(stream: av.video.stream.VideoStream) -> int:
+    """The packets that the container lists: fewer than there are in Matroska and fragments, and none where PyAV is as
+    old as LeRobot's (15), which does not tell them."""
+    return len(getattr(stream, "index_entries", ()))
 
 
 def _upright(pixels: np.ndarray, matrix) -> np.ndarray:
