@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import lingbot_va_5b
+from configs import lingbot_va_5b, lingbot_vla_4b
 from launch.setup import fit, training
 from launch.setup.experiment import Experiment
 from tests.test_attention import SEQUENCE, arrays
@@ -29,6 +29,16 @@ def lower(jitted, *arguments) -> tuple[collections.Counter, str]:
     """(cuDNN's kernels by name, the program)."""
     text = jitted.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     return collections.Counter(re.findall(r"@__cudnn\$(\w+)", text)), text
+
+
+def lower_step(config, devices: int) -> tuple[collections.Counter, str]:
+    """`lower` of a train step with so many samples on so many devices."""
+    config.model.attention, config.train.remat, config.train.global_batch_size = "cudnn", "wide", devices
+    experiment = Experiment(config).fitted(jax.devices()[:devices])
+    mesh = training.make_mesh(experiment.config, jax.devices()[:devices])
+    _, target = training.make_target(experiment, mesh)
+    with jax.set_mesh(mesh):
+        return lower(training.make_step(experiment, target), target, training.abstract_batch(experiment, mesh))
 
 
 def shapes() -> set[tuple[int, int]]:
@@ -66,17 +76,24 @@ def test_cross_attention_is_a_kernel_too():
 
 def test_a_train_step_lowers_for_a_gpu():
     """Of LingBot-VA, which draws who sees whom: a mask, which cuDNN takes as a bias."""
-    config = lingbot_va_5b.get_config("debug")
-    config.model.attention, config.train.remat, config.train.global_batch_size = "cudnn", "wide", 1
-    experiment = Experiment(config).fitted(jax.devices()[:1])
-    mesh = training.make_mesh(experiment.config, jax.devices()[:1])
-    _, target = training.make_target(experiment, mesh)
-    step = training.make_step(experiment, target)
-    with jax.set_mesh(mesh):
-        kernels, _ = lower(step, target, training.abstract_batch(experiment, mesh))
+    kernels, _ = lower_step(lingbot_va_5b.get_config("debug"), 1)
     assert kernels["fmhaScaleBiasSoftmax"] == kernels["fmhaScaleBiasSoftmaxBackward"] > 5
     assert kernels["fmhaSoftmax"] == kernels["fmhaSoftmaxBackward"] == 2  # cross-attention of the loop, and of the last
     assert len(kernels) == 4
+
+
+@pytest.mark.parametrize("make", [lingbot_va_5b, lingbot_vla_4b], ids=["LingBot-VA", "LingBot-VLA"])
+def test_several_gpus_each_run_the_kernel(make):
+    """What the partitioner would have to split it cannot, in the part of a step where `data` and `fsdp` are manual."""
+    kernels, text = lower_step(make.get_config("debug"), 4)
+    assert sum(kernels.values()) > 5 and "CustomSPMDPartitioning" not in text
+
+
+def test_vision_and_language_attend_in_kernels():
+    """LingBot-VLA's lengths are odd; where all that exist see the same, there is no mask of pairs."""
+    kernels, _ = lower_step(lingbot_vla_4b.get_config("debug"), 1)
+    assert kernels["fmhaSoftmax"] == kernels["fmhaSoftmaxBackward"] == 1  # the language model's
+    assert kernels["fmhaScaleBiasSoftmax"] == kernels["fmhaScaleBiasSoftmaxBackward"] == 2  # windows; state and actions
 
 
 def test_float32_products_are_exact_where_the_config_says_so():

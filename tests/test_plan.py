@@ -100,7 +100,7 @@ def test_a_gpu_that_is_not_here_is_described_or_what_is_missing_named(monkeypatc
     with pytest.raises(ValueError, match="expected GPUs, or hosts x GPUs, as h100:8"):
         plan.describe_topology("h100:2x2x2")
     monkeypatch.undo()
-    monkeypatch.setattr(gpu, "PLUGIN", "no_such_plugin")
+    monkeypatch.setattr(gpu, "PLUGIN", "no_such_package.plugin")
     with pytest.raises(ValueError, match="compiled by JAX 0.11 or newer .Python 3.12. with its CUDA plug-in; here is"):
         plan.describe_topology("h100")
 

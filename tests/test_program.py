@@ -214,6 +214,17 @@ ENTRY %main (a: bf16[64,32], w: bf16[16,32]) -> bf16[64,32] {{
         Collective("all-gather", 4, 1, overlapped=True): share}
 
 
+def test_a_scatter_of_a_gpu_holds_its_operand_beside_its_result():
+    text = """
+ENTRY %main (a: bf16[64,32]) -> bf16[16,32] {
+  %a = bf16[64,32]{1,0} parameter(0)
+  %s = ((bf16[64,32]{1,0}), bf16[16,32]{1,0}) reduce-scatter-start(%a), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  ROOT %d = bf16[16,32]{1,0} reduce-scatter-done(%s)
+}
+"""
+    assert Program(text).collective_bytes() == {Collective("reduce-scatter", 4, 1, overlapped=True): 3 / 4 * 64 * 32 * 2}
+
+
 def test_an_attention_kernel_counts_the_pairs_that_its_scope_names():
     text = """
 ENTRY %main (t: s8[1,2,2], q: bf16[3,40,256,128]) -> bf16[3,40,256,128] {

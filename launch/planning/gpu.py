@@ -77,10 +77,12 @@ def described(topology: str) -> tuple[Chip, list]:
 
 def check_compiler(topology: str) -> None:
     """Raises ValueError where JAX or its plug-in is missing or too old to compile for a card that is not here."""
-    if jax.__version_info__ < (0, 11) or importlib.util.find_spec(PLUGIN) is None:
+    package, _, plugin = PLUGIN.partition(".")
+    there = importlib.util.find_spec(package) and importlib.util.find_spec(f".{plugin}", package)
+    if jax.__version_info__ < (0, 11) or not there:
         raise ValueError(
             f"--topology={topology} is compiled by JAX 0.11 or newer (Python 3.12) with its CUDA plug-in; here is "
-            f"{jax.__version__}{'' if importlib.util.find_spec(PLUGIN) else ' without it'}: make install "
+            f"{jax.__version__}{'' if there else ' without it'}: make install "
             "PYTHON=python3.12, then pip install --no-deps jax-cuda13-plugin and jax-cuda13-pjrt of JAX's version")
 
 

@@ -93,7 +93,7 @@ def choose_remat(config, device: jax.Device, spec, parameters: int, state_bytes:
     memory = ROOM * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
     room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - gathered
     for policy, (wide, hidden) in reversed(KEPT.items()):
-        kept = tokens * 2 * spec.num_layers * (wide * spec.dim + hidden * spec.ffn_dim / mesh.tensor)
+        kept = 2 * rows / mesh.context * spec.kept_values(wide, hidden / mesh.tensor)
         if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:
             return policy
     return "full"

@@ -192,7 +192,7 @@ def _collective(i: Instruction) -> collections.Counter:
     group, stride = hlo.groups(i.rest)
     arrays = hlo.sizes(i.shape)
     whole: float = sum(arrays)  # several arrays may travel together
-    if i.op == "all-gather-start":
+    if i.op in ("all-gather-start", "reduce-scatter-start"):
         whole *= group / (group + 1)  # its result holds the operands too
     elif i.op == "collective-permute-start":
         whole = max(arrays)  # operand, result and two counters

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from world_model.attention import blockwise
+from world_model.parallel import sharding
 
 
 def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
@@ -33,9 +34,19 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
         count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key that is not valid
     elif keys % 2 and mask is None:
         count = jnp.full(len(k), keys, jnp.int32)
-    return jax.nn.dot_product_attention(
-        _even(q, 1), _even(k, 1), _even(v, 1), mask=mask, key_value_seq_lengths=count,
-        implementation=implementation)[:, :queries]
+    return _kernel(implementation, _even(q, 1), _even(k, 1), _even(v, 1), mask, count)[:, :queries]
+
+
+def _kernel(implementation: str, q, k, v, mask, count):
+    """Runs cuDNN's kernel; in a training step, where the partitioner may not split it, on each device's heads."""
+    def attend(q, k, v, mask, count):
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, key_value_seq_lengths=count,
+                                            implementation=implementation)
+
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        whole = (None, None, "attention_heads")
+        attend = sharding.on_each_device(attend, (whole, whole, whole, (), ()), whole)
+    return attend(q, k, v, mask, count)
 
 
 @jax.custom_vjp

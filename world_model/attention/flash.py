@@ -4,9 +4,7 @@ Where training samples block size and window, a mask of segments comes with each
 listed pairs of tiles are empty, full or masked; nothing is compiled again.
 """
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from world_model.attention import flash_kernel, ring
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
@@ -60,13 +58,8 @@ def sharded(tiles: Tiles, q, k, v, valid=None, segment_mask=None, *, name: str |
         flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         return flash_kernel.attend(tiles, name, interpret, *flat, valid, segment_mask).reshape(q.shape)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
-        rows, over_heads, tokens = (tuple(a for a in sharding.mesh_axes(axis) if a not in mesh.manual_axes) or None
-                                    for axis in ("batch", heads, queries))
-        over_queries, over_keys = PartitionSpec(rows, over_heads, None, tokens), PartitionSpec(rows, over_heads)
-        attend_local = jax.shard_map(
-            attend_local, in_specs=(over_queries, over_keys, over_keys, PartitionSpec(rows), PartitionSpec()),
-            out_specs=over_queries, axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
+    over_queries, over_keys = ("batch", heads, None, queries), ("batch", heads)
+    attend_local = sharding.on_each_device(
+        attend_local, (over_queries, over_keys, over_keys, ("batch",), ()), over_queries)
     q, k, v = (jnp.moveaxis(x, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))  # [B, n, d, L]
     return jnp.moveaxis(attend_local(q, k, v, valid, segment_mask), 3, 1)

@@ -8,6 +8,7 @@ weights where it uses them and scatters their gradients (`gathered`). XLA's part
 
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 from jax.experimental import mesh_utils
@@ -148,6 +149,21 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     if mesh.manual_axes and not any(spec):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def on_each_device(fn: Callable, inputs: tuple[tuple, ...], output: tuple) -> Callable:
+    """fn over each device's share of its arguments: a kernel that the partitioner cannot split. inputs, output: logical
+    axes of the arguments and of the result. Outside `jax.set_mesh` it is fn itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return fn
+
+    def spec(logical: tuple) -> PartitionSpec:
+        return PartitionSpec(*(tuple(a for a in mesh_axes(axis) if a not in mesh.manual_axes) or None
+                               for axis in logical))
+
+    return jax.shard_map(fn, in_specs=tuple(spec(logical) for logical in inputs), out_specs=spec(output),
+                         axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
 
 
 def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.Array:

@@ -43,6 +43,11 @@ class Spec:
         """Tokens of one training sample that go through the stack, about: what activations' memory is reckoned from."""
         raise NotImplementedError
 
+    def kept_values(self, wide: float, hidden: float) -> float:
+        """Counts the values of a sample that a policy keeps, of each token and layer so many D-wide and MLP-wide arrays
+        (parallel/remat.py)."""
+        return self.training_tokens * self.num_layers * (wide * self.dim + hidden * self.ffn_dim)
+
     @property
     def frame_tokens(self) -> int:
         """Tokens of a frame of a window: what a mixture counted in tokens is weighed by."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from world_model.attention import cudnn
 from world_model.families.lingbot_vla.moe import MixtureOfExperts
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.layers import lora
@@ -44,11 +45,12 @@ def make_stack(spec: LingBotVLASpec, stack: str, layer: type, count: int, rngs: 
 
 
 def attend(spec: LingBotVLASpec, queries, keys, values, mask):
-    """Attention of queries [B, L, n, d] to keys and values [B, Lk, kv heads, d] under a mask bool [B or 1, L, Lk]; a
-    query without any key gets what has no meaning."""
-    kernel = "cudnn" if spec.attention == "cudnn" else "xla"
+    """Attention of queries [B, L, n, d] to keys and values [B, Lk, kv heads, d] under a mask bool [B or 1, L or 1, Lk];
+    a query without any key gets what has no meaning."""
     with jax.named_scope(ATTENTION_SCOPE):
-        return jax.nn.dot_product_attention(queries, keys, values, mask=mask[:, None], implementation=kernel)
+        if spec.attention == "cudnn":
+            return cudnn.flash(queries, keys, values, pairs=mask)
+        return jax.nn.dot_product_attention(queries, keys, values, mask=mask[:, None], implementation="xla")
 
 
 class GatedMlp(nnx.Module):
@@ -59,7 +61,8 @@ class GatedMlp(nnx.Module):
         self.fc2 = project(ffn_dim, dim, rngs, bias)
 
     def __call__(self, x):
-        return self.fc2(checkpoint_name(jax.nn.silu(self.gate(x)) * self.fc1(x), MLP_HIDDEN))
+        gate, hidden = (checkpoint_name(layer(x), MLP_HIDDEN) for layer in (self.gate, self.fc1))
+        return self.fc2(jax.nn.silu(gate) * hidden)
 
 
 class Attention(nnx.Module):

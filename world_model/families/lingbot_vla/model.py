@@ -21,7 +21,7 @@ from world_model.families.lingbot_vla.layers import (
 )
 from world_model.families.lingbot_vla.prefix import (
     Tokens,
-    prefix_mask,
+    prefix_rows,
     prefix_tokens,
     rotary_table,
     suffix_mask,
@@ -87,7 +87,7 @@ class LingBotVLA(nnx.Module):
         tokens whose outputs are wanted."""
         tokens = prefix_tokens(self.spec, view_mask, text_length)
         x, taps = self.embed_prefix(patches, text_ids, view_mask)
-        angles, mask = rotary_table(self.spec, tokens.positions), prefix_mask(self.spec, tokens.valid)
+        angles, mask = rotary_table(self.spec, tokens.positions), prefix_rows(self.spec, tokens.valid)
         shapes = self._layer_shapes("language_blocks")
 
         def run(x, inputs):

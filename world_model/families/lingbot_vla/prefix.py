@@ -67,6 +67,13 @@ def prefix_mask(spec: LingBotVLASpec, valid):
     return valid[:, :, None] & valid[:, None] & seen_in_prefix(spec)
 
 
+def prefix_rows(spec: LingBotVLASpec, valid):
+    """`prefix_mask`, or bool [B, 1, Lp] where all that exist see the same: a kernel then needs no mask of pairs. What a
+    token that does not exist sees has no meaning."""
+    alike = spec.prefix == "joint" and not spec.depth_queries
+    return valid[:, None] if alike else prefix_mask(spec, valid)
+
+
 def seen_in_prefix(spec: LingBotVLASpec) -> np.ndarray:
     """bool [Lp, Lp] (query, key): all tokens, or those before; but a view's depth queries see their view and each other
     alone, and no other token of the prefix sees them."""

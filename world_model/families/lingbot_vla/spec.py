@@ -157,6 +157,15 @@ class LingBotVLASpec(Spec):
         """See `Spec`."""
         return self.prefix_tokens + 1 + self.layout.actions_per_block
 
+    def kept_values(self, wide: float, hidden: float) -> float:
+        """See `Spec`. Of nine D-wide arrays three are cross-attention's, which is not here; a gated MLP has two wide
+        ones."""
+        def stack(tokens: int, layers: int, dim: int, ffn_dim: int) -> float:
+            return tokens * layers * (wide * 6 / 9 * dim + 2 * hidden * ffn_dim)
+
+        return (stack(self.prefix_tokens, self.num_layers, self.dim, self.ffn_dim)
+                + stack(self.views * self.patches, self.vision_layers, self.vision_dim, self.vision_ffn_dim))
+
     @property
     def frame_tokens(self) -> int:
         """See `Spec`."""

@@ -17,7 +17,7 @@ from world_model.families.lingbot_vla.layers import GatedMlp, attend, dense_init
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.layers import rotary
 from world_model.layers.norms import LayerNorm, RMSNorm
-from world_model.layers.transformer import Mlp
+from world_model.layers.transformer import Mlp, added, projected
 from world_model.parallel import axes, remat
 
 Grid = tuple[int, int]  # patch rows and columns
@@ -32,9 +32,10 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x, angles, mask):
         """x [B, n, D], angles [2, n, d/2], mask bool [n, n]."""
-        q, k, v = (a.reshape(*x.shape[:2], self.spec.vision_heads, -1) for a in jnp.split(self.qkv(x), 3, axis=-1))
+        q, k, v = (a.reshape(*x.shape[:2], self.spec.vision_heads, -1)
+                   for a in jnp.split(projected(self.qkv(x)), 3, axis=-1))
         q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
-        return self.o(attend(self.spec, q, k, v, mask[None]).reshape(x.shape))
+        return added(self.o(attend(self.spec, q, k, v, mask[None]).reshape(x.shape)))
 
 
 class VisionLayer(nnx.Module):
