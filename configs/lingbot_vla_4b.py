@@ -8,8 +8,9 @@ Three views of 224 x 224, 64 tokens each; 72 tokens of text; 50 actions in 75 sl
 post-training on RoboTwin (its YAML and README, Robbyant/lingbot-vla at 61ef6b1): AdamW 1e-4, (0.9, 0.95), no decay,
 clipping at 1, constant rate without warm-up, 256 samples a step, 20,000 steps; L1 error. On real robots the release
 takes squared error and 5e-5 (loss.error = "squared"). Steps past an episode's end are masked; the release trains on
-them (loss.past_end = "trained"). Planned, not run, on 64 v5p chips: a step of
-0.210 s (0.170 to 0.290), 4.9 of 95 GiB a chip, 31% (22 to 38) MFU (docs/plans.md).
+them (loss.past_end = "trained"). Planned, not run, on eight
+H100: a step of 0.55 to 0.61 s, 48 of 60 GiB a card, 40 to 44% MFU; on eight v5p 1.26 s (1.02 to 1.73), 46 of 95 GiB,
+41% (30 to 51) MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict
