@@ -33,7 +33,7 @@ def masks():
     """(valid bool [B, Lk], segment_mask bool [segments, segments])."""
     valid = rng.random((2, COUNT)) < 0.8
     valid[0, :TILE], valid[1, :TILE] = True, False
-    return jnp.asarray(valid), jnp.asarray(rng.random((SEGMENTS, SEGMENTS)) < 0.7) | np.eye(SEGMENTS, dtype=bool)
+    return valid, (rng.random((SEGMENTS, SEGMENTS)) < 0.7) | np.eye(SEGMENTS, dtype=bool)
 
 
 def dense(tiles, valid=None, segment_mask=None):
