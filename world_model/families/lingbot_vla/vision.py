@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from world_model import functional
 from world_model.families.lingbot_vla.layers import GatedMlp, attend, dense_init, make_stack, project
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.layers import rotary
 from world_model.layers.norms import LayerNorm, RMSNorm
-from world_model.layers.transformer import Mlp, added, projected
+from world_model.layers.transformer import Mlp
 from world_model.parallel import axes, remat
+from world_model.parallel.remat import ATTENTION_OUTPUT, PROJECTED
 
 Grid = tuple[int, int]  # patch rows and columns
 
@@ -33,9 +35,10 @@ class VisionAttention(nnx.Module):
     def __call__(self, x, angles, mask):
         """x [B, n, D], angles [2, n, d/2], mask bool [n, n]."""
         q, k, v = (a.reshape(*x.shape[:2], self.spec.vision_heads, -1)
-                   for a in jnp.split(projected(self.qkv(x)), 3, axis=-1))
+                   for a in jnp.split(checkpoint_name(self.qkv(x), PROJECTED), 3, axis=-1))
         q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
-        return added(self.o(attend(self.spec, q, k, v, mask[None]).reshape(x.shape)))
+        out = attend(self.spec, q, k, v, mask[None]).reshape(x.shape)
+        return checkpoint_name(self.o(out), ATTENTION_OUTPUT)
 
 
 class VisionLayer(nnx.Module):
