@@ -4,23 +4,17 @@
     DIR/bin/pip install --no-deps rlinf-lingbotvla==0.1.3
     DIR/bin/python -m launch.check_policy benchmarks.check_lingbotvla:adapter --out=DIR
 
-The package imports much that a forward pass does not need; what is missing of MISSING is stood in for. What came out is
-in docs/check_policy.md.
+What the package imports and a forward pass does not need is stood in for, as in launch.export --check=original. What
+came out is in docs/check_policy.md.
 """
-
-import importlib.abc
-import importlib.machinery
-import sys
-from unittest.mock import MagicMock
 
 import torch
 import torch.nn.functional as F
 
 from launch.policy_check.adapter import Adapter
+from world_model.original_side import script
 
-MISSING = {"accelerate", "av", "blobfile", "byted_wandb", "cv2", "datasets", "diffusers", "lerobot", "liger_kernel",
-           "matplotlib", "numpydantic", "psutil", "pydantic", "torchcodec", "torchdata", "torchvision", "wandb",
-           "xformers"}
+RUN = "world_model/families/lingbot_vla/torch/original_run.py"
 LANGUAGE = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2,
                 num_hidden_layers=2, vocab_size=256, rope_theta=1e6, tie_word_embeddings=True,
                 rope_scaling={"type": "default", "mrope_section": [2, 3, 3], "rope_type": "default"},
@@ -39,41 +33,9 @@ DEPTH = dict(mode="query", num_task_tokens=2, depth_loss_weight=0.004,
                         num_layers=1, num_heads=2, ff_mult=1))
 
 
-class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Modules whose every attribute is a mock."""
-
-    def find_spec(self, fullname, path, target=None):
-        """See `MetaPathFinder`."""
-        if fullname.partition(".")[0] in MISSING:
-            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        """See `Loader`."""
-        module = MagicMock(name=spec.name)
-        module.__spec__, module.__path__, module.__name__, module.__file__ = spec, [], spec.name, None
-        return module
-
-    def exec_module(self, module):
-        """See `Loader`."""
-
-
-def build(language_sizes: dict = LANGUAGE, expert_sizes: dict = EXPERT, **extra):
+def build(language: dict = LANGUAGE, expert: dict = EXPERT, **extra):
     """The published class at small sizes, `extra` beside POLICY."""
-    if not any(isinstance(finder, StandIn) for finder in sys.meta_path):
-        sys.meta_path.append(StandIn())
-    import lingbotvla.models.vla.pi0.modeling_lingbot_vla as published
-    from transformers import PretrainedConfig
-    from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
-    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
-
-    def language(*args, **kwargs):
-        return Qwen2_5_VLConfig(**language_sizes)
-
-    published.AutoConfig, published.AutoTokenizer = MagicMock(from_pretrained=language), MagicMock()
-    published.CONFIG_MAPPING = {"qwen2_5_vl": language, "qwen2": lambda **own: Qwen2Config(**{**own, **expert_sizes})}
-    torch.set_float32_matmul_precision("highest")
-    return published.LingbotVlaPolicy(PretrainedConfig(**POLICY, **extra), tokenizer_path="qwen2.5").float()
+    return script(RUN).build(language, expert, {**POLICY, **extra})
 
 
 def adapter() -> Adapter:

@@ -17,7 +17,7 @@ models, where memory does not hold the model twice.
 Adapters are written beside their base as peft names them, alone with --format=adapters, or into it with --merge_lora.
 --check=original --path=CHECKOUT runs what OUT holds (with --workdir, once it is written) in somebody's checkout of the
 original project, by its own classes and policy and by --python, an interpreter with that project's packages: a forward
-and two requests are compared, and the command exits 1 where they differ or a tensor was left out.
+and requests are compared, and the command exits 1 where they differ or a tensor was left out (docs/weights.md).
 
 With --dtype=bfloat16 everything up to the file is float32, the cast is the last thing that happens to a weight, what
 it changes is reported as "cast", beside the parity, which is between two models of the same rounded weights.

@@ -1,7 +1,7 @@
-"""LingBot-VA's and Wan's exports in the originals' hands: what these answered once, and how a wrong one is told.
+"""LingBot-VA's, LingBot-VLA's and Wan's exports in the originals' hands: what these answered once, and how a wrong one is told.
 
 goldens/original_*.npz hold what the runs told of the exports below on checkouts of Robbyant/lingbot-va at 6f092cb,
-Wan-Video/Wan2.1 at 9737cba and Wan-Video/Wan2.2 at 42bf4cf, with PyTorch 2.13 and diffusers (LingBot-VA's 0.35, Wan's 0.42) on a CPU. Again:
+Wan-Video/Wan2.1 at 9737cba and Wan-Video/Wan2.2 at 42bf4cf, and in the package rlinf-lingbotvla 0.1.3, with PyTorch 2.13 and diffusers (LingBot-VA's 0.35, Wan's 0.42) on a CPU. Again:
 
     .venv/bin/python -m tests.test_originals NAME CHECKOUT PYTHON
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import dreamzero_5b, dreamzero_14b, lingbot_va_5b
+from configs import dreamzero_5b, dreamzero_14b, lingbot_va_5b, lingbot_vla_4b
 from data_pipelines.robots.embodiments import get_embodiment
 from launch.exporting import original
 from launch.setup import provenance
@@ -24,15 +24,21 @@ from world_model.families import get_family
 from world_model.families.base.family import MissingPart
 from world_model.families.dreamzero.weights import video_formats
 from world_model.families.lingbot_va.weights import released_format
+from world_model.families.lingbot_vla.weights import released_format as vla_format
 
 GOLDENS = Path(__file__).parent / "goldens"
 ROLLOUT = {"chunk_frames": 2, "window_blocks": 8, "steps": 3, "action_steps": 4, "guidance": 2.0, "action_shift": 0.05}
-NAMES = ("lingbot_va", "wan21", "wan22")
+ROBOTS = {"lingbot_va": "robotwin_dual_arm", "lingbot_vla": "robotwin_joints_75"}
+NAMES = ("lingbot_va", "lingbot_vla", "wan21", "wan22")
 
 
 def config_of(name: str):
     """Wan's constructor fixes the text's width, LingBot-VA's needs heads of an even third; its server fixes the codec's
     channels and stride."""
+    if name == "lingbot_vla":
+        config = lingbot_vla_4b.get_config("debug")
+        config.model.update(views=3, action_dim=75, state_dim=75)
+        return config
     if name == "lingbot_va":
         config = lingbot_va_5b.get_config("debug")
         config.model.update(dim=24, num_heads=1, num_layers=2, text_dim=8)
@@ -46,11 +52,14 @@ def config_of(name: str):
 
 def statistics_of(robot: str, actions_per_block: int) -> dict:
     """Of one dataset of that robot."""
-    rng, dims = np.random.default_rng(0), len(get_embodiment(robot).action)
-    low, high = rng.uniform(-2, -1, dims).tolist(), rng.uniform(1, 2, dims).tolist()
-    action = {"q01": low, "q99": high, "min": low, "max": high, "mean": [0.0] * dims, "std": [1.0] * dims}
-    return {"arms": {"dataset": "arms", "embodiment": robot, "actions_per_block": actions_per_block, "state": None,
-                     "action": action}}
+    rng, known = np.random.default_rng(0), get_embodiment(robot)
+
+    def values(dims):
+        low, high = rng.uniform(-2, -1, dims).tolist(), rng.uniform(1, 2, dims).tolist()
+        return {"count": 5, "q01": low, "q99": high, "min": low, "max": high, "mean": [0.0] * dims, "std": [1.0] * dims}
+
+    return {"arms": {"dataset": "arms", "embodiment": robot, "actions_per_block": actions_per_block,
+                     "action": values(len(known.action)), "state": values(len(known.state)) if known.state else None}}
 
 
 def write_export(name: str, out: Path) -> Path:
@@ -60,11 +69,14 @@ def write_export(name: str, out: Path) -> Path:
     params = {key: (0.2 * rng.normal(size=x.shape) + key.endswith("scale")).astype(np.float32)
               for key, x in sorted(experiment.model.shapes.items())}
     out.mkdir(parents=True)
-    if name == "lingbot_va":
+    statistics = statistics_of(ROBOTS[name], config.layout.actions_per_block) if name in ROBOTS else {}
+    if name == "lingbot_vla":
+        vla_format.write(out, experiment.model.spec, params, statistics=statistics,
+                         robots={"arms": get_embodiment(ROBOTS[name])})
+    elif name == "lingbot_va":
         released_format.write(out, experiment.model.spec, params, rollout=ROLLOUT)
     else:
         video_formats.write(out, "wan", experiment.model.spec, params)
-    statistics = statistics_of("robotwin_dual_arm", config.layout.actions_per_block) if name == "lingbot_va" else {}
     (out / "statistics.json").write_text(json.dumps(statistics))
     (out / "provenance.json").write_text(json.dumps(
         {"family": config.model.family, "step": 0, "config": provenance.as_json(config)}))
@@ -73,12 +85,12 @@ def write_export(name: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_original_computes_what_we_do(name, tmp_path):
-    """By the original's own classes, loaded whole: a forward, and of LingBot-VA passes over its cache and two requests."""
+    """By the original's own classes, loaded whole: a forward, and requests where it has a policy."""
     export, answers = write_export(name, tmp_path / "export"), GOLDENS / f"original_{name}.npz"
     found = original.check(export, tmp_path, interpreter(tmp_path, f'cp "{answers}" "$work/found.npz"'), 1e-4)
     assert found["passed"] and not found["left"] and not found["otherwise"], found
     sizes = {entry: size for entry, size in found["entries"].items() if not entry.endswith("canvas")}
-    assert len(found["entries"]) == (16 if name == "lingbot_va" else 1) and 0 < max(sizes.values()) < 2e-5
+    assert len(found["entries"]) == {"lingbot_va": 16, "lingbot_vla": 5}.get(name, 1) and 0 < max(sizes.values()) < 2e-5
     with np.load(answers) as file:
         other = {key: file[key] for key in file.files}
     entry = next(key for key in other if key not in ("missing", "unexpected"))
@@ -89,9 +101,7 @@ def test_the_original_computes_what_we_do(name, tmp_path):
 
 def test_lingbot_va_says_what_its_server_cannot_be_asked(tmp_path, monkeypatch):
     """A robot with a state is checked by passes alone, and the report says so."""
-    has_state = statistics_of("robotwin_joints", 16)
-    has_state["arms"]["state"] = has_state["arms"]["action"]
-    monkeypatch.setattr(sys.modules[__name__], "statistics_of", lambda *_: has_state)
+    monkeypatch.setitem(ROBOTS, "lingbot_va", "robotwin_joints")
     export, answers = write_export("lingbot_va", tmp_path / "export"), GOLDENS / "original_lingbot_va.npz"
     found = original.check(export, tmp_path, interpreter(tmp_path, f'cp "{answers}" "$work/found.npz"'), 1e-4)
     assert found["passed"] and all(name.startswith("forward/") for name in found["entries"])

@@ -7,11 +7,13 @@ WORK/inputs.npz is what is asked, WORK/found.npz what is answered. Frozen encode
 by stand-ins of a few lines; what they were given and gave is told, so that the rest can be computed again.
 """
 
-import importlib.util
+import importlib.abc
+import importlib.machinery
 import runpy
 import sys
 import types
 from collections.abc import Mapping
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -48,11 +50,32 @@ def exact(q, k, v, *_, **__):
     return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)
 
 
-def stand_in(module: str, **attributes) -> None:
-    """Puts a module of these attributes into the place of one that is not installed."""
-    if importlib.util.find_spec(module) is None:
-        sys.modules[module] = types.ModuleType(module)
-        vars(sys.modules[module]).update(attributes)
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Modules that an original imports and a forward pass does not need: where they are not installed, every attribute
+    is a mock. Goes to the end of sys.meta_path."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def find_spec(self, fullname, path, target=None):
+        """See `MetaPathFinder`."""
+        if fullname.partition(".")[0] in self.names:
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        """See `Loader`."""
+        module = MagicMock(name=spec.name)
+        module.__spec__, module.__path__, module.__name__, module.__file__ = spec, [], spec.name, None
+        return module
+
+    def exec_module(self, module):
+        """See `Loader`."""
+
+
+def script(path: str) -> types.SimpleNamespace:
+    """What a script of this kind defines, for others that run where nothing of ours is installed."""
+    return types.SimpleNamespace(**runpy.run_path(path))
 
 
 def byte_tokens(texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,10 +36,9 @@ def left(found: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     return {name: found[name].tolist() for name in LEFT if len(found[name])}
 
 
-def prompts(robot: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """A sentence where the original asked with another prompt than a Robot of ours; found: with request0/texts/0 and
-    on, the prompt and what guidance leads away from."""
-    texts, ours = (str(x[0]) for name, x in found.items() if name.startswith("request0/texts/")), robot.prompt(
-        INSTRUCTION)
+def prompts(ours: str, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A sentence where the original asked with another prompt than ours; found: with request0/texts/0 and on, the
+    prompt and what guidance leads away from."""
+    texts = (str(x[0]) for name, x in found.items() if name.startswith("request0/texts/"))
     theirs = next(text for text in texts if INSTRUCTION.lower() in text.lower())
     return () if theirs == ours else (f"it asks {theirs!r}, we ask {ours!r}",)

@@ -17,4 +17,5 @@ FAMILY = Family(
     sampler=LingBotVLASampler, policy=LingBotVLAPolicy, forward_flops=forward_flops, imagines_video=False,
     exports=EXPORTS, imports=IMPORTS,
     torch_policy="world_model.families.lingbot_vla.torch.policy:LingBotVLATorchPolicy",
+    original="world_model.families.lingbot_vla.torch.original_check:check",
     golden="world_model.families.lingbot_vla.parity.golden:LingBotVLAGolden")

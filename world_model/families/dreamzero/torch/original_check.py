@@ -51,7 +51,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
     expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
     return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, original.left(found),
-                 original.prompts(driven, found))
+                 original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
 def _parts(ours: dict) -> dict[str, np.ndarray]:

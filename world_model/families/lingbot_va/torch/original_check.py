@@ -45,7 +45,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     expected = {name: _pass(session, name, asked[name]) for name in passes if name != "forward/text"}
     expected |= {} if unlike else dict(_answers(sampler, driven, told, found))
     return Trial({name: (x, _theirs(found, name)) for name, x in expected.items()}, original.left(found),
-                 unlike or original.prompts(driven, found))
+                 unlike or original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
 def _unlike(spec: LingBotVASpec, robot) -> Iterator[str]:

@@ -150,7 +150,7 @@ def main(checkout: str, export: str, work: str) -> None:
     """See the module."""
     sys.path.insert(0, f"{checkout}/wan_va")
     importlib.import_module("diffusers.pipelines.wan.pipeline_wan")  # looks for flash-attn: must not find a stand-in
-    original_side.stand_in("flash_attn", flash_attn_func=None)  # named where it is imported; torch's attention is used
+    sys.meta_path.append(original_side.StandIns("flash_attn"))  # config.json says torch's attention
     theirs, model = (importlib.import_module(name) for name in ("wan_va_server", "modules.model"))
     network, left = model.WanTransformer3DModel.from_pretrained(
         f"{export}/transformer", torch_dtype=torch.float32, output_loading_info=True)
