@@ -29,8 +29,8 @@ from launch.supervision import cloud_ledger, hosts, owner
 from launch.supervision.child import STOPPED
 from launch.supervision.ledger import Ledger, read_attempts, summarize
 from launch.supervision.watchdog import Watchdog
-from world_model.parallel import host_rows, sharding
-from world_model.training import checkpoint, checkpoint_reader, metrics, records, state
+from world_model.parallel import host_rows
+from world_model.training import checkpoint, checkpoint_reader, metrics, records
 from world_model.training.checkpoint_writer import Checkpoints
 
 CONFIG = launch_flags.define_config()
@@ -79,7 +79,7 @@ def train(experiment, workdir: Path | str) -> bool:
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
         meta = make_meta(target, kept, config, data, base)
-        introduce(config, workdir, mesh, target, start, data.statistics)
+        say(provenance.introduce(config, workdir, mesh, target, start, data.statistics))
         times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
         ledger = Ledger(times, start, began, cloud)
 
@@ -176,21 +176,6 @@ def compile_step(step_fn, *args: dict):
     say(f"compiled in {time.monotonic() - began:.1f} s; per device {held:.0f} MiB of state, encoders and batch, "
         f"{scratch:.0f} MiB of temporaries")
     return compiled
-
-
-def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics: dict) -> None:
-    """Writes WORKDIR/config.json, statistics.json and arrays.txt (where every parameter lies), and prints what will
-    run."""
-    arrays = sharding.describe(target["params"], state.state_shardings(target["params"]))
-    if jax.process_index() == 0:
-        provenance.write_run(workdir, config, statistics, arrays)
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    total, size, share = arrays.splitlines()[-1].rsplit(maxsplit=2)
-    say(f"parameters: {total.strip()}, {size} MiB, {share} MiB per device ({workdir / 'arrays.txt'})\n"
-        f"{config.model.family}: dim {config.model.dim}, {config.model.num_layers} layers, "
-        f"{config.model.num_heads} heads; steps {start}..{config.train.steps} of "
-        f"{config.train.global_batch_size} samples in {config.train.compute_dtype}\n"
-        f"mesh {shape} on {mesh.size} x {mesh.devices.flat[0].device_kind}; workdir {workdir}")
 
 
 def samples_of(rows: dict):

@@ -1,74 +1,34 @@
 """The contract of a family: the same tests for each built-in one and for the toy, which is known by its entry point
 alone (docs/add_a_family.md). A family is trained once, on recordings of a robot with three cameras."""
 
-import contextlib
-import dataclasses
-import functools
-import importlib
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from configs import base, lingbot_vla_4b
+from configs import base
 from launch import checkpoint as checkpoint_command
-from launch import evaluate, export, import_weights, plan, precompute, train
+from launch import evaluate, export, import_weights, plan, train
 from launch.exporting import lerobot
 from launch.exporting.exported import open_export, read_encoders
 from launch.serving.engine import Engine, Request
-from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
-from launch.setup.restore import Restored, restore
-from tests import lerobot_config, tiny_policy
+from launch.setup.restore import restore
+from tests.family_subject import BATCH, TOY, Subject, engine_of, installed, parameters, random_batch, tiny, uninstalled
 from tests.serving import client, serving
 from world_model import families
 from world_model.analysis.chips import CHIPS
 from world_model.batch import check_batch
-from world_model.families import FamilyError, all_families, get_family, make_model
-from world_model.families.base.family import Family, MissingPart
+from world_model.families import FamilyError, all_families, make_model
+from world_model.families.base.family import MissingPart
 from world_model.parallel.axes import axes_of
-from world_model.training import checkpoint, checkpoint_reader
+from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 
-ROOT = Path(__file__).parent.parent
-TOY = ROOT / "tests/toy_family/src"
-PAGE = ROOT / "docs/add_a_family.md"
-BATCH = 8  # a sample for each device
 AT_REST = np.float32([0, -0.5, 0, -2, 0, 1.5, 0.7, 0.5])  # joints of a Franka, and its gripper
-
-
-def look_again() -> None:
-    """Forgets which plug-ins there are."""
-    importlib.invalidate_caches()
-    families._plug_ins.cache_clear()
-    families.get_family.cache_clear()
-
-
-@contextlib.contextmanager
-def search_path(change):
-    """The plug-ins of another sys.path, change(sys.path)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", change(sys.path))
-        look_again()
-        yield
-    look_again()
-
-
-def installed(directory: Path):
-    return search_path(lambda path: [str(directory), *path])
-
-
-@contextlib.contextmanager
-def uninstalled(name: str):
-    with search_path(lambda path: [each for each in path if each != str(TOY)]), pytest.MonkeyPatch.context() as patch:
-        patch.delitem(families.BUILT_IN, name, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,94 +37,6 @@ def toy_installed(compile_once):
     with installed(TOY):
         yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-def tiny(name: str):
-    """A config of the family at a size at which compiling is what takes time."""
-    if name == "toy":
-        c = base.get_config(name)
-        c.model.update(dim=32, ffn_dim=64, num_heads=4, kv_heads=2, num_layers=2, patch=8)
-        c.layout.update(height=16, width=16, actions_per_block=4)
-    elif name == "lingbot_vla":
-        c = lingbot_vla_4b.get_config("debug")
-        c.model.views = 3
-    else:
-        c = tiny_policy.config(arm="debug" if name == "dreamzero" else "lingbot_va_debug")
-        with c.unlocked():
-            c.model.family = name
-            for section, keys in get_family(name).config.items():
-                c[section].update({key: value for key, value in keys.items() if key not in c[section]})
-    c.model.update({"action_stream_dim": 32, "action_ffn_dim": 64} if name == "lingbot_va_mot" else {})
-    c.model.text_length = 128
-    c.data.datasets = ConfigDict({"discs": lerobot_config.get_config().data.datasets.discs})
-    c.data.holdout = 0.3
-    c.train.update(steps=2, global_batch_size=BATCH, remat="none", compute_dtype="float32", log_every=1)
-    c.checkpoint.every, c.optimizer.ema_decay = 1, 0.0
-    c.optimizer.update(warmup_fraction=0.0, learning_rate=1e-2)  # the first step moves
-    c.evaluate.update(windows=2, batch_size=2)
-    c.evaluate.update({key: 2 for key in ("solver_steps", "action_steps") if key in c.evaluate})
-    return c
-
-
-def random_batch(fields: dict) -> dict:
-    """Rows of those fields; every step and dimension is real."""
-    rng = np.random.default_rng(0)
-
-    def values(shape, dtype):
-        dtype, shape = np.dtype(dtype), (BATCH, *shape)
-        if dtype.kind == "b":
-            return np.ones(shape, dtype)
-        return rng.integers(1, 8, shape).astype(dtype) if dtype.kind in "iu" else rng.normal(size=shape).astype(dtype)
-
-    return {name: values(*field) for name, field in fields.items()} | {"sample_index": np.arange(BATCH, dtype=np.uint32)}
-
-
-@dataclasses.dataclass
-class Subject:
-    """A family at a tiny size: what is made of it, each once."""
-
-    name: str
-    directory: Path
-
-    @functools.cached_property
-    def experiment(self) -> Experiment:
-        """Trains from a latent cache that launch.precompute has written."""
-        config = tiny(self.name)
-        job = precompute.Precompute(config, str(self.directory / "cache"), shard_bytes=2**20, batch=BATCH, worker=0,
-                                    workers=1)
-        assert job.run(print)
-        return precompute.with_cache(config, str(self.directory / "cache"))
-
-    @property
-    def family(self) -> Family:
-        return get_family(self.name)
-
-    @functools.cached_property
-    def run(self) -> Path:
-        """The workdir of launch.train, on all eight devices."""
-        train.train(self.experiment, self.directory / "run")
-        return self.directory / "run"
-
-    @functools.cached_property
-    def restored(self) -> Restored:
-        """The run's checkpoint, with weights under which every output depends on every input."""
-        found = restore(self.run)
-        return dataclasses.replace(found, params=tiny_policy._weights(found.experiment.model.shapes,
-                                                                      np.random.default_rng(0)))
-
-    @functools.cached_property
-    def engine(self) -> Engine:
-        """Acts with it, in JAX."""
-        return engine_of(self.restored)
-
-    @functools.cached_property
-    def exported(self) -> tuple[Path, dict]:
-        """(directory, report) of launch.export."""
-        return self.directory / "export", export.export(self.restored, self.directory / "export")
-
-
-def engine_of(model) -> Engine:
-    return Engine(model, choose_robot(model, None, None), sessions=2, batch_sizes=(1,))
 
 
 @pytest.fixture(scope="module", params=[*families.BUILT_IN, "toy"])
@@ -202,11 +74,6 @@ def test_rows_with_and_without_encoders_give_the_loss_the_same(subject):
         return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(inputs.encode, frozen, rows))
 
     assert shapes(batch) == shapes(random_batch(inputs.stored_fields()))
-
-
-def parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    found = checkpoint_reader.read_arrays(workdir / "checkpoints", step, lambda name: name.startswith("params."))
-    return {name.removeprefix("params."): x for name, x in found}
 
 
 def test_it_trains_from_its_latent_cache_on_eight_devices(subject):
@@ -345,61 +212,3 @@ def test_what_was_trained_by_a_family_that_is_no_longer_installed_says_so(subjec
             _ = subject.experiment.family
         assert name not in {family.name for family in all_families()}
     assert name in {family.name for family in all_families()}
-
-
-@pytest.mark.parametrize("part", ["torch_policy", "torch_step", "original", "golden", "render_mask"])
-def test_a_part_that_is_left_out_is_named_with_who_wants_it(part):
-    with pytest.raises(MissingPart, match=f"family 'toy' has no {part.replace('_', ' ')}, which launch.x needs"):
-        get_family("toy").part(part, "launch.x")
-
-
-def test_a_family_without_imports_says_so():
-    with pytest.raises(MissingPart, match="family 'toy' has no imports, which launch.import_weights needs"):
-        import_weights.format_of(dataclasses.replace(get_family("toy"), imports={}), "wan")
-    with pytest.raises(ValueError, match=r"holds a network of family 'dreamzero'; this one is read from \['toy'\]"):
-        import_weights.format_of(get_family("toy"), "wan")
-
-
-def test_an_unknown_family_is_answered_with_the_nearest():
-    with pytest.raises(FamilyError, match=r"'dreamzer' is not installed; did you mean 'dreamzero'\? .*lingbot_va.*toy"):
-        get_family("dreamzer")
-    with pytest.raises(FamilyError, match="did you mean 'toy'"):
-        base.get_config("tony")
-
-
-@pytest.mark.parametrize("source, problem", [
-    ("import a_module_that_is_not_there", "cannot be imported: ModuleNotFoundError: No module named 'a_module_that"),
-    ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
-    ("", "cannot be imported: AttributeError: .*FAMILY"),
-    ("FAMILY = 3", "should be a Family of that name, found 'int'"),
-    ("from toy_family import FAMILY", "should be a Family of that name, found 'toy'"),
-])
-def test_a_broken_plug_in_gives_its_own_error_and_the_others_go_on(tmp_path, monkeypatch, source, problem):
-    monkeypatch.delitem(sys.modules, "broken_family", raising=False)
-    info = tmp_path / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[wamax.families]\nbroken = broken_family:FAMILY\n")
-    (tmp_path / "broken_family.py").write_text(source + "\n")
-    with installed(tmp_path):
-        with pytest.raises(FamilyError, match=rf"family 'broken'.*broken_family:FAMILY.*{problem}"):
-            get_family("broken")
-        with pytest.warns(UserWarning, match="family 'broken'"):
-            found = [family.name for family in all_families()]
-    assert found == [*families.BUILT_IN, "toy"]
-
-
-def test_the_page_names_every_part_and_files_that_exist():
-    text = PAGE.read_text()
-    for field in dataclasses.fields(Family):
-        assert f"`{field.name}`" in text, field.name
-    tree = re.search(r"```text\n(.*?)```", text, re.S)[1]
-    named = re.findall(r"([\w.-]+/)?([\w]+\.py|METADATA|entry_points\.txt)", tree)
-    there = {path.name for path in TOY.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert {name for _, name in named} == there
-    assert (TOY / "toy_family-1.0.dist-info/entry_points.txt").read_text() in text
-
-
-def test_the_toy_is_as_small_as_the_page_says():
-    files = [path for path in TOY.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert sum(len(path.read_text().splitlines()) for path in files) < 300

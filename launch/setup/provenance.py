@@ -6,12 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
+import jax
+
 from data_pipelines.robots import embodiments
 from data_pipelines.statistics import save_statistics
 from data_pipelines.storage import files
 from launch.setup import mixture
 from world_model import kinds
-from world_model.training.state import flatten
+from world_model.parallel import sharding
+from world_model.training.state import flatten, state_shardings
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
 NO_RESULT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every", "train.remat",
@@ -58,3 +61,17 @@ def code_version() -> str:
     except importlib.metadata.PackageNotFoundError:
         release = "uninstalled"
     return " ".join([release, git.stdout.strip()]).strip()
+
+
+def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics: dict) -> str:
+    """Writes WORKDIR/config.json, statistics.json and arrays.txt (where every parameter lies); says what will run."""
+    arrays = sharding.describe(target["params"], state_shardings(target["params"]))
+    if jax.process_index() == 0:
+        write_run(workdir, config, statistics, arrays)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    total, size, share = arrays.splitlines()[-1].rsplit(maxsplit=2)
+    return (f"parameters: {total.strip()}, {size} MiB, {share} MiB per device ({workdir / 'arrays.txt'})\n"
+            f"{config.model.family}: dim {config.model.dim}, {config.model.num_layers} layers, "
+            f"{config.model.num_heads} heads; steps {start}..{config.train.steps} of "
+            f"{config.train.global_batch_size} samples in {config.train.compute_dtype}\n"
+            f"mesh {shape} on {mesh.size} x {mesh.devices.flat[0].device_kind}; workdir {workdir}")

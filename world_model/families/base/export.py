@@ -1,7 +1,7 @@
 """Exports: what a family writes of a trained model, and how what was written is compared with what was meant."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,6 +90,24 @@ class _Rounded(Mapping):
 def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
     """All of them, as a compiled function takes them."""
     return {name: jnp.asarray(x) for name, x in params.items()}
+
+
+def check(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat, jax_outputs: Callable,
+          torch_outputs: Callable, unloadable: Iterable[str] = (), otherwise: Iterable[str] = ()) -> Comparison:
+    """What was written against what was meant: outputs of a whole network by JAX and by PyTorch, on what a directory of
+    that layout holds, or each parameter by itself (`Trained.by_tensor`).
+
+    jax_outputs(sampler, params) and torch_outputs(sampler, directory, dtype to compute in) give arrays by entry; those
+    in bfloat16 may be some of the entries.
+    """
+    said = tuple(unloadable), tuple(otherwise)
+    if trained.by_tensor:
+        return read_back(directory, trained, dtype, layout)._replace(unloadable=said[0], otherwise=said[1])
+    sampler = trained.sampler
+    parity, cast, expected = compare_cast(
+        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory, "float32"))
+    low = torch_outputs(sampler, directory, "bfloat16")
+    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low), *said)
 
 
 def read_back(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat) -> Comparison:

@@ -51,10 +51,9 @@ def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
     return FixedInputs(parts, conditions, keys, noise)
 
 
-def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array], inputs: FixedInputs
-                ) -> dict[str, np.ndarray]:
+def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    adapter = JaxAdapter(sampler.model.spec, arrays(params))
+    adapter, inputs = JaxAdapter(sampler.model.spec, arrays(params)), fixed_inputs(sampler)
     with jax.default_matmul_precision("highest"):
         forward = adapter.forward(inputs.parts)
         prediction = sampler(adapter.params, inputs.conditions, inputs.keys)
@@ -62,36 +61,24 @@ def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array], inpu
                                                         prediction.actions)
 
 
-def torch_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
-    """The same from an exported directory. Raises WeightsError where it does not load."""
+def torch_outputs(sampler: DreamZeroSampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The same from an exported directory, by a network that computes in `dtype`; of another than float32 the rollout
+    alone. Raises WeightsError where it does not load."""
+    import torch  # extra: torch
+
     from world_model.families.dreamzero.torch import runtime as torch_runtime
     from world_model.families.dreamzero.torch.adapter import TorchAdapter
-
-    runtime, settings = torch_runtime.load(directory)
-    return _forward_entries(TorchAdapter(runtime).forward(inputs.parts)) | _rolled_out(runtime, settings, inputs)
-
-
-def bfloat16_outputs(directory: Path, inputs: FixedInputs) -> dict[str, np.ndarray]:
-    """The rollout's part of `torch_outputs`, by a network that computes in bfloat16."""
-    import torch  # extra: torch
-
-    from world_model.families.dreamzero.torch import runtime as torch_runtime
-
-    return _rolled_out(*torch_runtime.load(directory, dtype=torch.bfloat16), inputs)
-
-
-def _rolled_out(runtime, settings: dict, inputs: FixedInputs) -> dict[str, np.ndarray]:
-    import torch  # extra: torch
-
     from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 
     def tensor(x):
         return torch.from_numpy(np.array(x))
 
+    inputs, (runtime, settings) = fixed_inputs(sampler), torch_runtime.load(directory, dtype=getattr(torch, dtype))
     latents, actions = DreamZeroTorchSampler(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
         **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
-    return _rollout_entries(runtime.layout, latents, actions)
+    forward = _forward_entries(TorchAdapter(runtime).forward(inputs.parts)) if dtype == "float32" else {}
+    return forward | _rollout_entries(runtime.layout, latents, actions)
 
 
 def _forward_entries(forward: Output) -> dict[str, np.ndarray]:

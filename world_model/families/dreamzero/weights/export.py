@@ -12,17 +12,12 @@ from world_model.families.base.export import (
     Comparison,
     ExportFormat,
     Trained,
+    check,
     compare,
-    compare_cast,
     read_back,
     rounded,
 )
-from world_model.families.dreamzero.parity.export_check import (
-    bfloat16_outputs,
-    fixed_inputs,
-    jax_outputs,
-    torch_outputs,
-)
+from world_model.families.dreamzero.parity.export_check import jax_outputs, torch_outputs
 from world_model.families.dreamzero.weights import experiment, reference_format, video_formats
 from world_model.families.dreamzero.weights.formats import IMPORTS
 from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_part
@@ -36,17 +31,8 @@ def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes:
     write_experiment(directory, trained, dtype)
     reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings,
                            encoders=trained.encoders, dtype=dtype, shard_bytes=shard_bytes)
-    if trained.by_tensor:
-        unloadable, otherwise = _of_the_original(trained)
-        return read_back(directory, trained, dtype, IMPORTS["dreamzero"])._replace(
-            unloadable=unloadable, otherwise=otherwise)
-    sampler = trained.sampler
-    inputs = fixed_inputs(sampler)
-    parity, cast, expected = compare_cast(
-        lambda params: jax_outputs(sampler, params, inputs), trained, dtype, torch_outputs(directory, inputs))
-    low = bfloat16_outputs(directory, inputs)
-    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low),
-                      *_of_the_original(trained))
+    return check(directory, trained, dtype, IMPORTS["dreamzero"], jax_outputs, torch_outputs,
+                 *_of_the_original(trained))
 
 
 def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *,

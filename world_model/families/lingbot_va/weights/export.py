@@ -5,15 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.families.base.export import (
-    RUNTIME,
-    Comparison,
-    ExportFormat,
-    Trained,
-    compare,
-    compare_cast,
-    read_back,
-)
+from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, check
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.parity.export_check import jax_outputs, torch_outputs
 from world_model.families.lingbot_va.weights import released_format
@@ -24,13 +16,8 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     """Every chunk's latents and actions by the JAX model, against the PyTorch runtime on what was written."""
     released_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
                           shard_bytes=shard_bytes)
-    if trained.by_tensor:
-        return read_back(directory, trained, dtype, IMPORTS[trained.model.family.name])
-    sampler = trained.sampler
-    parity, cast, expected = compare_cast(
-        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
-    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")),
-                      otherwise=tuple(where_it_differs(trained.model.spec)))
+    return check(directory, trained, dtype, IMPORTS[trained.model.family.name], jax_outputs, torch_outputs,
+                 otherwise=where_it_differs(trained.model.spec))
 
 
 def where_it_differs(spec: LingBotVASpec) -> Iterator[str]:

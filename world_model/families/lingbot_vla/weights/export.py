@@ -5,15 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.families.base.export import (
-    RUNTIME,
-    Comparison,
-    ExportFormat,
-    Trained,
-    compare,
-    compare_cast,
-    read_back,
-)
+from world_model.families.base.export import RUNTIME, Comparison, ExportFormat, Trained, check
 from world_model.families.lingbot_vla.parity.export_check import jax_outputs, torch_outputs
 from world_model.families.lingbot_vla.weights import norm_stats, released_format
 from world_model.families.lingbot_vla.weights.formats import IMPORTS
@@ -35,13 +27,7 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     otherwise = [*released_format.other_sizes(spec), *(
         sentence for dataset, robot in trained.robots.items()
         for sentence in norm_stats.otherwise(dataset, robot, version.number))]
-    if trained.by_tensor:
-        return read_back(directory, trained, dtype, IMPORTS[format_name])._replace(otherwise=tuple(otherwise))
-    sampler = trained.sampler
-    parity, cast, expected = compare_cast(
-        lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory))
-    return Comparison(parity, cast, compare(expected, torch_outputs(sampler, directory, "bfloat16")),
-                      otherwise=tuple(otherwise))
+    return check(directory, trained, dtype, IMPORTS[format_name], jax_outputs, torch_outputs, otherwise=otherwise)
 
 
 EXPORTS = {name: ExportFormat(functools.partial(write_released, format_name=name), RUNTIME)
