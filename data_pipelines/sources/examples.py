@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from data_pipelines.episode import BadEpisode
 from world_model import kinds
 
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, today's and former ones
@@ -90,3 +91,23 @@ def _array(values, dtype) -> np.ndarray:
         out[:] = list(values)
         return out
     return np.array(values, dtype)
+
+
+def plain(value: np.ndarray):
+    """A value of the metadata as JSON has it; a text that is not UTF-8 is written as Python shows it."""
+    value = value.tolist()
+    if isinstance(value, list):
+        return [plain(np.array(each, object)) for each in value]
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def numbers(columns: dict[str, np.ndarray], fields: Sequence[str], where: str) -> np.ndarray | None:
+    """Numeric fields side by side, float32 [length, dims]."""
+    parts = []
+    for field in fields:
+        try:
+            rows = columns[field].astype(np.float32)
+        except (ValueError, TypeError) as error:
+            raise BadEpisode(f"{where}: {field} does not hold numbers: {error}") from error
+        parts.append(rows.reshape(len(rows), -1))
+    return np.concatenate(parts, 1) if parts else None

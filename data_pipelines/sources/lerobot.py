@@ -4,9 +4,7 @@ may also lie in the tables, as pictures.
 Frame counts, lengths or times that do not fit together make a `BadEpisode`, never a shifted sample (alignment.py).
 """
 
-import concurrent.futures
 import functools
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,17 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.alignment import ROUNDED_RATE, VideoSpan, disagreement, frames_of
+from data_pipelines.sources.alignment import VideoSpan
 from data_pipelines.sources.filters import EVERYTHING, Filters
+from data_pipelines.sources.lerobot_frames import camera_threads, check_times, disagreements, read_frames
 from data_pipelines.sources.lerobot_meta import Field, Meta
 from data_pipelines.sources.lerobot_rows import read_rows, runs_of
 from data_pipelines.sources.texts import any_said, text, texts_of
-from data_pipelines.storage.lru import Lru, reset_identities
+from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
-from data_pipelines.video import reading as video
 from world_model import kinds
-
-_looked_at = Lru(2**16)  # places in videos whose times were held against their counts, and files where they differ
 
 
 class LeRobotSource:
@@ -102,7 +98,7 @@ class LeRobotSource:
             return np.zeros(len(self), np.bool_)
         if self._instruction == "task_index" and self._meta.texts is not None:
             return np.array([any_said(texts or ()) for texts in self._meta.texts])
-        return np.array(list(_camera_threads().map(described, range(len(self)))))
+        return np.array(list(camera_threads().map(described, range(len(self)))))
 
     def __len__(self) -> int:
         return len(self._meta.numbers)
@@ -121,7 +117,7 @@ class LeRobotSource:
             dataset=self.name, index=index, length=length, rate=meta.rate, instruction=texts[0][1], instructions=texts,
             state=_joined(steps, self._state, where), action=_joined(steps, self._action, where),
             read_frames=functools.partial(self._read, index, spans, times), drift=drift,
-            disagreements=functools.partial(_disagreements, spans, times, meta.rate))
+            disagreements=functools.partial(disagreements, spans, times, meta.rate))
 
     @property
     def files(self) -> list[str]:
@@ -136,7 +132,7 @@ class LeRobotSource:
     def _read(self, index: int, spans: dict[str, VideoSpan], times: np.ndarray, indices: np.ndarray
               ) -> dict[str, np.ndarray]:
         """Decodes the asked steps alone, of all cameras: view -> uint8 [n, H, W, 3]."""
-        found = _read_frames(spans, times, self._meta.rate, indices) if spans else {}
+        found = read_frames(spans, times, self._meta.rate, indices) if spans else {}
         if self._pictures:
             rows = self._rows(index, tuple(sorted({*self._pictures.values(), "episode_index"})))
             where = f"{self._meta.table_of(index)[0]} episode {self._meta.numbers[index]}"
@@ -210,58 +206,3 @@ def _matrix(steps: pa.Table, field: Field, where: str) -> np.ndarray:
         raise BadEpisode(f"{where}: {field.column!r} has {values.shape[1]} numbers, modality.json wants "
                          f"{field.start}:{field.end}")
     return values[:, field.start:field.end]
-
-
-def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray, float]:
-    """Returns (`times` [length], the most that one of them is off `rate`) in seconds. Raises BadEpisode where they go
-    back or drift by half a step."""
-    back = np.flatnonzero(~(np.diff(times) > 0))
-    if len(back):
-        step = back[0]
-        raise BadEpisode(f"{where}: time goes back at step {step + 1}, from {times[step]:.3f} s to "
-                         f"{times[step + 1]:.3f} s")
-    drift = np.abs(times - times[0] - np.arange(len(times)) / rate)
-    if not (drift <= 0.5 / rate + ROUNDED_RATE * (times - times[0])).all():
-        worst = int(drift.argmax())
-        raise BadEpisode(f"{where}: step {worst} is at {times[worst]:.3f} s, {drift[worst]:.3f} s off {rate:g} steps "
-                         f"per second")
-    return times, float(drift.max())
-
-
-@functools.cache
-def _camera_threads() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(8, "camera")
-
-
-def _read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
-                 indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Decodes the asked steps alone, of all cameras at once: view -> uint8 [n, H, W, 3]."""
-    def read(span: VideoSpan) -> np.ndarray:
-        def choose(packets: video.PacketTable) -> np.ndarray:
-            frames = frames_of(span, packets, times, rate)
-            _warn(span, packets, times, rate)
-            return frames[np.asarray(indices)]
-
-        return video.read(span.file, choose)
-
-    if len(spans) == 1:
-        return {view: read(span) for view, span in spans.items()}
-    return dict(zip(spans, _camera_threads().map(read, spans.values())))
-
-
-def _warn(span: VideoSpan, packets: video.PacketTable, times: np.ndarray, rate: float) -> None:
-    """Says once for each file that its time stamps are not those of the table."""
-    if _looked_at.get(span) or _looked_at.get(span.file):
-        return
-    _looked_at.put(span, True)
-    if said := disagreement(span, packets, times, rate):
-        _looked_at.put(span.file, True)
-        logging.warning("%s", said)
-
-
-def _disagreements(spans: dict[str, VideoSpan], times: np.ndarray, rate: float) -> list[str]:
-    found = []
-    for span in spans.values():
-        with video.reader(span.file) as (_, packets):
-            found.append(disagreement(span, packets, times, rate))
-    return sorted({*found} - {""})

@@ -5,10 +5,7 @@ says in meta/episodes where each begins. GEAR's modality.json names slices of co
 """
 
 import dataclasses
-import re
-import string
-from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,25 +15,15 @@ import pyarrow.compute as pc
 from data_pipelines.episode import BadEpisode
 from data_pipelines.sources.alignment import ROUNDED_RATE, Count, VideoSpan, count_frames
 from data_pipelines.sources.filters import matches
+from data_pipelines.sources.lerobot_folder import MetaFolder
 from data_pipelines.storage import files
 from data_pipelines.storage.tables import read_parquet
 from world_model import kinds
 
 _FILE = ("chunk_index", "file_index")
 _SPAN = ("from_timestamp", "to_timestamp")
-_FORM = re.compile(r"0?\d{0,2}d?")  # how a pattern may write a number
-_INFO = kinds.fields({"fps": kinds.number(1e-3, 1e6), "chunks_size": kinds.whole(1), "data_path": kinds.text,
-                       "video_path": kinds.optional(kinds.text),
-                       "features": kinds.map_of(kinds.fields({"dtype": kinds.text})),
-                       "discarded_episode_indices": kinds.list_of(kinds.whole())})
-_SLICE = kinds.optional(kinds.fields({"start": kinds.whole(), "end": kinds.optional(kinds.whole()),
-                                        "original_key": kinds.optional(kinds.text)}))
-_MODALITY = kinds.fields(dict.fromkeys(("state", "action", "annotation", "video"), kinds.map_of(_SLICE)))
 _EPISODE = kinds.fields({"episode_index": kinds.number(0, 2**31), "length": kinds.optional(kinds.number(0, 2**31)),
                           "tasks": kinds.optional(kinds.list_of(kinds.text))}, required=("episode_index", "length"))
-_TASK = kinds.fields({"task_index": kinds.whole(), "task": kinds.optional(kinds.text)},
-                      required=("task_index", "task"))
-_VERSION = re.compile(r"v?(2\.[01]|3\.0)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +35,15 @@ class Field:
     end: int | None = None
 
 
-class Meta:
-    """The content of meta/. `path` is a folder or an address for fsspec (gs://, s3://, ...)."""
+class Meta(MetaFolder):
+    """The content of meta/: which episodes there are, and where."""
 
     def __init__(self, path: str, where: dict[str, Any]):
         """where: what the metadata of `chosen` episodes hold, as {"success": True}.
 
         Raises FileNotFoundError where there is no dataset and ValueError naming the file that makes no sense.
         """
-        self.path = path.rstrip("/")
-        self.info = self._json("info.json", _INFO)
-        if not _VERSION.match(str(self.info.get("codebase_version"))):
-            raise ValueError(f"{path}/meta/info.json: codebase_version = {self.info.get('codebase_version')!r}; "
-                             "formats v2.0, v2.1 and v3.0 are read")
-        self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes lie in one file
-        self.rate = float(self._value("fps"))
-        self.modality = self._json("modality.json", _MODALITY) if self._exists("modality.json") else {}
-        # {column: {"mean": [...], ...}}
-        self.stats = self._json("stats.json", kinds.fields({})) if self._exists("stats.json") else {}
+        super().__init__(path)
         self._where = f"{self.path}/meta/episodes.jsonl"  # what says where episodes are
         self._recorded = self._read_episodes(where)  # with the discarded ones
         self._episodes = self._present(self._recorded)
@@ -74,23 +52,23 @@ class Meta:
         if len(np.unique(self.numbers)) < len(self.numbers):
             raise ValueError(f"{path}/meta: an episode_index is there twice")
         self.chosen = self._hold(where)  # bool [episodes]
-        self.tasks = self._read_tasks()
+        self.tasks = self.read_tasks()
         self._counts: dict[str, dict] = {}
 
     def table_of(self, index: int) -> tuple[str, int | None]:
         """The (file, rows) where an episode's steps lie; None where it shares the file with others."""
         if not self.shared_files:
-            return self._file("data_path", self._numbered(index)), int(self.lengths[index])
+            return self.file("data_path", self._numbered(index)), int(self.lengths[index])
         row = self._row(index, ("data/chunk_index", "data/file_index"))
-        return self._file("data_path", {name: int(row[f"data/{name}"]) for name in _FILE}), None
+        return self.file("data_path", {name: int(row[f"data/{name}"]) for name in _FILE}), None
 
     def video_of(self, index: int, key: str) -> VideoSpan:
         """The place of camera feature `key`'s frames. Raises BadEpisode where they are not as many as the steps."""
         length = int(self.lengths[index])
         if not self.shared_files:
-            return VideoSpan(self._file("video_path", {**self._numbered(index), "video_key": key}))
+            return VideoSpan(self.file("video_path", {**self._numbered(index), "video_key": key}))
         row = self._row(index, [f"videos/{key}/{name}" for name in (*_FILE, *_SPAN)])
-        file = self._file("video_path", {name: int(row[f"videos/{key}/{name}"]) for name in _FILE} | {"video_key": key})
+        file = self.file("video_path", {name: int(row[f"videos/{key}/{name}"]) for name in _FILE} | {"video_key": key})
         begin, end = (row[f"videos/{key}/{side}"] for side in _SPAN)
         # rates are told in whole numbers where they are a thousandth less
         if not abs(end - begin - length / self.rate) <= 0.5 / self.rate + ROUNDED_RATE * length / self.rate:
@@ -134,7 +112,7 @@ class Meta:
                   "annotation": f"annotation.{name}"}[part]
         found = Field(name) if entry is None else Field(
             entry.get("original_key") or prefix, entry.get("start", 0), entry.get("end"))
-        features = self._value("features")
+        features = self.value("features")
         if found.column not in features:
             raise ValueError(f"{self.path}: no {part} {name!r}; modality.json names "
                              f"{sorted(self.modality.get(part, {}))}, info.json has the features {sorted(features)}")
@@ -148,37 +126,15 @@ class Meta:
 
     def holds_pictures(self, column: str) -> bool:
         """Whether a camera's pictures lie in the tables of steps."""
-        return self._value("features")[column].get("dtype") == "image"
+        return self.value("features")[column].get("dtype") == "image"
 
     def _numbered(self, index: int) -> dict[str, int]:
         episode = int(self.numbers[index])
-        return {"episode_index": episode, "episode_chunk": episode // int(self._value("chunks_size"))}
+        return {"episode_index": episode, "episode_chunk": episode // int(self.value("chunks_size"))}
 
     def _check_columns(self, names: Iterable[str]) -> None:
         if missing := [name for name in names if name not in self._episodes.column_names]:
             raise ValueError(f"{self._where} has no column {missing[0]!r}")
-
-    def _file(self, pattern: str, values: dict) -> str:
-        """The file that a pattern of info.json names. Raises ValueError where it lies outside the dataset."""
-        text = self._value(pattern)
-        where = f"{self.path}/meta/info.json: {pattern}"
-        try:
-            parts = list(string.Formatter().parse(text))
-        except ValueError as error:
-            raise ValueError(f"{where} = {text!r} is no pattern: {error}") from error
-        for _, name, form, conversion in parts:
-            if name is not None and (name not in values or conversion or not _FORM.fullmatch(form or "")):
-                raise ValueError(f"{where} = {text!r} asks for {name!r} as {form!r}; "
-                                 f"there are {sorted(values)}, with at most 99 digits")
-        relative = PurePosixPath(text.format(**values).replace("\\", "/"))
-        if relative.is_absolute() or ".." in relative.parts or ":" in str(relative):
-            raise ValueError(f"{where} leads out of the dataset: {relative}")
-        return f"{self.path}/{relative}"
-
-    def _value(self, key: str):
-        if self.info.get(key) is None:
-            raise ValueError(f"{self.path}/meta/info.json has no {key!r}")
-        return self.info[key]
 
     def _read_episodes(self, where: dict[str, Any]) -> pa.Table:
         if self.shared_files:
@@ -192,7 +148,7 @@ class Meta:
             if missing := sorted(needed - {*table.column_names}):
                 raise ValueError(f"{self._where} has no column {missing[0]!r}")
         else:
-            rows = self._json_lines("episodes.jsonl", _EPISODE)
+            rows = self.json_lines("episodes.jsonl", _EPISODE)
             known = ["episode_index", "length", *(key for key in ("tasks", *where) if any(key in e for e in rows))]
             table = self._as_table({key: [e.get(key) for e in rows] for key in known})
         if not len(table):
@@ -222,38 +178,6 @@ class Meta:
     def texts(self) -> list[list[str]] | None:
         """The tasks of each episode; None where the metadata do not say."""
         return self._episodes["tasks"].to_pylist() if "tasks" in self._episodes.column_names else None
-
-    def _read_tasks(self) -> dict[int, str]:
-        if self.shared_files:
-            if not self._exists("tasks.parquet"):
-                return {}
-            file = f"{self.path}/meta/tasks.parquet"
-            table = read_parquet(file)
-            texts = [name for name in table.column_names if name != "task_index"]  # the index of a data frame
-            if len(texts) == len(table.column_names) or not texts:
-                raise ValueError(f"{file}: expected task_index and a text, found the columns {table.column_names}")
-            rows = table.select(["task_index", texts[0]]).rename_columns(["task_index", "task"]).to_pylist()
-            kinds.check(rows, kinds.list_of(_TASK), f"{file} row ")
-        else:
-            rows = self._json_lines("tasks.jsonl", _TASK) if self._exists("tasks.jsonl") else []
-        return {row["task_index"]: row["task"] or "" for row in rows}
-
-    def _exists(self, name: str) -> bool:
-        return files.exists(f"{self.path}/meta/{name}")
-
-    def _json(self, name: str, rule: kinds.Rule) -> dict:
-        return self._read(files.read_json, name, rule)
-
-    def _json_lines(self, name: str, rule: kinds.Rule) -> list[dict]:
-        return self._read(files.read_json_lines, name, rule)
-
-    def _read(self, read: Callable, name: str, rule: kinds.Rule):
-        file = f"{self.path}/meta/{name}"
-        try:
-            return read(file, rule)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no LeRobot dataset in {self.path}: {file} is missing") from None
-
 
 def _without_stats(columns: list[str]) -> list[str]:
     return [name for name in columns if not name.startswith("stats/")]

@@ -4,32 +4,27 @@ Arguments or a schema (sources/rlds_schemas.py) name the fields, so that another
 another reader. Pictures stay encoded until a window asks for them.
 """
 
-import contextlib
 import functools
 import json
 import logging
 import string
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_pipelines.episode import BadEpisode, Episode
-from data_pipelines.sources.examples import check_classes, parse
+from data_pipelines.sources.examples import numbers, parse, plain
 from data_pipelines.sources.filters import EVERYTHING, Filters, matches
 from data_pipelines.sources.records import Records
 from data_pipelines.sources.rlds_schemas import get_schema
+from data_pipelines.sources.rlds_split import STEPS, Split, open_split
 from data_pipelines.sources.texts import any_said, text, texts_of
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
 from world_model import kinds
 
-_STEPS = "steps/"  # before the names of a step's fields
 _KEPT = kinds.fields({"episodes": kinds.map_of(kinds.list_of(kinds.anything))})  # of the file of lengths
-_LOST = 2**20  # records of a shard that may be missing from it, each to be reported
 
 
 class RldsSource:
@@ -80,43 +75,19 @@ class RldsSource:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
     @functools.cached_property
-    def _opened(self) -> tuple[Records, dict[str, tuple], Any]:
-        """(records as bytes, {field of an episode: its shape and type}, split info). Raises BadEpisode where the split
-        or a field is missing, ValueError where the metadata make no sense."""
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.utils import flatten_nest_dict
-
-        with _local_metadata(self.path) as folder:
-            if (described := Path(folder) / "features.json").exists():
-                check_classes(described.read_bytes(), f"{self.path}/features.json")
-            try:
-                builder = tfds.builder_from_directory(folder)
-                layout = builder.info.features.get_serialized_info()
-                shards = {split: sorted(info.filenames) for split, info in builder.info.splits.items()}
-            except Exception as error:  # TFDS raises many kinds
-                raise ValueError(f"{self.path}: features.json or dataset_info.json makes no sense to "
-                                 f"tensorflow_datasets: {str(error)[:300] or error!r}") from error
-            if self.split not in builder.info.splits:
-                raise BadEpisode(f"{self.path}: no split {self.split!r}; there are {sorted(builder.info.splits)}")
-            info, kind, names = builder.info.splits[self.split], builder.info.file_format.value, shards[self.split]
-        fields = {name: (told.shape, told.np_dtype) for name, told in flatten_nest_dict(layout).items()}
-        steps = sorted(name.removeprefix(_STEPS) for name in fields if name.startswith(_STEPS))
+    def _opened(self) -> tuple[Records, Split]:
+        """(records as bytes, what the metadata say of them). Raises BadEpisode where the split or a field is missing,
+        ValueError where the metadata make no sense."""
+        split = open_split(self.path, self.split)
+        fields = split.fields
+        steps = sorted(name.removeprefix(STEPS) for name in fields if name.startswith(STEPS))
         for field in self._step_fields:
             if field not in steps:
                 raise BadEpisode(f"{self.path}: no field {field!r}; steps have {steps}")
-        metadata = sorted(name for name in fields if not name.startswith(_STEPS))
+        metadata = sorted(name for name in fields if not name.startswith(STEPS))
         if missing := sorted({*self._where, *self._name_fields} - {*metadata}):
             raise ValueError(f"{self.path}: no field {missing[0]!r}; an episode has {metadata}")
-        self._check_lengths(names, info.shard_lengths)
-        return Records([f"{self.path}/{name}" for name in names], info.shard_lengths, kind), fields, info
-
-    def _check_lengths(self, names: Sequence[str], lengths: Sequence[int]) -> None:
-        """Raises ValueError where a shard is said to hold more records than it has bytes, and more than a torn one
-        may have lost."""
-        sizes = files.sizes(self.path)
-        for name, length in zip(names, lengths):
-            if not 0 <= length <= max(sizes.get(name, 0), _LOST):
-                raise ValueError(f"{self.path}/dataset_info.json: {name} cannot hold {length} records")
+        return Records([f"{self.path}/{name}" for name in split.shards], split.info.shard_lengths, split.kind), split
 
     @property
     def _step_fields(self) -> list[str]:
@@ -133,10 +104,10 @@ class RldsSource:
         leading axis. Raises BadEpisode where one is missing, or has fewer steps than another."""
         from google.protobuf.message import DecodeError
 
-        records, known, _ = self._opened
-        names = {field: _STEPS + field for field in self._step_fields or [_plainest(known)]}
+        records, split = self._opened
+        names = {field: STEPS + field for field in self._step_fields or [split.plainest()]}
         try:
-            found = parse(records[index], {name: known[name] for name in (*names.values(), *metadata)})
+            found = parse(records[index], {name: split.fields[name] for name in (*names.values(), *metadata)})
             columns = {field: found[name] for field, name in names.items()}
             length = len(next(iter(columns.values())))
             for field, rows in columns.items():
@@ -176,7 +147,7 @@ class RldsSource:
             fields = {*self._where, *self._name_fields}
             if self.filters.described:
                 fields.add("described")
-            file, info = f"{self.path}/lengths-{self.split}.json", self._opened[2]
+            file, info = f"{self.path}/lengths-{self.split}.json", self._opened[1].info
             key = {"shard_lengths": list(info.shard_lengths), "num_bytes": info.num_bytes,
                    "instruction": self.instruction}
             kept = files.read_json(file, _KEPT) if files.exists(file) else {}
@@ -195,7 +166,7 @@ class RldsSource:
         metadata = [field for field in fields if field != "described"]
         try:
             found, length = self._example(index, metadata)
-            row = {field: _plain(found[field]) for field in metadata}
+            row = {field: plain(found[field]) for field in metadata}
             if "described" in fields:
                 row["described"] = any_said(said for _, said in self._texts(found, length, ""))
         except BadEpisode:
@@ -226,7 +197,7 @@ class RldsSource:
         texts = self._texts(columns, length, where)
         return Episode(
             dataset=self.name, index=index, length=length, rate=self.rate, instruction=texts[0][1], instructions=texts,
-            state=_numbers(columns, self.state, where), action=_numbers(columns, self.action, where),
+            state=numbers(columns, self.state, where), action=numbers(columns, self.action, where),
             read_frames=functools.partial(pictures.read, {view: columns[field] for view, field in self.images.items()},
                                           self.images, where))
 
@@ -234,26 +205,6 @@ class RldsSource:
 def _shown(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """Lengths, int64; an unreadable record counts as one step, so that it is drawn and reported, not forgotten."""
     return np.abs(np.array(lengths, np.int64))
-
-
-def _plainest(fields: dict[str, tuple]) -> str:
-    """The field of a step that takes least to read, without its prefix."""
-    steps = {name: shape for name, (shape, _) in fields.items() if name.startswith(_STEPS)}
-    if not steps:
-        raise BadEpisode("an episode has no steps")
-    return min(steps, key=lambda name: (len(steps[name]), name)).removeprefix(_STEPS)
-
-
-def _local_metadata(path: str):
-    """A context with a folder of the files that describe the dataset; for an address it is a copy of them."""
-    if not files.is_remote(path):
-        return contextlib.nullcontext(path)
-    folder = tempfile.TemporaryDirectory()
-    for file in files.listed(path):
-        name = file.rsplit("/", 1)[1]
-        if "-of-" not in name:  # shards have it in their names
-            (Path(folder.name) / name).write_bytes(files.read_bytes(file))
-    return folder
 
 
 def _write_lengths(file: str, text: str) -> None:
@@ -264,26 +215,6 @@ def _write_lengths(file: str, text: str) -> None:
         logging.warning("%s cannot be kept (%s): every run reads all records to find episode lengths", file, error)
 
 
-def _plain(value: np.ndarray):
-    """A value of the metadata as JSON has it; a text that is not UTF-8 is written as Python shows it."""
-    value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(np.array(each, object)) for each in value]
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
 def _as_fields(value: str | Sequence[str]) -> tuple[str, ...]:
     """One field or several, as a tuple; "" is none."""
     return (value,) if isinstance(value, str) and value else tuple(value)
-
-
-def _numbers(columns: dict[str, np.ndarray], fields: Sequence[str], where: str) -> np.ndarray | None:
-    """Numeric fields side by side, float32 [length, dims]."""
-    parts = []
-    for field in fields:
-        try:
-            rows = columns[field].astype(np.float32)
-        except (ValueError, TypeError) as error:
-            raise BadEpisode(f"{where}: {field} does not hold numbers: {error}") from error
-        parts.append(rows.reshape(len(rows), -1))
-    return np.concatenate(parts, 1) if parts else None
