@@ -5,7 +5,7 @@ not know lists of a fixed length, and reads every field.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
