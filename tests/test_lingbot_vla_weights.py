@@ -315,7 +315,19 @@ def test_a_robot_in_other_slots_has_groups_of_its_own():
     assert norm_stats.table_of(apart, 1) is None
     assert norm_stats.otherwise("some", apart, 1) == [
         "yam: its server wants state and action in the same slots; there are no statistics of dataset 'some' for it",
-        "yam: its server normalises by bounds_99_woclip, which does not clip; quantile does"]
+        "yam: its server has no quantile and normalises by bounds_99_woclip, the nearest, which does not clip"]
+
+
+@pytest.mark.parametrize("kind,names", [  # of version 1, of version 2; * where that is the nearest that it has
+    ("bounds_99", ("bounds_99_woclip*", "bounds_99")), ("bounds_99_unclipped", ("bounds_99_woclip", "bounds_99_woclip")),
+    ("range", ("minmax*", "minmax")), ("range_unclipped", ("minmax", "minmax_woclip")),
+    ("quantile", ("bounds_99_woclip*", "bounds_99_woclip*")), ("mean_std", ("meanstd", "meanstd"))])
+def test_normalisation_is_called_as_each_versions_server_calls_it(kind, names):
+    robot = dataclasses.replace(get_embodiment("robotwin_joints_75"), normalisation=kind)
+    for version, name in enumerate(names, 1):
+        found = norm_stats.arguments(robot, norm_stats.TABLES[1], version)["norm_type"]
+        assert name.rstrip("*") in (found if version == 1 else found[0])
+        assert len(norm_stats.otherwise("some", robot, version)) == name.endswith("*")
 
 
 def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):

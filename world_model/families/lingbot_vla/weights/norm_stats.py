@@ -23,10 +23,15 @@ TABLES: dict[int, Table] = {  # by version
     1: {"arm.position": 14, "effector.position": 2},
     2: {"arm.position": 14, "end.position": 14, "effector.position": 2, "waist.position": 4, "head.position": 2,
         "base.position": 3, "hand.position": 12}}
-NORM_TYPES = {"bounds_99": "bounds_99", "bounds_99_unclipped": "bounds_99_woclip", "bounds_98": "bounds_98",
-              "bounds_98_unclipped": "bounds_98_woclip", "range": "minmax", "range_unclipped": "minmax_woclip",
-              "mean_std": "meanstd", "std": "std"}
-NEAREST = {"quantile": "bounds_99_woclip", "min_max": "minmax_woclip"}  # which differ where values are clipped
+NORM_TYPES = {  # by version; the first clips nothing
+    1: {"bounds_99_unclipped": "bounds_99_woclip", "range_unclipped": "minmax", "mean_std": "meanstd", "std": "std"},
+    2: {"bounds_99": "bounds_99", "bounds_99_unclipped": "bounds_99_woclip", "bounds_98": "bounds_98",
+        "bounds_98_unclipped": "bounds_98_woclip", "range": "minmax", "range_unclipped": "minmax_woclip",
+        "mean_std": "meanstd", "std": "std"}}
+NEAREST = {  # likewise, of what a version does not have
+    1: {"quantile": "bounds_99_woclip", "bounds_99": "bounds_99_woclip", "bounds_98": "bounds_99_woclip",
+        "bounds_98_unclipped": "bounds_99_woclip", "min_max": "minmax", "range": "minmax"},
+    2: {"quantile": "bounds_99_woclip", "min_max": "minmax_woclip"}}
 
 
 def groups(table: Table, dimensions: tuple) -> dict[str, list[int]] | None:
@@ -63,7 +68,7 @@ def published(robot, table: Table, statistics: Mapping) -> dict:
 
 def arguments(robot, table: Table, version: int) -> dict:
     """The data section's entries of a robot: its groups with their room, its cameras, how it is normalised."""
-    norm_type = (NORM_TYPES | NEAREST)[robot.normalisation]
+    norm_type = (NORM_TYPES[version] | NEAREST[version])[robot.normalisation]
     return {"joints": [str({name: room}) for name, room in table.items()], "cameras": list(robot.views),
             "norm_type": [str({name: norm_type}) for name in table] if version == 2 else norm_type}
 
@@ -74,8 +79,9 @@ def otherwise(dataset: str, robot, version: int) -> list[str]:
     if table_of(robot, version) is None:
         found.append(f"{robot.name}: its server wants state and action in the same slots; there are no statistics of "
                      f"dataset {dataset!r} for it")
-    if kind := NEAREST.get(robot.normalisation):
-        found.append(f"{robot.name}: its server normalises by {kind}, which does not clip; {robot.normalisation} does")
+    if kind := NEAREST[version].get(robot.normalisation):
+        found.append(f"{robot.name}: its server has no {robot.normalisation} and normalises by {kind}, the nearest, "
+                     "which does not clip")
     return found
 
 
