@@ -1,4 +1,4 @@
-"""Tasks with room at laptop scale: cloning from few demonstrations solves some of their episodes, and not all.
+"""Tasks that are meant to leave room, at laptop scale: cloning few demonstrations solves some episodes, not all.
 
     python -m launch.record_tabletop --task=push-v3 --out=.cache/tabletop/push-v3 --parts=labelled,noisy,green
     python -m launch.train --config=configs/tabletop.py:push-v3 --workdir=DIR           # 50 episodes with actions
