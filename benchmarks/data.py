@@ -31,7 +31,7 @@ from benchmarks.synthetic_lerobot import CAMERAS, RATE
 from data_pipelines.cache.format import record_bytes
 from data_pipelines.cache.reader import LatentCache
 from data_pipelines.cache.writer import CacheWriter, save_encoders
-from data_pipelines.dataset import Dataset
+from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.sources import make_source
@@ -103,9 +103,7 @@ def measure(folder: Path) -> dict:
     dataset = make_dataset(files)
     make_loader = functools.partial(Loader, [dataset], LAYOUT, tokenize, fields=FIELDS, seed=0, global_batch_size=BATCH,
                                     prefetch=2 * CORES)
-    with make_loader() as batches:
-        windows = len(batches._makers[0].windows)
-    cache, size = write_cache(folder / "cache", dataset, windows)
+    cache, size = write_cache(folder / "cache", dataset, len(index_windows(dataset, LAYOUT)))
     ways = {
         "floor": lambda: windows_per_second(floor, seconds), "needed": lambda: windows_per_second(needed, seconds),
         "video": lambda: loader_rows(make_loader()), "cache": lambda: loader_rows(make_loader(cache=cache)),

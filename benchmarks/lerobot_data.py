@@ -39,8 +39,8 @@ from torchcodec.decoders import VideoDecoder
 from benchmarks.data import FIELDS, LAYOUT, make_dataset, tokenize
 from benchmarks.data_readers import BATCH, CORES, EPISODES, FRAMES, STEPS, STRIDE
 from benchmarks.synthetic_lerobot import CAMERAS, RATE, scenes
+from data_pipelines.dataset import Dataset
 from data_pipelines.loader import Loader
-from data_pipelines.samples import Dataset
 
 _CODEC = flags.DEFINE_enum("codec", "libsvtav1", ["libsvtav1", "h264"], "LeRobot's name of it")
 KEYS = {camera: f"observation.images.{camera}" for camera in CAMERAS}
