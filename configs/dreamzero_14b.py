@@ -27,10 +27,12 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.attention = "flash"
     c.mesh.update(data=0, fsdp=0, context=0)
     c.train.update(remat="auto")
+    c.evaluate.update(every=1000, rollout_every=5000)
     if arg == "debug":
         c.model.update(dim=64, ffn_dim=128, num_heads=4, num_layers=3, freq_dim=32, text_dim=32, text_length=8,
                        image_dim=16, image_tokens=5, action_hidden_dim=32)
         c.layout.update(height=64, width=64)
         c.model.attention = "blockwise"
         c.train.update(global_batch_size=8, remat="full")
+        c.evaluate.update(every=0, rollout_every=0)
     return c

@@ -34,10 +34,11 @@ def shape(c: ConfigDict, arg: str) -> ConfigDict:
     c.train.update(remat="auto", steps=50_000, global_batch_size=64)
     c.optimizer.update(learning_rate=1e-5, b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=2.0, warmup_fraction=2e-4,
                        end_fraction=1.0)
-    c.evaluate.update(solver_steps=25, action_steps=50, guidance=5.0, window_blocks=72)
+    c.evaluate.update(solver_steps=25, action_steps=50, guidance=5.0, window_blocks=72, every=1000, rollout_every=5000)
     if arg == "debug":
         c.model.update(dim=96, ffn_dim=128, num_heads=4, num_layers=3, freq_dim=32, text_dim=32, text_length=8)
         c.layout.update(height=64, width=64, frames=17)
         c.model.attention = "blockwise"
         c.train.update(global_batch_size=8, remat="full")
+        c.evaluate.update(every=0, rollout_every=0)
     return c

@@ -39,6 +39,7 @@ def recipe(c: ConfigDict) -> ConfigDict:
     c.optimizer.trainable = r"^(?!language_final_block\.(self_attn\.(q|o)\.|mlp\.|norm2\.)|language_norm\.)"
     c.optimizer.update(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.0, clip_norm=1.0, warmup_fraction=0.0,
                        end_fraction=1.0)
+    c.evaluate.update(every=1000, rollout_every=5000)
     return c
 
 
@@ -51,3 +52,4 @@ def debug(c: ConfigDict) -> None:
     c.encoders.tokens = "bytes"
     c.mesh.update(data=1, fsdp=-1, context=1)
     c.train.update(global_batch_size=8, remat="none")
+    c.evaluate.update(every=0, rollout_every=0)

@@ -1,6 +1,6 @@
 """What a run costs on a slice of TPUs, before it is booked: the real train step, compiled ahead of time.
 
-    python -m launch.plan --config=configs/NAME.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep]
+    python -m launch.plan --config=configs/NAME.py --topology=v5p:4x4x4 [--slices=2] [--json] [--sweep | --encoders]
     python -m launch.plan --config=configs/NAME.py --config.model.attention=cudnn --topology=h100:8
 
 Needs libtpu (extra: tpu) and no TPU, or for a GPU's name JAX's CUDA plug-in and no GPU (launch/planning/gpu.py, ptxas
@@ -20,7 +20,7 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from launch.planning import estimate, gpu, memory, plan_text
+from launch.planning import encoding, estimate, gpu, memory, plan_text
 from launch.setup import fit, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
@@ -125,6 +125,10 @@ def main(_) -> None:
             candidates.append(candidate)
             print(plan_text.row(candidate), file=sys.stderr, flush=True)  # each takes minutes
         print(json.dumps(candidates) if args.json else plan_text.table(candidates))
+    elif args.encoders:
+        chip, devices = describe_topology(args.topology, args.slices)
+        found = encoding.plan(Experiment(args.config), chip, devices[0])
+        print(json.dumps(found) if args.json else encoding.report(args.topology, found))
     else:
         found = plan(args.config, args.topology, args.slices)
         print(json.dumps(found) if args.json else plan_text.report(found))
@@ -135,6 +139,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("topology", None, "chip generation and slice shape, as v5p:4x4x4; or local")
     flags.DEFINE_integer("slices", 1, "slices of that shape, joined by the data-centre network")
     flags.DEFINE_bool("sweep", False, "plans meshes and remat policies around the config's; a table, fastest first")
+    flags.DEFINE_bool("encoders", False, "plans launch.precompute on one chip instead of a step")
     flags.DEFINE_bool("json", False, "one JSON object instead of the report")
     flags.mark_flags_as_required(["config", "topology"])
     launch_flags.run(main, RuntimeError)

@@ -20,6 +20,7 @@ import configs.recipes
 from data_pipelines.cache.format import record_bytes
 from data_pipelines.sources import make_source
 from data_pipelines.storage import files
+from launch.evaluation.cost import share
 from launch.setup import flags as launch_flags
 from launch.setup import mixture
 from launch.setup.datasets import OF_THE_MIXTURE
@@ -102,17 +103,22 @@ class Recipe:
         """A sentence with its formula for each step that costs; none for an arm that costs nothing."""
         if not (cost := self._module.COST.get(self.arm)):
             return
-        size = record_bytes(Experiment(self.config).inputs.stored_fields())
+        experiment = Experiment(self.config)
+        size = record_bytes(experiment.inputs.stored_fields())
         total = cost["windows"] * size / GB
         yield (f"cache: {cost['windows']:,} windows x {size / 1e6:.2f} MB = {total:,.0f} GB; x "
-               f"${DOLLARS_PER_GB_MONTH} = ${total * DOLLARS_PER_GB_MONTH:,.0f} a month. launch.precompute prints its "
-               "rate; --workers of them share the work")
+               f"${DOLLARS_PER_GB_MONTH} = ${total * DOLLARS_PER_GB_MONTH:,.0f} a month. launch.plan --encoders says "
+               "the time (docs/recipes.md); --workers share the work")
         steps, hours = self.config.train.steps, self.config.train.steps * cost["seconds"] / 3600
         price = CHIPS[cost["chip"]].dollars_per_hour
         money = (f"; x {cost['chips']} chips x ${price:.2f} an hour on demand = ${hours * cost['chips'] * price:,.0f}"
                  if price else f"; x {cost['chips']} chips")
         yield (f"training: {steps:,} steps of {self.config.train.global_batch_size} x {cost['seconds']:g} s = "
                f"{hours:,.1f} h on {cost['chips']} {cost['chip']}{money}")
+        datasets, e = len(configs.recipes.entries(self.config.data.datasets)), self.config.evaluate
+        yield (f"evaluation: at most {100 * share(experiment, datasets, cost['chips']):.2f}% of the training's FLOP: "
+               f"{e.windows} windows of each of {datasets} data sets every {e.every:,} steps, {e.batch_size} rolled "
+               f"out every {e.rollout_every:,}, filled up to a window a chip")
 
 
 def find(name: str) -> ModuleType:

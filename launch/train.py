@@ -56,7 +56,7 @@ def train(experiment, workdir: Path | str) -> bool:
         make_state, target = training.make_target(experiment, mesh)
         guard.enter_context(memory.explained(config, target, mesh))
 
-        # The workdir and, in it, no half-written save; data; then the state: the newest checkpoint's, or a fresh one.
+        # The workdir and, in it, no half-written save; then data.
         workdir.mkdir(parents=True, exist_ok=True)
         guard.enter_context(owner.owned(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
@@ -71,10 +71,16 @@ def train(experiment, workdir: Path | str) -> bool:
             if initial := Initial.of(config):
                 say(initial.describe(data.statistics))
             kept = experiment.fit_encoders(data)
-            current = training.start(experiment, make_state, target)
         else:
             kept = checkpoint_reader.read_frozen(checkpoints.directory, start)
-            current = checkpoint_reader.restore(checkpoints.directory, start, target, config.checkpoint.hashes)
+
+        # Encoders and what they make of held-out windows; then the state, the newest checkpoint's or a fresh one: a run
+        # from a cache needs no room for both at once.
+        encoders = training.place(experiment.training_arrays(kept), mesh)
+        held_out = HeldOut(experiment, data, mesh, kept, encoders, say) if config.evaluate.every or (
+            config.evaluate.rollout_every) else None
+        current = training.start(experiment, make_state, target) if resumed is None else checkpoint_reader.restore(
+            checkpoints.directory, start, target, config.checkpoint.hashes)
         loader = data.loader(start, *host_rows.host_share(mesh))
         if resumed is not None:
             loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
@@ -84,10 +90,7 @@ def train(experiment, workdir: Path | str) -> bool:
         ledger = Ledger(times, start, began, cloud)
 
         # The step, and what the run says of itself.
-        encoders = training.place(experiment.training_arrays(kept), mesh)
         step_fn = training.make_step(experiment, target, encoders)
-        held_out = HeldOut(experiment, data, mesh, kept, encoders, say) if config.evaluate.every or (
-            config.evaluate.rollout_every) else None
         history = metrics.History()
         clock = metrics.Clock(config.train.global_batch_size, experiment.model.flops_per_sample, mesh.size)
         writer = records.Writer(workdir, start, config.log.also)

@@ -3,12 +3,11 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from launch import checkpoint as checkpoint_command
-from launch import evaluate, train
+from launch import evaluate, precompute, train
 from launch.setup import values
 from launch.setup.experiment import Experiment
 from launch.setup.restore import restore
@@ -19,17 +18,7 @@ from world_model.training import checkpoint
 OWN = ("held_out/", "rollout/")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of the same config take each other's programs."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
-             "jax_persistent_cache_min_entry_size_bytes")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0, -1)):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before):
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +90,19 @@ def test_it_measures_what_launch_evaluate_measures(config, run):
     last = measured(run)[-1]
     for name in ("video_loss", "action_loss"):
         assert last[f"held_out/pusht/{name}"] == pytest.approx(found["loss"][name], rel=1e-4)
+
+
+def test_a_run_from_a_latent_cache_measures_the_videos(config, tmp_path):
+    """At a rate of zero both runs have the same weights; the cache holds no held-out window."""
+    still = config.copy_and_resolve_references()
+    still.optimizer.learning_rate, still.train.steps = 0.0, 2
+    train.train(Experiment(still), tmp_path / "video")
+    job = precompute.Precompute(still, str(tmp_path / "latents"), shard_bytes=2**20, batch=8, worker=0, workers=1)
+    assert job.run(lambda *_: None)
+    still.data.cache = str(tmp_path / "latents")
+    train.train(Experiment(still), tmp_path / "cached")
+    assert measured(tmp_path / "cached") == measured(tmp_path / "video")
+    assert records(tmp_path / "cached")[0]["loss"] != records(tmp_path / "video")[0]["loss"]  # of bfloat16 latents
 
 
 def test_the_best_checkpoint_stays(config, run, tmp_path):

@@ -1,5 +1,6 @@
 """Adapters: what trains, what they compute, both forms of an export, DreamZero's checkpoints, and the wrong base."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -11,9 +12,9 @@ import pytest
 
 from configs import dreamzero_14b
 from launch import export, import_weights
-from launch.setup import training
+from launch.setup import provenance, training
 from launch.setup.experiment import Experiment
-from launch.setup.restore import Restored
+from launch.setup.restore import Restored, restore
 from tests.test_import_weights import ACTIONS, publish, read_back
 from world_model import functional
 from world_model.families.dreamzero.model import ForwardInputs
@@ -22,7 +23,8 @@ from world_model.families.dreamzero.weights import reference_format
 from world_model.families.dreamzero.weights.names import is_action_part
 from world_model.layers import lora
 from world_model.parallel import sharding
-from world_model.training import state
+from world_model.training import checkpoint, state
+from world_model.training.checkpoint_writer import Checkpoints
 from world_model.weights import safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
@@ -140,6 +142,37 @@ def test_both_forms_of_an_export_and_back(trained, tmp_path):
             np.testing.assert_array_equal(found[name], x, err_msg=name)
     with pytest.raises(WeightsError, match=r"adapters of rank 0 .*unexpected .*lora_A"):
         import_weights.import_weights(config_of(rank=0), "dreamzero", tmp_path / "lora", None)
+
+
+def save(workdir, experiment, params):
+    """As weights are imported."""
+    meta = checkpoint.make_meta({"params": params}, {}, family="dreamzero", config=provenance.as_json(experiment.config),
+                                statistics={}, statistics_hash="", code_version="")
+    with contextlib.closing(Checkpoints(workdir / "checkpoints", keep_last=1)) as checkpoints:
+        checkpoints.save(0, {"params": params}, data={}, meta=meta, frozen={})
+
+
+def test_adapters_on_a_base_that_is_held_in_bfloat16(trained, tmp_path):
+    """They begin as nothing where the base has none; an export has the base and what was learnt in float32."""
+    params, config = trained[1], trained[0].config.copy_and_resolve_references()
+    adapters = {name: x for name, x in params.items() if lora.ADAPTER.search(name)}
+    base = {name: x for name, x in params.items() if name not in adapters}  # values that bfloat16 has
+    save(tmp_path / "base", Experiment(config_of(rank=0)), base)
+    config.train.init_from, config.optimizer.frozen_dtype = str(tmp_path / "base"), "bfloat16"
+    experiment = Experiment(config).fitted()
+    found = training.start(experiment, *training.make_target(experiment, training.make_mesh(experiment.config)))["params"]
+    for name, x in found.items():
+        kept = jnp.float32 if name in adapters or is_action_part(name) else jnp.bfloat16
+        assert x.dtype == kept and (name in adapters or (np.float32(x) == base[name]).all()), name
+    assert all((np.abs(found[name]).max() > 0) == name.endswith("lora_a") for name in adapters)
+
+    save(tmp_path / "run", experiment, jax.device_get(found) | adapters)
+    restored = restore(tmp_path / "run")
+    merged, expected = export.merged(restored), lora.merge(params, experiment.model.spec.lora_alpha)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(merged.params[name], x, err_msg=name)
+    assert export.export(merged, tmp_path / "merged", by_tensor=True)["passed"]
+    assert {x.dtype for x in safetensors_io.Weights(tmp_path / "merged").values()} == {np.dtype(np.float32)}
 
 
 def test_adapters_go_on_their_own_base_alone(trained, tmp_path, monkeypatch):

@@ -107,12 +107,14 @@ def test_a_gpu_that_is_not_here_is_described_or_what_is_missing_named(monkeypatc
 
 def test_one_gpu_holds_its_gradients_and_has_what_jax_takes_of_it(monkeypatch):
     """12 bytes a parameter of weights and moments, 4 of gradients and copies: of a 2B model `dots` does not fit, which
-    would by 12 and all of the memory."""
+    would by 12 and all of the memory. A frozen one of 4B in bfloat16 takes 8, and leaves it room."""
     config = dreamzero_5b.get_config()
-    config.train.global_batch_size = 64
+    config.train.global_batch_size = 16
     config.mesh.update(data=1, fsdp=1, tensor=1, context=1)
     spec, count = Experiment(config).model.spec, 2_000_000_000
-    assert fit.choose_remat(config, Gpu, spec, count, 12 * count) != "dots"
+    assert fit.choose_remat(config, Gpu, spec, held(count)) != "dots"
+    config.optimizer.trainable = "trained"
+    assert fit.choose_remat(config, Gpu, spec, held(2 * count, "bfloat16")) == "dots"  # 2 bytes, and nothing beside
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
     assert CHIPS["h100"].usable_gib == pytest.approx(0.95 * 79.6) and CHIPS["v5p"].usable_gib == 95
 
@@ -154,6 +156,15 @@ def test_a_batch_that_does_not_divide_is_named(monkeypatch):
         plan.plan(config, "v5p:2x2x2")
 
 
+def held(count: int, dtype: str = "float32") -> dict:
+    """The abstract state of so many parameters, of which one is trained where they are bfloat16."""
+    trained = count if dtype == "float32" else 1
+    arrays = {"params": {"frozen": (count - trained, dtype), "trained": (trained, "float32")},
+              "mu": {"trained": (trained, "float32")}, "nu": {"trained": (trained, "float32")}}
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct(one[:1], one[1]), arrays,
+                        is_leaf=lambda x: isinstance(x, tuple))
+
+
 class Tpu:
     """A device of which the memory is known."""
 
@@ -189,7 +200,7 @@ def test_more_samples_per_chip_keep_less(batch, remat):
     config.train.global_batch_size = batch
     config.mesh.update(fit.choose_mesh(config, 64))
     spec = Experiment(config).model.spec
-    assert fit.choose_remat(config, Tpu, spec, 16_484_292_448, 12 * 16_484_292_448) == remat
+    assert fit.choose_remat(config, Tpu, spec, held(16_484_292_448)) == remat
 
 
 def test_nothing_stays_open_on_a_cpu():

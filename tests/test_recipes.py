@@ -12,13 +12,17 @@ import pytest
 
 from configs import base, recipes
 from data_pipelines.simulators.miniatures import writers
+from launch.evaluation.cost import share
 from launch.recipe import Recipe
 from launch.setup.experiment import Experiment
 from launch.setup.flags import keys
+from world_model.training import checkpoint_reader
+from world_model.training.optimizer import matching
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.py") if path.stem != "__init__")
 MODULES = {name: importlib.import_module(f"configs.recipes.{name}") for name in NAMES}
+PUBLISHED = sorted(path.stem for path in (ROOT / "configs").glob("*_*b*.py"))
 ARMS = [(name, arm) for name in NAMES for arm in MODULES[name].ARMS]
 SECTIONS = ("Data:", "Storage:", "Time:", "money:", "Expected:", "Known defects:")
 
@@ -43,10 +47,15 @@ def test_a_debug_arm_trains(name, arm, here, monkeypatch, tmp_path):
     from launch.train import train
 
     monkeypatch.chdir(here)
-    assert train(Experiment(MODULES[name].get_config(arm)), tmp_path)
+    config = MODULES[name].get_config(arm)
+    assert train(Experiment(config), tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert all(np.isfinite(record["loss"]) and record["action_loss"] > 0 for record in records)
+    held = dict(checkpoint_reader.read_arrays(tmp_path / "checkpoints", 3, lambda name: name.startswith("params.")))
+    trained = matching("trainable", config.optimizer.trainable, [name.removeprefix("params.") for name in held])
+    assert {x.dtype.name for name, x in held.items() if name[7:] not in trained} <= {config.optimizer.frozen_dtype}
+    assert all(x.any() for name, x in held.items() if name.endswith("lora_b"))  # which begin at zero
 
 
 @pytest.mark.parametrize("name, arm", [(name, arm) for name, arm in ARMS if not arm.endswith("debug")])
@@ -60,6 +69,20 @@ def test_an_arm_fits_together_and_adds_no_key(name, arm):
     assert arm in MODULES[name].COST
     for path in [entry.path for entry in recipes.entries(config.data.datasets)] + [config.train.init_from]:
         assert path in MODULES[name].GET, f"{path}: the recipe does not say how it is got"
+
+
+@pytest.mark.parametrize("name, arm", [(name, arm) for name, arm in ARMS if not arm.endswith("debug")])
+def test_evaluation_costs_little(name, arm):
+    config, cost = MODULES[name].get_config(arm), MODULES[name].COST[arm]
+    assert config.evaluate.every and config.evaluate.rollout_every
+    assert 0 < share(Experiment(config), len(recipes.entries(config.data.datasets)), cost["chips"]) < 0.03
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_evaluation_costs_little_at_the_published_sizes(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.evaluate.every and config.evaluate.rollout_every
+    assert 0 < share(Experiment(config), datasets=4, rows=64) < 0.03
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,9 +132,11 @@ def test_the_mixture_has_the_shares_that_it_names(here, monkeypatch):
 
 
 def test_costs_are_sums_that_can_be_checked():
-    cache, training = Recipe("droid_14b", "").costs()
+    cache, training, evaluation = Recipe("droid_14b", "").costs()
     assert "614,000 windows x 2.70 MB = 1,659 GB" in cache
-    assert "100,000 steps of 128 x 9.5 s = 263.9 h on 64 v5p; x 64 chips x $4.20 an hour on demand = $70,933" in training
+    assert "100,000 steps of 128 x 8.23 s = 228.6 h on 64 v5p; x 64 chips x $4.20 an hour on demand = $61,451" in training
+    # 64 windows x 2 draws / 3 every 1,000 steps, and 64 x 2 x 16 / 3 every 5,000, of 128 samples a step
+    assert evaluation.startswith("evaluation: at most 0.14% of the training's FLOP: 32 windows of each of 1 data sets ")
     assert list(Recipe("droid_14b", "debug").costs()) == []
     with pytest.raises(ValueError, match="no recipe 'droid'; did you mean 'droid_14b'"):
         Recipe("droid", "")

@@ -152,12 +152,13 @@ def test_another_schedule_is_said_with_what_it_does_to_the_rate(finished):
         "another schedule (train.steps 12 -> 40): the learning rate goes on from 0.01 at step 8, and is 0 at 40")
 
 
-@pytest.mark.parametrize("key, value, theirs", [("name", "lion", "adamw"), ("moments_dtype", "bfloat16", "float32")])
+@pytest.mark.parametrize("key, value, theirs", [("name", "lion", "adamw"), ("moments_dtype", "bfloat16", "float32"),
+                                               ("frozen_dtype", "bfloat16", "float32")])
 def test_moments_of_another_optimizer_are_refused(finished, capsys, key, value, theirs):
     config = tiny.config(steps=12, fsdp=8)
-    config.optimizer[key] = value
+    config.optimizer.update({key: value, "trainable": "."})
     assert train.run(tiny.Experiment(config), finished) == 1
-    assert (f"checkpoint of another optimizer: its moments are those of optimizer.{key} = '{theirs}', and this run has "
+    assert (f"checkpoint of another optimizer: its arrays are those of optimizer.{key} = '{theirs}', and this run has "
             f"'{value}'; go on with '{theirs}', or start a new workdir") in capsys.readouterr().err
 
 

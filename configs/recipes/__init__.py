@@ -21,14 +21,12 @@ GET = {
 
 
 def full_size(c: ConfigDict, codec: str) -> None:
-    """The frozen encoders of a codec "wan21" or "wan22", and evaluation inside the run. The first frame's features are
-    those of Wan2.1's CLIP for both."""
+    """The frozen encoders of a codec "wan21" or "wan22". First frames' features are those of Wan2.1's CLIP for both."""
     c.encoders.update(video=codec, video_weights=f"weights/{codec}/vae", text="umt5",
                       text_weights=f"weights/{codec}/text_encoder",
                       tokenizer=f"weights/{codec}/tokenizer/tokenizer.json")
     if c.model.get("image_dim"):
         c.encoders.update(image="clip", image_weights=f"{WAN21}/image_encoder")
-    c.evaluate.update(every=1000, rollout_every=5000)
 
 
 def miniature(c: ConfigDict) -> ConfigDict:

@@ -1,7 +1,9 @@
-"""Half an hour of a new robot with LoRA from a DreamZero checkpoint: ALOHA or SO-101, on one GPU.
+"""Half an hour of a new robot from a DreamZero checkpoint: ALOHA or SO-101, on one GPU.
 
-Arms: `aloha` (the default) and `so101`, the 14B from DreamZero-AgiBot's published weights (Apache-2.0) on one card of
-80 GB; `aloha_5b` and `so101_5b`, the 5B from a run of droid_14b.py:5b on one of 24 GB; and their debug arms.
+Arms: `aloha` (the default) and `so101`, LoRA of the 14B from DreamZero-AgiBot's published weights (Apache-2.0) on one
+card of 80 GB. Of the 5B, from a run of droid_14b.py:5b: `aloha_5b`, LoRA on 24 GB; `aloha_5b_last`, the last layer on
+24; `aloha_5b_attention`, self-attention of all layers on 48; `aloha_5b_full`, everything on 80; each for so101 too. All
+of them train the state and action modules. And debug arms.
 
     hf download lerobot/aloha_static_screw_driver --repo-type dataset --revision v2.1 --local-dir data/aloha
     hf download whosricky/so101-megamix-v1 --repo-type dataset --local-dir data/so101     # or your own
@@ -15,8 +17,8 @@ Arms: `aloha` (the default) and `so101`, the 14B from DreamZero-AgiBot's publish
 
 Data: one of these sets, or your own: 45 to 60 minutes, 50 to 80 clips of 20 to 40 s, 10 to 12 motions with two or three
 wordings each (dreamzero0/dreamzero, pull request 76); the paper's new robot had 55 recordings of 11 tasks, 30 minutes.
-Rank 4, alpha 4 on attention and MLP, and the state and action modules in full; latents and features come from the
-cache, moments are bfloat16, one sample at a time.
+LoRA has rank and alpha 4 on attention and MLP; latents and features come from the cache; what is frozen and moments are
+held in bfloat16. Memory and time by arm and card: docs/recipes.md.
 
 Storage: minutes x 60 x rate windows x 2.7 MB (14B) or .85 MB (5B): 30 minutes of SO-101 are 54,000, 146 or 46 GB.
 Time: the 14B took 127 h for 144,000 samples on two H100 (Vizuara-AI-Lab/dreamzero-so101), 6.35 GPU-seconds a sample;
@@ -28,8 +30,8 @@ aws-samples/sample-dreamzero-finetuning-on-sagemaker); joints within .01 rad^2 o
 wrongly; the gripper last, after about 50,000 samples where its convention differs. Compare with holding still, per key.
 
 Known defects: LoRA costs a few points against full training (LIBERO 88.8 to 95.1 against 97.4 to 99.0, OpenMOSS/
-EasyWAM). The frozen base is held in float32: 66 GB of the 14B. Whether both arms fit their cards is calculated, not
-measured. A merged adapter belongs to the base that it was trained on. 14B on 48 GB: out of memory, they say.
+EasyWAM). Whether arms fit their cards is compiled, not measured. A merged adapter belongs to the base that it was
+trained on.
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +44,11 @@ ROBOTS = {
                          for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")}},
     "so101": {"state": "observation.state", "action": "action",
               "images": {"front": "observation.images.front", "wrist": "observation.images.gripper"}}}
-ARMS = ("", *ROBOTS, *(f"{robot}_5b" for robot in ROBOTS), "debug", "so101_debug")
+STATE_ACTION = r"^(state_encoder|action_(en|de)coder)\."
+LORA = rf"lora_|{STATE_ACTION}"
+TRAINED = {"": LORA, "_5b": LORA, "_5b_last": rf"^(final_block|head)\.|{STATE_ACTION}",
+           "_5b_attention": rf"self_attn\.|{STATE_ACTION}", "_5b_full": ".*"}
+ARMS = ("", *(f"{robot}{what}" for robot in ROBOTS for what in TRAINED), "debug", "so101_debug", "so101_5b_last_debug")
 GET = recipes.GET | {
     "data/aloha": "hf download lerobot/aloha_static_screw_driver --repo-type dataset --revision v2.1 "
                   "--local-dir data/aloha",
@@ -50,22 +56,32 @@ GET = recipes.GET | {
     "runs/dreamzero_agibot": "python -m launch.import_weights --format=dreamzero --source=weights/dreamzero_agibot "
                              "--config=configs/dreamzero_14b.py --out=runs/dreamzero_agibot",
     "runs/droid_5b": "python -m launch.train --config=configs/recipes/droid_14b.py:5b --workdir=runs/droid_5b"}
-_14B, _5B = ({"chip": "h100", "chips": 1, "seconds": seconds, "windows": 54_000} for seconds in (25.4, 2.5))
-COST = {"": _14B, "aloha": _14B, "so101": _14B, "aloha_5b": _5B, "so101_5b": _5B}
+SECONDS = {"": 25.4, "_5b": 2.5, "_5b_last": 2.5, "_5b_attention": 2.5, "_5b_full": 2.5}
+
+
+def trained(arm: str) -> str:
+    """What an arm trains: a key of TRAINED."""
+    return arm.removesuffix("debug").removesuffix("_").removeprefix("aloha").removeprefix("so101")
+
+
+COST = {arm: {"chip": "h100", "chips": 1, "seconds": SECONDS[trained(arm)], "windows": 54_000}
+        for arm in ARMS if "debug" not in arm}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A robot's name, and `_5b` and `_debug` behind it."""
+    """A robot's name, and behind it what trains, and `_debug`."""
     recipes.check_arm("few_shot", arg, ARMS)
-    robot = "so101" if "so101" in arg else "aloha"
-    size, codec, base = (dreamzero_5b, "wan22", "runs/droid_5b") if "5b" in arg else (
+    robot, what = "so101" if "so101" in arg else "aloha", trained(arg)
+    size, codec, base = (dreamzero_5b, "wan22", "runs/droid_5b") if what else (
         dreamzero_14b, "wan21", "runs/dreamzero_agibot")
     c = size.get_config()
     recipes.full_size(c, codec)
-    c.model.update(attention="cudnn", lora_rank=4, lora_alpha=4.0)
+    c.model.update(attention="cudnn", lora_rank=4 if "lora" in TRAINED[what] else 0, lora_alpha=4.0)
     c.mesh.update(data=1, fsdp=-1, context=1)
-    c.train.update(steps=5_000, global_batch_size=4, accumulation=4, remat="full", init_from=base)
-    c.optimizer.update(trainable=r"lora_|^(state_encoder|action_(en|de)coder)\.", moments_dtype="bfloat16")
+    c.train.update(steps=5_000, global_batch_size=4, accumulation=1 if what else 4, remat="full", init_from=base)
+    c.optimizer.update(trainable=TRAINED[what], moments_dtype="bfloat16",
+                       frozen_dtype="float32" if what == "_5b_full" else "bfloat16")
+    c.evaluate.batch_size = 2
     c.data.datasets[robot] = ConfigDict({"source": "lerobot", "path": f"data/{robot}", "embodiment": robot,
                                          "weight": 1.0, "window_stride": 1, **ROBOTS[robot]})
     return recipes.miniature(c) if arg.endswith("debug") else c

@@ -1,7 +1,8 @@
 """GPUs that are not here: XLA compiles for a card from its description, anywhere (JAX 0.11 with its CUDA plug-in).
 
 The figures are those of the descriptions in XLA's repository (openxla/xla, xla/backends/gpu/target_config/specs, commit
-4336d12 for a100 and h200, 0774019 for h100, 300ec95 for b200); versions are those of CUDA 13.
+4336d12 for a100, a6000 and h200, 0774019 for h100, 300ec95 for b200); versions are those of CUDA 13. Nobody describes
+l40s and rtx4090 there: theirs are of NVIDIA's Ada white paper and data sheets, and what the driver shows.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ PLUGIN = "jax_plugins.xla_cuda13"
 CUDNN = 91900  # the version for which attention is lowered
 DESCRIPTION = """
 gpu_device_info {{
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: {threads}
   thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   registers_per_core_limit: 65536 registers_per_block_limit: 65536 shared_memory_per_block: 49152
@@ -47,12 +48,18 @@ class Card(NamedTuple):
     l2: int
     memory: int
     bandwidth: int  # bytes per second
+    threads: int = 2048  # per core
 
 
+ADA = "major: 8 minor: 9 feature_extension: NONE"
 HOPPER = "major: 9 feature_extension: ACCELERATED_FEATURES"
 CARDS = {
     "a100": Card("major: 8 feature_extension: NONE", 108, 64, 1.41, 167936, 166912, 41943040,
                  85100068864, 2039040000000),
+    "a6000": Card("major: 8 minor: 6 feature_extension: NONE", 84, 128, 1.8, 102400, 101376, 6291456,
+                  51041271808, 768096000000, 1536),
+    "l40s": Card(ADA, 142, 128, 2.52, 102400, 101376, 100663296, 47810936832, 864000000000, 1536),
+    "rtx4090": Card(ADA, 128, 128, 2.52, 102400, 101376, 75497472, 25393692672, 1008000000000, 1536),
     "h100": Card(HOPPER, 132, 128, 1.98, 233472, 232448, 52428800, 84942979072, 3352320000000),
     "h200": Card(HOPPER, 132, 128, 1.98, 233472, 232448, 52428800, 151397597184, 4800000000000),
     "b200": Card("major: 10 feature_extension: ACCELERATED_FEATURES", 148, 128, 1.965, 233472, 232448, 132644864,

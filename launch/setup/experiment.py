@@ -24,7 +24,7 @@ from world_model.training.optimizer import Optimizer, make_optimizer
 OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
 EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *OF_THE_INPUTS)  # those not of the sampler
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
-OF_THE_STATE = ("trainable", "ema_decay")  # keys of config.optimizer that are none of the optimizer's own
+OF_THE_STATE = ("trainable", "frozen_dtype", "ema_decay")  # keys of config.optimizer that it does not take
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
 
 

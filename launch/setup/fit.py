@@ -3,12 +3,14 @@
 The choice is a rule, not a measurement; `launch.plan` says what it comes to, and `--sweep` what else there is.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
 
+from launch.setup import training
 from world_model.analysis.chips import CHIPS, chip_of
 from world_model.parallel import sharding
 from world_model.parallel.remat import KEPT
@@ -33,12 +35,8 @@ def fit(config, make: Callable, devices=None) -> ConfigDict:
         config.mesh.update(choose_mesh(config, len(devices)))
         if config.train.remat == "auto":
             experiment = make(config)
-            shapes, c = experiment.model.shapes, config.optimizer
-            held = jax.eval_shape(lambda params: state.create(
-                params, experiment.optimizer, seed=0, trainable=c.trainable, ema=c.ema_decay > 0), shapes)
-            config.train.remat = choose_remat(
-                config, devices[0], experiment.model.spec, sum(p.size for p in shapes.values()),
-                sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held)))
+            held = jax.eval_shape(functools.partial(training.create_state, experiment), experiment.model.shapes)
+            config.train.remat = choose_remat(config, devices[0], experiment.model.spec, held)
     return config
 
 
@@ -79,21 +77,29 @@ def choose_mesh(config, devices: int) -> dict[str, int]:
     return {"data": mesh["data"] or shards // fsdp, "fsdp": fsdp, "tensor": tensor, "context": context}
 
 
-def choose_remat(config, device: jax.Device, spec, parameters: int, state_bytes: int) -> str:
-    """The policy that recomputes least of those whose arrays fit; `products` where the memory is not a chip's."""
+def choose_remat(config, device: jax.Device, spec, held: dict) -> str:
+    """The policy that recomputes least of those whose arrays fit; `products` where the memory is not a chip's. held:
+    the abstract state."""
     chip = chip_of(device)
     if chip is None:
         return "products"
     mesh = config.mesh
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
     tokens = rows * spec.training_tokens / mesh.context
-    # One device alone holds all gradients and computing copies at once, where shards hold those of layers at work.
-    alone = mesh.fsdp * mesh.tensor == 1
-    gathered = 4 * parameters if alone else LAYERS_AT_WORK * 2 * parameters / spec.num_layers / mesh.tensor
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
     memory = ROOM * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
-    room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - gathered
+    room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - _at_work(config, spec, held)
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = 2 * rows / mesh.context * spec.kept_values(wide, hidden / mesh.tensor)
         if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:
             return policy
     return "full"
+
+
+def _at_work(config, spec, held: dict) -> float:
+    """Bytes of computing copies and gradients at once: shards hold those of layers at work, one device alone all."""
+    params, mesh, names = held["params"], config.mesh, config.optimizer.trainable
+    if mesh.fsdp * mesh.tensor > 1:
+        return LAYERS_AT_WORK * 2 * sum(p.size for p in params.values()) / spec.num_layers / mesh.tensor
+    copied = sum(2 * p.size for p in params.values() if p.dtype == "float32")
+    return copied + sum(2 * params[name].size for name in state.trained_names(params, names))

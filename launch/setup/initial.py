@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from world_model.differences import differences
+from world_model.differences import differences, first_difference
+from world_model.layers.lora import ADAPTER
 from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.checkpoint import CheckpointError
 
@@ -22,7 +23,8 @@ class Initial:
     directory: Path  # of its checkpoints
     step: int
     meta: dict
-    averaged: tuple[str, ...]  # parameters that are taken from the average
+    averaged: bool  # whether parameters are taken from the average, where it has them
+    base: dict | None  # {format, base_hash} of the published weights that are under them; None where others are
 
     @classmethod
     def of(cls, config) -> "Initial | None":
@@ -32,17 +34,22 @@ class Initial:
         directory = Path(config.train.init_from) / "checkpoints"
         step = checkpoint.locate(directory)
         meta = checkpoint.read_json(directory, step, "meta")
-        ema = (name.removeprefix("ema.") for name in meta["arrays"] if name.startswith("ema."))
-        return cls(directory, step, meta, tuple(ema) if config.train.init_weights == "average" else ())
+        averaged = any(name.startswith("ema.") for name in meta["arrays"])
+        adapters = (keys.get("lora_rank", 0) for keys in (config.model, meta["config"]["model"]))
+        on_trained = step > 0 and tuple(map(bool, adapters)) == (True, False)  # adapters go on what was trained there
+        return cls(directory, step, meta, averaged and config.train.init_weights == "average",
+                   None if on_trained else meta.get("base"))
 
     def params(self, target: dict) -> dict:
-        """The parameters, each read into its place in `target`, {name: abstract array}. Raises CheckpointError naming
-        the first that is missing or of another shape."""
-        found = checkpoint_reader.restore(self.directory, self.step, {"params": target})["params"]
-        if self.averaged:
-            average = {"ema": {name: target[name] for name in self.averaged}}
-            found |= checkpoint_reader.restore(self.directory, self.step, average)["ema"]
-        return found
+        """The parameters, each read into its place and dtype in `target`, {name: abstract array}; without the adapters
+        where the checkpoint has none. Raises CheckpointError naming the first that is missing or of another shape."""
+        found = checkpoint_reader.stored(self.directory, self.step, ("params", "ema") if self.averaged else ("params",))
+        wanted = {name: p for name, p in target.items() if name in found or not ADAPTER.search(name)}
+        shapes = ({name: list(p.shape) for name, p in arrays.items()} for arrays in (found, wanted))
+        if problem := first_difference(*shapes, path="params"):
+            raise CheckpointError(f"checkpoint {self.directory / str(self.step)} does not fit: {problem}")
+        # One by one: a device has room for those that it holds in bfloat16, not for all of them in float32.
+        return {name: found[name].placed(p.sharding).astype(p.dtype) for name, p in wanted.items()}
 
     def encoders(self, config) -> dict:
         """What the checkpoint keeps of its encoders, by part. Raises CheckpointError where the config's are others."""

@@ -12,7 +12,7 @@ from world_model.training.checkpoint import CheckpointError
 from world_model.training.optimizer import make_schedule
 
 SCHEDULE = ("learning_rate", "warmup_fraction", "end_fraction", "schedule")  # keys of config.optimizer
-MOMENTS = {"name": "adamw", "moments_dtype": "float32"}  # and what they were before there was a choice
+HELD = {"name": "adamw", "moments_dtype": "float32", "frozen_dtype": "float32"}  # before there was a choice
 
 
 def make_meta(target: dict, kept: dict, config, data, base: dict | None) -> dict:
@@ -30,10 +30,10 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
     there = checkpoint.steps(directory)
     if not there:
         initial = Initial.of(config)
-        return None, initial.meta.get("base") if initial else None
+        return None, initial.base if initial else None
     saved = checkpoint.read_json(directory, there[-1], "meta")
     now = make_meta(target, {}, config, data, _base(config, saved))
-    check_moments(saved["config"], now["config"])
+    check_held(saved["config"], now["config"])
     checkpoint.check_resume(saved, now)
     say(f"resuming from step {there[-1]} of {directory}")
     for change in differences(saved["config"], now["config"]):
@@ -47,16 +47,16 @@ def _base(config, saved: dict) -> dict | None:
     """What train.init_from has on record, where that folder is still there; else what the checkpoint has, which holds
     every weight itself."""
     initial = Initial.of(config) if Path(config.train.init_from, "checkpoints").is_dir() else None
-    return initial.meta.get("base") if initial else saved.get("base")
+    return initial.base if initial else saved.get("base")
 
 
-def check_moments(saved: dict, now: dict) -> None:
-    """Raises CheckpointError where a checkpoint, by two configs as JSON, holds moments of another optimizer."""
-    for key, before in MOMENTS.items():
+def check_held(saved: dict, now: dict) -> None:
+    """Raises CheckpointError where a checkpoint, by two configs as JSON, holds arrays of another optimizer."""
+    for key, before in HELD.items():
         theirs, ours = saved.get("optimizer", {}).get(key, before), now["optimizer"][key]
         if theirs != ours:
             raise CheckpointError(
-                f"checkpoint of another optimizer: its moments are those of optimizer.{key} = {theirs!r}, and this run "
+                f"checkpoint of another optimizer: its arrays are those of optimizer.{key} = {theirs!r}, and this run "
                 f"has {ours!r}; go on with {theirs!r}, or start a new workdir from its weights (train.init_from)")
 
 

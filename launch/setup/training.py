@@ -36,18 +36,25 @@ def create_state(experiment, params: dict) -> dict:
     """The state at step 0 around given parameters."""
     c = experiment.config
     return state.create(params, experiment.optimizer, seed=c.seed, trainable=c.optimizer.trainable,
-                        ema=c.optimizer.ema_decay > 0)
+                        ema=c.optimizer.ema_decay > 0,
+                        frozen=functools.partial(experiment.model.cast, dtype=c.optimizer.frozen_dtype))
 
 
 def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
-    """The state at step 0: fresh, or around the weights that train.init_from names, each read into its place.
+    """The state at step 0: fresh, or around the weights that train.init_from names, each read into its place, and
+    adapters that they lack.
 
-    Raises CheckpointError naming the first parameter that is missing there or of another shape.
+    Raises CheckpointError naming the first other parameter that is missing there or of another shape.
     """
     if not (found := Initial.of(experiment.config)):
         return state.init_state(make_state, target)
+    params = found.params(target["params"])
+    lacking = {name: p for name, p in target["params"].items() if name not in params}
+    if lacking:
+        params |= state.init_state(lambda: state.subset(
+            experiment.model.init_params(jax.random.key(experiment.config.seed)), lacking), lacking)
     return jax.jit(lambda params: create_state(experiment, params), donate_argnums=0,
-                   out_shardings=state.state_shardings(target))(found.params(target["params"]))
+                   out_shardings=state.state_shardings(target))(params)
 
 
 def make_step(experiment, target: dict, *frozen: dict) -> jax.stages.Wrapped:

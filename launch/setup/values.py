@@ -48,7 +48,7 @@ RULES: dict[str, Rule] = {
     "train.init_weights": one_of("average", "raw"), "train.log_every": COUNT,
     "optimizer.warmup_fraction": PART, "optimizer.b1": PART, "optimizer.b2": PART, "optimizer.eps": POSITIVE,
     "optimizer.clip_norm": POSITIVE, "optimizer.name": one_of(*directions.RULES),
-    "optimizer.schedule": one_of(*SCHEDULES), "optimizer.moments_dtype": DTYPE,
+    "optimizer.schedule": one_of(*SCHEDULES), "optimizer.moments_dtype": DTYPE, "optimizer.frozen_dtype": DTYPE,
     **{f"mesh.{axis}": between(-1) for axis in ("data", "fsdp", "tensor", "context")},
     "hosts.connect_seconds": COUNT, "hosts.heartbeat_seconds": COUNT,
     "checkpoint.every": COUNT, "checkpoint.keep_last": COUNT,
@@ -63,7 +63,8 @@ LISTS = {"log.also": tuple(SINKS)}  # keys whose values are tuples of these
 # (key, its default, another key, values of that under which it is not read)
 UNREAD = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
           ("optimizer.b2", 0.999, "optimizer.name", ("adafactor",)),
-          ("optimizer.end_fraction", 0.0, "optimizer.schedule", ("constant",)))
+          ("optimizer.end_fraction", 0.0, "optimizer.schedule", ("constant",)),
+          ("optimizer.frozen_dtype", "float32", "optimizer.trainable", (".*",)))
 
 
 def check(config) -> None:

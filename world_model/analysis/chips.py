@@ -35,9 +35,10 @@ class Chip:
 # its multiply-adds need.
 # Kernels: `python -m benchmarks.kernel_schedule` reads the 14B's self-attention in the schedule that libtpu 0.0.42.1
 # makes. It leaves out waits for memory, and no chip has confirmed it.
-# GPU: NVIDIA's data sheets (dense bf16; NVLink one way; each GPU has a network adapter of 400 Gbit/s, an A100 of 200);
-# the memory is what the driver shows. The clock is the boost clock: compilers for GPUs estimate no cycles. Attention is
-# taken at 600 and 450 TFLOP/s of an H100, as published kernels reach (arXiv 2407.08608), and that share of others.
+# GPU: NVIDIA's data sheets (dense bf16, accumulated in float32; NVLink, or PCIe where there is none, one way; each GPU
+# has a network adapter of 400 Gbit/s, those before Hopper of 200); the memory is what the driver shows. The clock is
+# the boost clock: compilers for GPUs estimate no cycles. Attention is taken at 600 and 450 TFLOP/s of an H100, as
+# published kernels reach (arXiv 2407.08608), and that share of others.
 # Prices are of September 2026, of GPUs an eighth of Google's machines with eight.
 _CUDNN = {"fwd": 600 / 989, "bwd": 450 / 989}
 CHIPS = {
@@ -48,6 +49,9 @@ CHIPS = {
     "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (4 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
     "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (8 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9, _CUDNN, 2.039e12),
+    "a6000": Chip(154.8e12, 47.5, 56e9, 1.8e9, 1, None, "NVIDIA RTX A6000", 25e9, _CUDNN, 0.768e12),
+    "l40s": Chip(362e12, 44.5, 32e9, 2.52e9, 1, None, "NVIDIA L40S", 25e9, _CUDNN, 0.864e12),
+    "rtx4090": Chip(165.2e12, 23.6, 32e9, 2.52e9, 1, None, "NVIDIA GeForce RTX 4090", 25e9, _CUDNN, 1.008e12),
     "h100": Chip(989e12, 79.6, 450e9, 1.98e9, 1, 11.06, "NVIDIA H100 80GB HBM3", 50e9, _CUDNN, 3.352e12),
     "h200": Chip(989e12, 140.4, 450e9, 1.98e9, 1, 10.60, "NVIDIA H200", 50e9, _CUDNN, 4.8e12),
     "b200": Chip(2250e12, 178.3, 900e9, 1.965e9, 1, None, "NVIDIA B200", 50e9, _CUDNN, 7.672e12),
@@ -55,7 +59,8 @@ CHIPS = {
 
 # Part of a `device_kind`, in lower case -> chip. The first match counts, so "v5 lite" stands before "v5".
 _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6 lite": "v6e", "v6e": "v6e", "tpu7x": "v7x", "v7x": "v7x",
-          "h100": "h100", "h200": "h200", "a100": "a100", "b200": "b200"}
+          "h100": "h100", "h200": "h200", "a100": "a100", "a6000": "a6000", "l40s": "l40s",
+          "rtx 4090": "rtx4090", "b200": "b200"}
 _V4_PEAK_FLOPS = 275e12  # Cloud TPU's page of v4, which is in no plan
 
 

@@ -34,14 +34,15 @@ def restore(directory: Path | str, step: int, target: dict, check: bool = True) 
 
 
 class StoredArray:
-    """An array of a checkpoint that is read, and checked, when it is asked for: whole by NumPy, a layer by its index.
+    """An array of a checkpoint that is read, and checked, when it is asked for: whole by NumPy, a layer by its index;
+    in float32, whatever it was held in.
 
     Of all arrays that `stored` gave together only the one that was read last stays in memory.
     """
 
     def __init__(self, reader: "_Reader", name: str, dtype: str, shape: list[int]):
-        self._reader, self._name = reader, name
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._reader, self._name, self._held = reader, name, np.dtype(dtype)
+        self.shape, self.dtype = tuple(shape), np.dtype(np.float32)
 
     @property
     def size(self) -> int:
@@ -54,14 +55,15 @@ class StoredArray:
         return len(self.shape)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.asarray(self._reader.whole(self._name, self.shape, self.dtype), dtype)
+        return np.asarray(self._reader.whole(self._name, self.shape, self._held), dtype)
 
     def __getitem__(self, index) -> np.ndarray:
         return np.asarray(self)[index]
 
     def placed(self, sharding: jax.sharding.Sharding) -> jax.Array:
-        """Reads it into its places on devices; no host and no device holds more than its share."""
-        return self._reader.read({self._name: jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)})
+        """Reads it into its places on devices, in the dtype that it was held in; no host and no device holds more than
+        its share."""
+        return self._reader.read({self._name: jax.ShapeDtypeStruct(self.shape, self._held, sharding=sharding)})
 
 
 class _Reader:
@@ -74,7 +76,7 @@ class _Reader:
     def whole(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if not self._last or self._last[0] != name:
             self._last = None  # which makes room
-            self._last = name, self.read({name: np.empty(shape, dtype)})
+            self._last = name, self.read({name: np.empty(shape, dtype)}).astype(np.float32, copy=False)
         return self._last[1]
 
     def read(self, flat: dict):

@@ -1,6 +1,6 @@
 """The training state: one plain dict pytree with flat stable names.
 
-    params {name: float32}        every parameter, trained or frozen
+    params {name: float32}        every parameter; frozen ones in bfloat16 where that is asked for
     opt    {count, mu, ...}       moments of the trained parameters alone (world_model/training/optimizer.py)
     ema    {name: float32}        average of the trained parameters; only where averaging is on
     step   int32                  optimizer steps done
@@ -28,11 +28,15 @@ def subset(params: dict, names: Iterable[str]) -> dict:
 
 def create(
     params: dict, optimizer: Optimizer, *, seed: int, trainable: str = ".*", ema: bool = False,
+    frozen: Callable[[dict], dict] = lambda params: params,
 ) -> dict:
-    """Makes the state of step 0 around given parameters. The average starts from them, never from zero."""
+    """Makes the state of step 0 around given parameters. The average starts from them, never from zero.
+
+    frozen: gives those that do not train as they are kept.
+    """
     trained = subset(params, trained_names(params, trainable))
     state = {
-        "params": params,
+        "params": frozen(params) | trained,
         "opt": optimizer.init(trained),
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(jax.random.key(seed)),
