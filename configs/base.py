@@ -76,7 +76,6 @@ def common(family: str) -> ConfigDict:
     c.optimizer.no_decay = r"(bias|scale|modulation)$"  # parameters without weight decay, regular expression
     c.optimizer.clip_norm = 1.0  # global gradient norm
     c.optimizer.trainable = r".*"  # parameters that train, regular expression; the rest are frozen
-    c.optimizer.frozen_dtype = "float32"  # float32 | bfloat16: in which those are held that do not train
     c.optimizer.rate_factors = ()  # (pattern, factor), ...: the first that matches a trained parameter scales its rate
     c.optimizer.ema_decay = 0.0  # of the weights' average: 0 = none, from 1 on the exponent of a power law
 

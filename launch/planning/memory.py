@@ -57,7 +57,7 @@ def changes(config, mesh) -> list[str]:
         found.append(f"--config.mesh.context={2 * context}  (a sample's tokens over more devices)")
     if data > 1:
         found.append(f"--config.mesh.data=1 --config.mesh.fsdp={data * fsdp}  (more shards of the weights)")
-    if config.optimizer.trainable != ".*" and config.optimizer.frozen_dtype == "float32":
+    if config.optimizer.trainable != ".*" and config.optimizer.get("frozen_dtype") == "float32":
         found.append("--config.optimizer.frozen_dtype=bfloat16  (half of what does not train)")
     if config.optimizer.moments_dtype == "float32":
         found.append("--config.optimizer.moments_dtype=bfloat16  (half of the moments)")

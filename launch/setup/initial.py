@@ -45,8 +45,8 @@ class Initial:
         where the checkpoint has none. Raises CheckpointError naming the first that is missing or of another shape."""
         found = checkpoint_reader.stored(self.directory, self.step, ("params", "ema") if self.averaged else ("params",))
         wanted = {name: p for name, p in target.items() if name in found or not ADAPTER.search(name)}
-        shapes = ({name: list(p.shape) for name, p in arrays.items()} for arrays in (found, wanted))
-        if problem := first_difference(*shapes, path="params"):
+        there, here = ({name: list(p.shape) for name, p in arrays.items()} for arrays in (found, wanted))
+        if problem := first_difference(there, here, path="params"):
             raise CheckpointError(f"checkpoint {self.directory / str(self.step)} does not fit: {problem}")
         # One by one: a device has room for those that it holds in bfloat16, not for all of them in float32.
         return {name: found[name].placed(p.sharding).astype(p.dtype) for name, p in wanted.items()}

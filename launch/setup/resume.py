@@ -53,7 +53,7 @@ def _base(config, saved: dict) -> dict | None:
 def check_held(saved: dict, now: dict) -> None:
     """Raises CheckpointError where a checkpoint, by two configs as JSON, holds arrays of another optimizer."""
     for key, before in HELD.items():
-        theirs, ours = saved.get("optimizer", {}).get(key, before), now["optimizer"][key]
+        theirs, ours = saved.get("optimizer", {}).get(key, before), now["optimizer"].get(key, before)
         if theirs != ours:
             raise CheckpointError(
                 f"checkpoint of another optimizer: its arrays are those of optimizer.{key} = {theirs!r}, and this run "

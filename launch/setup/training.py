@@ -35,9 +35,9 @@ def make_target(experiment, mesh) -> tuple[Callable[[], dict], dict]:
 def create_state(experiment, params: dict) -> dict:
     """The state at step 0 around given parameters."""
     c = experiment.config
+    dtype = c.optimizer.frozen_dtype if "frozen_dtype" in c.optimizer else "float32"
     return state.create(params, experiment.optimizer, seed=c.seed, trainable=c.optimizer.trainable,
-                        ema=c.optimizer.ema_decay > 0,
-                        frozen=functools.partial(experiment.model.cast, dtype=c.optimizer.frozen_dtype))
+                        ema=c.optimizer.ema_decay > 0, frozen=functools.partial(experiment.model.cast, dtype=dtype))
 
 
 def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:

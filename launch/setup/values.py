@@ -78,7 +78,8 @@ def check(config) -> None:
         problems.append(f"optimizer.warmup_fraction = {warmup}: expected less, so that one of train.steps = {steps} is "
                         "left after it")
     problems += [f"{key} = {flat[key]}: {other} = {flat[other]!r} does not read it; leave it at {default}"
-                 for key, default, other, values in UNREAD if flat.get(other) in values and flat[key] != default]
+                 for key, default, other, values in UNREAD
+                 if flat.get(other) in values and flat.get(key, default) != default]
     if flat.get("checkpoint.keep_best") and (not (every := flat["evaluate.every"]) or flat["checkpoint.every"] % every):
         problems.append(f"checkpoint.keep_best: expected evaluate.every = {every} to divide checkpoint.every = "
                         f"{flat['checkpoint.every']}, so that what is saved has been measured")

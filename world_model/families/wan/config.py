@@ -47,6 +47,9 @@ CONFIG: dict[str, dict] = {
         "weighting": "bell",  # by noise level: bell, around t = 500, as published | uniform
         "action_average": "slots",  # slots: over all padded slots, as published | valid: over real dimensions
     },
+    "optimizer": {
+        "frozen_dtype": "float32",  # float32 | bfloat16: in which parameters are held that do not train
+    },
     "evaluate": {
         "solver_steps": 16,  # denoising steps of the video per block or chunk
         "guidance": 1.0,  # classifier-free guidance of the video; 1 = off
