@@ -7,7 +7,10 @@ base that others are compared with; or a grid {dotted key: [values]}. Measured a
 or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's
 "rollouts" names those that it takes part in, else all. What is whole is not run again; each run remembers the hash of
 its config and of what was measured, and OUT with runs of other settings is refused. A run that fails is told in its
-variant's row, the others go on, and the exit code is 1. SIGTERM saves the training that runs, and exits with 143.
+variant's row, the others go on, and the exit code is 1. SIGTERM saves the training that runs, and exits with 143. With
+--at_once=N a variant's seeds are trained N in one program (launch/setup/steps.py), all of a study alike, as a seed then
+ends like the same one alone up to rounding, which training makes larger; on CPUs as many are measured abreast as there
+are cores.
 Results: OUT/results.json, results.md and results.svg, with 95% confidence intervals over seeds
 (launch/reporting/comparison.py).
 
@@ -178,7 +181,8 @@ def main(_) -> None:
     seeds = [int(seed) for seed in args.seeds or (stored["plan"]["seeds"] if stored else [0])]
     if args.submit:
         return submit_all(file, wanted, seeds, out, args)
-    rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value)
+    rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value,
+                          args.at_once)
     if any(row["seeds"] or row["failed"] for row in rows):
         files.write_text(f"{out}/results.json", json.dumps(rows, indent=1) + "\n")
         files.write_text(f"{out}/results.md", comparison.table(rows))
@@ -194,6 +198,7 @@ if __name__ == "__main__":
     launch_flags.define_config()
     flags.DEFINE_string("out", None, "directory of all runs: OUT/VARIANT/seed_N")
     flags.DEFINE_list("seeds", None, "seeds of every variant; default: the locked study's, or 0")
+    flags.DEFINE_integer("at_once", 1, "seeds of a variant that are trained in one program", lower_bound=1)
     flags.DEFINE_bool("lock", False, "write down the study that the config file defines, and run nothing")
     flags.DEFINE_bool("submit", False, "train on pods, a job for each run")
     submit.define()

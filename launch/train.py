@@ -1,6 +1,7 @@
 """Trains a world-action model, or goes on where WORKDIR's newest checkpoint stands.
 
     python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart [--config.train.steps=50]
+    python -m launch.train --config=configs/quickstart.py --workdir=runs/seeds --seeds=0,1,2    # three runs at once
 
 SIGTERM and SIGINT save and exit with 143 (a second SIGINT does not wait for the save): only a run that reached
 train.steps exits with 0. A loss that is not finite, a full disk, a workdir in which another run trains or a checkpoint
@@ -8,177 +9,150 @@ that does not fit stop the run with one sentence and exit code 1; the last good 
 """
 
 import contextlib
+import functools
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from launch.evaluation.held_out import HeldOut
 from launch.planning import memory
-from launch.reporting import figures
 from launch.setup import fit, provenance, training
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
-from launch.setup.initial import Initial
-from launch.setup.resume import find_resumable, make_meta
+from launch.setup.steps import Steps, StepsAtOnce
 from launch.setup.values import ConfigError
-from launch.supervision import cloud_ledger, hosts, owner
+from launch.supervision import cloud_ledger, hosts
 from launch.supervision.child import STOPPED
-from launch.supervision.ledger import Ledger, read_attempts, summarize
+from launch.supervision.run_folder import RunFolder
 from launch.supervision.watchdog import Watchdog
-from world_model.parallel import host_rows
-from world_model.training import checkpoint, checkpoint_reader, metrics, records
-from world_model.training.checkpoint_writer import Checkpoints
+from world_model.training import checkpoint, metrics
 
 CONFIG = launch_flags.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of checkpoints and metrics; made if missing")
+SEEDS = flags.DEFINE_list("seeds", [], "trained at once, each in WORKDIR/seed_N; default: the config's alone")
 
 
-def train(experiment, workdir: Path | str) -> bool:
+def train(experiment, workdir: Path | str, seeds: Sequence[int] = ()) -> bool:
     """The whole run of an Experiment (launch/setup/experiment.py). Returns whether train.steps were reached.
 
-    Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person who started
-    it.
+    seeds: those of the runs that are trained at once, each in WORKDIR/seed_N; without any, it is the config's in
+    WORKDIR. Raises CheckpointError, NonFiniteLoss, OutOfMemory, ValueError or OSError with a sentence for the person
+    who started it.
     """
     if "://" in str(workdir):
         raise ValueError(f"--workdir={workdir}: a mounted folder is needed, as every host sees it (docs/pods.md)")
-    workdir, began = Path(workdir), time.time()
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
-        # Mesh and model: whatever can be wrong in the config is found before any data is read.
-        name = experiment.config.log.cloud_goodput
-        cloud = cloud_ledger.open_log(name, workdir.name) if jax.process_index() == 0 else None
-        fit.check_kernel(experiment.config)
-        experiment = experiment.fitted()
-        config, mesh = experiment.config, training.make_mesh(experiment.config)
-        make_state, target = training.make_target(experiment, mesh)
-        guard.enter_context(memory.explained(config, target, mesh))
-
-        # The workdir and, in it, no half-written save; then data.
-        workdir.mkdir(parents=True, exist_ok=True)
-        guard.enter_context(owner.owned(workdir))
-        checkpoints = Checkpoints(workdir / "checkpoints", keep_last=config.checkpoint.keep_last,
-                                  keep_every=config.checkpoint.keep_every, keep_best=config.checkpoint.keep_best,
-                                  hashes=config.checkpoint.hashes)
-        guard.callback(checkpoints.close)
-        data = experiment.data()
-        resumed, base = find_resumable(checkpoints.directory, target, config, data, say)
-        hosts.agree_on("newest checkpoint", resumed, config.hosts.connect_seconds)
-        start = 0 if resumed is None else resumed
-        if resumed is None:
-            if initial := Initial.of(config):
-                say(initial.describe(data.statistics))
-            kept = experiment.fit_encoders(data)
-        else:
-            kept = checkpoint_reader.read_frozen(checkpoints.directory, start)
-
-        # Encoders and what they make of held-out windows; then the state, the newest checkpoint's or a fresh one: a run
-        # from a cache needs no room for both at once.
-        encoders = training.place(experiment.training_arrays(kept), mesh)
-        held_out = HeldOut(experiment, data, mesh, kept, encoders, say) if config.evaluate.every or (
-            config.evaluate.rollout_every) else None
-        current = training.start(experiment, make_state, target) if resumed is None else checkpoint_reader.restore(
-            checkpoints.directory, start, target, config.checkpoint.hashes)
-        loader = data.loader(start, *host_rows.host_share(mesh))
-        if resumed is not None:
-            loader.check_resume(checkpoint.read_json(checkpoints.directory, start, "data"))
-        meta = make_meta(target, kept, config, data, base)
-        say(provenance.introduce(config, workdir, mesh, target, start, data.statistics))
-        times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
-        ledger = Ledger(times, start, began, cloud)
-
-        # The step, and what the run says of itself.
-        step_fn = training.make_step(experiment, target, encoders)
-        history = metrics.History()
-        clock = metrics.Clock(config.train.global_batch_size, experiment.model.flops_per_sample, mesh.size)
-        writer = records.Writer(workdir, start, config.log.also)
-
-        def report(step: int) -> None:
-            if record := history.collect(step):
-                record |= clock.measure(step, config.train.steps - step)
-                ledger.ends("steps", step, record["data_wait"])
-                writer.write(step, record)
-                say(metrics.progress(step, config.train.steps, record, held_out.last if held_out else {}))
-
-        def evaluate(step: int) -> None:
-            record, picture = held_out(current, step)
-            writer.write(step, record)
-            say(metrics.progress(step, config.train.steps, {}, held_out.last))
-            if picture is not None:
-                writer.picture(step, "rollout", picture, figures.png)
-            ledger.ends("evaluate", step)
-            clock.restart()
-
-        def save(step: int) -> None:
-            checkpoints.save(step, current, data=loader.state(), meta=meta, frozen=kept,
-                             loss=held_out.loss_at(step) if held_out else None)
-            ledger.ends("checkpoint", step)
-
+        folders, steps = open_runs(experiment, Path(workdir), seeds, guard)
         try:
-            stacks = workdir / f"stacks_{jax.process_index()}.txt"
-            with jax.set_mesh(mesh), Watchdog(stacks, config.hosts.stuck_factor) as watchdog:
-                saved = resumed
-                ledger.ends("startup", start)
-                for step in range(start + 1, config.train.steps + 1):
-                    if stop.requested(step):
-                        break
-                    rows = clock.next_batch(loader)
-                    batch = host_rows.put_batch(rows, mesh)
-                    if step == start + 1:
-                        ledger.ends("startup", start)  # the first batch belongs to it
-                        step_fn = compile_step(step_fn, target, batch, encoders)
-                        ledger.ends("compile", start)
-                        clock.restart()
-                    ledger.starts(step)
-                    current, measured = step_fn(current, batch, encoders)
-                    clock.started(step, measured)
-                    history.add(step, measured, samples_of(rows))
-                    checkpoints.check()
-                    if (step - 1) % config.train.log_every == 0:
-                        report(step - 1)  # it has ended: the devices go on with this one meanwhile
-                    if held_out and held_out.due(step):
-                        report(step)
-                        with watchdog.paused():
-                            evaluate(step)
-                    if step % config.checkpoint.every == 0 or step == config.train.steps:
-                        report(step)  # before the save: a state with a bad loss is never written
-                        save(step)
-                        saved = step
-                    watchdog.step()
-                done = int(current["step"])
-                if saved != done:
-                    report(done)
-                    save(done)
-                checkpoints.close()  # what is said to be saved is saved
-                ledger.ends("checkpoint", done)
-                if done >= config.train.steps:
-                    ledger.done()
-                say(f"done at step {done}" if done >= config.train.steps else
-                    f"stopped by a signal at step {done} of {config.train.steps}, saved; start again to go on")
-                if times:
-                    say(summarize(read_attempts(times)))
-                return done >= config.train.steps
-        except (metrics.NonFiniteLoss, OSError) as error:
-            checkpoints.close()
-            good = checkpoint.steps(checkpoints.directory)
-            where = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
-            raise type(error)(f"{error}; last good checkpoint: {where}") from error
-        finally:
-            loader.close()
-            writer.close()
+            return loop(folders, steps, stop)
+        except OSError as error:
+            raise type(error)(f"{error}; last good checkpoint: {folders[0].last_good()}") from error
 
 
-def compile_step(step_fn, *args: dict):
-    """Compiles ahead of the first call, to tell the time and the memory it takes."""
-    began = time.monotonic()
-    compiled = step_fn.lower(*args).compile()
-    memory = compiled.memory_analysis()
-    held, scratch = memory.argument_size_in_bytes / 2**20, memory.temp_size_in_bytes / 2**20
-    say(f"compiled in {time.monotonic() - began:.1f} s; per device {held:.0f} MiB of state, encoders and batch, "
-        f"{scratch:.0f} MiB of temporaries")
-    return compiled
+def open_runs(experiment, workdir: Path, seeds: Sequence[int], guard: contextlib.ExitStack
+              ) -> tuple[list[RunFolder], Steps]:
+    """The folders of all runs, and what steps them."""
+    # Mesh and model: whatever can be wrong in the config is found before any data is read.
+    began, name = time.time(), experiment.config.log.cloud_goodput
+    cloud = cloud_ledger.open_log(name, workdir.name) if jax.process_index() == 0 else None
+    fit.check_kernel(experiment.config)
+    devices = jax.devices()[:1] if seeds else jax.devices()
+    wanted = {workdir / f"seed_{seed}": experiment.of_seed(seed) for seed in seeds} or {workdir: experiment}
+    folders: list[RunFolder] = []
+    for path, each in wanted.items():
+        fitted = each.fitted(devices)
+        mesh = training.make_mesh(fitted.config, devices)
+        make_state, target = training.make_target(fitted, mesh)
+        guard.enter_context(memory.explained(fitted.config, target, mesh))
+        statistics = folders[0].data.statistics if folders else None
+        folders.append(RunFolder(fitted, path, mesh, make_state, target, statistics, (began, cloud), guard,
+                                 functools.partial(say, run=f"{path.name}: " if seeds else "")))
+    if len({folder.start for folder in folders}) > 1:
+        stand = ", ".join(f"{folder.workdir.name} at {folder.start}" for folder in folders)
+        raise ValueError(f"runs at once go on from one step, and these stand at others: {stand}; start those apart")
+    encoders = [folder.encoders for folder in folders]
+    return folders, StepsAtOnce(fitted, mesh, target, encoders) if seeds else Steps(fitted, mesh, target, encoders[0])
+
+
+def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool:
+    """Steps all runs to their end, or until `stop`; one whose loss is not finite leaves, and the others go on.
+
+    Raises NonFiniteLoss in the end, or once none is left.
+    """
+    config, start, workdir = folders[0].config, folders[0].start, folders[0].workdir
+    going, left = dict(enumerate(folders)), list[str]()
+    clock = metrics.Clock(config.train.global_batch_size * len(folders), steps.flops_per_sample, steps.devices)
+    batches = joint([folder.loader for folder in folders])
+
+    def report(step: int) -> None:
+        speed = clock.measure(step, config.train.steps - step)
+        for index, folder in list(going.items()) if speed else []:
+            try:
+                folder.report(step, speed)
+            except metrics.NonFiniteLoss as error:
+                left.append(f"{error}; last good checkpoint: {folder.last_good()}")
+                del going[index]
+        if not going:
+            raise metrics.NonFiniteLoss("; ".join(left))
+
+    def save(step: int) -> None:
+        report(step)  # before: a state with a bad loss is never written
+        for index, folder in going.items():
+            folder.save(step, steps.state_of(current, index))
+
+    def all_end(phase: str) -> None:
+        for folder in folders:
+            folder.ledger.ends(phase, start)
+
+    with steps.context(), Watchdog(workdir / f"stacks_{jax.process_index()}.txt",
+                                   config.hosts.stuck_factor) as watchdog:
+        current, done = steps.joined([folder.first for folder in folders]), start
+        all_end("startup")
+        for step in range(start + 1, config.train.steps + 1):
+            if stop.requested(step):
+                break
+            rows = clock.next_batch(batches)
+            batch = steps.placed(rows)
+            if step == start + 1:
+                all_end("startup")  # the first batch belongs to it
+                steps.compile(batch, say)
+                all_end("compile")
+                clock.restart()
+            for folder in going.values():
+                folder.ledger.starts(step)
+            current, measured = steps(current, batch)
+            done = step
+            clock.started(step, measured[0])
+            for index, folder in going.items():
+                folder.history.add(step, measured[index], samples_of(rows[index]))
+                folder.checkpoints.check()
+            if (step - 1) % config.train.log_every == 0:
+                report(step - 1)  # it has ended: the devices go on with this one meanwhile
+            if folders[0].is_evaluated(step):
+                report(step)
+                with watchdog.paused():
+                    for index, folder in going.items():
+                        folder.evaluate(step, steps.state_of(current, index))
+                clock.restart()
+            if step % config.checkpoint.every == 0 or step == config.train.steps:
+                save(step)
+            watchdog.step()
+        save(done)
+        for folder in going.values():
+            folder.close(done)
+    if left:
+        raise metrics.NonFiniteLoss("; ".join(left))
+    return done >= config.train.steps
+
+
+def joint(loaders: list) -> Iterator[list[dict]]:
+    """Batches of all loaders."""
+    while True:
+        yield [next(loader) for loader in loaders]
 
 
 def samples_of(rows: dict):
@@ -187,19 +161,19 @@ def samples_of(rows: dict):
     return lambda: "; ".join(f"{name} {values.tolist()}" for name, values in ids.items())
 
 
-def say(text: str) -> None:
-    """One process speaks."""
+def say(text: str, run: str = "") -> None:
+    """One process speaks; run: which is meant."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(f"{run}{text}", flush=True)
 
 
-def run(experiment, workdir: Path | str) -> int:
+def run(experiment, workdir: Path | str, seeds: Sequence[int] = ()) -> int:
     """`train` on all hosts, with the expected failures as one sentence and exit code 1; STOPPED before the end."""
     try:
         config = experiment.config
         hosts.join(config.hosts.connect_seconds, config.hosts.heartbeat_seconds)
         hosts.agree(provenance.as_json(config), str(workdir), provenance.code_version(), config.hosts.connect_seconds)
-        return 0 if train(experiment, workdir) else STOPPED
+        return 0 if train(experiment, workdir, seeds) else STOPPED
     except (hosts.HostError, checkpoint.CheckpointError, metrics.NonFiniteLoss, memory.OutOfMemory, OSError,
             ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -220,7 +194,7 @@ def main(argv: list[str]) -> int:
         experiment = Experiment(CONFIG.value)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    return run(experiment, WORKDIR.value)
+    return run(experiment, WORKDIR.value, [int(seed) for seed in SEEDS.value])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_the_ablations_that_we_ship_make_runs_that_differ(file):
 
 
 def whole(path, video, action):
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     evaluation = {"video": {"video_psnr_db": video, "copy_last_psnr_db": 20.0}, "action": {"error_ratio": action}}
     (path / "evaluation.json").write_text(json.dumps(evaluation))
     (path / "config.json").write_text(json.dumps({"train": {"global_batch_size": 8}}))
@@ -135,7 +135,7 @@ def test_old_numbers_do_not_stand_under_new_settings(tmp_path, changes, sentence
         with pytest.raises(sweep.SweepError, match=sentence):
             runs_of(NOISE, [0], tmp_path, **changes)
     else:
-        assert not runs_of(NOISE, [0], tmp_path, **changes)[0].left("f.py")
+        assert not runs_of(NOISE, [0], tmp_path, **changes)[0].missing()
 
 
 def test_what_was_measured_otherwise_is_measured_again(tmp_path):
@@ -144,21 +144,22 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
     solved(tmp_path / "base/seed_0", "fast", 0.5)
     commit(tmp_path / "base/seed_0", 30)
     measured(runs_of(module, [0], tmp_path)[0])
-    assert not runs_of(module, [0], tmp_path)[0].left("f.py")
+    assert not runs_of(module, [0], tmp_path)[0].missing()
     module["get_rollouts"] = lambda: {"fast": ["--solver_steps=9"]}
-    (command, _), = runs_of(module, [0], tmp_path)[0].left("f.py")
-    assert command[0] == "launch.rollout" and "--solver_steps=9" in command
+    (run,) = runs_of(module, [0], tmp_path)
+    (command, _), = run.missing()
+    assert not sweep_runs.trainings([run], "f.py") and command[0] == "launch.rollout" and "--solver_steps=9" in command
 
 
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     """One diverges in training; the other trains and is measured."""
-    def run(command):
-        if command[0] == "launch.train" and "schedule=high" in " ".join(command):
-            return "error: loss is nan at step 6"
-        if command[0] == "launch.evaluate":
-            workdir = Path(command[1].partition("=")[2])
-            whole(workdir, 21.0, 0.5)
-        return None
+    def run(commands):
+        for command in commands:
+            if command[0] == "launch.train" and "schedule=high" in " ".join(command):
+                return ["error: loss is nan at step 6"]
+            if command[0] == "launch.evaluate":
+                whole(Path(command[1].partition("=")[2]), 21.0, 0.5)
+        return [None] * len(commands)
 
     monkeypatch.setattr(child, "run", run)
     runs = runs_of(NOISE, [0], tmp_path)
@@ -179,7 +180,7 @@ def test_who_stops_a_sweep_stops_its_training(tmp_path):
         "import pathlib, signal, sys, time\n"
         "def stop(*_):\n    time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, stop)\npathlib.Path('ready').touch()\ntime.sleep(60)\n")
-    code = "from launch.supervision import child; child.run(['slow'])"
+    code = "from launch.supervision import child; child.run([['slow']])"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path,
                               env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"})
     while not (tmp_path / "ready").exists():
@@ -190,7 +191,8 @@ def test_who_stops_a_sweep_stops_its_training(tmp_path):
 
 
 def test_the_last_words_of_a_child_that_fails_are_kept(capfd):
-    assert child.run(["json.tool", "none"]).endswith("No such file or directory: 'none'")
+    good, bad = child.run([["json.tool", "--help"], ["json.tool", "none"]])
+    assert good is None and bad.endswith("No such file or directory: 'none'")
     assert "'none'" in capfd.readouterr().err
 
 
@@ -230,6 +232,34 @@ def test_rollouts_are_measured_instead_each_of_the_variants_that_ask_for_it(tmp_
                        *["launch.train", "launch.rollout"]]
     slow = next(line for line in printed if line.startswith("  "))
     assert f"--out={tmp_path}/base/seed_0/closed_loop_slow --solver_steps=4" in slow
+
+
+def test_seeds_at_once_are_one_training_each_measured_apart(tmp_path, monkeypatch):
+    """Of four seeds 0 is whole and 3 stands elsewhere; in the program of 1 and 2 the latter diverges."""
+    module = {"get_sweep": lambda: [{"name": "base"}]}
+    whole(tmp_path / "base/seed_0", 21.0, 0.5)
+    runs, started = runs_of(module, [0, 1, 2, 3], tmp_path), []
+    measured(runs[0])
+    commit(tmp_path / "base/seed_3", 10)
+
+    def run(commands):
+        started.append([" ".join(command) for command in commands])
+        for command in commands:
+            if command[-1] == "--seeds=1,2":
+                commit(tmp_path / "base/seed_1", 30)
+                return ["error: loss is nan"]
+            if command[0] == "launch.evaluate":
+                whole(Path(command[1].partition("=")[2]), 21.0, 0.5)
+        return [None] * len(commands)
+
+    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (row,) = sweep_runs.run("f.py", runs, {"base": {"parameters": 1, "steps": 30, "flops": 1e15}}, False, at_once=4)
+    assert row["seeds"] == 3 and row["failed"] == ["seed 2: error: loss is nan"]
+    assert started[:2] == [[f"launch.train --config=f.py --workdir={tmp_path}/base --seeds=1,2"],
+                           [f"launch.train --config=f.py --config.seed=3 --workdir={tmp_path}/base/seed_3"]]
+    assert [[command.split()[0] for command in some] for some in started[2:]] == [["launch.evaluate"] * 2]
+    assert sweep_runs.together(runs, 3) == [runs[:3], runs[3:]]
 
 
 def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):

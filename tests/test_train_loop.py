@@ -15,7 +15,7 @@ import pytest
 
 from launch import checkpoint as command
 from launch import train
-from launch.setup import flags, resume
+from launch.setup import flags, resume, steps
 from launch.supervision import cloud_ledger as cloud_goodput
 from launch.supervision import owner
 from tests import tiny_training as tiny
@@ -189,7 +189,7 @@ def test_a_workdir_that_is_a_url_is_refused_and_not_made_here(tmp_path, monkeypa
 class WithoutData(tiny.Experiment):
     """Fails where data is asked for."""
 
-    def data(self):
+    def data(self, **_):
         raise AssertionError("data was opened")
 
 
@@ -237,7 +237,7 @@ def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch, capsys):
     def no_room(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory: used 120.0G of 95.0G hbm")
 
-    monkeypatch.setattr(train, "compile_step", no_room)
+    monkeypatch.setattr(steps, "compile_step", no_room)
     config = tiny.config(steps=2, fsdp=4)
     config.train.remat, config.mesh.data = "dots", 2
     assert train.run(tiny.Experiment(config), tmp_path) == 1

@@ -121,12 +121,13 @@ def make_batch(step: int, rows: range, seed: int = 0) -> dict:
 class Loader:
     """Batches by step; each is written to `log`, if there is one. The batch of step `nan_at` is spoilt."""
 
-    def __init__(self, batch_size: int, start_step: int, index: int, count: int, log: Path | None, nan_at: int = -1):
-        self.step, self.log, self.nan_at = start_step, log, nan_at
+    def __init__(self, batch_size: int, start_step: int, index: int, count: int, log: Path | None, nan_at: int = -1,
+                 seed: int = 0):
+        self.step, self.log, self.nan_at, self.seed = start_step, log, nan_at, seed
         self.rows = range(index * batch_size // count, (index + 1) * batch_size // count)
 
     def __next__(self) -> dict:
-        batch = make_batch(self.step, self.rows)
+        batch = make_batch(self.step, self.rows, self.seed)
         if self.step == self.nan_at:
             batch["x"][0, 0, 0] = np.nan
         if self.log:
@@ -154,7 +155,7 @@ class Data:
 
     def loader(self, start_step: int, process_index: int, process_count: int) -> Loader:
         size = self.config.train.global_batch_size
-        return Loader(size, start_step, process_index, process_count, self.log, self.nan_at)
+        return Loader(size, start_step, process_index, process_count, self.log, self.nan_at, self.config.seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,8 +179,8 @@ class Experiment(experiment.Experiment):
     def loss_fn(self, params, batch, key, counts, frozen=None):
         return self.loss(params, batch, key, counts, frozen)
 
-    def data(self):
-        return Data(self.config, self.log, self.statistics, self.nan_at)
+    def data(self, *, statistics=None):
+        return Data(self.config, self.log, statistics or self.statistics, self.nan_at)
 
     def fit_encoders(self, data):
         return initial.kept_encoders(self, {"codec": lambda: {"scale": np.float32([self.scale])}})

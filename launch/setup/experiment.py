@@ -156,6 +156,12 @@ class Experiment:
             kept = {part: kept[part] for part in self.inputs.needs_when_stored()}
         return self.load_encoders(kept)
 
+    def of_seed(self, seed: int) -> "Experiment":
+        """The experiment with another seed."""
+        config = self.config.copy_and_resolve_references()
+        config.seed = seed
+        return dataclasses.replace(self, config=config)
+
     def fitted(self, devices=None) -> "Experiment":
         """The experiment with nothing left open for the devices (launch/setup/fit.py), and all of its parts made."""
         _ = self.inputs, self.loss, self.optimizer, self.augmentation

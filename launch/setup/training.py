@@ -57,16 +57,22 @@ def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
                    out_shardings=state.state_shardings(target))(params)
 
 
-def make_step(experiment, target: dict, *frozen: dict) -> jax.stages.Wrapped:
-    """The jitted step; frozen: the encoders' placed arrays, if it takes them."""
+def step_function(experiment, **specs) -> Callable:
+    """The plain step (state, batch, encoders) -> (state, metrics); specs: where arrays lie, as `make_train_step` has
+    them."""
     config = experiment.config
-    return jit_train_step(make_train_step(
+    return make_train_step(
         experiment.loss_fn, experiment.loss.count, experiment.optimizer, accumulation=config.train.accumulation,
         ema_decay=config.optimizer.ema_decay, trainable=config.optimizer.trainable,
         cast=functools.partial(experiment.model.cast, dtype=config.train.compute_dtype),
-        after_step=experiment.loss.after_step,
-        specs={name: p.sharding.spec for name, p in target["params"].items()},
-        frozen_specs=tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)), target, *frozen)
+        after_step=experiment.loss.after_step, **specs)
+
+
+def make_step(experiment, target: dict, *frozen: dict) -> jax.stages.Wrapped:
+    """The jitted step; frozen: the encoders' placed arrays, if it takes them."""
+    specs = {name: p.sharding.spec for name, p in target["params"].items()}
+    frozen_specs = tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)
+    return jit_train_step(step_function(experiment, specs=specs, frozen_specs=frozen_specs), target, *frozen)
 
 
 def place(frozen: dict, mesh) -> dict:

@@ -1,9 +1,12 @@
-"""Runs of a sweep: what is left of each, done one after the other; what failed is told, and the others go on."""
+"""Runs of a sweep: what is left of them is trained and measured; what failed is told, and the others go on."""
 
 import dataclasses
+import itertools
+import os
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from data_pipelines.storage import files
@@ -60,38 +63,97 @@ class Run:
         value = (found.each.get(metric) or found.metrics[metric])(kinds.read(self.workdir / found.file, found.rule))
         return None if value is None else np.asarray(value, np.float64)
 
-    def left(self, file: str) -> list[tuple[list[str], Measurement | None]]:
-        """The commands that are still to be run, and what each measures: training, then what is measured."""
-        missing = [(m.command(self.workdir), m) for m in self.measured if not self.is_whole(m)]
-        checkpoints, steps = self.workdir / "checkpoints", self.config["train"]["steps"]
-        if not missing or (checkpoints.is_dir() and steps in checkpoint.steps(checkpoints)):
-            return missing
-        overrides = self.overrides | {"seed": self.seed}
-        return [(submit.training_command(file, overrides, str(self.workdir))[2:], None), *missing]
+    def missing(self) -> list[tuple[list[str], Measurement]]:
+        """The commands that measure what is not yet, and what each measures."""
+        return [(m.command(self.workdir), m) for m in self.measured if not self.is_whole(m)]
 
-    def finish(self, file: str) -> str | None:
-        """Runs what is left. Returns None, or the last words of a command that failed."""
-        for command, measurement in self.left(file):
-            print("  python -m", shlex.join(command), flush=True)
-            if problem := child.run(command):
-                return problem
-            if measurement:
-                known = self.measurements() | {measurement.file: self.hash_of(measurement)}
-                files.write_json(str(self.workdir / MEASURED), known)
-        return None
+    def stands_at(self) -> int:
+        """Its newest checkpoint's step, or 0."""
+        checkpoints = self.workdir / "checkpoints"
+        return max(checkpoint.steps(checkpoints), default=0) if checkpoints.is_dir() else 0
+
+    def is_trained(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.stands_at() >= self.config["train"]["steps"]
+
+    def note(self, measurement: Measurement) -> None:
+        """Writes down that it was measured."""
+        files.write_json(str(self.workdir / MEASURED),
+                         self.measurements() | {measurement.file: self.hash_of(measurement)})
 
 
-def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool) -> list[dict]:
-    """Runs what is not whole; a run that fails does not keep the others from theirs. Returns the table's rows."""
+def trainings(runs: list[Run], file: str) -> list[tuple[list[str], list[Run]]]:
+    """The commands that train what is left of a variant's runs, and which: those that stand at one step together."""
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.missing() and not run.is_trained():
+            found.setdefault(run.stands_at(), []).append(run)
+    return [(training_command(group, file), group) for group in found.values()]
+
+
+def training_command(runs: list[Run], file: str) -> list[str]:
+    """Trains runs of one variant, at once where they are several."""
+    first = runs[0]
+    if len(runs) == 1:
+        return submit.training_command(file, first.overrides | {"seed": first.seed}, str(first.workdir))[2:]
+    seeds = ",".join(str(run.seed) for run in runs)
+    return [*submit.training_command(file, first.overrides, str(first.workdir.parent))[2:], f"--seeds={seeds}"]
+
+
+def finish(runs: list[Run], file: str) -> dict[int, str]:
+    """Trains and measures what is left of a variant's runs. Returns {seed: last words of what failed}."""
+    failed: dict[int, str] = {}
+    for command, group in trainings(runs, file):
+        for problem in started([command]):
+            failed |= {run.seed: problem for run in group if problem and not run.is_trained()}
+    left = [(run, *each) for run in runs if run.seed not in failed for each in run.missing()]
+    abreast = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1  # a model has an accelerator to itself
+    for some in parts(left, abreast):
+        for (run, _, measurement), problem in zip(some, started([command for _, command, _ in some]), strict=True):
+            if problem:
+                failed.setdefault(run.seed, problem)
+            else:
+                run.note(measurement)
+    return failed
+
+
+def started(commands: list[list[str]]) -> list[str | None]:
+    """Runs commands abreast, each printed."""
+    for command in commands:
+        print("  python -m", shlex.join(command), flush=True)
+    return child.run(commands)
+
+
+def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool, at_once: int = 1) -> list[dict]:
+    """Runs what is not whole, `at_once` seeds of a variant together; a run that fails does not keep the others from
+    theirs. Returns the table's rows."""
     finished: dict[str, list[Path]] = {}
     failed: dict[str, list[str]] = {}
-    for each in runs:
-        left = each.left(file)
-        print(f"{each.name}, seed {each.seed}: {'to run' if left else 'whole'}, {each.workdir}", flush=True)
-        if left and dry_run:
-            print("".join(f"  python -m {shlex.join(command)}\n" for command, _ in left), end="", flush=True)
-        elif problem := each.finish(file):
-            failed.setdefault(each.name, []).append(f"seed {each.seed}: {problem}")
-        else:
-            finished.setdefault(each.name, []).append(each.workdir)
+    for some in together(runs, at_once):
+        for each in some:
+            state = "to run" if each.missing() else "whole"
+            print(f"{each.name}, seed {each.seed}: {state}, {each.workdir}", flush=True)
+        if dry_run:
+            left = [command for command, _ in [*trainings(some, file), *(m for each in some for m in each.missing())]]
+            print("".join(f"  python -m {shlex.join(command)}\n" for command in left), end="", flush=True)
+        problems = {} if dry_run else finish(some, file)
+        for each in some:
+            if problem := problems.get(each.seed):
+                failed.setdefault(each.name, []).append(f"seed {each.seed}: {problem}")
+            elif not each.missing():
+                finished.setdefault(each.name, []).append(each.workdir)
     return comparison.results(checked, {each.name: each.measured for each in runs}, finished, failed)
+
+
+def together(runs: list[Run], at_once: int) -> list[list[Run]]:
+    """Runs of one variant, `at_once` seeds of every variant before the next."""
+    of_variant: dict[str, list[Run]] = {}
+    for each in runs:
+        of_variant.setdefault(each.name, []).append(each)
+    each_in_parts = [parts(some, at_once) for some in of_variant.values()]
+    return [part for same in itertools.zip_longest(*each_in_parts) for part in same if part]
+
+
+def parts(values: list, size: int) -> list[list]:
+    """Cuts a list into parts of at most so many."""
+    return [values[i:i + size] for i in range(0, len(values), size)]

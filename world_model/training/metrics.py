@@ -7,12 +7,15 @@ Other metrics are averaged.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import jax
 
 from world_model.analysis.chips import peak_flops
+
+Batch = TypeVar("Batch")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -78,7 +81,7 @@ class Clock:
         """Forgets the time so far, such as that of compilation, and measures from now on."""
         self._start, self._waited = self._now(), 0.0
 
-    def next_batch(self, loader) -> dict:
+    def next_batch(self, loader: Iterator[Batch]) -> Batch:
         """Returns next(loader) and notes how long the devices waited for it."""
         asked = self._now()
         batch = next(loader)
@@ -102,9 +105,12 @@ class Clock:
     def measure(self, step: int, steps_left: int) -> dict[str, float]:
         """Measures the steps since the last call up to `step`, until the moment when it ended.
 
-        Returns samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait, seconds left.
+        Returns samples/s, model TFLOP/s per device, MFU (where the peak is known), share of data_wait, seconds left;
+        {} without any step.
         """
         due = [entry for entry in self._steps if entry[0] <= step]
+        if not due:
+            return {}
         self._steps = self._steps[len(due):]
         before, self._start = self._start, due[-1][2].result()
         seconds = max(self._start - before, 1e-9)
