@@ -4,7 +4,8 @@ The result is plain JSON data. Per dataset, or per robot where several datasets 
     {"dataset", "embodiment", "actions_per_block", "episodes", "skipped": {"dataset/episode": reason},
      "state" | "action" | "absolute_action": `Summary.result`, or None where there is none}
 Each value is a list over the embodiment's dimensions, in robot units. Actions are relative where they are declared so;
-where some are, absolute_action is there for people to read.
+of a robot that is declared per_step, each value is a list of such lists, one for each step of a block. In both cases
+absolute_action is there for people to read.
 """
 
 import collections
@@ -34,13 +35,14 @@ from world_model.batch import Layout
 
 SCOPES = ("dataset", "embodiment")
 _NUMBERS = kinds.list_of(kinds.number())
-_PART = kinds.optional(kinds.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), _NUMBERS)))
+_PART, _STEPS = (kinds.optional(kinds.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), each)))
+                 for each in (_NUMBERS, kinds.either(_NUMBERS, kinds.list_of(_NUMBERS))))
 _ABOUT = kinds.fields({"episodes": kinds.whole(), "skipped": kinds.map_of(kinds.text),  # of a share
                        "parts": kinds.list_of(kinds.text)}, required=("episodes", "skipped", "parts"))
 STATISTICS = kinds.map_of(kinds.fields(
     {"dataset": kinds.text, "embodiment": kinds.text, "actions_per_block": kinds.whole(),
      "episodes": kinds.optional(kinds.whole()),
-     "skipped": kinds.map_of(kinds.text), "state": _PART, "action": _PART, "absolute_action": _PART},
+     "skipped": kinds.map_of(kinds.text), "state": _PART, "action": _STEPS, "absolute_action": _PART},
     required=("embodiment", "actions_per_block")))  # {dataset: statistics}
 _SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 
@@ -84,14 +86,33 @@ def compute_statistics(datasets: Dataset | Sequence[Dataset], layout: Layout, pa
               "episodes": total.episodes, "skipped": total.skipped, "state": None, "action": None,
               "absolute_action": None}
     for part in (part for part in ("state", "action") if getattr(embodiment, part)):
-        if not total.parts[part].count:
+        counted = [total.parts[summary] for summary in _summaries(embodiment, part, layout)]
+        if not counted[0].count:
             raise ValueError(f"statistics of dataset {name!r}: no {part} in {len(total.skipped)} episodes; skipped: "
                              f"{dict(list(total.skipped.items())[:3])}")
-        result[part] = total.parts[part].result(NORMALISATIONS[embodiment.normalisation].quantiles)
+        if len(reached := [summary for summary in counted if summary.count]) < len(counted):
+            raise ValueError(f"statistics of dataset {name!r}: no episode has more than {len(reached)} actions, and "
+                             f"statistics of {len(counted)} steps are asked for: embodiment {embodiment.name!r} should "
+                             f"declare horizon={len(reached)}")
+        found = [summary.result(NORMALISATIONS[embodiment.normalisation].quantiles) for summary in counted]
+        result[part] = _by_step(found) if part == "action" and embodiment.per_step else found[0]
         make_scale(result, embodiment, part)  # refuses what cannot be normalised before it is written
     if "absolute_action" in total.parts:
         result["absolute_action"] = total.parts["absolute_action"].result()
     return result
+
+
+def _summaries(embodiment: Embodiment, part: str, layout: Layout) -> list[str]:
+    """The names of the summaries that the statistics of a part are made of: one, or one for each step of a block."""
+    if part != "action" or not embodiment.per_step:
+        return [part]
+    return [f"action.{step}" for step in range(embodiment.learnt(layout.actions_per_block))]
+
+
+def _by_step(found: list[dict]) -> dict:
+    """The statistics of all steps of a block as one part's."""
+    return {"count": sum(each["count"] for each in found), "rank_error": max(each["rank_error"] for each in found),
+            **{key: [each[key] for each in found] for key, value in found[0].items() if isinstance(value, list)}}
 
 
 def mixture_statistics(datasets: Sequence[Dataset], layout: Layout, per: str, parts: str = "",
@@ -187,8 +208,12 @@ def _parts_of(episode: Episode, embodiment: Embodiment, layout: Layout, windows:
         starts = np.concatenate([windows.starts(row) for row in rows])
         blocks = np.unique(block_starts(layout, starts[:, None]))
         values, real = checked_actions(episode, blocks, layout.actions_per_block, embodiment)
-        parts["action"] = values[real]
-    if any(dim.relative_to for dim in embodiment.action):
+        if embodiment.per_step:
+            parts |= {name: values[real[:, step], step]
+                      for step, name in enumerate(_summaries(embodiment, "action", layout))}
+        else:
+            parts["action"] = values[real]
+    if embodiment.per_step or any(dim.relative_to for dim in embodiment.action):
         held = held[np.isfinite(episode.action[held]).all(1)]  # for people: some may belong to no window's action
         parts["absolute_action"] = episode.action[held]
     return parts

@@ -55,11 +55,12 @@ def round_trip(maker: SampleMaker, window: int, sample: dict) -> RoundTrip:
 
 
 def errors(dataset: Dataset, trips: list[RoundTrip]) -> list[dict]:
-    """Per action dimension: the largest error of unclipped values, in shares of its range, and the share clipped."""
+    """Per action dimension: the largest error of unclipped values, in shares of its range (of statistics per step the
+    widest), and the share clipped."""
     found = []
-    statistics = dataset.statistics["action"]
+    q01, q99 = (np.atleast_2d(dataset.statistics["action"][name]) for name in ("q01", "q99"))
     for i, dim in enumerate(dataset.embodiment.action):
-        span = statistics["q99"][i] - statistics["q01"][i]
+        span = (q99 - q01)[:, i].max()
         gap = np.concatenate([np.abs(t.back[:, i] - t.recorded[:, i]) for t in trips])
         inside = np.concatenate([np.abs(t.normalised[:, i]) < 1 for t in trips])
         worst = gap[inside].max(initial=0.0)

@@ -118,14 +118,14 @@ def action_histograms(dataset: Dataset, maker: SampleMaker, episodes: list[Episo
     from launch.reporting import data_figures
 
     block = maker.layout.actions_per_block
-    parts = []
+    before, after = [], []
     for episode in episodes:
         values, real = relative_actions(episode, np.arange(0, episode.length, block), block, dataset.embodiment)
-        parts.append(values[real])
-    before = np.concatenate(parts)
-    before = before[np.isfinite(before).all(1)]
-    return data_figures.histograms([d.name for d in dataset.embodiment.action], before,
-                                   maker.scale("action").normalise(before))
+        real &= np.isfinite(values).all(-1)
+        before.append(values[real])
+        after.append(maker.scale("action").normalise(values)[real])
+    return data_figures.histograms([d.name for d in dataset.embodiment.action], np.concatenate(before),
+                                   np.concatenate(after))
 
 
 def pictures(maker: SampleMaker, count: int = 3) -> tuple[bytes | None, list[str]]:

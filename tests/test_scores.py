@@ -97,7 +97,7 @@ def test_repeating_knows_nothing_after_a_padded_block(batch):
 
 
 def test_mean_actions(batch):
-    mean = baselines.mean_actions(batch[0], DATASETS)
+    mean = baselines.mean_actions(batch[0], DATASETS, LAYOUT)
     assert mean.shape == (2, 16, 32)
     np.testing.assert_allclose(mean[..., :2], np.broadcast_to([0.1, -0.2], (2, 16, 2)), rtol=1e-6)
     assert (mean[..., 2:] == 0).all()

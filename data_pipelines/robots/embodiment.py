@@ -99,6 +99,11 @@ class Embodiment:
     instruction: str = ""  # what a policy is asked for where nobody says
     # Why actions have no limits, where some have none.
     unlimited: str = dataclasses.field(default="", repr=False, compare=False)
+    per_step: bool = False  # each step of a block has action statistics of its own; shown by repr where it is so
+
+    def __repr__(self):
+        shown = [f for f in dataclasses.fields(self) if f.repr and (f.name != "per_step" or self.per_step)]
+        return f"Embodiment({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
@@ -131,6 +136,10 @@ class Embodiment:
         if len(self.views) > count:
             raise ValueError(f"embodiment {self.name!r} has {len(self.views)} cameras ({', '.join(self.views)}), but a "
                              f"sample has {count} views")
+
+    def learnt(self, block: int) -> int:
+        """How many of a block's actions are learnt and executed."""
+        return min(self.horizon or block, block)
 
     def ask(self, instruction: str) -> str:
         """The text that the text encoder reads."""

@@ -15,56 +15,81 @@ MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is consta
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """An affine map of [low, low + span] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`."""
+    """An affine map of [low, low + span] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`.
 
-    low: np.ndarray  # float64 [dims]
-    span: np.ndarray  # float64 [dims], 0 where constant
+    With statistics of their own for the N steps of a block, values are [..., n, dims] from a block's first step on;
+    after N steps the next block begins.
+    """
+
+    low: np.ndarray  # float64 [dims] or [N, dims]
+    span: np.ndarray  # likewise, 0 where constant
     clip: float | None = 1.0  # largest magnitude of what it gives
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
         """Maps [..., dims] in robot units to float32 [..., dims], clipped."""
-        moves = self.span > 0
-        scaled = 2 * (values - self.low) / np.where(moves, self.span, 1) - 1
+        low, span = self._of(values)
+        moves = span > 0
+        scaled = 2 * (values - low) / np.where(moves, span, 1) - 1
         if self.clip is not None:
             scaled = np.clip(scaled, -self.clip, self.clip)
         return np.where(moves, scaled, 0).astype(np.float32)
 
     def denormalise(self, values: np.ndarray) -> np.ndarray:
         """Maps [..., dims] to float64 [..., dims] in robot units."""
-        return self.low + (np.asarray(values, np.float64) + 1) / 2 * self.span
+        low, span = self._of(values)
+        return low + (np.asarray(values, np.float64) + 1) / 2 * span
+
+    def _of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(low, span) of each of the values. Raises ValueError where nobody can know the steps that they are of."""
+        if self.low.ndim == 1:
+            return self.low, self.span
+        if np.ndim(values) < 2:
+            raise ValueError(f"these statistics differ from step to step of a block: expected values [..., steps, "
+                             f"{self.low.shape[1]}] from a block's first step on, found shape {np.shape(values)}")
+        steps = np.arange(np.shape(values)[-2]) % len(self.low)
+        return self.low[steps], self.span[steps]
 
 
 def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     """The scale of `part` ("state" or "action").
 
     Raises ValueError naming dataset, statistic and dimension where a statistic is missing or of another width, or a
-    dimension that is not declared constant has no range.
+    dimension that is not declared constant has no range, of statistics per step at none of them.
     """
     where = f"statistics of dataset {statistics.get('dataset')!r}: {part}"
     dims: tuple[Dimension, ...] = getattr(embodiment, part)
     kind, values = NORMALISATIONS[embodiment.normalisation], statistics.get(part)
-    low = _statistic(values, kind.low, dims, where) if kind.low else np.zeros(len(dims))
-    high = _statistic(values, kind.high, dims, where)
+    block = statistics["actions_per_block"] if embodiment.per_step and part == "action" else None
+    steps = None if block is None else embodiment.learnt(block)
+    low = _statistic(values, kind.low, dims, where, steps) if kind.low else np.zeros(len(dims))
+    high = _statistic(values, kind.high, dims, where, steps)
     if kind.high == "std":  # that far on both sides of the middle becomes -1 and 1
         low, high = low - high, low + high
     span = high - low
-    constant = np.array([d.constant for d in dims], bool)
-    still = np.flatnonzero((span < MIN_RANGE) & ~constant)
-    if len(still):
-        listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[i]:g} to {high[i]:g}" for i in still)
+    constant = np.array([d.constant for d in dims], bool) | (span < MIN_RANGE)
+    still = [i for i, dim in enumerate(dims) if not dim.constant and constant[..., i].all()]
+    if still:
+        listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[..., i].min():g} to {high[..., i].max():g}"
+                           for i in still)
         raise ValueError(f"{where} {listed}. {_advice(values, embodiment, dims, still)}")
     if kind.high == "std":
         low, span = low - kind.margin, span + 2 * kind.margin
+        if constant.any():
+            low = np.where(constant, _statistic(values, "mean", dims, where, steps), low)
     else:
         span = span + kind.margin
-    return Scale(low, np.where(constant, 0.0, span), kind.clip)
+    span = np.where(constant, 0.0, span)
+    if block is not None:  # steps past the horizon are neither learnt nor executed
+        low, span = (np.pad(each, ((0, block - steps), (0, 0)), "edge") for each in (low, span))
+    return Scale(low, span, kind.clip)
 
 
-def _advice(values: dict, embodiment: Embodiment, dims: tuple[Dimension, ...], still: np.ndarray) -> str:
+def _advice(values: dict, embodiment: Embodiment, dims: tuple[Dimension, ...], still: list[int]) -> str:
     """What to do about the dimensions `still`, which have no range: those that move at all must not be dropped."""
-    lowest, highest = (np.asarray(values.get(key, np.zeros(len(dims))), np.float64) for key in ("min", "max"))
-    rare = [f"{dims[i].name!r} ({lowest[i]:g} to {highest[i]:g})" for i in still if highest[i] - lowest[i] >= MIN_RANGE]
-    never = [dims[i].name for i in still if highest[i] - lowest[i] < MIN_RANGE]
+    low, high = (np.asarray(values.get(key, np.zeros(len(dims))), np.float64) for key in ("min", "max"))
+    moves = {i: (high - low)[..., i].max() >= MIN_RANGE for i in still}
+    rare = [f"{dims[i].name!r} ({low[..., i].min():g} to {high[..., i].max():g})" for i in still if moves[i]]
+    never = [dims[i].name for i in still if not moves[i]]
     advice = []
     if rare:
         advice.append(f"Rare movements of {', '.join(rare)} lie outside of the quantiles: embodiment "
@@ -75,16 +100,25 @@ def _advice(values: dict, embodiment: Embodiment, dims: tuple[Dimension, ...], s
     return ". ".join(advice)
 
 
-def _statistic(values: dict | None, key: str, dims: tuple, where: str) -> np.ndarray:
-    """One statistic, float64 [dims]. Raises ValueError where it is missing, of another width, or not finite."""
+def _statistic(values: dict | None, key: str, dims: tuple, where: str, steps: int | None) -> np.ndarray:
+    """One statistic, float64 [dims], or [steps, dims] of as many steps or more. Raises ValueError where it is missing,
+    of another shape, or not finite."""
     if values is None or key not in values:
         raise ValueError(f"{where} has no {key!r}; it has {sorted(values or ())}. Compute the statistics again")
-    found = np.asarray(values[key], np.float64)
-    if found.shape != (len(dims),):
-        raise ValueError(f"{where} {key!r}: expected {len(dims)} dimensions, found shape {found.shape}")
-    bad = np.flatnonzero(~np.isfinite(found))
+    try:
+        found = np.asarray(values[key], np.float64)
+    except ValueError as error:
+        raise ValueError(f"{where} {key!r}: its steps have different numbers of dimensions") from error
+    if found.shape[-1:] != (len(dims),) or found.ndim != (2 if steps else 1):
+        per_step = f"for each of {steps} steps, as the robot is declared per_step=True, " if steps else ""
+        raise ValueError(f"{where} {key!r}: expected {per_step}{len(dims)} dimensions, found shape {found.shape}")
+    if steps and len(found) < steps:
+        raise ValueError(f"{where} {key!r}: expected {steps} steps of a block, found {len(found)}")
+    found = found[:steps] if steps else found
+    bad = np.argwhere(~np.isfinite(found))
     if len(bad):
-        raise ValueError(f"{where} {key!r} of dimension {dims[bad[0]].name!r} is {found[bad[0]]}")
+        at = f" at step {bad[0][0]}" if steps else ""
+        raise ValueError(f"{where} {key!r} of dimension {dims[bad[0][-1]].name!r}{at} is {found[tuple(bad[0])]}")
     return found
 
 

@@ -46,7 +46,7 @@ class Robot:
     @property
     def horizon(self) -> int:
         """The number of a block's actions that can be executed."""
-        return min(self.embodiment.horizon or self.layout.actions_per_block, self.layout.actions_per_block)
+        return self.embodiment.learnt(self.layout.actions_per_block)
 
     def scale(self, part: str) -> Scale:
         """The scale by which "state" or "action" is normalised."""

@@ -78,7 +78,7 @@ class Evaluator:
         return found | {
             "actions": batch["actions"], "action_mask": batch["action_mask"], "predicted_actions": actions,
             "repeated_known": known, "repeated_actions": repeated,
-            "mean_actions": baselines.mean_actions(batch, datasets)}
+            "mean_actions": baselines.mean_actions(batch, datasets, self.experiment.layout)}
 
     def on_mesh(self):
         """The context in which arrays of the mesh are computed with."""

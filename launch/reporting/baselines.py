@@ -8,18 +8,19 @@ from data_pipelines.robots.slots import scatter
 from world_model.batch import Layout
 
 
-def mean_actions(batch: dict, datasets: tuple[Dataset, ...]) -> np.ndarray:
+def mean_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout) -> np.ndarray:
     """Predicts each dataset's mean training action, whatever is seen: float32 [B, N, action_dim].
 
     datasets: those that batch["dataset_id"] numbers.
     """
     count, width = batch["actions"].shape[1:]
-    means = []
+    steps, means = np.arange(count) % layout.actions_per_block, []
     for dataset in datasets:
+        each = np.atleast_2d(dataset.statistics["action"]["mean"])  # of all steps, or of each up to the horizon
         mean = make_scale(dataset.statistics, dataset.embodiment, "action").normalise(
-            np.array(dataset.statistics["action"]["mean"]))
+            each[np.minimum(steps, len(each) - 1)])
         means.append(scatter(mean, dataset.embodiment.action_slots, width))
-    return np.repeat(np.stack(means)[batch["dataset_id"]][:, None], count, axis=1)
+    return np.stack(means)[batch["dataset_id"]]
 
 
 def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -33,10 +34,10 @@ def repeated_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout)
         dataset = datasets[batch["dataset_id"][row]]
         states = _block_states(batch["state"][row], dataset, layout)
         for block in range(1, layout.num_blocks):
-            last = block * layout.actions_per_block - 1
-            own = slice(last + 1, last + 1 + layout.actions_per_block)
-            repeated[row, own] = _repeat(batch["actions"][row, last], states[block - 1], states[block], dataset)
-            known[row, own] = batch["action_mask"][row, last].any()
+            first, size = block * layout.actions_per_block, layout.actions_per_block
+            own, before = slice(first, first + size), slice(first - size, first)
+            repeated[row, own] = _repeat(batch["actions"][row, before], states[block - 1], states[block], dataset)
+            known[row, own] = batch["action_mask"][row, first - 1].any()
     return repeated, known
 
 
@@ -49,11 +50,11 @@ def _block_states(state: np.ndarray, dataset: Dataset, layout: Layout) -> np.nda
     return make_scale(dataset.statistics, embodiment, "state").denormalise(first[:, embodiment.state_slots])
 
 
-def _repeat(action: np.ndarray, before: np.ndarray, now: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Turns a normalised action [action_dim] of the block that began in state `before` into one of the block that
-    begins in state `now`."""
+def _repeat(actions: np.ndarray, before: np.ndarray, now: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Repeats the last of the normalised actions [n, action_dim] of the block that began in state `before` as those of
+    the block that begins in state `now`, of the same shape."""
     embodiment, statistics = dataset.embodiment, dataset.statistics
-    command = to_robot_units(action[None], before, embodiment, statistics)[0]
-    relative = to_relative(command, now, embodiment)
+    command = to_robot_units(actions, before, embodiment, statistics)[-1]
+    relative = np.tile(to_relative(command, now, embodiment), (len(actions), 1))
     scale = make_scale(statistics, embodiment, "action")
-    return scatter(scale.normalise(relative), embodiment.action_slots, len(action))
+    return scatter(scale.normalise(relative), embodiment.action_slots, actions.shape[1])

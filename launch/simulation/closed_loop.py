@@ -137,20 +137,21 @@ def repeat_last(runs: list[Run]) -> list[np.ndarray]:
 
 
 class Mean:
-    """Policy that always answers the mean command of training."""
+    """Policy that always answers the mean command of training; of statistics per step those of a block."""
 
     def __init__(self, statistics: dict):
-        self._mean = np.array(statistics["action"]["mean"])
+        self._mean = np.atleast_2d(statistics["action"]["mean"])
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
-        return [self._mean[None] for _ in runs]
+        return [self._mean for _ in runs]
 
 
 class Random:
     """Policy that holds a command for a chunk, uniform between the 1st and 99th percentile of training."""
 
     def __init__(self, statistics: dict, hold: int):
-        self._low, self._high, self._hold = statistics["action"]["q01"], statistics["action"]["q99"], hold
+        self._low, self._high = (np.atleast_2d(statistics["action"][name]) for name in ("q01", "q99"))
+        self._low, self._high, self._hold = self._low.min(0), self._high.max(0), hold
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
         return [np.tile(self._sample(run), (self._hold, 1)) for run in runs]

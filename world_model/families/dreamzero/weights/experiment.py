@@ -119,6 +119,9 @@ def differences(embodiments: list, settings: Mapping[str, Any], text: str) -> It
 def metadata(embodiment, statistics: dict, layout) -> dict:
     """One dataset's entry of metadata.json. "resolution": of a picture as clients send it; of the canvas where nobody
     knows. Statistics of relative actions are those of the differences, as in training."""
+    if embodiment.per_step:
+        raise ValueError(f"{embodiment.name!r} is declared per_step=True, and this format has one line of statistics "
+                         "for all steps of a block: declare it without and train again, or export in another format")
     robot = robot_of(embodiment)
     resolution = list(robot.resolution or (layout.width, layout.height))
     picture = {"resolution": resolution, "channels": 3, "fps": robot.embodiment.rate / layout.frame_stride}

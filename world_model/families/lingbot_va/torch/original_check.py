@@ -56,10 +56,10 @@ def _unlike(spec: LingBotVASpec, robot) -> Iterator[str]:
     if (spec.latent_channels, spec.latent_height, spec.latent_width) != (original_run.CHANNELS, *rows):
         yield (f"no request is compared: its server makes noise of {original_run.CHANNELS} channels at a "
                f"{original_run.STRIDE}th of the pictures' size; this model has {spec.latent_channels}")
-    elif view not in LAYOUTS or known.state or robot.horizon != n:
-        yield (f"no request is compared: its server lays views as {sorted(LAYOUTS)}, knows no state and executes all "
-               f"{n} actions of a frame; {known.name!r} has {view!r}, {len(known.state)} numbers of state, and "
-               f"{robot.horizon} actions")
+    elif view not in LAYOUTS or known.state or robot.horizon != n or known.per_step:
+        yield (f"no request is compared: its server lays views as {sorted(LAYOUTS)}, knows no state, executes all "
+               f"{n} actions of a frame and has the same statistics for each; {known.name!r} has {view!r}, "
+               f"{len(known.state)} numbers of state, {robot.horizon} actions and per_step = {known.per_step}")
 
 
 def _inputs(spec: LingBotVASpec, frames: int) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Normalisation in the released form: {"norm_stats": {"action.GROUP": {"mean", "std", "q01", ...}}, "count"}, a list
-over the dimensions of each group of joints; states likewise under "observation.state.GROUP".
+over the dimensions of each group of joints; states likewise under "observation.state.GROUP". Statistics of actions may
+be such a list for each step of a chunk, of as many steps as a chunk has or more.
 
 A run's arguments list the groups, each with its room. Groups stand one after another in the slots, and a robot fills
 those that it has from their first slot on. A robot is data_pipelines.robots.embodiment.Embodiment.
@@ -8,6 +9,8 @@ those that it has from their first slot on. A robot is data_pipelines.robots.emb
 import ast
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from world_model import kinds
 from world_model.weights.tensor_files import WeightsError, read_json
@@ -59,9 +62,14 @@ def table_of(robot, version: int) -> Table | None:
 
 
 def published(robot, table: Table, statistics: Mapping) -> dict:
-    """One dataset's statistics in the released form."""
-    found = {prefix + name: {key: [statistics[part][key][i] for i in at] for key in STATISTICS
-                             if key in statistics[part]}
+    """One dataset's statistics in the released form; of a robot with statistics per step, for all steps of a chunk."""
+    chunk = statistics["actions_per_block"]
+
+    def column(values: list, at: list[int]) -> list:
+        rows = np.take(values, at, -1).tolist()
+        return rows + rows[-1:] * (chunk - len(rows)) if np.ndim(rows) == 2 else rows  # past the horizon: the last
+
+    found = {prefix + name: {key: column(statistics[part][key], at) for key in STATISTICS if key in statistics[part]}
              for part, prefix in KEYS.items() for name, at in groups(table, getattr(robot, part)).items()}
     return {"norm_stats": found, "count": statistics["action"]["count"]}
 
@@ -89,15 +97,13 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
     """Published statistics as those of a dataset of `robot`, for data_pipelines.statistics.
 
     joints: `joints` of the run's arguments, where they are known; None: the version's own table.
-    Raises WeightsError where groups, their widths or their slots are not the robot's.
+    Raises WeightsError where groups, their widths, steps or slots are not the robot's.
     """
     found = read_json(file, _PUBLISHED)
     table = _table(joints, f"{file} goes with data.joints, which") if joints else TABLES[version]
-    values = found["norm_stats"]
-    if nested := [name for name, entry in values.items() if any(isinstance(each, list) for each in entry["mean"])]:
-        raise WeightsError(f"{file}: {nested[0]} has statistics for each step of a chunk; one line for all is needed")
-    for name, entry in values.items():
-        _check_numbers(entry, f"{file}: norm_stats: {name}")
+    steps = robot.learnt(actions_per_block) if robot.per_step else None
+    lines = {name: _lines(entry, steps if name.startswith(KEYS["action"]) else None, f"{file}: norm_stats: {name}")
+             for name, entry in found["norm_stats"].items()}
     parts, needed = {}, {}
     for part, prefix in KEYS.items():
         dimensions = getattr(robot, part)
@@ -107,13 +113,14 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
                                f"{robot.name!r} has its {part} in slots {[d.slot for d in dimensions]}")
         parts[part] = sorted((i, prefix + name, j) for name, indices in at.items() for j, i in enumerate(indices))
         needed |= {prefix + name: len(indices) for name, indices in at.items()}
-    if (widths := {name: len(entry["mean"]) for name, entry in values.items()}) != needed:
+    if (widths := {name: each["mean"].shape[-1] for name, each in lines.items()}) != needed:
         raise WeightsError(f"{file}: statistics of another robot: expected {needed} of {robot.name!r}, found {widths}")
-    known = [key for key in STATISTICS if all(entry.get(key) for entry in values.values())]
+    known = [key for key in STATISTICS if all(each[key].size for each in lines.values())]
     return {"embodiment": robot.name, "actions_per_block": actions_per_block, "episodes": None, "skipped": {},
             "absolute_action": None,
-            **{part: {"count": found.get("count"), **{key: [values[name][key][j] for _, name, j in order]
-                                                      for key in known}} for part, order in parts.items()}}
+            **{part: {"count": found.get("count"),
+                      **{key: np.stack([lines[name][key][..., j] for _, name, j in order], -1).tolist()
+                         for key in known}} for part, order in parts.items()}}
 
 
 def _table(joints: list, where: str) -> Table:
@@ -127,11 +134,34 @@ def _table(joints: list, where: str) -> Table:
     return {name: room for entry in entries for name, room in entry.items()}
 
 
-def _check_numbers(entry: dict, where: str) -> None:
-    """Raises WeightsError unless what is there of a group are as many finite numbers as its means."""
-    for key in STATISTICS:
-        numbers = entry.get(key) or []
-        if problem := kinds.list_of(kinds.number())(numbers):
-            raise WeightsError(f"{where}: {key}{problem}")
-        if numbers and len(numbers) != len(entry["mean"]):
-            raise WeightsError(f"{where}: {key}: expected {len(entry['mean'])} numbers, found {len(numbers)}")
+def _lines(entry: dict, steps: int | None, where: str) -> dict[str, np.ndarray]:
+    """A group's statistics, float64 [dims], or [steps, dims] where `steps` of them are wanted: of a longer chunk the
+    first, and one line for all steps stands for each. What is not there has no numbers.
+
+    Raises WeightsError where there are statistics per step and none are wanted, or too few of them.
+    """
+    lines = {key: _numbers(entry, key, where) for key in STATISTICS}
+    mean = lines["mean"]
+    for key, x in lines.items():
+        if x.size and x.shape != mean.shape:
+            expected, shape = (" x ".join(map(str, each.shape)) for each in (mean, x))
+            raise WeightsError(f"{where}: {key}: expected {expected} numbers, found {shape}")
+    if mean.ndim == 1:
+        return lines if steps is None else {key: np.tile(x, (steps, 1)) for key, x in lines.items()}
+    if steps is None:
+        raise WeightsError(f"{where} has statistics for each step of a chunk; one line for all is needed, or, of "
+                           "actions, a robot that is declared per_step=True")
+    if len(mean) < steps:
+        raise WeightsError(f"{where} has statistics for {len(mean)} steps of a chunk; the robot executes {steps}")
+    return {key: x[:steps] for key, x in lines.items()}
+
+
+def _numbers(entry: dict, key: str, where: str) -> np.ndarray:
+    """One statistic of a group, float64 [dims] or [steps, dims]. Raises WeightsError where it is none."""
+    values, row = entry.get(key) or [], kinds.list_of(kinds.number())
+    nested = bool(values) and isinstance(values[0], list)
+    if problem := (kinds.list_of(row) if nested else row)(values):
+        raise WeightsError(f"{where}: {key}{problem}")
+    if nested and len(widths := {len(step) for step in values}) > 1:
+        raise WeightsError(f"{where}: {key}: steps have different numbers of dimensions: {sorted(widths)}")
+    return np.asarray(values, np.float64)
