@@ -295,7 +295,8 @@ def test_statistics_of_another_slot_table_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"statistics of another robot: expected \{'action\.arm\.position': 2, .* of "
                                            r"'pusht', found \{'action\.arm\.position': 12, "):
         read(None, 1, "pusht")
-    content["norm_stats"]["action.arm.position"]["mean"] = [[0.0] * 12] * 50
+    for key in content["norm_stats"]["action.arm.position"]:
+        content["norm_stats"]["action.arm.position"][key] = [[0.0] * 12] * 50
     file.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=r"action\.arm\.position has statistics for each step of a chunk"):
         read(None, 1, ARMS["v1"])
