@@ -251,6 +251,7 @@ def test_a_group_with_one_line_has_it_at_every_step(tmp_path):
     (lambda s: s["action.arm.position"]["q01"].pop(), 5, r"action\.arm\.position: q01: expected 5 x 2 numbers, found 4 x 2"),
     (lambda s: s["action.arm.position"]["q01"][1].pop(), 5, r"q01: steps have different numbers of dimensions: \[1, 2\]"),
     (lambda s: s["action.arm.position"]["q01"].__setitem__(2, 3.0), 5, r"action\.arm\.position: q01.*expected a list"),
+    (lambda s: s["action.arm.position"].update(q01={"0": 1}), 5, r"action\.arm\.position: q01.*expected a list"),
     (lambda s: s["observation.state.arm.position"].update(s["action.arm.position"]), 5,
      r"observation\.state\.arm\.position has statistics for each step of a chunk; one line for all is needed")])
 def test_published_statistics_that_do_not_fit_are_named(tmp_path, change, chunk, message):

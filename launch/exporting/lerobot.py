@@ -96,8 +96,8 @@ def write_processors(folder: Path, robot: Robot, features: dict) -> None:
 
 
 def statistics(robot: Robot) -> dict[str, np.ndarray]:
-    """LeRobot's flat names -> float32 [dimensions] or, per step, [steps, dimensions]: what was trained with, of actions as
-    they are predicted."""
+    """LeRobot's flat names -> float32 [dimensions] or, per step, [steps, dimensions]: what was trained with, of
+    actions as they are predicted."""
     found = {}
     for part, key in (("state", STATE), ("action", ACTION)):
         for name, values in (robot.statistics[part] or {}).items():

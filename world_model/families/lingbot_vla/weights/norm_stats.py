@@ -159,7 +159,7 @@ def _lines(entry: dict, steps: int | None, where: str) -> dict[str, np.ndarray]:
 def _numbers(entry: dict, key: str, where: str) -> np.ndarray:
     """One statistic of a group, float64 [dims] or [steps, dims]. Raises WeightsError where it is none."""
     values, row = entry.get(key) or [], kinds.list_of(kinds.number())
-    nested = bool(values) and isinstance(values[0], list)
+    nested = isinstance(values, list) and any(isinstance(each, list) for each in values)
     if problem := (kinds.list_of(row) if nested else row)(values):
         raise WeightsError(f"{where}: {key}{problem}")
     if nested and len(widths := {len(step) for step in values}) > 1:
