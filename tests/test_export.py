@@ -49,11 +49,11 @@ def restored(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(restored, tmp_path_factory):
-    """(directory, report, inputs, JAX outputs) of the command's work, compiled as cheaply as possible."""
+    """(directory, report, sampler, JAX outputs) of the command's work, compiled as cheaply as possible."""
     out, seen, plain = tmp_path_factory.mktemp("out") / "export", [], dreamzero_export.jax_outputs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dreamzero_export, "jax_outputs", lambda rollout, params, inputs: seen.extend(
-            (inputs, plain(rollout, params, inputs))) or seen[1])
+        patch.setattr(dreamzero_export, "jax_outputs", lambda sampler, params: seen.extend(
+            (sampler, plain(sampler, params))) or seen[1])
         jax.config.update("jax_disable_most_optimizations", True)
         report = export.export(restored, out, shard_bytes=60_000)
         jax.config.update("jax_disable_most_optimizations", False)
@@ -179,11 +179,11 @@ def test_formats_belong_to_families(restored):
 
 def tampered(restored, exported, directory, change):
     """Differences of an export whose weights were changed on the way out."""
-    _, _, inputs, expected = exported
+    _, _, sampler, expected = exported
     params = {name: np.array(x) for name, x in restored.params.items()}
     change(params)
     dreamzero_format.write(directory, restored.experiment.model.spec, params, rollout=export.trained(restored).settings)
-    return compare(expected, dreamzero_export.torch_outputs(directory, inputs))
+    return compare(expected, dreamzero_export.torch_outputs(sampler, directory))
 
 
 def swap(p):
