@@ -170,7 +170,8 @@ def pack(folder: Path) -> None:
     subprocess.run([*pip, *wanted], check=True)
     from data_pipelines.simulators.pusht import dataset
     from data_pipelines.simulators.recorder import write_rlds
-    write_rlds(folder / RECORDINGS, "pusht", 64, (2, 2), (dataset.episode_steps((0, 0, i), 64)[1] for i in range(24)))
+    write_rlds(folder / RECORDINGS, "pusht", 64, (2, 2), (dataset.episode_steps((0, 0, i), 64, "slide")[1]
+                                                     for i in range(24)))
 
 
 def main(_) -> None:

@@ -68,7 +68,8 @@ def test_a_rehearsal_without_what_cannot_be_carried(name, tmp_path):
     (tmp_path / "absent" / "av").mkdir(parents=True)
     (tmp_path / "absent" / "av" / "__init__.py").write_text("raise ImportError('PyAV is not carried')")
     if name == "learning":
-        write_rlds(tmp_path / "pusht", "pusht", 64, (2, 2), (dataset.episode_steps((0, 0, i), 64)[1] for i in range(12)))
+        write_rlds(tmp_path / "pusht", "pusht", 64, (2, 2), (dataset.episode_steps((0, 0, i), 64, "slide")[1]
+                                                        for i in range(12)))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.device_check", f"--out={tmp_path}/out", "--rehearse", f"--only={name}",
          f"--carried={tmp_path}"], capture_output=True, text=True, check=False,
