@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
+STEPS = {"dreamzero": 3500, "lingbot_va": 1500, "lingbot_vla": 2000}  # about as many minutes each
 ARMS = ("", "debug", "lingbot_va", "lingbot_va_debug", "lingbot_vla", "lingbot_vla_debug")
 
 
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/quickstart.py:{arg}: arms are {ARMS}")
     family = arg.removesuffix("debug").removesuffix("_") or "dreamzero"
     c = {"dreamzero": dreamzero, "lingbot_va": lingbot_va, "lingbot_vla": lingbot_vla}[family]()
-    data_and_training(c, steps=1500 if family == "lingbot_va" else 2000)  # whose steps take half as long again
+    data_and_training(c, STEPS[family])
     if family != "lingbot_vla":
         video(c)
     if arg.endswith("debug"):

@@ -9,6 +9,7 @@ Wan-Video/Wan2.1 at 9737cba and Wan-Video/Wan2.2 at 42bf4cf, and in the package 
 import json
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from world_model.families import get_family
 from world_model.families.base.family import MissingPart
 from world_model.families.dreamzero.weights import video_formats
 from world_model.families.lingbot_va.weights import released_format
+from world_model.families.lingbot_vla.torch import original_check as vla_check
 from world_model.families.lingbot_vla.weights import released_format as vla_format
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -106,6 +108,15 @@ def test_lingbot_va_says_what_its_server_cannot_be_asked(tmp_path, monkeypatch):
     found = original.check(export, tmp_path, interpreter(tmp_path, f'cp "{answers}" "$work/found.npz"'), 1e-4)
     assert found["passed"] and all(name.startswith("forward/") for name in found["entries"])
     assert found["otherwise"][0].startswith("no request is compared: its server lays views as")
+
+
+@pytest.mark.parametrize("vision, queries, said", [("qwen3", 0, "version 2 is in no published package"),
+                                                   ("qwen2_5", 4, "makes these at random")])
+def test_lingbot_vla_says_what_its_package_cannot_run(vision, queries, said, monkeypatch):
+    spec = types.SimpleNamespace(vision=vision, depth_queries=queries)
+    monkeypatch.setattr(vla_check, "load", lambda _: (None, spec, {}))
+    with pytest.raises(ValueError, match=said):
+        vla_check.check(Path(), Path(), "python", None, lambda: None)
 
 
 def test_a_family_without_an_original_says_so():
