@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
-from launch.planning import gpu, plan_text
+from launch.planning import encoding, gpu, plan_text
 from launch.setup import fit
 from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
@@ -145,6 +145,11 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(plan.topologies, "get_topology_desc", missing)
     with pytest.raises(plan.PlanError, match=r"pip install 'wamax\[tpu\]'"):
         plan.describe_topology("v5p:2x2x1")
+
+
+def test_encoders_without_weights_are_not_planned():
+    with pytest.raises(ValueError, match=r"--encoders: this config's encoders of video.* have no weights"):
+        encoding.plan(Experiment(dreamzero_5b.get_config("debug")), CHIPS["v5e"], jax.devices()[0])
 
 
 def test_a_batch_that_does_not_divide_is_named(monkeypatch):

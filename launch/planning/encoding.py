@@ -16,10 +16,13 @@ MANY = 1000  # windows or prompts of which the time is told
 
 def plan(experiment: Experiment, chip: Chip, device: jax.Device) -> dict:
     """Seconds of MANY windows and of MANY prompts on one chip, what a window takes in the cache, and memory in GiB.
-    Raises ValueError where the config's encoders store nothing."""
+    Raises ValueError where the config's encoders store nothing, or have no weights to plan with."""
     inputs = experiment.inputs
     if not inputs.stored_from:
         raise ValueError(f"--encoders: model.family = {experiment.config.model.family!r} has no cache of latents")
+    if fitted := [part for part, encoder in inputs.encoders.items() if not hasattr(encoder, "shapes")]:
+        raise ValueError(f"--encoders: this config's encoders of {', '.join(fitted)} have no weights: they take "
+                         "no time worth a plan. Give a config with the Wan codec and UMT5")
     here = SingleDeviceSharding(device)
     frozen = {part: _placed(encoder.shapes(), here) for part, encoder in inputs.encoders.items()}
     fields = inputs.batch_fields()
