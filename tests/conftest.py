@@ -6,6 +6,7 @@ time, and minutes instead of 40 s before XLA ends the process. The scheduler tha
 lets two stacks of layers exchange at once, which jaxlib 0.10 takes for one exchange of too many devices, and aborts.
 """
 
+import gc
 import os
 import subprocess
 
@@ -27,9 +28,14 @@ from tests import lerobot_files
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_end_with_their_module():
-    """Compiled programs of all modules together would take 4 GB a worker."""
+    """Compiled programs of all modules together would take 4 GB a worker.
+
+    What a module left in cycles ends here too. A failed save leaves futures whose end asyncio reports with a traceback,
+    and a traceback is parsed: met inside `ast.parse` of a later module, it breaks that one (cpython issue 106905).
+    """
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
