@@ -7,7 +7,7 @@ frame, as lerobot writes) in random order, on as many threads or processes as th
 the line tells each one's median over the rounds: other users of the machine slow all of them.
 
 floor      PyAV alone: open, seek, decode from the first to the last frame of the window, only the 33 become RGB
-needed     our reader alone: only the needed packets are decoded (data_pipelines/video/reading.py); no table, no tiling
+needed     our reader alone: only the needed packets are decoded (data_pipelines/video/decoder.py); no table, no tiling
 video      our loader from video: tables, relative and normalised actions, tiling to 360 x 640, collated batches
 cache      our loader from the latent cache, records of the 14B's size (9 x 44 x 80 x 16 bfloat16)
 disk       the same files read plainly, a record's size at a time, one after the other: no loader can be faster
@@ -35,7 +35,8 @@ from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics, save_statistics
+from data_pipelines.statistics.compute import compute_statistics
+from data_pipelines.statistics.stored import save_statistics
 from data_pipelines.video import reading as video
 from world_model.batch import Layout, batch_spec, encoded_batch_spec
 

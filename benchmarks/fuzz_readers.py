@@ -24,7 +24,7 @@ from data_pipelines.simulators import recorder
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters
 from data_pipelines.sources.video_files import read_list
-from data_pipelines.statistics import save_statistics
+from data_pipelines.statistics.stored import save_statistics
 from data_pipelines.video import pictures
 from launch.exporting import exported
 from launch.reporting import comparison
@@ -212,9 +212,9 @@ def make_exports(folder: Path) -> None:
 
 def read_exports(folder: Path) -> None:
     """All that is read of an export but its tensors."""
-    from world_model.families.dreamzero.torch import runtime
+    from world_model.families.dreamzero.torch.loading import read_config
 
-    settings = runtime.read_config(folder)
+    settings = read_config(folder)
     kinds.make(Layout, settings["layout"], f"{folder}/config.json: layout")
     formats._has_zero_image_branch(folder)
     spec, _, _ = lingbot_va.read_settings(folder)

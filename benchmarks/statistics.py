@@ -19,7 +19,7 @@ from benchmarks import synthetic_lerobot
 from data_pipelines.dataset import Dataset
 from data_pipelines.robots.embodiments import Dimension, Embodiment
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from world_model.batch import Layout
 
 _STEPS = flags.DEFINE_integer("steps", 1_000_000, "recorded steps", lower_bound=300)

@@ -24,7 +24,7 @@ from data_pipelines.episode import check_limit
 from data_pipelines.host_batch import BadWindow, HostBatch
 from data_pipelines.mixture import describe_mixture, make_order, positions
 from data_pipelines.samples import SampleMaker, Tokenize
-from data_pipelines.statistics import statistics_hash
+from data_pipelines.statistics.stored import statistics_hash
 from data_pipelines.worker_status import WorkerStatus
 from world_model import kinds
 from world_model.batch import Layout, check_batch

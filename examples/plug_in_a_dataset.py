@@ -15,7 +15,7 @@ from data_pipelines.dataset import Dataset
 from data_pipelines.episode import Episode
 from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiment import Dimension, Embodiment
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from launch.setup.experiment import Experiment
 
 ARM = Embodiment(name="my_arm", id=200, views=("front",), view_layout="single", rate=10.0,

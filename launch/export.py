@@ -35,7 +35,7 @@ from absl import flags, logging
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.robots.robot import Robot
-from data_pipelines.statistics import statistics_hash
+from data_pipelines.statistics.stored import statistics_hash
 from launch.exporting import exported, lerobot, original
 from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags

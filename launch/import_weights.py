@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.statistics import statistics_hash
+from data_pipelines.statistics.stored import statistics_hash
 from launch.exporting import exported
 from launch.setup import flags as launch_flags
 from launch.setup import mixture, provenance

@@ -24,7 +24,7 @@ from data_pipelines.cache.format import load_encoders, record_bytes
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode, check_limit
 from data_pipelines.samples import SampleMaker
-from data_pipelines.statistics import save_statistics
+from data_pipelines.statistics.stored import save_statistics
 from data_pipelines.storage import files
 from launch.reporting.contact_sheet import contact_sheet
 from launch.setup import cache

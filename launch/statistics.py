@@ -17,9 +17,10 @@ import time
 import numpy as np
 from absl import flags
 
-from data_pipelines.published_statistics import against_published
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.statistics import mixture_statistics, save_statistics, statistics_hash
+from data_pipelines.statistics.compute import mixture_statistics
+from data_pipelines.statistics.published import against_published
+from data_pipelines.statistics.stored import save_statistics, statistics_hash
 from launch.setup import flags as launch_flags
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment

@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.robots.embodiment import Dimension, Embodiment
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from world_model.batch import Layout, batch_spec
 
 LAYOUT = Layout(frames=17, height=6, width=8, frames_per_block=2, actions_per_block=16, states_per_block=2)

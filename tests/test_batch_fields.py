@@ -17,7 +17,8 @@ from data_pipelines.loader import Loader
 from data_pipelines.robots.robot import Robot
 from data_pipelines.robots.views import resize
 from data_pipelines.samples import SampleMaker
-from data_pipelines.statistics import compute_statistics, save_statistics
+from data_pipelines.statistics.compute import compute_statistics
+from data_pipelines.statistics.stored import save_statistics
 from tests.fake_source import BATCH, LAYOUT, ROBOT, FakeSource, robots, tokenize
 from world_model.batch import Layout, batch_spec, check_batch
 

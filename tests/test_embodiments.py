@@ -23,7 +23,8 @@ from data_pipelines.robots.embodiments import get_embodiment, name_in_files, reg
 from data_pipelines.robots.normalisation import to_absolute, to_relative, to_robot_units
 from data_pipelines.robots.slots import ACTION_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS, scatter, slot_mask
 from data_pipelines.robots.views import VIEW_LAYOUTS, resize
-from data_pipelines.statistics import compute_statistics, statistics_hash
+from data_pipelines.statistics.compute import compute_statistics
+from data_pipelines.statistics.stored import statistics_hash
 from tests.fake_source import LAYOUT, FakeSource, tokenize
 from world_model.batch import batch_spec
 from world_model.families.dreamzero.weights import experiment as reference_experiment

@@ -19,7 +19,7 @@ from world_model.families import get_family
 from world_model.families.base.export import compare, rounded
 from world_model.families.base.family import MissingPart
 from world_model.families.dreamzero.model import DreamZero
-from world_model.families.dreamzero.torch.runtime import load
+from world_model.families.dreamzero.torch.loading import load
 from world_model.families.dreamzero.weights import experiment as reference_experiment
 from world_model.families.dreamzero.weights import export as dreamzero_export
 from world_model.families.dreamzero.weights import reference_format as dreamzero_format

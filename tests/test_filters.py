@@ -11,7 +11,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.filters import Filters, matches, read_keep
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment
 from tests import lerobot_config

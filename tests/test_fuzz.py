@@ -20,7 +20,7 @@ from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode
 from data_pipelines.sources import make_source
 from data_pipelines.sources.records import Records
-from data_pipelines.statistics import save_statistics
+from data_pipelines.statistics.stored import save_statistics
 from tests.lerobot_files import FIELDS, FIXTURES
 from tests.test_rlds_schemas import folders  # noqa: F401  a fixture
 from world_model.batch import Layout, encoded_batch_spec

@@ -15,7 +15,7 @@ from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
 from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from data_pipelines.video import reading as video
 from tests import lerobot_files
 from tests.fake_source import tokenize

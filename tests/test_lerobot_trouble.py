@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
 from data_pipelines.loader import Loader
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from tests import lerobot_files
 from tests.fake_source import tokenize
 from tests.lerobot_files import FIXTURES, LAYOUT, ROBOT, VERSIONS, change_column, open_source, table_of, video_of

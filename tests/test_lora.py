@@ -18,7 +18,7 @@ from launch.setup.restore import Restored, restore
 from tests.test_import_weights import ACTIONS, publish, read_back
 from world_model import functional
 from world_model.families.dreamzero.model import ForwardInputs
-from world_model.families.dreamzero.torch.runtime import load
+from world_model.families.dreamzero.torch.loading import load
 from world_model.families.dreamzero.weights import reference_format
 from world_model.families.dreamzero.weights.names import is_action_part
 from world_model.layers import lora

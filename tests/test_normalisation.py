@@ -7,7 +7,7 @@ from data_pipelines.dataset import Dataset, check_absent
 from data_pipelines.robots.embodiment import NORMALISATIONS, Dimension, Embodiment
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import SampleMaker
-from data_pipelines.summary import Summary
+from data_pipelines.statistics.summary import Summary
 from world_model.batch import batch_spec
 
 E = 1e-6

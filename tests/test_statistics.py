@@ -10,15 +10,10 @@ import pytest
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.episode import Episode
-from data_pipelines.published_statistics import against_published
 from data_pipelines.robots.normalisation import Scale, make_scale
-from data_pipelines.statistics import (
-    compute_statistics,
-    load_statistics,
-    mixture_statistics,
-    save_statistics,
-    statistics_hash,
-)
+from data_pipelines.statistics.compute import compute_statistics, mixture_statistics
+from data_pipelines.statistics.published import against_published
+from data_pipelines.statistics.stored import load_statistics, save_statistics, statistics_hash
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment
 from tests import lerobot_config

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import Dataset
-from data_pipelines.published_statistics import against_published
 from data_pipelines.robots import embodiments
 from data_pipelines.robots.embodiment import NORMALISATIONS, Dimension
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.robots.robot import Robot
 from data_pipelines.samples import SampleMaker
-from data_pipelines.statistics import compute_statistics, load_statistics, save_statistics
-from data_pipelines.summary import Summary
+from data_pipelines.statistics.compute import compute_statistics
+from data_pipelines.statistics.published import against_published
+from data_pipelines.statistics.stored import load_statistics, save_statistics
+from data_pipelines.statistics.summary import Summary
 from launch import check_embodiment, inspect_data
 from launch import statistics as command
 from launch.reporting import baselines

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.summary import Summary
+from data_pipelines.statistics.summary import Summary
 
 
 def feed(values: np.ndarray, kept: int, pieces: int = 7) -> Summary:

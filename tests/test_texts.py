@@ -12,7 +12,7 @@ from data_pipelines.episode import BadEpisode
 from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
 from data_pipelines.sources.texts import text, texts_of
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from tests import lerobot_files
 from tests.lerobot_files import LAYOUT, ROBOT, TASKS, VERSIONS, change_column, open_source, table_of
 

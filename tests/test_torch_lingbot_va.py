@@ -11,7 +11,7 @@ from configs import lingbot_va_5b, lingbot_va_mot_5b, quickstart
 from launch import export, import_weights, parity
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored
-from world_model.families.dreamzero.torch import runtime as torch_runtime
+from world_model.families.dreamzero.torch import loading
 from world_model.families.lingbot_va.torch import network as torch_lingbot_va
 from world_model.families.lingbot_va.torch.sampler import LingBotVATorchSampler
 from world_model.weights.safetensors_io import Weights, WeightsError, write
@@ -135,7 +135,7 @@ def test_settings_outside_the_trained_range_warn_and_impossible_ones_are_refused
 
 def test_directories_of_the_other_family_are_refused_both_ways(exported, tmp_path):
     with pytest.raises(WeightsError, match=r"config.json: missing; a wamax export has its configuration there"):
-        torch_runtime.load(exported[0])
+        loading.load(exported[0])
     (tmp_path / "config.json").write_text(json.dumps({"wamax": {}}))  # where DreamZero's exports have theirs
     with pytest.raises(WeightsError, match=r"wamax.json: missing; .* is no export of a LingBot-VA model"):
         torch_lingbot_va.load(tmp_path)

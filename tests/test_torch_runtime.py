@@ -12,6 +12,7 @@ import torch._dynamo.testing
 from launch import parity
 from world_model.attention import visibility
 from world_model.diffusion.solvers import make_solver
+from world_model.families.dreamzero.torch import loading
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler, Stepper
 from world_model.families.dreamzero.visibility import TABLES
@@ -86,8 +87,8 @@ def test_weights_are_loaded_strictly(golden):
 
 
 def test_a_directory_that_is_no_export(tmp_path):
-    with pytest.raises(torch_runtime.WeightsError, match=r"config\.json: missing; a wamax export has its configuration there"):
-        torch_runtime.load(tmp_path)
+    with pytest.raises(loading.WeightsError, match=r"config\.json: missing; a wamax export has its configuration there"):
+        loading.load(tmp_path)
 
 
 def test_euler_steps_follow_the_velocity():

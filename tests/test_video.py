@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.episode import BadEpisode
+from data_pipelines.video import decoder
 from data_pipelines.video import reading as video
 
 KINDS = {  # name -> (file, encoder, its options)
@@ -117,5 +118,5 @@ def test_pyav_as_old_as_lerobots_lists_no_packets(tmp_path):
     name, encoder, options = next(iter(KINDS.values()))
     write(tmp_path / name, encoder, options, 100 * np.arange(5))
     with video.reader(str(tmp_path / name)) as (opened, _):
-        assert video._listed(opened.stream) == 5
-    assert video._listed(SimpleNamespace()) == 0
+        assert decoder._listed(opened.stream) == 5
+    assert decoder._listed(SimpleNamespace()) == 0

@@ -10,7 +10,7 @@ from data_pipelines.episode import BadEpisode, Episode
 from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.robots.robot import Robot
 from data_pipelines.samples import SampleMaker
-from data_pipelines.statistics import compute_statistics
+from data_pipelines.statistics.compute import compute_statistics
 from data_pipelines.windows import WindowIndex, split_episodes, take_share
 from tests.fake_source import CLIPS, LAYOUT, ROBOT, FakeSource, clips, robots, tokenize
 from world_model.batch import Layout, batch_spec

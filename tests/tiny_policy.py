@@ -10,8 +10,8 @@ import numpy as np
 
 from configs import quickstart
 from data_pipelines.robots.embodiments import EMBODIMENTS, Dimension, Embodiment, get_embodiment, register
-from data_pipelines.statistics import statistics_hash
-from data_pipelines.summary import Summary
+from data_pipelines.statistics.stored import statistics_hash
+from data_pipelines.statistics.summary import Summary
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import as_json
 from world_model.encoders import patch_pca

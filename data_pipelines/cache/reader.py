@@ -32,7 +32,7 @@ from data_pipelines.cache.format import (
 from data_pipelines.cache.source import CachedSource
 from data_pipelines.episode import BadEpisode, Source
 from data_pipelines.samples import SampleMaker
-from data_pipelines.statistics import STATISTICS
+from data_pipelines.statistics.stored import STATISTICS
 from data_pipelines.storage import files
 from data_pipelines.storage.lru import Lru, checked_identity, reset_identities
 from world_model import kinds

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.statistics import STATISTICS
+from data_pipelines.statistics.stored import STATISTICS
 from launch.exporting import lerobot
 from launch.setup.experiment import Experiment
 from launch.setup.restore import Restored, readable

@@ -16,7 +16,8 @@ from data_pipelines.loader import Loader
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.samples import SampleMaker
 from data_pipelines.sources import make_source
-from data_pipelines.statistics import load_statistics, mixture_statistics, statistics_hash
+from data_pipelines.statistics.compute import mixture_statistics
+from data_pipelines.statistics.stored import load_statistics, statistics_hash
 from data_pipelines.windows import split_episodes, take_share
 from launch.setup import cache as cache_of
 from launch.setup import mixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from data_pipelines.robots import embodiments
-from data_pipelines.statistics import save_statistics
+from data_pipelines.statistics.stored import save_statistics
 from data_pipelines.storage import files
 from launch.setup import mixture
 from world_model import kinds

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs.base import get_config
-from data_pipelines.statistics import STATISTICS
+from data_pipelines.statistics.stored import STATISTICS
 from launch.setup import fit, training, values
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment

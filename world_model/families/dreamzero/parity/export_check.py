@@ -66,14 +66,14 @@ def torch_outputs(sampler: DreamZeroSampler, directory: Path, dtype: str = "floa
     alone. Raises WeightsError where it does not load."""
     import torch  # extra: torch
 
-    from world_model.families.dreamzero.torch import runtime as torch_runtime
     from world_model.families.dreamzero.torch.adapter import TorchAdapter
+    from world_model.families.dreamzero.torch.loading import load
     from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 
     def tensor(x):
         return torch.from_numpy(np.array(x))
 
-    inputs, (runtime, settings) = fixed_inputs(sampler), torch_runtime.load(directory, dtype=getattr(torch, dtype))
+    inputs, (runtime, settings) = fixed_inputs(sampler), load(directory, dtype=getattr(torch, dtype))
     latents, actions = DreamZeroTorchSampler(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
         **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})

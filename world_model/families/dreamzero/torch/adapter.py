@@ -11,6 +11,7 @@ from world_model.diffusion.flow_matching import noise_levels
 from world_model.families.dreamzero.layout import DreamZeroSpec
 from world_model.families.dreamzero.parity.jax_adapter import Losses, Output, Parts
 from world_model.families.dreamzero.torch import runtime as torch_runtime
+from world_model.families.dreamzero.torch.loading import load_network
 from world_model.families.dreamzero.torch.sampler import Stepper
 from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.dreamzero.weights.reference_format import network_sizes
@@ -26,7 +27,7 @@ class TorchAdapter:
     @classmethod
     def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchAdapter":
         """With weights under the reference's names; raises RuntimeError where they do not fit."""
-        network = torch_runtime.load_network(tensors, network_sizes(spec))
+        network = load_network(tensors, network_sizes(spec))
         return cls(torch_runtime.Runtime(network, spec.layout, spec.table(), spec.table(spec.rollout_visibility),
                                          spec.window_frames))
 

@@ -15,7 +15,7 @@ from world_model.batch import Layout
 from world_model.families.base import original
 from world_model.families.base.export import Trial
 from world_model.families.dreamzero.layout import MASK_CHANNELS
-from world_model.families.dreamzero.torch import original_run, wan_original_check
+from world_model.families.dreamzero.torch import loading, original_run, wan_original_check
 from world_model.families.dreamzero.torch import runtime as torch_runtime
 from world_model.families.dreamzero.torch.adapter import TorchAdapter
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
@@ -39,7 +39,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     if (directory / safetensors_io.index_name(IMPORTS["wan"].stem)).exists():
         return wan_original_check.check(directory, checkout, python, experiment)
     driven = robot()
-    known, ours = published.robot_of(driven.embodiment), torch_runtime.read_config(directory)
+    known, ours = published.robot_of(driven.embodiment), loading.read_config(directory)
     if known.tag not in published.SERVED:
         raise ValueError(f"the original serves {', '.join(published.SERVED)}, not {known.tag!r}")
     if ours["dtype"] != "float32":
@@ -47,7 +47,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
                          "--dtype=float32")
     inputs = _parts(ours) | _observations(known, ours)
     found = original.ask(original_run.__file__, python, checkout, inputs, str(Path(directory).resolve()), known.tag)
-    runtime, settings = torch_runtime.load(directory)
+    runtime, settings = loading.load(directory)
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
     expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
     return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, original.left(found),

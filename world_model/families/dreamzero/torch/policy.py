@@ -7,7 +7,8 @@ from torch import Tensor
 
 from world_model.diffusion.inpainting import Inpainting
 from world_model.families.base.torch_policy import TorchPolicy
-from world_model.families.dreamzero.torch import runtime
+from world_model.families.dreamzero.torch import loading
+from world_model.families.dreamzero.torch.runtime import CachedBlocks
 from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 from world_model.families.wan.inputs import Conditions
 
@@ -15,7 +16,7 @@ from world_model.families.wan.inputs import Conditions
 class Kept(NamedTuple):
     """What an episode keeps."""
 
-    session: runtime.CachedBlocks
+    session: CachedBlocks
     condition: Tensor | None  # [1, F, h, w, 4 + C]
 
 
@@ -29,7 +30,7 @@ class DreamZeroTorchPolicy(TorchPolicy):
 
     def load(self, directory: Path) -> DreamZeroTorchSampler:
         """See `TorchPolicy`."""
-        return DreamZeroTorchSampler(runtime.load(directory, self.device)[0], **self.settings)
+        return DreamZeroTorchSampler(loading.load(directory, self.device)[0], **self.settings)
 
     def begin_episode(self, start: Conditions) -> Kept:
         """See `TorchPolicy`."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from world_model.families.dreamzero.layout import MASK_CHANNELS
-from world_model.families.dreamzero.torch.runtime import Cache, CachedBlocks, Runtime, load, read_config
+from world_model.families.dreamzero.torch.loading import load, read_config
+from world_model.families.dreamzero.torch.runtime import Cache, CachedBlocks, Runtime
 
 Arguments = tuple[Tensor | None, ...]
 

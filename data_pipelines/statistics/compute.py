@@ -1,11 +1,6 @@
-"""Normalisation statistics, from state and action columns alone: video is never opened.
+"""Counts normalisation statistics, from state and action columns alone: video is never opened.
 
-The result is plain JSON data. Per dataset, or per robot where several datasets share one:
-    {"dataset", "embodiment", "actions_per_block", "episodes", "skipped": {"dataset/episode": reason},
-     "state" | "action" | "absolute_action": `Summary.result`, or None where there is none}
-Each value is a list over the embodiment's dimensions, in robot units. Actions are relative where they are declared so;
-of a robot that is declared per_step, each value is a list of such lists, one for each step of a block. In both cases
-absolute_action is there for people to read.
+data_pipelines/statistics/stored.py says what comes out. Actions are relative where they are declared so.
 """
 
 import collections
@@ -24,26 +19,17 @@ from safetensors import safe_open
 from data_pipelines.dataset import Dataset, index_windows
 from data_pipelines.episode import BadEpisode, Episode, check_limit
 from data_pipelines.robots.embodiment import NORMALISATIONS, Embodiment
-from data_pipelines.robots.embodiments import name_in_files
 from data_pipelines.robots.normalisation import make_scale
 from data_pipelines.samples import check_episode, check_finite, checked_actions
+from data_pipelines.statistics.summary import Summary
 from data_pipelines.storage import files
-from data_pipelines.summary import Summary
 from data_pipelines.windows import WindowIndex, block_starts
 from world_model import kinds
 from world_model.batch import Layout
 
 SCOPES = ("dataset", "embodiment")
-_NUMBERS = kinds.list_of(kinds.number())
-_PART, _STEPS = (kinds.optional(kinds.fields(dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), each)))
-                 for each in (_NUMBERS, kinds.either(_NUMBERS, kinds.list_of(_NUMBERS))))
 _ABOUT = kinds.fields({"episodes": kinds.whole(), "skipped": kinds.map_of(kinds.text),  # of a share
                        "parts": kinds.list_of(kinds.text)}, required=("episodes", "skipped", "parts"))
-STATISTICS = kinds.map_of(kinds.fields(
-    {"dataset": kinds.text, "embodiment": kinds.text, "actions_per_block": kinds.whole(),
-     "episodes": kinds.optional(kinds.whole()),
-     "skipped": kinds.map_of(kinds.text), "state": _PART, "action": _STEPS, "absolute_action": _PART},
-    required=("embodiment", "actions_per_block")))  # {dataset: statistics}
 _SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 
 
@@ -217,27 +203,3 @@ def _parts_of(episode: Episode, embodiment: Embodiment, layout: Layout, windows:
         held = held[np.isfinite(episode.action[held]).all(1)]  # for people: some may belong to no window's action
         parts["absolute_action"] = episode.action[held]
     return parts
-
-
-def statistics_hash(statistics: dict) -> str:
-    """A hash of one dataset's statistics, or of {dataset: statistics}; stable over processes, machines and the renaming
-    of robots."""
-    return hashlib.sha256(json.dumps(_with_names_in_files(statistics), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _with_names_in_files(statistics: dict) -> dict:
-    """The statistics of one dataset or several with robots by their oldest names."""
-    if isinstance(robot := statistics.get("embodiment"), str):
-        return statistics | {"embodiment": name_in_files(robot)}
-    return {name: _with_names_in_files(value) if isinstance(value, dict) else value
-            for name, value in statistics.items()}
-
-
-def save_statistics(statistics: dict[str, dict], path: str) -> None:
-    """Writes {dataset: statistics} as JSON; path: a file or its address."""
-    files.write_json(path, statistics)
-
-
-def load_statistics(path: str) -> dict[str, dict]:
-    """Reads what `save_statistics` wrote. Raises ValueError naming what in it is something else."""
-    return files.read_json(path, STATISTICS)

@@ -1,0 +1,1 @@
+"""Normalisation statistics of states and actions."""
