@@ -35,7 +35,7 @@ class Augmentation:
 
     @property
     def still(self) -> "Augmentation":
-        """The same without chance, for evaluation, robots and the latent cache: centre crop, colours as they are."""
+        """Returns the deterministic form, for evaluation, robots and the latent cache: centre crop, no jitter."""
         return Augmentation(crop=self.crop)
 
     def cut(self, views: list[np.ndarray], seed: int, sample_index: int) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ class Dataset:
     weight: Weight = 1.0  # share of the draws, relative to the other datasets
     episodes: np.ndarray | None = None  # indices in the source, int64; None: all
     window_stride: int = 1  # steps between window starts
-    absent_views: tuple[str, ...] = ()  # of the embodiment's, those that its recordings lack
+    absent_views: tuple[str, ...] = ()  # views of the embodiment that its recordings lack
     features: str = ""  # folder of fields that were computed beforehand (features.py); empty: there are none
     statistics: dict | None = None  # data_pipelines.statistics; may be None without state and action
 

@@ -34,7 +34,7 @@ _BAD = kinds.fields({"count": kinds.whole(), "reason": kinds.text}, required=("c
 _PART = kinds.fields({"weight": kinds.number(0)}, required=("weight",))
 STATE = kinds.fields({"step": kinds.whole(), "positions": kinds.map_of(kinds.whole(high=2**62)),
                       "mixture": kinds.map_of(_PART), "bad": kinds.map_of(_BAD)},
-                     required=("step", "positions", "mixture", "bad"))  # of `Loader.state`
+                     required=("step", "positions", "mixture", "bad"))  # `Loader.state`
 
 
 class Loader:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 _WIDTH = 256  # bytes of a process's line
-_PREFIX, _OWNER = "wamax-worker-status-", "owner"  # of folders; of the file that a living process holds the lock of
+_PREFIX, _OWNER = "wamax-worker-status-", "owner"  # prefix of the folders; the file that a living process holds locked
 
 
 class WorkerStatus:
@@ -35,7 +35,7 @@ class WorkerStatus:
 
     @contextlib.contextmanager
     def working_on(self, what: str):
-        """Until the context ends, this process's line says `what`."""
+        """Makes this process's line say `what` until the context ends."""
         if self._line is not None:
             self._line[:] = what.encode()[:_WIDTH].ljust(_WIDTH, b"\0")
         yield  # not in a try: an exception says itself where it comes from, so its line may stay

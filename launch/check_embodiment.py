@@ -23,7 +23,7 @@ from launch.reporting import report_page
 from launch.setup import flags as launch_flags
 from launch.setup.experiment import Experiment
 
-TOLERANCE = 1e-3  # of a dimension's range between q01 and q99; float32 keeps 1e-6 of the value
+TOLERANCE = 1e-3  # share of a dimension's range from q01 to q99; float32 keeps 1e-6 of the value
 
 
 class RoundTrip(NamedTuple):

@@ -61,7 +61,7 @@ def load_adapter(name: str) -> Adapter:
 
 
 def write(out: Path, adapter: Adapter, findings: list[Finding]) -> None:
-    """Writes the page and the JSON."""
+    """Writes OUT/policy_check.json and OUT/policy_check.html."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "policy_check.json").write_text(json.dumps(
         {"policy": adapter.name, "torch": torch.__version__, "findings": [dataclasses.asdict(f) for f in findings]},
@@ -76,7 +76,7 @@ def write(out: Path, adapter: Adapter, findings: list[Finding]) -> None:
 
 
 def summary(findings: list[Finding]) -> str:
-    """Counts, in a sentence."""
+    """A sentence with the number of findings of each verdict."""
     count = {word: sum(f.verdict == word for f in findings) for word in MARKS}
     return ", ".join(f"{count[word]} {word}" for word in MARKS)
 

@@ -103,7 +103,7 @@ def format_of(family: Family, name: str | None) -> ExportFormat:
 
 
 def trained(restored: Restored) -> Trained:
-    """What formats are given."""
+    """What export formats take: the model, its weights, and what goes with them."""
     experiment = restored.experiment
     robots = {name: get_embodiment(one["embodiment"]) for name, one in restored.statistics.items() if one["action"]}
     settings = {name: value for name, value in experiment.sampler_settings().items() if name not in OF_THE_MACHINE}
@@ -114,7 +114,7 @@ def trained(restored: Restored) -> Trained:
 
 
 def merged(restored: Restored) -> Restored:
-    """The same model without adapters: each added to its kernel. Raises ValueError where there are none."""
+    """Returns the model with each adapter added to its kernel. Raises ValueError where there are none."""
     spec, config = restored.experiment.model.spec, restored.config.copy_and_resolve_references()
     if not getattr(spec, "lora_rank", 0):
         raise ValueError("--merge_lora: the model has no adapters (model.lora_rank = 0)")

@@ -204,7 +204,7 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-    """Those that both commands have."""
+    """Defines the flags that this command and launch.precompute_beam share."""
     launch_flags.define_config()
     flags.DEFINE_string("out", None, "folder of the cache, or its address")
     flags.DEFINE_integer("shard_mib", 256, "size of a shard", lower_bound=1)

@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 
 
 def quickstart(config, workdir: Path, config_args: list[str]) -> dict:
-    """Everything, in order; returns the summary. Raises CalledProcessError where a command fails."""
+    """Runs everything in order and returns the summary. Raises CalledProcessError where a command fails."""
     compared, kept = 2 * config.checkpoint.every, config.checkpoint.keep_every
     if not kept or compared % kept:
         raise ValueError(f"checkpoint.keep_every = {kept}: the runs are compared at step {compared} (twice "

@@ -53,7 +53,7 @@ class Recipe:
         self.file = f"configs/recipes/{name}.py{f':{arm}' if arm else ''}"
 
     def parts(self) -> Iterator[Part]:
-        """Everything that is needed, in the order in which it is got."""
+        """Yields everything that is needed, in the order in which it is fetched or made."""
         for name, entry in mixture.entries(self.config.data.datasets).items():
             yield self._dataset(name, entry)
             if keep := entry.get("keep"):

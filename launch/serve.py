@@ -90,7 +90,7 @@ def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
 
 
 def serve(args) -> None:
-    """Until SIGTERM. Raises CheckpointError, ValueError or OSError before it listens."""
+    """Serves until SIGTERM. Raises CheckpointError, ValueError or OSError before it listens."""
     from launch.serving.server import Limits, Server
 
     token = Path(args.token_file).read_text().strip() if args.token_file else None

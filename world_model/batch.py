@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from ml_dtypes import bfloat16
 
-ONE_FRAME = {"frames": 1, "frames_per_block": 1, "states_per_block": 1}  # of a layout, where a config does not say
+ONE_FRAME = {"frames": 1, "frames_per_block": 1, "states_per_block": 1}  # a layout's fields where a config does not say
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -50,7 +50,7 @@ def plain(value):
 
 
 def anything(value) -> str:
-    """Whatever it is."""
+    """Any value."""
     return ""
 
 

@@ -28,13 +28,13 @@ def numpy(x) -> np.ndarray:
 
 
 def asked(work: str) -> dict[str, np.ndarray]:
-    """The inputs."""
+    """Reads WORK/inputs.npz."""
     with np.load(f"{work}/inputs.npz") as file:
         return {name: file[name] for name in file.files}
 
 
 def part(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Those inputs whose names begin so, without it."""
+    """The inputs whose names begin with `prefix`, under the rest of their names."""
     return {name.removeprefix(prefix): x for name, x in inputs.items() if name.startswith(prefix)}
 
 
@@ -86,13 +86,13 @@ def byte_tokens(texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def text_features(ids: torch.Tensor, width: int) -> torch.Tensor:
-    """[..., width] of token ids."""
+    """Features [..., width] of token ids."""
     return torch.sin((1.0 + ids.float())[..., None] * (1 + torch.arange(width, device=ids.device)) / 7)
 
 
 def latents(parts: list[torch.Tensor], channels: int, size: tuple[int, int]) -> torch.Tensor:
-    """[B, channels, F, *size] of a video in the parts [B, 3, f, H, W] that a latent frame holds: means over patches,
-    mixed into channels."""
+    """Latents [B, channels, F, *size] of a video that comes in parts [B, 3, f, H, W], one per latent frame: means over
+    patches, mixed into channels."""
     mix = torch.sin(3.0 * torch.arange(3 * channels)).unflatten(0, (channels, 3)).to(parts[0].device)
     small = torch.stack([nn.functional.adaptive_avg_pool2d(x.float().mean(2), size) for x in parts], 2)
     return torch.einsum("zc,bcfhw->bzfhw", mix, small)

@@ -27,10 +27,10 @@ from world_model import kinds
 FORMAT = 2  # how the files are laid out
 CONTENTS = 1  # what the stored numbers mean: raised by hand when the code makes other ones of the same recordings
 _CONTENTS_OF_CODE = {"8ebc1564bd8ff3cb": 1}  # manifests written before 2026-11-28 hold a hash of source files instead
-_LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # of a Dimension
+_LIMITS = re.compile(r""", low=[^,)]*, high=[^,)]*, max_speed=[^,)]*, moves=(None|'[^']*'|"[^"]*")""")  # a Dimension's
 TEXTS = "texts.array_record"
 ABOUT = kinds.fields({"records": kinds.whole(), "bytes": kinds.whole(high=2**63), "sha256": kinds.text},
-                     required=("bytes", "sha256"))  # of a file
+                     required=("bytes", "sha256"))  # what is known of a file
 ABOUT_SHARD = kinds.fields({"records": kinds.whole(), "bytes": kinds.whole(high=2**63), "sha256": kinds.text,
                             "bad": kinds.map_of(kinds.text)}, required=("records", "bytes", "sha256", "bad"))
 _DATASET = kinds.fields({"embodiment": kinds.text, "robot": kinds.text}, required=("embodiment", "robot"))

@@ -29,7 +29,7 @@ class CachedSource:
 
     @property
     def files(self) -> list[str]:
-        """Those of the recordings."""
+        """The files of the recordings."""
         return self._opened.files
 
     def __len__(self) -> int:

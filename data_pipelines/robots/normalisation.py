@@ -63,7 +63,7 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     steps = None if block is None else embodiment.learnt(block)
     low = _statistic(values, kind.low, dims, where, steps) if kind.low else np.zeros(len(dims))
     high = _statistic(values, kind.high, dims, where, steps)
-    if kind.high == "std":  # that far on both sides of the middle becomes -1 and 1
+    if kind.high == "std":  # -1 and 1 lie one deviation on either side of the mean
         low, high = low - high, low + high
     span = high - low
     constant = np.array([d.constant for d in dims], bool) | (span < MIN_RANGE)

@@ -16,14 +16,14 @@ from data_pipelines.episode import BadEpisode
 from data_pipelines.video.packets import PacketTable
 
 ROUNDED_RATE = 0.002  # share by which a rate may be another than it is called
-UNSURE = 0.25  # of a frame: a time stamp that is further from every frame does not say which is meant
+UNSURE = 0.25  # share of a frame; a time stamp further than this from every frame does not say which is meant
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
     """The place of an episode in a video file, by counting."""
 
-    frames: int  # of all episodes in the file
+    frames: int  # frames of all episodes in the file
     before: tuple[tuple[int, int], ...]  # (episodes before it in the file, their frames), in either order
 
 

@@ -87,7 +87,7 @@ class Conventional:
 
     @property
     def files(self) -> list[str]:
-        """Those of the source."""
+        """The files of the source."""
         return self._source.files
 
     def lengths(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.episode import BadEpisode
 from world_model import kinds
 
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, today's and former ones
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # keys of features.json, today's and former ones
 
 
 def check_classes(features: bytes, where: str) -> None:

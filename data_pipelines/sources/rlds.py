@@ -24,7 +24,7 @@ from data_pipelines.storage.lru import reset_identities
 from data_pipelines.video import pictures
 from world_model import kinds
 
-_KEPT = kinds.fields({"episodes": kinds.map_of(kinds.list_of(kinds.anything))})  # of the file of lengths
+_KEPT = kinds.fields({"episodes": kinds.map_of(kinds.list_of(kinds.anything))})  # the file of lengths
 
 
 class RldsSource:

@@ -18,7 +18,7 @@ class Split(NamedTuple):
     """One split."""
 
     shards: list[str]  # names of its files
-    kind: str  # of the files
+    kind: str  # the files' format: array_record or tfrecord
     fields: dict[str, tuple]  # field of an episode -> its shape and type
     info: Any  # as tensorflow_datasets has it
 

@@ -28,7 +28,7 @@ from world_model import kinds
 from world_model.batch import Layout
 
 SCOPES = ("dataset", "embodiment")
-_ABOUT = kinds.fields({"episodes": kinds.whole(), "skipped": kinds.map_of(kinds.text),  # of a share
+_ABOUT = kinds.fields({"episodes": kinds.whole(), "skipped": kinds.map_of(kinds.text),  # metadata of a share
                        "parts": kinds.list_of(kinds.text)}, required=("episodes", "skipped", "parts"))
 _SHARES = 16  # an episode's share does not depend on the number of threads, and so neither does any number
 

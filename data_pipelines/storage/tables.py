@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from data_pipelines.storage import files
 
-MAX_ROWS = 2**22  # of a table of metadata, or of a row group: a day of recording at 48 steps per second
-MAX_BYTES = 2**31  # in memory: of all columns of numbers that are read, or of one of texts
+MAX_ROWS = 2**22  # rows of a metadata table or a row group: a day of recording at 48 steps per second
+MAX_BYTES = 2**31  # bytes in memory: of all columns of numbers that are read, or of one column of texts
 _BATCH = 2**12  # rows that are decoded before their size is looked at
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.episode import BadEpisode
 
-MAX_PIXELS = 2**26  # of a picture; the largest cameras have about 2**25
+MAX_PIXELS = 2**26  # pixels of a picture; the largest cameras have about 2**25
 
 
 def read(encoded: Mapping[str, Sequence | np.ndarray], fields: dict[str, str], where: str,

@@ -13,7 +13,7 @@ class Cloud:
     accelerator: str  # accelerator type, before the number
     per_chip: int  # what that number counts per chip: 2 where it counts cores, 1 where it counts chips
     runtime: str  # software version of a TPU VM
-    dimensions: int  # of the torus
+    dimensions: int  # axes of the torus
     host_chips: int = 4  # chips per host in a slice of several hosts
 
 

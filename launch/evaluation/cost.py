@@ -3,14 +3,14 @@
 from launch.evaluation.evaluator import LOSS_DRAWS
 from launch.setup.experiment import Experiment
 
-FORWARD = 1 / 3  # of a training sample: backward is two products for each one forward
+FORWARD = 1 / 3  # share of a training sample's FLOP: backward is two products for each one forward
 
 
 def share(experiment: Experiment, datasets: int, rows: int) -> float:
-    """At most so many FLOP per FLOP of training, between the first step and the last.
+    """An upper bound on evaluation's FLOP per FLOP of training, between the first step and the last.
 
     A solver step of a block counts as its share of a whole training sequence, of which it takes no clean copies.
-    datasets: of the mixture; rows: of the mesh, to which batches are filled up.
+    datasets: how many the mixture has; rows: those of the mesh, to which batches are filled up.
     """
     config, family = experiment.config, experiment.family
     e = config.evaluate

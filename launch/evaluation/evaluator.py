@@ -1,4 +1,4 @@
-"""What is asked of a model on held-out windows: its loss on each, what it rolls out, and how far off that is.
+"""Evaluates a model on held-out windows: its loss on each, what it rolls out, and how far off that is.
 
 The weights lie where they lie, on one device or spread over a mesh; windows are spread over the mesh's rows. Arguments
 of compiled functions are all arrays, so that one program serves every evaluation of a run.
@@ -22,12 +22,12 @@ from world_model.training.train_step import by_row
 
 SHOWN = 6  # windows whose frames are kept for people to look at
 LOSS_DRAWS = 2  # noise draws per held-out window
-USE_EVALUATION = 1000  # of random keys, beside those of the families' losses
+USE_EVALUATION = 1000  # use of random keys, beside those of the families' losses
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """A model's questions, compiled once each. `params` are in the dtype that is computed in."""
+    """The evaluations of a model, each compiled once. `params` are in the dtype that is computed in."""
 
     experiment: Experiment
     mesh: Mesh | None = None  # None: everything on one device

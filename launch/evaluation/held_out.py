@@ -31,7 +31,7 @@ class HeldOut:
     def __init__(self, experiment: Experiment, data, mesh, kept: dict, encoders: dict, say: Callable[[str], None]):
         self._config, self._evaluator = experiment.config, Evaluator(experiment, mesh)
         self._model, self._frozen = experiment.model, encoders
-        if data.cache:  # which has training windows alone: these are made of video
+        if data.cache:  # a cache has training windows alone: held-out ones are made of video
             data = data.of_video()
             self._frozen = training.place(experiment.load_encoders(kept), mesh)
         self._windows = self._encode_windows(data, say)

@@ -67,7 +67,7 @@ class Exported:
 
 
 def write_encoders(directory: Path, restored: Restored) -> None:
-    """What `open_export` needs of them."""
+    """Writes what `open_export` needs of the frozen encoders."""
     folder, tokenizer = directory / FOLDER, restored.config.encoders.get("tokenizer")
     folder.mkdir()
     arrays = flatten(jax.tree.map(np.asarray, restored.kept))

@@ -42,7 +42,7 @@ class Adapter:
     # (normalise, un-normalise) of actions like those in inputs["actions"], or of `raw_actions`
     normalization: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
     raw_actions: Tensor | None = None
-    tolerance: float = 1e-5  # of a batch against its rows, and of what a pass may not see
+    tolerance: float = 1e-5  # for a batch against its rows, and for what a pass may not see
 
     def __post_init__(self):
         """Raises AdapterError."""

@@ -10,7 +10,7 @@ from launch.policy_check.adapter import Adapter, AdapterError
 
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 LOSS_SEEDS = 4  # draws of noise and time over which a parameter has to get a gradient at least once
-CHANGED_TOKENS = 32  # of a pass, evenly spread
+CHANGED_TOKENS = 32  # tokens of a pass, evenly spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Finding:
 
 
 def verdict(passed: bool) -> str:
-    """The word for it."""
+    """PASSED or FAILED."""
     return PASSED if passed else FAILED
 
 

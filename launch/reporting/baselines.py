@@ -16,7 +16,7 @@ def mean_actions(batch: dict, datasets: tuple[Dataset, ...], layout: Layout) -> 
     count, width = batch["actions"].shape[1:]
     steps, means = np.arange(count) % layout.actions_per_block, []
     for dataset in datasets:
-        each = np.atleast_2d(dataset.statistics["action"]["mean"])  # of all steps, or of each up to the horizon
+        each = np.atleast_2d(dataset.statistics["action"]["mean"])  # one mean, or one a step
         mean = make_scale(dataset.statistics, dataset.embodiment, "action").normalise(
             each[np.minimum(steps, len(each) - 1)])
         means.append(scatter(mean, dataset.embodiment.action_slots, width))

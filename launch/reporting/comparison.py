@@ -24,7 +24,7 @@ class Measurement(NamedTuple):
     module: str
     options: list[str]
     metrics: dict[str, Callable[[dict], float | None]]  # column -> function that reads its number from the file's JSON
-    rule: kinds.Rule  # of the file's JSON, as far as it is read
+    rule: kinds.Rule  # what is read of the file's JSON
     each: Mapping[str, Callable[[dict], list]] = MappingProxyType({})  # column -> its numbers by starting state
 
     def command(self, workdir: Path) -> list[str]:

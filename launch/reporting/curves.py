@@ -17,7 +17,7 @@ WIDTH = 3  # panels in a row
 # Of what is rolled out: title -> metrics, the model's first.
 ROLLED = {"rolled-out video": ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db"),
           "action error": ("model_mse", "predict_mean_mse", "repeat_last_mse")}
-UNITS = {"rolled-out video": "PSNR, dB", "action error": "mean square, normalised units"}  # of other panels: the loss
+UNITS = {"rolled-out video": "PSNR, dB", "action error": "mean square, normalised units"}  # other panels show the loss
 
 
 def of_run(records: list[dict]) -> bytes:

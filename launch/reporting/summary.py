@@ -5,11 +5,11 @@ This is WORKDIR/report/summary.json.
 
 import numpy as np
 
-MINIMUM_GAIN_DB = 1.0  # of rolled-out video over a copy of the first frame
-MAXIMUM_ACTION_RATIO = 0.5  # of the model's action error to that of the training mean
+MINIMUM_GAIN_DB = 1.0  # rolled-out video over a copy of the first frame
+MAXIMUM_ACTION_RATIO = 0.5  # the model's action error over that of the training mean
 MAXIMUM_EXPORT_DIFFERENCE = 1e-4
 MAXIMUM_SECONDS = 720
-MINIMUM_SUCCESS = 0.3  # of episodes in the simulator
+MINIMUM_SUCCESS = 0.3  # share of episodes solved in the simulator
 VIDEO_KEYS = ("video_psnr_db", "copy_last_psnr_db", "codec_psnr_db")
 
 

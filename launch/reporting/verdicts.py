@@ -25,7 +25,7 @@ class Verdict:
     arm: str
     verdict: str
     why: str
-    mean: float | None = None  # of the difference, larger being better
+    mean: float | None = None  # mean difference, larger being better
     low: float | None = None
     high: float | None = None
     quartile_mean: float | None = None  # interquartile mean of the differences

@@ -32,7 +32,7 @@ class Access:
         return Denied(403, "host", f"without a token this server answers to its address, not to {host!r}")
 
     def denies_token(self, headers: Mapping[str, str]) -> Denied | None:
-        """Compared in constant time."""
+        """Compares the request's token with the server's, in constant time."""
         given = headers.get("Authorization", "").encode()
         expected = (f"Bearer {self._token}", f"Api-Key {self._token}")  # openpi-client sends the second
         if self._token is None or any(hmac.compare_digest(given, one.encode()) for one in expected):

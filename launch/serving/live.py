@@ -85,7 +85,7 @@ class Live:
 
 
 def _png(image: np.ndarray) -> str:
-    """As a data URL."""
+    """Encodes a picture as a data URL."""
     from PIL import Image
 
     buffer = io.BytesIO()

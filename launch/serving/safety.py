@@ -100,6 +100,6 @@ def unlimited(embodiment: Embodiment) -> str:
 
 
 def _bound(embodiment: Embodiment, name: str, free: float) -> np.ndarray:
-    """That limit of every action dimension; `free` where it has none."""
+    """The limit of that name of every action dimension; `free` where it has none."""
     values = [getattr(dimension, name) for dimension in embodiment.action]
     return np.array([free if value is None else value for value in values])

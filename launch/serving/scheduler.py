@@ -50,7 +50,7 @@ class Scheduler:
         return await job.future
 
     async def run(self) -> None:
-        """Until cancelled. A batch is what waits when the engine is free: nobody waits for a batch to fill."""
+        """Answers requests until cancelled. A batch is what waits when the engine is free; none waits to fill."""
         while True:
             jobs = [await self._queue.get()]
             while len(jobs) < self.engine.batch_sizes[-1] and not self._queue.empty():
@@ -85,7 +85,7 @@ class Scheduler:
                     job.future.set_result(Served(answer, 1e3 * (began - job.came), 1e3 * taken))
 
     def _lose(self, jobs: list[_Job], sentence: str) -> None:
-        """Those that wait fail too: they would go on with windows that are no longer there."""
+        """Fails these jobs and all that wait: they would go on with windows that are no longer there."""
         waiting = []
         while not self._queue.empty():
             waiting.append(self._queue.get_nowait())

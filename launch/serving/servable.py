@@ -19,7 +19,7 @@ class Servable(Protocol):
 
     @property
     def step(self) -> int:
-        """Of training."""
+        """The training step of the weights."""
 
     @property
     def statistics(self) -> dict:

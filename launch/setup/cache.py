@@ -10,7 +10,7 @@ from launch.setup import mixture
 from world_model import kinds
 from world_model.batch import ONE_FRAME
 
-_ELSEWHERE = ("weight", "path")  # of a dataset: they change neither a window nor its number
+_ELSEWHERE = ("weight", "path")  # a dataset's keys that change neither a window nor its number
 
 
 def identity(experiment) -> dict:
@@ -24,7 +24,7 @@ def identity(experiment) -> dict:
         datasets[name] = kept | {"robot": str(get_embodiment(entry.embodiment))}
     row = {name: [list(shape), getattr(dtype, "__name__", str(dtype))]
            for name, (shape, dtype) in experiment.inputs.stored_fields().items()}
-    encoders = {"dtype": "bfloat16"} | {  # which caches name even where no encoder of the family reads it
+    encoders = {"dtype": "bfloat16"} | {  # caches name it even where no encoder of the family reads it
         name: config.encoders[name] for name in ("video", "text", "image", "dtype", "tile") if name in config.encoders}
     found = {"layout": ONE_FRAME | config.layout.to_dict(), "crop": config.data.crop, "encoders": encoders,
              "row": row, "holdout": config.data.holdout, "datasets": datasets, "code": CONTENTS}

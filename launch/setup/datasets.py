@@ -78,7 +78,7 @@ class Data:
                 yield maker.dataset, batch
 
     def of_video(self) -> "Data":
-        """The same mixture under the same statistics, of recordings instead of a cache."""
+        """The same mixture and statistics, read from recordings instead of a cache."""
         config = self.experiment.config.copy_and_resolve_references()
         config.data.cache = ""
         return open_data(dataclasses.replace(self.experiment, config=config), statistics=self.statistics)

@@ -22,7 +22,7 @@ from world_model.families.base.loss import Loss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
 OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
-EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *OF_THE_INPUTS)  # those not of the sampler
+EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *OF_THE_INPUTS)  # not the sampler's
 OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
 OF_THE_STATE = ("trainable", "frozen_dtype", "ema_decay")  # keys of config.optimizer that it does not take
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
@@ -85,7 +85,7 @@ class Experiment:
 
     @functools.cached_property
     def inputs(self) -> Inputs:
-        """From batches to what the loss and the sampler take."""
+        """What turns batches into what the loss and the sampler take."""
         given = {name: self.config.evaluate[name] for name in OF_THE_INPUTS if name in self.config.evaluate}
         return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders, **given)
 
@@ -149,7 +149,7 @@ class Experiment:
         return {part: self.encoders[part].load(values) for part, values in kept.items()}
 
     def training_arrays(self, kept: dict) -> dict:
-        """Those arrays that the train step takes. A run from a cache of features needs few of them, or none. Raises
+        """The encoders' arrays that the train step takes. A run from a cache needs few of them, or none. Raises
         CacheError where the encoders are not those of the cache."""
         cache.check_encoders(self, kept)
         if self.config.data.cache:

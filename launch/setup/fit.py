@@ -18,7 +18,7 @@ from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
-ROOM = 0.92  # of the memory, for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
+ROOM = 0.92  # share of memory for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
 # Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
 LAYERS_AT_WORK = 3
 WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}

@@ -20,7 +20,7 @@ SILENT = ("features", "none")  # encoders that do not say whose features the bat
 class Initial:
     """The newest checkpoint of the workdir train.init_from."""
 
-    directory: Path  # of its checkpoints
+    directory: Path  # its folder of checkpoints
     step: int
     meta: dict
     averaged: bool  # whether parameters are taken from the average, where it has them
@@ -28,7 +28,7 @@ class Initial:
 
     @classmethod
     def of(cls, config) -> "Initial | None":
-        """None without train.init_from. Raises CheckpointError where there is no checkpoint."""
+        """The weights of train.init_from; None without it. Raises CheckpointError where there is no checkpoint."""
         if not config.train.init_from:
             return None
         directory = Path(config.train.init_from) / "checkpoints"

@@ -24,7 +24,7 @@ from world_model.parallel import sharding
 from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.checkpoint_reader import StoredArray
 
-SPREAD_BYTES = 2**30  # of float32 weights, from which on they are read when they are used, and spread over the devices
+SPREAD_BYTES = 2**30  # float32 weights of so many bytes are read when they are used, and spread over the devices
 
 _MAP = kinds.MAP
 _OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family", "attention")),
@@ -48,7 +48,7 @@ class Restored:
     kept: dict = dataclasses.field(default_factory=dict)  # what the checkpoint keeps of the encoders
     weights: str = "raw"  # raw | average: which `params` are
 
-    mesh: Mesh | None = None  # over which the arrays are spread; None: they are on one device
+    mesh: Mesh | None = None  # the arrays are spread over it; None: they are on one device
 
     @property
     def config(self) -> ConfigDict:
@@ -92,14 +92,14 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
         experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
         mesh = mesh_at_hand(experiment.model)
         if mesh is not None:
-            experiment.config.model.attention = "blockwise"  # which needs no rows for every device
+            experiment.config.model.attention = "blockwise"  # it needs no rows for every device
             experiment = Experiment(experiment.config)
         frozen = experiment.load_encoders(kept)
         frozen = training.place(frozen, mesh) if mesh is not None else jax.tree.map(jnp.asarray, frozen)
         _ = experiment.model, experiment.inputs
     except FamilyError as error:
         raise checkpoint.CheckpointError(f"{directory}, step {step}: {error}") from error
-    except AttributeError as error:  # of a ConfigDict
+    except AttributeError as error:  # a ConfigDict lacks a key
         raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
                                          f"and lacks a key: {error}") from error
     params = checkpoint_reader.stored(directory, step, ("params", "ema"))

@@ -82,7 +82,7 @@ class StepsAtOnce(Steps):
         self._step = jax.jit(together, donate_argnums=0, out_shardings=(self._over, everywhere))
 
     def context(self):
-        """No mesh: a run's rows are not split."""
+        """A context without a mesh, because a run's rows are not split."""
         return contextlib.nullcontext()
 
     def joined(self, states: list[dict]) -> dict:

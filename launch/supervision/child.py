@@ -31,7 +31,7 @@ def run(commands: list[list[str]]) -> list[str | None]:
             return None
         child = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True, errors="replace")
         children.append(child)
-        if asked:  # between the two
+        if asked:  # the signal came before the child was listed
             child.terminate()
         last = ""
         for line in child.stderr or ():

@@ -32,10 +32,10 @@ class StudyError(ValueError):
 class Study:
     """What a config file's get_study() says; its values are this class's fields."""
 
-    question: str  # in a sentence, with its answer "yes" if the first arm is beaten
+    question: str  # a sentence that is answered by "yes" if the first arm is beaten
     primary: str  # column of the results that decides
     smallest_effect: float  # difference from the first arm, in that column's units, that is worth knowing
-    seeds: Sequence[int]  # of every arm; other seeds are pilots, which are never counted
+    seeds: Sequence[int]  # seeds of every arm; other seeds are pilots, which are never counted
     larger_is_better: bool = True
 
     def __post_init__(self):

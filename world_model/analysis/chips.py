@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-PREALLOCATED = 0.75  # of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says another share
+PREALLOCATED = 0.75  # share of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Chip:
     hbm_gib: float
     ici_bandwidth: float  # bytes per second that a chip sends to its neighbours, all links: half of "bidirectional"
     clock: float  # cycles per second of the matrix units, derived: peak / FLOP per cycle
-    devices: int  # that JAX shows per chip
+    devices: int  # devices that JAX shows per chip
     dollars_per_hour: float | None  # on demand, list price in us-central where there is one
     kind: str  # `device_kind` in JAX
     dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network

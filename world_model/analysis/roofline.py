@@ -54,7 +54,7 @@ def pass_flops(program: Program, i: Instruction) -> float:
 
 def moved_bytes(program: Program, i: Instruction) -> float:
     """Bytes that a pass reads and writes."""
-    if i.op == "dynamic-update-slice":  # in place
+    if i.op == "dynamic-update-slice":  # it writes in place
         return 2.0 * sum(hlo.sizes(i.operands()[1]))
     if i.op in _SLICES:
         return 2.0 * sum(hlo.sizes(i.shape))

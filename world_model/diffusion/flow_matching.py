@@ -27,7 +27,7 @@ class NoiseLevels(NamedTuple):
 
     sigmas: np.ndarray
     timesteps: np.ndarray  # 1000 sigma
-    weights: np.ndarray  # of the loss; their mean is 1
+    weights: np.ndarray  # loss weights; their mean is 1
 
 
 def shifted(sigma, shift: float):

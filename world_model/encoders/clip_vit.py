@@ -20,7 +20,7 @@ from world_model.layers.transformer import Mlp, linear
 from world_model.parallel import axes
 
 EPS = 1e-5
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # mean of pixels in [0, 1], by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 CUBIC = -0.75  # PyTorch's bicubic kernel; others use -0.5
 
@@ -33,7 +33,7 @@ class ClipSpec:
     patch: int = 14  # pixels
     dim: int = 1280
     heads: int = 16
-    layers: int = 31  # those that run
+    layers: int = 31  # layers that run
 
     @property
     def tokens(self) -> int:

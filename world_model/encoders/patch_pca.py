@@ -18,7 +18,7 @@ from scipy.linalg import eigh
 TEMPORAL, SPATIAL = 4, 8  # strides
 PIXELS = SPATIAL * SPATIAL * 3  # values of a patch of one frame
 STD_FLOOR = 2 / 255 / 12**0.5  # noise of rounding to 8 bits: components below it are not amplified
-RIDGE = 1e-5  # of the mean variance of a feature
+RIDGE = 1e-5  # share of the mean variance of a feature
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,8 +32,8 @@ class Umt5Spec:
     head_dim: int = 64
     ffn_dim: int = 10_240
     layers: int = 24
-    buckets: int = 32  # of relative positions, half of them for keys after the query
-    max_distance: int = 128  # from here on all are one
+    buckets: int = 32  # buckets of relative positions, half of them for keys after the query
+    max_distance: int = 128  # distances from here on share a bucket
 
 
 class Projection(nnx.Module):

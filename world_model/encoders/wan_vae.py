@@ -33,7 +33,7 @@ class WanVaeSpec:
     """Sizes; hashable."""
 
     latent_channels: int
-    mean: tuple[float, ...]  # of the latents, by channel
+    mean: tuple[float, ...]  # mean of the latents, by channel
     std: tuple[float, ...]
     encoder_dim: int
     decoder_dim: int

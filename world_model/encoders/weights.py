@@ -16,7 +16,7 @@ from world_model.encoders.names import Table, published_shapes
 from world_model.weights.safetensors_io import Weights, WeightsError
 from world_model.weights.tensor_files import open_tensors, read_tensor
 
-STEMS = ("diffusion_pytorch_model", "model")  # of the files in a folder
+STEMS = ("diffusion_pytorch_model", "model")  # stems of the files in a folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ the compute dtype. Only training uses it: evaluation, rollouts and exports multi
 import jax
 import jax.numpy as jnp
 
-LEVELS = 127  # of int8, on each side of zero
+LEVELS = 127  # levels of int8 on each side of zero
 
 
 def plain(x, kernel):

@@ -24,7 +24,7 @@ from world_model.layers.timestep_rows import TimestepRows
 from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.parallel.sharding import constrain
 
-ATTENTION_SCOPE = "attend"  # by which a plan finds self-attention in a compiled program
+ATTENTION_SCOPE = "attend"  # a plan finds self-attention in a compiled program by this name
 xavier = nnx.initializers.xavier_uniform()
 
 

@@ -25,7 +25,7 @@ LAYER_RULES: Rules = (
     (r"mlp\.(fc1|gate)\.kernel", ("embed", "mlp")),
     (r"mlp\.fc1\.bias", ("mlp",)),
     (r"mlp\.fc2\.kernel", ("mlp", "embed")),
-    (r"modulation", WHOLE),  # of every layer: added to each timestep's own
+    (r"modulation", WHOLE),  # each layer has one, added to each timestep's own
 )  # fmt: skip
 
 # Convolutions of the autoencoders are small beside the model, and every device runs them on its own rows.

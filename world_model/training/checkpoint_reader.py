@@ -75,7 +75,7 @@ class _Reader:
 
     def whole(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if not self._last or self._last[0] != name:
-            self._last = None  # which makes room
+            self._last = None  # the array read before makes room
             self._last = name, self.read({name: np.empty(shape, dtype)}).astype(np.float32, copy=False)
         return self._last[1]
 

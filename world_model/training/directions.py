@@ -66,7 +66,7 @@ def muon(b1: float, b2: float, eps: float) -> Rule:
     """Muon's for matrices, with Nesterov momentum b1; Adam's for all else."""
     adam = adamw(b1, b2, eps)
     orthogonal = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=lambda params: dict.fromkeys(
-        params, MATRIX))  # of a given momentum
+        params, MATRIX))  # it is given the momentum
 
     def init(params: dict) -> dict:
         return adam.init(split(params)[1]) | {"mu": jax.tree.map(jnp.zeros_like, params)}

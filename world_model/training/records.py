@@ -10,7 +10,7 @@ import numpy as np
 
 from world_model import kinds
 
-RECORD = kinds.fields({"step": kinds.whole()}, required=("step",))  # of metrics.jsonl
+RECORD = kinds.fields({"step": kinds.whole()}, required=("step",))  # a line of metrics.jsonl
 
 
 class Writer:

@@ -72,7 +72,7 @@ def make_plan(source: OpenedWeights, shapes: Shapes, spec: Any, fits: Mapping[st
 
 
 def _without_unneeded(source: OpenedWeights, shapes: Shapes) -> OpenedWeights:
-    """Without tensors of optional modules that our model lacks and does not need."""
+    """The source without tensors of optional modules that our model lacks and does not need."""
     left, where = dict(source.left_in_source), dict(source.where)
     for group in source.table.optional:
         if not group.needed and not group.is_in(shapes):

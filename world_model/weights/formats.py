@@ -21,7 +21,7 @@ def _always(_) -> bool:
 
 
 def _no_check(folder: Path, spec) -> None:
-    """Nothing stands beside the tensors that could contradict them."""
+    """Checks nothing: no file beside the tensors could contradict them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Component:
 class SideFiles:
     """Files that may stand beside the network's and hold more of its modules, which then need no rule."""
 
-    stem: str  # of the files' names
+    stem: str  # the files' names begin so
     modules: Modules
     rule: InitRule  # what initialises these modules where the files are not there
 
@@ -91,9 +91,9 @@ class OpenedWeights:
 class PublishedFormat:
     """One published layout."""
 
-    stem: str  # of the files' names
+    stem: str  # the files' names begin so
     folders: tuple[str, ...]  # where the files may be, under the directory that is given; * stands for a run's step
-    prefixes: tuple[str, ...]  # of the network's keys; the first that fits is taken off
+    prefixes: tuple[str, ...]  # prefixes of the network's keys; the first that fits is taken off
     table: NameTable
     rules: tuple[InitRule, ...] = ()
     components: tuple[Component, ...] = ()

@@ -23,7 +23,7 @@ class StackTable:
 
     published: str  # prefix of layer i, such as "blocks.{i}."
     native: str  # prefix of the stacked parameters, such as "blocks."
-    modules: Modules  # of a layer, behind these prefixes
+    modules: Modules  # a layer's modules, named behind these prefixes
     last: str | None = None  # native prefix of a last layer that stands apart; None: all layers are stacked
 
     def depth(self, params: Mapping[str, jax.ShapeDtypeStruct]) -> int:

@@ -27,7 +27,7 @@ class Pieces:
     dtype: np.dtype
     read: Callable[[int | None], np.ndarray]
     stacked: bool
-    sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.uint32))  # of what was written so far
+    sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.uint32))  # hash so far
 
     @property
     def size(self) -> int:

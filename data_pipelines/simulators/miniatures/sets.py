@@ -12,8 +12,8 @@ class Miniature:
 
     kind: str  # rlds | lerobot | video_files
     rate: float
-    fields: Mapping[str, Field]  # of a step; RLDS has "/" between levels
-    version: str = ""  # of LeRobot's format
+    fields: Mapping[str, Field]  # a step's; RLDS has "/" between levels
+    version: str = ""  # LeRobot's format
     episode: Mapping[str, Field | bool | int] = dataclasses.field(default_factory=dict)  # fields of an RLDS episode
     keep: str = ""  # file beside the set with the ranges that are kept, by this name of an episode
     episodes: int = 3

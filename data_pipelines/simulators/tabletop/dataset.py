@@ -13,7 +13,7 @@ _FORMAT = 1  # raise it when recordings of the same recipe change
 _EPISODE_SEED = 0
 WANDER = 6  # steps at most in which the hand drifts off before a recording begins: nobody starts where it is perfect
 LINGER = 6  # steps after the task is done, so that the end of a chunk is seen too
-ATTEMPTS = 40  # of a demonstration: one that fails is not kept
+ATTEMPTS = 40  # tries at a demonstration: one that fails is not kept
 
 
 def folder(task: str) -> str:

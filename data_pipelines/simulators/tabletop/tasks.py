@@ -95,7 +95,7 @@ class World(Protocol):
 
     reward: float  # after the last command, 0 to 1
     solved: bool
-    NOISE: np.ndarray  # of each number of a command, the standard deviation at noise 1
+    NOISE: np.ndarray  # standard deviation at noise 1 of each number of a command
 
     @property
     def state(self) -> np.ndarray:

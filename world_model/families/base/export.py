@@ -25,11 +25,11 @@ class Trained(NamedTuple):
 
     model: "Model"
     params: Mapping[str, jax.Array]  # float32
-    settings: dict  # of the sampler that the weights are meant for
+    settings: dict  # settings of the sampler that the weights are meant for
     statistics: dict  # by dataset
     robots: dict[str, Any]  # embodiments of the datasets that have actions, by dataset
     trainable: str  # regular expression of the parameters that were trained
-    step: int = 0  # of training
+    step: int = 0  # training step
     crop: float = 1.0  # share of each view that is kept
     encoders: Mapping[str, Any] = MappingProxyType({})  # the frozen encoders' names and files, as config.encoders
     unconditional: str = ""  # what the unconditional branch of guidance reads
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
 class Comparison(NamedTuple):
     """What was written against what was meant."""
 
-    parity: dict[str, Difference]  # of the same weights, held to the tolerance
+    parity: dict[str, Difference]  # differences between runtimes of the same weights, held to the tolerance
     cast: Mapping[str, Difference] = MappingProxyType({})  # what the file's dtype changes
     bfloat16: Mapping[str, Difference] = MappingProxyType({})  # what computing in it changes, where something computes
     # Of the program whose layout it is, in sentences:
@@ -88,7 +88,7 @@ class _Rounded(Mapping):
 
 
 def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """All of them, as a compiled function takes them."""
+    """The parameters as device arrays, which a compiled function takes."""
     return {name: jnp.asarray(x) for name, x in params.items()}
 
 

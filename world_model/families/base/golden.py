@@ -61,7 +61,7 @@ class ReferenceAdapter:
 
     @classmethod
     def from_reference(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
-        """With weights under the reference's names; raises ValueError where they do not fit."""
+        """Makes the adapter from weights under the reference's names. Raises ValueError where they do not fit."""
         shapes = functional.parameters(functional.abstract(cls.module, spec))
         return cls(spec, names.from_published(tensors, shapes, spec.head_dim, cls.table(spec)))
 

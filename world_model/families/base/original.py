@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 SIDE = Path(__file__).parents[2] / "original_side.py"  # what it runs in
-INSTRUCTION = "Pick up the cup"  # of requests
+INSTRUCTION = "Pick up the cup"  # instruction of the requests
 LEFT = ("missing", "unexpected")  # arrays of an answer: tensors that the original missed, or had no place for
 
 

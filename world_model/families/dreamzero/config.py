@@ -6,13 +6,13 @@ from world_model.families.wan import config
 CONFIG = config.merged(config.CONFIG, {
     "model": {
         "visibility": "dreamzero",  # name of the training's visibility table: visibility.py
-        "rollout_visibility": "dreamzero",  # of cached rollouts; as released: dreamzero_state_sees_all
+        "rollout_visibility": "dreamzero",  # table of cached rollouts; as released: dreamzero_state_sees_all
         "concat_first_frame": True,  # 14B: mask + first-frame latents joined on channels; 5B: False
         "image_dim": 1280,  # width of the first frame's image features (CLIP); 0 = none
         "image_tokens": 257,  # image feature tokens
         "action_hidden_dim": 1024,  # hidden width of the state encoder and action decoder
         "window_blocks": 4,  # blocks that a clean block may look back over, itself included; 0 = all
-        "lora_rank": 0,  # of adapters in the layers (train.init_from has their base); 0 = none
+        "lora_rank": 0,  # rank of adapters in the layers (train.init_from has their base); 0 = none
         "lora_alpha": 4.0,  # an adapter counts alpha / rank
         "lora_pattern": r"(self|cross)_attn\.[qkvo]$|mlp\.fc[12]$",  # linears of a layer that get one
     },

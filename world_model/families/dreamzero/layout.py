@@ -14,7 +14,7 @@ from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.wan.spec import VideoSpec
 from world_model.layers import rotary
 
-MASK_CHANNELS = 4  # of the first-frame condition: one per raw frame of a latent
+MASK_CHANNELS = 4  # channels of the first-frame mask: one per raw frame of a latent
 VIDEO_GROUPS = (CLEAN_VIDEO, NOISY_VIDEO)
 HEADS_READ = (NOISY_VIDEO, NOISY_ACTION)
 GROUPS = (*VIDEO_GROUPS, NOISY_ACTION, STATE)  # the order of a sequence

@@ -113,7 +113,7 @@ def _entries(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cached_tokens(spec: LingBotVASpec, ring: Ring) -> tuple[np.ndarray, np.ndarray]:
-    """For looking inside: (index of every cached token, its block), oldest block first."""
+    """(index of every cached token, its block), oldest block first, for inspection."""
     starts, _ = _entries(spec, ring)
     blocks, filled = np.asarray(ring.blocks), np.asarray(ring.filled)
     entries = [entry for entry in np.argsort(blocks) if blocks[entry] >= 0]

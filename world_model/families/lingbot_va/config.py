@@ -13,7 +13,7 @@ CONFIG = config.merged(config.CONFIG, {
     "layout": {"height": 256, "width": 320, "frames_per_block": 1,  # actions are grouped by latent frame
                "actions_per_block": 16},
     "noise": {
-        "action_shift": 1.0,  # as shift, of the actions' levels; released LIBERO weights 0.05
+        "action_shift": 1.0,  # shift of the actions' levels; released LIBERO weights 0.05
         "history": 0.5,  # probability that the clean copy of the video is noised
         "text_dropout": 0.1,  # probability that the prompt gives way to the empty one
         "shared_levels": False,  # the same levels for the whole batch, as in the reference's trainer

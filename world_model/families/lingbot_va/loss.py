@@ -28,7 +28,7 @@ from world_model.families.wan.loss import VideoLoss, frame_errors
 from world_model.functional import bind
 
 LEVELS = 1000  # training levels, noisiest first
-HISTORY_LEVELS = range(500, LEVELS)  # from which history noise is sampled
+HISTORY_LEVELS = range(500, LEVELS)  # levels of history noise
 EMPTY = 1e-6  # added to the count of a frame's real action values
 (USE_VIDEO_LEVELS, USE_ACTION_LEVELS, USE_HISTORY_LEVELS, USE_HISTORY_COIN, USE_VIDEO_NOISE, USE_ACTION_NOISE,
  USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW, USE_FORWARD) = range(11)
@@ -54,7 +54,7 @@ class Sampled(NamedTuple):
 class LingBotVALoss(VideoLoss):
     """Per-frame levels for both modalities."""
 
-    shift: float = 5.0  # of the video's levels
+    shift: float = 5.0  # shift of the video's levels
     action_shift: float = 1.0
     history: float = 0.5  # probability of noising the clean video
     text_dropout: float = 0.1  # probability of the empty prompt

@@ -63,7 +63,7 @@ class JointLayer(nnx.Module):
         self.video, self.action = video(rngs=rngs), action(rngs=rngs)
 
     def __call__(self, x: Pair, rows: Pair, context: Pair, streams: Pair, *, key_valid=None, only_output=False):
-        """As `Layer.__call__`, with a pair of everything; attend functions are those of streams.video."""
+        """Does what `Layer.__call__` does, with a pair of everything; attend functions are those of streams.video."""
         blocks = Pair(self.video, self.action)
         entered = [block.pre_attention(*each, only_output)
                    for block, *each in zip(blocks, x, rows, streams, strict=True)]

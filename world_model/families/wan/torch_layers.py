@@ -26,7 +26,7 @@ def to_tensor(x, device: str = "cpu") -> Tensor | None:
 
 
 class RMSNorm(nn.Module):
-    """Over the full width, before heads are split; the mean square is float32."""
+    """RMS norm over the full width, before heads are split; the mean square is float32."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -55,7 +55,7 @@ def time_sinusoid(timesteps: Tensor, width: int) -> Tensor:
 
 
 def time_sinusoid_float32(timesteps: Tensor, width: int) -> Tensor:
-    """The same of float32 frequencies and angles, as diffusers' Timesteps forms them."""
+    """`time_sinusoid` of float32 frequencies and angles, as diffusers' Timesteps forms them."""
     angle = timesteps.float()[..., None] * torch.from_numpy(frequencies_float32(width // 2)).to(timesteps.device)
     return torch.cat([angle.cos(), angle.sin()], -1)
 

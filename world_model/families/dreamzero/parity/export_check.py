@@ -19,9 +19,9 @@ class FixedInputs(NamedTuple):
     """One sample of random numbers that never change."""
 
     parts: dict  # inputs of a training forward
-    conditions: Conditions  # of the sampler
+    conditions: Conditions  # what the sampler starts from
     keys: jax.Array
-    noise: list[tuple[np.ndarray, np.ndarray]]  # that those keys give, per block: of video and actions
+    noise: list[tuple[np.ndarray, np.ndarray]]  # noise of video and actions that those keys give, per block
 
 
 def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
@@ -62,8 +62,8 @@ def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array]) -> d
 
 
 def torch_outputs(sampler: DreamZeroSampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The same from an exported directory, by a network that computes in `dtype`; of another than float32 the rollout
-    alone. Raises WeightsError where it does not load."""
+    """entry -> array from an exported directory, by a network that computes in `dtype`; in other dtypes than float32
+    the rollout alone. Raises WeightsError where it does not load."""
     import torch  # extra: torch
 
     from world_model.families.dreamzero.torch.adapter import TorchAdapter

@@ -98,7 +98,7 @@ def teacher_forced(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.n
 
 
 def video_only(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
-    """The same without action and state tokens."""
+    """The training forward without action and state tokens."""
     out = adapter.forward(golden.parts(clean=True, actions=False))
     yield "tfv/sane_video", channels_first(out.video)
     weights = flow_matching.noise_levels(SHIFT).weights[golden.given["in/t_id"]]
@@ -106,7 +106,7 @@ def video_only(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarr
 
 
 def no_clean_copy(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
-    """One copy of the video."""
+    """The forward over one copy of the video."""
     out = adapter.forward(golden.parts(clean=False, actions=True))
     yield "ntf/video", channels_first(out.video)
     yield "ntf/action", out.action

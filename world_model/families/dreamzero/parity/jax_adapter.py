@@ -56,7 +56,7 @@ class JaxAdapter(ReferenceAdapter):
         return DREAMZERO
 
     def forward(self, parts: Parts) -> Output:
-        """Over a whole window; without clean_latents it is the form that has no clean copy."""
+        """Runs the forward over a whole window; without clean_latents, in the form that has no clean copy."""
         (video, action), hidden = self._forward(self.params, ForwardInputs(**parts))
         action = None if action is None else np.asarray(action)
         return Output(np.asarray(video), action, list(np.asarray(hidden)))

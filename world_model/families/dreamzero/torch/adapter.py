@@ -26,20 +26,20 @@ class TorchAdapter:
 
     @classmethod
     def from_reference(cls, spec: DreamZeroSpec, tensors: Mapping[str, np.ndarray]) -> "TorchAdapter":
-        """With weights under the reference's names; raises RuntimeError where they do not fit."""
+        """Makes the adapter from weights under the reference's names. Raises RuntimeError where they do not fit."""
         network = load_network(tensors, network_sizes(spec))
         return cls(torch_runtime.Runtime(network, spec.layout, spec.table(), spec.table(spec.rollout_visibility),
                                          spec.window_frames))
 
     @torch.no_grad()
     def forward(self, parts: Parts) -> Output:
-        """Over a whole window; without clean_latents it is the form that has no clean copy."""
+        """Runs the forward over a whole window; without clean_latents, in the form that has no clean copy."""
         out = self._forward(parts)
         action = None if out.action is None else out.action.numpy()
         return Output(out.video.numpy(), action, [x.numpy() for x in out.hidden])
 
     def losses(self, example: Parts) -> Losses:
-        """As JaxAdapter.losses, from the definition."""
+        """Computes what JaxAdapter.losses does, from the definition."""
         levels = noise_levels()
         sigma, timestep, weight = ({name: torch.from_numpy(table[example[f"{name}_index"]])
                                     for name in ("video", "action")} for table in levels)

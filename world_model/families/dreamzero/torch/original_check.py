@@ -24,7 +24,7 @@ from world_model.families.dreamzero.weights import experiment as published
 from world_model.families.dreamzero.weights.formats import IMPORTS
 from world_model.weights import safetensors_io
 
-FRAMES = (1, 4)  # of the requests: the first of a session, and a later one
+FRAMES = (1, 4)  # frames of a session's first request and of a later one
 AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "guidance": 5.0, "action_guidance": 1.0,
                                  "skipping": "8"}
 
@@ -93,7 +93,7 @@ def _observations(known: published.ServedRobot, ours: dict) -> dict[str, np.ndar
 
 
 def _forward(runtime: torch_runtime.Runtime, inputs: Mapping) -> Iterator[tuple[str, np.ndarray]]:
-    """Ours of the training forward, in the original's axes."""
+    """Our results of the training forward, in the original's axes."""
     parts = {name.removeprefix("forward/"): x for name, x in inputs.items() if name.startswith("forward/")}
     parts = {name: np.moveaxis(x, 1, -1) if x.ndim == 5 else x for name, x in parts.items()}
     network = runtime.model
@@ -108,7 +108,7 @@ def _forward(runtime: torch_runtime.Runtime, inputs: Mapping) -> Iterator[tuple[
 
 def _requests(runtime, settings: dict, robot, known, inputs: Mapping, found: Mapping
               ) -> Iterator[tuple[str, np.ndarray]]:
-    """Ours of both requests: one session, as the original's policy keeps it."""
+    """Our results of both requests, in one session as the original's policy keeps it."""
     def tensor(x):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, 1, -1) if x.ndim == 5 else x))
 

@@ -25,7 +25,7 @@ told: dict[str, np.ndarray] = {}  # of the request under way
 
 
 class OnTheCpu(TorchFunctionMode):
-    """Its code names "cuda" wherever it makes a tensor."""
+    """Makes tensors on the CPU where the original names "cuda"."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -35,21 +35,21 @@ class OnTheCpu(TorchFunctionMode):
 
 
 class NoEvent:
-    """A clock that stands."""
+    """A CUDA event that measures no time, for machines without CUDA."""
 
     def __init__(self, **_):
         pass
 
     def record(self):
-        """Nothing."""
+        """Does nothing: there is no device time to record."""
 
     def elapsed_time(self, other):
-        """No time."""
+        """Returns 0 milliseconds."""
         return 0.0
 
 
 class TextStandIn(nn.Module):
-    """Features of token ids."""
+    """Makes features of token ids, in place of the text encoder."""
 
     def __init__(self, width: int, path: str):
         super().__init__()
@@ -65,7 +65,7 @@ class Visual(nn.Module):
 
 
 class ImageStandIn(nn.Module):
-    """Features of a picture."""
+    """Makes features of a picture, in place of the image encoder."""
 
     def __init__(self, path: str):
         super().__init__()
@@ -81,7 +81,7 @@ class ImageStandIn(nn.Module):
 
 
 class CodecStandIn(nn.Module):
-    """Latents of a video: its first frame, then four by four."""
+    """Makes latents of a video, of its first frame and then of four at a time, in place of the codec."""
 
     def __init__(self, channels: int, size: list, path: str):
         super().__init__()
@@ -95,7 +95,7 @@ class CodecStandIn(nn.Module):
 
 
 class TokenizerStandIn:
-    """Bytes as tokens."""
+    """Takes bytes for tokens, in place of the tokenizer."""
 
     def __init__(self, name, seq_len, clean):
         self.length = seq_len
@@ -106,7 +106,7 @@ class TokenizerStandIn:
 
 
 def make_float32() -> None:
-    """Takes bfloat16 and compiling out of torch, before the original is imported."""
+    """Removes bfloat16 and compiling from torch, before the original is imported."""
     torch.bfloat16 = torch.float32
     torch.compile = lambda *args, **_: args[0] if args else (lambda function: function)
 
@@ -202,7 +202,7 @@ def watch(head) -> None:
 
 
 def main(checkout: str, export: str, tag: str, work: str) -> None:
-    """See the module."""
+    """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
     sys.path.insert(0, checkout)
     sys.modules["wamax_stand_ins"] = sys.modules[__name__]
     torch.distributed.init_process_group("gloo", init_method=f"file://{work}/group", rank=0, world_size=1)

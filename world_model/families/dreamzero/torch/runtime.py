@@ -121,7 +121,7 @@ class Runtime:
         return _tokens(self.model.patches(latents), angles, timestep)
 
     def _actions(self, actions: Tensor, timestep: Tensor, state: Tensor, blocks_before: int) -> list[Tokens]:
-        """Both count their own positions; a state has the timestep of its stretch's first action."""
+        """Tokens of actions and of states, which count their own positions. A state has its first action's timestep."""
         count, states = actions.shape[1], state.shape[1]
         at = blocks_before * self.layout.actions_per_block, blocks_before * self.layout.states_per_block
         angles = [rotary.index_angles(start + np.arange(n), self.model.head_dim)
@@ -170,7 +170,7 @@ class Cache:
         return Cache(self.sequence + new.sequence, joined)
 
     def before(self, block: int) -> "Cache":
-        """Without what belongs to that block or a later one."""
+        """The cache without what belongs to that block or a later one."""
         kept = tuple(segment for segment in self.sequence if segment.block < block)
         count = sum(segment.length for segment in kept)
         return Cache(kept, [(k[:, :count], v[:, :count]) for k, v in self.keys_values])
@@ -192,7 +192,7 @@ class CachedBlocks:
         return out
 
     def rewind(self, block: int) -> None:
-        """Back to where that block, 1 or above, is the next one; where it is that already, nothing happens."""
+        """Drops cached blocks so that `block`, 1 or above, is the next one."""
         if block < self.block:
             self.cache, self.block = self.cache.before(block), block
 

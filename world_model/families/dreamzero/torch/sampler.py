@@ -47,9 +47,9 @@ class DreamZeroTorchSampler(Guided):
     shift: float = 5.0
     video_final_sigma: float = 0.0
     guidance: float = 1.0  # v = u + guidance (c - u), of the video
-    action_guidance: float = 1.0  # likewise of the actions
+    action_guidance: float = 1.0  # guidance of the actions
     skipping: str = "none"  # steps that reuse the last prediction: world_model/diffusion/step_skipping.py
-    skip_thresholds: tuple = THRESHOLDS  # of skipping = "adaptive"
+    skip_thresholds: tuple = THRESHOLDS  # (cosine, steps) pairs, for skipping = "adaptive"
 
     @torch.no_grad()
     def __call__(self, first_latents: Tensor, text: Tensor, state: Tensor, noise: Sequence[tuple[Tensor, Tensor]],

@@ -36,7 +36,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any) -> Tria
 
 
 def _inputs(spec: DreamZeroSpec) -> dict[str, np.ndarray]:
-    """In the original's axes, [C, F, h, w]. The 5B is given a timestep for each token, and its first frame clean."""
+    """Inputs in the original's axes, [C, F, h, w]. The 5B gets a timestep for each token, and its first frame clean."""
     rng, frames, (rows, columns) = np.random.default_rng(0), spec.layout.latent_frames, spec.grid
 
     def normal(*shape):
@@ -53,7 +53,7 @@ def _inputs(spec: DreamZeroSpec) -> dict[str, np.ndarray]:
 
 
 def _forward(spec: DreamZeroSpec, params: dict, asked: dict[str, np.ndarray]) -> np.ndarray:
-    """Ours, [C, F, h, w]."""
+    """Our velocity of the video, [C, F, h, w]."""
     time = asked["timestep"].reshape(1, -1)
     inputs = ForwardInputs(
         noisy_latents=np.moveaxis(asked["latents"], 0, -1)[None], text=asked["text"][None],

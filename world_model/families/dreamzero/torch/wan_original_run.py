@@ -29,7 +29,7 @@ def original(checkout: str):
 
 @torch.no_grad()
 def main(checkout: str, export: str, work: str) -> None:
-    """See the module."""
+    """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
     network, told = original(checkout).WanModel.from_pretrained(
         export, torch_dtype=torch.float32, output_loading_info=True)
     given = {name: torch.from_numpy(x) for name, x in original_side.asked(work).items()}

@@ -24,7 +24,7 @@ class ReferenceRobot(NamedTuple):
     """A robot's names at the server, and the size of the pictures that its clients send."""
 
     tag: str
-    id: int  # of the prompt's template there
+    id: int  # number of the prompt's template there
     names: dict[str, str]  # our name -> the server's, of views and keys
     resolution: tuple[int, int] | None = None  # width, height
 

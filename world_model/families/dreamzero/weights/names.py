@@ -16,7 +16,7 @@ ACTION_MODULES = (  # published, native, kind
     ("action_decoder.layer2", "action_decoder.fc2", "category"),
 )
 ACTION_PARTS = r"^(state_encoder|action_encoder|action_decoder)\."  # regular expression of native and published names
-BESIDE_VIDEO = dataclasses.replace(WAN, modules=ACTION_MODULES, stacks=(layer_stack(()),))  # and the image branch
+BESIDE_VIDEO = dataclasses.replace(WAN, modules=ACTION_MODULES, stacks=(layer_stack(()),))  # the image branch too
 DREAMZERO = dataclasses.replace(WAN, modules=WAN.modules + ACTION_MODULES)
 
 

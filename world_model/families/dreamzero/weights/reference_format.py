@@ -24,7 +24,7 @@ from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_pa
 from world_model.weights import names, safetensors_io
 
 _PACKAGE = "groot.vla.model.dreamzero"
-IMAGE_TOKENS, IMAGE_DIM = 257, 1280  # of its image branch
+IMAGE_TOKENS, IMAGE_DIM = 257, 1280  # sizes of its image branch
 CODEC_CHANNELS = {16: "Wan2.1's", 48: "Wan2.2's"}
 ENCODER_FILES = {"text": "text_encoder_pretrained_path", "image": "image_encoder_pretrained_path",
                  "video": "vae_pretrained_path"}

@@ -23,7 +23,7 @@ from world_model.families.dreamzero.weights.names import BESIDE_VIDEO, is_action
 from world_model.families.wan.spec import PATCH
 from world_model.weights import names, safetensors_io
 
-IMAGE_DIM = 1280  # of the original Wan2.1's image branch
+IMAGE_DIM = 1280  # width of the original Wan2.1's image branch
 
 
 def write(directory: Path, format_name: str, spec: DreamZeroSpec, params: Mapping[str, jax.Array], *,

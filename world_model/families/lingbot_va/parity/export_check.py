@@ -53,8 +53,8 @@ def jax_outputs(sampler: LingBotVASampler, params: Mapping[str, jax.Array]) -> d
 
 
 def torch_outputs(sampler: LingBotVASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The same from an exported directory, by a network that computes in `dtype`. Raises WeightsError where it does not
-    load."""
+    """entry -> array from an exported directory, by a network that computes in `dtype`. Raises WeightsError where it
+    does not load."""
     import torch  # extra: torch
 
     from world_model.families.lingbot_va.torch.network import load

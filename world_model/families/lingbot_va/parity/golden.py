@@ -46,7 +46,7 @@ class LingBotVAGolden(GoldenFile):
                 self.expected[key] = np.nan_to_num(x)  # no gradient counts as one of size 0
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
-        """Of PyTorch, which serves and does not train, only inference is asked from then on."""
+        """The JAX model or the PyTorch runtime, for which only inference is compared because it does not train."""
         weights = self.weights if weights is None else weights
         if runtime == "jax":
             return LingBotVAAdapter.from_reference(self.spec, weights)

@@ -9,7 +9,7 @@ from world_model.families.base.golden import GoldenFile, channels_first, grouped
 from world_model.families.lingbot_va.layout import Modality
 from world_model.families.lingbot_va.parity.jax_adapter import LingBotVAAdapter
 
-PARTIAL_TIMESTEP = 555.5  # at which inf/partial writes the cache
+PARTIAL_TIMESTEP = 555.5  # inf/partial writes the cache at this timestep
 MIN_RANGE = 1e-6  # added to q99 - q01
 
 

@@ -21,7 +21,7 @@ class TorchLingBotVAAdapter:
 
     @classmethod
     def from_reference(cls, spec: LingBotVASpec, tensors: Mapping[str, np.ndarray]) -> "TorchLingBotVAAdapter":
-        """With weights under the reference's names; raises RuntimeError where they do not fit."""
+        """Makes the adapter from weights under the reference's names. Raises RuntimeError where they do not fit."""
         return cls(spec, load_network(tensors, spec))
 
     def start(self, text: np.ndarray, chunk_frames: int, window_blocks: int) -> "CachedTorchLingBotVAAdapter":

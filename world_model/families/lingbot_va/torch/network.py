@@ -113,7 +113,7 @@ class Network(nn.Module):
 
     def actions(self, actions: Tensor, timesteps: Tensor, rotary: Tensor, context: tuple, past: KeysValues | None
                 ) -> tuple[Tensor, KeysValues]:
-        """The same of actions [B, K n, A]; timesteps [B, K]."""
+        """(velocity [B, K n, A], this pass's keys and values) of actions [B, K n, A]; timesteps [B, K]."""
         x = self.action_embedder(actions.to(self.dtype))
         x, own = self._run(Modality.ACTION, x, timesteps, rotary, context, past)
         return self.action_proj_out(x).to(actions.dtype), own

@@ -25,8 +25,8 @@ from world_model.families.lingbot_va.torch.sampler import LingBotVATorchSampler
 from world_model.families.wan.spec import PATCH
 
 CHUNKS, TIMESTEP = 2, 555.5
-LAYOUTS = {"t_shape": "robotwin_tshape", "side_by_side": "none", "single": "none"}  # of views, as it calls them
-EXECUTED = 0.9  # of the normalised range: what lies beyond it we cut off, and the original does not
+LAYOUTS = {"t_shape": "robotwin_tshape", "side_by_side": "none", "single": "none"}  # as it names them
+EXECUTED = 0.9  # share of the normalised range, beyond which we clip and the original does not
 
 
 def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
@@ -63,7 +63,7 @@ def _unlike(spec: LingBotVASpec, robot) -> Iterator[str]:
 
 
 def _inputs(spec: LingBotVASpec, frames: int) -> dict[str, np.ndarray]:
-    """Of the passes, in the original's axes: video [1, C, K, h, w], actions [1, A, K, n, 1]."""
+    """The inputs of the passes in the original's axes: video [1, C, K, h, w], actions [1, A, K, n, 1]."""
     rng, (rows, columns) = np.random.default_rng(0), spec.grid
 
     def normal(*shape):
@@ -79,7 +79,7 @@ def _inputs(spec: LingBotVASpec, frames: int) -> dict[str, np.ndarray]:
 
 
 def _pass(session: CachedTorchLingBotVAAdapter, name: str, x: np.ndarray) -> np.ndarray:
-    """Ours of one pass, in the shape of the original's answer."""
+    """Our velocity of one pass, in the shape of the original's."""
     write = name.endswith("_real")
     time = np.full((1, x.shape[2]), 0 if write else TIMESTEP, np.float32)
     chunk = int(name.removesuffix("_real")[-1])
@@ -118,7 +118,7 @@ def _request(sampler: LingBotVATorchSampler, robot) -> dict[str, np.ndarray]:
 
 
 def _answers(sampler: LingBotVATorchSampler, robot, told: Mapping, found: Mapping) -> Iterator[tuple[str, np.ndarray]]:
-    """Ours of both requests."""
+    """Our results of both requests."""
     def last(name):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found[name], 1, -1)))
 

@@ -22,19 +22,19 @@ from torch import nn
 from world_model import original_side
 from world_model.original_side import DEVICE, numpy, part
 
-CHANNELS, STRIDE = 48, 16  # of its codec
+CHANNELS, STRIDE = 48, 16  # its codec's channels and spatial stride
 told: dict[str, np.ndarray] = {}  # of the request under way
 pictures: list[torch.Tensor] = []  # that its codec is given
 
 
 class CodecStandIn(nn.Module):
-    """Latents of a chunk: of four frames each, and of one that stands in front of them alone."""
+    """Makes latents of a chunk, of a first frame alone and then of four at a time, in place of the codec."""
 
     config = types.SimpleNamespace(latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS)
     _cached_conv_counts = types.MappingProxyType({"encoder": 0})
 
     def encoder(self, video, **_):
-        """[B, 2 x channels, F, h, w]: the mean, and what nobody reads."""
+        """Returns [B, 2 x channels, F, h, w]: the mean, and a variance that nobody reads."""
         pictures.append(video)
         alone = video.shape[2] % 4
         parts = [x for x in (video[:, :, :alone], *video[:, :, alone:].split(4, 2)) if x.shape[2]]
@@ -42,19 +42,19 @@ class CodecStandIn(nn.Module):
         return original_side.latents(parts, CHANNELS, size).repeat(1, 2, 1, 1, 1)
 
     def quant_conv(self, x):
-        """Nothing."""
+        """Returns its input: the stand-in needs no convolution."""
         return x
 
 
 def tokenizer(texts, max_length, **_):
-    """Bytes as tokens."""
+    """Takes bytes for tokens, in place of the tokenizer."""
     told[f"texts/{sum(name.startswith('texts/') for name in told)}"] = np.array(texts)
     ids, mask = original_side.byte_tokens(texts, max_length)
     return types.SimpleNamespace(input_ids=ids, attention_mask=mask)
 
 
 def server_class(theirs) -> type:
-    """Its server, which notes what its network is given and makes."""
+    """The original's server class, which also records what its network gets and makes."""
     class Server(theirs.VA_Server):
         device = property(lambda self: DEVICE, lambda self, named: None)  # it names "cuda:0"
 
@@ -67,7 +67,7 @@ def server_class(theirs) -> type:
             pictures.clear()
             made = super()._encode_obs(observation)
             if pictures:
-                *head, small = pictures  # of a T the wrists come last and lie on top, else there is one row of views
+                *head, small = pictures  # in a T the wrists come last and lie on top, else there is one row of views
                 row = torch.cat(list(small), -1)
                 canvas = numpy(torch.cat([row, *(x[0] for x in head)], -2).movedim(0, -1) + 1) * 127.5
                 told["canvas"] = np.concatenate([told["canvas"], canvas] if "canvas" in told else [canvas])
@@ -101,7 +101,7 @@ def server_class(theirs) -> type:
 
 
 def text_encoder(width: int):
-    """Features of tokens."""
+    """Returns a function that makes features of token ids, in place of the text encoder."""
     return lambda ids, mask: types.SimpleNamespace(last_hidden_state=original_side.text_features(ids, width))
 
 
@@ -126,7 +126,7 @@ def requests(theirs, network, export: str, work: str, config: dict, inputs: dict
 
 
 def passes(theirs, network, window: int, timestep: float, inputs: dict) -> dict[str, np.ndarray]:
-    """Of each chunk: noisy video, the same chunk's real video into the cache, and its actions likewise."""
+    """Runs, for each chunk, its noisy video, its real video into the cache, and its actions likewise."""
     given = {name: torch.from_numpy(x).to(DEVICE) for name, x in inputs.items()}
     text, found, frames = given.pop("text"), {}, inputs["video0"].shape[2]
     video, action = (inputs[name][0, 0].size for name in ("video0", "action0"))
@@ -147,7 +147,7 @@ def passes(theirs, network, window: int, timestep: float, inputs: dict) -> dict[
 
 @torch.no_grad()
 def main(checkout: str, export: str, work: str) -> None:
-    """See the module."""
+    """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
     sys.path.insert(0, f"{checkout}/wan_va")
     importlib.import_module("diffusers.pipelines.wan.pipeline_wan")  # looks for flash-attn: must not find a stand-in
     sys.meta_path.append(original_side.StandIns("flash_attn"))  # config.json says torch's attention
