@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.calibration import __main__ as command
-from benchmarks.calibration import fit, kernels
+from benchmarks.calibration import fit, kernels, planned
 from benchmarks.calibration.published import CASES
 from launch.planning import calibration
 
@@ -62,6 +62,28 @@ def test_an_interval_is_the_expected_step_times_the_errors():
     assert step.expected == pytest.approx(sum(w * s for w, s in zip(calibration.WEIGHTS.values(), (4.0, 1.0, 2.0))))
     assert (step.least, step.most) == pytest.approx(tuple(error * step.expected for error in calibration.ERRORS))
     assert calibration.step_seconds({"compiled": 4.0, "kernels": 1.0, "exchange": 2.0}, calibrated=False) == (6, 5, 7)
+
+
+def test_docs_give_the_planned_steps_of_the_fit():
+    """A step of TPUs is written "3.88 s (3.15 to 5.36)", its MFU "67% (49 to 83)", and both are of one kept plan."""
+    assert planned.table() in (ROOT / "docs/plans.md").read_text()
+    steps, shares = zip(*map(planned.step_and_mfu, planned.read().values()))
+    for where, text in sections():
+        text = " ".join(text.split())
+        assert set(re.findall(r"[\d.]+ s \([\d.]+ to [\d.]+\)", text)) <= set(steps), where
+        assert set(re.findall(r"\d+% \(\d+ to \d+\)", text)) <= set(shares), where
+
+
+def test_a_plan_is_kept_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(planned, "KEPT", tmp_path / "planned.json")
+    planned.KEPT.write_text("{}")
+    plan = {"topology": "v5p:2x2x1", "chips": 4, "global_batch": 8, "model_flops_per_sample": 459e12,
+            "seconds_by_part": {"compiled": 4.0, "kernels": 1.0, "exchange": 0.5}, "mfu": 0.1}
+    planned.keep("toy", "2026-11-28", plan)
+    assert planned.read() == {"toy": {"date": "2026-11-28"} | {key: plan[key] for key in planned.NUMBERS}}
+    expected = calibration.step_seconds(plan["seconds_by_part"], calibrated=True).expected
+    step, mfu = planned.step_and_mfu(plan)
+    assert step.startswith(f"{expected:.2f} s (") and mfu.startswith(f"{100 * 2 / expected:.0f}% (")
 
 
 def sections() -> list[tuple[str, str]]:

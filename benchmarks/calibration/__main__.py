@@ -1,9 +1,10 @@
-"""Published steps beside what plans predict of them; prints the table of docs/plans.md.
+"""Published steps beside what plans predict of them, and our planned steps; prints both tables of docs/plans.md.
 
     PYTHONPATH=.cache/libtpu:. JAX_PLATFORMS=cpu python -m benchmarks.calibration [--case="Wan 2.1 14B, v5p-8"] [--all]
 
-Without options nothing is compiled: the table comes from measured.json beside this file, which keeps every case with
-date, versions and seconds of compiling (minutes each on two cores). --case compiles one again and --all every one.
+Without options nothing is compiled: the tables come from measured.json and planned.json beside this file. The first
+keeps every case with date, versions and seconds of compiling (minutes each on two cores); --case compiles one again and
+--all every one. The second keeps plans of ours: --keep="NAME=FILE" adds what `launch.plan --json` wrote into FILE.
 """
 
 import datetime
@@ -15,12 +16,13 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks.calibration import compiling, fit
+from benchmarks.calibration import compiling, fit, planned
 from benchmarks.calibration.published import CASES
 from launch.planning import calibration
 
 CASE = flags.DEFINE_multi_enum("case", [], list(CASES), "cases that are compiled again")
 ALL = flags.DEFINE_bool("all", False, "compiles every case again")
+KEEP = flags.DEFINE_multi_string("keep", [], "NAME=FILE: plans whose steps are kept")
 KEPT = Path(__file__).with_name("measured.json")
 NUMBERS = ("topology", "published_seconds", "seconds_by_part", "parameters", "model_flops_per_sample",
            "executed_flops_per_sample", "kernel_flops_per_sample", "kernel_efficiency", "hbm_peak_gib_per_chip",
@@ -63,8 +65,10 @@ def main(_) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # programs for devices that are not here
     for name in CASES if ALL.value else CASE.value:
         compile_again(name)
+    for name, _, path in (kept.rpartition("=") for kept in KEEP.value):
+        planned.keep(name, datetime.date.today().isoformat(), json.loads(Path(path).read_text()))
     cases = read()
-    print(table(cases))
+    print(table(cases), planned.table(), sep="\n\n")
     fitted = fit.fit(list(cases.values())), fit.errors(fit.leave_one_out(cases))
     if fitted != (calibration.WEIGHTS, calibration.ERRORS):
         print(f"\nlaunch/planning/calibration.py wants WEIGHTS = {fitted[0]} and ERRORS = {fitted[1]}")
