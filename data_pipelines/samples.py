@@ -71,9 +71,9 @@ class SampleMaker:
     def _scale(self, part: str) -> Scale:
         embodiment, statistics = self.dataset.embodiment, self.dataset.statistics
         for dim in getattr(embodiment, part):
-            if dim.slot >= self._widths[part]:
+            if (slot := max(dim.slot, dim.sine_slot or 0)) >= self._widths[part]:
                 raise ValueError(f"embodiment {embodiment.name!r}: {part} {dim.name!r} lies in slot "
-                                 f"{dim.slot}, but model.{part}_dim = {self._widths[part]}")
+                                 f"{slot}, but model.{part}_dim = {self._widths[part]}")
         if statistics is None:
             raise ValueError(f"dataset {self.dataset.name!r} has no statistics; embodiment "
                              f"{embodiment.name!r} needs them")

@@ -241,6 +241,7 @@ def test_a_robots_repr_is_that_of_the_latent_caches_there_are():
         "constant=False, low=0, high=512, max_speed=None, moves='agent_x'), Dimension(name='target_y', slot=1, "
         "relative_to=None, constant=False, low=0, high=512, max_speed=None, moves='agent_y')), "
         "normalisation='quantile', prompt='{instruction}', instruction='push the T onto the green target')")
+    assert repr(Dimension("joint", 0, sine_slot=3)).endswith("moves=None, sine_slot=3)")
 
 
 RENAMED = [("agibot_g1_dreamzero", "agibot_g1_packed", 126), ("yam_dreamzero", "yam_packed", 132)]

@@ -375,6 +375,13 @@ def test_what_its_server_does_otherwise_is_said(name, said):
     assert name != "yam" or "left_gripper was trained in slot 7, its server has it in 6" in found[0]
 
 
+def test_angles_that_its_server_scales_are_said():
+    robot = get_embodiment("droid_released")
+    turned = dataclasses.replace(robot, state=(dataclasses.replace(robot.state[0], sine_slot=20), *robot.state[1:]))
+    assert list(reference_experiment.differences([turned], AS_RELEASED, "released")) == [
+        f"droid_released: its server scales {robot.state[0].name} as any number; it was trained as cosine and sine"]
+
+
 def test_its_own_way_to_sample_is_said():
     settings = AS_RELEASED | {"steps": 4, "guidance": 1.0}
     steps, text = reference_experiment.differences([get_embodiment("droid_released")], settings, "")

@@ -24,6 +24,7 @@ from world_model.families.lingbot_vla.loss import TIMES
 from world_model.families.lingbot_vla.moe import MixtureOfExperts
 from world_model.families.lingbot_vla.sampler import times
 from world_model.functional import bind
+from world_model.parallel.sharding import make_mesh, shardings
 
 CONFIGS = {"v1": lingbot_vla_4b, "v2": lingbot_vla_v2_6b}
 BATCH = 2
@@ -201,6 +202,15 @@ def test_sizes_that_do_not_fit_are_refused(key, value, message):
         _ = Experiment(c).loss
 
 
+def test_experts_whose_width_does_not_divide_over_the_mesh_are_refused():
+    c = lingbot_vla_v2_6b.get_config("debug")
+    c.model.routed_ffn_dim = 15
+    model, mesh = Experiment(c).model, make_mesh(1, 4, 2, 1)
+    with pytest.raises(ValueError, match=r"expert_blocks.mlp.experts_.*: its axis 'mlp' of 15 does not divide by 2 = "
+                                         r"mesh axes tensor"):
+        shardings(model.axes(), {name: x.shape for name, x in model.shapes.items()}, mesh)
+
+
 def test_prompts_are_cut_by_the_models_own_tokenizer(tmp_path):
     file = tmp_path / "tokenizer.json"
     vocabulary = {"<unk>": 0} | {word: i for i, word in enumerate(("push", "the", "T"), 1)}
@@ -219,6 +229,8 @@ def test_prompts_are_cut_by_the_models_own_tokenizer(tmp_path):
     (tmp_path / "bad.json").write_text("[")
     with pytest.raises(ValueError, match="bad.json: not a tokenizer"):
         TokenIds(6, 10, str(tmp_path / "bad.json")).tokenize("push")
+    with pytest.raises(ValueError, match="encoders.tokens = 'bytes' wants model.vocab_size = 256 or more, found 200"):
+        TokenIds(4, 200)
     assert TokenIds(4, 256).tokenize("aé")[0].tolist() == [97, 195, 169, 0]
 
 

@@ -314,6 +314,8 @@ def test_a_robot_in_other_slots_has_groups_of_its_own():
     assert norm_stats.groups(table, robot.action)["joints_7"] == list(range(6, 13))
     apart = dataclasses.replace(robot, state=(Dimension("x", 3),), action=(Dimension("x", 2), Dimension("y", 3)))
     assert norm_stats.table_of(apart, 1) is None
+    turned = dataclasses.replace(robot, state=(dataclasses.replace(robot.state[0], sine_slot=20), *robot.state[1:]))
+    assert norm_stats.table_of(turned, 2) is None  # sines stand where no action does
     assert norm_stats.otherwise("some", apart, 1) == [
         "yam: its server wants state and action in the same slots; there are no statistics of dataset 'some' for it",
         "yam: its server has no quantile and normalises by bounds_99_woclip, the nearest, which does not clip"]

@@ -6,6 +6,7 @@ import pytest
 from data_pipelines.dataset import Dataset, check_absent
 from data_pipelines.robots.embodiment import NORMALISATIONS, Dimension, Embodiment
 from data_pipelines.robots.normalisation import make_scale
+from data_pipelines.robots.slots import scatter
 from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics.summary import Summary
 from world_model.batch import batch_spec
@@ -52,6 +53,29 @@ def test_a_dimension_that_never_moves_is_refused(name):
     statistics = {"dataset": "some", "state": summary.result(NORMALISATIONS[name].quantiles)}
     with pytest.raises(ValueError, match="dimension 'joint2' has no range"):
         make_scale(statistics, robot(name), "state")
+
+
+def test_angles_are_cosines_with_their_sines_behind_and_back():
+    """`sincos` of the published code: [cos, sin] of a group, whatever its statistics; others are scaled as declared."""
+    joints = tuple(Dimension(f"joint{i}", i, sine_slot=2 + i) for i in range(2))
+    arm = robot("mean_std", state=(joints[0], Dimension("gripper", 5), joints[1]))
+    values = np.array([[0.5, 3.0, -3.0], [np.pi, 5.0, 0.0]])
+    statistics = {"dataset": "some", "state": {"mean": [0.0, 4, 1], "std": [0, 2, 0]}}
+    scale = make_scale(statistics, arm, "state")
+    placed = scatter(scale.normalise(values), arm.state_slots, 6)
+    expected = np.concatenate([np.cos(values[:, ::2]), np.sin(values[:, ::2])], -1)
+    np.testing.assert_allclose(placed[:, :4], expected, atol=1e-7)
+    np.testing.assert_allclose(placed[:, 4:], [[0, -0.5], [0, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(scale.denormalise(placed[:, arm.state_slots]), values, atol=1e-6)
+    np.testing.assert_array_equal(scale.normalise(values[0]), scale.normalise(values)[0])
+
+
+def test_angles_that_cannot_be():
+    turned = Dimension("joint", 0, sine_slot=1)
+    with pytest.raises(ValueError, match=r"state slot used twice: \[1\]"):
+        robot("mean_std", state=(turned, Dimension("gripper", 1)))
+    with pytest.raises(ValueError, match="action 'joint' has a sine_slot: of states alone"):
+        robot("mean_std", action=(turned,))
 
 
 class Recordings:

@@ -42,9 +42,21 @@ NORMALISATIONS = {
 }
 
 
+YOUNGER = ("per_step", "sine_slot")  # fields that the first latent caches did not know
+
+
+def _shown(entry) -> str:
+    """The repr of a robot or a dimension, which latent caches hold: of a younger field only what is set."""
+    fields = (f for f in dataclasses.fields(entry) if f.repr)
+    shown = [f.name for f in fields if f.name not in YOUNGER or getattr(entry, f.name) != f.default]
+    return f"{type(entry).__name__}({', '.join(f'{name}={getattr(entry, name)!r}' for name in shown)})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Dimension:
     """One number of a robot's state or action, in the robot's units."""
+
+    __repr__ = _shown
 
     name: str
     slot: int  # in data_pipelines.robots.slots
@@ -55,6 +67,7 @@ class Dimension:
     high: float | None = None
     max_speed: float | None = None  # change of the command per second
     moves: str | None = None  # state dimension that it is a target of: commands start there, and holding means it
+    sine_slot: int | None = None  # state only: of an angle in rad, whose cosine is then in `slot` and its sine here
 
     @property
     def target_of(self) -> str | None:
@@ -83,8 +96,10 @@ class _Instruction(str):
 
 @dataclasses.dataclass(frozen=True)
 class Embodiment:
-    """One robot, or video without a robot. Latent caches hold its repr: a new field must not show in those of today.
+    """One robot, or video without a robot. Latent caches hold its repr: a new field goes into YOUNGER.
     (They compare it without what actions may be sent: data_pipelines/cache/format.py.)"""
+
+    __repr__ = _shown
 
     name: str
     id: int  # in batch["embodiment_id"]
@@ -99,11 +114,7 @@ class Embodiment:
     instruction: str = ""  # what a policy is asked for where nobody says
     # Why actions have no limits, where some have none.
     unlimited: str = dataclasses.field(default="", repr=False, compare=False)
-    per_step: bool = False  # each step of a block has action statistics of its own; shown by repr where it is so
-
-    def __repr__(self):
-        shown = [f for f in dataclasses.fields(self) if f.repr and (f.name != "per_step" or self.per_step)]
-        return f"Embodiment({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+    per_step: bool = False  # each step of a block has action statistics of its own
 
     def __post_init__(self):
         check_known(f"embodiment {self.name!r}: view_layout", self.view_layout, VIEW_LAYOUTS)
@@ -113,12 +124,15 @@ class Embodiment:
                              f"'{{instruction}}'; found {self.rate}, {self.views}, {self.prompt!r}")
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"embodiment {self.name!r}: horizon = {self.horizon}: expected at least 1 action, or None")
-        for part, dims in (("state", self.state), ("action", self.action)):
-            self._check_unique(part, "slot", [d.slot for d in dims])
+        for part, dims, slots in (("state", self.state, self.state_slots), ("action", self.action, self.action_slots)):
+            self._check_unique(part, "slot", slots.tolist())
             self._check_unique(part, "name", [d.name for d in dims])
             for dim in dims:
                 dim.check(f"embodiment {self.name!r}: {part}")
         for dim in self.action:
+            if dim.sine_slot is not None:
+                raise ValueError(f"embodiment {self.name!r}: action {dim.name!r} has a sine_slot: of states alone a "
+                                 "cosine and a sine are learnt from")
             self._check_names_state(dim, "relative_to", dim.relative_to)
             self._check_names_state(dim, "moves", dim.moves)
 
@@ -147,8 +161,13 @@ class Embodiment:
 
     @property
     def state_slots(self) -> np.ndarray:
-        """int64 [state dims]."""
-        return np.array([d.slot for d in self.state], np.int64)
+        """int64 [state dims + angles]: the sines' behind all others."""
+        return np.array([*(d.slot for d in self.state), *(self.state[i].sine_slot for i in self.angles)], np.int64)
+
+    @property
+    def angles(self) -> list[int]:
+        """The state dimensions of which cosine and sine are learnt from."""
+        return [i for i, dim in enumerate(self.state) if dim.sine_slot is not None]
 
     @property
     def action_slots(self) -> np.ndarray:

@@ -16,6 +16,7 @@ MIN_RANGE = 1e-6  # robot units; a dimension that moves less than this is consta
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """An affine map of [low, low + span] to [-1, 1] per dimension; constant dimensions map to 0 and back to `low`.
+    Angles map to their cosines, and their sines stand behind all dimensions (arXiv 2607.06403's code, `sincos`).
 
     With statistics of their own for the N steps of a block, values are [..., n, dims] from a block's first step on;
     after N steps the next block begins.
@@ -24,20 +25,27 @@ class Scale:
     low: np.ndarray  # float64 [dims] or [N, dims]
     span: np.ndarray  # likewise, 0 where constant
     clip: float | None = 1.0  # largest magnitude of what it gives
+    angles: list[int] = dataclasses.field(default_factory=list)  # dimensions in rad
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Maps [..., dims] in robot units to float32 [..., dims], clipped."""
+        """Maps [..., dims] in robot units to float32 [..., dims + angles], clipped."""
         low, span = self._of(values)
+        angles = np.asarray(values)[..., self.angles]
         moves = span > 0
         scaled = 2 * (values - low) / np.where(moves, span, 1) - 1
         if self.clip is not None:
             scaled = np.clip(scaled, -self.clip, self.clip)
-        return np.where(moves, scaled, 0).astype(np.float32)
+        scaled = np.where(moves, scaled, 0)
+        scaled[..., self.angles] = np.cos(angles)
+        return np.concatenate([scaled, np.sin(angles)], -1).astype(np.float32)
 
     def denormalise(self, values: np.ndarray) -> np.ndarray:
-        """Maps [..., dims] to float64 [..., dims] in robot units."""
+        """Maps [..., dims + angles] to float64 [..., dims] in robot units; angles lie in (-pi, pi]."""
+        values, sines = np.split(np.asarray(values, np.float64), [self.low.shape[-1]], -1)
         low, span = self._of(values)
-        return low + (np.asarray(values, np.float64) + 1) / 2 * span
+        found = low + (values + 1) / 2 * span
+        found[..., self.angles] = np.arctan2(sines, values[..., self.angles])
+        return found
 
     def _of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(low, span) of each of the values. Raises ValueError where nobody can know the steps that they are of."""
@@ -66,8 +74,10 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     if kind.high == "std":  # -1 and 1 lie one deviation on either side of the mean
         low, high = low - high, low + high
     span = high - low
+    angles = embodiment.angles if part == "state" else []
     constant = np.array([d.constant for d in dims], bool) | (span < MIN_RANGE)
-    still = [i for i, dim in enumerate(dims) if not dim.constant and constant[..., i].all()]
+    still = [i for i, dim in enumerate(dims)
+             if not dim.constant and i not in angles and constant[..., i].all()]
     if still:
         listed = "; ".join(f"dimension {dims[i].name!r} has no range: {low[..., i].min():g} to {high[..., i].max():g}"
                            for i in still)
@@ -81,7 +91,7 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     span = np.where(constant, 0.0, span)
     if block is not None:  # steps past the horizon are neither learnt nor executed
         low, span = (np.pad(each, ((0, block - steps), (0, 0)), "edge") for each in (low, span))
-    return Scale(low, span, kind.clip)
+    return Scale(low, span, kind.clip, angles)
 
 
 def _advice(values: dict, embodiment: Embodiment, dims: tuple[Dimension, ...], still: list[int]) -> str:

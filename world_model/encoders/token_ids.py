@@ -19,7 +19,7 @@ class TokenIds:
 
     def __post_init__(self):
         if self.file is None and self.vocab_size < 256:
-            raise ValueError(f"encoders.text = 'bytes' wants model.vocab_size = 256 or more, found {self.vocab_size}")
+            raise ValueError(f"encoders.tokens = 'bytes' wants model.vocab_size = 256 or more, found {self.vocab_size}")
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """(int32 [text_length], number of tokens), zeros behind them. Raises ValueError where they are too many, or the

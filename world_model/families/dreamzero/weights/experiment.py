@@ -107,6 +107,9 @@ def differences(embodiments: list, settings: Mapping[str, Any], text: str) -> It
                 dim, at = moved[0]
                 yield (f"{name}: {len(moved)} of {len(dimensions)} {part} dimensions stand in other slots there: "
                        f"{dim.name} was trained in slot {dim.slot}, its server has it in {at}{fits}")
+        if angles := robot.embodiment.angles:
+            yield (f"{name}: its server scales {robot.embodiment.state[angles[0]].name} as any number; it was trained "
+                   "as cosine and sine")
         if known and not name.endswith(RELEASED):
             yield f"{name}: trained with the prompt {robot.embodiment.prompt!r}, its server asks with its own{fits}"
     said = {key: settings.get(key.partition(".")[2].removeprefix("solver_"), value) for key, value in ALWAYS.items()}

@@ -52,7 +52,9 @@ def groups(table: Table, dimensions: tuple) -> dict[str, list[int]] | None:
 
 def table_of(robot, version: int) -> Table | None:
     """The version's own table where the robot fits into it; else one whose groups are the robot's runs of slots; None
-    where state and action do not fill the same."""
+    where state and action do not fill the same, as with states as cosines and sines."""
+    if robot.angles:
+        return None
     slots = {dimension.slot for dimension in (*robot.action, *robot.state)}
     starts = sorted({0} | {slot for slot in slots if slot - 1 not in slots})
     ends = [*starts[1:], max(slots) + 1]
