@@ -1,11 +1,16 @@
-"""Does imagination obey actions? Measured in a simulator's own starting states (extra: sim).
+"""A model as a world, against the simulator: does imagination obey actions, and does it rank policies? (extra: sim)
 
     python -m launch.imagine --workdir=runs/quickstart [--task=pusht --starts=16 --seed=2000 --out=DIR]
+    python -m launch.imagine --workdir=DIR --policies=expert,expert:1,expert:2,expert:4,random,mean,DIR@250,DIR@500
 
-From each start the model imagines what follows four chunks of actions that it is given, and each is put beside the
-simulator's replay (launch/simulation/obedience.py). Writes OUT/imagine.json (default OUT: WORKDIR/imagine), the share
-of right choices with its interval, 0.5 being chance, and OUT/imagine.png: for the first starts the last frame of every
-chunk, as it came above, as it was imagined below.
+Without --policies, the model imagines from each start what follows four chunks of actions that it is given, and each is
+put beside the simulator's replay (launch/simulation/obedience.py). OUT/imagine.json (default OUT: WORKDIR/imagine) has
+the share of right choices with its interval, 0.5 being chance; OUT/imagine.png, for the first starts, the last frame of
+every chunk, as it came above, as it was imagined below.
+
+With them, each policy is tried inside the model and in the simulator (launch/simulation/ranking.py): OUT/ranking.json
+holds both scores of each, their rank correlation with its interval, and what it would be if the simulator's own
+pictures were scored; OUT/ranking.png, for the first start, the last frame of every policy, likewise.
 """
 
 import functools
@@ -21,45 +26,86 @@ from launch.serving.engine import Engine, ModelError
 from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
-from launch.simulation import obedience
+from launch.simulation import candidates, obedience, ranking
 from launch.simulation.obedience import CHUNKS, Start
-from launch.simulation.simulators import choose_task
+from launch.simulation.ranking import Tried
+from launch.simulation.simulators import Task, choose_task
 from world_model.training.checkpoint import CheckpointError
 
 SHOWN = 4  # starts in the picture
 GAP = 4  # pixels between two
 
 
+def make_world(restored: Restored, sessions: int, task: str | None, sampling: dict | None) -> tuple[Engine, Task]:
+    """(the model as what answers actions with pictures, the task). Raises ValueError where it drives no simulated
+    robot."""
+    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
+    robot = choose_robot(restored, chosen.embodiment, None)
+    return Engine(restored, robot, sessions=sessions, batch_sizes=(sessions,), sampling=sampling or {},
+                  forward=True), chosen
+
+
 def evaluate(restored: Restored, *, starts: int, seed: int, task: str | None = None, sampling: dict | None = None,
              say=print) -> tuple[dict, list[Start]]:
     """(result as JSON values, every start). Raises ValueError where the model drives no simulated robot, or imagines
     nothing."""
-    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
-    robot = choose_robot(restored, chosen.embodiment, None)
-    engine = Engine(restored, robot, sessions=1, batch_sizes=(1,), sampling=sampling or {})
-    fresh = functools.partial(chosen.make_runs, image_size=robot.layout.height)
+    engine, chosen = make_world(restored, 1, task, sampling)
+    fresh = functools.partial(chosen.make_runs, image_size=engine.robot.layout.height)
     found = []
-    for start in obedience.measure(engine, chosen.instruction or robot.embodiment.instruction, fresh,
+    for start in obedience.measure(engine, chosen.instruction or engine.embodiment.instruction, fresh,
                                    range(seed, seed + starts)):
         found.append(start)
         say(f"start {start.seed}: {sum(obedience.choices(start)):g} of {len(obedience.choices(start))} right")
-    result = obedience.accuracy(found) | {
-        "task": chosen.name, "step": restored.step, "seed": seed, "chunks": list(CHUNKS),
-        "sampling": restored.experiment.sampler_settings(**engine.sampling),
+    result = obedience.accuracy(found) | _settings(engine, chosen, seed) | {
+        "chunks": list(CHUNKS),
         "each": [{"seed": start.seed, "distance": start.distance.round(5).tolist()} for start in found]}
     return result, found
 
 
-def picture(starts: list[Start]) -> bytes:
-    """PNG: a column per chunk and two rows per start, replay above and imagination below."""
-    def row(frames: np.ndarray) -> np.ndarray:
+def rank(restored: Restored, policies: list[str], *, starts: int, seed: int, blocks: int, task: str | None = None,
+         sampling: dict | None = None, say=print) -> tuple[dict, list[Tried]]:
+    """(result as JSON values, every policy). Raises as `evaluate`, and where `candidates.make` does."""
+    world, chosen = make_world(restored, starts, task, sampling)
+    instruction = chosen.instruction or world.embodiment.instruction
+    ranking.check_world(world, blocks)
+    tried = ranking.rank(
+        world, instruction, candidates.make(policies, world, instruction),
+        functools.partial(chosen.make_runs, image_size=world.robot.layout.height,
+                          max_steps=blocks * world.robot.horizon),
+        range(seed, seed + starts), blocks, lambda one: say(describe_policy(one, chosen.measure)))
+    truth = [one.simulated["coverage"] for one in tried]
+    return {"imagined": ranking.correlations([one.score for one in tried], truth),
+            "true_pictures": ranking.correlations([one.read for one in tried], truth),
+            "starts": starts, "blocks": blocks, "measure": chosen.measure,
+            "policies": {one.name: one.simulated | {"score": one.score, "score_of_true_pictures": one.read}
+                         for one in tried}} | _settings(world, chosen, seed), tried
+
+
+def _settings(engine: Engine, task: Task, seed: int) -> dict:
+    experiment = engine.model.experiment
+    return {"task": task.name, "step": engine.model.step, "seed": seed,
+            "sampling": experiment.sampler_settings(**engine.sampling)}
+
+
+def picture(rows: list[np.ndarray]) -> bytes:
+    """PNG of rows of frames, each uint8 [n, H, W, 3]."""
+    def joined(frames: np.ndarray) -> np.ndarray:
         return np.concatenate([np.pad(frame, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for frame in frames], 1)
 
-    rows = [row(video[:, -1]) for start in starts[:SHOWN] for video in (start.replays, start.imagined)]
-    image = Image.fromarray(np.concatenate(rows))
-    buffer, scale = io.BytesIO(), max(1, 128 // starts[0].replays.shape[2])
+    image = Image.fromarray(np.concatenate([joined(frames) for frames in rows]))
+    buffer, scale = io.BytesIO(), max(1, 128 // rows[0].shape[1])
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def chunk_rows(starts: list[Start]) -> list[np.ndarray]:
+    """A column per chunk and two rows per start, replay above and imagination below."""
+    return [video[:, -1] for start in starts[:SHOWN] for video in (start.replays, start.imagined)]
+
+
+def policy_rows(tried: list[Tried]) -> list[np.ndarray]:
+    """A column per policy, the simulator above and imagination below."""
+    return [np.stack([one.pictures[0, -1] for one in tried]), np.stack([one.imagined[0, -1] for one in tried])]
 
 
 def describe(result: dict) -> str:
@@ -71,16 +117,41 @@ def describe(result: dict) -> str:
                ": given actions do not reach what it imagines, which is denoised before them"))
 
 
+def describe_policy(one: Tried, measure: str) -> str:
+    """One line for the terminal."""
+    found = one.simulated
+    return (f"{one.name:30s} simulator: {found['successes']}/{found['episodes']} solved, best {measure} "
+            f"{found['coverage']:.3f}, read off its pictures {one.read:.3f}; imagined: {one.score:.3f}")
+
+
+def describe_ranking(result: dict) -> str:
+    """Two lines for the terminal."""
+    def words(found: dict) -> str:
+        return ", ".join(f"{name} {of['value']:+.2f} [{of['interval'][0]:+.2f}, {of['interval'][1]:+.2f}]"
+                         for name, of in found.items())
+
+    shown = result["imagined"]["spearman"]["interval"][0] > 0
+    return (f"rank correlation of imagined scores with the simulator's {result['measure']}, {len(result['policies'])} "
+            f"policies: {words(result['imagined'])}{'' if shown else ': not shown to rank them'}\n"
+            f"of scores of the simulator's own pictures: {words(result['true_pictures'])}")
+
+
 def main(_) -> None:
     """The command."""
     args = flags.FLAGS
-    result, starts = evaluate(restore(args.workdir, args.step), starts=args.starts, seed=args.seed, task=args.task,
-                              sampling=launch_flags.sampling(args))
+    restored, sampling = restore(args.workdir, args.step), launch_flags.sampling(args)
+    options = {"starts": args.starts, "seed": args.seed, "task": args.task, "sampling": sampling}
+    if args.policies:
+        result, tried = rank(restored, args.policies, blocks=args.blocks, **options)
+        name, rows, words = "ranking", policy_rows(tried), describe_ranking(result)
+    else:
+        result, starts = evaluate(restored, **options)
+        name, rows, words = "imagine", chunk_rows(starts), describe(result)
     out = Path(args.out or Path(args.workdir) / "imagine")
     out.mkdir(parents=True, exist_ok=True)
-    files.write_json(f"{out}/imagine.json", result)
-    files.write_bytes(f"{out}/imagine.png", picture(starts))
-    print(f"{describe(result)}\nwritten to {out}")
+    files.write_json(f"{out}/{name}.json", result)
+    files.write_bytes(f"{out}/{name}.png", picture(rows))
+    print(f"{words}\nwritten to {out}")
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
@@ -88,6 +159,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
     flags.DEFINE_integer("starts", 16, "starting states", lower_bound=2)
     flags.DEFINE_integer("seed", 2000, "of the first starting state", lower_bound=0)
+    flags.DEFINE_list("policies", [], f"to be ranked, at least {candidates.LEAST}: {candidates.NAMES}")
+    flags.DEFINE_integer("blocks", 10, "blocks of commands that each policy is tried for", lower_bound=1)
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/imagine")
     launch_flags.define_sampling()
     launch_flags.run(main, CheckpointError, ModelError)

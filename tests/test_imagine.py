@@ -133,6 +133,6 @@ def test_the_command_measures_a_checkpoint(tmp_path):
     result, starts = imagine.evaluate(restored, starts=2, seed=2000, say=lambda line: None)
     json.dumps(result, allow_nan=False)
     assert result["starts"] == 2 and np.isfinite([s.distance for s in starts]).all()
-    image = Image.open(io.BytesIO(imagine.picture(starts)))
+    image = Image.open(io.BytesIO(imagine.picture(imagine.chunk_rows(starts))))
     assert image.size[0] == 4 * (32 + imagine.GAP) * 4 and image.size[1] == 4 * (32 + imagine.GAP) * 4
     assert "chance is 50%" in imagine.describe(result)

@@ -64,3 +64,26 @@ def test_actions_in_flight_are_kept_and_seen(engine):
         np.testing.assert_allclose(actions[:2], flight, atol=0.1)
     assert np.abs(answers[0][2:] - answers[1][2:]).max() > 1e-2
     assert np.abs(answers[1][2:] - answers[2][2:]).max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:evaluate")
+def test_asked_what_actions_lead_to_it_answers_with_forward_dynamics(engine):
+    """What `ground` gives; the actions that are predicted beside video never reach it."""
+    world = Engine(engine.model, engine.robot, sessions=2, batch_sizes=(2,), forward=True)
+    chunks = [np.full((4, 2), 150.0) + 20 * np.arange(4)[:, None], np.full((4, 2), 350.0)]
+    asked = [request(world, row, 1, clip(3), chunk) for row, chunk in enumerate(chunks)]
+    answers = world.step(asked)
+    sampler, inputs, params = world.policy.sampler, world.model.experiment.inputs, world.policy.params
+    ids, length = world.tokenize("push the T")
+    start = inputs.start(world.model.frozen, clip(3)[None, :1], ids[None], np.int32([length]))
+    episode = sampler.observe(params, sampler.start(params, start.text), start.first_latents, jnp.zeros((1, 4, 32)))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 7), 1)
+    for chunk, answer in zip(chunks, answers):
+        given = jnp.asarray(world.robot.predicted(chunk, STATES[0], 32))[None]
+        noise, _ = sampler.noise(key[None], 1, 1)
+        latents, _ = sampler.ground(params, episode.next(1), noise, given)
+        np.testing.assert_allclose(answer.latents, latents[0], atol=1e-4)
+        np.testing.assert_allclose(answer.actions, chunk, atol=0.1)
+    assert np.abs(answers[0].latents - answers[1].latents).max() > 1e-2
+    blind = engine.step(asked)
+    np.testing.assert_array_equal(blind[0].latents, blind[1].latents)

@@ -60,6 +60,7 @@ class Engine:
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
     hold_gap: float | None = None  # of safety.Guard
     sampling: dict = dataclasses.field(default_factory=dict)  # of the rollout, over the model's evaluate.*
+    forward: bool = False  # answers what actions on their way, a whole chunk, lead to (Policy.imagine)
 
     def __post_init__(self):
         width = self.model.experiment.model.spec.action_dim
@@ -154,8 +155,8 @@ class Engine:
         # The sampler's noise depends on the block too; episode and chunk enter here.
         names = np.array([(0, 0) if self.fixed_noise else r.key for r in requests], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
-        return self.policy.act(_sessions(requests), state, np.int32([r.block for r in requests]), keys,
-                               *self._in_flight(requests))
+        ask = self.policy.imagine if self.forward else self.policy.act
+        return ask(_sessions(requests), state, np.int32([r.block for r in requests]), keys, *self._in_flight(requests))
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:
         """(actions [B, actions_per_block, action_dim], bool of the same shape: where they are given)."""

@@ -6,6 +6,7 @@ the others in the batch. `BatchedPolicy` is what families share in JAX; base/tor
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -56,6 +57,9 @@ class Policy(Protocol):
           actions: float32 [B, actions_per_block, action_dim], normalised; looked at where `given`, bool, is True.
         """
 
+    def imagine(self, sessions, state, block, keys, actions, given) -> Chunk:
+        """As `act` where all actions are given: the block that they lead to (forward dynamics)."""
+
     def decode(self, latents) -> np.ndarray:
         """Latents [B, n, h, w, C] that follow some frame -> uint8 [B, stride n, H, W, 3]."""
 
@@ -88,7 +92,8 @@ class BatchedPolicy:
         self._arrays = self.place(self.params), self.frozen
         self._start = jax.jit(self._start_rows, donate_argnums=1)
         self._observe = jax.jit(self._observe_rows, donate_argnums=1)
-        self._act = jax.jit(self._act_rows, donate_argnums=1)
+        self._act = jax.jit(functools.partial(self._chunk_rows, self.predict_rows), donate_argnums=1)
+        self._imagine = jax.jit(functools.partial(self._chunk_rows, self._imagine_rows), donate_argnums=1)
         self._decode = jax.jit(self.inputs.decode_later)
         self.reset()
 
@@ -114,16 +119,12 @@ class BatchedPolicy:
     def predict_rows(self, params, windows: Window, *asked) -> Chunk:
         """`predict_block` of many sessions, whose arrays stand in front of its axis of one; without that axis. A family
         whose network takes a batch as it is may do so here."""
-        rows = windows, *asked
+        return _each(functools.partial(self.predict_block, params), windows, *asked)
 
-        def one(*row):
-            return self.predict_block(params, *row)
-
-        if len(asked[0]) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
-            chunk = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], rows)))
-        else:
-            chunk = jax.vmap(one)(*rows)
-        return jax.tree.map(lambda x: x[:, 0], chunk)
+    def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+        """The block that actions lead to, all of which are given. A family with forward dynamics of its own has them
+        here; others predict video beside the actions, which are held to what they are."""
+        return self.predict_block(params, window, state, block, key, actions, given, data)
 
     def block_data(self, block: np.ndarray):
         """Arrays [B, ...] that depend on the block's number, made on the host."""
@@ -164,13 +165,20 @@ class BatchedPolicy:
 
     def act(self, sessions, state, block, keys, actions, given) -> Chunk:
         """See `Policy`."""
-        rows = self._filled(sessions, state, block, keys, actions, given)
-        self._windows, chunk = self._act(self._arrays, self._windows, *rows, self.block_data(rows[2]))
-        return jax.tree.map(lambda x: x[:len(sessions)], jax.device_get(chunk))
+        return self._chunk(self._act, sessions, state, block, keys, actions, given)
+
+    def imagine(self, sessions, state, block, keys, actions, given) -> Chunk:
+        """See `Policy`."""
+        return self._chunk(self._imagine, sessions, state, block, keys, actions, given)
 
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""
         return np.asarray(self._decode(self.frozen, latents))
+
+    def _chunk(self, compiled, sessions, *asked) -> Chunk:
+        rows = self._filled(sessions, *asked)
+        self._windows, chunk = compiled(self._arrays, self._windows, *rows, self.block_data(rows[2]))
+        return jax.tree.map(lambda x: x[:len(sessions)], jax.device_get(chunk))
 
     def _filled(self, sessions, *rows) -> tuple:
         """(sessions, rows) up to the next compiled batch size: the first row again, in the spare session."""
@@ -190,12 +198,15 @@ class BatchedPolicy:
         caches = jax.tree.map(lambda all_, new: all_.at[sessions].set(new), windows.cache, cache)
         return windows._replace(cache=caches), gap
 
-    def _act_rows(self, arrays, windows, sessions, *asked) -> tuple[Window, Chunk]:
-        chunk = self.predict_rows(arrays[0], _rows(windows, sessions), *asked)
+    def _chunk_rows(self, rows, arrays, windows, sessions, *asked) -> tuple[Window, Chunk]:
+        chunk = rows(arrays[0], _rows(windows, sessions), *asked)
         chunk = jax.tree.map(lambda x: x.astype(jnp.float32), chunk)
         if chunk.latents is not None:
             windows = windows._replace(imagined=windows.imagined.at[sessions].set(chunk.latents))
         return windows, chunk
+
+    def _imagine_rows(self, params, *rows) -> Chunk:
+        return _each(functools.partial(self.imagine_block, params), *rows)
 
     def _begin(self, arrays, pictures, text_ids, text_length) -> Window:
         pictures = jax.tree.map(lambda x: x[None], pictures)
@@ -207,6 +218,15 @@ class BatchedPolicy:
         seen = self.inputs.see(arrays[1], jax.tree.map(lambda x: x[None], pictures))
         cache = self.observe_block(arrays[0], window, seen, actions[None], block, data)
         return cache, self.gap(seen, window.imagined)
+
+
+def _each(one, *rows) -> Chunk:
+    """one(...) of every session's row, whose results have an axis of one."""
+    if len(rows[1]) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
+        chunk = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], rows)))
+    else:
+        chunk = jax.vmap(one)(*rows)
+    return jax.tree.map(lambda x: x[:, 0], chunk)
 
 
 def _rows(windows: Window, sessions) -> Window:

@@ -111,6 +111,10 @@ class TorchPolicy:
             chunks.append(Chunk(predicted[0].cpu().numpy(), imagined))
         return jax.tree.map(lambda *rows: np.stack(rows), *chunks)
 
+    def imagine(self, *asked) -> Chunk:
+        """See `Policy`: exports only act."""
+        raise NotImplementedError("forward dynamics run in JAX")
+
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""
         return np.asarray(jax.jit(self.inputs.decode_later)(self.frozen, latents))

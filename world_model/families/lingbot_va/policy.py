@@ -1,8 +1,8 @@
 """LingBot-VA as a policy: chunks of one latent frame and its actions, in a ring that slides on.
 
 The video of a chunk is imagined first and its actions follow from it. Executed actions enter the ring beside the frame
-that they led to. Actions on their way are given to the chunk's action loop; its video does not see them (what does, for
-one robot at a time, is `LingBotVASampler.ground`, in launch/simulation/chunk_policy.py).
+that they led to. Actions on their way are given to the chunk's action loop; its video does not see them, but where the
+policy is asked what they lead to (`imagine`).
 """
 
 import dataclasses
@@ -47,6 +47,12 @@ class LingBotVAPolicy(VideoPolicy):
             params, _episode(window, block), *self.sampler.noise(key[None], block, 1),
             jnp.asarray(self.channels)[None], rotary=data, inpainting=inpainting)
         return Chunk(actions, latents)
+
+    def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+        """See `BatchedPolicy`."""
+        noise, _ = self.sampler.noise(key[None], block, 1)
+        latents, _ = self.sampler.ground(params, _episode(window, block), noise, actions[None], rotary=data)
+        return Chunk(actions[None], latents)
 
 
 def _episode(window: Window, block) -> Episode:

@@ -137,19 +137,20 @@ class LingBotVASampler(Guided):
                              *(rotary or self.rotary(episode.frame, latents.shape[1])), episode.chunk)
         return episode._replace(ring=ring)
 
-    def ground(self, params: dict, episode: Episode, noise, actions, first_latents=None):
+    def ground(self, params: dict, episode: Episode, noise, actions, first_latents=None, rotary=None):
         """(imagined latents [B, K, h, w, C], episode) while the chunk's actions [B, K n, A] are being executed and
         what they lead to is not seen yet: the next chunk is then predicted from `episode.next(K)`.
 
         Forward dynamics (arXiv 2601.21998, Algorithm 2): video is imagined from the last observation and the actions
         on their way; what was predicted of it before gives way. Call `observe` on the episode from before, once the
-        observation is there.
+        observation is there. rotary as in `predict`.
         """
         given, kept = _given(noise, first_latents)
-        (video_rotary, action_rotary), block = self.rotary(episode.frame, noise.shape[1]), 2 * episode.chunk
+        rotary, block = rotary or self.rotary(episode.frame, noise.shape[1]), 2 * episode.chunk
+        video_rotary, action_rotary = rotary
         ring = self._acting(params, episode.ring, episode.context, actions, action_rotary, block)
         latents, _ = self._video(params, ring, episode.context, noise, given, kept, video_rotary, block, 1)
-        return latents, self.observe(params, episode, latents, actions)
+        return latents, self.observe(params, episode, latents, actions, rotary)
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Tables of a chunk's video and of its actions, from latent frame `first` on."""
