@@ -90,7 +90,8 @@ def sections() -> list[tuple[str, str]]:
     """(where, text) of everything that may give a planned figure: sections of pages, docstrings of configs."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     found = [(path.name, part) for path in pages for part in re.split(r"^#+ ", path.read_text(), flags=re.MULTILINE)]
-    return found + [(path.name, path.read_text().split('"""')[1]) for path in sorted((ROOT / "configs").glob("*.py"))]
+    return found + [(path.name, part) for path in sorted((ROOT / "configs").rglob("*.py"))
+                    for part in path.read_text().split('"""')[1:2]]
 
 
 def test_planned_figures_say_that_nothing_ran():
