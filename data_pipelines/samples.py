@@ -157,7 +157,7 @@ class SampleMaker:
         return views
 
     def _text(self, episode: Episode, start: int) -> dict[str, np.ndarray]:
-        prompt = self.dataset.embodiment.ask(episode.instruction_at(start))
+        prompt = self.dataset.embodiment.format_prompt(episode.instruction_at(start))
         try:
             ids, length = self.tokenize(prompt)
         except ValueError as error:

@@ -82,7 +82,7 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
             continue
         frames.append(data_figures.pictures(sample))
         index, start = maker.windows[window]
-        prompt = prompt or robot.ask(dataset.source[index].instruction_at(start))
+        prompt = prompt or robot.format_prompt(dataset.source[index].instruction_at(start))
         if robot.action:
             trips.append(round_trip(maker, window, sample))
     parts = [report_page.text(f"Robot {robot.name!r} at {robot.rate:g} Hz; layout {robot.view_layout!r} of views "

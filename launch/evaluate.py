@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.storage import files
-from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, filled
+from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, pad_batch
 from launch.reporting import scores
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -39,7 +39,7 @@ def evaluate(restored: Restored, say=print) -> tuple[dict, dict]:
     if there < config.evaluate.windows:
         say(f"the held-out episodes have {there} windows, fewer than evaluate.windows = {config.evaluate.windows}")
     for batch in data.heldout_batches(size, wanted):
-        count, whole = len(batch["sample_index"]), filled(batch, size)
+        count, whole = len(batch["sample_index"]), pad_batch(batch, size)
         small, example, conditions = evaluator.encode(restored.frozen, whole)
         found = evaluator.roll_out(params, restored.frozen, whole, example, conditions, data.heldout_robots,
                                    shown=SHOWN if not rows else 0)

@@ -40,7 +40,7 @@ from launch.exporting import exported, lerobot, original
 from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup import provenance
-from launch.setup.experiment import OF_THE_MACHINE, Experiment
+from launch.setup.experiment import MACHINE_KEYS, Experiment
 from launch.setup.restore import Restored, restore
 from world_model.families import all_families
 from world_model.families.base.export import READ_BACK, ExportFormat, Trained
@@ -106,14 +106,14 @@ def trained(restored: Restored) -> Trained:
     """What export formats take: the model, its weights, and what goes with them."""
     experiment = restored.experiment
     robots = {name: get_embodiment(one["embodiment"]) for name, one in restored.statistics.items() if one["action"]}
-    settings = {name: value for name, value in experiment.sampler_settings().items() if name not in OF_THE_MACHINE}
+    settings = {name: value for name, value in experiment.sampler_settings().items() if name not in MACHINE_KEYS}
     config = restored.config
     return Trained(experiment.model, restored.params, settings, restored.statistics, robots,
                    config.optimizer.trainable, restored.step, config.data.crop, config.encoders.to_dict(),
                    config.evaluate.get("unconditional", ""))
 
 
-def merged(restored: Restored) -> Restored:
+def merge_adapters(restored: Restored) -> Restored:
     """Returns the model with each adapter added to its kernel. Raises ValueError where there are none."""
     spec, config = restored.experiment.model.spec, restored.config.copy_and_resolve_references()
     if not getattr(spec, "lora_rank", 0):
@@ -153,7 +153,7 @@ def write(args) -> None:
     if not args.workdir:
         raise ValueError("--workdir is needed: the run to export")
     restored = restore(args.workdir, args.step)
-    restored = merged(restored) if args.merge_lora else restored
+    restored = merge_adapters(restored) if args.merge_lora else restored
     robot = None
     if args.format == lerobot.FORMAT:
         restored.experiment.family.part("torch_policy", f"launch.export --format={lerobot.FORMAT}")

@@ -124,9 +124,9 @@ class Precompute:
                     episode = source[index]
                 except BadEpisode:
                     continue  # its windows are unreadable: no row asks for a prompt
-                prompt = dataset.embodiment.ask(episode.instruction)
+                prompt = dataset.embodiment.format_prompt(episode.instruction)
                 first[index] = numbers.setdefault(prompt, len(numbers))
-                changes += [(index, step, dataset.embodiment.ask(text))
+                changes += [(index, step, dataset.embodiment.format_prompt(text))
                             for step, text in episode.instructions if step and isinstance(text, str)]
             later = [(index, step, numbers.setdefault(prompt, len(numbers))) for index, step, prompt in changes]
             self.writer.write_index(

@@ -23,7 +23,7 @@ from data_pipelines.storage import files
 from launch.evaluation.cost import share
 from launch.setup import flags as launch_flags
 from launch.setup import mixture
-from launch.setup.datasets import OF_THE_MIXTURE
+from launch.setup.datasets import MIXTURE_KEYS
 from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
 from world_model.training import checkpoint
@@ -71,7 +71,7 @@ class Recipe:
     def _dataset(self, name: str, entry) -> Part:
         if not files.exists(entry.path):
             return Part(MISSING, entry.path, self._how(entry.path))
-        options = {key: value for key, value in entry.to_dict().items() if key not in (*OF_THE_MIXTURE, "keep")}
+        options = {key: value for key, value in entry.to_dict().items() if key not in (*MIXTURE_KEYS, "keep")}
         try:
             wanted = make_source(entry.source, name, **options).files
         except (OSError, ValueError) as error:

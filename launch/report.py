@@ -63,7 +63,7 @@ def write_report(workdir: Path | str, summary: dict, evaluation: dict, arrays: d
             "Sampling", report_page.text("How each block is denoised: the noise level before every solver step."),
             _plot(figures.schedules(schedules), "noise level by solver step")),
         report_page.section(
-            "Training", _plot(curves.of_run(metrics), "losses by step, of training and held out"),
+            "Training", _plot(curves.plot_run(metrics), "losses by step, of training and held out"),
             report_page.text("On held-out windows, by noise level (mean square error of the velocity, unweighted):"),
             _plot(figures.loss_by_level(evaluation["loss"]), "held-out errors by noise level")),
         _inputs(mask, mixture)]

@@ -74,7 +74,7 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found, chosen.measure))
     if latency:
-        result["latency"] = delayed(engine, instruction, latency, overlap, fresh, chosen.measure, say)
+        result["latency"] = evaluate_latency(engine, instruction, latency, overlap, fresh, chosen.measure, say)
     if played_trivial := [name for name in TRIVIAL if name in baselines]:
         best = max(played_trivial, key=lambda name: result["policies"][name]["coverage"])
         result["against"] = {"policy": best} | closed_loop.paired_difference(
@@ -85,7 +85,7 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
     return result, played, engine
 
 
-def delayed(engine: Engine, instruction: str, latency: int, overlap: int, fresh, measure: str, say) -> dict:
+def evaluate_latency(engine: Engine, instruction: str, latency: int, overlap: int, fresh, measure: str, say) -> dict:
     """The model with a latency of so many control steps, in every way of living with it. fresh: makes the episodes."""
     found = {}
     for name, mode in {"synchronous": Mode(latency, asynchronous=False),

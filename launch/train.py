@@ -61,7 +61,7 @@ def open_runs(experiment, workdir: Path, seeds: Sequence[int], guard: contextlib
     cloud = cloud_ledger.open_log(name, workdir.name) if jax.process_index() == 0 else None
     fit.check_kernel(experiment.config)
     devices = jax.devices()[:1] if seeds else jax.devices()
-    wanted = {workdir / f"seed_{seed}": experiment.of_seed(seed) for seed in seeds} or {workdir: experiment}
+    wanted = {workdir / f"seed_{seed}": experiment.with_seed(seed) for seed in seeds} or {workdir: experiment}
     folders: list[RunFolder] = []
     for path, each in wanted.items():
         fitted = each.fitted(devices)

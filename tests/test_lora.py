@@ -123,7 +123,7 @@ def test_both_forms_of_an_export_and_back(trained, tmp_path):
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
     assert report["max"] < 1e-4
-    merged = export.merged(restored)
+    merged = export.merge_adapters(restored)
     reference_format.write(tmp_path, merged.experiment.model.spec, merged.params, rollout={})
     networks = [load(directory)[0].model.state_dict() for directory in (tmp_path / "lora", tmp_path)]
     for name, x in networks[0].items():
@@ -168,7 +168,7 @@ def test_adapters_on_a_base_that_is_held_in_bfloat16(trained, tmp_path):
 
     save(tmp_path / "run", experiment, jax.device_get(found) | adapters)
     restored = restore(tmp_path / "run")
-    merged, expected = export.merged(restored), lora.merge(params, experiment.model.spec.lora_alpha)
+    merged, expected = export.merge_adapters(restored), lora.merge(params, experiment.model.spec.lora_alpha)
     for name, x in expected.items():
         np.testing.assert_array_equal(merged.params[name], x, err_msg=name)
     assert export.export(merged, tmp_path / "merged", by_tensor=True)["problem"] is None

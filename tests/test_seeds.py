@@ -32,7 +32,7 @@ def alone(tmp_path_factory):
     workdir, make_mesh = tmp_path_factory.mktemp("alone"), training.make_mesh
     for seed in SEEDS:
         with mock.patch.object(training, "make_mesh", lambda config, _: make_mesh(config, jax.devices()[:1])):
-            assert train.run(tiny.Experiment(tiny.config(steps=6, fsdp=1)).of_seed(seed), workdir / f"seed_{seed}") == 0
+            assert train.run(tiny.Experiment(tiny.config(steps=6, fsdp=1)).with_seed(seed), workdir / f"seed_{seed}") == 0
     return workdir
 
 

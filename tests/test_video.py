@@ -118,5 +118,5 @@ def test_pyav_as_old_as_lerobots_lists_no_packets(tmp_path):
     name, encoder, options = next(iter(KINDS.values()))
     write(tmp_path / name, encoder, options, 100 * np.arange(5))
     with video.reader(str(tmp_path / name)) as (opened, _):
-        assert decoder._listed(opened.stream) == 5
-    assert decoder._listed(SimpleNamespace()) == 0
+        assert decoder._packet_count(opened.stream) == 5
+    assert decoder._packet_count(SimpleNamespace()) == 0

@@ -106,7 +106,7 @@ def load_encoders(path: str, parts: Iterable[str]) -> dict:
     encoders; one without arrays is not in the file."""
     found: dict[str, dict] = {part: {} for part in parts}
     file = f"{path}/encoders.safetensors"
-    for name, value in files.tensors_of(files.read_bytes(file), file).items():
+    for name, value in files.parse_tensors(files.read_bytes(file), file).items():
         part, _, rest = name.partition(".")
         found.setdefault(part, {})[rest] = value
     return found

@@ -183,7 +183,7 @@ class LatentCache:
     def _index(self, dataset: str) -> dict[str, np.ndarray]:
         file = f"{self.path}/{index_name(dataset)}"
         with _as_cache_error():
-            return checked_index(files.tensors_of(self._checked(index_name(dataset)), file), file)
+            return checked_index(files.parse_tensors(self._checked(index_name(dataset)), file), file)
 
 
 class CachedMaker:

@@ -151,11 +151,11 @@ class Embodiment:
             raise ValueError(f"embodiment {self.name!r} has {len(self.views)} cameras ({', '.join(self.views)}), but a "
                              f"sample has {count} views")
 
-    def learnt(self, block: int) -> int:
+    def learned_steps(self, block: int) -> int:
         """How many of a block's actions are learnt and executed."""
         return min(self.horizon or block, block)
 
-    def ask(self, instruction: str) -> str:
+    def format_prompt(self, instruction: str) -> str:
         """The text that the text encoder reads."""
         return self.prompt.format(instruction=_Instruction(instruction))
 

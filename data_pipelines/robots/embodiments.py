@@ -192,12 +192,12 @@ register(Embodiment(
 for _robot in public_sets.ROBOTS:
     register(_robot)
 
-OURS = frozenset(EMBODIMENTS)  # all others are registered by configs
+BUILT_IN = frozenset(EMBODIMENTS)  # all others are registered by configs
 
 
 def registered_elsewhere(names: Iterable[str]) -> dict[str, dict]:
     """JSON data of those robots that are not registered here, for files that outlive the config which does it."""
-    return {name: _as_json(get_embodiment(name)) for name in sorted(set(names) - OURS - renamed().keys())}
+    return {name: _as_json(get_embodiment(name)) for name in sorted(set(names) - BUILT_IN - renamed().keys())}
 
 
 def _as_json(robot: Embodiment) -> dict:

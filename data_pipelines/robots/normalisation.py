@@ -68,7 +68,7 @@ def make_scale(statistics: dict, embodiment: Embodiment, part: str) -> Scale:
     dims: tuple[Dimension, ...] = getattr(embodiment, part)
     kind, values = NORMALISATIONS[embodiment.normalisation], statistics.get(part)
     block = statistics["actions_per_block"] if embodiment.per_step and part == "action" else None
-    steps = None if block is None else embodiment.learnt(block)
+    steps = None if block is None else embodiment.learned_steps(block)
     low = _statistic(values, kind.low, dims, where, steps) if kind.low else np.zeros(len(dims))
     high = _statistic(values, kind.high, dims, where, steps)
     if kind.high == "std":  # -1 and 1 lie one deviation on either side of the mean

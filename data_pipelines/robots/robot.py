@@ -46,7 +46,7 @@ class Robot:
     @property
     def horizon(self) -> int:
         """The number of a block's actions that can be executed."""
-        return self.embodiment.learnt(self.layout.actions_per_block)
+        return self.embodiment.learned_steps(self.layout.actions_per_block)
 
     def scale(self, part: str) -> Scale:
         """The scale by which "state" or "action" is normalised."""
@@ -90,4 +90,4 @@ class Robot:
 
     def prompt(self, instruction: str) -> str:
         """The text that the text encoder reads."""
-        return self.embodiment.ask(instruction)
+        return self.embodiment.format_prompt(instruction)

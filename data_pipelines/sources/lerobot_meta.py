@@ -138,7 +138,7 @@ class Meta(MetaFolder):
 
     def _read_episodes(self, where: dict[str, Any]) -> pa.Table:
         if self.shared_files:
-            there = files.below(f"{self.path}/meta/episodes", ".parquet")
+            there = files.find_files(f"{self.path}/meta/episodes", ".parquet")
             if not there:
                 raise ValueError(f"{self.path}/meta/episodes: no parquet file: the recording was never finished")
             table = pa.concat_tables([read_parquet(file, _without_stats) for file in there],

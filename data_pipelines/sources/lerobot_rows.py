@@ -65,7 +65,7 @@ class _Table:
 
     @functools.cached_property
     def _opened(self) -> pq.ParquetFile:
-        source = files.opened(self._file) if files.is_remote(self._file) else self._file
+        source = files.open_file(self._file) if files.is_remote(self._file) else self._file
         return open_parquet(source, _footers.get(self._known))
 
     @property

@@ -51,7 +51,7 @@ def _array_record(shard: str, number: int) -> bytes:
 def _tfrecord(shard: str, number: int) -> bytes:
     """Reads one record. The offsets of all records are found once, by going from length to length."""
     name = checked_identity(shard)
-    with files.opened(shard) as opened:
+    with files.open_file(shard) as opened:
         offsets = _offsets.get(name)
         if offsets is None:
             offsets = _offsets.put(name, _tfrecord_offsets(opened, shard))

@@ -66,7 +66,7 @@ class RldsSource:
     def _check_folder(self) -> None:
         if files.exists(f"{self.path}/dataset_info.json"):
             return
-        below = [file.rpartition("/")[0] for file in files.below(self.path, "/dataset_info.json")[:4]]
+        below = [file.rpartition("/")[0] for file in files.find_files(self.path, "/dataset_info.json")[:4]]
         raise FileNotFoundError(f"dataset {self.name!r}: no TFDS dataset in {self.path} (dataset_info.json is missing)"
                                 + (f"; there is one in {', '.join(below)}" if below else ""))
 

@@ -67,7 +67,7 @@ def _local_metadata(path: str):
     if not files.is_remote(path):
         return contextlib.nullcontext(path)
     folder = tempfile.TemporaryDirectory()
-    for file in files.listed(path):
+    for file in files.list_files(path):
         name = file.rsplit("/", 1)[1]
         if "-of-" not in name:  # shards have it in their names
             (Path(folder.name) / name).write_bytes(files.read_bytes(file))

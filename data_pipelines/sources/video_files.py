@@ -44,7 +44,7 @@ class VideoFilesSource:
             there, listed = [], read_list(self.path)
         else:
             self._folder, captions = self.path, f"{self.path}/captions.jsonl"
-            names = [file.rpartition("/")[2] for file in files.listed(self.path)]
+            names = [file.rpartition("/")[2] for file in files.list_files(self.path)]
             there = [name for name in names if name.lower().endswith(_SUFFIXES)]
             if others := [name for name in names if name.lower().endswith(_OTHER_VIDEOS)]:
                 logging.warning("dataset %r: %d videos that are no %s are left out, as %s: name them in a list",

@@ -92,7 +92,7 @@ def _summaries(embodiment: Embodiment, part: str, layout: Layout) -> list[str]:
     """The names of the summaries that the statistics of a part are made of: one, or one for each step of a block."""
     if part != "action" or not embodiment.per_step:
         return [part]
-    return [f"action.{step}" for step in range(embodiment.learnt(layout.actions_per_block))]
+    return [f"action.{step}" for step in range(embodiment.learned_steps(layout.actions_per_block))]
 
 
 def _by_step(found: list[dict]) -> dict:

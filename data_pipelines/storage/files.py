@@ -31,7 +31,7 @@ def system_of(file: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fsspec.core.url_to_fs(file) if is_remote(file) else (fsspec.filesystem("file"), os.path.abspath(file))
 
 
-def opened(file: str) -> IO[bytes]:
+def open_file(file: str) -> IO[bytes]:
     """Opens a file for reading. Raises OSError."""
     return fsspec.open(file, "rb").open() if is_remote(file) else open(file, "rb")
 
@@ -43,7 +43,7 @@ def exists(file: str) -> bool:
     return system.exists(path)
 
 
-def listed(folder: str) -> list[str]:
+def list_files(folder: str) -> list[str]:
     """The files right inside a folder, sorted; empty without the folder."""
     if not is_remote(folder):
         return sorted(str(file) for file in Path(folder).glob("*") if file.is_file())
@@ -54,7 +54,7 @@ def listed(folder: str) -> list[str]:
     return []
 
 
-def below(folder: str, suffix: str) -> list[str]:
+def find_files(folder: str, suffix: str) -> list[str]:
     """The files in a folder, or in one inside it, whose names end so; sorted; empty without the folder."""
     system, path = system_of(folder)
     found = [file for file in system.find(path) if file.endswith(suffix)]
@@ -72,7 +72,7 @@ def sizes(folder: str) -> dict[str, int]:
 
 def read_bytes(file: str) -> bytes:
     """The content of a file. Raises OSError where it cannot be read."""
-    with opened(file) as content:
+    with open_file(file) as content:
         return content.read()
 
 
@@ -128,7 +128,7 @@ def write_tensors(file: str, arrays: dict[str, np.ndarray], metadata: dict[str, 
             raise OSError(f"{file} cannot be written: {error}") from error
 
 
-def tensors_of(data: bytes, where: str) -> dict[str, np.ndarray]:
+def parse_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
     """The arrays in the content of a safetensors file. Raises ValueError, which names `where`, if it is none."""
     try:
         return load(data)

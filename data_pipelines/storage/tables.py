@@ -18,7 +18,7 @@ def read_parquet(file: str, choose: Callable[[list[str]], list[str]] | None = No
     """Reads a whole table; choose: all column names -> those to read. Raises FileNotFoundError where there is none,
     ValueError naming the file where it cannot be read."""
     try:
-        with files.opened(file) as content, open_parquet(content) as opened:
+        with files.open_file(file) as content, open_parquet(content) as opened:
             names = opened.schema_arrow.names
             table = read_groups(opened, range(opened.num_row_groups), choose(names) if choose else names, file)
             table.validate(full=True)  # texts are UTF-8

@@ -17,19 +17,19 @@ _RECOVERY_POINT = 6  # payload type of an SEI message
 _START_CODE = re.compile(b"\0\0\1")
 
 
-Says = tuple[bool, bool, bool]  # decoding can begin here; cleanly, as `PacketTable` has it; a frame is shown
+PacketFlags = tuple[bool, bool, bool]  # decoding can begin here; cleanly, as `PacketTable` has it; a frame is shown
 
 
-def look_of(context: av.VideoCodecContext) -> Callable[[memoryview], Says] | None:
+def packet_inspector(context: av.VideoCodecContext) -> Callable[[memoryview], PacketFlags] | None:
     """What a stream's codec says of each packet; None where the container's word is all that there is."""
     extra = context.extradata or b""
     if context.codec.canonical_name in _LENGTH_AT:
-        at, look = _LENGTH_AT[context.codec.canonical_name]
-        return functools.partial(look, (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0)
-    return _LOOKS.get(context.codec.canonical_name)
+        at, inspect = _LENGTH_AT[context.codec.canonical_name]
+        return functools.partial(inspect, (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0)
+    return _INSPECTORS.get(context.codec.canonical_name)
 
 
-def _h264(length: int, packet: memoryview) -> Says:
+def _h264(length: int, packet: memoryview) -> PacketFlags:
     exact = False
     for unit in _units(length, packet):
         kind = unit[0] & 31
@@ -60,7 +60,7 @@ def _number(messages: bytes, at: int) -> tuple[int, int]:
     return total + (messages[at] if at < len(messages) else 0), at + 1
 
 
-def _hevc(length: int, packet: memoryview) -> Says:
+def _hevc(length: int, packet: memoryview) -> PacketFlags:
     for unit in _units(length, packet):
         kind = unit[0] >> 1 & 63
         if kind < 32:
@@ -69,12 +69,12 @@ def _hevc(length: int, packet: memoryview) -> Says:
     return False, False, False
 
 
-def _vp8(packet: memoryview) -> Says:
+def _vp8(packet: memoryview) -> PacketFlags:
     key = not packet[0] & 1
     return key, key, bool(packet[0] & 0x10)
 
 
-def _vp9(packet: memoryview) -> Says:
+def _vp9(packet: memoryview) -> PacketFlags:
     head = packet[0] << (packet[0] >> 4 & 3 == 3)  # profile 3 has a bit more
     existing, inter, shown = (bool(head & bit) for bit in (8, 4, 2))
     several = packet[-1] >> 5 == 0b110  # a superframe: its last frame is shown
@@ -82,7 +82,7 @@ def _vp9(packet: memoryview) -> Says:
     return key, key, several or existing or shown
 
 
-def _av1(packet: memoryview) -> Says:
+def _av1(packet: memoryview) -> PacketFlags:
     at = 0
     while at + 2 < len(packet):
         kind, extended, sized = packet[at] >> 3 & 15, packet[at] >> 2 & 1, packet[at] >> 1 & 1
@@ -107,7 +107,7 @@ def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
     return value, at
 
 
-def _mpeg4(packet: memoryview) -> Says:
+def _mpeg4(packet: memoryview) -> PacketFlags:
     begin = bytes(packet).find(b"\0\0\1\xb6") + 4
     intra = begin > 3 and begin < len(packet) and packet[begin] >> 6 == 0
     return intra, intra, True
@@ -128,5 +128,5 @@ def _units(length: int, packet: memoryview) -> Iterator[memoryview]:
             yield packet[begin:at]
 
 
-_LOOKS = {"vp8": _vp8, "vp9": _vp9, "av1": _av1, "libaom-av1": _av1, "mpeg4": _mpeg4}
+_INSPECTORS = {"vp8": _vp8, "vp9": _vp9, "av1": _av1, "libaom-av1": _av1, "mpeg4": _mpeg4}
 _LENGTH_AT = {"h264": (4, _h264), "hevc": (21, _hevc)}  # where the codec's configuration says how long sizes are

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.episode import BadEpisode
 from data_pipelines.storage import files
-from data_pipelines.video.bitstream import look_of
+from data_pipelines.video.bitstream import packet_inspector
 from data_pipelines.video.packets import PacketTable
 
 _SEEK_BEYOND = 64  # unneeded packets in a row from which seeking is cheaper than reading past them
@@ -28,7 +28,7 @@ class VideoReader:
         Raises BadEpisode where it holds no video that can be opened."""
         self.file, self._lenient, self._handle, self._container = file, lenient, None, None
         try:
-            self._handle = files.opened(file) if files.is_remote(file) else None
+            self._handle = files.open_file(file) if files.is_remote(file) else None
             self._container = av.open(self._handle or f"file:{file}")  # a name with a colon is no protocol
         except (av.FFmpegError, OSError, ValueError) as error:
             self.close()
@@ -36,7 +36,7 @@ class VideoReader:
         if not self._container.streams.video:
             self.close()
             raise BadEpisode(f"{file}: no video stream")
-        self.stream = _moving(self._container.streams.video)
+        self.stream = _main_stream(self._container.streams.video)
         if self.stream.codec_context is None:
             self.close()
             raise BadEpisode(f"{file}: no decoder for its video stream")
@@ -47,17 +47,17 @@ class VideoReader:
     def list_packets(self) -> PacketTable:
         """Lists the packets that can be read: of a file cut short those that there are. Raises BadEpisode where they
         carry no times."""
-        rows, look = [], look_of(self.stream.codec_context)
+        rows, inspect = [], packet_inspector(self.stream.codec_context)
         with contextlib.suppress(av.FFmpegError):
             for packet in self._packets(None):
                 dts = packet.pts if packet.dts is None else packet.dts
                 key = packet.is_keyframe
-                start, clean, shows = look(memoryview(packet)) if look else (key, key, True)
+                start, clean, shows = inspect(memoryview(packet)) if inspect else (key, key, True)
                 rows.append((packet.pts, dts, start, clean, shows and not packet.is_discard))
         if not rows or any(pts is None for pts, *_ in rows):
             raise BadEpisode(f"{self.file}: cannot be decoded: it holds no frames with time stamps")
         pts, dts, start, clean, shown = (np.array(column) for column in zip(*rows))
-        lost = max(0, _listed(self.stream) - len(rows))
+        lost = max(0, _packet_count(self.stream) - len(rows))
         table = PacketTable(pts, dts, start, clean, shown, self.stream.time_base, lost)
         shown[:table.head] &= np.isin(pts[:table.head], self._shown_first(table.head))
         if not shown.any():
@@ -70,7 +70,7 @@ class VideoReader:
             return []
         with contextlib.closing(VideoReader(self.file, lenient=True)) as player:
             packets = itertools.islice(player._packets(None), count)
-            return [frame.pts for packet in (*packets, None) for frame in player._given(packet, tolerant=True)]
+            return [frame.pts for packet in (*packets, None) for frame in player._decode_packet(packet, tolerant=True)]
 
     def read(self, table: PacketTable, frames: np.ndarray) -> np.ndarray:
         """Decodes frames by their numbers in the order shown: uint8 [n, H, W, 3], turned upright as the file says.
@@ -78,12 +78,12 @@ class VideoReader:
         Raises BadEpisode where one cannot be decoded, is damaged as far as the decoder can tell, or has another size.
         """
         packets = table.order[frames]
-        begun = table.begun(packets)
+        startable = table.has_start(packets)
         try:
-            found = self._surely(table, packets[begun])
-            if not begun.all():
+            found = self._complete_frames(table, packets[startable])
+            if not startable.all():
                 with contextlib.closing(VideoReader(self.file, lenient=True)) as player:
-                    found |= player._frames(table, packets[~begun], table.needed(packets[~begun]))
+                    found |= player._frames(table, packets[~startable], table.needed(packets[~startable]))
         except (av.FFmpegError, ValueError) as error:
             raise BadEpisode(f"{self.file}: cannot be decoded: {error}") from error
         pts = table.pts[packets].tolist()
@@ -96,13 +96,13 @@ class VideoReader:
                                  f"{sizes[0]}, frame {frames[0]} {sizes[1]}")
         return np.stack([found[at] for at in pts])
 
-    def _surely(self, table: PacketTable, packets: np.ndarray) -> dict[int, np.ndarray]:
+    def _complete_frames(self, table: PacketTable, packets: np.ndarray) -> dict[int, np.ndarray]:
         """`_frames`, from a clean start where another does not give all of them."""
         with contextlib.suppress(av.FFmpegError):
             found = self._frames(table, packets, table.needed(packets))
             if len(found) == len(packets):
                 return found
-        return self._frames(table, packets, table.needed(packets, surely=True))
+        return self._frames(table, packets, table.needed(packets, clean_only=True))
 
     def _frames(self, table: PacketTable, packets: np.ndarray, needed: np.ndarray) -> dict[int, np.ndarray]:
         """{presentation time: upright pixels} of those frames that come out of the decoder undamaged."""
@@ -125,13 +125,13 @@ class VideoReader:
                 at += 1
                 if at > first:  # what comes before `exact`, or leads it, may refer to pictures that are not there
                     early = at <= exact or table.pts[at - 1] < table.pts[exact]
-                    yield from self._given(packet, tolerant=early)
+                    yield from self._decode_packet(packet, tolerant=early)
                 if at == end:
                     break
-            yield from self._given(None)
+            yield from self._decode_packet(None)
         context.flush_buffers()
 
-    def _given(self, packet: av.Packet | None, tolerant: bool = False) -> list[av.VideoFrame]:
+    def _decode_packet(self, packet: av.Packet | None, tolerant: bool = False) -> list[av.VideoFrame]:
         """The frames that come out of the decoder as a packet goes in; None: those that are left."""
         try:
             return self.stream.codec_context.decode(packet)
@@ -168,13 +168,13 @@ class VideoReader:
                 part.close()
 
 
-def _moving(streams: tuple) -> av.video.stream.VideoStream:
+def _main_stream(streams: tuple) -> av.video.stream.VideoStream:
     """The first stream that is no cover picture, where there is one."""
     attached = av.stream.Disposition.attached_pic
     return next((s for s in streams if not s.disposition & attached and s.frames != 1), streams[0])
 
 
-def _listed(stream: av.video.stream.VideoStream) -> int:
+def _packet_count(stream: av.video.stream.VideoStream) -> int:
     """The packets that the container lists: fewer than there are in Matroska and fragments, and none where PyAV is as
     old as LeRobot's (15), which does not tell them."""
     return len(getattr(stream, "index_entries", ()))

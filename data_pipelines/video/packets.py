@@ -37,14 +37,14 @@ class PacketTable:
         pts = self.pts[self.order]
         return (pts - pts[0]) * float(self.unit)
 
-    def rate(self, told: float) -> float:
-        """Frames per second: what the container has `told` where its even steps end with the last frame, to half a
+    def rate(self, nominal: float) -> float:
+        """Frames per second: the container's `nominal` rate where its even steps end with the last frame, to half a
         frame; otherwise the frames' average."""
         steps, seconds = len(self.order) - 1, float(self.times[-1])
         if not steps:
-            return told or 1.0
-        if told and abs(steps / told - seconds) <= 0.5 / told:
-            return told
+            return nominal or 1.0
+        if nominal and abs(steps / nominal - seconds) <= 0.5 / nominal:
+            return nominal
         return float(steps / (int(np.ptp(self.pts[self.order])) * self.unit)) if seconds else 0.0
 
     def nearest(self, times: np.ndarray) -> np.ndarray:
@@ -65,16 +65,16 @@ class PacketTable:
                              f"short, or does not belong to this recording")
         return frames
 
-    def needed(self, packets: np.ndarray, surely: bool = False) -> np.ndarray:
+    def needed(self, packets: np.ndarray, clean_only: bool = False) -> np.ndarray:
         """True on what must be decoded for the frames of `packets`, bool [packets].
 
         A frame that is shown before the picture that it follows (a leading one) needs the start before that. A recovery
-        point needs the one before it, too: frames behind it name earlier ones, if only to forget them. surely: begin
-        with clean starts alone.
+        point needs the one before it, too: frames behind it name earlier ones, if only to forget them. clean_only: a
+        decode begins with clean starts alone.
         """
         out = np.zeros(len(self.pts), np.bool_)
         for packet in np.unique(packets).tolist():
-            out[max(self._begin(packet, surely), 0):packet + 1] = True
+            out[max(self._begin(packet, clean_only), 0):packet + 1] = True
         return out
 
     def exact(self, first: int) -> int:
@@ -83,14 +83,14 @@ class PacketTable:
             return first
         return first + 1 + int(np.argmax(self.start[first + 1:])) if self.start[first + 1:].any() else first
 
-    def begun(self, packets: np.ndarray) -> np.ndarray:
+    def has_start(self, packets: np.ndarray) -> np.ndarray:
         """Whether there is a place before each packet from which decoding is exact, bool like `packets`; where there is
         none, its frame is what a player makes of the file's beginning."""
         return np.array([self._begin(packet) >= 0 for packet in packets.tolist()], np.bool_)
 
-    def _begin(self, packet: int, surely: bool = False) -> int:
+    def _begin(self, packet: int, clean_only: bool = False) -> int:
         """The packet with which a decode for the frame of `packet` begins; -1 where there is none."""
-        starts = self.clean if surely else self.start
+        starts = self.clean if clean_only else self.start
         usable = np.flatnonzero(starts[:packet + 1] & (self.pts[:packet + 1] <= self.pts[packet]))
         if not len(usable) or self.clean[usable[-1]]:
             return int(usable[-1]) if len(usable) else -1

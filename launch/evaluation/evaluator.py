@@ -141,7 +141,7 @@ class Evaluator:
         return errors | {name: x[:shown] for name, x in frames.items() if shown}
 
 
-def filled(batch: dict, size: int) -> dict:
+def pad_batch(batch: dict, size: int) -> dict:
     """The batch with copies of its first row up to `size` rows: one shape, one program."""
     return {name: np.concatenate([x, x[:1].repeat(size - len(x), 0)]) for name, x in batch.items()}
 

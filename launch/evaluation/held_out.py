@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, filled
+from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, pad_batch
 from launch.reporting import figures, scores
 from launch.setup import training
 from launch.setup.experiment import Experiment
@@ -32,7 +32,7 @@ class HeldOut:
         self._config, self._evaluator = experiment.config, Evaluator(experiment, mesh)
         self._model, self._frozen = experiment.model, encoders
         if data.cache:  # a cache has training windows alone: held-out ones are made of video
-            data = data.of_video()
+            data = data.without_cache()
             self._frozen = training.place(experiment.load_encoders(kept), mesh)
         self._windows = self._encode_windows(data, say)
         self._rolled = self._encode_rolled(data) if self._config.evaluate.rollout_every else None
@@ -47,8 +47,8 @@ class HeldOut:
             say(f"no episodes of {', '.join(missing)} are held out (data.holdout = {self._config.data.holdout}): "
                 "there will be no held-out curve of them")
         size, found = self._evaluator.batch_size(), []
-        for dataset, batch in data.heldout_of_each(size, self._config.evaluate.windows):
-            small, example, _ = self._evaluator.encode(self._frozen, filled(batch, size))
+        for dataset, batch in data.heldout_by_dataset(size, self._config.evaluate.windows):
+            small, example, _ = self._evaluator.encode(self._frozen, pad_batch(batch, size))
             found.append((dataset, len(batch["sample_index"]), small, example))
         if not found:
             raise ValueError(f"evaluate.every = {self._config.evaluate.every}, and data.holdout = "
@@ -60,7 +60,7 @@ class HeldOut:
         """(batch, example, conditions, datasets, number of windows) of those that are rolled out."""
         size = self._evaluator.batch_size()
         batch = next(data.heldout_batches(size, size))
-        whole = filled(batch, size)
+        whole = pad_batch(batch, size)
         _, example, conditions = self._evaluator.encode(self._frozen, whole)
         return whole, example, conditions, data.heldout_robots, len(batch["sample_index"])
 

@@ -30,7 +30,7 @@ INSIDE = "wamax"
 STATE, ACTION = "observation.state", "action"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 _NAMES = kinds.map_of(kinds.text)
-_OURS = kinds.fields({"embodiment": kinds.text, "dataset": kinds.text, "cameras": _NAMES, "weights": _NAMES},
+_WAMAX = kinds.fields({"embodiment": kinds.text, "dataset": kinds.text, "cameras": _NAMES, "weights": _NAMES},
                      required=("embodiment", "dataset", "cameras", "weights"))
 AS_IT_IS = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
@@ -176,7 +176,7 @@ def check_config(ours: dict, where: str) -> dict:
         raise WeightsError(f"{where} is for version {ours.get('version')} of lerobot_policy_wamax, and this is version "
                            f"{VERSION}: install that one, or export the run again with this Wamax")
     try:
-        kinds.check(ours, _OURS, where)
+        kinds.check(ours, _WAMAX, where)
     except ValueError as error:
         raise WeightsError(str(error)) from error
     for name, place in ((PurePosixPath(a), PurePosixPath(b)) for a, b in ours["weights"].items()):

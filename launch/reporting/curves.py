@@ -20,7 +20,7 @@ ROLLED = {"rolled-out video": ("video_psnr_db", "copy_last_psnr_db", "codec_psnr
 UNITS = {"rolled-out video": "PSNR, dB", "action error": "mean square, normalised units"}  # other panels show the loss
 
 
-def of_run(records: list[dict]) -> bytes:
+def plot_run(records: list[dict]) -> bytes:
     """SVG: each training loss with its held-out curves by dataset, and what is rolled out with its baselines."""
     names = {name for record in records for name in record}
     panels = {}
@@ -35,7 +35,7 @@ def of_run(records: list[dict]) -> bytes:
     return _plot(panels)
 
 
-def of_runs(runs: dict[str, list[dict]]) -> bytes:
+def plot_runs(runs: dict[str, list[dict]]) -> bytes:
     """SVG: a panel for each loss and each rolled-out measure, a line for each run."""
     titles = {"video_loss": "training, video loss", "action_loss": "training, action loss",
               "held_out/video_loss": "held out, video loss", "held_out/action_loss": "held out, action loss",
@@ -88,7 +88,7 @@ def page_so_far(workdir: Path, note: str = "") -> str:
     records = read_records(workdir / "metrics.jsonl")
     if not records:
         raise ValueError(f"{workdir}/metrics.jsonl has no line yet")
-    sections = [report_page.section("Curves so far", report_page.image(of_run(records), "svg+xml", "curves by step"))]
+    sections = [report_page.section("Curves so far", report_page.image(plot_run(records), "svg+xml", "curves by step"))]
     if newest := newest_figures(records):
         rows = [[html.escape(name), f"{step}", f"{value:.4g}"] for name, (step, value) in newest.items()]
         sections.append(report_page.section("Held out, newest", report_page.table(["measure", "step", ""], rows)))
@@ -107,7 +107,7 @@ def page_of_runs(workdirs: list[Path]) -> str:
     newest = {name: newest_figures(records) for name, records in runs.items()}
     measures = sorted({measure for found in newest.values() for measure in found})
     rows = [[html.escape(measure), *(_cell(newest[name].get(measure)) for name in names)] for measure in measures]
-    sections = [report_page.section("Curves", report_page.image(of_runs(runs), "svg+xml", "curves by step"))]
+    sections = [report_page.section("Curves", report_page.image(plot_runs(runs), "svg+xml", "curves by step"))]
     if rows:
         sections.append(report_page.section("Held out, newest (step)", report_page.table(
             ["measure", *map(html.escape, names)], rows)))

@@ -27,7 +27,7 @@ class Access:
         """A page elsewhere can have its own name lead here, and read what its browser is answered: without a token,
         only an address, which no name server gives out, or a name of this server will do."""
         host = headers.get("Host", "localhost")
-        if self._token is not None or self._is_ours(host):
+        if self._token is not None or self._is_allowed(host):
             return None
         return Denied(403, "host", f"without a token this server answers to its address, not to {host!r}")
 
@@ -39,7 +39,7 @@ class Access:
             return None
         return Denied(401, "token", "a bearer token is needed: Authorization: Bearer TOKEN")
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         name = re.sub(r"(?<=[^:]):\d*$", "", host)
         try:
             ipaddress.ip_address(name.strip("[]"))

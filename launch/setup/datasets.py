@@ -23,7 +23,7 @@ from launch.setup import cache as cache_of
 from launch.setup import mixture
 
 # Keys of a dataset's entry that are not its source's.
-OF_THE_MIXTURE = ("source", "embodiment", "weight", "window_stride", "share", "absent_views", "features")
+MIXTURE_KEYS = ("source", "embodiment", "weight", "window_stride", "share", "absent_views", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Data:
         return once.batches(makers, once.each_once(makers, config.seed, windows), batch_size,
                             config.data.max_bad_fraction)
 
-    def heldout_of_each(self, batch_size: int, windows: int) -> Iterator[tuple[Dataset, dict]]:
+    def heldout_by_dataset(self, batch_size: int, windows: int) -> Iterator[tuple[Dataset, dict]]:
         """(dataset, batch) of the first `windows` held-out windows of each dataset, or all, each once, always the same;
         a dataset's last batch may be smaller. Raises ValueError where too many are unreadable."""
         config = self.experiment.config
@@ -77,7 +77,7 @@ class Data:
                                       config.data.max_bad_fraction):
                 yield maker.dataset, batch
 
-    def of_video(self) -> "Data":
+    def without_cache(self) -> "Data":
         """The same mixture and statistics, read from recordings instead of a cache."""
         config = self.experiment.config.copy_and_resolve_references()
         config.data.cache = ""
@@ -110,7 +110,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
     entries = mixture.entries(config.data.datasets)
     for name, entry in entries.items():
         options = {key: value for key, value in entry.to_dict().items()
-                   if key not in OF_THE_MIXTURE}
+                   if key not in MIXTURE_KEYS}
         opened = functools.partial(make_source, entry.source, name, **options)
         source = cache.source(name, opened) if cache else opened()
         # a recording that two datasets read is on the same side in both

@@ -21,10 +21,10 @@ from world_model.families.base.inputs import Inputs
 from world_model.families.base.loss import Loss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
-OF_THE_INPUTS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
-EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *OF_THE_INPUTS)  # not the sampler's
-OF_THE_MACHINE = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
-OF_THE_STATE = ("trainable", "frozen_dtype", "ema_decay")  # keys of config.optimizer that it does not take
+INPUT_KEYS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
+EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *INPUT_KEYS)  # not the sampler's
+MACHINE_KEYS = ("branch_devices",)  # keys of config.evaluate that no export keeps: on what sampling runs
+STATE_KEYS = ("trainable", "frozen_dtype", "ema_decay")  # keys of config.optimizer that it does not take
 SHIFTS = ("shift", "action_shift")  # keys of config.noise that the sampler shares with training
 
 
@@ -86,7 +86,7 @@ class Experiment:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """What turns batches into what the loss and the sampler take."""
-        given = {name: self.config.evaluate[name] for name in OF_THE_INPUTS if name in self.config.evaluate}
+        given = {name: self.config.evaluate[name] for name in INPUT_KEYS if name in self.config.evaluate}
         return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders, **given)
 
     @functools.cached_property
@@ -101,7 +101,7 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer over train.steps."""
-        given = {key: value for key, value in self.config.optimizer.items() if key not in OF_THE_STATE}
+        given = {key: value for key, value in self.config.optimizer.items() if key not in STATE_KEYS}
         return make_optimizer(steps=self.config.train.steps, **given)
 
     @functools.cached_property
@@ -156,7 +156,7 @@ class Experiment:
             kept = {part: kept[part] for part in self.inputs.needs_when_stored()}
         return self.load_encoders(kept)
 
-    def of_seed(self, seed: int) -> "Experiment":
+    def with_seed(self, seed: int) -> "Experiment":
         """The experiment with another seed."""
         config = self.config.copy_and_resolve_references()
         config.seed = seed

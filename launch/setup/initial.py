@@ -43,7 +43,8 @@ class Initial:
     def params(self, target: dict) -> dict:
         """The parameters, each read into its place and dtype in `target`, {name: abstract array}; without the adapters
         where the checkpoint has none. Raises CheckpointError naming the first that is missing or of another shape."""
-        found = checkpoint_reader.stored(self.directory, self.step, ("params", "ema") if self.averaged else ("params",))
+        components = ("params", "ema") if self.averaged else ("params",)
+        found = checkpoint_reader.stored_arrays(self.directory, self.step, components)
         wanted = {name: p for name, p in target.items() if name in found or not ADAPTER.search(name)}
         there, here = ({name: list(p.shape) for name, p in arrays.items()} for arrays in (found, wanted))
         if problem := first_difference(there, here, path="params"):

@@ -17,14 +17,14 @@ from world_model.parallel import sharding
 from world_model.training.state import flatten, state_shardings
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
-NO_RESULT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every", "train.remat",
-             "evaluate.every", "evaluate.rollout_every")
+WITHOUT_EFFECT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every",
+                  "train.remat", "evaluate.every", "evaluate.rollout_every")
 
 
 def settings(config: dict) -> dict:
     """{dotted key: value} of all that a result depends on; config: as JSON."""
     return {key: value for key, value in flatten(config).items()
-            if not any(f"{key}.".startswith(f"{name}.") for name in NO_RESULT)}
+            if not any(f"{key}.".startswith(f"{name}.") for name in WITHOUT_EFFECT)}
 
 
 def config_hash(config: dict, *more) -> str:

@@ -27,7 +27,7 @@ from world_model.training.checkpoint_reader import StoredArray
 SPREAD_BYTES = 2**30  # float32 weights of so many bytes are read when they are used, and spread over the devices
 
 _MAP = kinds.MAP
-_OF_A_FAMILY = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family", "attention")),
+_FAMILY_CONFIG = kinds.fields({"model": kinds.fields({"family": kinds.text}, required=("family", "attention")),
                              "robots": kinds.map_of(_MAP)}, required=("model", "evaluate", "train"))
 
 
@@ -90,7 +90,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     kept = checkpoint_reader.read_frozen(directory, step)
     try:
         experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
-        mesh = mesh_at_hand(experiment.model)
+        mesh = local_mesh(experiment.model)
         if mesh is not None:
             experiment.config.model.attention = "blockwise"  # it needs no rows for every device
             experiment = Experiment(experiment.config)
@@ -102,7 +102,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     except AttributeError as error:  # a ConfigDict lacks a key
         raise checkpoint.CheckpointError(f"{directory}, step {step}: its config is of another version of this code, "
                                          f"and lacks a key: {error}") from error
-    params = checkpoint_reader.stored(directory, step, ("params", "ema"))
+    params = checkpoint_reader.stored_arrays(directory, step, ("params", "ema"))
     if not is_large(experiment.model):
         params = jax.tree.map(jnp.asarray, params)
     return Restored(experiment, step, params, frozen, meta["statistics"], Path(workdir), meta.get("base"), kept,
@@ -114,7 +114,7 @@ def is_large(model: Model) -> bool:
     return 4 * sum(p.size for p in model.shapes.values()) >= SPREAD_BYTES
 
 
-def mesh_at_hand(model: Model) -> Mesh | None:
+def local_mesh(model: Model) -> Mesh | None:
     """All devices here, with as many shards of a large model as its widths allow; None where one device has it all."""
     count = len(jax.devices())
     if count == 1 or not is_large(model):
@@ -143,7 +143,7 @@ def readable(saved: dict, where: str) -> ConfigDict:
     where: it was saved. Raises FamilyError where the model's family is not installed, ValueError, which names `where`,
     if it is no config, or a robot of its own is not to be read.
     """
-    kinds.check(saved, _OF_A_FAMILY, where)
+    kinds.check(saved, _FAMILY_CONFIG, where)
     family = saved["model"]["family"]
     kinds.check(saved, kinds.like(get_config(family).to_dict()), where)
     saved = kinds.plain(from_json(saved))

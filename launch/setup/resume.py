@@ -12,7 +12,7 @@ from world_model.training.checkpoint import CheckpointError
 from world_model.training.optimizer import make_schedule
 
 SCHEDULE = ("learning_rate", "warmup_fraction", "end_fraction", "schedule")  # keys of config.optimizer
-HELD = {"name": "adamw", "moments_dtype": "float32", "frozen_dtype": "float32"}  # before there was a choice
+FORMER_DEFAULTS = {"name": "adamw", "moments_dtype": "float32", "frozen_dtype": "float32"}  # before there was a choice
 
 
 def make_meta(target: dict, kept: dict, config, data, base: dict | None) -> dict:
@@ -33,7 +33,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
         return None, initial.base if initial else None
     saved = checkpoint.read_json(directory, there[-1], "meta")
     now = make_meta(target, {}, config, data, _base(config, saved))
-    check_held(saved["config"], now["config"])
+    check_optimizer(saved["config"], now["config"])
     checkpoint.check_resume(saved, now)
     say(f"resuming from step {there[-1]} of {directory}")
     for change in differences(saved["config"], now["config"]):
@@ -50,9 +50,9 @@ def _base(config, saved: dict) -> dict | None:
     return initial.base if initial else saved.get("base")
 
 
-def check_held(saved: dict, now: dict) -> None:
+def check_optimizer(saved: dict, now: dict) -> None:
     """Raises CheckpointError where a checkpoint, by two configs as JSON, holds arrays of another optimizer."""
-    for key, before in HELD.items():
+    for key, before in FORMER_DEFAULTS.items():
         theirs, ours = saved.get("optimizer", {}).get(key, before), now["optimizer"].get(key, before)
         if theirs != ours:
             raise CheckpointError(

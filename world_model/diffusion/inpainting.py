@@ -1,7 +1,7 @@
 """Inpainting: what need not be predicted is held to its value while the rest is denoised.
 
-A known value goes straight from its noise to itself, so that it has at every step the noise level of what is predicted,
-as in training; any solver is exact on a straight line.
+A known value moves from its noise to itself at a constant velocity, so that it has at every step the noise level of
+what is predicted, as in training; any solver is exact on a straight line.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +16,6 @@ class Inpainting(NamedTuple):
     latent_mask: Any = None  # bool, broadcasts to latents
 
 
-def straight_velocity(noise, value, travel: float):
+def inpainting_velocity(noise, value, travel: float):
     """The constant velocity that leads from noise to a known value while sigma changes by `travel` (negative)."""
     return (value - noise) / travel

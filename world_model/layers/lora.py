@@ -17,7 +17,7 @@ ADAPTER = re.compile(r"\.lora_[ab]$")
 initial = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def adapted(make_layer: Callable, linear: type[Any], pattern: str, rank: int, alpha: float) -> Callable:
+def with_adapters(make_layer: Callable, linear: type[Any], pattern: str, rank: int, alpha: float) -> Callable:
     """Wraps make_layer(rngs=...): modules of type `linear` whose path matches `pattern` get adapters.
 
     What it returns raises ValueError where no path matches.

@@ -66,7 +66,7 @@ class Stack(nnx.Module):
 
     def make_layers(self, make_layer: Callable, num_layers: int, rngs: nnx.Rngs) -> None:
         """make_layer(rngs=...) gives one layer."""
-        make_layer = functools.partial(multiplying, make_layer, self.spec.matmul)
+        make_layer = functools.partial(with_product, make_layer, self.spec.matmul)
         self.blocks = stack_layers(make_layer, num_layers - 1, rngs)
         self.final_block = make_layer(rngs=rngs)
 
@@ -127,7 +127,7 @@ class Stack(nnx.Module):
         return Context(jax.lax.map(keys_values, stacked), self.final_block.context_keys_values(context))
 
 
-def multiplying(make_layer: Callable, product_name: str, *, rngs: nnx.Rngs) -> nnx.Module:
+def with_product(make_layer: Callable, product_name: str, *, rngs: nnx.Rngs) -> nnx.Module:
     """A layer whose linears multiply by the product of that name (world_model/layers/matmul.py)."""
     layer, product = make_layer(rngs=rngs), get_product(product_name)
     for _, node in nnx.iter_graph(layer):

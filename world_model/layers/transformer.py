@@ -147,7 +147,7 @@ class CrossAttention(nnx.Module):
         return checkpoint_name(compiler_hints.row_major(self.o(compiler_hints.join_heads(out))), ATTENTION_OUTPUT)
 
 
-class Querying(NamedTuple):
+class QueryTokens(NamedTuple):
     """Tokens on their way through a layer, before attention."""
 
     x: jax.Array  # [B, Lq, D]
@@ -195,15 +195,15 @@ class Layer(nnx.Module):
         h = compiler_hints.materialize(layer_norm(x) * (1 + scale) + shift)
         own = self.self_attn.keys_values(h, forward_pass.rotary)
         if not only_output:
-            return own, Querying(x, self.self_attn.queries(h, forward_pass.rotary), modulation, forward_pass.rows)
+            return own, QueryTokens(x, self.self_attn.queries(h, forward_pass.rotary), modulation, forward_pass.rows)
         if forward_pass.output_rows is None:
             return own, None
         x, h, rotary = (a[:, forward_pass.output_slice] for a in (x, h, forward_pass.rotary))
         count = sum(n for n, _ in forward_pass.output_rows.parts)
         modulation = modulation[:, forward_pass.output_row_start:forward_pass.output_row_start + count]
-        return own, Querying(x, self.self_attn.queries(h, rotary), modulation, forward_pass.output_rows)
+        return own, QueryTokens(x, self.self_attn.queries(h, rotary), modulation, forward_pass.output_rows)
 
-    def post_attention(self, querying: Querying, attended, context, attend_context=dense):
+    def post_attention(self, querying: QueryTokens, attended, context, attend_context=dense):
         """The part after attention, whose result is `attended`: the layer's output [B, Lq, D]."""
         x, _, modulation, rows = querying
         gate, shift, scale, gate_mlp = (rows.expand(modulation[:, :, i]) for i in (2, 3, 4, 5))

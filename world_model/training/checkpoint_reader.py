@@ -85,7 +85,7 @@ class _Reader:
         return next(iter(found.values()))
 
 
-def stored(directory: Path | str, step: int, components: Sequence[str]) -> dict[str, StoredArray]:
+def stored_arrays(directory: Path | str, step: int, components: Sequence[str]) -> dict[str, StoredArray]:
     """{name without its component: array} of a state's components; a later one's stands for an earlier one's."""
     meta = read_json(directory, step, "meta")
     reader = _Reader(directory, step, meta)

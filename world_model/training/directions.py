@@ -108,7 +108,7 @@ RULES: dict[str, Callable[[float, float, float], Rule]] = {
     "adamw": adamw, "muon": muon, "adafactor": adafactor, "lion": lion}
 
 
-def stored(rule: Rule, dtype: str) -> Rule:
+def with_moments_dtype(rule: Rule, dtype: str) -> Rule:
     """The rule with moments kept in a dtype, and computed with in float32.
 
     In bfloat16 they are rounded up or down by chance, with odds that make the mean right: a second moment moves by a

@@ -48,7 +48,7 @@ def make_optimizer(
     parameters.
     """
     rates = make_schedule(learning_rate, steps, warmup_fraction, end_fraction, schedule)
-    rule = directions.stored(directions.RULES[name](b1, b2, eps), moments_dtype)
+    rule = directions.with_moments_dtype(directions.RULES[name](b1, b2, eps), moments_dtype)
     clip = optax.clip_by_global_norm(clip_norm)
     undecayed = re.compile(no_decay)
 

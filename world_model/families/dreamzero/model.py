@@ -85,7 +85,7 @@ class DreamZero(Stack):
         make_layer: Callable = functools.partial(
             Layer, dim, spec.ffn_dim, spec.num_heads, spec.image_dim > 0, spec.qk_scale)
         if spec.lora_rank:
-            make_layer = lora.adapted(make_layer, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
+            make_layer = lora.with_adapters(make_layer, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
         self.make_layers(make_layer, spec.num_layers, rngs)
         self.head = Head(dim, PATCH * PATCH * spec.latent_channels, rngs)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from world_model.diffusion.guidance import Guided
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import make_solver
 from world_model.diffusion.step_skipping import THRESHOLDS, Skipping, make_skipping
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
@@ -128,7 +128,7 @@ class DreamZeroSampler(Guided):
         """
         solvers = self.solvers if actions is not None else self.solvers._replace(action=None)
         noise, skipping = Velocity(latents, actions), self.skips
-        straight = _straight(solvers, noise, inpainting)
+        constant = _inpainting_velocities(solvers, noise, inpainting)
         predict = functools.partial(self._predict, bind(self.model, params), cache, context, state, condition, block)
 
         def step(carry, i):
@@ -139,7 +139,7 @@ class DreamZeroSampler(Guided):
             noted = skipping.note(memory, velocity.video)
             if inpainting is not None:
                 mask = Velocity(inpainting.latent_mask, inpainting.action_mask)
-                velocity = jax.tree.map(jnp.where, mask, straight, velocity)
+                velocity = jax.tree.map(jnp.where, mask, constant, velocity)
             memory = noted if run is True else jax.tree.map(lambda new, old: jnp.where(run, new, old), noted, memory)
             stepped = jax.tree.map(lambda solver, *at: solver.step(i, *at), solvers, velocity, sample, past)
             sample, past = (Velocity(*(pair and pair[j] for pair in stepped)) for j in (0, 1))
@@ -161,9 +161,10 @@ class DreamZeroSampler(Guided):
         return jax.tree.map(lambda x, scale: self.guide(x.astype(jnp.float32), scale), out, scales)
 
 
-def _straight(solvers: Velocity, noise: Velocity, inpainting: Inpainting | None) -> Velocity | None:
+def _inpainting_velocities(solvers: Velocity, noise: Velocity, inpainting: Inpainting | None) -> Velocity | None:
     """Velocities that lead from noise to the given values."""
     if inpainting is None:
         return None
     values = Velocity(inpainting.latents, inpainting.actions)
-    return jax.tree.map(lambda solver, x, value: straight_velocity(x, value, -solver.sigmas[0]), solvers, noise, values)
+    return jax.tree.map(lambda solver, x, value: inpainting_velocity(x, value, -solver.sigmas[0]), solvers, noise,
+                        values)

@@ -83,7 +83,7 @@ def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timeste
     return model.read_actions(x, time), ring
 
 
-def without(ring: Ring, block) -> Ring:
+def hide_block(ring: Ring, block) -> Ring:
     """The ring with that block hidden from later passes."""
     return ring._replace(blocks=jnp.where(ring.blocks == block, -1, ring.blocks))
 

@@ -18,7 +18,7 @@ from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.cached import Episode
 from world_model.families.lingbot_va.layout import Modality, frame_rotary
 from world_model.families.lingbot_va.model import LingBotVA
-from world_model.families.lingbot_va.steps import Steps, check_settings, denoise, levels
+from world_model.families.lingbot_va.steps import EulerPasses, check_settings, denoise, levels
 from world_model.families.wan.inputs import Conditions
 from world_model.functional import bind
 
@@ -41,12 +41,12 @@ class LingBotVASampler(Guided):
         check_settings(self.model.spec, self)
 
     @property
-    def video_passes(self) -> Steps:
+    def video_passes(self) -> EulerPasses:
         """The passes of a chunk's video."""
         return levels(self.steps, self.shift, self.executed_steps)
 
     @property
-    def action_passes(self) -> Steps:
+    def action_passes(self) -> EulerPasses:
         """The passes of a chunk's actions."""
         return levels(self.action_steps, self.action_shift)
 
@@ -118,14 +118,14 @@ class LingBotVASampler(Guided):
         inpainting: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`). Without
         action_noise (None) the video alone is predicted, and nothing stands in the cache for its actions.
         """
-        given, kept = _given(noise, first_latents)
+        given, is_given = _given_frames(noise, first_latents)
         video_rotary, action_rotary = rotary or self.rotary(episode.frame, noise.shape[1])
-        latents, ring = self._video(params, episode.ring, episode.context, noise, given, kept, video_rotary,
+        latents, ring = self._video(params, episode.ring, episode.context, noise, given, is_given, video_rotary,
                                     2 * episode.chunk, inpainting=inpainting)
         if action_noise is None:
             return latents, None, episode._replace(ring=ring)
         mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
-        actions, ring = self._actions(params, ring, episode.context, action_noise, mask, kept, action_rotary,
+        actions, ring = self._actions(params, ring, episode.context, action_noise, mask, is_given, action_rotary,
                                       2 * episode.chunk + 1, inpainting)
         return latents, actions, episode._replace(ring=ring)
 
@@ -145,11 +145,11 @@ class LingBotVASampler(Guided):
         on their way; what was predicted of it before gives way. Call `observe` on the episode from before, once the
         observation is there. rotary as in `predict`.
         """
-        given, kept = _given(noise, first_latents)
+        given, is_given = _given_frames(noise, first_latents)
         rotary, block = rotary or self.rotary(episode.frame, noise.shape[1]), 2 * episode.chunk
         video_rotary, action_rotary = rotary
         ring = self._acting(params, episode.ring, episode.context, actions, action_rotary, block)
-        latents, _ = self._video(params, ring, episode.context, noise, given, kept, video_rotary, block, 1)
+        latents, _ = self._video(params, ring, episode.context, noise, given, is_given, video_rotary, block, 1)
         return latents, self.observe(params, episode, latents, actions, rotary)
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,33 +165,34 @@ class LingBotVASampler(Guided):
     def _acting(self, params, ring, context, actions, rotary, block):
         """The ring with the actions of the chunk whose video, `block`, is not known: they do not see it."""
         clean = jnp.zeros((self.both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
-        return cached.action_pass(bind(self.model, params), cached.without(ring, block), context, self.both(actions),
+        return cached.action_pass(bind(self.model, params), cached.hide_block(ring, block), context, self.both(actions),
                                   clean, rotary, block + 1)[1]
 
     @functools.partial(jax.jit, static_argnums=(0, 9))
-    def _video(self, params, ring, context, noise, given, kept, rotary, block, ahead=0,
+    def _video(self, params, ring, context, noise, given, is_given, rotary, block, ahead=0,
                inpainting: Inpainting | None = None):
-        """All passes of a chunk's video; `kept` [K] marks frames that are given, not denoised."""
+        """All passes of a chunk's video; `is_given` [K] marks frames that are given, not denoised."""
         def run_pass(ring, x, time):
-            x = jnp.where(kept[:, None, None, None], given, x)
+            x = jnp.where(is_given[:, None, None, None], given, x)
             velocity, ring = cached.video_pass(bind(self.model, params), ring, context, self.both(x),
-                                               self.both(_levels(time, kept, x)), rotary, block, ahead)
+                                               self.both(_levels(time, is_given, x)), rotary, block, ahead)
             return x, self.guide(velocity.astype(jnp.float32), self.guidance), ring
 
         known = inpainting and (inpainting.latents, inpainting.latent_mask)
         x, ring = denoise(run_pass, self.video_passes, ring, noise, known)
-        return jnp.where(kept[:, None, None, None], given, x), ring
+        return jnp.where(is_given[:, None, None, None], given, x), ring
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _actions(self, params, ring, context, noise, mask, kept, rotary, block, inpainting: Inpainting | None = None):
+    def _actions(self, params, ring, context, noise, mask, is_given, rotary, block,
+                 inpainting: Inpainting | None = None):
         """All passes of a chunk's actions; those of given frames, and channels outside `mask`, are zero."""
-        group = jnp.repeat(kept, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
+        group = jnp.repeat(is_given, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         free = mask[:, None, :] & ~group[:, None]
 
         def run_pass(ring, x, time):
             x = jnp.where(free, x, 0)
             velocity, ring = cached.action_pass(bind(self.model, params), ring, context, self.both(x),
-                                                self.both(_levels(time, kept, x)), rotary, block)
+                                                self.both(_levels(time, is_given, x)), rotary, block)
             return x, self.guide(velocity.astype(jnp.float32), self.action_guidance), ring
 
         known = inpainting and (inpainting.actions, inpainting.action_mask)
@@ -207,12 +208,12 @@ class LingBotVASampler(Guided):
         return cached.action_pass(model, ring, context, self.both(actions), clean, action_rotary, 2 * chunk + 1)[1]
 
 
-def _given(noise, first_latents) -> tuple[jax.Array, np.ndarray]:
+def _given_frames(noise, first_latents) -> tuple[jax.Array, np.ndarray]:
     """(a chunk's video [B, K, h, w, C], bool [K] where it is given): an episode's first frame is, no other."""
     first, given = np.arange(noise.shape[1]) == 0, first_latents is not None
     return jnp.broadcast_to(first_latents, noise.shape) if given else jnp.zeros_like(noise), first & given
 
 
-def _levels(time, kept, x):
+def _levels(time, is_given, x):
     """Timesteps [B, K]: 0 for frames that are given."""
-    return jnp.broadcast_to(jnp.where(kept, 0, time), (len(x), len(kept)))
+    return jnp.broadcast_to(jnp.where(is_given, 0, time), (len(x), len(is_given)))

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.diffusion.flow_matching import noise_levels
-from world_model.diffusion.inpainting import straight_velocity
+from world_model.diffusion.inpainting import inpainting_velocity
 from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import LingBotVASpec
 from world_model.families.lingbot_va.loss import HISTORY_LEVELS
 
 
-class Steps(NamedTuple):
+class EulerPasses(NamedTuple):
     """The passes of an Euler loop, in order: the steps, then one that writes the clean result (change 0)."""
 
     timesteps: np.ndarray  # float32 [passes]
@@ -38,29 +38,29 @@ def check_settings(spec: LingBotVASpec, sampler) -> None:
         _warn("noise of partly denoised video", round(float(sigma), 3), 0, round(float(trained), 3))
 
 
-def levels(steps: int, shift: float, executed: int = 0) -> Steps:
+def levels(steps: int, shift: float, executed: int = 0) -> EulerPasses:
     """The passes of a loop. In a partial denoising (executed > 0) the last step writes the cache at its own level, and
     steps on from there."""
     table = noise_levels(shift, steps)
     times, changes = np.append(table.timesteps, 0), np.append(np.diff(np.append(table.sigmas, 0)), 0)
     passes = executed or steps + 1
-    return Steps(times[:passes].astype(np.float32), changes[:passes].astype(np.float32))
+    return EulerPasses(times[:passes].astype(np.float32), changes[:passes].astype(np.float32))
 
 
-def denoise(run_pass, steps: Steps, ring, noise, known: tuple | None):
+def denoise(run_pass, steps: EulerPasses, ring, noise, known: tuple | None):
     """(result, ring) of Euler steps. Every pass writes the ring in its own entry, which itself it does not see: what
     stays is the last one.
 
     run_pass(ring, x, timestep) -> (x with what is given in its place, velocity, ring); known: (value, mask) of what is
     inpainted.
     """
-    straight = known and straight_velocity(noise, known[0], steps.changes.sum())
+    constant = known and inpainting_velocity(noise, known[0], steps.changes.sum())
 
     def step(carry, level):
         x, ring = carry
         x, velocity, ring = run_pass(ring, x, level[0])
         if known:
-            velocity = jnp.where(known[1], straight, velocity)
+            velocity = jnp.where(known[1], constant, velocity)
         return (x + level[1] * velocity, ring), None
 
     return jax.lax.scan(step, (noise, ring), tuple(steps))[0]

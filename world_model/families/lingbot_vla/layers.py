@@ -18,7 +18,7 @@ from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.layers import lora
 from world_model.layers.norms import RMSNorm
 from world_model.layers.rotary import rotate
-from world_model.layers.stack import multiplying, stack_layers
+from world_model.layers.stack import stack_layers, with_product
 from world_model.layers.transformer import ATTENTION_SCOPE, Linear, linear
 from world_model.parallel.remat import ATTENTION_OUTPUT, MLP_HIDDEN, MLP_OUTPUT, PROJECTED
 from world_model.parallel.sharding import constrain
@@ -35,8 +35,8 @@ def layer_maker(spec: LingBotVLASpec, stack: str, layer: type) -> Callable:
     """make(rngs=...) of a layer of the stack of that name, with adapters where model.lora_stacks names it."""
     make: Callable = functools.partial(layer, spec)
     if spec.lora_rank and stack in spec.lora_stacks:
-        make = lora.adapted(make, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
-    return functools.partial(multiplying, make, spec.matmul)
+        make = lora.with_adapters(make, Linear, spec.lora_pattern, spec.lora_rank, spec.lora_alpha)
+    return functools.partial(with_product, make, spec.matmul)
 
 
 def make_stack(spec: LingBotVLASpec, stack: str, layer: type, count: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.families.base.policy import BatchedPolicy, Chunk, Window
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_vla.inputs import Example
@@ -45,7 +45,7 @@ class LingBotVLASampler:
         def step(x, time):
             velocity = model.velocity(prefix, seen.state, x, jnp.full(len(x), time))[0].astype(jnp.float32)
             if inpainting is not None:
-                straight = straight_velocity(noise, inpainting.actions, -1.0)
+                straight = inpainting_velocity(noise, inpainting.actions, -1.0)
                 velocity = jnp.where(inpainting.action_mask, straight, velocity)
             return x - velocity / self.steps, None
 

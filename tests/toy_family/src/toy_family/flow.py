@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from toy_family.inputs import Example
 from toy_family.network import Toy
 from world_model.diffusion import flow_matching
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import make_solver
 from world_model.families.base.loss import Loss, by_level, normal
 from world_model.families.base.policy import BatchedPolicy, Chunk, Window
@@ -62,7 +62,7 @@ class ToySampler:
         def step(x, i):
             velocity = model.velocity(*features, x, jnp.full(len(x), jnp.asarray(solver.timesteps, jnp.float32)[i]))
             if inpainting is not None:
-                straight = straight_velocity(noise, inpainting.actions, -solver.sigmas[0])
+                straight = inpainting_velocity(noise, inpainting.actions, -solver.sigmas[0])
                 velocity = jnp.where(inpainting.action_mask, straight, velocity)
             return solver.step(i, velocity, x, ())[0], None
 

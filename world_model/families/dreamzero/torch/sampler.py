@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import Euler, UniPC, make_solver
 from world_model.diffusion.step_skipping import THRESHOLDS, make_skipping
 from world_model.families.dreamzero.torch.runtime import CachedBlocks, Forward, Runtime
@@ -104,14 +104,14 @@ class DreamZeroTorchSampler(Guided):
         state, condition = self._input(state), self._input(condition)
         planned, sample, velocity = skipping.planned(self.steps), (latents, actions), None
         memory = None if planned else skipping.init(_array(latents))  # the host waits for the device where it decides
-        given = _given(solvers, sample, inpainting)
+        held = _inpainting_velocities(solvers, sample, inpainting)
         for i in range(self.steps):
             run, memory = (planned[i], None) if planned else skipping.decide(i, memory)
             if run:
                 velocity = self._predict(session, solvers, i, sample, state, condition)
                 memory = None if planned else skipping.note(memory, _array(velocity[0]))
-                velocity = tuple(v if line is None else torch.where(line[0], line[1], v)
-                                 for line, v in zip(given, velocity, strict=True))
+                velocity = tuple(v if x is None else torch.where(*x, v)
+                                 for x, v in zip(held, velocity, strict=True))
             sample = tuple(stepper.step(i, v, x) for stepper, v, x in zip(steppers, velocity, sample, strict=True))
         return sample
 
@@ -136,11 +136,11 @@ class DreamZeroTorchSampler(Guided):
         return None if x is None else self.both(x.to(self.dtype))
 
 
-def _given(solvers, noise: tuple[Tensor, Tensor], inpainting: Inpainting | None) -> list:
+def _inpainting_velocities(solvers, noise: tuple[Tensor, Tensor], inpainting: Inpainting | None) -> list:
     """(mask, velocity towards its value) of what is given, for video and for actions; None where nothing is."""
     known = inpainting or Inpainting(None, None)
     parts = (known.latents, known.latent_mask), (known.actions, known.action_mask)
-    return [None if value is None else (mask, straight_velocity(x, value, -float(solver.sigmas[0])))
+    return [None if value is None else (mask, inpainting_velocity(x, value, -float(solver.sigmas[0])))
             for solver, x, (value, mask) in zip(solvers, noise, parts, strict=True)]
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_positions
-from world_model.families.lingbot_va.steps import Steps, check_settings, levels
+from world_model.families.lingbot_va.steps import EulerPasses, check_settings, levels
 from world_model.families.lingbot_va.torch.network import KeysValues, Network
 from world_model.families.wan.torch_layers import Guided
 from world_model.layers import rotary
@@ -81,13 +81,13 @@ class LingBotVATorchSampler(Guided):
     def predict(self, episode: TorchEpisode, noise: Tensor, action_noise: Tensor, first_latents: Tensor | None = None,
                 action_mask: Tensor | None = None, inpainting: Inpainting | None = None) -> tuple[Tensor, Tensor]:
         """(latents, actions) of the next chunk; action_mask bool [B, A], channels that this robot has."""
-        kept = torch.zeros(noise.shape[1], dtype=torch.bool, device=noise.device)
-        kept[0] = first_latents is not None
-        group = kept.repeat_interleave(self.spec.actions_per_frame)[:, None]
+        is_given = torch.zeros(noise.shape[1], dtype=torch.bool, device=noise.device)
+        is_given[0] = first_latents is not None
+        group = is_given.repeat_interleave(self.spec.actions_per_frame)[:, None]
         free = ~group if action_mask is None else ~group & action_mask[:, None]
 
         def hold_video(x):
-            return x if first_latents is None else torch.where(kept[:, None, None, None], first_latents, x)
+            return x if first_latents is None else torch.where(is_given[:, None, None, None], first_latents, x)
 
         def hold_actions(x):
             return torch.where(free, x, 0)
@@ -95,9 +95,9 @@ class LingBotVATorchSampler(Guided):
         video, action = (levels(self.steps, self.shift, self.executed_steps),
                          levels(self.action_steps, self.action_shift))
         given = inpainting or Inpainting(None, None)
-        latents = self._denoise(episode, Modality.VIDEO, noise, hold_video, kept, video,
+        latents = self._denoise(episode, Modality.VIDEO, noise, hold_video, is_given, video,
                                 (given.latents, given.latent_mask))
-        return latents, self._denoise(episode, Modality.ACTION, action_noise, hold_actions, kept, action,
+        return latents, self._denoise(episode, Modality.ACTION, action_noise, hold_actions, is_given, action,
                                       (given.actions, given.action_mask))
 
     @torch.no_grad()
@@ -123,16 +123,16 @@ class LingBotVATorchSampler(Guided):
         episode.cache[block] = own
         return velocity
 
-    def _denoise(self, episode: TorchEpisode, modality: Modality, x: Tensor, hold, kept: Tensor, steps: Steps,
+    def _denoise(self, episode: TorchEpisode, modality: Modality, x: Tensor, hold, is_given: Tensor, steps: EulerPasses,
                  given: tuple) -> Tensor:
         """Euler steps; the last pass is what stays in the cache. hold(x) puts what is given into its place; given:
         (value, mask) of what is inpainted, or Nones."""
         value, mask = given
-        straight = None if mask is None else straight_velocity(x, value, float(steps.changes.sum()))
+        constant = None if mask is None else inpainting_velocity(x, value, float(steps.changes.sum()))
         scale = self.guidance if modality is Modality.VIDEO else self.action_guidance
         for time, change in zip(*steps, strict=True):
             x = hold(x)
-            timesteps = torch.where(kept, 0.0, float(time)).float().expand(len(x), -1)
+            timesteps = torch.where(is_given, 0.0, float(time)).float().expand(len(x), -1)
             velocity = self.guide(self.run_pass(episode, modality, x, timesteps), scale)
-            x = x + float(change) * (velocity if mask is None else torch.where(mask, straight, velocity))
+            x = x + float(change) * (velocity if mask is None else torch.where(mask, constant, velocity))
         return hold(x)

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from world_model.diffusion.inpainting import Inpainting, straight_velocity
+from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.families.lingbot_vla.sampler import times
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 from world_model.families.lingbot_vla.torch.network import Network, Seen, time_sinusoid
@@ -31,7 +31,7 @@ class LingBotVLATorchSampler:
         """float32 [B, N, action_dim] from noise like it; actions that are given go straight from noise to their
         value."""
         conditions = time_sinusoid(torch.from_numpy(times(self.steps)[:-1]).to(noise.device), self.spec.expert_dim)
-        x, straight = noise, None if inpainting is None else straight_velocity(noise, inpainting.actions, -1.0)
+        x, straight = noise, None if inpainting is None else inpainting_velocity(noise, inpainting.actions, -1.0)
         for condition in conditions:
             velocity = self.network.velocity(seen, state, x, condition.expand(len(x), -1))
             if straight is not None:

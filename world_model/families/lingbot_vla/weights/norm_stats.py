@@ -103,7 +103,7 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
     """
     found = read_json(file, _PUBLISHED)
     table = _table(joints, f"{file} goes with data.joints, which") if joints else TABLES[version]
-    steps = robot.learnt(actions_per_block) if robot.per_step else None
+    steps = robot.learned_steps(actions_per_block) if robot.per_step else None
     lines = {name: _lines(entry, steps if name.startswith(KEYS["action"]) else None, f"{file}: norm_stats: {name}")
              for name, entry in found["norm_stats"].items()}
     parts, needed = {}, {}
