@@ -76,7 +76,7 @@ def write_cache(folder: Path, dataset: Dataset, windows: int) -> tuple[LatentCac
         writer.write_shard("arms", shard, rows)
     writer.write_texts([np.ones((40, 4096), np.float32)])
     writer.write_index("arms", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
-                       kept=dataset.source.kept(), text=np.zeros(len(dataset.source), np.int64))
+                       kept=dataset.source.stretches(), text=np.zeros(len(dataset.source), np.int64))
     save_encoders(folder, {})
     save_statistics({}, f"{folder}/statistics.json")
     assert writer.finish({"arms": windows})

@@ -33,7 +33,7 @@ from launch.serving.messages import BadRequest
 from launch.serving.protocols import PROTOCOLS
 from launch.setup import provenance
 from launch.setup.experiment import Experiment
-from launch.setup.restore import readable
+from launch.setup.restore import restored_config
 from launch.supervision import ledger
 from launch.supervision.sweep_runs import Run
 from tests import tiny_policy
@@ -87,7 +87,7 @@ def make_lerobot(version: str) -> Callable[[Path], None]:
 def read_lerobot(folder: Path) -> None:
     """Everything but pictures."""
     source = open_source(folder, state="all", action="all", described=True)
-    source.published("action"), source.kept(), source.lengths()
+    source.published("action"), source.stretches(), source.lengths()
     for index in range(min(len(source), 4)):
         assert len(source[index].state) == source[index].length
 
@@ -163,7 +163,7 @@ def read_cache(folder: Path) -> None:
     cache = LatentCache(str(folder), {"a": 1}, SPEC)
     cache.statistics(), cache.encoders(["video"]), list(cache.verify())
     source = cache.source("d", lambda: None)
-    assert (source.lengths() >= 0).all() and source.kept().shape[1] == 3
+    assert (source.lengths() >= 0).all() and source.stretches().shape[1] == 3
     for window in (0, 2):
         cache.read("d", window, 1, 2)
 
@@ -220,7 +220,7 @@ def read_exports(folder: Path) -> None:
     spec, _, _ = lingbot_va.read_settings(folder)
     lingbot_va.check_config(folder / "transformer", spec)
     exported.read_statistics(folder)
-    Experiment(readable(exported.read_provenance(folder)["config"], f"{folder}/provenance.json: config"))
+    Experiment(restored_config(exported.read_provenance(folder)["config"], f"{folder}/provenance.json: config"))
     lingbot_vla.read_statistics(1, folder / "norm_stats.json", folder, get_embodiment("robotwin_joints_75"), 8)
 
 
@@ -244,7 +244,7 @@ def read_checkpoint(folder: Path) -> None:
     checkpoint.check_resume(meta, json.loads((folder / "now.json").read_text()))
     assert all(np.dtype(dtype).itemsize for dtype, _ in meta["arrays"].values())
     kinds.check(checkpoint.read_json(folder, 1, "data"), STATE, "the checkpoint's data")
-    Experiment(readable(meta["config"], f"{folder}, step 1: config"))
+    Experiment(restored_config(meta["config"], f"{folder}, step 1: config"))
 
 
 def make_workdir(folder: Path) -> None:

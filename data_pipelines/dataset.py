@@ -38,7 +38,7 @@ def index_windows(dataset: Dataset, layout: Layout) -> WindowIndex:
     Raises ValueError where it is empty, or its recordings run at another rate than the robot's actions, which, unlike
     video, cannot be resampled.
     """
-    kept = dataset.source.kept()
+    kept = dataset.source.stretches()
     if dataset.episodes is not None:
         kept = kept[np.isin(kept[:, 0], dataset.episodes)]
     episodes = kept[:, 0]

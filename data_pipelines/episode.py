@@ -59,7 +59,7 @@ class Source(Protocol):
     def rates(self) -> np.ndarray:
         """The steps per second of each episode, float64 [episodes]."""
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The steps where windows may begin, as sorted rows (episode, first, end), int64 [stretches, 3]. A recording
         that a filter leaves out has no row, one without filter has (episode, 0, length)."""
 

@@ -65,7 +65,7 @@ class WindowIndex:
 
     @classmethod
     def build(cls, stretches: np.ndarray, lengths: np.ndarray, spans: np.ndarray, stride: int) -> "WindowIndex":
-        """Numbers the windows that fit into stretches, int64 [R, 3] as `Source.kept` returns them.
+        """Numbers the windows that fit into stretches, int64 [R, 3] as `Source.stretches` returns them.
 
         lengths: steps of each row's episode; spans: steps from a window's first frame to its last; both int64 [R].
         """

@@ -31,7 +31,7 @@ class MyRecordings(list):
     def rates(self) -> np.ndarray:
         return np.full(len(self), ARM.rate)
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         return np.array([(episode, 0, length) for episode, length in enumerate(self.lengths())])
 
     def __getitem__(self, index: int) -> Episode:

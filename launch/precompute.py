@@ -130,7 +130,7 @@ class Precompute:
                             for step, text in episode.instructions if step and isinstance(text, str)]
             later = [(index, step, numbers.setdefault(prompt, len(numbers))) for index, step, prompt in changes]
             self.writer.write_index(
-                dataset.name, lengths=np.asarray(source.lengths(), np.int64), kept=source.kept(), text=first,
+                dataset.name, lengths=np.asarray(source.lengths(), np.int64), kept=source.stretches(), text=first,
                 rates=np.asarray(source.rates(), np.float64), later=np.array(later, np.int64).reshape(-1, 3))
         if "text_features" in self.spec:
             self.writer.write_texts(self._features(prompt) for prompt in numbers)

@@ -46,7 +46,7 @@ def job_of(args, name: str, command: list[str], workdir: str) -> manifests.Job:
     return make_job(name, args.topology, args.slices, args.image, args.bucket, command)
 
 
-def rendered(job: manifests.Job, args) -> tuple[list[str], str]:
+def start_command(job: manifests.Job, args) -> tuple[list[str], str]:
     """(command line that starts it, its standard input)."""
     if args.by == "jobset":
         return ["kubectl", "apply", "-f", "-"], yaml.safe_dump(manifests.jobset(job), sort_keys=False)
@@ -58,7 +58,7 @@ def rendered(job: manifests.Job, args) -> tuple[list[str], str]:
 
 def start(job: manifests.Job, args) -> None:
     """Starts it, or with --dry-run prints what would. Raises CalledProcessError."""
-    command, text = rendered(job, args)
+    command, text = start_command(job, args)
     if args["dry-run"].value:
         print(f"# {shlex.join(command)}\n{text}", end="")
     else:

@@ -27,7 +27,7 @@ class FakeSource:
     rate: float = 10.0
     robot: bool = True
     unreadable: tuple[int, ...] = ()
-    stretches: list | None = None  # of `kept`; None: everything
+    stretches_: list | None = None  # what `stretches` returns; None: everything
     asked: list = dataclasses.field(default_factory=list)  # steps that were decoded, per call
 
     def lengths(self) -> np.ndarray:
@@ -36,9 +36,9 @@ class FakeSource:
     def rates(self) -> np.ndarray:
         return np.full(len(self), self.rate)
 
-    def kept(self) -> np.ndarray:
-        episodes = np.arange(len(self)) if self.stretches is None else None
-        return np.array(self.stretches) if episodes is None else np.stack(
+    def stretches(self) -> np.ndarray:
+        episodes = np.arange(len(self)) if self.stretches_ is None else None
+        return np.array(self.stretches_) if episodes is None else np.stack(
             [episodes, 0 * episodes, self.lengths()], 1)
 
     def __len__(self) -> int:

@@ -212,7 +212,7 @@ def test_a_cache_holds_the_fields_that_its_spec_names(tmp_path):
     writer.write_shard("three", 0, iter(rows))
     writer.write_texts(iter([np.zeros((1, 1))]))
     writer.write_index("three", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
-                       kept=dataset.source.kept(), text=np.zeros(2, np.int64))
+                       kept=dataset.source.stretches(), text=np.zeros(2, np.int64))
     save_encoders(tmp_path, {})
     save_statistics({}, f"{tmp_path}/statistics.json")
     assert writer.finish({"three": len(rows)})

@@ -33,7 +33,7 @@ def test_bridge_moves_by_what_followed_and_begins_after_the_zero_step():
     source, found = of("openvla_bridge", action, state)
     np.testing.assert_array_equal(found[:-1, :6], np.diff(state, axis=0)[:, :6])
     np.testing.assert_array_equal(found[:, 6], [1, 0, 0, 1, 1, 0])  # on the way it is where it arrives
-    assert source.kept().tolist() == [[0, 1, 6]]
+    assert source.stretches().tolist() == [[0, 1, 6]]
 
 
 @pytest.mark.parametrize("told, expected", [
@@ -44,7 +44,7 @@ def test_rt_1_grippers_are_where_they_were_told_to_go(told, expected):
     action[:, -1] = told
     source, found = of("openvla_rt_1", action, np.zeros((6, 8)))
     np.testing.assert_array_equal(found[:, -1], expected)
-    assert source.kept().tolist() == [[0, 0, 6]] and source.lengths().tolist() == [6]
+    assert source.stretches().tolist() == [[0, 0, 6]] and source.lengths().tolist() == [6]
 
 
 def test_the_next_action_leads_to_the_next_state():

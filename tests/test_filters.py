@@ -64,7 +64,7 @@ def test_texts_are_patterns():
 
 
 def test_windows_begin_in_kept_stretches_and_reach_past_them():
-    source = FakeSource([60, 50, 40], stretches=[[0, 4, 12], [0, 20, 23], [0, 40, 60], [2, 0, 40]])
+    source = FakeSource([60, 50, 40], stretches_=[[0, 4, 12], [0, 20, 23], [0, 40, 60], [2, 0, 40]])
     dataset = Dataset("fake", source, ROBOT, window_stride=3)
     dataset = dataclasses.replace(dataset, statistics=compute_statistics(dataset, LAYOUT))
     maker = SampleMaker(dataset, 0, LAYOUT, tokenize, fields=BATCH)
@@ -81,7 +81,7 @@ def test_windows_begin_in_kept_stretches_and_reach_past_them():
 
 
 def test_nothing_left_is_named():
-    dataset = dataclasses.replace(robots(), source=FakeSource([50], stretches=[[0, 40, 50]]))
+    dataset = dataclasses.replace(robots(), source=FakeSource([50], stretches_=[[0, 40, 50]]))
     with pytest.raises(ValueError, match="none of its 1 kept stretches begins early enough for a window of 33 steps"):
         SampleMaker(dataset, 0, LAYOUT, tokenize, fields=BATCH)
 
@@ -90,9 +90,9 @@ def test_nothing_left_is_named():
 def test_lerobot_by_episode_index_and_language(version, tmp_path):
     keep = write(tmp_path / "keep.json", {"0": [[3, 9]], "3": [[0, 9]]})
     source = make_source("lerobot", "discs", path=str(FIXTURES / version), keep=keep, **FIELDS)
-    assert source.kept().tolist() == [[0, 3, 9], [3, 0, 9]] and len(source) == 4
+    assert source.stretches().tolist() == [[0, 3, 9], [3, 0, 9]] and len(source) == 4
     described = make_source("lerobot", "discs", path=str(FIXTURES / version), described=True, **FIELDS)
-    assert described.kept().tolist() == [[i, 0, n] for i, n in enumerate(LENGTHS)]
+    assert described.stretches().tolist() == [[i, 0, n] for i, n in enumerate(LENGTHS)]
 
 
 def test_lerobot_without_language(tmp_path):
@@ -103,11 +103,11 @@ def test_lerobot_without_language(tmp_path):
         file = tmp_path / "v21/meta" / name
         file.write_text(file.read_text().replace("move the disc right", "not provided"))
     options = {"path": str(tmp_path / "v21"), "described": True, **FIELDS}
-    assert make_source("lerobot", "discs", **options).kept()[:, 0].tolist() == [0, 2, 3]
+    assert make_source("lerobot", "discs", **options).stretches()[:, 0].tolist() == [0, 2, 3]
     file = tmp_path / "v21/meta/episodes.jsonl"
     file.write_text("".join(json.dumps({k: v for k, v in json.loads(line).items() if k != "tasks"}) + "\n"
                             for line in file.read_text().splitlines()))
-    assert make_source("lerobot", "discs", **options).kept()[:, 0].tolist() == [0, 2, 3]  # from the tables
+    assert make_source("lerobot", "discs", **options).stretches()[:, 0].tolist() == [0, 2, 3]  # from the tables
 
 
 def test_filters_neither_renumber_nor_move_held_out_episodes(tmp_path):

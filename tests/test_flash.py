@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from world_model.attention import flash, flash_kernel
-from world_model.attention.tiles import FULL, NOBODY, SKIP, Tiles
+from world_model.attention.tiles import FULL, PADDING, SKIP, Tiles
 from world_model.parallel import remat, sharding
 
 TILE, COUNT, SEGMENTS = 128, 384, 50
@@ -22,7 +22,7 @@ def tiles():
     """Three tiles a side, the last of many short segments; no query of the second tile sees the first tile of keys, and
     the last 20 keys are padding."""
     segments = np.sort(np.concatenate([np.zeros(TILE), np.full(TILE, 1), rng.integers(2, SEGMENTS, TILE)])).astype(int)
-    keys = np.where(np.arange(COUNT) < COUNT - 20, segments, NOBODY)
+    keys = np.where(np.arange(COUNT) < COUNT - 20, segments, PADDING)
     seen = (rng.random((SEGMENTS, SEGMENTS)) < 0.5) | np.eye(SEGMENTS, dtype=bool)
     seen[:2] = np.eye(2, SEGMENTS, dtype=bool)
     return Tiles(seen, segments, keys, (TILE, TILE))

@@ -107,11 +107,11 @@ def test_adapters_on_weights_that_were_trained_further_name_no_published_base(ba
     meta, published = tmp_path / "base/checkpoints/2/meta/metadata", {"format": "wan", "base_hash": "aa"}
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"base": published}))
     config = config_from(tmp_path / "base")
-    assert Initial.of(config).base == published
+    assert Initial.from_config(config).base == published
     config.model.lora_rank = 4
-    assert Initial.of(config).base is None
+    assert Initial.from_config(config).base is None
     (tmp_path / "base/checkpoints/2").rename(tmp_path / "base/checkpoints/0")  # as weights are imported
-    assert Initial.of(config).base == published
+    assert Initial.from_config(config).base == published
 
 
 def test_nothing_is_frozen_that_could_be_bfloat16(base):

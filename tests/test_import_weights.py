@@ -114,7 +114,7 @@ def test_a_run_starts_from_it(tmp_path):
         assert not np.any(started["opt"]["mu"][name])
         assert started["params"][name].sharding == target["params"][name].sharding
     assert int(started["step"]) == 0
-    assert Initial.of(config).meta["base"]["base_hash"] == report["base_hash"]
+    assert Initial.from_config(config).meta["base"]["base_hash"] == report["base_hash"]
 
 
 def test_memory_holds_a_piece_and_not_an_array(tmp_path, monkeypatch):

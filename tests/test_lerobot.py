@@ -146,11 +146,11 @@ def test_episodes_are_chosen_by_their_metadata(v21):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps({**row, "success": i % 2 == 1}) + "\n" for i, row in enumerate(rows)))
     source = open_source(v21, where={"success": True})
-    assert source.kept().tolist() == [[1, 0, 61], [3, 0, 9]] and source[3].instruction == TASKS[3]
-    np.testing.assert_array_equal(open_source(v21, successful=True).kept(), source.kept())
+    assert source.stretches().tolist() == [[1, 0, 61], [3, 0, 9]] and source[3].instruction == TASKS[3]
+    np.testing.assert_array_equal(open_source(v21, successful=True).stretches(), source.stretches())
     info = json.loads((v21 / "meta/info.json").read_text())
     (v21 / "meta/info.json").write_text(json.dumps({**info, "discarded_episode_indices": [1]}))
-    assert open_source(v21, where={"success": True}).kept().tolist() == [[2, 0, 9]]
+    assert open_source(v21, where={"success": True}).stretches().tolist() == [[2, 0, 9]]
     with pytest.raises(ValueError, match="no episode says 'sucess'"):
         open_source(v21, where={"sucess": True})
 

@@ -33,7 +33,7 @@ def test_a_null_costs_one_episode(v30, column):
         assert source[i].read_frames(np.array([LENGTHS[i] - 1]))["wrist"].shape == (1, 48, 64, 3)
     with pytest.raises(BadEpisode, match=f"episode 2: .*file-000.parquet does not say its {column}: None"):
         source[2]
-    assert source.kept()[:, 0].tolist() == [0, 1, 2, 3]  # to be drawn and reported
+    assert source.stretches()[:, 0].tolist() == [0, 1, 2, 3]  # to be drawn and reported
 
 
 @pytest.mark.parametrize("gone", [WRIST, WRIST[2:3], ["data/chunk_index"], ["length"], ["episode_index"]])
@@ -186,16 +186,16 @@ assert threads() == before
 
 
 def test_one_of_several_tasks_may_be_asked_for(v30):
-    assert open_source(v30, where={"tasks": "*left"}).kept()[:, 0].tolist() == [0]
-    assert open_source(v30, where={"tasks": ["*left", "*up"]}).kept()[:, 0].tolist() == [0, 2]
-    assert open_source(FIXTURES / "lerobot_v21", where={"tasks": "*right"}).kept()[:, 0].tolist() == [1]
-    assert open_source(v30, where={"episode_index": [1, 3]}).kept()[:, 0].tolist() == [1, 3]
+    assert open_source(v30, where={"tasks": "*left"}).stretches()[:, 0].tolist() == [0]
+    assert open_source(v30, where={"tasks": ["*left", "*up"]}).stretches()[:, 0].tolist() == [0, 2]
+    assert open_source(FIXTURES / "lerobot_v21", where={"tasks": "*right"}).stretches()[:, 0].tolist() == [1]
+    assert open_source(v30, where={"episode_index": [1, 3]}).stretches()[:, 0].tolist() == [1, 3]
 
 
 def test_tasks_may_be_null(v30):
     change_column(episodes_of(v30), "tasks", lambda values: [None, *values[1:]])
     change_column(v30 / "meta/tasks.parquet", "__index_level_0__", lambda values: [None, *values[1:]])
-    assert open_source(v30, described=True).kept()[:, 0].tolist() == [1, 2, 3]
+    assert open_source(v30, described=True).stretches()[:, 0].tolist() == [1, 2, 3]
     assert [open_source(v30)[i].instruction for i in range(2)] == ["", TASKS[1]]
 
 

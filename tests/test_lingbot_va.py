@@ -54,10 +54,10 @@ def inputs(golden):
     """One sample of the golden, levels per frame."""
     g, one = golden[0], lambda x: jnp.asarray(x[:1])
     return ForwardInputs(
-        noisy_latents=one(g.video("noise_video")), video_timestep=one(g.given["in/video_timesteps"]),
+        noisy_latents=one(g.video("noise_video")), video_timestep=one(g.inputs["in/video_timesteps"]),
         clean_latents=one(g.video("latents")), clean_timestep=jnp.zeros((1, 5)),
-        noisy_actions=one(g.actions("noise_action")), action_timestep=one(g.given["in/action_timesteps"]),
-        clean_actions=one(g.actions("actions")), text=one(g.given["in/text_emb"]), chunk_frames=jnp.int32(2),
+        noisy_actions=one(g.actions("noise_action")), action_timestep=one(g.inputs["in/action_timesteps"]),
+        clean_actions=one(g.actions("actions")), text=one(g.inputs["in/text_emb"]), chunk_frames=jnp.int32(2),
         window_blocks=jnp.int32(64))
 
 

@@ -28,10 +28,10 @@ def shared():
     def one(x):
         return jnp.asarray(x[:1])
     inputs = ForwardInputs(
-        noisy_latents=one(golden.video("noise_video")), video_timestep=one(golden.given["in/video_timesteps"]),
-        clean_latents=one(golden.video("latents")), clean_timestep=one(golden.given["in/hist_timesteps"]),
-        noisy_actions=one(golden.actions("noise_action")), action_timestep=one(golden.given["in/action_timesteps"]),
-        clean_actions=one(golden.actions("actions")), text=one(golden.given["in/text_emb"]),
+        noisy_latents=one(golden.video("noise_video")), video_timestep=one(golden.inputs["in/video_timesteps"]),
+        clean_latents=one(golden.video("latents")), clean_timestep=one(golden.inputs["in/hist_timesteps"]),
+        noisy_actions=one(golden.actions("noise_action")), action_timestep=one(golden.inputs["in/action_timesteps"]),
+        clean_actions=one(golden.actions("actions")), text=one(golden.inputs["in/text_emb"]),
         chunk_frames=jnp.int32(2), window_blocks=jnp.int32(3), frame_valid=jnp.ones((1, 5), bool).at[:, 4].set(False))
     return golden.adapter("jax"), inputs
 

@@ -81,7 +81,7 @@ def test_angles_that_cannot_be():
 class Recordings:
     """One episode of five steps that has the right camera alone."""
 
-    def kept(self):
+    def stretches(self):
         return np.array([[0, 0, 5]])
 
     def lengths(self):

@@ -128,7 +128,7 @@ def test_the_mixture_has_the_shares_that_it_names(here, monkeypatch):
     data = Experiment(MODULES["mixture_wam"].get_config("debug")).data()
     weights = {dataset.name: dataset.weight for dataset in data.training}
     assert weights["egodex"] == pytest.approx(sum(weights.values()) / 4)
-    assert {dataset.name: dataset.source.kept()[0, 1] for dataset in data.training}["bridge"] == 1  # its zero step
+    assert {dataset.name: dataset.source.stretches()[0, 1] for dataset in data.training}["bridge"] == 1  # its zero step
 
 
 def test_costs_are_sums_that_can_be_checked():

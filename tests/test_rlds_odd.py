@@ -79,7 +79,7 @@ def test_rows_that_are_not_alike_or_no_numbers_are_named(folder):
 def test_an_empty_episode_is_left_out(folder, tmp_path):
     here = shutil.copytree(folder, tmp_path / "here", ignore=shutil.ignore_patterns("lengths*"))
     source = opened(here)
-    assert source.lengths().tolist() == list(LENGTHS) and source.kept().tolist() == [[0, 0, 6], [2, 0, 7]]
+    assert source.lengths().tolist() == list(LENGTHS) and source.stretches().tolist() == [[0, 0, 6], [2, 0, 7]]
     assert json.loads((here / "lengths-train.json").read_text())["episodes"]["length"] == list(LENGTHS)
     with pytest.raises(BadEpisode, match="episode 1 has no steps"):
         source[1]
@@ -98,7 +98,7 @@ def test_texts_step_by_step(folder):
     assert opened(folder, instruction="letters")[2].instructions == ((0, "push"), (3, "lay"))
     assert opened(folder, instruction="text")[2].instructions == ((0, "part 0"), (3, "part 1"), (6, "part 2"))
     assert opened(folder, instruction="late")[2].instructions == ((0, "said late"),)
-    assert opened(folder, instruction="late", described=True).kept()[:, 0].tolist() == [0, 2]
+    assert opened(folder, instruction="late", described=True).stretches()[:, 0].tolist() == [0, 2]
     with pytest.raises(BadEpisode, match=r"episode 2: the instruction is no text: \[b'a', b'b'\]"):
         opened(folder, instruction="texts")[2]
     with pytest.raises(BadEpisode, match="episode 2: the instruction is no text: 0"):
@@ -106,9 +106,9 @@ def test_texts_step_by_step(folder):
 
 
 def test_one_of_several_values_of_an_episode_may_be_asked_for(folder):
-    assert opened(folder, where={"tags": "lab [12]"}).kept()[:, 0].tolist() == [2]
-    assert opened(folder, where={"tags": "all"}).kept()[:, 0].tolist() == [0, 2]
-    assert opened(folder, where={"tags": ["lab 0", "none"]}).kept()[:, 0].tolist() == [0]
+    assert opened(folder, where={"tags": "lab [12]"}).stretches()[:, 0].tolist() == [2]
+    assert opened(folder, where={"tags": "all"}).stretches()[:, 0].tolist() == [0, 2]
+    assert opened(folder, where={"tags": ["lab 0", "none"]}).stretches()[:, 0].tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["set [v2]", "runs::1", "10:30", "a*b"])
@@ -122,7 +122,7 @@ def test_a_folders_name_means_nothing(folder, tmp_path, name):
 
 def test_an_unknown_split_is_a_sentence(folder):
     with pytest.raises(ValueError, match=r"no split 'valid'; there are \['train'\]"):
-        opened(folder, split="valid").kept()
+        opened(folder, split="valid").stretches()
 
 
 @pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])

@@ -142,28 +142,28 @@ def test_the_generic_schema_needs_a_rate_and_may_be_changed(folders):
     ("droid", {"where": {"episode_metadata/recording_folderpath": "folder/[12]"}}, [1, 2])])
 def test_filters_choose_episodes(folders, schema, filters, expected):
     source = make_source("rlds", "robots", path=folders[schema], schema=schema, **filters)
-    assert source.kept().tolist() == [[i, 0, STEPS[i]] for i in expected] and len(source) == 3
+    assert source.stretches().tolist() == [[i, 0, STEPS[i]] for i in expected] and len(source) == 3
     again = make_source("rlds", "robots", path=folders[schema], schema=schema, **filters)
     again._example = lambda index: pytest.fail("read the records again")
-    np.testing.assert_array_equal(again.kept(), source.kept())
+    np.testing.assert_array_equal(again.stretches(), source.stretches())
 
 
 def test_keep_ranges_name_episodes_as_droid_does(folders, tmp_path):
     keep = tmp_path / "keep_ranges.json"
     keep.write_text(json.dumps({"folder/0--lab/success/0": [[0, 2], [4, 7]], "folder/2--lab/failure/2": [[1, 5]]}))
     options = {"path": folders["droid"], "schema": "droid", "keep": str(keep)}
-    assert make_source("rlds", "d", **options).kept().tolist() == [[0, 0, 2], [0, 4, 7], [2, 1, 5]]
-    assert make_source("rlds", "d", **options, successful=True).kept().tolist() == [[0, 0, 2], [0, 4, 7]]
+    assert make_source("rlds", "d", **options).stretches().tolist() == [[0, 0, 2], [0, 4, 7], [2, 1, 5]]
+    assert make_source("rlds", "d", **options, successful=True).stretches().tolist() == [[0, 0, 2], [0, 4, 7]]
     keep.write_text(json.dumps({"1": [[0, 9]]}))
     options = {"path": folders["bridge_v2"], "schema": "bridge_v2", "keep": str(keep)}
-    assert make_source("rlds", "b", **options).kept().tolist() == [[1, 0, 9]]
+    assert make_source("rlds", "b", **options).stretches().tolist() == [[1, 0, 9]]
 
 
 def test_what_a_dataset_does_not_say_is_named(folders):
     with pytest.raises(ValueError, match="schema 'bridge_v2' does not say which episodes succeeded"):
         make_source("rlds", "b", path=folders["bridge_v2"], schema="bridge_v2", successful=True)
     with pytest.raises(ValueError, match=r"no field 'success'; an episode has \['aspects/success'\]"):
-        make_source("rlds", "b", path=folders["rt_1"], schema="rt_1", where={"success": True}).kept()
+        make_source("rlds", "b", path=folders["rt_1"], schema="rt_1", where={"success": True}).stretches()
 
 
 @pytest.mark.parametrize("schema", ["droid", "rt_1"])
@@ -174,7 +174,7 @@ def test_object_stores(folders, schema, tmp_path, monkeypatch):
     memory.pipe("/filters/keep.jsonl", b'{"episode_index": "1", "step_indices": [0]}\n')
     local = make_source("rlds", "robots", path=folders[schema], schema=schema)
     remote = make_source("rlds", "robots", path=f"memory://rlds_{schema}", schema=schema, described=True)
-    assert remote.lengths().tolist() == list(STEPS) and remote.kept()[:, 0].tolist() == [0, 2]
+    assert remote.lengths().tolist() == list(STEPS) and remote.stretches()[:, 0].tolist() == [0, 2]
     np.testing.assert_array_equal(remote[2].action, local[2].action)
     for view, frames in remote[2].read_frames(np.array([1, 3])).items():
         np.testing.assert_array_equal(frames, local[2].read_frames(np.array([1, 3]))[view])

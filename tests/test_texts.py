@@ -83,7 +83,7 @@ def test_texts_in_the_table(tmp_path, make):
     assert source[1].instructions == ((0, "héb auf"), (33, "leg ab"))
     assert source[0].instruction == "" and source[1].instruction == "héb auf"
     described = open_source(folder, instruction="said", described=True)
-    assert described.kept()[:, 0].tolist() == [1]
+    assert described.stretches()[:, 0].tolist() == [1]
 
 
 def test_texts_of_steps():

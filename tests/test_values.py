@@ -43,7 +43,7 @@ def test_a_key_that_the_optimizer_does_not_read_is_named(given, sentence):
 
 def test_what_is_not_read_is_left_at_its_default():
     flat = dict(values._leaves(base.get_config().to_dict()))
-    assert all(flat[key] == default and other in flat for key, default, other, _ in values.UNREAD)
+    assert all(flat[key] == default and other in flat for key, default, other, _ in values.UNREAD_KEYS)
 
 
 def test_every_problem_is_said_at_once_before_anything_starts(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_lists_name_files_and_captions(folder, name):
     with pytest.raises(BadEpisode, match="sub/gone.mp4: no such file"):
         clips[2]
     described = make_source("video_files", "clips", path=str(folder / name), described=True)
-    assert described.kept().tolist() == [[1, 0, 20], [2, 0, 1]]
+    assert described.stretches().tolist() == [[1, 0, 20], [2, 0, 1]]
 
 
 @pytest.mark.parametrize("content, named", [

@@ -63,13 +63,13 @@ class Model:
     def __call__(self, params: dict, x: jax.Array) -> jax.Array:
         axes, shapes = self.axes(), self.shapes()
         def whole(name, p):
-            return p if name.startswith("blocks.") else sharding.gathered(p, axes[name], shapes[name])
+            return p if name.startswith("blocks.") else sharding.gather_weight(p, axes[name], shapes[name])
         params = {name: whole(name, p) for name, p in params.items()}
         x = sharding.constrain(x @ params["embed.kernel"] + params["embed.bias"], "batch", "tokens", None)
         blocks = {name: p for name, p in params.items() if name.startswith("blocks.")}
 
         def step(x, blocks):
-            return block(x, {name[7:]: sharding.gathered(p, axes[name][1:], shapes[name][1:])
+            return block(x, {name[7:]: sharding.gather_weight(p, axes[name][1:], shapes[name][1:])
                              for name, p in blocks.items()})
 
         x, _ = jax.lax.scan(remat(step, self.policy), x, blocks)

@@ -27,7 +27,7 @@ def numpy(x) -> np.ndarray:
     return x.detach().float().cpu().numpy().copy()
 
 
-def asked(work: str) -> dict[str, np.ndarray]:
+def read_inputs(work: str) -> dict[str, np.ndarray]:
     """Reads WORK/inputs.npz."""
     with np.load(f"{work}/inputs.npz") as file:
         return {name: file[name] for name in file.files}
@@ -38,13 +38,13 @@ def part(inputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
     return {name.removeprefix(prefix): x for name, x in inputs.items() if name.startswith(prefix)}
 
 
-def answer(work: str, missing, unexpected, **found: np.ndarray) -> None:
+def write_results(work: str, missing, unexpected, **found: np.ndarray) -> None:
     """Writes what was found, and the names of tensors that the original missed or had no place for."""
     np.savez(f"{work}/found.npz", missing=np.array(sorted(missing), str), unexpected=np.array(sorted(unexpected), str),
              **found)
 
 
-def exact(q, k, v, *_, **__):
+def exact_attention(q, k, v, *_, **__):
     """Attention [B, L, n, d] without rounding, on any device."""
     weights = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
     return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)

@@ -23,7 +23,7 @@ class CachedSource:
         """The steps per second of each episode, float64 [episodes]."""
         return self._rates
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says."""
         return self._kept
 

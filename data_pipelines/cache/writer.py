@@ -76,9 +76,9 @@ class CacheWriter:
             files.write_json(self._at("texts.json"), _write_records(self._at(TEXTS), records))
 
     def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
-        """Writes a dataset's index: lengths int64 and rates float64 of all episodes, kept as `Source.kept`, text int64,
-        the number of each episode's prompt, -1 where it has none, and later int64 [changes, 3], the sorted (episode,
-        step, number) of prompts that hold from a later step on."""
+        """Writes a dataset's index: lengths int64 and rates float64 of all episodes; kept, what `Source.stretches`
+        returns; text int64, the number of each episode's prompt, -1 where it has none; later int64 [changes, 3], the
+        sorted (episode, step, number) of prompts that hold from a later step on."""
         files.write_tensors(self._at(index_name(dataset)), arrays)
 
     def finish(self, windows: dict[str, int]) -> bool:

@@ -98,9 +98,9 @@ class Conventional:
         """The steps per second of each episode, float64 [episodes]."""
         return self._source.rates()
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says."""
-        kept = self._source.kept().copy()
+        kept = self._source.stretches().copy()
         kept[:, 1] = np.maximum(kept[:, 1], max(CONVENTIONS[name].first for name in self._conventions))
         return kept[kept[:, 1] < kept[:, 2]]
 

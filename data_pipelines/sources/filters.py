@@ -35,7 +35,7 @@ class Filters:
     keep: str = ""
 
     def stretches(self, lengths: np.ndarray, chosen: np.ndarray, names: Iterable[str]) -> np.ndarray:
-        """What `Source.kept` returns for those episodes that are chosen.
+        """What `Source.stretches` returns for those episodes that are chosen.
 
         lengths: int64 [episodes]; chosen: bool [episodes]; names: the episodes' names in the keep file.
         """

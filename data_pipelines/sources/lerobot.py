@@ -60,7 +60,7 @@ class LeRobotSource:
         """The steps per second of each episode, float64 [episodes]."""
         return np.full(len(self), self._meta.rate)
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says."""
         chosen = self._meta.chosen.copy()
         if self.filters.described:

@@ -127,7 +127,7 @@ class RldsSource:
         the answer."""
         return _shown(self._scan()["length"])
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says. Reads what `lengths` reads."""
         scanned = self._scan()
         lengths = np.array(scanned["length"], np.int64)

@@ -70,7 +70,7 @@ class VideoFilesSource:
         """The frames per second of each clip, float64 [clips]."""
         return self._read_tables()[1]
 
-    def kept(self) -> np.ndarray:
+    def stretches(self) -> np.ndarray:
         """The stretches where windows may begin, as `Source` says; a keep file names clips as captions do."""
         chosen = np.ones(len(self), np.bool_)
         if self.filters.described:

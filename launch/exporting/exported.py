@@ -21,7 +21,7 @@ import numpy as np
 from data_pipelines.statistics.stored import STATISTICS
 from launch.exporting import lerobot
 from launch.setup.experiment import Experiment
-from launch.setup.restore import Restored, readable
+from launch.setup.restore import Restored, restored_config
 from world_model import kinds
 from world_model.families.base.policy import Policy
 from world_model.training import checkpoint
@@ -93,7 +93,7 @@ def open_export(directory: str | Path, device: str = "cpu") -> Exported:
     provenance, statistics = read_provenance(inside), read_statistics(inside)
     if not (inside / FOLDER).is_dir():
         raise WeightsError(f"{inside / FOLDER}: missing, as in exports of earlier versions; export the run again")
-    config = readable(provenance["config"], f"{inside}/provenance.json: config")
+    config = restored_config(provenance["config"], f"{inside}/provenance.json: config")
     if tokenizer := config.encoders.get("tokenizer"):
         config.encoders.tokenizer = str(inside / FOLDER / Path(tokenizer).name)
     experiment = Experiment(config)

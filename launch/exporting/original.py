@@ -9,7 +9,7 @@ import numpy as np
 from launch.exporting import exported
 from launch.serving.servable import choose_robot
 from launch.setup.experiment import Experiment
-from launch.setup.restore import readable
+from launch.setup.restore import restored_config
 from world_model.weights.comparison import max_difference
 
 CANVAS = 2.0  # grey levels, on average, between two ways of resizing a picture
@@ -25,7 +25,7 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
     Raises MissingPart where the family has no original here, ValueError where the original refuses.
     """
     provenance, statistics = exported.read_provenance(Path(directory)), exported.read_statistics(Path(directory))
-    experiment = Experiment(readable(provenance["config"], f"{directory}/provenance.json: config"))
+    experiment = Experiment(restored_config(provenance["config"], f"{directory}/provenance.json: config"))
     run = experiment.family.part("original", "launch.export --check=original")
     served = SimpleNamespace(statistics=statistics, experiment=experiment)
     trial = run(Path(directory), Path(checkout), python, experiment,

@@ -174,7 +174,7 @@ class Engine:
         return found
 
     def _pictures(self, rows: list[Request]):
-        looks = [self.model.experiment.inputs.look(self.robot, r.views) for r in rows]
+        looks = [self.model.experiment.inputs.pictures(self.robot, r.views) for r in rows]
         return jax.tree.map(lambda *each: np.stack(each), *looks)
 
     def _answer(self, request: Request, actions: np.ndarray, latents: np.ndarray | None, gap: float | None):

@@ -135,7 +135,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
 
 def _chosen(name: str, source: Source, options: dict) -> np.ndarray:
     """The recordings of a dataset that its filters leave, int64. Raises ValueError where they leave none."""
-    chosen = np.unique(source.kept()[:, 0])
+    chosen = np.unique(source.stretches()[:, 0])
     if not len(chosen):
         filters = {key: options[key] for key in ("successful", "described", "where", "keep") if options.get(key)}
         raise ValueError(f"dataset {name!r}: {filters} leaves none of its {len(source)} recordings" if filters else

@@ -81,7 +81,7 @@ class Experiment:
         if codec := self.encoders.get("video"):
             sizes |= {f"latent_{side}": getattr(self.layout, side) // codec.spatial_stride
                       for side in ("height", "width")}
-        return self.family.at(layout=self.layout, remat=c.train.remat, matmul=c.train.matmul, **sizes)
+        return self.family.make_model(layout=self.layout, remat=c.train.remat, matmul=c.train.matmul, **sizes)
 
     @functools.cached_property
     def inputs(self) -> Inputs:

@@ -18,7 +18,7 @@ from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
-ROOM = 0.92  # share of memory for what can be foreseen; plans of the 14B came within 6% of it, but for context = 4
+USABLE_SHARE = 0.92  # for what can be foreseen; plans of the 14B came within 6% of the memory, but for context = 4
 # Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
 LAYERS_AT_WORK = 3
 WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
@@ -87,7 +87,7 @@ def choose_remat(config, device: jax.Device, spec, held: dict) -> str:
     rows = config.train.global_batch_size / config.train.accumulation / (mesh.data * mesh.fsdp)
     tokens = rows * spec.training_tokens / mesh.context
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
-    memory = ROOM * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
+    memory = USABLE_SHARE * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
     room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - _at_work(config, spec, held)
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = 2 * rows / mesh.context * spec.kept_values(wide, hidden / mesh.tensor)

@@ -13,7 +13,7 @@ from world_model.training import checkpoint, checkpoint_reader
 from world_model.training.checkpoint import CheckpointError
 
 PRECOMPUTED = "_latents"  # suffix of a codec that stands for stored latents of the one without
-SILENT = ("features", "none")  # encoders that do not say whose features the batch holds
+ANONYMOUS = ("features", "none")  # encoders that do not say whose features the batch holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Initial:
     base: dict | None  # {format, base_hash} of the published weights that are under them; None where others are
 
     @classmethod
-    def of(cls, config) -> "Initial | None":
+    def from_config(cls, config) -> "Initial | None":
         """The weights of train.init_from; None without it. Raises CheckpointError where there is no checkpoint."""
         if not config.train.init_from:
             return None
@@ -73,7 +73,7 @@ def check_encoders(saved: dict, now: dict, where: str) -> None:
     for part in ("video", "text", "image"):
         theirs, ours = (config.get("encoders", {}).get(part) for config in (saved, now))
         names = {str(name).removesuffix(PRECOMPUTED) for name in (theirs, ours)}
-        if theirs and ours and len(names) > 1 and not names & set(SILENT):
+        if theirs and ours and len(names) > 1 and not names & set(ANONYMOUS):
             raise CheckpointError(f"{where}: its weights were trained with encoders.{part} = {theirs!r}, and this "
                                   f"config has {ours!r}")
 
@@ -83,7 +83,7 @@ def kept_encoders(experiment, make: dict[str, Callable[[], dict]]) -> dict:
 
     Raises CheckpointError where the weights bring none of an encoder that would be fitted anew.
     """
-    initial = Initial.of(experiment.config)
+    initial = Initial.from_config(experiment.config)
     brought = initial.encoders(experiment.config) if initial else {}
     kept = {part: brought.get(part) or fresh() for part, fresh in make.items()}
     for part, arrays in kept.items():

@@ -65,7 +65,7 @@ class Restored:
     @functools.cached_property
     def compute_params(self) -> dict:
         """The parameters in the dtype that was trained in; those of a large model are read one by one."""
-        found, model, where = {}, self.experiment.model, places(self.experiment.model, self.mesh)
+        found, model, where = {}, self.experiment.model, param_shardings(self.experiment.model, self.mesh)
         for name, p in self.params.items():
             one = p.placed(where[name]) if isinstance(p, StoredArray) else p
             found |= model.cast({name: one}, self.config.train.compute_dtype)
@@ -89,7 +89,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
     kinds.check(meta["statistics"], STATISTICS, f"{directory}, step {step}: statistics")
     kept = checkpoint_reader.read_frozen(directory, step)
     try:
-        experiment = Experiment(readable(meta["config"], f"{directory}, step {step}: config"))
+        experiment = Experiment(restored_config(meta["config"], f"{directory}, step {step}: config"))
         mesh = local_mesh(experiment.model)
         if mesh is not None:
             experiment.config.model.attention = "blockwise"  # it needs no rows for every device
@@ -123,19 +123,19 @@ def local_mesh(model: Model) -> Mesh | None:
         if count % shards == 0:
             mesh = sharding.make_mesh(data=count // shards, fsdp=shards)
             with contextlib.suppress(ValueError):  # a width does not divide
-                places(model, mesh)
+                param_shardings(model, mesh)
                 return mesh
     return None
 
 
-def places(model: Model, mesh: Mesh | None) -> dict[str, jax.sharding.Sharding]:
+def param_shardings(model: Model, mesh: Mesh | None) -> dict[str, jax.sharding.Sharding]:
     """Where each parameter lies. Raises ValueError where one does not divide over the mesh."""
     if mesh is None:
         return dict.fromkeys(model.shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     return sharding.shardings(model.axes(), {name: p.shape for name, p in model.shapes.items()}, mesh)
 
 
-def readable(saved: dict, where: str) -> ConfigDict:
+def restored_config(saved: dict, where: str) -> ConfigDict:
     """A saved config as this code and machine run it: the sampler's keys that are newer than it at their defaults, the
     attention kernel one that runs here (weights do not depend on it), products plain (rounding is for the speed of
     training).

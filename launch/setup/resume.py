@@ -29,7 +29,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
     """
     there = checkpoint.steps(directory)
     if not there:
-        initial = Initial.of(config)
+        initial = Initial.from_config(config)
         return None, initial.base if initial else None
     saved = checkpoint.read_json(directory, there[-1], "meta")
     now = make_meta(target, {}, config, data, _base(config, saved))
@@ -46,7 +46,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
 def _base(config, saved: dict) -> dict | None:
     """What train.init_from has on record, where that folder is still there; else what the checkpoint has, which holds
     every weight itself."""
-    initial = Initial.of(config) if Path(config.train.init_from, "checkpoints").is_dir() else None
+    initial = Initial.from_config(config) if Path(config.train.init_from, "checkpoints").is_dir() else None
     return initial.base if initial else saved.get("base")
 
 

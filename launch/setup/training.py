@@ -46,7 +46,7 @@ def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
 
     Raises CheckpointError naming the first other parameter that is missing there or of another shape.
     """
-    if not (found := Initial.of(experiment.config)):
+    if not (found := Initial.from_config(experiment.config)):
         return state.init_state(make_state, target)
     params = found.params(target["params"])
     lacking = {name: p for name, p in target["params"].items() if name not in params}

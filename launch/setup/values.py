@@ -61,7 +61,7 @@ RULES: dict[str, Rule] = {
 
 LISTS = {"log.also": tuple(SINKS)}  # keys whose values are tuples of these
 # (key, its default, another key, values of that under which it is not read)
-UNREAD = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
+UNREAD_KEYS = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
           ("optimizer.b2", 0.999, "optimizer.name", ("adafactor",)),
           ("optimizer.end_fraction", 0.0, "optimizer.schedule", ("constant",)),
           ("optimizer.frozen_dtype", "float32", "optimizer.trainable", (".*",)))
@@ -78,7 +78,7 @@ def check(config) -> None:
         problems.append(f"optimizer.warmup_fraction = {warmup}: expected less, so that one of train.steps = {steps} is "
                         "left after it")
     problems += [f"{key} = {flat[key]}: {other} = {flat[other]!r} does not read it; leave it at {default}"
-                 for key, default, other, values in UNREAD
+                 for key, default, other, values in UNREAD_KEYS
                  if flat.get(other) in values and flat.get(key, default) != default]
     if flat.get("checkpoint.keep_best") and (not (every := flat["evaluate.every"]) or flat["checkpoint.every"] % every):
         problems.append(f"checkpoint.keep_best: expected evaluate.every = {every} to divide checkpoint.every = "

@@ -64,7 +64,7 @@ class ChunkPolicy:
         experiment = self.restored.experiment
         self.sampler: ImaginingSampler = experiment.sampler(chunk_frames=1)
         self.params = jax.tree.map(jnp.asarray, self.restored.params)
-        self._start, self._see = jax.jit(experiment.inputs.start), jax.jit(experiment.inputs.see)
+        self._start, self._see = jax.jit(experiment.inputs.start), jax.jit(experiment.inputs.encode_block)
         self.runs: list[Run] = []
         self.gaps: list[float] = []  # root mean squares between a frame as imagined while its actions ran, and as seen
 

@@ -97,9 +97,9 @@ def agree(config: dict, workdir: str, code_version: str, timeout_seconds: int) -
     """
     if jax.process_count() == 1:
         return
-    mine = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
+    own = {"code": code_version, "workdir": workdir, **{name: importlib.metadata.version(name) for name in PACKAGES},
             **{f"config.{key}": value for key, value in _leaves(config)}}
-    everyone = _exchange("facts", {"clock": time.time(), **mine}, timeout_seconds)
+    everyone = _exchange("facts", {"clock": time.time(), **own}, timeout_seconds)
     clocks = [host.pop("clock") for host in everyone]
     _check_equal(everyone, "start all with the same config and code")
     apart = max(clocks) - min(clocks)
@@ -115,10 +115,10 @@ def agree_on(what: str, value, timeout_seconds: int) -> None:
                      "same mounted folder on each?")
 
 
-def _exchange(name: str, mine: dict, timeout_seconds: int) -> list[dict]:
+def _exchange(name: str, own: dict, timeout_seconds: int) -> list[dict]:
     """Collects what every host says, by host. Raises HostError where one says nothing in time."""
     client = distributed.global_state.client
-    client.key_value_set(f"wamax/{name}/{jax.process_index()}", json.dumps(mine))
+    client.key_value_set(f"wamax/{name}/{jax.process_index()}", json.dumps(own))
     return [kinds.parse(_wait_for(client, f"wamax/{name}/{i}", timeout_seconds * 1000, i),
                         kinds.MAP, f"what host {i} says") for i in range(jax.process_count())]
 

@@ -41,7 +41,7 @@ class RunFolder:
         hosts.agree_on("newest checkpoint", self.saved, self.config.hosts.connect_seconds)
         self.start = self.saved or 0
         if self.saved is None:
-            if initial := Initial.of(self.config):
+            if initial := Initial.from_config(self.config):
                 say(initial.describe(self.data.statistics))
             self._kept = experiment.fit_encoders(self.data)
         else:

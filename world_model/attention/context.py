@@ -9,7 +9,7 @@ import numpy as np
 from world_model.attention import cudnn, flash
 from world_model.attention.blockwise import dense
 from world_model.attention.packing import cheapest_tile
-from world_model.attention.tiles import NOBODY, Tiles
+from world_model.attention.tiles import PADDING, Tiles
 
 
 def get_attend_context(name: str):
@@ -40,7 +40,7 @@ def _tiles(queries: int, keys: int) -> Tiles:
     """Makes the tiles of so many queries and keys, padded to whole tiles; each side is one segment."""
     tile = cheapest_tile([queries]), cheapest_tile([keys])
     length_q, length_k = (-(-tokens // side) * side for tokens, side in zip((queries, keys), tile, strict=True))
-    segment_k = np.where(np.arange(length_k) < keys, 0, NOBODY)
+    segment_k = np.where(np.arange(length_k) < keys, 0, PADDING)
     return Tiles(np.ones((1, 1), bool), np.zeros(length_q, int), segment_k, tile)
 
 

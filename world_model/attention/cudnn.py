@@ -27,14 +27,14 @@ def flash(q, k, v, key_valid=None, pairs=None, implementation: str = "cudnn"):
     mask = count = None
     if pairs is not None:
         pairs = pairs if key_valid is None else pairs & key_valid[:, None]
-        mask, key_valid = (_even(pairs, 1, 2)[:, None], None) if pairs.shape[1] > 1 else (None, pairs[:, 0])
+        mask, key_valid = (_pad_to_even(pairs, 1, 2)[:, None], None) if pairs.shape[1] > 1 else (None, pairs[:, 0])
     if key_valid is not None:
         order = jnp.argsort(~key_valid, axis=1)  # stable
         k, v = _reorder(k, order), _reorder(v, order)
         count = jnp.maximum(key_valid.sum(axis=1, dtype=jnp.int32), 1)  # a blind query meets one key that is not valid
     elif keys % 2 and mask is None:
         count = jnp.full(len(k), keys, jnp.int32)
-    return _kernel(implementation, _even(q, 1), _even(k, 1), _even(v, 1), mask, count)[:, :queries]
+    return _kernel(implementation, _pad_to_even(q, 1), _pad_to_even(k, 1), _pad_to_even(v, 1), mask, count)[:, :queries]
 
 
 def _kernel(implementation: str, q, k, v, mask, count):
@@ -64,7 +64,7 @@ _reorder.defvjp(lambda x, order: (_reorder(x, order), order),
                 lambda order, g: (_take(g, jnp.argsort(order, axis=1)), None))
 
 
-def _even(x, *axes: int):
+def _pad_to_even(x, *axes: int):
     """Appends a zero (False to a mask) where a length is odd."""
     return jnp.pad(x, [(0, x.shape[i] % 2 if i in axes else 0) for i in range(x.ndim)])
 

@@ -11,7 +11,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.attention.tiles import NOBODY, Tiles
+from world_model.attention.tiles import PADDING, Tiles
 from world_model.attention.tokens import Sequence, merge_ranges, segment_of_token
 from world_model.attention.visibility import Table, sees
 
@@ -40,8 +40,8 @@ class PackedOrder:
 
     @functools.cached_property
     def segment(self) -> np.ndarray:
-        """The segment at each packed position (its index in the sequence), NOBODY for padding; int32 [Lp]."""
-        return np.where(self.order < 0, NOBODY, segment_of_token(self.sequence)[self.order]).astype(np.int32)
+        """The segment at each packed position (its index in the sequence), PADDING for padding; int32 [Lp]."""
+        return np.where(self.order < 0, PADDING, segment_of_token(self.sequence)[self.order]).astype(np.int32)
 
     def padding(self, group: list) -> int:
         """Counts the padding that fills the group's last tile."""
@@ -80,7 +80,7 @@ def make_tiles(table: Table, queries: PackedOrder, keys: PackedOrder, window_fra
     seen = np.array([[sees(table, q, k, window_frames) for k in keys.sequence] for q in queries.sequence], bool)
     # A padding query sees what its neighbour does, so that its tile is no more masked than theirs.
     positions = np.arange(len(queries.segment))
-    neighbours = queries.segment[np.maximum.accumulate(np.where(queries.segment == NOBODY, 0, positions))]
+    neighbours = queries.segment[np.maximum.accumulate(np.where(queries.segment == PADDING, 0, positions))]
     return Tiles(seen, neighbours, keys.segment, (queries.tile, keys.tile))
 
 

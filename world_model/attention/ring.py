@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from world_model.attention.reference import NEGATIVE
-from world_model.attention.tiles import NOBODY
+from world_model.attention.tiles import PADDING
 from world_model.attention.tokens import Sequence, segment_of_token
 from world_model.attention.visibility import Table, sees
 from world_model.parallel import sharding
@@ -38,11 +38,11 @@ def make_ring(seen: np.ndarray, rows: np.ndarray, columns: np.ndarray):
     """
     def attend(q, k, v, key_valid=None, segment_mask=None):
         ways = jax.sharding.get_abstract_mesh().shape["context"]
-        visible = jnp.pad(seen if segment_mask is None else seen & segment_mask, ((0, 1), (0, 1)))  # NOBODY is the last
+        visible = jnp.pad(seen if segment_mask is None else seen & segment_mask, ((0, 1), (0, 1)))  # PADDING is last
         valid = jnp.ones(k.shape[:2], bool) if key_valid is None else key_valid
         out = _over_context(_turns)(
-            *(_pad(x, ways, 1) for x in (q, k, v, valid)), _pad(jnp.asarray(rows), ways, 0, NOBODY),
-            _pad(jnp.asarray(columns), ways, 0, NOBODY), visible)
+            *(_pad(x, ways, 1) for x in (q, k, v, valid)), _pad(jnp.asarray(rows), ways, 0, PADDING),
+            _pad(jnp.asarray(columns), ways, 0, PADDING), visible)
         return out[:, :q.shape[1]]
 
     return attend

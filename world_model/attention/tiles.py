@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NOBODY = -1  # the segment of padding: no query sees it
+PADDING = -1  # the segment of padding: no query sees it
 SKIP, FULL, MASKED = 0, 1, 2  # kinds of pairs of tiles: nothing is visible, everything, some
 BITS = 31  # bits of an int32 that are used; its sign is left alone
 
@@ -31,22 +31,22 @@ class Tiles:
     """The P listed pairs of tiles under bool `seen` [segments of queries, segments of keys].
 
     queries [Lq] and keys [Lk] name each token's segment; both are whole numbers of tiles of `tile` (queries, keys)
-    tokens. Keys may be NOBODY.
+    tokens. Keys may be PADDING.
     """
 
     def __init__(self, seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, tile: tuple[int, int]):
         self.seen, self.queries, self.keys, self.tile = seen, queries, keys, tile
         self._rows, columns = (segments.reshape(-1, side) for segments, side in zip((queries, keys), tile, strict=True))
-        present = [np.unique(column[column != NOBODY]) for column in columns]
+        present = [np.unique(column[column != PADDING]) for column in columns]
         self.words = -(-max(1, *map(len, present)) // BITS)  # per query and tile of keys
-        self._segments = np.full((len(columns), self.words * BITS), NOBODY)  # the segment of each bit, by tile of keys
+        self._segments = np.full((len(columns), self.words * BITS), PADDING)  # the segment of each bit, by tile of keys
         self._codes = np.zeros((self.words, len(keys)), np.int32)
         for column, found in enumerate(present):
             self._segments[column, :len(found)] = found
             for bit, segment in enumerate(found):
                 self._codes[bit // BITS, column * tile[1]:][:tile[1]] |= np.int32(
                     (columns[column] == segment) * (1 << bit % BITS))
-        self._padded = (columns == NOBODY).any(axis=1)
+        self._padded = (columns == PADDING).any(axis=1)
         listed = self._kinds(seen) != SKIP
         self.computed = int(listed.sum())
         # A tile that nobody sees, or that sees nobody, gets one empty step, which writes zeros.
@@ -61,7 +61,7 @@ class Tiles:
 
     def _kinds(self, seen):
         """Finds the kind of every pair of tiles: int32 [tiles of queries, tiles of keys]; `seen` may be traced."""
-        real = self._segments != NOBODY
+        real = self._segments != PADDING
         sees = seen[:, self._segments] & real  # [segments of queries, tiles of keys, bits]
         some, every = sees.any(axis=-1), (sees == real).all(axis=-1) & ~self._padded
         inside = [np.unique(row) for row in self._rows]
@@ -91,6 +91,6 @@ class Tiles:
 
     def _words(self, seen):
         """Packs the segments that each query sees into bits: int32 [tiles of keys, W, Lq]."""
-        bits = (seen[:, self._segments] & (self._segments != NOBODY)).reshape(len(seen), -1, self.words, BITS)
+        bits = (seen[:, self._segments] & (self._segments != PADDING)).reshape(len(seen), -1, self.words, BITS)
         words = (bits.astype(np.int32) << np.arange(BITS, dtype=np.int32)).sum(axis=-1, dtype=np.int32)
         return words.transpose(1, 2, 0)[:, :, self.queries]

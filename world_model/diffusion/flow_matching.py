@@ -30,7 +30,7 @@ class NoiseLevels(NamedTuple):
     weights: np.ndarray  # loss weights; their mean is 1
 
 
-def shifted(sigma, shift: float):
+def shift_sigma(sigma, shift: float):
     """Moves levels in [0, 1] towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
@@ -43,7 +43,7 @@ def noise_levels(shift: float = 5.0, count: int = 1000) -> NoiseLevels:
     """
     i, step = np.arange(count), np.float64(np.float32(-1 / count))
     even = np.where(i < (count + 1) // 2, 1 + step * i, -step * (count - i)).astype(np.float32)
-    sigmas = shifted(even, shift)
+    sigmas = shift_sigma(even, shift)
     timesteps = 1000 * sigmas
     bell = np.exp(-2 * ((timesteps.astype(np.float64) - 500) / 1000) ** 2)
     above = bell - bell.min()

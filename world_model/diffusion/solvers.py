@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.diffusion.flow_matching import shifted
+from world_model.diffusion.flow_matching import shift_sigma
 
 
 def inference_sigmas(steps: int, shift: float = 5.0, final_sigma: float = 0.0) -> np.ndarray:
@@ -24,7 +24,7 @@ def inference_sigmas(steps: int, shift: float = 5.0, final_sigma: float = 0.0) -
     A final_sigma above 0 squeezes the whole range (the Flash variant of arXiv 2602.15922 leaves the video at 0.8 while
     actions go to 0).
     """
-    sigmas = np.append(shifted(np.linspace(0.999, 0, steps + 1)[:-1], shift), 0.0)
+    sigmas = np.append(shift_sigma(np.linspace(0.999, 0, steps + 1)[:-1], shift), 0.0)
     return final_sigma + sigmas * (sigmas[0] - final_sigma) / sigmas[0]
 
 

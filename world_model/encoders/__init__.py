@@ -18,7 +18,7 @@ from world_model.encoders.token_ids import TokenIds
 from world_model.encoders.umt5 import Umt5Text
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.encoders.weights import NOWHERE, WeightsFile
+from world_model.encoders.weights import NO_FILE, WeightsFile
 
 
 class VideoCodec(Protocol):
@@ -82,7 +82,7 @@ class ImageEncoder(Protocol):
         """float [B, H, W, 3] in [-1, 1] -> float32 [B, image_tokens, image_dim]."""
 
 
-def make_video_codec(name: str, *, channels: int, weights: WeightsFile = NOWHERE, dtype: str = "float32",
+def make_video_codec(name: str, *, channels: int, weights: WeightsFile = NO_FILE, dtype: str = "float32",
                      chunk: int = 1, tile: int = 0) -> VideoCodec:
     """Makes the codec of that name. Arguments from `weights` on are for codecs whose weights are in files. Raises
     ValueError on an unknown name, or where the codec has other than `channels` channels."""
@@ -100,7 +100,7 @@ def make_video_codec(name: str, *, channels: int, weights: WeightsFile = NOWHERE
     return codec
 
 
-def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: WeightsFile = NOWHERE,
+def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: WeightsFile = NO_FILE,
                       tokenizer: str = "", dtype: str = "float32") -> TextEncoder:
     """Makes the text encoder of that name, as `make_video_codec` does; tokenizer: a local file."""
     makers = {"hash": lambda: HashText(text_length, text_dim),
@@ -112,7 +112,7 @@ def make_text_encoder(name: str, *, text_length: int, text_dim: int, weights: We
     return encoder
 
 
-def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights: WeightsFile = NOWHERE,
+def make_image_encoder(name: str, *, image_tokens: int, image_dim: int, weights: WeightsFile = NO_FILE,
                        dtype: str = "float32") -> ImageEncoder | None:
     """Makes the image encoder of that name, as `make_video_codec` does; None for "none": no image features, or
     precomputed ones."""

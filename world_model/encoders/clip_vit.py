@@ -90,7 +90,7 @@ class ClipVit(nnx.Module):
         shapes = axes.layer_shapes(functional.shapes(ClipVit, self.spec))
 
         def step(x, params):
-            return functional.bind(self.blocks, axes.gathered(params, shapes, axes.ENCODER_RULES))(x), None
+            return functional.bind(self.blocks, axes.gather_weights(params, shapes, axes.ENCODER_RULES))(x), None
 
         return jax.lax.scan(step, self.pre_norm(x), functional.parameters(self.blocks))[0]
 
@@ -113,7 +113,7 @@ class ClipImage:
     """An `ImageEncoder` by CLIP; arrays are those of `ClipVit`, of `dtype`."""
 
     spec: ClipSpec = ClipSpec()
-    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
     dtype: str = "float32"
 
     @property
@@ -145,7 +145,7 @@ class ClipImage:
         rows, columns = (jnp.asarray(bicubic(n, self.spec.size)) for n in frames.shape[1:3])
         pixels = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, frames.astype(jnp.float32))
         pixels = (pixels * 0.5 + 0.5 - jnp.array(MEAN)) / jnp.array(STD)
-        params = axes.gathered(params, functional.shapes(ClipVit, self.spec), axes.ENCODER_RULES)
+        params = axes.gather_weights(params, functional.shapes(ClipVit, self.spec), axes.ENCODER_RULES)
         return functional.bind(_module(self.spec), params)(pixels.astype(self.dtype)).astype(jnp.float32)
 
 

@@ -103,7 +103,7 @@ class Umt5(nnx.Module):
         bucket = jnp.asarray(buckets(ids.shape[1], self.spec.buckets, self.spec.max_distance))
 
         def step(x, params):
-            weights = axes.gathered(params, shapes, axes.ENCODER_RULES)
+            weights = axes.gather_weights(params, shapes, axes.ENCODER_RULES)
             return functional.bind(self.blocks, weights)(x, bucket, key_valid), None
 
         x, _ = jax.lax.scan(step, self.token_embedding[...][ids], functional.parameters(self.blocks))
@@ -128,7 +128,7 @@ class Umt5Text:
 
     text_length: int
     spec: Umt5Spec = Umt5Spec()
-    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
     tokenizer: str = ""  # a local tokenizer.json or SentencePiece .model
     dtype: str = "float32"
 
@@ -159,7 +159,7 @@ class Umt5Text:
     def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, D], zero past each length."""
         real = jnp.arange(ids.shape[1]) < jnp.asarray(length)[:, None]
-        params = axes.gathered(params, functional.shapes(Umt5, self.spec), axes.ENCODER_RULES)
+        params = axes.gather_weights(params, functional.shapes(Umt5, self.spec), axes.ENCODER_RULES)
         features = functional.bind(_module(self.spec), params)(ids, real)
         return jnp.where(real[..., None], features.astype(jnp.float32), 0)
 

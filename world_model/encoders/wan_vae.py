@@ -20,8 +20,8 @@ from world_model.encoders.wan_vae_blocks import (
     Past,
     ResidualBlock,
     Upsample,
-    averaged,
-    duplicated,
+    average_down,
+    duplicate_up,
 )
 from world_model.layers.transformer import linear
 
@@ -99,7 +99,7 @@ class DownStage(nnx.Module):
         for i in range(self.blocks):
             h = getattr(self, f"block{i}")(h, past)
         h = self.resample(h, past) if hasattr(self, "resample") else h
-        return h + averaged(x, *self.shortcut) if self.shortcut else h
+        return h + average_down(x, *self.shortcut) if self.shortcut else h
 
 
 class UpStage(nnx.Module):
@@ -118,7 +118,7 @@ class UpStage(nnx.Module):
         for i in range(self.blocks):
             h = getattr(self, f"block{i}")(h, past)
         h = self.resample(h, past) if hasattr(self, "resample") else h
-        return h + duplicated(x, *self.shortcut, past.first) if self.shortcut else h
+        return h + duplicate_up(x, *self.shortcut, past.first) if self.shortcut else h
 
 
 class Encoder(nnx.Module):
@@ -180,7 +180,7 @@ class WanVae(nnx.Module):
         x = rearrange(pixels, "b t (h p) (w q) c -> b t h w (c q p)", p=self.spec.patch, q=self.spec.patch)
         moments = self.to_latent(self.encoder(x, past)).astype(jnp.float32)
         mean = moments[..., :self.spec.latent_channels]
-        return (mean - jnp.array(self.spec.mean)) / jnp.array(self.spec.std), past.kept()
+        return (mean - jnp.array(self.spec.mean)) / jnp.array(self.spec.std), past.state()
 
     def decode(self, latents, kept: tuple | None):
         """Normalised latents [B, 1 + k or k, h, w, C] -> (float32 [B, 1 + 4k or 4k, H, W, 3] in [-1, 1], kept)."""
@@ -189,4 +189,4 @@ class WanVae(nnx.Module):
         x = self.from_latent(latents.astype(self.from_latent.kernel.dtype))
         x = self.decoder(x, past).astype(jnp.float32)
         x = rearrange(x, "b t h w (c q p) -> b t (h p) (w q) c", p=self.spec.patch, q=self.spec.patch)
-        return jnp.clip(x, -1, 1), past.kept()
+        return jnp.clip(x, -1, 1), past.state()

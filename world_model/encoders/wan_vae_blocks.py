@@ -36,7 +36,7 @@ class Past:
         """How many of a layer's frames become one latent. Before the first latent has passed, frames go one by one."""
         return 1 if self.first else frames // self._latents
 
-    def kept(self) -> tuple:
+    def state(self) -> tuple:
         """What the next chunk needs."""
         return tuple(self._next)
 
@@ -163,7 +163,7 @@ class Upsample(nnx.Module):
         return doubled if alone is None else jnp.concatenate([alone, doubled], axis=1)
 
 
-def averaged(x, outputs: int, time: int, space: int):
+def average_down(x, outputs: int, time: int, space: int):
     """The shortcut past a `Downsample`: cells of time x space x space go to channels, whose groups are averaged. Frame
     0 is the second of its pair."""
     x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)))
@@ -171,7 +171,7 @@ def averaged(x, outputs: int, time: int, space: int):
     return x.reshape(*x.shape[:-1], outputs, -1).mean(axis=-1)
 
 
-def duplicated(x, outputs: int, time: int, space: int, first: bool):
+def duplicate_up(x, outputs: int, time: int, space: int, first: bool):
     """The shortcut past an `Upsample`: channels, repeated as needed, go to cells of time x space x space."""
     x = jnp.repeat(x, outputs * time * space**2 // x.shape[-1], axis=-1)
     x = rearrange(x, "b t h w (c r p q) -> b (t r) (h p) (w q) c", r=time, p=space, q=space)

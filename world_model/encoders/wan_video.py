@@ -25,7 +25,7 @@ class WanVideo:
     """A `VideoCodec` by one of Wan's autoencoders; arrays are those of `WanVae`, of `dtype`."""
 
     spec: WanVaeSpec
-    weights: encoder_weights.WeightsFile = encoder_weights.NOWHERE
+    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
     dtype: str = "float32"
     chunk: int = 1  # latent frames at once after the first: speed against memory; 0: all
     tile: int = 0  # latent pixels on a side of a tile; 0: frames are taken whole

@@ -27,7 +27,7 @@ class WeightsFile:
     allow_pickle: bool = False  # read .pth through torch's weights_only unpickler
 
 
-NOWHERE = WeightsFile()
+NO_FILE = WeightsFile()
 
 
 def fingerprint(file: WeightsFile) -> dict[str, np.ndarray]:

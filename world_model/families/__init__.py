@@ -65,7 +65,7 @@ def all_families() -> list[Family]:
 def make_model(name: str, **sizes) -> Model:
     """The family of that name at those sizes. Raises ValueError on an unknown name or size, or sizes that do not
     fit."""
-    return get_family(name).at(**sizes)
+    return get_family(name).make_model(**sizes)
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def scan_layers(layers: nnx.Module, run: Callable, x, shapes: dict[str, tuple[in
     shapes: those of one layer's whole weights, by name; policy: what the backward pass keeps (parallel/remat.py).
     """
     def step(x, params):
-        return run(functional.bind(layers, axes.gathered(params, shapes, rules)), x), None
+        return run(functional.bind(layers, axes.gather_weights(params, shapes, rules)), x), None
 
     return jax.lax.scan(remat.remat(step, policy), x, functional.parameters(layers))[0]
 

@@ -52,10 +52,10 @@ def axes_of(params: dict, rules: Rules) -> dict[str, tuple]:
     return found
 
 
-def gathered(params: dict, shapes: dict[str, tuple[int, ...]], rules: Rules) -> dict:
+def gather_weights(params: dict, shapes: dict[str, tuple[int, ...]], rules: Rules) -> dict:
     """{name: weight} with the weights of a layer, or of all that stands outside the stacks, whole over `fsdp`; stacked
     ones stay as they are until their turn comes in the scan. shapes: those of the whole weights, by name."""
-    return {name: p if is_stacked(name) else sharding.gathered(p, _axes(name, p.ndim, rules)[0], shapes[name])
+    return {name: p if is_stacked(name) else sharding.gather_weight(p, _axes(name, p.ndim, rules)[0], shapes[name])
             for name, p in params.items()}
 
 

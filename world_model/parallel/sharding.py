@@ -3,7 +3,8 @@
 The mesh has four axes: `data` (replicas), `fsdp` (weight shards, also batch shards), `tensor` (attention heads and MLP
 columns) and `context` (sequence). A family names the logical axes of its parameters, and the model those of its
 activations (`constrain`). In a training step `data` and `fsdp` are manual: each device works on its rows, gathers
-weights where it uses them and scatters their gradients (`gathered`). XLA's partitioner (axis type Auto) does the rest.
+weights where it uses them and scatters their gradients (`gather_weight`). XLA's partitioner (axis type Auto) does the
+rest.
 """
 
 import itertools
@@ -166,7 +167,7 @@ def on_each_device(fn: Callable, inputs: tuple[tuple, ...], output: tuple) -> Ca
                          axis_names=set(mesh.axis_names) - set(mesh.manual_axes), check_vma=False)
 
 
-def gathered(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.Array:
+def gather_weight(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> jax.Array:
     """Gathers a weight over `fsdp` for its product, inside the train step's manual region.
 
     Elsewhere the partitioner does it. The transpose of the gather is the scatter that sums the weight's gradient over

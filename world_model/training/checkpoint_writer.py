@@ -43,10 +43,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True, todelete_subdir=TRASH,
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies))
-        with _explained("open", self.directory):
+        with _as_checkpoint_error("open", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                _tidy(self.directory)
+                _clean_up(self.directory)
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -60,21 +60,21 @@ class Checkpoints:
                  "meta": ocp.args.JsonSave(meta)}
         if flatten(frozen):
             items["frozen"] = ocp.args.PyTreeSave(flatten(frozen))
-        with _explained("write", self.directory):
+        with _as_checkpoint_error("write", self.directory):
             self._wait()
             self._manager.save(step, args=ocp.args.Composite(**items),
                                metrics=None if loss is None else {"loss": loss})
-        self._pending = self._pool.submit(self._settle)
+        self._pending = self._pool.submit(self._finish_save)
 
     def check(self) -> None:
         """Raises CheckpointError if a save has failed meanwhile. Costs microseconds: call it every step."""
         if self._pending and self._pending.done():
-            with _explained("write", self.directory):
+            with _as_checkpoint_error("write", self.directory):
                 self._wait()
 
     def close(self) -> None:
         """Waits for the last save; closing twice is fine. Raises CheckpointError if the save failed."""
-        with _explained("write", self.directory):
+        with _as_checkpoint_error("write", self.directory):
             try:
                 self._wait()
             finally:
@@ -86,7 +86,7 @@ class Checkpoints:
         if pending:
             pending.result()
 
-    def _settle(self) -> None:
+    def _finish_save(self) -> None:
         self._manager.wait_until_finished()  # raises what went wrong; Orbax's own check_for_errors misses it
         if jax.process_index() == 0:
             _empty_trash(self.directory)
@@ -97,7 +97,7 @@ def _empty_trash(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _tidy(directory: Path) -> None:
+def _clean_up(directory: Path) -> None:
     """Deletes what an earlier run left to be deleted, and moves its half-written steps aside."""
     _empty_trash(directory)
     for path in step_paths(directory):
@@ -111,13 +111,13 @@ def _tidy(directory: Path) -> None:
 def _is_not_raised(record) -> bool:
     """Filters what Orbax logs: a traceback in each thread that an error passes before it is raised.
 
-    `_explained` says such an error once.
+    `_as_checkpoint_error` says such an error once.
     """
     return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager
-def _explained(doing: str, directory: Path):
+def _as_checkpoint_error(doing: str, directory: Path):
     """Turns whatever the storage raises into one sentence that names the last good checkpoint."""
     try:
         yield

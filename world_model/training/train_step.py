@@ -36,8 +36,8 @@ def make_train_step(
     """Makes the function (state, batch, *frozen) -> (state, metrics).
 
     loss_fn(params, batch, key, counts, *frozen) -> (loss, metrics) gets one device's rows of a microbatch. Where the
-    spec of a parameter in `specs` names fsdp, it gets this device's share, to be `sharding.gathered`. Its results are
-    float32 scalars divided by `counts` = count_fn(whole batch), so that those of microbatches and devices add up to
+    spec of a parameter in `specs` names fsdp, it gets this device's share, for `sharding.gather_weight`. Its results
+    are float32 scalars divided by `counts` = count_fn(whole batch), so that those of microbatches and devices add up to
     those of the whole batch. cast(params) gives the parameters as they are computed with. after_step(trained params,
     metrics) may change both after the optimizer, and leaves no arrays among the metrics (`Loss.after_step`). key is
     fold_in(state key, step). Metrics gain loss, grad_norm (before clipping), param_norm and learning_rate. frozen: at
@@ -70,7 +70,7 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
     """Returns ((loss, metrics), gradients of `trained`), summed over microbatches and devices.
 
     `data` and `fsdp` are manual here: each device runs loss_fn on its rows, and what crosses the network is what
-    `sharding.gathered` and this function say, instead of what the partitioner thinks cheapest.
+    `sharding.gather_weight` and this function say, instead of what the partitioner thinks cheapest.
     """
     def on_rows(weights, batch, key, counts, *frozen):
         def loss_of(chosen, microbatch):
@@ -86,7 +86,7 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
     frozen_shares = jax.tree.map(lambda spec: sharding.only(rows, spec), tuple(frozen_specs))
 
     def unsummed(name: str) -> tuple[str, ...]:
-        """Mesh axes over which `sharding.gathered` has not summed a parameter's gradient already."""
+        """Mesh axes over which `sharding.gather_weight` has not summed a parameter's gradient already."""
         return tuple(axis for axis in rows if axis not in jax.tree.leaves(tuple(shares[name])))
 
     def on_device(*args):

@@ -59,7 +59,7 @@ class Family:
         module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def at(self, **sizes) -> "Model":
+    def make_model(self, **sizes) -> "Model":
         """The family at those sizes. Raises ValueError on a size that it does not have, or sizes that do not fit."""
         known = {field.name for field in dataclasses.fields(self.spec)}
         if unknown := sorted(sizes.keys() - known):

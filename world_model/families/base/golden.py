@@ -21,15 +21,15 @@ class GoldenFile:
     """Sizes, weights under the reference's names, inputs and expected results. A family says how to read them."""
 
     MARK: str  # a constructor value that only this family's reference has, by which its files are recognised
-    GIVEN: re.Pattern  # entries that the file tells rather than asks
+    INPUTS: re.Pattern  # entries that the file tells rather than asks
     RELATIVE: re.Pattern  # entries compared relative to the expected value
     SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, adapter) -> iterator of (name, array)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.config = read_config(arrays)
         self.weights = {key[2:]: x for key, x in arrays.items() if key.startswith("w/")}
-        self.given = {key: x for key, x in arrays.items() if self.GIVEN.match(key)}
-        self.expected = {key: x for key, x in arrays.items() if not self.GIVEN.match(key)}
+        self.inputs = {key: x for key, x in arrays.items() if self.INPUTS.match(key)}
+        self.expected = {key: x for key, x in arrays.items() if not self.INPUTS.match(key)}
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
         """The model of this file in that runtime, with its weights or others under the same names."""
@@ -37,11 +37,11 @@ class GoldenFile:
 
     def video(self, name: str) -> np.ndarray:
         """An input [B, C, F, h, w] as [B, F, h, w, C]."""
-        return np.moveaxis(self.given[f"in/{name}"], 1, -1)
+        return np.moveaxis(self.inputs[f"in/{name}"], 1, -1)
 
     def actions(self, name: str) -> np.ndarray:
         """An input [B, A, F, n, 1] as [B, F n, A]."""
-        x = np.moveaxis(self.given[f"in/{name}"][..., 0], 1, -1)
+        x = np.moveaxis(self.inputs[f"in/{name}"][..., 0], 1, -1)
         return x.reshape(len(x), -1, x.shape[-1])
 
 

@@ -57,23 +57,23 @@ class Inputs:
         """What the encoders make of `stored_from`, bfloat16."""
         return {}
 
-    def look(self, robot, views: dict[str, np.ndarray]):
+    def pictures(self, robot, views: dict[str, np.ndarray]):
         """What a policy sees of a robot's cameras, uint8 [n, H, W, 3] by name, oldest first."""
         return robot.canvas(views)
 
-    def look_shapes(self):
-        """Abstract arrays of what `look` gives of one moment."""
+    def picture_shapes(self):
+        """Abstract arrays of what `pictures` gives of one moment."""
         raise NotImplementedError
 
     def start(self, frozen: dict, pictures, text_ids, text_length):
-        """What a policy starts an episode from: a tree of arrays, from what `look` gave of first moments, text_ids
+        """What a policy starts an episode from: a tree of arrays, from what `pictures` gave of first moments, text_ids
         [B, text_length], text_length [B]."""
         raise NotImplementedError
 
-    def see(self, frozen: dict, pictures):
+    def encode_block(self, frozen: dict, pictures):
         """What a policy takes of a block's pictures, once they have been seen."""
         return pictures
 
-    def decode_later(self, frozen: dict, latents):
-        """The inverse of `see` where video is imagined: -> uint8 [B, stride n, H, W, 3]."""
+    def decode_block(self, frozen: dict, latents):
+        """The inverse of `encode_block` where video is imagined: -> uint8 [B, stride n, H, W, 3]."""
         raise NotImplementedError

@@ -49,7 +49,8 @@ class Loss:
             of_use = jax.random.fold_in(key, use)
             return jax.vmap(lambda i: jax.random.fold_in(of_use, i))(example.sample_index)
 
-        params = axes.gathered(params, functional.shapes(type(self.model), self.model.spec), self.model.param_axes)
+        shapes = functional.shapes(type(self.model), self.model.spec)
+        params = axes.gather_weights(params, shapes, self.model.param_axes)
         return self.loss_at(params, example, self.sample(keys, example, key), counts)
 
 

@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
 class Policy(Protocol):
     """What acts. Arrays are numpy; rows of a batch are different sessions, numbered from 0 on.
 
-    `pictures` are what the family's `Inputs.look` gives: canvases uint8 [B, n, H, W, 3], or a tree of arrays.
+    `pictures` are what the family's `Inputs.pictures` gives: canvases uint8 [B, n, H, W, 3], or a tree of arrays.
     """
 
     batch_sizes: tuple[int, ...]  # each compiles, so that each is to be called before it counts
@@ -94,7 +94,7 @@ class BatchedPolicy:
         self._observe = jax.jit(self._observe_rows, donate_argnums=1)
         self._act = jax.jit(functools.partial(self._chunk_rows, self.predict_rows), donate_argnums=1)
         self._imagine = jax.jit(functools.partial(self._chunk_rows, self._imagine_rows), donate_argnums=1)
-        self._decode = jax.jit(self.inputs.decode_later)
+        self._decode = jax.jit(self.inputs.decode_block)
         self.reset()
 
     # --- what happens to one episode, told by a family -----------------------------------------------------------
@@ -109,7 +109,7 @@ class BatchedPolicy:
         raise NotImplementedError
 
     def observe_block(self, params, window: Window, seen, actions, block, data):
-        """The cache with a block as it was seen (`Inputs.see`) and its executed actions [1, N, action_dim]."""
+        """The cache with a block as it was seen (`Inputs.encode_block`) and its executed actions [1, N, action_dim]."""
         raise NotImplementedError
 
     def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
@@ -134,7 +134,7 @@ class BatchedPolicy:
         """The parameters where they are computed with."""
         return params
 
-    def nothing_imagined(self) -> jax.Array | None:
+    def blank_block(self) -> jax.Array | None:
         """What stands for the imagined block before there is one."""
         return None
 
@@ -147,7 +147,7 @@ class BatchedPolicy:
     def reset(self) -> None:
         """See `Policy`."""
         ids = jax.ShapeDtypeStruct(self.inputs.tokenize("")[0].shape, jnp.int32)
-        shapes = jax.eval_shape(self._begin, self._arrays, self.inputs.look_shapes(), ids,
+        shapes = jax.eval_shape(self._begin, self._arrays, self.inputs.picture_shapes(), ids,
                                 jax.ShapeDtypeStruct((), jnp.int32))
         # There is room for one session more: rows that fill up a batch write there.
         self._windows = jax.tree.map(lambda x: jnp.zeros((self.sessions + 1, *x.shape), x.dtype), shapes)
@@ -212,10 +212,10 @@ class BatchedPolicy:
         pictures = jax.tree.map(lambda x: x[None], pictures)
         params, frozen = arrays
         cache, episode = self.begin_episode(params, frozen, pictures, text_ids[None], jnp.reshape(text_length, 1))
-        return Window(cache, episode, self.nothing_imagined())
+        return Window(cache, episode, self.blank_block())
 
     def _observe_one(self, arrays, window: Window, pictures, actions, block, data):
-        seen = self.inputs.see(arrays[1], jax.tree.map(lambda x: x[None], pictures))
+        seen = self.inputs.encode_block(arrays[1], jax.tree.map(lambda x: x[None], pictures))
         cache = self.observe_block(arrays[0], window, seen, actions[None], block, data)
         return cache, self.gap(seen, window.imagined)
 

@@ -44,7 +44,7 @@ class TorchPolicy:
                          if field.name not in ("model", "branch_devices")}
         self.runtime = self.load(directory)
         self._noise = jax.jit(jax.vmap(lambda key, block: self.sample_noise(sampler, key[None], block)))
-        self._start, self._see = jax.jit(inputs.start), jax.jit(inputs.see)
+        self._start, self._encode_block = jax.jit(inputs.start), jax.jit(inputs.encode_block)
         self.reset()
 
     # --- what happens to one episode, told by a family -----------------------------------------------------------
@@ -67,7 +67,7 @@ class TorchPolicy:
         raise NotImplementedError
 
     def observe_block(self, state, seen, actions: Tensor, block: int) -> Any:
-        """What is kept after a block as it really happened; seen: what `Inputs.see` gave."""
+        """What is kept after a block as it really happened; seen: what `Inputs.encode_block` gave."""
         raise NotImplementedError
 
     def predict_block(self, state, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting
@@ -89,7 +89,7 @@ class TorchPolicy:
 
     def observe(self, sessions, pictures, actions, block) -> np.ndarray | None:
         """See `Policy`."""
-        seen, gaps = jax.device_get(self._see(self.frozen, pictures)), []
+        seen, gaps = jax.device_get(self._encode_block(self.frozen, pictures)), []
         for row, session in enumerate(sessions):
             episode = self._episodes[session]
             if episode.imagined is not None:
@@ -117,7 +117,7 @@ class TorchPolicy:
 
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""
-        return np.asarray(jax.jit(self.inputs.decode_later)(self.frozen, latents))
+        return np.asarray(jax.jit(self.inputs.decode_block)(self.frozen, latents))
 
     def tensor(self, x) -> Tensor:
         """A tensor of its own on the policy's device."""

@@ -96,7 +96,7 @@ class DreamZero(Stack):
 
         no_clean: visibility table where there are no clean latents; "bidirectional" is Wan's own forward.
         """
-        spec, table, sequence = self.spec, *self._asked(inputs, no_clean)
+        spec, table, sequence = self.spec, *self._table_and_tokens(inputs, no_clean)
         kept = visibility.needed(table, sequence, set(HEADS_READ), spec.window_frames)
         sequence = tokens.select(sequence, kept.__contains__)
         x, time, rows, key_valid = self.embed(inputs, sequence)
@@ -114,15 +114,16 @@ class DreamZero(Stack):
 
     def with_hidden(self, inputs: ForwardInputs) -> tuple[Velocity, jax.Array]:
         """(velocity, [L, B, tokens, D] after each layer) with every token in every layer."""
-        table, sequence = self._asked(inputs)
+        table, sequence = self._table_and_tokens(inputs)
         x, time, rows, key_valid = self.embed(inputs, sequence)
         context = self.embed_context(inputs.text, inputs.image)
         forward_pass = plain_pass(self.spec, table, sequence, rows)
         x, hidden = self.run_all(x, self.modulation(time), context, forward_pass, key_valid)
         return self.read_heads(x, time[:, forward_pass.output_row_start:], inputs.noisy_actions), hidden
 
-    def _asked(self, inputs: ForwardInputs, no_clean: str = "dreamzero_no_clean") -> tuple[Table, tokens.Sequence]:
-        """The table and all tokens of what is given."""
+    def _table_and_tokens(self, inputs: ForwardInputs, no_clean: str = "dreamzero_no_clean"
+                          ) -> tuple[Table, tokens.Sequence]:
+        """The visibility table and all tokens of these inputs."""
         with_clean, with_actions = inputs.clean_latents is not None, inputs.noisy_actions is not None
         groups = [g for g in GROUPS if (with_clean or g is not CLEAN_VIDEO) and (with_actions or g in VIDEO_GROUPS)]
         return self.spec.table(None if with_clean else no_clean), make_sequence(self.spec, groups)

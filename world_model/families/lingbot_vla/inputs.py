@@ -58,11 +58,11 @@ class LingBotVLAInputs(Inputs):
         """See `Inputs`."""
         return example
 
-    def look(self, robot, views: dict[str, np.ndarray]):
+    def pictures(self, robot, views: dict[str, np.ndarray]):
         """See `Inputs`: (views, which there are) of the newest moment."""
         return robot.views({name: frames[-1:] for name, frames in views.items()})
 
-    def look_shapes(self):
+    def picture_shapes(self):
         """See `Inputs`."""
         return tuple(jax.ShapeDtypeStruct(*self.batch_fields()[name]) for name in ("views", "view_mask"))
 

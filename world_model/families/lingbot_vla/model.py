@@ -92,7 +92,7 @@ class LingBotVLA(nnx.Module):
 
         def run(x, inputs):
             params, index = inputs
-            layer = functional.bind(self.language_blocks, axes.gathered(params, shapes, self.param_axes))
+            layer = functional.bind(self.language_blocks, axes.gather_weights(params, shapes, self.param_axes))
             x, own = layer(x, angles, mask)
             if len(taps):
                 x = x + jnp.where(index < len(taps), taps[jnp.minimum(index, len(taps) - 1)], 0)
@@ -146,7 +146,7 @@ class LingBotVLA(nnx.Module):
 
         def run(x, inputs):
             params, *prefix = inputs
-            layer = functional.bind(self.expert_blocks, axes.gathered(params, shapes, self.param_axes))
+            layer = functional.bind(self.expert_blocks, axes.gather_weights(params, shapes, self.param_axes))
             return layer(x, condition, angles, prefix, mask)
 
         layers = functional.parameters(self.expert_blocks), seen.keys, seen.values

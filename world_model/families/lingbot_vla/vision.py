@@ -103,7 +103,7 @@ class VisionTower(nnx.Module):
         def run(carry, inputs):
             x, taps = carry
             params, full, index = inputs
-            layer = functional.bind(self.blocks, axes.gathered(params, shapes, rules))
+            layer = functional.bind(self.blocks, axes.gather_weights(params, shapes, rules))
             x = layer(x, angles, jnp.logical_or(window, full))
             if spec.vision_taps:
                 here = np.array(spec.vision_taps) == index

@@ -134,12 +134,12 @@ class VideoInputs(Inputs):
         ids, length = self.text.tokenize(prompt)
         return self.text.encode(frozen["text"], jnp.tile(ids, (batch_size, 1)), jnp.full(batch_size, length))
 
-    def look_shapes(self) -> jax.ShapeDtypeStruct:
+    def picture_shapes(self) -> jax.ShapeDtypeStruct:
         """See `Inputs`: one canvas."""
         layout = self.spec.layout
         return jax.ShapeDtypeStruct((1, layout.height, layout.width, 3), jnp.uint8)
 
-    def see(self, frozen: dict, frames):
+    def encode_block(self, frozen: dict, frames):
         """See `Inputs`: frames uint8 [B, stride n, H, W, 3] of a block after the first -> latents [B, n, h, w, C].
 
         The codec wants a first frame alone; those before this block are gone: its own first frame stands in for them,
@@ -149,7 +149,7 @@ class VideoInputs(Inputs):
         video = to_pixels(frames)
         return self.video.encode(frozen["video"], jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
 
-    def decode_later(self, frozen: dict, latents):
+    def decode_block(self, frozen: dict, latents):
         """See `Inputs`."""
         later = self.video.decode(frozen["video"], jnp.concatenate([latents[:, :1], latents], axis=1))
         return to_bytes(later[:, 1:])

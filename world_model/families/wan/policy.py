@@ -13,7 +13,7 @@ class VideoPolicy(BatchedPolicy):
         """See `BatchedPolicy`."""
         return self.sampler.placed(params)
 
-    def nothing_imagined(self) -> jax.Array:
+    def blank_block(self) -> jax.Array:
         """See `BatchedPolicy`."""
         spec = self.sampler.model.spec
         return jnp.zeros((spec.layout.frames_per_block, *spec.latent_shape))

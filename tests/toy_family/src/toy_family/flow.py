@@ -27,7 +27,7 @@ class ToyLoss(Loss):
         return {"actions": jnp.maximum(batch["action_mask"].sum() * 1.0, 1)}
 
     def sample(self, keys, example: Example, key: jax.Array):
-        sigma = flow_matching.shifted(jax.vmap(jax.random.uniform)(keys(0)), self.shift)
+        sigma = flow_matching.shift_sigma(jax.vmap(jax.random.uniform)(keys(0)), self.shift)
         return sigma, normal(keys(1), example.actions.shape[1:])
 
     def loss_at(self, params, example: Example, sampled, counts):

@@ -32,8 +32,8 @@ class ToyInputs(Inputs):
     def encode(self, frozen: dict, batch: dict) -> Example:
         return Example(*(batch[name] for name in Example._fields))
 
-    def look(self, robot, views: dict[str, np.ndarray]):
+    def pictures(self, robot, views: dict[str, np.ndarray]):
         return robot.views({name: frames[-1:] for name, frames in views.items()})  # the newest
 
-    def look_shapes(self):
+    def picture_shapes(self):
         return tuple(jax.ShapeDtypeStruct(*self.batch_fields()[name]) for name in ("views", "view_mask"))

@@ -22,7 +22,7 @@ class DreamZeroGolden(GoldenFile):
     """A file of DreamZero's numbers."""
 
     MARK = "num_frame_per_block"
-    GIVEN = re.compile(r"w/|in/|(cfg_json|noise_floor_json|grad_names|sched/mask8|sched/fm_weight_query)$"
+    INPUTS = re.compile(r"w/|in/|(cfg_json|noise_floor_json|grad_names|sched/mask8|sched/fm_weight_query)$"
                        r"|inf/block\d+_t$")
     RELATIVE = re.compile(r"tf/grad_norm$|sched/.*_timesteps$")
 
@@ -50,25 +50,25 @@ class DreamZeroGolden(GoldenFile):
             num_heads=m["num_heads"], num_layers=m["num_layers"], freq_dim=m["freq_dim"],
             latent_channels=m["out_dim"], concat_first_frame=m.get("concat_first_frame_latent", True),
             text_dim=m["text_dim"], text_length=m["text_len"], image_dim=c["clip_dim"],
-            image_tokens=self.given["in/clip"].shape[1], action_dim=m["action_dim"],
+            image_tokens=self.inputs["in/clip"].shape[1], action_dim=m["action_dim"],
             state_dim=m["max_state_dim"], action_hidden_dim=m["hidden_size"],
             window_blocks=m["max_chunk_size"])
 
     def parts(self, *, clean: bool, actions: bool) -> dict[str, np.ndarray | None]:
         """Inputs of a forward over the whole window."""
-        parts = {"noisy_latents": self.video("noisy"), "video_timestep": self.given["in/timestep"],
-                 "text": self.given["in/context"], "image": self.given["in/clip"],
+        parts = {"noisy_latents": self.video("noisy"), "video_timestep": self.inputs["in/timestep"],
+                 "text": self.inputs["in/context"], "image": self.inputs["in/clip"],
                  "condition": self.video("y") if self.spec.concat_first_frame else None}
         if clean:
             parts["clean_latents"] = self.video("latents")
         if actions:
-            parts |= {"noisy_actions": self.given["in/noisy_action"],
-                      "action_timestep": self.given["in/timestep_action"], "state": self.given["in/state"]}
+            parts |= {"noisy_actions": self.inputs["in/noisy_action"],
+                      "action_timestep": self.inputs["in/timestep_action"], "state": self.inputs["in/state"]}
         return parts
 
     def example(self) -> dict[str, np.ndarray | None]:
         """Inputs of the training loss, with the noise that was drawn."""
-        given = self.given
+        given = self.inputs
         mask = (given["in/action_mask"] * given["in/has_real_action"][:, None, None]).astype(bool)
         return {"latents": self.video("latents"), "text": given["in/context"], "image": given["in/clip"],
                 "condition": self.parts(clean=True, actions=False)["condition"],
@@ -94,14 +94,14 @@ def teacher_forced(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.n
         yield "tf/dynamics_loss", losses.video
         yield "tf/action_loss", losses.action
         yield "tf/loss", losses.video + losses.action
-        yield "tf/grad_norm", np.array([losses.gradient_norms[str(n)] for n in golden.given["grad_names"]])
+        yield "tf/grad_norm", np.array([losses.gradient_norms[str(n)] for n in golden.inputs["grad_names"]])
 
 
 def video_only(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """The training forward without action and state tokens."""
     out = adapter.forward(golden.parts(clean=True, actions=False))
     yield "tfv/sane_video", channels_first(out.video)
-    weights = flow_matching.noise_levels(SHIFT).weights[golden.given["in/t_id"]]
+    weights = flow_matching.noise_levels(SHIFT).weights[golden.inputs["in/t_id"]]
     yield "tfv/sane_loss", (golden.frame_errors(out.video) * weights).mean()
 
 
@@ -114,7 +114,7 @@ def no_clean_copy(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.nd
 
 def cached_inference(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Prefill of clean blocks and one denoising forward of each, where state tokens see all, as released."""
-    layout, given = golden.spec.layout, golden.given
+    layout, given = golden.spec.layout, golden.inputs
     latents, noise = golden.video("latents"), golden.video("noise")
     # The first frame sees itself alone: the form without a clean copy gives its output.
     parts = golden.parts(clean=False, actions=True)
@@ -147,7 +147,7 @@ def schedules(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarra
     yield "sched/fm_sigmas", levels.sigmas
     yield "sched/fm_timesteps", levels.timesteps
     yield "sched/fm_linear_timesteps_weights", levels.weights
-    nearest = np.asarray(flow_matching.nearest_level(levels, golden.given["sched/fm_weight_query"]))
+    nearest = np.asarray(flow_matching.nearest_level(levels, golden.inputs["sched/fm_weight_query"]))
     yield "sched/fm_weight_at_query", levels.weights[nearest]
     for key in [key for key in golden.expected if key.endswith("_traj")]:
         match = re.match(r"sched/(unipc(\d+)(?:_dec(\d+))?(_mask8)?)_traj$", key)
@@ -155,7 +155,7 @@ def schedules(golden: DreamZeroGolden, adapter) -> Iterator[tuple[str, np.ndarra
             continue
         name, steps, final, masked = match.groups()
         solver = solvers.make_solver("unipc", int(steps), SHIFT, int(final or 0) / 10)
-        run = golden.given["sched/mask8"] if masked else np.ones(int(steps), bool)
+        run = golden.inputs["sched/mask8"] if masked else np.ones(int(steps), bool)
         yield f"sched/{name}_sigmas", solver.sigmas
         yield f"sched/{name}_timesteps", solver.timesteps
         yield key, adapter.solve(lambda x, t: formula(x, t / 1000), golden.expected[key][0], solver, run)

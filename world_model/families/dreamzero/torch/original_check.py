@@ -50,7 +50,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     runtime, settings = loading.load(directory)
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
     expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
-    return Trial({name: (x, _answer(found, known, name)) for name, x in expected.items()}, original.left(found),
+    return Trial({name: (x, _original_value(found, known, name)) for name, x in expected.items()}, original.left(found),
                  original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
@@ -141,7 +141,7 @@ def _requests(runtime, settings: dict, robot, known, inputs: Mapping, found: Map
             seen = tensor(found[f"request{i + 1}/codec/0"])[:, -n:]
 
 
-def _answer(found: Mapping, known: published.ServedRobot, name: str) -> np.ndarray:
+def _original_value(found: Mapping, known: published.ServedRobot, name: str) -> np.ndarray:
     """The original's value of an entry."""
     request, _, part = name.partition("/")
     if part == "commands":

@@ -18,10 +18,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from world_model import original_side
-from world_model.original_side import DEVICE, exact, numpy, part
+from world_model.original_side import DEVICE, exact_attention, numpy, part
 
 IMAGE_TOKENS, IMAGE_DIM = 257, 1280
-told: dict[str, np.ndarray] = {}  # of the request under way
+recorded: dict[str, np.ndarray] = {}  # of the request under way
 
 
 class OnTheCpu(TorchFunctionMode):
@@ -76,8 +76,8 @@ class ImageStandIn(nn.Module):
         mean = image.float().mean((1, 3, 4))
         wave = torch.sin(torch.arange(IMAGE_TOKENS * IMAGE_DIM, device=image.device) / 11.0)
         wave = wave.unflatten(0, (IMAGE_TOKENS, IMAGE_DIM))
-        told["image"] = numpy(wave * (1 + mean.mean(1)[:, None, None]))
-        return torch.from_numpy(told["image"]).to(image.device)
+        recorded["image"] = numpy(wave * (1 + mean.mean(1)[:, None, None]))
+        return torch.from_numpy(recorded["image"]).to(image.device)
 
 
 class CodecStandIn(nn.Module):
@@ -90,7 +90,7 @@ class CodecStandIn(nn.Module):
 
     def encode(self, video, **_):
         made = original_side.latents([video[:, :, :1], *video[:, :, 1:].split(4, 2)], self.z_dim, self.size)
-        told.setdefault("codec", []).append(numpy(made))
+        recorded.setdefault("codec", []).append(numpy(made))
         return made
 
 
@@ -101,7 +101,7 @@ class TokenizerStandIn:
         self.length = seq_len
 
     def __call__(self, texts, **_):
-        told.setdefault("texts", []).append(np.array(texts))
+        recorded.setdefault("texts", []).append(np.array(texts))
         return original_side.byte_tokens(texts, self.length)
 
 
@@ -116,8 +116,8 @@ def patch() -> None:
     from groot.vla.model.dreamzero.modules import wan2_1_attention, wan2_1_submodule
     from groot.vla.model.dreamzero.transform import dreamzero_cotrain
 
-    wan2_1_attention.AttentionModule.forward = lambda self, q, k, v, *_: exact(q, k, v)
-    wan2_1_submodule.flash_attention = exact
+    wan2_1_attention.AttentionModule.forward = lambda self, q, k, v, *_: exact_attention(q, k, v)
+    wan2_1_submodule.flash_attention = exact_attention
     dreamzero_cotrain.HuggingfaceTokenizer = TokenizerStandIn
     if DEVICE == "cpu":
         generator = torch.Generator
@@ -171,12 +171,12 @@ def request(policy, observation: dict) -> dict[str, np.ndarray]:
     """One request as its server makes it: what the head was given, and what came out."""
     from tianshou.data import Batch
 
-    told.clear()
+    recorded.clear()
     answer, video = policy.lazy_joint_forward_causal(Batch(obs=observation))
     found = {"act/" + key: np.asarray(value, np.float32) for key, value in answer.act.items()}
     for name in ("texts", "text", "codec"):
-        found |= {f"{name}/{i}": x for i, x in enumerate(told.pop(name, []))}
-    return found | told | {"video": numpy(video)}
+        found |= {f"{name}/{i}": x for i, x in enumerate(recorded.pop(name, []))}
+    return found | recorded | {"video": numpy(video)}
 
 
 def watch(head) -> None:
@@ -184,19 +184,19 @@ def watch(head) -> None:
     act, noise, prompt = head.lazy_joint_video_action, head.generate_noise, head.encode_prompt
 
     def noted(backbone, data, **more):
-        told.update(canvas=numpy(data["images"]), state=numpy(data["state"]))
+        recorded.update(canvas=numpy(data["images"]), state=numpy(data["state"]))
         out = act(backbone, data, **more)
-        told["actions"] = numpy(out["action_pred"])
+        recorded["actions"] = numpy(out["action_pred"])
         return out
 
     def noise_noted(*args, **more):
         made = noise(*args, **more)
-        told["noise_actions" if "noise_video" in told else "noise_video"] = numpy(made)
+        recorded["noise_actions" if "noise_video" in recorded else "noise_video"] = numpy(made)
         return made
 
     def prompt_noted(*args):
-        told.setdefault("text", []).append(numpy(prompt(*args)))
-        return torch.from_numpy(told["text"][-1]).to(DEVICE)
+        recorded.setdefault("text", []).append(numpy(prompt(*args)))
+        return torch.from_numpy(recorded["text"][-1]).to(DEVICE)
 
     head.lazy_joint_video_action, head.generate_noise, head.encode_prompt = noted, noise_noted, prompt_noted
 
@@ -216,7 +216,7 @@ def main(checkout: str, export: str, tag: str, work: str) -> None:
         policy = GrootSimPolicy(EmbodimentTag(tag), str(folder), DEVICE)
         head = policy.trained_model.action_head
         head._device = DEVICE
-        inputs = original_side.asked(work)
+        inputs = original_side.read_inputs(work)
         found = forward(head.model, part(inputs, "forward/"))
         watch(head)
         for i in range(2):
@@ -224,7 +224,7 @@ def main(checkout: str, export: str, tag: str, work: str) -> None:
             text = observation.pop("text").item()
             answers = request(policy, observation | {"annotation.language.action_text": text})
             found |= {prefix + name: x for name, x in answers.items()}
-    original_side.answer(work, *left(policy, Path(export)), **found)
+    original_side.write_results(work, *left(policy, Path(export)), **found)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from world_model.families.dreamzero.torch.sampler import DreamZeroTorchSampler
 from world_model.families.wan.inputs import Conditions
 
 
-class Kept(NamedTuple):
+class EpisodeState(NamedTuple):
     """What an episode keeps."""
 
     session: CachedBlocks
@@ -32,23 +32,23 @@ class DreamZeroTorchPolicy(TorchPolicy):
         """See `TorchPolicy`."""
         return DreamZeroTorchSampler(loading.load(directory, self.device)[0], **self.settings)
 
-    def begin_episode(self, start: Conditions) -> Kept:
+    def begin_episode(self, start: Conditions) -> EpisodeState:
         """See `TorchPolicy`."""
-        kept = Kept(self.runtime.start(start.text, start.image, start.unconditional_text), start.condition)
+        kept = EpisodeState(self.runtime.start(start.text, start.image, start.unconditional_text), start.condition)
         self.runtime.prefill(kept.session, start.first_latents, self._condition(kept, 0))
         return kept
 
-    def observe_block(self, state: Kept, seen: Tensor, actions: Tensor, block: int) -> Kept:
+    def observe_block(self, state: EpisodeState, seen: Tensor, actions: Tensor, block: int) -> EpisodeState:
         """See `TorchPolicy`; executed actions are not remembered."""
         state.session.rewind(block)
         self.runtime.prefill(state.session, seen, self._condition(state, block))
         return state
 
-    def predict_block(self, state: Kept, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
+    def predict_block(self, state: EpisodeState, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
         """See `TorchPolicy`."""
         return self.runtime.denoise(state.session, *noise, robot_state, self._condition(state, block), inpainting)
 
-    def _condition(self, kept: Kept, block: int) -> Tensor | None:
+    def _condition(self, kept: EpisodeState, block: int) -> Tensor | None:
         n = self.runtime.runtime.layout.frames_per_block
         first = 1 + (block - 1) * n
         frames = slice(first, first + n) if block else slice(0, 1)

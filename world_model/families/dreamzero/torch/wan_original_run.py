@@ -23,7 +23,7 @@ def original(checkout: str):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(Path(checkout, *name.split(".")))]
     found = importlib.import_module("wan.modules.model")
-    vars(found)["flash_attention"] = original_side.exact
+    vars(found)["flash_attention"] = original_side.exact_attention
     return found
 
 
@@ -32,14 +32,14 @@ def main(checkout: str, export: str, work: str) -> None:
     """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
     network, told = original(checkout).WanModel.from_pretrained(
         export, torch_dtype=torch.float32, output_loading_info=True)
-    given = {name: torch.from_numpy(x) for name, x in original_side.asked(work).items()}
+    given = {name: torch.from_numpy(x) for name, x in original_side.read_inputs(work).items()}
     _, frames, height, width = given["latents"].shape
     more = {"clip_fea": given["image"][None]} if "clip_fea" in inspect.signature(network.forward).parameters else {}
     if "condition" in given:
         more["y"] = [given["condition"]]
     out = network.eval()([given["latents"]], t=given["timestep"], context=[given["text"]],
                          seq_len=frames * (height // 2) * (width // 2), **more)
-    original_side.answer(work, told["missing_keys"], told["unexpected_keys"], video=out[0].numpy())
+    original_side.write_results(work, told["missing_keys"], told["unexpected_keys"], video=out[0].numpy())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class LingBotVAGolden(GoldenFile):
     """A file of LingBot-VA's numbers."""
 
     MARK = "attention_head_dim"
-    GIVEN = re.compile(rf"w/|in/(?!({DERIVED})$)|(cfg_json|noise_floor_json|grad_names)$|sched/index_u$|mask/.*_dims$"
+    INPUTS = re.compile(rf"w/|in/(?!({DERIVED})$)|(cfg_json|noise_floor_json|grad_names)$|sched/index_u$|mask/.*_dims$"
                        r"|sched/.*/weight_query$|rope/(grid_id|segments)$")
     RELATIVE = re.compile(r"tr/.*/grad_norm(_total)?$|sched/.*timesteps$")
 
@@ -69,7 +69,7 @@ class LingBotVAGolden(GoldenFile):
     def example(self) -> Example:
         """The training batch."""
         latents, mask = self.video("latents"), self.actions("actions_mask")
-        return Example(latents=latents, condition=None, text=self.given["in/text_emb"], image=None,
+        return Example(latents=latents, condition=None, text=self.inputs["in/text_emb"], image=None,
                        frame_valid=np.ones(latents.shape[:2], bool), actions=self.actions("actions"), action_mask=mask,
                        action_valid=np.ones(mask.shape[:2], bool), state=None)
 
@@ -78,7 +78,7 @@ class LingBotVAGolden(GoldenFile):
         c = self.config
         def index(name, shift):
             return np.asarray(flow_matching.nearest_level(
-                flow_matching.noise_levels(shift), self.given[f"in/{mix}{name}_timesteps"]))
+                flow_matching.noise_levels(shift), self.inputs[f"in/{mix}{name}_timesteps"]))
         def coin(value):
             return np.full(c["B"], value)
         return Sampled(index("video", c["video_shift"]), index("action", c["action_shift"]),
@@ -88,7 +88,7 @@ class LingBotVAGolden(GoldenFile):
 
     def timesteps(self, mix: str, history: bool) -> dict[str, np.ndarray]:
         """The levels of one variant as the reference rounded them."""
-        found = {name: self.given[f"in/{mix}{name}_timesteps"] for name in ("video", "action", "hist")}
+        found = {name: self.inputs[f"in/{mix}{name}_timesteps"] for name in ("video", "action", "hist")}
         return {"video_timestep": found["video"], "action_timestep": found["action"],
                 "clean_timestep": found["hist"] * np.float32(history)}
 
@@ -99,7 +99,7 @@ def schedules(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarra
         shift, at = float(name.removeprefix("shift")), f"sched/{name}"
         levels = flow_matching.noise_levels(shift)
         yield from zip((f"{at}/train_sigmas", f"{at}/train_timesteps", f"{at}/train_weights"), levels, strict=True)
-        nearest = np.asarray(flow_matching.nearest_level(levels, golden.given[f"{at}/weight_query"]))
+        nearest = np.asarray(flow_matching.nearest_level(levels, golden.inputs[f"{at}/weight_query"]))
         yield f"{at}/weight_at_query", levels.weights[nearest]
         for key in (key for key in golden.expected if key.startswith(f"{at}/infer") and key.endswith("_sigmas")):
             steps = flow_matching.noise_levels(shift, int(re.search(r"infer(\d+)_", key)[1]))
@@ -107,8 +107,8 @@ def schedules(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarra
             yield key.replace("sigmas", "timesteps"), steps.timesteps
         for key in (key for key in golden.expected if key.startswith(f"{at}/euler")):
             yield key, _euler(golden.expected[key], shift)
-    if "sched/index_u" in golden.given:
-        u, low = golden.given["sched/index_u"].astype(np.float64), HISTORY_LEVELS.start
+    if "sched/index_u" in golden.inputs:
+        u, low = golden.inputs["sched/index_u"].astype(np.float64), HISTORY_LEVELS.start
         yield "sched/index_of_u", np.floor(u * LEVELS).clip(0, LEVELS - 1)
         yield "sched/hist_index_of_u", np.floor(low + u * (LEVELS - low)).clip(0, LEVELS - 1)
 
@@ -123,7 +123,7 @@ def _euler(expected: np.ndarray, shift: float) -> np.ndarray:
 
 def rotations(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Angles as the reference rounds them, at whole and fractional times."""
-    grid = golden.given["rope/grid_id"].astype(np.float64)
+    grid = golden.inputs["rope/grid_id"].astype(np.float64)
     for key in (key for key in golden.expected if key.endswith("_angles")):
         at = key.removesuffix("_angles")
         angles = rotary.position_angles(grid[:3], int(at.rpartition("hd")[2])).astype(np.float32)
@@ -133,8 +133,8 @@ def rotations(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarra
 
 def masks(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
     """Who sees whom, of self-attention and (every sample its own text) of cross-attention."""
-    for key in (key for key in golden.given if key.endswith("_dims")):
-        batch, frames, patches, n, chunk, window = map(int, golden.given[key])
+    for key in (key for key in golden.inputs if key.endswith("_dims")):
+        batch, frames, patches, n, chunk, window = map(int, golden.inputs[key])
         spec = dataclasses.replace(golden.spec, layout=Layout(4 * frames - 3, 8, 8, 1, n, 1), latent_height=PATCH,
                                    latent_width=PATCH * patches, max_chunk_frames=max(chunk, 4))
         sequence = make_sequence(spec, frames)
@@ -167,7 +167,7 @@ def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tup
         yield f"{at}/action_loss", out.action_frames.mean()
         yield f"{at}/loss", out.loss
         norms = {key: np.linalg.norm(g) for key, g in out.gradients.items()}
-        yield f"{at}/grad_norm", np.array([norms.get(str(key), 0) for key in golden.given["grad_names"]])
+        yield f"{at}/grad_norm", np.array([norms.get(str(key), 0) for key in golden.inputs["grad_names"]])
         yield f"{at}/grad_norm_total", np.linalg.norm(list(norms.values()))
         for key, gradient in out.gradients.items():
             yield f"{at}/grad/{key}", gradient

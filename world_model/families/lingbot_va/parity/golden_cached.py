@@ -16,7 +16,7 @@ MIN_RANGE = 1e-6  # added to q99 - q01
 def cached_inference(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
     """Serving order: predicted video and actions, each denoised once and written; then what was observed. The
     unconditional text has a row where guidance is above 1 alone, as the reference's server runs it."""
-    c, server, given = golden.config, golden.config["server"], golden.given
+    c, server, given = golden.config, golden.config["server"], golden.inputs
     text = given["in/inf_text_cond_uncond"][:2 if server["guidance"] > 1 else 1]
     session = adapter.start(text, c["K"], server["attn_window"])
     for chunk in range(server["chunks"]):
@@ -71,7 +71,7 @@ class _Passes:
 
 def serving(golden: GoldenFile, adapter: LingBotVAAdapter) -> Iterator[tuple[str, np.ndarray]]:
     """Predict, execute, observe: executed actions and real video come back after every chunk."""
-    c, server, given = golden.config, golden.config["server"], golden.given
+    c, server, given = golden.config, golden.config["server"], golden.inputs
     mask, n = used_channels(golden), c["n"]
     low, span = given["in/inf_q01"], given["in/inf_q99"] - given["in/inf_q01"] + MIN_RANGE
     noise, action_noise = golden.video("inf_noise_video"), golden.actions("inf_noise_action")

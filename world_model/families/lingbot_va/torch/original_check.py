@@ -36,19 +36,19 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     """
     network, spec, settings = load(directory)
     sampler, driven = LingBotVATorchSampler(network, spec, **settings), robot()
-    unlike, asked = tuple(_unlike(spec, driven)), _inputs(spec, sampler.chunk_frames)
-    passes, told = list(asked), {"window": np.array(sampler.window_blocks), "timestep": np.array(TIMESTEP)}
-    told |= {} if unlike else _request(sampler, driven)
-    found = original.ask(original_run.__file__, python, checkout, asked | told, str(Path(directory).resolve()))
+    obstacles, asked = tuple(_obstacles(spec, driven)), _inputs(spec, sampler.chunk_frames)
+    passes, request = list(asked), {"window": np.array(sampler.window_blocks), "timestep": np.array(TIMESTEP)}
+    request |= {} if obstacles else _request(sampler, driven)
+    found = original.ask(original_run.__file__, python, checkout, asked | request, str(Path(directory).resolve()))
     alone = dataclasses.replace(sampler, guidance=1.0, action_guidance=1.0)
     session = CachedTorchLingBotVAAdapter(alone, asked["forward/text"])
     expected = {name: _pass(session, name, asked[name]) for name in passes if name != "forward/text"}
-    expected |= {} if unlike else dict(_answers(sampler, driven, told, found))
-    return Trial({name: (x, _theirs(found, name)) for name, x in expected.items()}, original.left(found),
-                 unlike or original.prompts(driven.prompt(original.INSTRUCTION), found))
+    expected |= {} if obstacles else dict(_answers(sampler, driven, request, found))
+    return Trial({name: (x, _original_value(found, name)) for name, x in expected.items()}, original.left(found),
+                 obstacles or original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
-def _unlike(spec: LingBotVASpec, robot) -> Iterator[str]:
+def _obstacles(spec: LingBotVASpec, robot) -> Iterator[str]:
     """Sentences on why its server cannot be asked about this model and robot."""
     known, n = robot.embodiment, spec.actions_per_frame
     view = known.view_layout
@@ -117,7 +117,8 @@ def _request(sampler: LingBotVATorchSampler, robot) -> dict[str, np.ndarray]:
             **{f"pictures/{view}": x for view, x in zip(known.views, smooth, strict=True)}}
 
 
-def _answers(sampler: LingBotVATorchSampler, robot, told: Mapping, found: Mapping) -> Iterator[tuple[str, np.ndarray]]:
+def _answers(sampler: LingBotVATorchSampler, robot, request: Mapping, found: Mapping
+             ) -> Iterator[tuple[str, np.ndarray]]:
     """Our results of both requests."""
     def last(name):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found[name], 1, -1)))
@@ -136,14 +137,14 @@ def _answers(sampler: LingBotVATorchSampler, robot, told: Mapping, found: Mappin
         yield f"{at}/actions", grouped(actions.numpy(), n)
         yield f"{at}/commands", robot.commands(_rows(found[f"{at}/actions"])[0], none)
         if i == 0:
-            yield f"{at}/canvas", robot.canvas({view: told[f"pictures/{view}"] for view in robot.embodiment.views})
-            done = robot.predicted(told["executed"].reshape(len(told["executed"]), -1).T, none, spec.action_dim)
+            yield f"{at}/canvas", robot.canvas({view: request[f"pictures/{view}"] for view in robot.embodiment.views})
+            done = robot.predicted(request["executed"].reshape(len(request["executed"]), -1).T, none, spec.action_dim)
             yield f"{at}/done", grouped(done[None], n)
             sampler.observe(episode, last(f"{at}/seen"), torch.from_numpy(done)[None])
             episode = episode.next(sampler.chunk_frames)
 
 
-def _theirs(found: Mapping, name: str) -> np.ndarray:
+def _original_value(found: Mapping, name: str) -> np.ndarray:
     """The original's value of an entry; commands [dims, K, n] as rows."""
     x = found[name]
     return x.reshape(len(x), -1).T if name.endswith("/commands") else x

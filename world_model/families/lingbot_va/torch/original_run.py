@@ -23,7 +23,7 @@ from world_model import original_side
 from world_model.original_side import DEVICE, numpy, part
 
 CHANNELS, STRIDE = 48, 16  # its codec's channels and spatial stride
-told: dict[str, np.ndarray] = {}  # of the request under way
+recorded: dict[str, np.ndarray] = {}  # of the request under way
 pictures: list[torch.Tensor] = []  # that its codec is given
 
 
@@ -48,7 +48,7 @@ class CodecStandIn(nn.Module):
 
 def tokenizer(texts, max_length, **_):
     """Takes bytes for tokens, in place of the tokenizer."""
-    told[f"texts/{sum(name.startswith('texts/') for name in told)}"] = np.array(texts)
+    recorded[f"texts/{sum(name.startswith('texts/') for name in recorded)}"] = np.array(texts)
     ids, mask = original_side.byte_tokens(texts, max_length)
     return types.SimpleNamespace(input_ids=ids, attention_mask=mask)
 
@@ -60,7 +60,7 @@ def server_class(theirs) -> type:
 
         def encode_prompt(self, *args, **more):
             made = super().encode_prompt(*args, **more)
-            told.update({f"text/{i}": numpy(x) for i, x in enumerate(made) if x is not None})
+            recorded.update({f"text/{i}": numpy(x) for i, x in enumerate(made) if x is not None})
             return made
 
         def _encode_obs(self, observation):
@@ -70,7 +70,7 @@ def server_class(theirs) -> type:
                 *head, small = pictures  # in a T the wrists come last and lie on top, else there is one row of views
                 row = torch.cat(list(small), -1)
                 canvas = numpy(torch.cat([row, *(x[0] for x in head)], -2).movedim(0, -1) + 1) * 127.5
-                told["canvas"] = np.concatenate([told["canvas"], canvas] if "canvas" in told else [canvas])
+                recorded["canvas"] = np.concatenate([recorded["canvas"], canvas] if "canvas" in recorded else [canvas])
             return made
 
         def _infer(self, *args, **more):
@@ -83,17 +83,17 @@ def server_class(theirs) -> type:
 
             with mock.patch.object(torch, "randn", noted):
                 commands, latents = super()._infer(*args, **more)
-            told.update(commands=commands, video=numpy(latents), noise_video=noise[0], noise_actions=noise[1])
+            recorded.update(commands=commands, video=numpy(latents), noise_video=noise[0], noise_actions=noise[1])
             return commands, latents
 
         def postprocess_action(self, action):
-            told["actions"] = numpy(action)
+            recorded["actions"] = numpy(action)
             return super().postprocess_action(action)
 
         def _prepare_latent_input(self, latents, actions, *args, **more):
             made = super()._prepare_latent_input(latents, actions, *args, **more)
             if len(made) == 2:  # what was seen and done
-                told.update(seen=numpy(made["latent_res_lst"]["noisy_latents"]),
+                recorded.update(seen=numpy(made["latent_res_lst"]["noisy_latents"]),
                             done=numpy(made["action_res_lst"]["noisy_latents"]))
             return made
 
@@ -119,10 +119,10 @@ def requests(theirs, network, export: str, work: str, config: dict, inputs: dict
         server.infer({"reset": True, "prompt": inputs["prompt"].item()})
         server.infer({"obs": frames[0]})
         server.infer({"compute_kv_cache": True, "obs": frames[1:], "state": inputs["executed"]})
-        found |= {f"request0/{name}": x for name, x in told.items()}
-        told.clear()
+        found |= {f"request0/{name}": x for name, x in recorded.items()}
+        recorded.clear()
         server.infer({"obs": frames[-1]})
-        return found | {f"request1/{name}": x for name, x in told.items()}
+        return found | {f"request1/{name}": x for name, x in recorded.items()}
 
 
 def passes(theirs, network, window: int, timestep: float, inputs: dict) -> dict[str, np.ndarray]:
@@ -154,11 +154,11 @@ def main(checkout: str, export: str, work: str) -> None:
     theirs, model = (importlib.import_module(name) for name in ("wan_va_server", "modules.model"))
     network, left = model.WanTransformer3DModel.from_pretrained(
         f"{export}/transformer", torch_dtype=torch.float32, output_loading_info=True)
-    network, inputs = network.eval().to(DEVICE), original_side.asked(work)
+    network, inputs = network.eval().to(DEVICE), original_side.read_inputs(work)
     found = passes(theirs, network, int(inputs["window"]), float(inputs["timestep"]), part(inputs, "forward/"))
     if "config" in inputs:
         found |= requests(theirs, network, export, work, json.loads(inputs["config"].item()), inputs)
-    original_side.answer(work, left["missing_keys"], left["unexpected_keys"], **found)
+    original_side.write_results(work, left["missing_keys"], left["unexpected_keys"], **found)
 
 
 if __name__ == "__main__":

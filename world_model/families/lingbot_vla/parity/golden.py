@@ -34,7 +34,7 @@ class LingBotVLAGolden(GoldenFile):
     """A file of either version's numbers. The one case of version 1 is called ""."""
 
     MARK = "policy"
-    GIVEN = re.compile(r"w/|in/|cfg_json$|((nq|q)/)?grad_names$|train/att_mask$")
+    INPUTS = re.compile(r"w/|in/|cfg_json$|((nq|q)/)?grad_names$|train/att_mask$")
     RELATIVE = re.compile(r".*grad_norm_(l1|mse)$")
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -75,7 +75,7 @@ class LingBotVLAGolden(GoldenFile):
 
     def example(self, case: str) -> Example:
         """The training batch."""
-        given = {key[3:]: x for key, x in self.given.items() if key.startswith("in/")}
+        given = {key[3:]: x for key, x in self.inputs.items() if key.startswith("in/")}
         actions, real = given["actions"], self.config["policy"]["action_dim"]
         mask = given.get("joint_mask", np.broadcast_to(np.arange(actions.shape[-1]) < real, actions.shape))
         features = {name: given[f"q_{name.replace('current_depth', 'depth')}_targets"] for name in HEADS
@@ -92,8 +92,8 @@ def real_rows(x: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 def vision(golden: LingBotVLAGolden, adapters) -> Found:
     """The tower alone, on a picture whose grid is its own."""
-    grid = tuple(golden.given["in/ragged_grid_thw"][0, 1:].tolist())
-    tokens, taps = next(iter(adapters.values())).look(golden.given["in/ragged_rows"][None], grid)
+    grid = tuple(golden.inputs["in/ragged_grid_thw"][0, 1:].tolist())
+    tokens, taps = next(iter(adapters.values())).look(golden.inputs["in/ragged_rows"][None], grid)
     yield "vit/ragged_out", tokens[0]
     yield from ((f"vit/ragged_deepstack{i}", tap[0]) for i, tap in enumerate(taps))
 
@@ -101,11 +101,11 @@ def vision(golden: LingBotVLAGolden, adapters) -> Found:
 def whole_case(golden: LingBotVLAGolden, adapters, case: str) -> Found:
     """All that is asked of one model, in the runtime that trains too or in the one that serves."""
     adapter, example = adapters[case], golden.example(case)
-    noise, time = golden.given["in/noise"], golden.given["in/time"]
+    noise, time = golden.inputs["in/noise"], golden.inputs["in/time"]
     noisy = np.asarray(flow_matching.add_noise(example.actions, noise, time))
     yield f"{case}train/v_t", (velocity := adapter.velocity(example, noisy, time))
     yield f"{case}inf/v_at_train_point", velocity
-    for name, x in _served(adapter, example, golden.given["in/inf_noise"]):
+    for name, x in _served(adapter, example, golden.inputs["in/inf_noise"]):
         yield f"{case}inf/{name}", real_rows(x, golden.valid[case]) if PADDED.search(name) else x
     if isinstance(adapter, LingBotVLAAdapter):
         yield from trained(golden, adapter, case, example, noise, noisy, time)

@@ -19,11 +19,12 @@ BIAS_SPEED = 2.5e-4  # of the file's updates
 def losses(golden, adapter: LingBotVLAAdapter, case: str, example: Example, expert: Expert) -> Found:
     """Of a case of the golden file, by both errors; expert: the pass at the training input."""
     train = f"{case}train"
-    names = [str(name).removeprefix("model.") for name in golden.given[f"{case}grad_names"]]
+    names = [str(name).removeprefix("model.") for name in golden.inputs[f"{case}grad_names"]]
     for theirs, ours in NAMES.items():
         if f"{train}/loss_{theirs}" not in golden.expected:
             continue
-        loss, metrics, gradients = adapter.train(example, golden.given["in/noise"], golden.given["in/time"], error=ours)
+        loss, metrics, gradients = adapter.train(
+            example, golden.inputs["in/noise"], golden.inputs["in/time"], error=ours)
         yield f"{train}/loss_{theirs}", metrics["action_loss"]
         yield f"{train}/total_{theirs}", loss
         norms = np.array([np.linalg.norm(gradients[name]) for name in names])
@@ -40,12 +41,12 @@ def losses(golden, adapter: LingBotVLAAdapter, case: str, example: Example, expe
 def _means(golden, example: Example, expert: Expert, theirs: str, train: str) -> Found:
     """Errors that are logged, over other columns or sample by sample."""
     errors = np.asarray(ERRORS[NAMES[theirs]](
-        expert.velocity - flow_matching.velocity(example.actions, golden.given["in/noise"])))
+        expert.velocity - flow_matching.velocity(example.actions, golden.inputs["in/noise"])))
     mask = example.action_mask
     yield f"{train}/elem_{theirs}", errors[..., mask[0, 0]]
     yield f"{train}/loss_{theirs}_no_joint_mask", errors.mean()
     masked = (errors * mask).sum(axis=(1, 2)) / mask.sum(axis=(1, 2))
-    yield f"{train}/batch_mean_{theirs}", masked if "in/joint_mask" in golden.given else errors.mean(axis=(1, 2))
+    yield f"{train}/batch_mean_{theirs}", masked if "in/joint_mask" in golden.inputs else errors.mean(axis=(1, 2))
 
 
 def _routers(adapter: LingBotVLAAdapter, expert: Expert, metrics: dict) -> Found:

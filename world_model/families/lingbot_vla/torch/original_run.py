@@ -129,13 +129,13 @@ def request(policy, export: Path, arguments: dict, asked: dict, sizes: dict) -> 
 @torch.no_grad()
 def main(checkout: str, export: str, work: str) -> None:
     """See the module."""
-    asked = original_side.asked(work)
+    asked = original_side.read_inputs(work)
     sizes = json.loads(asked["sizes"].item())
     policy, arguments, fit = loaded(Path(export), sizes)
     given = {name: torch.from_numpy(x).to(DEVICE) for name, x in part(asked, "forward/").items()}
     found = request(policy, Path(export), arguments, part(asked, "request0/"), sizes)
-    original_side.answer(work, fit.missing_keys, fit.unexpected_keys, **{"forward/velocity": velocity(policy, given)},
-                         **{f"request0/{name}": x for name, x in found.items()})
+    found = {"forward/velocity": velocity(policy, given)} | {f"request0/{name}": x for name, x in found.items()}
+    original_side.write_results(work, fit.missing_keys, fit.unexpected_keys, **found)
 
 
 if __name__ == "__main__":
