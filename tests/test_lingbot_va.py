@@ -138,7 +138,7 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
     # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
     # which does not see them.
     past = act(session.ring, 0)
-    _, written = video(adapter.params, cached.without(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
+    _, written = video(adapter.params, cached.hide_block(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
                        rotary(Modality.VIDEO, 0), 0)
     ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 2)
     velocity, _ = video(adapter.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],

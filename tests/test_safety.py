@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.robots.embodiments import EMBODIMENTS, OURS, Dimension, Embodiment, get_embodiment
+from data_pipelines.robots.embodiments import BUILT_IN, EMBODIMENTS, Dimension, Embodiment, get_embodiment
 from launch.serving.safety import Guard, limits, unlimited
 
 ROBOT = Embodiment(
@@ -93,4 +93,4 @@ def test_what_is_not_limited_is_said():
     for robot in EMBODIMENTS.values():  # who declares nothing is told of
         whole = all({"low", "high", "max_speed"} <= found.keys() for found in limits(robot).values())
         assert bool(unlimited(robot)) != whole, robot.name
-        assert robot.name not in OURS or bool(robot.unlimited) != whole, f"{robot.name} does not say why it limits less"
+        assert robot.name not in BUILT_IN or bool(robot.unlimited) != whole, f"{robot.name} does not say why it limits less"
