@@ -1,15 +1,13 @@
 """A folder of `launch.export --format=lerobot` in LeRobot's own commands, and its actions beside those of the server.
 
-    python3.12 -m venv DIR && DIR/bin/pip install torch==2.13.0 torchvision==0.28.0
-    DIR/bin/pip install -e .[serve] 'numpy<2.3' 'av<16' 'draccus<0.12' 'huggingface-hub<2' gymnasium datasets pandas \
-        jsonlines opencv-python-headless termcolor accelerate 'pymunk<7' pygame shapely scikit-image
-    DIR/bin/pip install --no-deps lerobot==0.6.1 gym-pusht==0.1.8 openpi-client==0.1.2 -e plugins/lerobot_policy_wamax
+    python3.12 -m venv DIR
+    DIR/bin/pip install -e '.[serve]' plugins/lerobot_policy_wamax 'lerobot[core-scripts,pusht,training]'
+    DIR/bin/pip install --no-deps openpi-client==0.1.2
     DIR/bin/python -m benchmarks.check_lerobot --folder=FOLDER --workdir=RUN
 
-LeRobot goes in without its dependencies because it asks for torch < 2.12.
-
 FOLDER was exported of RUN, a run on PushT. An episode is played in gym-pusht by LeRobot's `rollout`, with a policy of
-its own factory; what it saw goes to `launch.serve --export` and `--checkpoint`, as a client would send it. Then
+its own factory; what it saw goes to `launch.serve --export` and `--checkpoint`, as a client would send it. Another is
+played by each of these servers (`--policy.server`), and what was seen there goes to the model in this process. Then
 lerobot-eval plays two episodes, and lerobot-train is refused. What came out is in docs/lerobot.md.
 """
 
@@ -35,9 +33,9 @@ CAMERA = "observation.image"  # of LeRobot's PushT
 RENAME = {CAMERA: "observation.images.image"}
 
 
-def play(folder: Path, steps: int) -> tuple:
-    """(the policy, what LeRobot saw, [steps, 2] what it did)."""
-    config = PreTrainedConfig.from_pretrained(folder, cli_overrides=["--device=cpu"])
+def play(folder: Path, steps: int, server: str = "") -> tuple:
+    """(the policy, what LeRobot saw, [steps, 2] what it did); server: that runs the model."""
+    config = PreTrainedConfig.from_pretrained(folder, cli_overrides=["--device=cpu", f"--server={server}"])
     config.pretrained_path = folder
     env_config = PushtEnv(episode_length=steps)
     policy = make_policy(config, env_cfg=env_config, rename_map=RENAME)
@@ -53,13 +51,13 @@ def play(folder: Path, steps: int) -> tuple:
     return policy, {key: x[0].numpy() for key, x in found["observation"].items()}, found["action"][0].numpy()
 
 
-def serve(option: str, ask) -> np.ndarray:
-    """ask(a client) of `launch.serve option`."""
+def serve(option: str, ask) -> dict[str, float]:
+    """ask(the port) of `launch.serve option`."""
     command = [sys.executable, "-m", "launch.serve", option, "--port=0", "--image_size=96x96", "--batch_sizes=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             port = next(line for line in server.stdout if line.startswith("serving on ")).rpartition(":")[2]
-            return ask(WebsocketClientPolicy("127.0.0.1", int(port)))
+            return ask(int(port))
         finally:
             server.terminate()
             server.communicate()
@@ -67,13 +65,13 @@ def serve(option: str, ask) -> np.ndarray:
 
 def replayed(policy, seen: dict, steps: int):
     """What asks a client for the chunks of the same episode."""
-    layout, horizon = policy.episodes.robot.layout, policy.episodes.execute
+    stride, horizon = policy.episodes.robot.frame_stride, policy.episodes.execute
     frames = np.rint(seen[CAMERA] * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
-    def ask(client) -> np.ndarray:
-        chunks = []
+    def ask(port: int) -> np.ndarray:
+        client, chunks = WebsocketClientPolicy("127.0.0.1", port), []
         for first in range(0, steps, horizon):
-            since = range(first - horizon + layout.frame_stride, first + 1, layout.frame_stride) if first else [0]
+            since = range(first - horizon + stride, first + 1, stride) if first else [0]
             chunks.append(client.infer({
                 "observation/image": frames[list(since)], "observation/state": seen["observation.state"][first],
                 "session_id": "0", "reset": first == 0})["actions"][:horizon])
@@ -82,18 +80,23 @@ def replayed(policy, seen: dict, steps: int):
     return ask
 
 
-def otherwise(folder: Path, seen: dict, steps: int) -> np.ndarray:
-    """[steps, 2]: what is done under the same noise where every picture stands on its head. A difference between
-    runtimes says something where it is far below what this changes."""
+def here(folder: Path, seen: dict, flipped: bool = False) -> np.ndarray:
+    """[steps, 2]: what the model in this process does where that is seen. flipped: every picture stands on its head; a
+    difference between runtimes says something where it is far below what this changes."""
     episodes = open_episodes(folder, "cpu", sessions=1, seed=0, execute=0)
-    return np.concatenate([episodes.act({RENAME[CAMERA]: seen[CAMERA][i:i + 1, :, ::-1].copy(),
-                                         "observation.state": seen["observation.state"][i:i + 1]}, [""])
-                           for i in range(steps)])
+    pictures = seen[CAMERA][:, :, ::-1].copy() if flipped else seen[CAMERA]
+    return np.concatenate([episodes.act({RENAME[CAMERA]: picture[None], "observation.state": state[None]}, [""])
+                           for picture, state in zip(pictures, seen["observation.state"], strict=True)])
 
 
 def command(name: str, *args: str) -> subprocess.CompletedProcess:
     """One of LeRobot's commands."""
     return subprocess.run([Path(sys.executable).with_name(name), *args], capture_output=True, text=True)
+
+
+def largest(difference: np.ndarray) -> float:
+    """As a share of the range of PushT's actions."""
+    return float(np.abs(difference).max() / 512)
 
 
 def main() -> None:
@@ -105,11 +108,16 @@ def main() -> None:
     args = parser.parse_args()
     register_third_party_plugins()
     policy, seen, done = play(args.folder, args.steps)
-    scale = 512.0  # of PushT's actions
-    found = {name: float(np.abs(serve(option, replayed(policy, seen, len(done))) - done).max() / scale)
-             for name, option in (("server in PyTorch", f"--export={args.folder}"),
-                                  ("server in JAX", f"--checkpoint={args.workdir}"))}
-    pictures = float(np.abs(otherwise(args.folder, seen, len(done)) - done).max() / scale)
+
+    def compare(port: int) -> dict[str, float]:
+        served, there, asked = play(args.folder, args.steps, server=f"ws://127.0.0.1:{port}")
+        served.episodes.policy.close()  # its session is the public client's next
+        return {"public client": largest(replayed(policy, seen, len(done))(port) - done),
+                "--policy.server": largest(here(args.folder, there)[:len(asked)] - asked)}
+
+    found = {name: serve(option, compare) for name, option in (("server in PyTorch", f"--export={args.folder}"),
+                                                               ("server in JAX", f"--checkpoint={args.workdir}"))}
+    pictures = largest(here(args.folder, seen, flipped=True)[:len(done)] - done)
     print(json.dumps({"steps": len(done), "difference": found, "other pictures": pictures}), flush=True)
     with tempfile.TemporaryDirectory() as out:
         evaluated = command("lerobot-eval", f"--policy.path={args.folder}", "--policy.device=cpu", "--env.type=pusht",
@@ -122,7 +130,7 @@ def main() -> None:
                           "--policy.push_to_hub=false", f"--output_dir={out}/train")
     print(json.dumps({"lerobot-eval": {name: overall[name] for name in ("n_episodes", "avg_sum_reward", "pc_success")},
                       "lerobot-train": refused.stderr.strip().splitlines()[-1]}))
-    sys.exit(max(found.values()) > 1e-4)
+    sys.exit(max(value for each in found.values() for value in each.values()) > 1e-4)
 
 
 if __name__ == "__main__":

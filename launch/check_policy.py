@@ -51,7 +51,13 @@ def load_adapter(name: str) -> Adapter:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise AdapterError(f"expected MODULE:CALLABLE, found {name!r}")
-    make: Callable[[], Adapter] | None = getattr(importlib.import_module(module), attribute, None)
+    try:
+        make: Callable[[], Adapter] | None = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise AdapterError(f"there is no module {error.name!r}: run this in its folder, or set PYTHONPATH to that") \
+            from error
     if make is None:
         raise AdapterError(f"module {module!r} has no {attribute!r}")
     adapter = make()

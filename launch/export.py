@@ -160,10 +160,11 @@ def write(args) -> None:
         robot = choose_robot(restored, args.embodiment, args.dataset)
     report = export(restored, args.out, args.tolerance, format_name=args.format, dtype=args.dtype, robot=robot,
                     license=args.license, by_tensor=args.by_tensor)
-    for sentence in report["unloadable"]:
-        logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
-    for sentence in report["otherwise"]:
-        logging.warning("%s", sentence)
+    if args.format != lerobot.FORMAT:  # whose plug-in runs our own runtime
+        for sentence in report["unloadable"]:
+            logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
+        for sentence in report["otherwise"]:
+            logging.warning("%s", sentence)
     told = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
     print(json.dumps({"out": args.out, "step": report["step"], "weights": restored.weights,
                       "max": report["max"], **told}))

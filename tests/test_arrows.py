@@ -17,7 +17,8 @@ TORCH_MODULES = ("world_model/original_side.py", "world_model/families/base/torc
                  "world_model/families/dreamzero/torch/", "world_model/families/lingbot_va/torch/",
                  "world_model/families/lingbot_vla/torch/", "launch/policy_check/", "launch/check_policy.py")
 EXTRA_MODULES = (*TORCH_MODULES, "launch/reporting/figures.py", "data_pipelines/simulators/pusht/",
-                 "launch/serving/server.py", "launch/serving/intake.py", "launch/serving/telemetry.py")
+                 "launch/serving/server.py", "launch/serving/intake.py", "launch/serving/telemetry.py",
+                 "launch/simulation/served.py")
 # Functions elsewhere that import torch when they are called.
 TORCH_CALLERS = {"world_model/weights/tensor_files.py", "launch/exporting/exported.py",
                  *(f"world_model/families/{name}/parity/export_check.py"

@@ -154,6 +154,8 @@ def test_an_adapter_that_breaks_its_word_is_told_where(changes, sentence):
 
 
 @pytest.mark.parametrize("name,sentence", [("json", "MODULE:CALLABLE"), ("json:nothing", "has no 'nothing'"),
+                                           ("nothing.here:adapter", "there is no module 'nothing': run this in its folder"),
+                                           ("json.here:adapter", "there is no module 'json.here'"),
                                            ("builtins:dict", "should return an Adapter, found dict")])
 def test_a_wrong_name_is_told(name, sentence):
     with pytest.raises(AdapterError, match=sentence):

@@ -16,7 +16,7 @@ from launch.exporting.exported import open_export
 from launch.serving.engine import Engine
 from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
-from launch.simulation.lerobot import Episodes, FeatureError, check_action, open_episodes
+from launch.simulation.lerobot import Episodes, FeatureError, announce, check_action, open_episodes
 from tests import tiny_policy
 from tests.serving import client, serving
 from world_model.weights.safetensors_io import WeightsError
@@ -34,6 +34,10 @@ def exported(tmp_path_factory):
     export.export(restored, out, format_name="lerobot", license="apache-2.0")
     yield restored, out
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def no_model(runs):
+    raise AssertionError("what is observed is refused before")
 
 
 def robot_of(restored):
@@ -145,15 +149,6 @@ def test_a_folder_of_another_version_is_refused(tmp_path):
         lerobot.read_config(tmp_path)
 
 
-class NoModel:
-    """What episodes ask of an engine before it is asked anything."""
-
-    sessions = 2
-
-    def __init__(self, robot):
-        self.robot, self.embodiment = robot, robot.embodiment
-
-
 @pytest.mark.parametrize("batch,tasks,sentence", [
     ({"observation.image": np.zeros((1, 3, 8, 8), np.float32)}, [""],
      r"lacks 'observation.images.image', which is camera 'image' of robot 'pusht'; it has \['observation.image'\]; rename "
@@ -169,24 +164,24 @@ class NoModel:
     (seen(3), ["push"] * 3, "3 episodes at once, and there is room for 2: say --policy.sessions=3"),
 ])
 def test_features_that_do_not_fit_are_named(exported, batch, tasks, sentence):
-    robot = robot_of(exported[0])
+    robot = announce(robot_of(exported[0]))
     with pytest.raises(ValueError, match=sentence):
-        Episodes(NoModel(robot), {"image": CAMERA}, 4).act(batch, tasks)
+        Episodes(no_model, robot, {"image": CAMERA}, 4, most=2).act(batch, tasks)
 
 
 def test_actions_chunks_and_tasks_that_do_not_fit_are_named(exported, tmp_path):
-    robot = robot_of(exported[0])
+    robot = announce(robot_of(exported[0]))
     check_action(robot, (2,))
     with pytest.raises(FeatureError, match=r"'action' has 7 dimensions, .* \(target_x, target_y\): the policy has nothing"
                                            " for dimensions 2 to 6"):
         check_action(robot, (7,))
     with pytest.raises(ValueError, match="n_action_steps = 5: a chunk has 4 actions; give 1 to that"):
-        Episodes(NoModel(robot), {"image": CAMERA}, 5)
-    droid = choose_robot(restore(tiny_policy.write(tmp_path, tiny_policy.DROID)), None, None)
-    three = {view: f"observation.images.{view}" for view in droid.embodiment.views}
+        Episodes(no_model, robot, {"image": CAMERA}, 5, most=2)
+    droid = announce(robot_of(restore(tiny_policy.write(tmp_path, tiny_policy.DROID))))
+    three = {view: f"observation.images.{view}" for view in droid.sizes}
     batch = {key: np.zeros((1, 3, 8, 8), np.float32) for key in three.values()}
     with pytest.raises(FeatureError, match="has no task, and robot 'test_droid' no instruction of its own"):
-        Episodes(NoModel(droid), three, 1).act(batch | {"observation.state": np.zeros((1, 8))}, [""])
+        Episodes(no_model, droid, three, 1, most=2).act(batch | {"observation.state": np.zeros((1, 8))}, [""])
 
 
 def test_cameras_have_the_names_of_the_set_that_was_trained_on(exported):

@@ -104,7 +104,9 @@ class ModelPolicy:
         return chunks
 
     def _batch(self, runs: list[Run]) -> list[np.ndarray]:
-        observations = [self._observation(run) for run in runs]
+        layout, dims = self.engine.robot.layout, len(self.engine.embodiment.action)
+        observations = [next_observation(run, layout.actions_per_block, layout.frame_stride, self.instruction, dims)
+                        for run in runs]
         planned = [self.sessions.plan(observation, self) for observation in observations]
         answers, chunks = self.engine.step([request for _, request in planned]), []
         for run, observation, (session, request), answer in zip(runs, observations, planned, answers, strict=True):
@@ -118,17 +120,17 @@ class ModelPolicy:
             chunks.append(answer.actions)
         return chunks
 
-    def _observation(self, run: Run) -> Observation:
-        """Shows the block's frames where a whole chunk was executed, else the last one, which begins a new window."""
-        layout = self.engine.robot.layout
-        since = len(run.actions) - run.imagined[-1][0] if run.imagined else 0
-        whole = since == layout.actions_per_block
-        seen = run.frames[-since:][layout.frame_stride - 1::layout.frame_stride] if whole else run.frames[-1:]
-        views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
-        nothing = np.zeros((0, len(self.engine.embodiment.action)))
-        instruction = self.instruction if run.instruction is None else run.instruction
-        return Observation(str(run.seed), not run.imagined, instruction, None, views, run.states[-1],
-                           nothing if run.in_flight is None else run.in_flight)
+
+def next_observation(run: Run, actions_per_block: int, frame_stride: int, instruction: str,
+                     action_dims: int) -> Observation:
+    """What a run that needs a chunk shows: the block's frames where a whole chunk was executed, else the last one,
+    which begins a new window."""
+    since = len(run.actions) - run.imagined[-1][0] if run.imagined else 0
+    seen = run.frames[-since:][frame_stride - 1::frame_stride] if since == actions_per_block else run.frames[-1:]
+    views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
+    in_flight = np.zeros((0, action_dims)) if run.in_flight is None else run.in_flight
+    return Observation(str(run.seed), not run.imagined, instruction if run.instruction is None else run.instruction,
+                       None, views, run.states[-1], in_flight)
 
 
 def repeat_last(runs: list[Run]) -> list[np.ndarray]:

@@ -8,6 +8,8 @@ from launch.serving import messages
 from launch.serving.engine import Answer, Request
 from launch.serving.messages import MAX_NAME, BadRequest, Observation, Protocol
 
+VERSION = 1  # of the messages, for clients of Wamax's own: raised by hand where a field changes its meaning
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenPi(Protocol):
@@ -23,7 +25,7 @@ class OpenPi(Protocol):
         """What the client hears first."""
         robot, layout = self.robot.embodiment, self.robot.layout
         state = {"observation/state": {"shape": [len(robot.state)], "dtype": "float32"}} if robot.state else {}
-        return {"protocol": "openpi", "embodiment": robot.name, "observation": {
+        return {"protocol": "openpi", "version": VERSION, "embodiment": robot.name, "observation": {
             **{f"observation/{view}": {"shape": [*self.image_size, 3], "dtype": "uint8"} for view in robot.views},
             **state},
             "optional": {"prompt": {"dtype": "str", "default": self.prompt}, "session_id": {"dtype": "str"},

@@ -15,11 +15,13 @@ NO_TRAINING = ("a policy of Wamax acts and does not train in LeRobot: train it w
 @PreTrainedConfig.register_subclass("wamax")
 @dataclass
 class WamaxConfig(PreTrainedConfig):
-    """`launch.export --format=lerobot` writes it; what a user may change are the first three."""
+    """`launch.export --format=lerobot` writes it; what a user may change are the first five."""
 
     n_action_steps: int = 0  # of a chunk that are executed before the next one is asked for
     sessions: int = 64  # episodes at once
     seed: int = 0  # of the noise
+    server: str = ""  # ws://HOST:PORT of `launch.serve`, which then runs the model; empty: it runs here
+    token_file: str = ""  # with what the server's --token_file holds
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {kind: NormalizationMode(mode) for kind, mode in AS_IT_IS.items()})
     wamax: dict[str, Any] = field(default_factory=dict)  # our part: launch/exporting/lerobot.py

@@ -1,4 +1,4 @@
-"""The policy: LeRobot's batches to Wamax's engine in PyTorch, and its commands back."""
+"""The policy: LeRobot's batches to Wamax's engine in PyTorch, here or behind a server, and its commands back."""
 
 import shutil
 from pathlib import Path
@@ -9,10 +9,11 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from launch.simulation.lerobot import check_action, open_episodes
+from launch.simulation.lerobot import ask_server, check_action, open_episodes
 from lerobot_policy_wamax.configuration_wamax import NO_TRAINING, WamaxConfig
 
 DOWNLOAD = ("cache_dir", "force_download", "proxies", "token", "local_files_only")
+WEIGHTS = ("model*.safetensors", "wamax/encoders/*")
 
 
 class WamaxPolicy(PreTrainedPolicy):
@@ -22,27 +23,30 @@ class WamaxPolicy(PreTrainedPolicy):
     name = "wamax"
 
     def __init__(self, config: WamaxConfig, folder: str | Path | None = None, **kwargs):
-        """folder: of `launch.export --format=lerobot`. Raises ValueError without one, FeatureError where LeRobot's
-        actions are not the robot's."""
+        """folder: of `launch.export --format=lerobot`, where a server is asked also without the weights. Raises
+        ValueError without one, FeatureError where LeRobot's actions are not the robot's, ServerError."""
         super().__init__(config)
         if folder is None:
             raise ValueError("a policy of Wamax is not made from scratch: say --policy.path=FOLDER, with a folder of "
                              "`python -m launch.export --format=lerobot`")
         self.folder = Path(folder)
-        self.episodes = open_episodes(folder, config.device, sessions=config.sessions, seed=config.seed,
-                                      execute=config.n_action_steps)
+        options = {"sessions": config.sessions, "seed": config.seed, "execute": config.n_action_steps}
+        self.episodes = ask_server(folder, config.server, config.token_file, **options) if config.server else \
+            open_episodes(folder, config.device, **options)
         if config.action_feature is not None:
             check_action(self.episodes.robot, config.action_feature.shape)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None,
                         revision: str | None = None, strict: bool = True, **kwargs) -> "WamaxPolicy":
-        """See PreTrainedPolicy; of a name on the Hub, the whole folder is fetched. Weights are always held to every
-        name, shape and hash."""
+        """See PreTrainedPolicy; of a name on the Hub the whole folder is fetched, but for a server's clients the
+        weights. Weights are always held to every name, shape and hash."""
         download = {name: kwargs.pop(name) for name in DOWNLOAD if name in kwargs}
         folder = Path(pretrained_name_or_path)
         if not folder.is_dir():
-            folder = Path(snapshot_download(str(pretrained_name_or_path), revision=revision, **download))
+            left_out = WEIGHTS if config is not None and config.server else None
+            folder = Path(snapshot_download(str(pretrained_name_or_path), revision=revision, ignore_patterns=left_out,
+                                            **download))
         config = config or PreTrainedConfig.from_pretrained(folder, **kwargs)
         return cls(config, folder).eval()
 
