@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -84,50 +84,50 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
     Raises NonFiniteLoss in the end, or once none is left.
     """
     config, start, workdir = folders[0].config, folders[0].start, folders[0].workdir
-    going, left = dict(enumerate(folders)), list[str]()
+    running, failed = dict(enumerate(folders)), list[str]()
     clock = metrics.Clock(config.train.global_batch_size * len(folders), steps.flops_per_sample, steps.devices)
-    batches = joint([folder.loader for folder in folders])
+    batches = zip(*(folder.loader for folder in folders), strict=True)
 
     def report(step: int) -> None:
         speed = clock.measure(step, config.train.steps - step)
-        for index, folder in list(going.items()) if speed else []:
+        for index, folder in list(running.items()) if speed else []:
             try:
                 folder.report(step, speed)
             except metrics.NonFiniteLoss as error:
-                left.append(f"{error}; last good checkpoint: {folder.last_good()}")
-                del going[index]
-        if not going:
-            raise metrics.NonFiniteLoss("; ".join(left))
+                failed.append(f"{error}; last good checkpoint: {folder.last_good()}")
+                del running[index]
+        if not running:
+            raise metrics.NonFiniteLoss("; ".join(failed))
 
     def save(step: int) -> None:
         report(step)  # before: a state with a bad loss is never written
-        for index, folder in going.items():
+        for index, folder in running.items():
             folder.save(step, steps.state_of(current, index))
 
-    def all_end(phase: str) -> None:
+    def end_phase(phase: str) -> None:
         for folder in folders:
             folder.ledger.ends(phase, start)
 
     with steps.context(), Watchdog(workdir / f"stacks_{jax.process_index()}.txt",
                                    config.hosts.stuck_factor) as watchdog:
-        current, done = steps.joined([folder.first for folder in folders]), start
-        all_end("startup")
+        current, done = steps.joined([folder.initial_state for folder in folders]), start
+        end_phase("startup")
         for step in range(start + 1, config.train.steps + 1):
             if stop.requested(step):
                 break
             rows = clock.next_batch(batches)
             batch = steps.placed(rows)
             if step == start + 1:
-                all_end("startup")  # the first batch belongs to it
+                end_phase("startup")  # the first batch belongs to it
                 steps.compile(batch, say)
-                all_end("compile")
+                end_phase("compile")
                 clock.restart()
-            for folder in going.values():
+            for folder in running.values():
                 folder.ledger.starts(step)
             current, measured = steps(current, batch)
             done = step
             clock.started(step, measured[0])
-            for index, folder in going.items():
+            for index, folder in running.items():
                 folder.history.add(step, measured[index], samples_of(rows[index]))
                 folder.checkpoints.check()
             if (step - 1) % config.train.log_every == 0:
@@ -135,24 +135,18 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
             if folders[0].is_evaluated(step):
                 report(step)
                 with watchdog.paused():
-                    for index, folder in going.items():
+                    for index, folder in running.items():
                         folder.evaluate(step, steps.state_of(current, index))
                 clock.restart()
             if step % config.checkpoint.every == 0 or step == config.train.steps:
                 save(step)
             watchdog.step()
         save(done)
-        for folder in going.values():
+        for folder in running.values():
             folder.close(done)
-    if left:
-        raise metrics.NonFiniteLoss("; ".join(left))
+    if failed:
+        raise metrics.NonFiniteLoss("; ".join(failed))
     return done >= config.train.steps
-
-
-def joint(loaders: list) -> Iterator[list[dict]]:
-    """Batches of all loaders."""
-    while True:
-        yield [next(loader) for loader in loaders]
 
 
 def samples_of(rows: dict):

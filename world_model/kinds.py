@@ -1,6 +1,6 @@
 """The one reader of JSON: text becomes a value that is as a rule says, or an error says in a sentence where it is not.
 
-A rule is a function of a value that returns what was expected and found, or nothing where the value fits.
+A rule is a function of a value that returns what was expected and found, or an empty text where the value fits.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""Groups of dimensions, as the entries of robots name them: numbered, in slots, with what may be sent."""
+"""Declares a robot's dimensions by groups: their numbered names, slots and limits."""
 
 import dataclasses
 from typing import Any

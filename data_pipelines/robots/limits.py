@@ -1,4 +1,4 @@
-"""What arms may be sent, as their makers publish it: (low, high, greatest speed) of each joint in rad and rad/s."""
+"""Joint limits of arms as their makers publish them: (low, high, greatest speed) of each joint in rad and rad/s."""
 
 from math import pi, radians
 

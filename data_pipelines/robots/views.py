@@ -1,4 +1,4 @@
-"""Makes of a robot's cameras what a model sees: one tiled canvas, or a picture of each camera."""
+"""Turns pictures of a robot's cameras into what a model sees: one tiled canvas, or a picture of each camera."""
 
 import functools
 from collections.abc import Callable, Sequence

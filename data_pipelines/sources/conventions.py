@@ -1,9 +1,10 @@
-"""How a data set tells its actions, where that is not what a robot is to learn: named in an entry's `conventions`.
+"""Changes recorded actions into what a robot is to learn, where a data set records something else; an entry's
+`conventions` name them.
 
     openvla_bridge  BridgeData V2: the first step, whose action is zero, begins no window; movements are the differences
                     of the state that followed, the gripper is 0 or 1, whatever it was between them on the way
-    openvla_rt_1    RT-1: a gripper that is told to close (1), open (-1) or stay becomes what it is to be, 1 open and 0
-                    closed; before it is told anything it is the opposite
+    openvla_rt_1    RT-1: commands to close (1), open (-1) or keep the gripper become its wanted state, 1 open and 0
+                    closed; before the first command it is the opposite of that
     next_action     AgiBot World: a frame's action equals its state; what leads there is the next frame's
     first_pose      RoboTwin as arXiv 2601.21998 uses it (code at 58c2ae5): of each arm's eight
                     numbers (xyz, quaternion xyzw, gripper) position and rotation are relative to the recording's first
@@ -45,10 +46,10 @@ def _bridge(action: np.ndarray, state: np.ndarray) -> np.ndarray:
 
 
 def _rt_1(action: np.ndarray, state) -> np.ndarray:
-    found, told = action.copy(), np.where(np.abs(action[:, -1]) > MOVES, -np.sign(action[:, -1]), 0)  # 1: to open
-    first = told[np.flatnonzero(told)[:1]]
-    latest = np.maximum.accumulate(np.where(told != 0, np.arange(len(told)), -1))
-    found[:, -1] = np.where(latest < 0, -first[0] if len(first) else 1, told[latest]) > 0
+    found, command = action.copy(), np.where(np.abs(action[:, -1]) > MOVES, -np.sign(action[:, -1]), 0)  # 1: to open
+    first = command[np.flatnonzero(command)[:1]]
+    latest = np.maximum.accumulate(np.where(command != 0, np.arange(len(command)), -1))
+    found[:, -1] = np.where(latest < 0, -first[0] if len(first) else 1, command[latest]) > 0
     return found
 
 
@@ -77,7 +78,7 @@ CONVENTIONS = {"openvla_bridge": Convention(_bridge, first=1, needs_state=True),
 
 
 class Conventional:
-    """A `Source` whose recordings are told in other conventions, one after another."""
+    """A `Source` whose recordings are changed by conventions, one after another."""
 
     def __init__(self, name: str, source: Source, names: tuple[str, ...]):
         """Raises ValueError naming the nearest convention where one is unknown."""

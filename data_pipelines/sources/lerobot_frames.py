@@ -11,7 +11,7 @@ from data_pipelines.sources.alignment import ROUNDED_RATE, VideoSpan, disagreeme
 from data_pipelines.storage.lru import Lru
 from data_pipelines.video import reading as video
 
-_looked_at = Lru(2**16)  # places in videos whose times were held against their counts, and files where they differ
+_checked = Lru(2**16)  # places in videos whose times were compared with counts, and files where they differ
 
 
 def check_times(times: np.ndarray, rate: float, where: str) -> tuple[np.ndarray, float]:
@@ -54,11 +54,11 @@ def read_frames(spans: dict[str, VideoSpan], times: np.ndarray, rate: float,
 
 def _warn(span: VideoSpan, packets: video.PacketTable, times: np.ndarray, rate: float) -> None:
     """Says once for each file that its time stamps are not those of the table."""
-    if _looked_at.get(span) or _looked_at.get(span.file):
+    if _checked.get(span) or _checked.get(span.file):
         return
-    _looked_at.put(span, True)
+    _checked.put(span, True)
     if said := disagreement(span, packets, times, rate):
-        _looked_at.put(span.file, True)
+        _checked.put(span.file, True)
         logging.warning("%s", said)
 
 

@@ -124,7 +124,7 @@ def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: 
     shares = np.array_split(windows.episodes, min(_SHARES, len(windows.episodes)))
     count = functools.partial(_gather_share, dataset, layout, windows)
     if parts:
-        count = functools.partial(_kept_share, pathlib.Path(parts), dataset, layout, windows)
+        count = functools.partial(_cached_share, pathlib.Path(parts), dataset, layout, windows)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for part in threads.map(count, shares):
             total.merge(part)
@@ -133,7 +133,7 @@ def gather(dataset: Dataset, layout: Layout, parts: str = "", max_bad_fraction: 
     return total
 
 
-def _kept_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, windows: WindowIndex,
+def _cached_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, windows: WindowIndex,
                 episodes: np.ndarray) -> Gathered:
     """`_gather_share`, read back from the folder where it was counted before, and kept there otherwise."""
     digest = hashlib.sha256(repr((dataset.name, dataset.embodiment, layout, windows.stride)).encode())

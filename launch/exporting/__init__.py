@@ -1,1 +1,1 @@
-"""Exports as something to act with."""
+"""Exported models: opened to act with, laid out for LeRobot, checked in the original project."""

@@ -1,4 +1,4 @@
-"""An export as something to act with: PyTorch runs the weights, and what goes with them stands in the same directory.
+"""Opens an export as a model that acts: PyTorch runs the weights, and what goes with them is in the same directory.
 
     encoders/kept-*.safetensors    what a checkpoint keeps of the frozen encoders: fitted arrays, or the hash of a file
     encoders/TOKENIZER             a copy of the tokenizer's file, where there is one

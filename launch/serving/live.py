@@ -1,4 +1,4 @@
-"""What the server's page shows: the request served last, and the gaps of the last while.
+"""What the server's page shows: the request served last, and the gaps of the last requests.
 
 Where a family imagines no video, live.json has neither imagined frames nor gaps, and the page leaves both out."""
 

@@ -1,4 +1,4 @@
-"""What a message holds, whoever's form it has, and the checks of its fields; a mistake is a sentence for the client."""
+"""What a message of any protocol holds, and the checks of its fields; a mistake is a sentence for the client."""
 
 import abc
 import dataclasses
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     state: np.ndarray  # float64 [state dims], robot units
     in_flight: np.ndarray  # float64 [k, action dims]: actions after the last frame that will be executed anyhow
     release: bool = False  # let a robot go that is held
-    first_only: bool = False  # the frame is the episode's first: what was seen since has come in a `Seen`
+    first_only: bool = False  # the frame is the episode's first: what was seen since has come in a `Feedback`
 
 
 class Reset(NamedTuple):
@@ -40,7 +40,7 @@ class Reset(NamedTuple):
     prompt: str | None = None  # of the next one, where its observations have none
 
 
-class Seen(NamedTuple):
+class Feedback(NamedTuple):
     """What was seen and done since the chunk before; the next request goes on from it."""
 
     session: str | None
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Protocol(abc.ABC):
-    """Turns a message into an `Observation`, a `Reset` or a `Seen`, and an answer into a message."""
+    """Turns a message into an `Observation`, a `Reset` or a `Feedback`, and an answer into a message."""
 
     robot: Robot
     image_size: tuple[int, int]  # height, width of every view
@@ -65,7 +65,7 @@ class Protocol(abc.ABC):
         """What the client hears first."""
 
     @abc.abstractmethod
-    def parse(self, message) -> Observation | Reset | Seen:
+    def parse(self, message) -> Observation | Reset | Feedback:
         """Raises BadRequest."""
 
     @abc.abstractmethod

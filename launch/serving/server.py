@@ -25,7 +25,7 @@ from launch.serving.access import Access, Denied
 from launch.serving.engine import Engine, ModelError
 from launch.serving.intake import Budget, Connection, Intake, quiet_logger
 from launch.serving.live import PAGE, Live
-from launch.serving.messages import BadRequest, Protocol, Reset, Seen
+from launch.serving.messages import BadRequest, Feedback, Protocol, Reset
 from launch.serving.scheduler import Refused, Scheduler
 from launch.serving.sessions import Sessions
 from launch.serving.telemetry import CONTENT_TYPE, Telemetry
@@ -176,8 +176,8 @@ class Server:
             if isinstance(message, Reset):
                 self.sessions.end(message.session, connection, message.prompt)
                 outcome, reply = "reset", _packed(self.protocol.done())
-            elif isinstance(message, Seen):
-                self.sessions.see(message, connection)
+            elif isinstance(message, Feedback):
+                self.sessions.add_feedback(message, connection)
                 outcome, reply = "seen", _packed(self.protocol.done())
             else:
                 outcome, reply = "answered", await self._infer(connection, message)

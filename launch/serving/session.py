@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from launch.serving.messages import Seen
+from launch.serving.messages import Feedback
 
 
 class Guarded(NamedTuple):
@@ -31,5 +31,5 @@ class Session:
     busy: bool = False  # a request is on its way
     used: float = dataclasses.field(default_factory=time.monotonic)  # when a request came last
     guarded: Guarded = dataclasses.field(default_factory=Guarded)
-    seen: Seen | None = None  # what was seen and done since, where the client says so before it asks
+    feedback: Feedback | None = None  # what was seen and done since, where the client says so before it asks
     frames: dict = dataclasses.field(default_factory=dict)  # view -> the last frames, where the server keeps them

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from launch.serving.engine import Answer, Engine, Request
-from launch.serving.messages import BadRequest, Observation, Seen
+from launch.serving.messages import BadRequest, Feedback, Observation
 from launch.serving.session import Guarded, Session
 
 LIVE = 60.0  # seconds after its last request in which an open connection's session makes no room for others
@@ -62,21 +62,21 @@ class Sessions:
     def done(self, session: Session, observation: Observation, request: Request, answer: Answer) -> None:
         """The engine has answered."""
         session.block, session.chunks, session.step = request.block, session.chunks + 1, observation.step
-        session.prompt, session.seen = self._prompt(observation, session.owner), None
+        session.prompt, session.feedback = self._prompt(observation, session.owner), None
         session.guarded = Guarded(answer.actions[-1], answer.held)
         if self.remembers:
             session.frames = self._remembered(session, observation)
 
-    def see(self, seen: Seen, owner) -> None:
-        """What was seen and done since the chunk before. Raises BadRequest."""
-        session = self._table.get(_name(seen.session, owner))
+    def add_feedback(self, feedback: Feedback, owner) -> None:
+        """Keeps what was seen and done since the chunk before. Raises BadRequest."""
+        session = self._table.get(_name(feedback.session, owner))
         if session is None or session.owner is not owner or not session.block:
             raise BadRequest("nothing has been predicted yet: send an observation first")
-        count, length = len(next(iter(seen.views.values()))), self.engine.block_frames
+        count, length = len(next(iter(feedback.views.values()))), self.engine.block_frames
         if count != length:
             raise BadRequest(f"found {count} frames: send the {length} of the chunk, every "
                              f"{self.engine.robot.layout.frame_stride} control steps")
-        session.seen = seen
+        session.feedback = feedback
 
     def end(self, name: str | None, owner, prompt: str | None = None) -> None:
         """Ends a connection's session of that name, or all of them. Unknown names have ended already. prompt: of its
@@ -103,10 +103,10 @@ class Sessions:
             raise BadRequest("no prompt is known: send {'reset': True, 'prompt': ...} first")
         if not observation.first_only or session is None or not session.block:
             return observation, None
-        if session.seen is None:
+        if session.feedback is None:
             raise BadRequest("what was seen and done since the last chunk is missing: send it (compute_kv_cache), then "
                              "ask for the next one")
-        return observation._replace(views=session.seen.views), session.seen.executed
+        return observation._replace(views=session.feedback.views), session.feedback.executed
 
     def _prompt(self, observation: Observation, owner) -> str | None:
         return self._prompts.get(owner) if observation.prompt is None else observation.prompt

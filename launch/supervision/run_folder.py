@@ -52,7 +52,7 @@ class RunFolder:
         self.encoders = training.place(experiment.training_arrays(self._kept), mesh)
         evaluates = self.config.evaluate.every or self.config.evaluate.rollout_every
         self._held_out = HeldOut(experiment, self.data, mesh, self._kept, self.encoders, say) if evaluates else None
-        self.first = training.start(experiment, make_state, target) if self.saved is None else (
+        self.initial_state = training.start(experiment, make_state, target) if self.saved is None else (
             checkpoint_reader.restore(self.checkpoints.directory, self.start, target, self.config.checkpoint.hashes))
         self.loader = self.data.loader(self.start, *host_rows.host_share(mesh))
         guard.callback(self.loader.close)

@@ -14,10 +14,10 @@ Parts = dict[str, list[tuple[float, bool]]]
 
 
 class Work(NamedTuple):
-    """What goes through the block stack: numbers of tokens, and of (query, key) pairs that attend."""
+    """What goes through the stack of layers: numbers of tokens, and of (query, key) pairs that attend."""
 
     tokens: int
-    read: int  # tokens that heads read: the only queries of the last block
+    read: int  # tokens that heads read: the only queries of the last layer
     pairs: float  # with every token querying; a mean where what is visible is sampled
     pairs_read: float
     text: int
@@ -41,7 +41,7 @@ def frozen(*products: tuple[float, int, int]) -> list[tuple[float, bool]]:
 
 
 def stack(work: Work, dim: int, ffn_dim: int, num_layers: int, heads_dim: int | None = None) -> Parts:
-    """The block stack; heads_dim: width of all heads of self-attention, where it is not dim."""
+    """The products of the stack; heads_dim: width of all heads of self-attention, where it is not dim."""
     d, before, wide = dim, num_layers - 1, heads_dim or dim
     querying, queried = before * work.tokens + work.read, num_layers * work.tokens
     return {

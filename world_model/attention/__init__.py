@@ -16,10 +16,10 @@ from world_model.attention.packing import PackedOrder, choose_tile
 from world_model.attention.tokens import Sequence, length
 from world_model.attention.visibility import Table
 
-# Places that stay empty, as a share of the tokens, up to which tokens stand as the kernel would have them through all
-# blocks. A place costs 6 (6 D^2 + 2 D F) FLOP in products, there and back; to move a token before each attention and
-# back after it, queries, keys, values and output, there, again and back, is 48 D bytes read or written. They are equal
-# at a share of 8 / (6 D + 2 F) x (FLOP of products per byte of memory, in the same time: 125 on a v5p, more elsewhere):
+# The most padding, as a share of the tokens, at which tokens stay in packed order through all layers. A padded position
+# costs 6 (6 D^2 + 2 D F) FLOP of products, forward and backward. Moving a token before each attention and back after it
+# (queries, keys, values and output; forward, recomputed and backward) reads or writes 48 D bytes. The two are equal at
+# a share of 8 / (6 D + 2 F) x (FLOP of products per byte of memory, in the same time: 125 on a v5p, more elsewhere):
 # 1.7% at the 14B's width, 2.1% at the 5B's.
 MOST_PADDING = 0.02
 
@@ -43,8 +43,8 @@ def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, wi
 
 
 def packed_order(kernel: str, sequence: Sequence) -> PackedOrder | None:
-    """The order in which a kernel would have the tokens stand through all blocks, if it has one and it costs less than
-    moving them for each attention."""
+    """The order of tokens that a kernel wants through all layers; None where it has none, or where moving the
+    tokens for each attention costs less."""
     if kernel != "flash":
         return None
     packed = PackedOrder(sequence, choose_tile(sequence, sequence))

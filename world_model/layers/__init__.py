@@ -1,1 +1,1 @@
-"""Building blocks of networks: transformer blocks and stacks of them, embedders, norms, rotary positions, adapters."""
+"""Building blocks of networks: transformer layers and stacks of them, embedders, norms, rotary positions, adapters."""

@@ -21,14 +21,14 @@ from world_model.parallel import axes, remat
 class Cache(NamedTuple):
     """Keys and values of tokens that later passes may see."""
 
-    blocks: tuple[jax.Array, jax.Array]  # [L - 1, B, room, n, d] each
-    final: tuple[jax.Array, jax.Array]  # [B, room, n, d] each
+    layers: tuple[jax.Array, jax.Array]  # [L - 1, B, room, n, d] each
+    final: tuple[jax.Array, jax.Array]  # the last layer's, [B, room, n, d] each
 
 
 class Context(NamedTuple):
     """Cross-attention keys and values of every layer: computed once per prompt and first frame."""
 
-    blocks: tuple  # pairs (keys, values) [L - 1, B, Lc, n, d], text then image
+    layers: tuple  # pairs (keys, values) [L - 1, B, Lc, n, d], text then image
     final: tuple  # the last layer's, without the leading axis
 
 
@@ -112,7 +112,7 @@ class Stack(nnx.Module):
             params, kv, cached = inputs
             return nnx.merge(graph, params)(x, modulation, kv, forward_pass, key_valid=valid, cache=cached)
 
-        x, own = jax.lax.scan(step, x, (stacked, context.blocks, cache.blocks))
+        x, own = jax.lax.scan(step, x, (stacked, context.layers, cache.layers))
         out, final = part(self.final_block)(x, modulation, context.final, forward_pass, key_valid=valid,
                                             cache=cache.final, only_output=True)
         return out, Cache(own, final)
@@ -148,5 +148,5 @@ def write_cache(cache: Cache, own: Cache, start) -> Cache:
     def write(old, new, axis: int):
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=axis)
 
-    return Cache(tuple(write(o, n, 2) for o, n in zip(cache.blocks, own.blocks, strict=True)),
+    return Cache(tuple(write(o, n, 2) for o, n in zip(cache.layers, own.layers, strict=True)),
                  tuple(write(o, n, 1) for o, n in zip(cache.final, own.final, strict=True)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from launch.serving import messages
 from launch.serving.engine import Answer, Request
-from launch.serving.messages import MAX_NAME, BadRequest, Observation, Protocol, Reset, Seen
+from launch.serving.messages import MAX_NAME, BadRequest, Feedback, Observation, Protocol, Reset
 
 PREFIX = "observation.images."
 PUBLISHED = {"head": "cam_high", "left_wrist": "cam_left_wrist", "right_wrist": "cam_right_wrist"}  # RoboTwin's cameras
@@ -61,7 +61,7 @@ class LingBotVA(Protocol):
                 "action": list(self.shape), "names": [d.name for d in self.robot.embodiment.action],
                 "keyframes": self.robot.layout.block_frames, "guard": self.guard}
 
-    def parse(self, message) -> Observation | Reset | Seen:
+    def parse(self, message) -> Observation | Reset | Feedback:
         """Raises BadRequest."""
         messages.check_map(message)
         session = messages.text(message, "session_id", MAX_NAME) or None
@@ -71,7 +71,7 @@ class LingBotVA(Protocol):
             return Reset(session, messages.prompt(message, self.prompt))
         if messages.flag(message, "compute_kv_cache"):
             messages.check_keys(message, {"compute_kv_cache", "obs", "state"}, known)
-            return Seen(session, self._pictures(message["obs"]), self._executed(message["state"]))
+            return Feedback(session, self._pictures(message["obs"]), self._executed(message["state"]))
         messages.check_keys(message, {"obs"}, known | {"reset", "compute_kv_cache", "release"})
         return Observation(session, False, None, None, self._pictures([message["obs"]]), np.zeros(0),
                            np.zeros((0, self.shape[0])), messages.flag(message, "release"), first_only=True)

@@ -42,7 +42,7 @@ class Trained(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What was written against what was meant."""
+    """Differences between what was written and what was trained."""
 
     parity: dict[str, Difference]  # differences between runtimes of the same weights, held to the tolerance
     cast: Mapping[str, Difference] = MappingProxyType({})  # what the file's dtype changes
@@ -62,7 +62,7 @@ class Trial(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ExportFormat:
-    """How weights are written; of the file's dtype, in files of at most `shard_bytes`."""
+    """How weights are written, in a dtype and in files of at most `shard_bytes`."""
 
     write_and_compare: Callable[[Path, Trained, np.dtype, int], Comparison]  # directory, trained, dtype, shard_bytes
     compared_with: str  # what the differences are differences from
@@ -94,8 +94,8 @@ def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 def check(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat, jax_outputs: Callable,
           torch_outputs: Callable, unloadable: Iterable[str] = (), otherwise: Iterable[str] = ()) -> Comparison:
-    """What was written against what was meant: outputs of a whole network by JAX and by PyTorch, on what a directory of
-    that layout holds, or each parameter by itself (`Trained.by_tensor`).
+    """Compares a written directory of that layout with the trained model: outputs of the whole network in JAX and in
+    PyTorch, or each parameter by itself (`Trained.by_tensor`).
 
     jax_outputs(sampler, params) and torch_outputs(sampler, directory, dtype to compute in) give arrays by entry; those
     in bfloat16 may be some of the entries.
@@ -111,7 +111,7 @@ def check(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedF
 
 
 def read_back(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat) -> Comparison:
-    """What a directory of that layout holds against what should be there, one parameter at a time."""
+    """Compares a directory of that layout with the trained model, one parameter at a time."""
     found = conversion.read(layout.open(directory), trained.params, trained.model.spec)
     return Comparison(*compare_cast(lambda params: params, trained, dtype, found)[:2])
 
@@ -123,7 +123,8 @@ def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, 
 
 def compare_cast(outputs: Callable[[Mapping], Mapping], trained: Trained, dtype: np.dtype, found: Mapping
                  ) -> tuple[dict[str, Difference], dict[str, Difference], Mapping]:
-    """(parity, cast, expected): of what the written weights should give, `outputs(params)`, and what was `found`."""
+    """(parity, cast, expected): differences between `found` and the `outputs` of the weights in the file's dtype, those
+    that the cast itself makes, and the outputs."""
     params = rounded(trained.params, dtype)
     expected = outputs(params)
     cast = {} if params is trained.params else compare(outputs(trained.params), expected)

@@ -1,4 +1,4 @@
-"""A file of reference numbers: what it tells and what it asks."""
+"""A file of reference numbers: inputs, weights and expected results."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from world_model.weights import names
 
 
 def read_config(arrays: Mapping[str, np.ndarray]) -> dict:
-    """The constructor's values that a file of reference numbers tells; {} where it tells none. Raises ValueError."""
+    """The constructor's values in a file of reference numbers; {} where it has none. Raises ValueError."""
     return kinds.parse(str(arrays.get("cfg_json", "{}")), kinds.fields({"model": kinds.MAP}), "cfg_json")
 
 
@@ -21,7 +21,7 @@ class GoldenFile:
     """Sizes, weights under the reference's names, inputs and expected results. A family says how to read them."""
 
     MARK: str  # a constructor value that only this family's reference has, by which its files are recognised
-    INPUTS: re.Pattern  # entries that the file tells rather than asks
+    INPUTS: re.Pattern  # entries that are no expected results: weights, inputs, sizes
     RELATIVE: re.Pattern  # entries compared relative to the expected value
     SECTIONS: Mapping[str, Callable]  # first part of a name -> (golden, adapter) -> iterator of (name, array)
 

@@ -53,7 +53,7 @@ class Policy(Protocol):
 
         Args:
           state: float32 [B, state_dim], normalised, at the block's start.
-          keys: one per row, of its noise.
+          keys: random keys of the noise, one per row.
           actions: float32 [B, actions_per_block, action_dim], normalised; looked at where `given`, bool, is True.
         """
 

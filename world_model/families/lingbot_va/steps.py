@@ -48,8 +48,8 @@ def levels(steps: int, shift: float, executed: int = 0) -> EulerPasses:
 
 
 def denoise(run_pass, steps: EulerPasses, ring, noise, known: tuple | None):
-    """(result, ring) of Euler steps. Every pass writes the ring in its own entry, which itself it does not see: what
-    stays is the last one.
+    """(result, ring) of Euler steps. Every pass writes its block's entry of the ring, which it does not see itself;
+    the last pass's keys and values stay.
 
     run_pass(ring, x, timestep) -> (x with what is given in its place, velocity, ring); known: (value, mask) of what is
     inpainted.

@@ -122,7 +122,7 @@ class CachedJaxAdapter:
     def keys_values(self, layer: int) -> np.ndarray:
         """[2, B, L, n, d] of the clean tokens cached so far; layers count from 0, -1 is the last."""
         last = layer in (-1, self.spec.num_layers - 1)
-        keys, values = self.cache.final if last else (x[layer] for x in self.cache.blocks)
+        keys, values = self.cache.final if last else (x[layer] for x in self.cache.layers)
         frames = int(cached.first_frame(self.spec, self.block))
         keys = transforms.ROTARY.to_published(np.asarray(keys), self.spec.head_dim)
         return np.stack([keys, np.asarray(values)])[:, :, :frames * self.spec.tokens_per_frame]

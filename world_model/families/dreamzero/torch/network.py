@@ -108,7 +108,7 @@ class DreamZero(nn.Module):
 
     def forward(self, tokens: Tokens, context: tuple, attention: Callable = attend, past: list | None = None
                 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], Tensor]:
-        """-> (hidden states after each block, each block's keys and values, time embedding per token)."""
+        """-> (hidden states after each layer, each layer's keys and values, time embedding per token)."""
         time = self.time(tokens.timesteps)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         x, hidden, caches = tokens.x, [], []

@@ -47,7 +47,7 @@ class Forward:
     action: Tensor | None  # velocities [B, N, action_dim]
     hidden: list[Tensor]  # [B, L, D] after each layer
     sequence: Sequence  # what stands where in L
-    keys_values: list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each
+    keys_values: list[tuple[Tensor, Tensor]]  # per layer, [B, L, n, d] each
 
 
 class Runtime:
@@ -161,7 +161,7 @@ class Cache:
     """Clean tokens that later blocks may see; keys are stored rotated."""
 
     sequence: Sequence
-    keys_values: list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each
+    keys_values: list[tuple[Tensor, Tensor]]  # per layer, [B, L, n, d] each
 
     def append(self, new: Forward) -> "Cache":
         """The cache with one more pass behind it."""

@@ -5,7 +5,7 @@
                             action_timestep, state)
 
 Shapes are fixed by the arguments it was made with; what stands where, who sees whom and the rotary table of its block
-are constants in it. Keys and values are what a session's cache holds, stacked over blocks (extra: torch).
+are constants in it. Keys and values are what a session's cache holds, stacked over layers (extra: torch).
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ class DenoiseStep(nn.Module):
     def forward(self, text: Tensor, image: Tensor | None, keys: Tensor, values: Tensor, noisy_latents: Tensor,
                 video_timestep: Tensor, condition: Tensor | None, noisy_actions: Tensor, action_timestep: Tensor,
                 state: Tensor) -> tuple[Tensor, Tensor]:
-        """text [B, Lt, D], image [B, Li, D]: embedded; keys, values [blocks, B, L, n, d]; the others as in
+        """text [B, Lt, D], image [B, Li, D]: embedded; keys, values [layers, B, L, n, d]; the others as in
         model.ForwardInputs, of this block -> (video, action) velocities."""
         past = Cache(self.sequence, list(zip(keys.unbind(0), values.unbind(0), strict=True)))
         out = self.runtime.forward(

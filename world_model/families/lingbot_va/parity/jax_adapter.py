@@ -112,7 +112,7 @@ class CachedLingBotVAAdapter:
     def keys_values(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """[B, tokens, n, d] each, in the order of writing; layers count from 0, -1 is the last."""
         last = layer in (-1, self.adapter.spec.num_layers - 1)
-        keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.blocks)
+        keys, values = self.ring.cache.final if last else (x[layer] for x in self.ring.cache.layers)
         index = cached.cached_tokens(self.adapter.spec, self.ring)[0]
         keys = transforms.ROTARY.to_published(np.asarray(keys), self.adapter.spec.head_dim)
         return keys[:, index], np.asarray(values)[:, index]

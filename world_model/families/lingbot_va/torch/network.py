@@ -30,7 +30,7 @@ BLOCK_NAMES = {of + _WAN[native]: of + published  # ours -> released
                for of in ("", *(f"{stream}." for stream in STREAMS))
                for published, native, _ in diffusers_names.LAYER_MODULES}
 
-KeysValues = list[tuple[Tensor, Tensor]]  # per block, [B, L, n, d] each; keys are rotated
+KeysValues = list[tuple[Tensor, Tensor]]  # per layer, [B, L, n, d] each; keys are rotated
 
 
 class TwoLinears(nn.Module):
@@ -54,13 +54,13 @@ class Conditions(nn.Module):
         self.text_embedder = TwoLinears(text_dim, dim, lambda x: F.gelu(x, approximate="tanh"))
 
     def time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, R] -> [B, R, D] as heads read it, [B, R, 6, D] as blocks do."""
+        """[B, R] -> [B, R, D] as heads read it, [B, R, 6, D] as layers do."""
         time = self.time_embedder(time_sinusoid_float32(timesteps, self.freq_dim).to(self.time_proj.weight.dtype))
         return time, self.time_proj(F.silu(time)).unflatten(-1, (6, -1))
 
 
 class Network(nn.Module):
-    """The parameters, and one pass over a chunk's video or its actions. Both go through the same blocks."""
+    """The parameters, and one pass over a chunk's video or its actions. Both go through the same layers."""
 
     def __init__(self, spec: LingBotVASpec, action_dim: int | None = None):
         super().__init__()
@@ -84,7 +84,7 @@ class Network(nn.Module):
         return Layer(spec.dim, spec.ffn_dim, spec.num_heads, False)
 
     def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
-        """What of a layer video or actions go through."""
+        """The part of a layer that the modality goes through."""
         return layer
 
     def head_table(self, modality: Modality) -> Tensor:
@@ -92,7 +92,7 @@ class Network(nn.Module):
         return self.scale_shift_table
 
     def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, Lt, text_dim] -> what the video's blocks take, what the actions' do."""
+        """[B, Lt, text_dim] -> what the video's layers take, what the actions' do."""
         text = self.condition_embedder.text_embedder(text.to(self.dtype))
         return text, text
 
@@ -120,7 +120,7 @@ class Network(nn.Module):
 
     def _run(self, modality: Modality, x: Tensor, timesteps: Tensor, rotary: Tensor, context: tuple,
              past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """All blocks over [past, x], and the modulated norm in front of the heads."""
+        """All layers over [past, x], and the modulated norm in front of the heads."""
         conditions = self.condition_embedder if modality is Modality.VIDEO else self.condition_embedder_action
         time, modulation = conditions.time(timesteps)
         text = context[list(Modality).index(modality)], None
@@ -134,7 +134,7 @@ class Network(nn.Module):
 
 
 class MoTNetwork(Network):
-    """Blocks of its own for each modality; they meet in the keys and values that both write and read."""
+    """Layers of its own for each modality; they meet in the keys and values that both write and read."""
 
     spec: LingBotVAMoTSpec
 
@@ -143,7 +143,7 @@ class MoTNetwork(Network):
         self.action_scale_shift_table = nn.Parameter(torch.empty(1, 2, spec.action_stream_dim))
 
     def make_layer(self) -> nn.Module:
-        """See Network; a narrow block has the heads of the wide one."""
+        """See Network; a narrow layer has the heads of the wide one."""
         spec = self.spec
         return nn.ModuleDict({"video": super().make_layer(), "action": Layer(
             spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
