@@ -104,7 +104,6 @@ def check(dataset: Dataset, maker: SampleMaker, count: int) -> tuple[str, bool]:
 
 
 def main(_) -> None:
-    """The command."""
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     makers = Experiment(config).data().makers()

@@ -84,7 +84,6 @@ def _number(value: float | None) -> str:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     evaluation, arrays = evaluate(restore(args.workdir, args.step))
     write(Path(args.out or args.workdir), evaluation, arrays)

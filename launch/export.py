@@ -138,7 +138,6 @@ def write_statistics(directory: Path, restored: Restored) -> None:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     if args.workdir or not args.check:
         write(args)

@@ -22,7 +22,6 @@ def family_of(directory: str):
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     write_step = family_of(args.export).part("torch_step", "launch.export_step")
     told = write_step(args.export, args.out, block=args.block, batch=args.batch, dtype=args.dtype)

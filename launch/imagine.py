@@ -137,7 +137,6 @@ def describe_ranking(result: dict) -> str:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     restored, sampling = restore(args.workdir, args.step), launch_flags.sampling(args)
     options = {"starts": args.starts, "seed": args.seed, "task": args.task, "sampling": sampling}

@@ -165,7 +165,6 @@ def read_fits(pairs: list[str]) -> dict[str, str]:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     if args.out is None and not args.dry_run:
         raise ValueError("--out or --dry_run is needed")

@@ -172,7 +172,6 @@ def demand(config, topology: str, slices: int, rate: float) -> str:
 
 
 def main(_) -> None:
-    """The command."""
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     data = Experiment(config).data()

@@ -52,7 +52,6 @@ def compare(golden: GoldenFile, adapter) -> dict[str, Difference]:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     jax.config.update("jax_disable_most_optimizations", True)  # small models: compiling is all the time it takes
     try:

@@ -116,7 +116,6 @@ def describe_local() -> tuple[Chip, list]:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     jax.config.update("jax_enable_compilation_cache", False)  # a program for devices that are not here is not read back
     if args.sweep:

@@ -186,7 +186,6 @@ def _made(maker: SampleMaker, window: int) -> dict | str:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     say = functools.partial(print, flush=True)
     if args.verify:

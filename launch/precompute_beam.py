@@ -49,7 +49,6 @@ def run(job_arguments: tuple, options: list[str], say) -> bool:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     say = functools.partial(print, flush=True)
     whole = run((args.config.to_json(), args.out, args.shard_mib << 20, args.batch), args.beam, say)

@@ -133,7 +133,6 @@ def find(name: str) -> ModuleType:
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
     if len(argv) != 2:
         raise ValueError("give the name of a recipe, as droid_14b or droid_14b:5b")
     name, _, arm = argv[1].partition(":")

@@ -15,7 +15,6 @@ from launch.setup import flags as launch_flags
 
 
 def main(_) -> None:
-    """The command."""
     from data_pipelines.simulators.miniatures import writers
 
     made = writers.write(Path(flags.FLAGS.out))

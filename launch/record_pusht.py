@@ -33,7 +33,6 @@ class Progress:
 
 
 def main(_) -> None:
-    """The command."""
     from data_pipelines.simulators.pusht import dataset
 
     args = flags.FLAGS

@@ -21,7 +21,6 @@ from launch.setup import flags as launch_flags
 
 
 def main(_) -> None:
-    """The command."""
     from data_pipelines.simulators.tabletop import dataset
 
     args = flags.FLAGS

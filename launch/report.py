@@ -188,7 +188,6 @@ def compare(workdirs: list[str], out: str | None) -> Path:
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
     args = flags.FLAGS
     if args.compare:
         print(compare(argv[1:], args.out))

@@ -119,7 +119,6 @@ def write(out: Path, result: dict, runs: list[Run], engine: Engine, videos: int)
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     if args.rerun:
         rerun_log.load()  # said before the episodes, not after

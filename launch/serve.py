@@ -128,7 +128,6 @@ async def until_signal(run) -> None:
 
 
 def main(_) -> None:
-    """The command."""
     serve(flags.FLAGS)
 
 

@@ -51,7 +51,6 @@ def table(statistics: dict) -> str:
 
 
 def main(_) -> None:
-    """The command."""
     config, out = flags.FLAGS.config, flags.FLAGS.out
     experiment = Experiment(config)
     datasets = [dataset for dataset, _ in open_datasets(experiment)]

@@ -81,7 +81,6 @@ def define() -> None:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     file, overrides = config_flags.get_config_filename(args["config"]), launch_flags.overridden(args["config"])
     command = training_command(file, overrides, args.workdir)

@@ -158,7 +158,6 @@ def answer(stored: dict, runs: list[Run], out: Path) -> str:
 
 
 def main(_) -> None:
-    """The command."""
     args = flags.FLAGS
     file = config_flags.get_config_filename(args["config"])
     out = Path(args.out)

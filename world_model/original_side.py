@@ -58,13 +58,11 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.names = names
 
     def find_spec(self, fullname, path, target=None):
-        """See `MetaPathFinder`."""
         if fullname.partition(".")[0] in self.names:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         return None
 
     def create_module(self, spec):
-        """See `Loader`."""
         module = MagicMock(name=spec.name)
         module.__spec__, module.__path__, module.__name__, module.__file__ = spec, [], spec.name, None
         return module

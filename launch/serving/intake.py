@@ -105,14 +105,12 @@ class Connection(ServerConnection):
         self._intake.weigh(self)
 
     def connection_made(self, transport) -> None:
-        """See asyncio.Protocol."""
         super().connection_made(transport)
         self._intake.connections.add(self)
         if len(self._intake.connections) > self._intake.most:
             self._intake.drop(self, "full")
 
     def data_received(self, data) -> None:
-        """See asyncio.Protocol."""
         for start in range(0, len(data), PIECE):
             if self.transport.is_closing():
                 return
@@ -130,7 +128,6 @@ class Connection(ServerConnection):
         super().send_data()
 
     def process_event(self, event) -> None:
-        """See ServerConnection."""
         if isinstance(event, Frame):
             if not self._frames.take():
                 return self._intake.drop(self, "flood")
@@ -142,7 +139,6 @@ class Connection(ServerConnection):
         super().process_event(event)
 
     def connection_lost(self, exc) -> None:
-        """See asyncio.Protocol."""
         self._intake.leave(self)
         super().connection_lost(exc)
 

@@ -113,5 +113,4 @@ class LingBotVA(Protocol):
         return {"action": actions, "interventions": answer.interventions, "server_timing": timing}
 
     def done(self) -> dict:
-        """See `Protocol`."""
         return {}

@@ -62,5 +62,4 @@ class LingBotVLA(Protocol):
         return {"action": answer.actions, "interventions": answer.interventions, "server_timing": timing}
 
     def done(self) -> dict:
-        """See `Protocol`."""
         return {"action": None}

@@ -26,7 +26,6 @@ class DreamZeroInputs(VideoInputs):
     spec: DreamZeroSpec
 
     def stored_fields(self) -> Fields:
-        """See `Inputs`."""
         spec = self.spec
         return encoded_batch_spec(
             spec.layout, action_dim=spec.action_dim, state_dim=spec.state_dim, text=(spec.text_length, spec.text_dim),
@@ -34,7 +33,6 @@ class DreamZeroInputs(VideoInputs):
             concat_first_frame=spec.concat_first_frame)
 
     def features(self, frozen: dict, batch: dict):
-        """See `VideoInputs`."""
         latents, _, text, _ = super().features(frozen, batch)
         if "latents" not in batch:
             condition, image = self._first_frame(frozen, batch["video"][:, :1], batch["video"].shape[1])
@@ -43,7 +41,6 @@ class DreamZeroInputs(VideoInputs):
         return latents, condition, text, batch["image_features"].astype(jnp.float32) if self.spec.image_dim else None
 
     def start(self, frozen: dict, frames, text_ids, text_length) -> Conditions:
-        """See `VideoInputs`."""
         condition, image = self._first_frame(frozen, frames, self.spec.layout.frames)
         return super().start(frozen, frames, text_ids, text_length)._replace(condition=condition, image=image)
 

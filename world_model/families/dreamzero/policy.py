@@ -28,7 +28,6 @@ class DreamZeroPolicy(VideoPolicy):
         return self.sampler.model.spec.layout.num_blocks
 
     def begin_episode(self, params, frozen, pictures, text_ids, text_length):
-        """See `BatchedPolicy`."""
         sampler, start = self.sampler, self.inputs.start(frozen, pictures, text_ids, text_length)
         text = sampler.branches(start.text, start.unconditional_text)
         context = sampler.context(params, text, sampler.both(start.image))
@@ -44,7 +43,6 @@ class DreamZeroPolicy(VideoPolicy):
                                     both(self._condition(window, block)), block)
 
     def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        """See `BatchedPolicy`."""
         sampler, video = self.sampler, window.imagined[None]
         inpainting = Inpainting(actions[None], given[None], video, jnp.zeros((1,) * video.ndim, bool))
         latents, actions, _ = sampler.denoise(

@@ -16,7 +16,6 @@ class LingBotVAInputs(VideoInputs):
     drops_text: bool = False
 
     def needs_when_stored(self) -> tuple[str, ...]:
-        """See `Inputs`."""
         return ("text",) if self.drops_text else ()
 
     def encode(self, frozen: dict, batch: dict) -> Example:

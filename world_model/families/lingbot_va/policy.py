@@ -36,7 +36,6 @@ class LingBotVAPolicy(VideoPolicy):
         return tuple(map(np.stack, zip(*(self.sampler.rotary(int(b), 1) for b in block), strict=True)))
 
     def observe_block(self, params, window: Window, seen, actions, block, data):
-        """See `BatchedPolicy`."""
         return self.sampler.observe(params, _episode(window, block), seen, actions, data).ring
 
     def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
@@ -49,7 +48,6 @@ class LingBotVAPolicy(VideoPolicy):
         return Chunk(actions, latents)
 
     def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        """See `BatchedPolicy`."""
         noise, _ = self.sampler.noise(key[None], block, 1)
         latents, _ = self.sampler.ground(params, _episode(window, block), noise, actions[None], rotary=data)
         return Chunk(actions[None], latents)

@@ -37,25 +37,21 @@ class LingBotVLAInputs(Inputs):
     tokens: TokenIds
 
     def batch_fields(self) -> Fields:
-        """See `Inputs`."""
         spec = self.spec
         fields = batch_spec(spec.layout, action_dim=spec.action_dim, state_dim=spec.state_dim,
                             text_length=spec.text_length, views=spec.views)
         return fields | {field_of(name): ((spec.query_seeds, spec.teacher_width), bfloat16) for name in spec.teachers}
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
-        """See `Inputs`."""
         return self.tokens.tokenize(self.spec.prompt.replace("{}", prompt))
 
     def encode(self, frozen: dict, batch: dict) -> Example:
-        """See `Inputs`."""
         return Example(make_patches(self.spec, batch["views"]), batch["view_mask"], batch["text_ids"],
                        batch["text_length"], batch["state"][:, 0], held(batch["actions"], batch["action_mask"]),
                        batch["action_mask"], batch["sample_index"],
                        {name: batch[field_of(name)] for name in self.spec.teachers})
 
     def conditions(self, frozen: dict, example: Example) -> Example:
-        """See `Inputs`."""
         return example
 
     def pictures(self, robot, views: dict[str, np.ndarray]):
@@ -63,11 +59,9 @@ class LingBotVLAInputs(Inputs):
         return robot.views({name: frames[-1:] for name, frames in views.items()})
 
     def picture_shapes(self):
-        """See `Inputs`."""
         return tuple(jax.ShapeDtypeStruct(*self.batch_fields()[name]) for name in ("views", "view_mask"))
 
     def start(self, frozen: dict, pictures, text_ids, text_length):
-        """See `Inputs`."""
         return pictures, text_ids, text_length
 
 

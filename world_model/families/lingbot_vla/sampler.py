@@ -64,11 +64,9 @@ class LingBotVLAPolicy(BatchedPolicy):
     """A session remembers its prompt and the newest pictures, and slides on for ever."""
 
     def begin_episode(self, params, frozen, pictures, text_ids, text_length):
-        """See `BatchedPolicy`."""
         return pictures, (text_ids, text_length)
 
     def observe_block(self, params, window: Window, seen, actions, block, data):
-        """See `BatchedPolicy`."""
         return seen
 
     def predict_rows(self, params, windows: Window, state, block, keys, actions, given, data) -> Chunk:

@@ -113,7 +113,6 @@ class LingBotVLASpec(Spec):
 
     @property
     def head_dim(self) -> int:
-        """See `Spec`."""
         return self.head_width
 
     @property
@@ -154,7 +153,6 @@ class LingBotVLASpec(Spec):
 
     @property
     def training_tokens(self) -> int:
-        """See `Spec`."""
         return self.prefix_tokens + 1 + self.layout.actions_per_block
 
     def kept_values(self, wide: float, hidden: float) -> float:
@@ -168,5 +166,4 @@ class LingBotVLASpec(Spec):
 
     @property
     def frame_tokens(self) -> int:
-        """See `Spec`."""
         return self.views * self.view_tokens

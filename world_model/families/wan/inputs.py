@@ -67,11 +67,9 @@ class VideoInputs(Inputs):
 
     @property
     def encoders(self) -> dict:
-        """See `Inputs`."""
         return {"video": self.video, "text": self.text} | ({"image": self.image} if self.image else {})
 
     def batch_fields(self) -> Fields:
-        """See `Inputs`."""
         spec = self.spec
         return batch_spec(spec.layout, action_dim=spec.action_dim, state_dim=spec.state_dim,
                           text_length=spec.text_length)
@@ -83,7 +81,6 @@ class VideoInputs(Inputs):
                                   text=(spec.text_length, spec.text_dim), latent=spec.latent_shape)
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
-        """See `Inputs`."""
         return self.text.tokenize(prompt)
 
     def encode(self, frozen: dict, batch: dict) -> Example:
@@ -109,7 +106,6 @@ class VideoInputs(Inputs):
         return self.video.encode(frozen["video"], to_pixels(batch["video"])), None, text, None
 
     def store(self, frozen: dict, batch: dict) -> dict[str, jax.Array]:
-        """See `Inputs`."""
         return {"latents": self.video.encode(frozen["video"], to_pixels(batch["video"])).astype(jnp.bfloat16)}
 
     def conditions(self, frozen: dict, example: Example) -> Conditions:
@@ -150,6 +146,5 @@ class VideoInputs(Inputs):
         return self.video.encode(frozen["video"], jnp.concatenate([video[:, :1], video], axis=1))[:, 1:]
 
     def decode_block(self, frozen: dict, latents):
-        """See `Inputs`."""
         later = self.video.decode(frozen["video"], jnp.concatenate([latents[:, :1], latents], axis=1))
         return to_bytes(later[:, 1:])

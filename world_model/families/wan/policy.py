@@ -10,14 +10,11 @@ class VideoPolicy(BatchedPolicy):
     """`sampler` is Guided, `inputs` are VideoInputs."""
 
     def place(self, params: dict) -> dict:
-        """See `BatchedPolicy`."""
         return self.sampler.placed(params)
 
     def blank_block(self) -> jax.Array:
-        """See `BatchedPolicy`."""
         spec = self.sampler.model.spec
         return jnp.zeros((spec.layout.frames_per_block, *spec.latent_shape))
 
     def gap(self, seen, imagined) -> jax.Array:
-        """See `BatchedPolicy`."""
         return jnp.sqrt(jnp.square(seen[0] - imagined).mean())

@@ -58,7 +58,6 @@ class VideoSpec(Spec):
 
     @property
     def frame_tokens(self) -> int:
-        """See `Spec`."""
         return self.tokens_per_frame
 
     @property

@@ -52,7 +52,6 @@ class JaxAdapter(ReferenceAdapter):
 
     @classmethod
     def table(cls, spec: DreamZeroSpec) -> names.NameTable:
-        """See `ReferenceAdapter`."""
         return DREAMZERO
 
     def forward(self, parts: Parts) -> Output:

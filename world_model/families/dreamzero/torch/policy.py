@@ -29,11 +29,9 @@ class DreamZeroTorchPolicy(TorchPolicy):
         return self.runtime.runtime.layout.num_blocks
 
     def load(self, directory: Path) -> DreamZeroTorchSampler:
-        """See `TorchPolicy`."""
         return DreamZeroTorchSampler(loading.load(directory, self.device)[0], **self.settings)
 
     def begin_episode(self, start: Conditions) -> EpisodeState:
-        """See `TorchPolicy`."""
         kept = EpisodeState(self.runtime.start(start.text, start.image, start.unconditional_text), start.condition)
         self.runtime.prefill(kept.session, start.first_latents, self._condition(kept, 0))
         return kept
@@ -45,7 +43,6 @@ class DreamZeroTorchPolicy(TorchPolicy):
         return state
 
     def predict_block(self, state: EpisodeState, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
-        """See `TorchPolicy`."""
         return self.runtime.denoise(state.session, *noise, robot_state, self._condition(state, block), inpainting)
 
     def _condition(self, kept: EpisodeState, block: int) -> Tensor | None:

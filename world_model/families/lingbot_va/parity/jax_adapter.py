@@ -40,7 +40,6 @@ class LingBotVAAdapter(ReferenceAdapter):
 
     @classmethod
     def table(cls, spec: LingBotVASpec) -> names.NameTable:
-        """See `ReferenceAdapter`."""
         return LINGBOT_VA
 
     def trainer(self, example: Example, shift: float, action_shift: float) -> Callable[[Sampled, dict], Training]:

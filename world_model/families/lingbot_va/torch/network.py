@@ -149,15 +149,12 @@ class MoTNetwork(Network):
             spec.action_stream_dim, spec.action_ffn_dim, spec.num_heads, False, spec.head_dim)})
 
     def of_stream(self, layer: nn.Module, modality: Modality) -> Layer:
-        """See Network."""
         return layer[modality]
 
     def head_table(self, modality: Modality) -> Tensor:
-        """See Network."""
         return self.scale_shift_table if modality is Modality.VIDEO else self.action_scale_shift_table
 
     def context(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """See Network."""
         text = text.to(self.dtype)
         return self.condition_embedder.text_embedder(text), self.condition_embedder_action.text_embedder(text)
 

@@ -16,22 +16,18 @@ class LingBotVATorchPolicy(TorchPolicy):
     """`runtime` is a LingBotVATorchSampler."""
 
     def load(self, directory: Path) -> LingBotVATorchSampler:
-        """See `TorchPolicy`."""
         made, spec, _ = network.load(directory, self.device)
         return LingBotVATorchSampler(made, spec, **self.settings | {"chunk_frames": 1})
 
     def sample_noise(self, sampler, keys, block):
-        """See `TorchPolicy`."""
         return sampler.noise(keys, block, 1)
 
     def begin_episode(self, start: Conditions) -> TorchEpisode:
-        """See `TorchPolicy`."""
         episode, spec = self.runtime.start(start.text, start.unconditional_text), self.runtime.spec
         nothing = start.first_latents.new_zeros(1, spec.actions_per_frame, spec.action_dim)
         return self.observe_block(episode, start.first_latents, nothing, 0)
 
     def observe_block(self, state: TorchEpisode, seen: Tensor, actions: Tensor, block: int) -> TorchEpisode:
-        """See `TorchPolicy`."""
         self.runtime.observe(dataclasses.replace(state, chunk=block, frame=block), seen, actions)
         return state
 

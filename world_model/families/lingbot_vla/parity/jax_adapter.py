@@ -60,7 +60,6 @@ class LingBotVLAAdapter(ReferenceAdapter):
 
     @classmethod
     def table(cls, spec: LingBotVLASpec) -> names.NameTable:
-        """See `ReferenceAdapter`."""
         return TABLES[spec.vision]
 
     def look(self, patches: np.ndarray, grid: tuple[int, int]):

@@ -23,23 +23,18 @@ class LingBotVLATorchPolicy(TorchPolicy):
     """`runtime` is a LingBotVLATorchSampler."""
 
     def load(self, directory: Path) -> LingBotVLATorchSampler:
-        """See `TorchPolicy`."""
         made, spec, _ = network.load(directory, self.device)
         return LingBotVLATorchSampler(made, spec, **self.settings)
 
     def sample_noise(self, sampler, keys, block):
-        """See `TorchPolicy`."""
         return (sampler.noise(keys, block),)
 
     def begin_episode(self, start) -> Kept:
-        """See `TorchPolicy`."""
         return Kept(*start)
 
     def observe_block(self, state: Kept, seen, actions: Tensor, block: int) -> Kept:
-        """See `TorchPolicy`."""
         return state._replace(pictures=seen)
 
     def predict_block(self, state: Kept, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
-        """See `TorchPolicy`."""
         seen = self.runtime.see(*state.pictures, state.text_ids, state.text_length)
         return None, self.runtime.denoise(seen, robot_state[:, 0], *noise, inpainting)
