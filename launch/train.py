@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -86,7 +86,7 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
     config, start, workdir = folders[0].config, folders[0].start, folders[0].workdir
     running, failed = dict(enumerate(folders)), list[str]()
     clock = metrics.Clock(config.train.global_batch_size * len(folders), steps.flops_per_sample, steps.devices)
-    batches = zip(*(folder.loader for folder in folders), strict=True)
+    batches = joint_batches([folder.loader for folder in folders])
 
     def report(step: int) -> None:
         speed = clock.measure(step, config.train.steps - step)
@@ -147,6 +147,12 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
     if failed:
         raise metrics.NonFiniteLoss("; ".join(failed))
     return done >= config.train.steps
+
+
+def joint_batches(loaders: list) -> Iterator[list[dict]]:
+    """Yields the next batch of every loader."""
+    while True:
+        yield [next(loader) for loader in loaders]
 
 
 def samples_of(rows: dict):

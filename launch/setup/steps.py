@@ -8,7 +8,7 @@ Each adds what it would alone in another order: results agree to rounding (tests
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Steps:
         del index
         return joined
 
-    def placed(self, rows: Sequence[dict]) -> dict:
+    def placed(self, rows: list[dict]) -> dict:
         """This host's rows of the runs' batches, on the devices."""
         return host_rows.put_batch(rows[0], self._mesh)
 
@@ -91,7 +91,7 @@ class StepsAtOnce(Steps):
     def state_of(self, joined: dict, index: int) -> dict:
         return jax.device_put(jax.tree.map(lambda x: x[index], joined), state_shardings(self._one))
 
-    def placed(self, rows: Sequence[dict]) -> dict:
+    def placed(self, rows: list[dict]) -> dict:
         return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows), self._over)
 
     def __call__(self, joined: dict, batch: dict) -> tuple[dict, list[dict]]:

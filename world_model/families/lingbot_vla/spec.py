@@ -61,6 +61,11 @@ class LingBotVLASpec(Spec):
         for name in TUPLES:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_heads()
+        self._check_choices()
+        self._check_prefix()
+        self._check_vision()
+
+    def _check_choices(self) -> None:
         if self.attention == "flash":
             raise ValueError("model.attention = 'flash' is a kernel for tables of blocks, and masks here differ "
                              "between samples: blockwise, or cudnn on GPUs")
@@ -71,6 +76,8 @@ class LingBotVLASpec(Spec):
         if self.experts and not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(f"model.experts_per_token = {self.experts_per_token}: expected 1 to model.experts = "
                              f"{self.experts}")
+
+    def _check_prefix(self) -> None:
         if self.prefix not in ("joint", "causal"):
             raise ValueError(f"model.prefix = {self.prefix!r}: expected joint (one block) or causal")
         if self.prompt.count("{}") != 1:
@@ -91,6 +98,8 @@ class LingBotVLASpec(Spec):
         if unknown := set(self.teachers) - set(HEADS if self.query_tokens else ()):
             raise ValueError(f"model.teachers names {sorted(unknown)[0]!r}: there are {', '.join(HEADS)}, where "
                              f"model.query_tokens (here {self.query_tokens}) is positive")
+
+    def _check_vision(self) -> None:
         side = MERGE * self.vision_patch
         for name in ("height", "width"):
             if (pixels := getattr(self.layout, name)) % side:
