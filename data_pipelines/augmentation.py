@@ -51,7 +51,7 @@ class Augmentation:
         changes = self._random(seed, sample_index).uniform(-1, 1, 6)[2:] * strengths  # the first two are the crop's
         grey = float(np.mean([view[:, ::4, ::4].mean((0, 1, 2)) for view in views], 0) @ _GREY)
         matrix = colour_matrix((1 + changes[:3]).tolist(), changes[3], grey)
-        return [_mapped(view, matrix) for view in views]
+        return [_apply_matrix(view, matrix) for view in views]
 
     def _random(self, seed: int, sample_index: int) -> np.random.Generator:
         return np.random.default_rng([seed, sample_index, 0x0C0105])  # another stream than the loader's own
@@ -80,7 +80,7 @@ def _cut(view: np.ndarray, share: float, down: float, right: float) -> np.ndarra
     return view[:, top:top + height, left:left + width]
 
 
-def _mapped(frames: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _apply_matrix(frames: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     values = tuple(matrix.ravel().tolist())  # in C, frame by frame: no float copy of the window

@@ -36,7 +36,7 @@ def batches(makers: Sequence[SampleMaker], draws: Sequence[Draw], batch_size: in
 
     Unreadable windows are named and left out. Raises ValueError where their share is above max_bad_fraction.
     """
-    def made(draw: Draw) -> dict | str:
+    def make_row(draw: Draw) -> dict | str:
         try:
             return makers[draw.dataset](draw.window, draw.position)
         except BadEpisode as error:
@@ -45,10 +45,10 @@ def batches(makers: Sequence[SampleMaker], draws: Sequence[Draw], batch_size: in
     bad: list[str] = []
     groups = [draws[i:i + batch_size] for i in range(0, len(draws), batch_size)]
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        ahead = [threads.submit(made, draw) for draw in groups[0]]
+        ahead = [threads.submit(make_row, draw) for draw in groups[0]]
         for following in itertools.chain(groups[1:], [()]):
             rows = [future.result() for future in ahead]
-            ahead = [threads.submit(made, draw) for draw in following]
+            ahead = [threads.submit(make_row, draw) for draw in following]
             for reason in (row for row in rows if isinstance(row, str)):
                 logging.warning("left out an unreadable window: %s", reason)
                 bad.append(reason)

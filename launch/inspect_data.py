@@ -34,12 +34,12 @@ SAME = 1.0  # mean difference of two pictures, of 255, below which they count as
 
 def camera_faults(frames: dict[str, np.ndarray]) -> list[str]:
     """Sentences on cameras that stand still or show what another shows; frames: view -> uint8 [n, H, W, 3]."""
-    def apart(a, b):
+    def mean_difference(a, b):
         return float(np.abs(a.astype(np.int16) - b.astype(np.int16)).mean())
     found = [f"camera {view!r} is frozen" for view, pictures in frames.items()
-             if len(pictures) > 1 and apart(pictures[1:], pictures[:1]) < SAME / 10]
+             if len(pictures) > 1 and mean_difference(pictures[1:], pictures[:1]) < SAME / 10]
     for (a, one), (b, other) in itertools.combinations(frames.items(), 2):
-        if one.shape == other.shape and apart(one, other) < SAME:
+        if one.shape == other.shape and mean_difference(one, other) < SAME:
             found.append(f"cameras {a!r} and {b!r} show the same")
     return found
 

@@ -150,10 +150,10 @@ class Precompute:
         windows = self.writer.windows_of(shard, len(maker.windows))
         groups = [windows[i:i + self.batch] for i in range(0, len(windows), self.batch)]
         with concurrent.futures.ThreadPoolExecutor() as threads:
-            ahead = [threads.submit(_made, maker, w) for w in groups[0]]
+            ahead = [threads.submit(_make_row, maker, w) for w in groups[0]]
             for i in range(len(groups)):
                 rows = [future.result() for future in ahead]
-                ahead = [threads.submit(_made, maker, w) for w in (groups[i + 1] if i + 1 < len(groups) else ())]
+                ahead = [threads.submit(_make_row, maker, w) for w in (groups[i + 1] if i + 1 < len(groups) else ())]
                 yield from self._encoded(rows)
 
     def _encoded(self, rows: list[dict | str]) -> list[dict | str]:
@@ -178,7 +178,7 @@ def with_cache(config, out: str) -> Experiment:
     return Experiment(config)
 
 
-def _made(maker: SampleMaker, window: int) -> dict | str:
+def _make_row(maker: SampleMaker, window: int) -> dict | str:
     try:
         return maker(window, 0)
     except BadEpisode as error:

@@ -106,7 +106,7 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
 
     def end_phase(phase: str) -> None:
         for folder in folders:
-            folder.ledger.ends(phase, start)
+            folder.ledger.end_phase(phase, start)
 
     with steps.context(), Watchdog(workdir / f"stacks_{jax.process_index()}.txt",
                                    config.hosts.stuck_factor) as watchdog:
@@ -123,7 +123,7 @@ def loop(folders: list[RunFolder], steps: Steps, stop: hosts.StopSignal) -> bool
                 end_phase("compile")
                 clock.restart()
             for folder in running.values():
-                folder.ledger.starts(step)
+                folder.ledger.start_step(step)
             current, measured = steps(current, batch)
             done = step
             clock.started(step, measured[0])

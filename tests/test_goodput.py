@@ -34,14 +34,14 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
     for phase, step, seconds, waited in [("startup", 0, 5, 0), ("compile", 0, 10, 0), ("steps", 4, 40, 0.25),
                                          ("checkpoint", 4, 2, 0), ("steps", 6, 20, 0)]:
         clock.now += seconds
-        first.ends(phase, step, waited)
+        first.end_phase(phase, step, waited)
     with path.open("a") as file:
         file.write('{"attempt": 1000.0, "ste')  # killed at step 6, in the middle of a line
     clock.now += 100  # nobody starts it
     second = Ledger(path, 4, began=clock.now, now=clock)
     for phase, step, seconds in [("startup", 4, 3), ("compile", 4, 7), ("steps", 8, 40)]:
         clock.now += seconds
-        second.ends(phase, step)
+        second.end_phase(phase, step)
     attempts = read_attempts(path)
     assert account(attempts) == {"startup": 8, "compile": 17, "steps": 30 + 40, "data_wait": 10, "checkpoint": 2, "evaluate": 0,
                                  "lost": 20, "down": 100}
@@ -50,7 +50,7 @@ def test_every_second_since_the_start_is_in_one_phase_over_a_kill_and_a_restart(
 
 
 def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
-    Ledger(tmp_path / "goodput.jsonl", 0, began=time.time() - 10).ends("steps", 3)
+    Ledger(tmp_path / "goodput.jsonl", 0, began=time.time() - 10).end_phase("steps", 3)
     def run(*args):
         return subprocess.run([sys.executable, "-m", "launch.goodput", *args], capture_output=True, text=True,
                                            cwd=Path(__file__).parents[1], check=False)
@@ -106,14 +106,14 @@ def test_googles_calculator_finds_the_same_time_in_the_ledgers_events(google, tm
         ledger = Ledger(lines, first - 1, clock.now, cloud_ledger.open_log("log", "job"), now=clock)
         for phase, seconds in [("startup", 5), ("compile", 15)]:
             clock.now += seconds
-            ledger.ends(phase, first - 1)
+            ledger.end_phase(phase, first - 1)
         for step in range(first, last + 1):
-            ledger.starts(step)
+            ledger.start_step(step)
             clock.now += 10
-            ledger.ends("steps", step)
+            ledger.end_phase("steps", step)
             if step == save_at:
                 clock.now += 2
-                ledger.ends("checkpoint", step)
+                ledger.end_phase("checkpoint", step)
         return ledger
 
     attempt(1, 6, save_at=4)  # killed, and started again after 100 s from the checkpoint

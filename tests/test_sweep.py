@@ -259,7 +259,7 @@ def test_seeds_at_once_are_one_training_each_measured_apart(tmp_path, monkeypatc
     assert started[:2] == [[f"launch.train --config=f.py --workdir={tmp_path}/base --seeds=1,2"],
                            [f"launch.train --config=f.py --config.seed=3 --workdir={tmp_path}/base/seed_3"]]
     assert [[command.split()[0] for command in some] for some in started[2:]] == [["launch.evaluate"] * 2]
-    assert sweep_runs.together(runs, 3) == [runs[:3], runs[3:]]
+    assert sweep_runs.group_seeds(runs, 3) == [runs[:3], runs[3:]]
 
 
 def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):

@@ -18,7 +18,7 @@ _LANES = (np.uint32(0), np.uint32(0x9E3779B9))
 
 def hashes(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
     """Hashes named arrays, those on devices where they lie; 16 hexadecimal digits each. All hosts call it together."""
-    sums = {name: _on(getattr(x.sharding, "mesh", None))(x) if isinstance(x, jax.Array) else sums_of(x)
+    sums = {name: _sums_on(getattr(x.sharding, "mesh", None))(x) if isinstance(x, jax.Array) else sums_of(x)
             for name, x in arrays.items()}
     return {name: text(pair) for name, pair in jax.device_get(sums).items()}
 
@@ -39,7 +39,7 @@ def sums_of(x: np.ndarray, start: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def _on(mesh):
+def _sums_on(mesh):
     """The jitted sums of a device array, on every device of its mesh."""
     def sums(x):
         bits = x if x.dtype == bool else jax.lax.bitcast_convert_type(x, _unsigned(x.dtype))

@@ -24,14 +24,14 @@ def numbered(slots: dict[str, range], relative: tuple[str, ...] = (), **groups: 
     return tuple(found)
 
 
-def limited(limits: Limits, dims: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+def with_limits(limits: Limits, dims: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
     """The dimensions, those in the groups of `limits` with these."""
     return tuple(dataclasses.replace(dim, **_limits_of(limits, dim.name)) for dim in dims)
 
 
 def targets(relative: tuple[str, ...], limits: Limits, **groups: tuple) -> dict[str, Any]:
     """The fields state and action of a robot whose actions are targets of its state, in the same groups."""
-    action = limited(limits, numbered(ACTION_SLOTS, relative, **groups))
+    action = with_limits(limits, numbered(ACTION_SLOTS, relative, **groups))
     return {"state": numbered(STATE_SLOTS, **groups),
             "action": tuple(dataclasses.replace(dim, moves=dim.name) for dim in action)}
 

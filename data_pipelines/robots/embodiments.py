@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 from data_pipelines.robots import public_sets
-from data_pipelines.robots.dimensions import OPENING, limited, numbered, targets
+from data_pipelines.robots.dimensions import OPENING, numbered, targets, with_limits
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, VIPERX, YAM
 from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
@@ -87,7 +87,7 @@ register(Embodiment(
            "{instruction}",
     state=numbered(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
                 right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2)),
-    action=limited(AGIBOT_G1, numbered(
+    action=with_limits(AGIBOT_G1, numbered(
         ACTION_SLOTS, ("left_arm", "right_arm", "left_effector", "right_effector", "head", "waist"),
         left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
         right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))),

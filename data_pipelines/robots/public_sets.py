@@ -7,7 +7,7 @@ A recipe's entry joins a data set's columns in the order of the robot's dimensio
 import dataclasses
 from math import pi
 
-from data_pipelines.robots.dimensions import OPENING, XYZ_RPY, limited, numbered, targets
+from data_pipelines.robots.dimensions import OPENING, XYZ_RPY, numbered, targets, with_limits
 from data_pipelines.robots.embodiment import Dimension, Embodiment
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, SIMULATED, UNPUBLISHED
 from data_pipelines.robots.slots import ACTION_SLOTS, ARM_EFFECTOR_SLOTS, BODY_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
@@ -68,7 +68,7 @@ _AGIBOT_WORLD = Embodiment(
            "{instruction}",
     state=numbered(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_opening=("left_gripper", 1),
                    right_opening=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2)),
-    action=limited(AGIBOT_G1 | {"left_closing": OPENING, "right_closing": OPENING}, numbered(
+    action=with_limits(AGIBOT_G1 | {"left_closing": OPENING, "right_closing": OPENING}, numbered(
         ACTION_SLOTS, ("left_arm", "right_arm", "head", "waist"), left_arm=("left_arm", 7), right_arm=("right_arm", 7),
         left_closing=("left_gripper", 1), right_closing=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2),
         velocity=("base", 2))),
@@ -101,7 +101,7 @@ ROBOTS: tuple[Embodiment, ...] = (
         name="libero", id=52, views=("image", "wrist_image"), view_layout="side_by_side", rate=10.0,
         prompt="A simulated Franka arm; left the camera before it, right the wrist's. {instruction}",
         state=numbered(STATE_SLOTS, hand=("left_arm", 6), finger=("hands", 2)),
-        action=limited({"hand_difference": (-1, 1, None), "gripper": (-1, 1, None)}, numbered(
+        action=with_limits({"hand_difference": (-1, 1, None), "gripper": (-1, 1, None)}, numbered(
             ACTION_SLOTS, hand_difference=("left_arm", 6), gripper=("left_gripper", 1))),
         unlimited=DIFFERENCES),
     Embodiment(

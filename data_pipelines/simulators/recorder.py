@@ -60,14 +60,14 @@ def write_once(out: Path, recipe: dict, parts: tuple[str, ...], make: Callable[[
 
 
 def parallel(make: Callable, jobs: list[tuple], workers: int, what: str, progress: Progress,
-             apart: bool = False) -> Iterator:
+             own_process: bool = False) -> Iterator:
     """Yields the results of (steps, result) = make(*job) in the order of the jobs, however many processes work.
 
-    apart: a single worker is a process of its own too.
+    own_process: a single worker is a process of its own too.
     """
     # Spawned, not forked: the caller may hold the threads of TensorFlow and JAX.
     spawn = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn) if apart or workers > 1 else None
+    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn) if own_process or workers > 1 else None
     try:
         total = 0
         for done, (steps, result) in enumerate((pool.map if pool else map)(make, *zip(*jobs))):

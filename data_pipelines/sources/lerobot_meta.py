@@ -51,7 +51,7 @@ class Meta(MetaFolder):
         self.lengths = self._integers(self._episodes, "length", missing=1)  # steps, int64 [episodes]
         if len(np.unique(self.numbers)) < len(self.numbers):
             raise ValueError(f"{path}/meta: an episode_index is there twice")
-        self.chosen = self._hold(where)  # bool [episodes]
+        self.chosen = self._matches(where)  # bool [episodes]
         self.tasks = self.read_tasks()
         self._counts: dict[str, dict] = {}
 
@@ -166,7 +166,7 @@ class Meta(MetaFolder):
         kept = ~np.isin(numbers, self.info.get("discarded_episode_indices", []))
         return episodes.take(np.flatnonzero(kept)[np.argsort(numbers[kept], kind="stable")])
 
-    def _hold(self, where: dict[str, Any]) -> np.ndarray:
+    def _matches(self, where: dict[str, Any]) -> np.ndarray:
         chosen = np.ones(len(self._episodes), np.bool_)
         for key, value in where.items():
             if key not in self._episodes.column_names:

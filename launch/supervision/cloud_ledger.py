@@ -32,16 +32,16 @@ class CloudLog:
     def __init__(self, recorder):
         self._recorder = recorder
 
-    def begins(self, began: float) -> None:
+    def begin_attempt(self, began: float) -> None:
         """Records that an attempt begins, with its preparation: everything before the first step."""
         self._recorder.record_job_start_time(_utc(began))
         self._recorder.record_training_preparation_start_time(_utc(began))
 
-    def starts(self, step: int, now: float) -> None:
+    def start_step(self, step: int, now: float) -> None:
         """Records that a step starts. The calculator takes a step's time from one start to the next."""
         self._recorder.record_step_start_time(step, _utc(now))
 
-    def ends(self, phase: str, began: float, now: float) -> None:
+    def end_phase(self, phase: str, began: float, now: float) -> None:
         """Records that a phase ends. The recorder has no phase for waiting for data: it is part of the steps."""
         if phase == "compile":
             self._recorder.record_training_preparation_end_time(_utc(now))

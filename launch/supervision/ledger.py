@@ -28,25 +28,25 @@ class Ledger:
         self._path, self._cloud, self._now, self._seconds = path, cloud, now, dict.fromkeys(PHASES, 0.0)
         self._began = self._mark = began
         if cloud:
-            cloud.begins(began)
+            cloud.begin_attempt(began)
         if path and path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
                 file.write("\n")  # ends a line that a kill cut short
         self._write(step)
 
-    def ends(self, phase: str, step: int, waited: float = 0.0) -> None:
+    def end_phase(self, phase: str, step: int, waited: float = 0.0) -> None:
         """Notes that a phase ends after `step`. waited: the share of it that went into waiting for data."""
         before, self._mark = self._mark, self._now()
         self._seconds[phase] += (self._mark - before) * (1 - waited)
         self._seconds["data_wait"] += (self._mark - before) * waited
         if self._cloud:
-            self._cloud.ends(phase, before, self._mark)
+            self._cloud.end_phase(phase, before, self._mark)
         self._write(step)
 
-    def starts(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         """Notes that a step starts; only `cloud` is told."""
         if self._cloud:
-            self._cloud.starts(step, self._now())
+            self._cloud.start_step(step, self._now())
 
     def done(self) -> None:
         """Notes that the last step of the run has been saved; only `cloud` is told."""

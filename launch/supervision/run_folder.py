@@ -75,7 +75,7 @@ class RunFolder:
     def report(self, step: int, speed: dict[str, float]) -> None:
         """Writes and prints the steps since the last report. Raises NonFiniteLoss."""
         record = self.history.collect(step) | speed
-        self.ledger.ends("steps", step, record["data_wait"])
+        self.ledger.end_phase("steps", step, record["data_wait"])
         self._writer.write(step, record)
         self._print(step, record)
 
@@ -86,7 +86,7 @@ class RunFolder:
         self._print(step, {})
         if picture is not None:
             self._writer.picture(step, "rollout", picture, figures.png)
-        self.ledger.ends("evaluate", step)
+        self.ledger.end_phase("evaluate", step)
 
     def save(self, step: int, current: dict) -> None:
         """Writes a checkpoint, once a step."""
@@ -95,12 +95,12 @@ class RunFolder:
         self.checkpoints.save(step, current, data=self.loader.state(), meta=self._meta, frozen=self._kept,
                               loss=self._held_out.loss_at(step) if self._held_out else None)
         self.saved = step
-        self.ledger.ends("checkpoint", step)
+        self.ledger.end_phase("checkpoint", step)
 
     def close(self, step: int) -> None:
         """Waits until what is said to be saved is saved, and says how the run ended after `step`."""
         self.checkpoints.close()
-        self.ledger.ends("checkpoint", step)
+        self.ledger.end_phase("checkpoint", step)
         if step >= self.config.train.steps:
             self.ledger.done()
         self._say(f"done at step {step}" if step >= self.config.train.steps else

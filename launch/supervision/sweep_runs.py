@@ -104,12 +104,12 @@ def finish(runs: list[Run], file: str) -> dict[int, str]:
     """Trains and measures what is left of a variant's runs. Returns {seed: last words of what failed}."""
     failed: dict[int, str] = {}
     for command, group in trainings(runs, file):
-        for problem in started([command]):
+        for problem in run_commands([command]):
             failed |= {run.seed: problem for run in group if problem and not run.is_trained()}
     left = [(run, *each) for run in runs if run.seed not in failed for each in run.missing()]
     abreast = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1  # a model has an accelerator to itself
-    for some in parts(left, abreast):
-        for (run, _, measurement), problem in zip(some, started([command for _, command, _ in some]), strict=True):
+    for some in chunked(left, abreast):
+        for (run, _, measurement), problem in zip(some, run_commands([command for _, command, _ in some]), strict=True):
             if problem:
                 failed.setdefault(run.seed, problem)
             else:
@@ -117,7 +117,7 @@ def finish(runs: list[Run], file: str) -> dict[int, str]:
     return failed
 
 
-def started(commands: list[list[str]]) -> list[str | None]:
+def run_commands(commands: list[list[str]]) -> list[str | None]:
     """Runs commands abreast, each printed."""
     for command in commands:
         print("  python -m", shlex.join(command), flush=True)
@@ -129,7 +129,7 @@ def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool, at_
     theirs. Returns the table's rows."""
     finished: dict[str, list[Path]] = {}
     failed: dict[str, list[str]] = {}
-    for some in together(runs, at_once):
+    for some in group_seeds(runs, at_once):
         for each in some:
             state = "to run" if each.missing() else "whole"
             print(f"{each.name}, seed {each.seed}: {state}, {each.workdir}", flush=True)
@@ -145,15 +145,15 @@ def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool, at_
     return comparison.results(checked, {each.name: each.measured for each in runs}, finished, failed)
 
 
-def together(runs: list[Run], at_once: int) -> list[list[Run]]:
+def group_seeds(runs: list[Run], at_once: int) -> list[list[Run]]:
     """Runs of one variant, `at_once` seeds of every variant before the next."""
     of_variant: dict[str, list[Run]] = {}
     for each in runs:
         of_variant.setdefault(each.name, []).append(each)
-    each_in_parts = [parts(some, at_once) for some in of_variant.values()]
+    each_in_parts = [chunked(some, at_once) for some in of_variant.values()]
     return [part for same in itertools.zip_longest(*each_in_parts) for part in same if part]
 
 
-def parts(values: list, size: int) -> list[list]:
+def chunked(values: list, size: int) -> list[list]:
     """Cuts a list into parts of at most so many."""
     return [values[i:i + size] for i in range(0, len(values), size)]

@@ -38,8 +38,8 @@ def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, wi
     on an unknown kernel or a query that sees nothing."""
     if kernel not in KERNELS:
         raise ValueError(f"no attention kernel {kernel!r}; there are {sorted(KERNELS)}")
-    attend, around = (make(table, queries, keys, window_frames) for make in (KERNELS[kernel], ring.make_attend))
-    return lambda q, *others: (around if ring.needed(q.shape[2]) else attend)(q, *others)
+    attend, ring_attend = (make(table, queries, keys, window_frames) for make in (KERNELS[kernel], ring.make_attend))
+    return lambda q, *others: (ring_attend if ring.needed(q.shape[2]) else attend)(q, *others)
 
 
 def packed_order(kernel: str, sequence: Sequence) -> PackedOrder | None:

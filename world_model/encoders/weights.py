@@ -59,7 +59,7 @@ def load(file: WeightsFile, tables: Mapping[str, Table], shapes: Mapping[str, ja
     encoder. Raises WeightsError naming file, key, expected and found: no file, names missing or unexpected, another
     shape, two components that fit.
     """
-    with opened(file) as tensors:
+    with open_weights(file) as tensors:
         prefix, table = _fitting(file.path, tables, set(tensors))
         found = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
         found |= {name: found[copy] for copy, name in table.copies if name not in found}
@@ -129,7 +129,7 @@ def _fit(form: str, table: Table, prefix: str, names: set[str]) -> _Fit:
 
 
 @contextlib.contextmanager
-def opened(file: WeightsFile) -> Iterator[Mapping[str, np.ndarray]]:
+def open_weights(file: WeightsFile) -> Iterator[Mapping[str, np.ndarray]]:
     """Yields names -> arrays, which are read when asked for. Raises WeightsError without any file."""
     path = Path(file.path)
     if not file.path or not path.exists():

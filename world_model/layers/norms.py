@@ -24,7 +24,7 @@ def _normalise(x):
     return centred * factor, (x, factor)
 
 
-def _normalise_back(kept, gradient):
+def _normalise_backward(kept, gradient):
     """Gradient of `normalised`. Both of its sums are known in one pass; the chain rule, step by step, takes three."""
     x, factor = kept
     y = (x - x.mean(axis=-1, keepdims=True)) * factor
@@ -33,7 +33,7 @@ def _normalise_back(kept, gradient):
     return factor * (gradient - mean - y * along),
 
 
-normalised.defvjp(_normalise, _normalise_back)
+normalised.defvjp(_normalise, _normalise_backward)
 
 
 class LayerNorm(nnx.Module):

@@ -183,7 +183,7 @@ def gather_weight(weight: jax.Array, logical: tuple, shape: tuple[int, ...]) -> 
     return weight
 
 
-def only(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
+def restrict_spec(axes: tuple[str, ...], spec: PartitionSpec) -> PartitionSpec:
     """Returns a spec without all mesh axes but `axes`."""
     kept = [tuple(a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a in axes) for entry in spec]
     return PartitionSpec(*(entry or None for entry in kept))

@@ -82,8 +82,8 @@ def gradients(loss_fn: Callable, weights: dict, trained: set[str], batch: dict, 
     if mesh.empty:
         return on_rows(weights, batch, key, counts, *frozen)
     rows = RULES["batch"]
-    shares = {name: sharding.only(rows, (specs or {}).get(name, PartitionSpec())) for name in weights}
-    frozen_shares = jax.tree.map(lambda spec: sharding.only(rows, spec), tuple(frozen_specs))
+    shares = {name: sharding.restrict_spec(rows, (specs or {}).get(name, PartitionSpec())) for name in weights}
+    frozen_shares = jax.tree.map(lambda spec: sharding.restrict_spec(rows, spec), tuple(frozen_specs))
 
     def unsummed(name: str) -> tuple[str, ...]:
         """Mesh axes over which `sharding.gather_weight` has not summed a parameter's gradient already."""
@@ -111,7 +111,7 @@ def by_row(fn: Callable, weights: dict, rows, specs: dict[str, PartitionSpec]):
     if jax.sharding.get_abstract_mesh().empty:
         return on_device(weights, rows)
     axes = RULES["batch"]
-    shares = {name: sharding.only(axes, specs[name]) for name in weights}
+    shares = {name: sharding.restrict_spec(axes, specs[name]) for name in weights}
     return jax.shard_map(on_device, in_specs=(shares, PartitionSpec(axes)), out_specs=PartitionSpec(axes),
                          axis_names=set(axes), check_vma=False)(weights, rows)
 

@@ -41,9 +41,9 @@ def write_lerobot(out: Path, mini: Miniature) -> None:
         tables, videos = [pa.concat_tables(tables)], {key: [np.concatenate(all_)] for key, all_ in videos.items()}
     for i, table in enumerate(tables):
         at = {"episode_index": i, "episode_chunk": 0, "chunk_index": 0, "file_index": 0}
-        pq.write_table(table, _made(root / table_path.format(**at)))
+        pq.write_table(table, _with_parent(root / table_path.format(**at)))
         for key, frames in videos.items():
-            _made(root / video_path.format(video_key=key, **at)).write_bytes(mp4(frames[i], mini.rate))
+            _with_parent(root / video_path.format(video_key=key, **at)).write_bytes(mp4(frames[i], mini.rate))
     _meta(root, mini, table_path, None if in_tables else video_path)
 
 
@@ -59,7 +59,7 @@ def _meta(root: Path, mini: Miniature, table_path: str, video_path: str | None) 
             "total_episodes": mini.episodes, "total_frames": mini.episodes * mini.steps, "total_tasks": 1,
             "chunks_size": 1000, "splits": {"train": f"0:{mini.episodes}"}, "data_path": table_path,
             "video_path": video_path, "features": features}
-    _made(root / "meta/info.json").write_text(json.dumps(info, indent=1))
+    _with_parent(root / "meta/info.json").write_text(json.dumps(info, indent=1))
     episodes = [{"episode_index": i, "tasks": [Text().text], "length": mini.steps} for i in range(mini.episodes)]
     if mini.version != "v3.0":
         (root / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, episodes)))
@@ -72,10 +72,10 @@ def _meta(root: Path, mini: Miniature, table_path: str, video_path: str | None) 
                    for what, value in (("chunk_index", 0), ("file_index", 0), ("from_timestamp", i * seconds),
                                        ("to_timestamp", (i + 1) * seconds))} for i in range(mini.episodes)]
     pq.write_table(pa.Table.from_pylist([a | b for a, b in zip(episodes, places, strict=True)]),
-                   _made(root / "meta/episodes/chunk-000/file-000.parquet"))
+                   _with_parent(root / "meta/episodes/chunk-000/file-000.parquet"))
     pq.write_table(pa.table({"task": [Text().text], "task_index": [0]}), root / "meta/tasks.parquet")
 
 
-def _made(file: Path) -> Path:
+def _with_parent(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

@@ -43,7 +43,7 @@ def write(out: Path, *, task: str, episodes: int, seed: int, image_size: int, lo
         jobs = [(task, (seed, _EPISODE_SEED, i), image_size, look,
                  (seed, _EPISODE_SEED, i % placements if placements else i), noise) for i in range(episodes)]
         # The software renderer crashes in a process that holds TensorFlow, which writes the dataset.
-        made = parallel(episode_steps, jobs, workers, "episodes", progress, apart=True)
+        made = parallel(episode_steps, jobs, workers, "episodes", progress, own_process=True)
         write_rlds(out / folder(task), TASKS[task].simulator, image_size, (len(robot.state), len(robot.action)),
                    _kept(made, attempts))
 
