@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Denied(NamedTuple):
     """Why a request is turned away."""
 
-    status: int  # of HTTP
+    status: int  # status of the HTTP answer
     reason: str  # for the metrics
     sentence: str
 

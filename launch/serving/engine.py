@@ -21,7 +21,7 @@ class Request(NamedTuple):
     """One episode asks for its next chunk."""
 
     session: int  # number of the engine's session
-    block: int  # to predict; 1 begins a new window at `frames`
+    block: int  # the block to predict; 1 begins a new window at `frames`
     views: dict  # name -> uint8 [1 or engine.block_frames, H, W, 3], oldest first
     state: np.ndarray  # [state dims], robot units, at the last frame
     text: tuple[np.ndarray, int] | None  # tokens of the prompt, for block 1
@@ -55,11 +55,11 @@ class Engine:
     model: Servable
     robot: Robot
     sessions: int
-    batch_sizes: tuple[int, ...] = (1, 8)  # of a step; where the model compiles, it fills up to the next one
+    batch_sizes: tuple[int, ...] = (1, 8)  # batches of a step; a compiled model fills them up to the next size
     seed: int = 0
     fixed_noise: bool = False  # every chunk from the same noise, as the reference does
-    hold_gap: float | None = None  # of safety.Guard
-    sampling: dict = dataclasses.field(default_factory=dict)  # of the rollout, over the model's evaluate.*
+    hold_gap: float | None = None  # passed to safety.Guard
+    sampling: dict = dataclasses.field(default_factory=dict)  # settings of the rollout, over the model's evaluate.*
     forward: bool = False  # answers what actions on their way, a whole chunk, lead to (Policy.imagine)
 
     def __post_init__(self):

@@ -20,7 +20,7 @@ PIECE = 4096  # bytes that are looked at before the limits are
 UNREAD = 2**20  # bytes of answers, pongs among them, that wait for a client to read
 FRAME = 256  # bytes that a frame costs beside what it carries
 HANDSHAKES = 64  # connections that may be on their way in, beside the open ones
-LOG_LINES = 5  # of trouble with connections at once, and one in LOG_SECONDS
+LOG_LINES = 5  # lines on trouble with connections at once, and then one in LOG_SECONDS
 LOG_SECONDS = 10.0
 
 

@@ -21,7 +21,7 @@ from launch.serving.safety import unlimited
 from launch.serving.scheduler import Served
 
 PAGE = Path(__file__).with_name("page.html")
-GAPS = 120  # of the last requests
+GAPS = 120  # gaps that are shown, of the last requests
 SECONDS = 0.4  # between two renderings; the page asks twice a second
 
 

@@ -37,7 +37,7 @@ class Reset(NamedTuple):
     """Ends an episode; None: every one of the connection's."""
 
     session: str | None
-    prompt: str | None = None  # of the next one, where its observations have none
+    prompt: str | None = None  # prompt of the next episode, where its observations have none
 
 
 class Feedback(NamedTuple):
@@ -58,7 +58,7 @@ class Protocol(abc.ABC):
     hold_gap: float | None = None  # the guard's, for clients to know
 
     remembers: ClassVar[int] = 0  # frames that the server keeps; 0: they are the client's to keep
-    no_gap: ClassVar[str] = ""  # which clients give no gap between imagined and observed latents, so are never held
+    no_gap: ClassVar[str] = ""  # clients that give no gap between imagined and observed latents, and so are never held
 
     @abc.abstractmethod
     def metadata(self) -> dict:

@@ -52,8 +52,8 @@ class Limits:
     sessions_per_connection: int = 8
     queue: int = 64  # requests that wait for the model
     message_bytes: int | None = None  # None: what the protocol's largest message takes
-    held_bytes: int = 256 * 2**20  # of messages that are coming or wait, over all connections; four fit in any case
-    messages_per_second: float = 50.0  # of a connection, over time
+    held_bytes: int = 256 * 2**20  # bytes of messages that come or wait, over all connections; four always fit
+    messages_per_second: float = 50.0  # messages of a connection, over time
     burst: int = 100  # messages at once
     pages_per_second: float = 20.0  # live.json and metrics, over all who look
     refusals: int = 200  # in a row, after which a connection is closed

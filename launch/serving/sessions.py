@@ -28,8 +28,8 @@ class Sessions:
         self.opened = self.evicted = 0
         self._table: collections.OrderedDict[str, Session] = collections.OrderedDict()
         self._free = list(range(engine.sessions))
-        self._guarded: collections.OrderedDict[str, Guarded] = collections.OrderedDict()  # of ended sessions
-        self._prompts: dict[object, str] = {}  # of connections that said theirs with a reset
+        self._guarded: collections.OrderedDict[str, Guarded] = collections.OrderedDict()  # guards of ended sessions
+        self._prompts: dict[object, str] = {}  # prompts of connections that sent one with a reset
 
     def __len__(self) -> int:
         return len(self._table)

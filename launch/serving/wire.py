@@ -14,7 +14,7 @@ import numpy as np
 DTYPES = {name: np.dtype(name) for name in (
     "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")}
 MAX_DIMENSIONS = 8
-MAX_ITEMS = 256  # of a map or a list
+MAX_ITEMS = 256  # items of a map or a list
 MAX_CONTAINERS = 1024  # maps and lists of a message, hence its depth too
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 

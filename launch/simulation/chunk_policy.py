@@ -56,7 +56,7 @@ class ChunkPolicy:
 
     restored: Restored  # its family's sampler is an ImaginingSampler
     robot: Robot
-    instruction: str  # that of the task
+    instruction: str  # the task's instruction
     grounded: bool = True
     seed: int = 0
 

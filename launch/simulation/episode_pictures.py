@@ -13,7 +13,7 @@ from launch.simulation import rerun_log
 from launch.simulation.closed_loop import Run
 
 PANEL, GAP = 256, 8  # pixels of a video's panels and between them
-STRIP_FRAMES, STRIP_PANEL = 8, 128  # of a strip, and pixels of each at least
+STRIP_FRAMES, STRIP_PANEL = 8, 128  # frames of a strip, and the least pixels of each
 
 
 def extremes(runs: list[Run], count: int) -> list[tuple[str, Run]]:

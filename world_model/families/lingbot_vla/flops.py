@@ -16,7 +16,7 @@ def _vision(spec: LingBotVLASpec) -> Parts:
     full = len(spec.vision_full_layers) if spec.vision_window else layers
     inside = int(windows(spec, spec.grid).sum())
     pairs = spec.views * (full * spec.patches**2 + (layers - full) * inside)
-    linears = 3 if spec.vision == "qwen2_5" else 2  # of the MLP
+    linears = 3 if spec.vision == "qwen2_5" else 2  # linears of the MLP
     wide, tokens = MERGE**2 * d, spec.views * spec.view_tokens
     mergers = 1 + len(spec.vision_taps)
     return {"patch_embedding": frozen((n, spec.patch_values, d)),
@@ -27,7 +27,7 @@ def _vision(spec: LingBotVLASpec) -> Parts:
 
 
 def _language(spec: LingBotVLASpec) -> Parts:
-    """All of the layers but the last, of which only keys and values are read."""
+    """The products of the language model: all layers but the last, of which only keys and values are read."""
     length, layers, d = spec.prefix_tokens, spec.num_layers - 1, spec.dim
     inner, shared = spec.num_heads * spec.head_dim, spec.kv_heads * spec.head_dim
     pairs = length * (length + 1) // 2 if spec.prefix == "causal" else length**2

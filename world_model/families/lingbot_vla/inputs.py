@@ -26,7 +26,7 @@ class Example(NamedTuple):
     actions: jax.Array | None = None  # [B, N, action_dim]; past an episode's end its last action
     action_mask: jax.Array | None = None  # bool, True on real values
     sample_index: jax.Array | None = None  # uint32 [B], what every random draw is a function of
-    features: dict[str, jax.Array] | None = None  # of model.teachers, by name [B, seeds, width]
+    features: dict[str, jax.Array] | None = None  # features of model.teachers, by name [B, seeds, width]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ class MixtureOfExperts(nnx.Module):
         self.count, self.top, self.scale = spec.experts, spec.experts_per_token, spec.routed_scale
         dim, ffn = spec.expert_dim, spec.routed_ffn_dim
         self.router = nnx.Param(expert_init(rngs.params(), (dim, self.count)))
-        self.router_bias = nnx.Param(jnp.zeros(self.count))  # of the choice alone; no gradient reaches it
+        self.router_bias = nnx.Param(jnp.zeros(self.count))  # it moves the choice alone; no gradient reaches it
         self.experts_gate, self.experts_fc1 = (
             nnx.Param(expert_init(rngs.params(), (self.count, dim, ffn))) for _ in range(2))
         self.experts_fc2 = nnx.Param(expert_init(rngs.params(), (self.count, ffn, dim)))

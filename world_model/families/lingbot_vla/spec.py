@@ -5,8 +5,9 @@ import dataclasses
 from world_model.families.base.spec import Spec
 
 MERGE = 2  # patches along each side of a view's token
-TUPLES = ("rope_sections", "view_markers", "teachers", "vision_full_layers", "vision_taps", "lora_stacks")  # of JSON
-HEADS = ("current_depth", "future_depth", "current_video", "future_video")  # of teachers, by moment and kind
+# JSON has lists in their place.
+TUPLES = ("rope_sections", "view_markers", "teachers", "vision_full_layers", "vision_taps", "lora_stacks")
+HEADS = ("current_depth", "future_depth", "current_video", "future_video")  # heads of teachers, by moment and kind
 TEMPORAL_PATCH = 2  # frames of a patch; a single picture stands in both
 
 
@@ -50,7 +51,7 @@ class LingBotVLASpec(Spec):
     depth_queries_learned: bool = True
     teachers: tuple[str, ...] = ()
     teacher_width: int = 1024
-    teacher_heads: int = 4  # of attention, in what learns a teacher's features; no key: nobody has published others
+    teacher_heads: int = 4  # attention heads in what learns a teacher's features; no key: nobody has published others
     teacher_head_width: int = 32
     lora_rank: int = 0
     lora_alpha: float = 16.0

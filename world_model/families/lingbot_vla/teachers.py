@@ -15,8 +15,8 @@ from flax import nnx
 from world_model.families.lingbot_vla.layers import project
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
 
-COSINE_WEIGHT = 0.2  # of the angle's part in the error of video features
-EPS = 1e-5  # of the heads' norms
+COSINE_WEIGHT = 0.2  # weight of the angle in the error of video features
+EPS = 1e-5  # epsilon of the heads' norms
 
 
 class Head(nnx.Module):

@@ -78,7 +78,7 @@ class Merger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """From patches of views to tokens of the language model."""
+    """Turns patches of views into tokens of the language model."""
 
     def __init__(self, spec: LingBotVLASpec, rngs: nnx.Rngs):
         self.spec = spec

@@ -54,8 +54,8 @@ def jax_outputs(sampler: LingBotVLASampler, params: Mapping[str, jax.Array]) -> 
 
 
 def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The same from an exported directory, by a network that computes in `dtype`. Raises WeightsError where it does not
-    load."""
+    """entry -> array from an exported directory, by a network that computes in `dtype`. Raises WeightsError where it
+    does not load."""
     import torch  # extra: torch
 
     from world_model.families.lingbot_vla.torch.network import load

@@ -58,7 +58,7 @@ class LingBotVLAGolden(GoldenFile):
         return spec_of(self.config, len(seeds), case == "q/")
 
     def adapter(self, runtime: str, weights: Mapping[str, np.ndarray] | None = None):
-        """{case: the model}. Of PyTorch, which serves and does not train, only SERVED is asked from then on."""
+        """{case: the model}. PyTorch serves and does not train: from then on only SERVED is compared."""
         of: type[Any] = LingBotVLAAdapter
         if runtime == "torch":
             from world_model.families.lingbot_vla.torch.adapter import TorchLingBotVLAAdapter

@@ -13,11 +13,11 @@ from world_model.families.lingbot_vla.teachers import COSINE_WEIGHT, video_error
 
 Found = Iterator[tuple[str, np.ndarray]]
 NAMES = {"l1": "l1", "mse": "squared"}  # the reference's and ours of loss.error
-BIAS_SPEED = 2.5e-4  # of the file's updates
+BIAS_SPEED = 2.5e-4  # bias speed of the file's updates
 
 
 def losses(golden, adapter: LingBotVLAAdapter, case: str, example: Example, expert: Expert) -> Found:
-    """Of a case of the golden file, by both errors; expert: the pass at the training input."""
+    """Losses of a case of the golden file, by both errors; expert: the pass at the training input."""
     train = f"{case}train"
     names = [str(name).removeprefix("model.") for name in golden.inputs[f"{case}grad_names"]]
     for theirs, ours in NAMES.items():

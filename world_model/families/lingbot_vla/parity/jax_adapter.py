@@ -46,7 +46,7 @@ class Expert(NamedTuple):
     projections: list
     hidden: list
     mlp: list  # (in, out) of each layer's feed-forward part
-    routing: list  # of each layer (Routing, weights [B, 1 + N, k]), or None
+    routing: list  # (Routing, weights [B, 1 + N, k]) of each layer, or None
     output: np.ndarray  # after the norm
     mask: np.ndarray  # bool [B, 1 + N, Lp + 1 + N]
     positions: np.ndarray  # [axes, B, 1 + N]
@@ -90,7 +90,7 @@ class LingBotVLAAdapter(ReferenceAdapter):
                         tokens.valid)
 
     def expert(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> Expert:
-        """At noisy actions [B, N, A] and their times [B], over the keys and values that sampling keeps."""
+        """The expert at noisy actions [B, N, A] and their times [B], over the keys and values that sampling keeps."""
         return jax.device_get(jax.jit(self._expert)(self.params, seen, actions, time))
 
     def _expert(self, params, example: Example, actions, time) -> Expert:

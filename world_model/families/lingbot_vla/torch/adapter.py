@@ -20,7 +20,7 @@ class TorchLingBotVLAAdapter:
 
     @classmethod
     def from_reference(cls, spec: LingBotVLASpec, tensors: Mapping[str, np.ndarray]) -> "TorchLingBotVLAAdapter":
-        """With weights under the reference's names; raises RuntimeError where they do not fit."""
+        """Makes the adapter from weights under the reference's names. Raises RuntimeError where they do not fit."""
         return cls(spec, load_network(tensors.items(), spec))
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ KeysValues = tuple[Tensor, Tensor]  # [B, L, kv heads, d] each; keys are rotated
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Over the last axis; the mean square is float32."""
+    """RMS norm over the last axis; the mean square is float32."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype) * weight
 

@@ -24,7 +24,7 @@ from world_model.families.lingbot_vla.torch.vision import make_patches
 from world_model.families.lingbot_vla.weights import norm_stats
 from world_model.families.lingbot_vla.weights.released_format import VERSIONS
 
-KEPT = 0.9  # of the normalised range, the state: what lies beyond it we may cut off, and the package does not
+KEPT = 0.9  # the state's share of the normalised range, beyond which we may clip and the package does not
 
 
 def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
@@ -77,7 +77,7 @@ def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.Table) -> dict[str, n
 
 
 def _sizes(spec: LingBotVLASpec, cameras: tuple[str, ...]) -> dict:
-    """As the package's configs call them, with the names of all cameras."""
+    """The sizes as the package's configs call them, with the names of all cameras."""
     heads = {"num_attention_heads": spec.num_heads, "num_key_value_heads": spec.kv_heads,
              "num_hidden_layers": spec.num_layers, "vocab_size": spec.vocab_size, "rms_norm_eps": 1e-6}
     each = spec.head_dim // 8
@@ -85,7 +85,7 @@ def _sizes(spec: LingBotVLASpec, cameras: tuple[str, ...]) -> dict:
               "num_heads": spec.vision_heads, "out_hidden_size": spec.dim, "patch_size": spec.vision_patch,
               "spatial_patch_size": spec.vision_patch, "window_size": spec.vision_window * MERGE * spec.vision_patch,
               "fullatt_block_indexes": list(spec.vision_full_layers)}
-    rotary = {"type": "default", "rope_type": "default", "mrope_section": [each, each, 2 * each]}  # which nothing reads
+    rotary = {"type": "default", "rope_type": "default", "mrope_section": [each, each, 2 * each]}  # nothing reads it
     return {"language": heads | {"hidden_size": spec.dim, "intermediate_size": spec.ffn_dim, "rope_scaling": rotary,
                                  "tie_word_embeddings": True, "vision_config": vision},
             "expert": heads | {"hidden_size": spec.expert_dim, "intermediate_size": spec.expert_ffn_dim,
@@ -95,7 +95,7 @@ def _sizes(spec: LingBotVLASpec, cameras: tuple[str, ...]) -> dict:
 
 def _expected(adapter: TorchLingBotVLAAdapter, steps: int, robot, asked: Mapping, found: Mapping
               ) -> Iterator[tuple[str, np.ndarray]]:
-    """Ours."""
+    """Our results."""
     given = {name.removeprefix("forward/"): x for name, x in asked.items() if name.startswith("forward/")}
     sample = Example(given["patches"], given["view_mask"], given["text_ids"], given["words"].sum(1), given["state"])
     time = given["time"][:, None, None]

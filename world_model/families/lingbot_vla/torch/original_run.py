@@ -65,7 +65,7 @@ def loaded(export: Path, sizes: dict):
 
 
 def velocity(policy, given: dict[str, torch.Tensor]) -> np.ndarray:
-    """Of its training forward, which tells the loss alone."""
+    """The velocity of its training forward, which returns the loss alone."""
     seen = []
     hook = policy.model.action_out_proj.register_forward_hook(lambda module, inputs, out: seen.append(numpy(out)))
     policy(given["patches"], given["view_mask"], given["state"], given["text_ids"], given["words"], given["actions"],
@@ -75,7 +75,7 @@ def velocity(policy, given: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def tokenizer(texts, max_length, **_) -> dict[str, torch.Tensor]:
-    """Bytes as tokens."""
+    """Takes bytes for tokens, in place of the tokenizer."""
     ids, mask = original_side.byte_tokens(texts, max_length)
     return {"input_ids": ids, "attention_mask": mask}
 
@@ -96,7 +96,7 @@ class Joints:
                           for name, x in found.items()]).float()
 
     def commands(self, actions: np.ndarray, widths: dict[str, int]) -> dict[str, np.ndarray]:
-        """By group, of actions [N, slots]."""
+        """Commands by group of joints, from actions [N, slots]."""
         first, found = 0, {}
         for name, room in self.rooms.items():
             if name in widths:
@@ -128,7 +128,7 @@ def request(policy, export: Path, arguments: dict, asked: dict, sizes: dict) -> 
 
 @torch.no_grad()
 def main(checkout: str, export: str, work: str) -> None:
-    """See the module."""
+    """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
     asked = original_side.read_inputs(work)
     sizes = json.loads(asked["sizes"].item())
     policy, arguments, fit = loaded(Path(export), sizes)

@@ -15,7 +15,7 @@ from world_model.layers.norms import EPS
 
 
 class LayerNorm(nn.Module):
-    """In float32."""
+    """Layer norm in float32."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -109,7 +109,7 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """From patches of views to tokens of the language model."""
+    """Turns patches of views into tokens of the language model."""
 
     def __init__(self, spec: LingBotVLASpec):
         super().__init__()

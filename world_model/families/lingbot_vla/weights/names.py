@@ -6,7 +6,7 @@ from world_model.families.lingbot_vla.spec import HEADS
 from world_model.weights.names import Modules, NameTable, OptionalModules, StackTable
 
 VLM, EXPERT = "qwenvl_with_expert.qwenvl.", "qwenvl_with_expert.qwen_expert.model."
-PREFIXES = {  # of the vision tower and the language model, by the tower's name
+PREFIXES = {  # prefixes of the vision tower and the language model, by the tower's name
     "qwen2_5": (f"{VLM}visual.", f"{VLM}model."), "qwen3": (f"{VLM}model.visual.", f"{VLM}model.language_model.")}
 
 ACTION_MODULES: Modules = (  # published, native, kind
@@ -43,7 +43,7 @@ def vision(prefix: str, modules: Modules, layer: Modules) -> tuple[Modules, Stac
 
 
 def language(prefix: str, bias: bool, head_norms: bool) -> tuple[Modules, StackTable]:
-    """Likewise, of a language model."""
+    """(modules outside the stack, the stack) of a language model below the published `prefix`."""
     norms = (("self_attn.q_norm", "self_attn.q_norm", "norm"), ("self_attn.k_norm", "self_attn.k_norm", "norm"))
     layer = (*attention(bias), *(norms if head_norms else ()), *((a, b, "matrix") for a, b in GATED_MLP),
              *((a, b, "norm") for a, b in NORMS))

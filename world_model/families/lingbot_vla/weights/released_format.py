@@ -27,7 +27,7 @@ from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.weights import names, safetensors_io
 from world_model.weights.tensor_files import WeightsError, read_json
 
-PREFIX = "model."  # of every tensor's name
+PREFIX = "model."  # prefix of every tensor's name
 WEIGHTS = "checkpoints/global_step_*/hf_ckpt"
 ARGUMENTS, SETTINGS, STATISTICS = "lingbotvla_cli.yaml", "wamax.json", "norm_stats"
 
@@ -47,7 +47,7 @@ class Version(NamedTuple):
     number: int
     format_name: str
     base: str  # the vision-language model, by whose name the servers know the version
-    sizes: dict[str, int]  # that the servers' code and that model fix
+    sizes: dict[str, int]  # sizes that the servers' code and that model fix
 
 
 VERSIONS = {  # by the vision tower's name
