@@ -149,3 +149,12 @@ def test_muon_turns_whole_layers_on_their_device_and_gathers_none():
         text = jax.jit(own.update, out_shardings=(placed, {"count": None, "mu": placed, "nu": {}}, None)).lower(
             stack, opt, stack).compile().as_text()
     assert "all-to-all" in text and "all-gather" not in text
+
+
+def test_muon_turns_every_expert_of_every_layer_by_itself():
+    stack = {"blocks.mlp.experts_fc1": jax.random.normal(jax.random.key(0), (2, 3, 20, 30))}
+    alone = {f"{at}.kernel": x for at, x in enumerate(stack["blocks.mlp.experts_fc1"].reshape(6, 20, 30))}
+    rule = directions.muon(0.95, 0.99, 1e-8)
+    found, expected = (rule.update(grads, rule.init(grads), grads)[0] for grads in (stack, alone))
+    np.testing.assert_allclose(found["blocks.mlp.experts_fc1"].reshape(6, 20, 30), np.stack(list(expected.values())),
+                               atol=1e-5)

@@ -10,7 +10,8 @@ import pytest
 import tokenizers
 from flax import nnx
 
-from configs import lingbot_vla_4b, lingbot_vla_robotwin, lingbot_vla_v2_6b
+from configs import lingbot_vla_4b, lingbot_vla_v2_6b
+from configs.recipes import robotwin_lingbot_vla
 from data_pipelines.robots.embodiments import get_embodiment
 from launch.serving.engine import Engine, Request
 from launch.serving.servable import choose_robot
@@ -255,13 +256,13 @@ def test_robotwins_joints_lie_in_the_published_slots(name, gripper, size):
     robot = get_embodiment(name)
     expected = [*range(6), gripper, *range(6, 12), gripper + 1]
     assert robot.action_slots.tolist() == robot.state_slots.tolist() == expected
-    c = lingbot_vla_robotwin.get_config("v2" if size == 55 else "")
+    c = robotwin_lingbot_vla.get_config("v2" if size == 55 else "")
     assert c.data.datasets.robotwin.embodiment == name and c.model.action_dim == size
 
 
 @pytest.mark.parametrize("arm, robot", [("debug", "robotwin_joints_75"), ("v2_debug", "robotwin_joints_55")])
 def test_a_session_is_answered_in_a_batch_as_alone(tmp_path, arm, robot):
-    c = lingbot_vla_robotwin.get_config(arm)
+    c = robotwin_lingbot_vla.get_config(arm)
     c.evaluate.solver_steps = 2
     restored = restore(tiny_policy.write_config(tmp_path, c, robot))
     rng = np.random.default_rng(0)

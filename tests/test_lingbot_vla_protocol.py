@@ -5,7 +5,7 @@ import pytest
 from openpi_client import msgpack_numpy
 from websockets.sync.client import connect
 
-from configs import lingbot_vla_robotwin
+from configs.recipes import robotwin_lingbot_vla
 from launch.serving.engine import Engine
 from launch.serving.protocols import LingBotVLA
 from launch.serving.servable import choose_robot
@@ -18,7 +18,7 @@ CAMERAS = [f"observation.images.cam_{name}" for name in ("high", "left_wrist", "
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    c = lingbot_vla_robotwin.get_config("debug")
+    c = robotwin_lingbot_vla.get_config("debug")
     c.layout.update(height=16, width=16)
     c.evaluate.solver_steps = 2
     restored = restore(tiny_policy.write_config(tmp_path_factory.mktemp("run"), c, "robotwin_joints_75"))

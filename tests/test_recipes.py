@@ -54,7 +54,7 @@ def test_a_debug_arm_trains(name, arm, here, monkeypatch, tmp_path):
     assert all(np.isfinite(record["loss"]) and record["action_loss"] > 0 for record in records)
     held = dict(checkpoint_reader.read_arrays(tmp_path / "checkpoints", 3, lambda name: name.startswith("params.")))
     trained = matching("trainable", config.optimizer.trainable, [name.removeprefix("params.") for name in held])
-    assert {x.dtype.name for name, x in held.items() if name[7:] not in trained} <= {config.optimizer.get("frozen_dtype")}
+    assert {x.dtype.name for name, x in held.items() if name[7:] not in trained} <= {config.optimizer.get("frozen_dtype", "float32")}
     assert all(x.any() for name, x in held.items() if name.endswith("lora_b"))  # which begin at zero
 
 

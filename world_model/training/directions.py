@@ -14,7 +14,8 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from world_model.parallel import axes, sharding
 
-MATRICES = ("kernel", "lora_a", "lora_b")  # last parts of the names of linears' weights, [..., in, out]
+# Last parts of the names of linears' weights and of experts' stacks of them, [..., in, out].
+MATRICES = ("kernel", "lora_a", "lora_b", "router", "experts_gate", "experts_fc1", "experts_fc2")
 MUON_SIZE = 0.2  # root mean square of muon's direction: AdamW's, so that rates and decay keep their meaning
 MATRIX = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
