@@ -31,6 +31,13 @@ def test_every_error_is_on_its_page():
     assert text.count("\n| `") > 300
 
 
+def test_every_command_is_in_the_table_of_commands():
+    text = (ROOT / "docs/which_command.md").read_text()
+    commands = {path.stem for path in (ROOT / "launch").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
+    assert len(commands) > 20 and "make quickstart" in text
+    assert {name for name in commands if not re.search(rf"launch\.{name}\b", text)} == {"quickstart"}
+
+
 def test_the_start_links_within_the_site_alone():
     text = PAGES["start"]()
     assert "](data.md)" in text and "](docs/" not in text and "](configs/" not in text and "`configs/base.py`" in text

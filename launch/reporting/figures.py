@@ -112,6 +112,7 @@ def loss_by_level(loss: dict) -> bytes:
             axis.set(title=f"{name} error by noise level", xlabel="sigma (1 = noise)",
                      ylabel="mean square of velocities")
             axis.set_xticks(range(len(levels)), list(levels))
+            axis.margins(y=0.2)  # the legend stands above the bars
             axis.grid(False, axis="x")
             axis.legend(fontsize=7)
     return buffer.getvalue()
