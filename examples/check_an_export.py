@@ -29,16 +29,16 @@ def loss(network, batch, seed):
     noise, time = torch.randn(shape, generator=rng), torch.rand(shape[0], generator=rng)
     actions = torch.where(batch["action_mask"], batch["actions"], 0)
     noisy = actions.lerp(noise, time[:, None, None])
-    seen = network.see(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
-    velocity = network.velocity(seen, batch["state"], noisy, time_sinusoid(time, network.spec.expert_dim))
+    prefix = network.encode_prefix(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
+    velocity = network.velocity(prefix, batch["state"], noisy, time_sinusoid(time, network.spec.expert_dim))
     return (velocity - (noise - actions)).abs()[batch["action_mask"]].mean()
 
 
 def sample(network, batch, seed):
     """Four Euler steps from one noise for all rows."""
     noise = torch.randn(batch["actions"].shape[1:], generator=torch.manual_seed(seed)).expand(batch["actions"].shape)
-    seen = network.see(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
-    return LingBotVLATorchSampler(network, network.spec, steps=4).denoise(seen, batch["state"], noise)
+    prefix = network.encode_prefix(batch["patches"], batch["view_mask"], batch["text_ids"], batch["text_length"])
+    return LingBotVLATorchSampler(network, network.spec, steps=4).denoise(prefix, batch["state"], noise)
 
 
 def adapter() -> Adapter:

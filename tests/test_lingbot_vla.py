@@ -20,7 +20,7 @@ from launch.setup.restore import restore
 from tests import tiny_policy
 from world_model import functional
 from world_model.encoders.token_ids import TokenIds
-from world_model.families.lingbot_vla.inputs import Example, held
+from world_model.families.lingbot_vla.inputs import Example, hold_last_action
 from world_model.families.lingbot_vla.loss import TIMES
 from world_model.families.lingbot_vla.moe import MixtureOfExperts
 from world_model.families.lingbot_vla.sampler import times
@@ -68,8 +68,8 @@ def example(experiment):
 @functools.partial(jax.jit, static_argnums=0)
 def velocity(experiment, params, example):
     model = bind(experiment.model.module, params)
-    seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length)
-    return model.velocity(seen, example.state, example.actions, jnp.array([0.3, 0.7]))[0]
+    prefix = model.encode_prefix(example.patches, example.view_mask, example.text_ids, example.text_length)
+    return model.velocity(prefix, example.state, example.actions, jnp.array([0.3, 0.7]))[0]
 
 
 def changed(example, rows, **fields):
@@ -123,7 +123,7 @@ def test_steps_past_the_end_are_trained_on_by_name_alone(experiment, params, exa
 
 def test_actions_hold_their_last_real_value():
     mask = np.arange(4)[None, :, None] < np.array([[[2, 0]]])
-    found = held(jnp.array([[[1.0, 9], [2, 9], [0, 9], [0, 9]]]), mask)
+    found = hold_last_action(jnp.array([[[1.0, 9], [2, 9], [0, 9], [0, 9]]]), mask)
     np.testing.assert_array_equal(found, [[[1, 0], [2, 0], [2, 0], [2, 0]]])
 
 

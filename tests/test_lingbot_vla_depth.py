@@ -38,7 +38,7 @@ def params_of(model) -> dict:
 
 
 def arguments(spec) -> tuple:
-    """Of `see`."""
+    """What `encode_prefix` takes."""
     rng = np.random.default_rng(1)
     patches = rng.normal(size=(BATCH, spec.views, spec.patches, spec.patch_values)).astype(np.float32)
     return patches, VIEW_MASK, rng.integers(0, 256, (BATCH, spec.text_length)), TEXT_LENGTH
@@ -54,7 +54,7 @@ def suffix(spec) -> tuple:
 
 def velocity(model, params):
     network = bind(model.module, params)
-    return network.velocity(network.see(*arguments(model.spec)), *suffix(model.spec))[0]
+    return network.velocity(network.encode_prefix(*arguments(model.spec)), *suffix(model.spec))[0]
 
 
 def test_a_view_s_queries_see_it_and_each_other_and_only_state_and_actions_see_them():
@@ -94,10 +94,10 @@ def test_pytorch_computes_the_same(learned):
     published = dict(names.to_published(params, spec.head_dim, TABLES[spec.vision]))
     assert ("depth_align_embs" in published) == learned
     network = load_network(published.items(), spec)
-    seen = network.see(*map(torch.from_numpy, arguments(spec)))
+    prefix = network.encode_prefix(*map(torch.from_numpy, arguments(spec)))
     state, actions, time = suffix(spec)
     condition = torch.from_numpy(np.array(time_sinusoid(time, spec.expert_dim)))
-    found = network.velocity(seen, torch.from_numpy(state), torch.from_numpy(actions), condition)
+    found = network.velocity(prefix, torch.from_numpy(state), torch.from_numpy(actions), condition)
     np.testing.assert_allclose(found, jax.jit(lambda p: velocity(model, p))(params), atol=2e-5)
 
 

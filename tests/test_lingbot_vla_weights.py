@@ -365,7 +365,7 @@ def test_at_full_size_no_step_of_pytorch_waits_for_a_number(config, queries):
 
     layout, views = spec.layout, spec.views
     shape = layout.actions_per_block, spec.action_dim
-    seen = runtime.see(tensor(views, layout.height, layout.width, 3, dtype=torch.uint8),
+    seen = runtime.encode_prefix(tensor(views, layout.height, layout.width, 3, dtype=torch.uint8),
                        tensor(views, dtype=torch.bool), tensor(spec.text_length, dtype=torch.int32),
                        tensor(dtype=torch.int32))
     given = Inpainting(tensor(*shape, dtype=torch.float32), tensor(*shape, dtype=torch.bool))

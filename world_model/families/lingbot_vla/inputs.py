@@ -46,9 +46,9 @@ class LingBotVLAInputs(Inputs):
         return self.tokens.tokenize(self.spec.prompt.replace("{}", prompt))
 
     def encode(self, frozen: dict, batch: dict) -> Example:
+        actions = hold_last_action(batch["actions"], batch["action_mask"])
         return Example(make_patches(self.spec, batch["views"]), batch["view_mask"], batch["text_ids"],
-                       batch["text_length"], batch["state"][:, 0], held(batch["actions"], batch["action_mask"]),
-                       batch["action_mask"], batch["sample_index"],
+                       batch["text_length"], batch["state"][:, 0], actions, batch["action_mask"], batch["sample_index"],
                        {name: batch[field_of(name)] for name in self.spec.teachers})
 
     def conditions(self, frozen: dict, example: Example) -> Example:
@@ -70,7 +70,7 @@ def field_of(teacher: str) -> str:
     return f"teacher_{teacher}"
 
 
-def held(actions, mask):
+def hold_last_action(actions, mask):
     """Actions [B, N, A] where each dimension keeps its last real value behind it; zeros where it has none."""
     steps = jnp.arange(actions.shape[1])[:, None]
     last = jax.lax.cummax(jnp.where(mask, steps, -1), axis=1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from world_model.diffusion import flow_matching
 from world_model.families.base.loss import Loss, by_level, normal
 from world_model.families.lingbot_vla.inputs import Example
-from world_model.families.lingbot_vla.model import Seen
+from world_model.families.lingbot_vla.model import EncodedPrefix
 from world_model.families.lingbot_vla.moe import Routing
 from world_model.families.lingbot_vla.teachers import head_error
 from world_model.functional import bind
@@ -71,21 +71,21 @@ class LingBotVLALoss(Loss):
     def loss_at(self, params: dict, example: Example, sampled, counts: dict):
         """See `Loss`."""
         (time, noise), model = sampled, bind(self.model, params)
-        seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length,
-                         with_outputs=bool(model.spec.teachers))
+        prefix = model.encode_prefix(example.patches, example.view_mask, example.text_ids, example.text_length,
+                                     with_outputs=bool(model.spec.teachers))
         noisy = flow_matching.add_noise(example.actions, noise, time)
-        predicted, routing = model.velocity(seen, example.state, noisy, time)
+        predicted, routing = model.velocity(prefix, example.state, noisy, time)
         error = predicted.astype(jnp.float32) - flow_matching.velocity(example.actions, noise)
         mask = self.trained_on(example.action_mask)
         loss = jnp.where(mask, ERRORS[self.error](error), 0).sum() / counts["actions"]
         metrics = {"action_loss": loss} | by_level("action", jnp.square(error), mask, time[:, None, None])
-        for extra, more in (self.teacher_loss(model, seen, example, counts), self.routing_loss(routing, counts)):
+        for extra, more in (self.teacher_loss(model, prefix, example, counts), self.routing_loss(routing, counts)):
             loss, metrics = loss + extra, metrics | more
         return loss, metrics
 
-    def teacher_loss(self, model, seen: Seen, example: Example, counts: dict):
+    def teacher_loss(self, model, prefix: EncodedPrefix, example: Example, counts: dict):
         """(weighted errors of teachers' heads over the samples that have a first view, metrics)."""
-        found = model.queries.features(seen.outputs) if model.spec.teachers else {}
+        found = model.queries.features(prefix.outputs) if model.spec.teachers else {}
         metrics = {f"teacher_{name}": jnp.where(example.view_mask[:, 0], head_error(name, x, example.features[name]), 0
                                                 ).sum() / counts["taught"] for name, x in found.items()}
         return self.teacher_weight * sum(metrics.values()), metrics

@@ -36,8 +36,8 @@ from world_model.parallel import axes, remat
 from world_model.parallel.axes import LAYER_RULES
 
 
-class Seen(NamedTuple):
-    """What the action expert takes of the prefix."""
+class EncodedPrefix(NamedTuple):
+    """Keys and values of the prefix in every layer, with what the action expert needs to attend to them."""
 
     keys: jax.Array  # [layers, B, Lp, kv heads, d], rotated
     values: jax.Array  # likewise
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 class LingBotVLA(nnx.Module):
-    """`see` once what is looked at, then `velocity` at each noise level."""
+    """`encode_prefix` encodes pictures and text once, `velocity` is asked at each noise level."""
 
     param_axes = (*LAYER_RULES,
                   (r"self_attn\.qkv\.kernel", ("embed", "heads")), (r"self_attn\.qkv\.bias", ("heads",)),
@@ -81,7 +81,7 @@ class LingBotVLA(nnx.Module):
         self.time_fc1, self.time_fc2 = project(2 * narrow, narrow, rngs), project(narrow, narrow, rngs)
         self.action_head = linear(narrow, spec.action_dim, rngs, dense_init)
 
-    def see(self, patches, view_mask, text_ids, text_length, with_outputs: bool = False) -> Seen:
+    def encode_prefix(self, patches, view_mask, text_ids, text_length, with_outputs: bool = False) -> EncodedPrefix:
         """patches [B, V, n, values] (vision.make_patches), view_mask bool [B, V], text_ids int [B, text_length],
         text_length int [B]. Of the last layer, keys and values are all that actions need; the rest is computed for the
         tokens whose outputs are wanted."""
@@ -105,7 +105,7 @@ class LingBotVLA(nnx.Module):
         else:
             last = self.language_final_block.keys_values(x, angles)
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip(own, last, strict=True))
-        return Seen(keys, values, tokens, self.language_norm(x) if with_outputs else None)
+        return EncodedPrefix(keys, values, tokens, self.language_norm(x) if with_outputs else None)
 
     def embed_prefix(self, patches, text_ids, view_mask):
         """(prefix [B, Lp, D], what taps of the vision tower add to it [taps, B, Lp, D])."""
@@ -135,21 +135,21 @@ class LingBotVLA(nnx.Module):
         queries = seeds.reshape(spec.depth_queries, -1, spec.dim).mean(axis=1).astype(dtype)
         return jnp.broadcast_to(jnp.tile(queries, (spec.views, 1)), (batch, spec.views * len(queries), spec.dim))
 
-    def velocity(self, seen: Seen, state, actions, time):
+    def velocity(self, prefix: EncodedPrefix, state, actions, time):
         """eps - x0 of noisy actions [B, N, action_dim] at times float32 [B], 1 being noise, with state [B, state_dim]:
         ([B, N, action_dim], Routing of every layer or None)."""
         x, condition = self.embed_suffix(state, actions, time)
         count = x.shape[1]
-        angles = rotary_table(self.spec, suffix_positions(seen.tokens, count))
-        mask = suffix_mask(self.spec, seen.tokens.valid, count - 1)
+        angles = rotary_table(self.spec, suffix_positions(prefix.tokens, count))
+        mask = suffix_mask(self.spec, prefix.tokens.valid, count - 1)
         shapes = self._layer_shapes("expert_blocks")
 
         def run(x, inputs):
-            params, *prefix = inputs
+            params, *keys_values = inputs
             layer = functional.bind(self.expert_blocks, axes.gather_weights(params, shapes, self.param_axes))
-            return layer(x, condition, angles, prefix, mask)
+            return layer(x, condition, angles, keys_values, mask)
 
-        layers = functional.parameters(self.expert_blocks), seen.keys, seen.values
+        layers = functional.parameters(self.expert_blocks), prefix.keys, prefix.values
         x, routing = jax.lax.scan(remat.remat(run, self.spec.remat), x, layers)
         return self.action_head(self.expert_norm(x[:, 1:])), routing
 

@@ -18,7 +18,7 @@ from world_model.functional import bind
 
 @dataclasses.dataclass(frozen=True)
 class LingBotVLASampler:
-    """Called with parameters, conditions and one key per sample; what is seen now is all the history there is."""
+    """Called with parameters, conditions and one key per sample; the current observation is all the history."""
 
     model: LingBotVLA  # abstract: structure without arrays
     steps: int = 10
@@ -37,13 +37,13 @@ class LingBotVLASampler:
         return sample_noise(keys, block, ((spec.layout.actions_per_block, spec.action_dim),))[0]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def denoise(self, params: dict, seen: Example, noise, inpainting: Inpainting | None = None):
-        """float32 [B, N, action_dim]; actions that are given go straight from noise to their value."""
+    def denoise(self, params: dict, example: Example, noise, inpainting: Inpainting | None = None):
+        """float32 [B, N, action_dim]; given actions move from noise to their value at a constant velocity."""
         model = bind(self.model, params)
-        prefix = model.see(seen.patches, seen.view_mask, seen.text_ids, seen.text_length)
+        prefix = model.encode_prefix(example.patches, example.view_mask, example.text_ids, example.text_length)
 
         def step(x, time):
-            velocity = model.velocity(prefix, seen.state, x, jnp.full(len(x), time))[0].astype(jnp.float32)
+            velocity = model.velocity(prefix, example.state, x, jnp.full(len(x), time))[0].astype(jnp.float32)
             if inpainting is not None:
                 straight = inpainting_velocity(noise, inpainting.actions, -1.0)
                 velocity = jnp.where(inpainting.action_mask, straight, velocity)
@@ -72,6 +72,6 @@ class LingBotVLAPolicy(BatchedPolicy):
     def predict_rows(self, params, windows: Window, state, block, keys, actions, given, data) -> Chunk:
         """See `BatchedPolicy`: one batch. The experts' grouped product has no rule for vmap."""
         (views, view_mask), (text_ids, text_length) = jax.tree.map(lambda x: x[:, 0], (windows.cache, windows.episode))
-        seen = Example(make_patches(self.sampler.model.spec, views), view_mask, text_ids, text_length, state)
+        example = Example(make_patches(self.sampler.model.spec, views), view_mask, text_ids, text_length, state)
         noise = jax.vmap(lambda key, block: self.sampler.noise(key[None], block)[0])(keys, block)
-        return Chunk(self.sampler.denoise(params, seen, noise, Inpainting(actions, given)))
+        return Chunk(self.sampler.denoise(params, example, noise, Inpainting(actions, given)))

@@ -49,8 +49,8 @@ def jax_outputs(sampler: LingBotVLASampler, params: Mapping[str, jax.Array]) -> 
     """entry -> array: what `torch_outputs` should be."""
     inputs = fixed_inputs(sampler)
     with jax.default_matmul_precision("highest"):
-        seen = Example(make_patches(sampler.model.spec, inputs.views), *inputs[1:5])
-        return _entries(np.asarray(sampler.denoise(arrays(params), seen, inputs.noise, inputs.given)))
+        example = Example(make_patches(sampler.model.spec, inputs.views), *inputs[1:5])
+        return _entries(np.asarray(sampler.denoise(arrays(params), example, inputs.noise, inputs.given)))
 
 
 def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -66,8 +66,8 @@ def torch_outputs(sampler: LingBotVLASampler, directory: Path, dtype: str = "flo
 
     inputs, (network, spec, settings) = fixed_inputs(sampler), load(directory, dtype=dtype)
     runtime = LingBotVLATorchSampler(network, spec, **settings)
-    seen, given = runtime.see(*map(tensor, inputs[:4])), Inpainting(*map(tensor, inputs.given[:2]))
-    return _entries(runtime.denoise(seen, tensor(inputs.state), tensor(inputs.noise), given).numpy())
+    prefix, given = runtime.encode_prefix(*map(tensor, inputs[:4])), Inpainting(*map(tensor, inputs.given[:2]))
+    return _entries(runtime.denoise(prefix, tensor(inputs.state), tensor(inputs.noise), given).numpy())
 
 
 def _entries(actions: np.ndarray) -> dict[str, np.ndarray]:

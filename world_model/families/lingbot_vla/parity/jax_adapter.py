@@ -70,14 +70,14 @@ class LingBotVLAAdapter(ReferenceAdapter):
 
         return jax.device_get(jax.jit(run)(self.params, patches))
 
-    def language(self, seen: Example) -> Language:
+    def language(self, example: Example) -> Language:
         """The whole prefix, with what nobody reads."""
-        return jax.device_get(jax.jit(self._language)(self.params, seen))
+        return jax.device_get(jax.jit(self._language)(self.params, example))
 
-    def _language(self, params, seen: Example) -> Language:
+    def _language(self, params, example: Example) -> Language:
         model = bind(self.model, params)
-        tokens = prefix_tokens(self.spec, seen.view_mask, seen.text_length)
-        prefix, taps = model.embed_prefix(seen.patches, seen.text_ids, seen.view_mask)
+        tokens = prefix_tokens(self.spec, example.view_mask, example.text_length)
+        prefix, taps = model.embed_prefix(example.patches, example.text_ids, example.view_mask)
         angles, mask = rotary_table(self.spec, tokens.positions), prefix_mask(self.spec, tokens.valid)
         x, found = prefix, []
         for i, layer in enumerate([*each_layer(model.language_blocks), model.language_final_block]):
@@ -89,25 +89,25 @@ class LingBotVLAAdapter(ReferenceAdapter):
         return Language(prefix, taps, projections, hidden, model.language_norm(x), mask, tokens.positions,
                         tokens.valid)
 
-    def expert(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> Expert:
+    def expert(self, example: Example, actions: np.ndarray, time: np.ndarray) -> Expert:
         """The expert at noisy actions [B, N, A] and their times [B], over the keys and values that sampling keeps."""
-        return jax.device_get(jax.jit(self._expert)(self.params, seen, actions, time))
+        return jax.device_get(jax.jit(self._expert)(self.params, example, actions, time))
 
     def _expert(self, params, example: Example, actions, time) -> Expert:
         model = bind(self.model, params)
-        seen = model.see(example.patches, example.view_mask, example.text_ids, example.text_length)
+        prefix = model.encode_prefix(example.patches, example.view_mask, example.text_ids, example.text_length)
         embedded, condition = model.embed_suffix(example.state, actions, time)
-        positions = suffix_positions(seen.tokens, embedded.shape[1])
-        angles, mask = rotary_table(self.spec, positions), suffix_mask(self.spec, seen.tokens.valid, actions.shape[1])
+        positions = suffix_positions(prefix.tokens, embedded.shape[1])
+        angles, mask = rotary_table(self.spec, positions), suffix_mask(self.spec, prefix.tokens.valid, actions.shape[1])
         x, found = embedded, []
         for i, layer in enumerate(each_layer(model.expert_blocks)):
-            prefix, h = (seen.keys[i], seen.values[i]), layer.norm1(x, condition)
+            keys_values, h = (prefix.keys[i], prefix.values[i]), layer.norm1(x, condition)
             parts = tuple(layer.self_attn.heads(part, h) for part in "qkv")
-            h = layer.attended(x, condition, angles, prefix, mask)  # x halfway
-            x, routing = layer(x, condition, angles, prefix, mask)
+            h = layer.attended(x, condition, angles, keys_values, mask)  # x halfway
+            x, routing = layer(x, condition, angles, keys_values, mask)
             weights = routing and layer.mlp.choose(jax.nn.sigmoid(routing.logits))[1]
             found.append((parts, x, (layer.norm2(h, condition), x - h), routing and (routing, weights)))
-        velocity, _ = model.velocity(seen, example.state, actions, time)
+        velocity, _ = model.velocity(prefix, example.state, actions, time)
         projections, hidden, mlp, routing = map(list, zip(*found, strict=True))
         return Expert(embedded, condition, projections, hidden, mlp, routing, model.expert_norm(x), mask, positions,
                       velocity)
@@ -128,25 +128,26 @@ class LingBotVLAAdapter(ReferenceAdapter):
         """What the teachers' heads say, [B, seeds, width] by name."""
         def run(params, x: Example):
             model = bind(self.model, params)
-            return model.queries.features(model.see(x.patches, x.view_mask, x.text_ids, x.text_length, True).outputs)
+            prefix = model.encode_prefix(x.patches, x.view_mask, x.text_ids, x.text_length, with_outputs=True)
+            return model.queries.features(prefix.outputs)
 
         return jax.device_get(jax.jit(run)(self.params, example))
 
-    def keys_values(self, seen: Example) -> list[tuple[np.ndarray, np.ndarray]]:
+    def keys_values(self, example: Example) -> list[tuple[np.ndarray, np.ndarray]]:
         """[B, Lp, kv heads, d] each, of every layer, as sampling keeps them."""
         def run(params, x: Example):
-            return bind(self.model, params).see(x.patches, x.view_mask, x.text_ids, x.text_length)
+            return bind(self.model, params).encode_prefix(x.patches, x.view_mask, x.text_ids, x.text_length)
 
-        found = jax.device_get(jax.jit(run)(self.params, seen))
+        found = jax.device_get(jax.jit(run)(self.params, example))
         return list(zip(found.keys, found.values, strict=True))
 
-    def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
+    def velocity(self, example: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
         """[B, N, A] at noisy actions and their times [B]."""
-        return self.expert(seen, actions, time).velocity
+        return self.expert(example, actions, time).velocity
 
-    def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
+    def sample(self, example: Example, noise: np.ndarray, steps: int) -> np.ndarray:
         """Actions [B, N, A] by cached sampling."""
-        return np.asarray(LingBotVLASampler(self.model, steps).denoise(self.params, seen, jnp.asarray(noise)))
+        return np.asarray(LingBotVLASampler(self.model, steps).denoise(self.params, example, jnp.asarray(noise)))
 
 
 def each_layer(stack) -> list:

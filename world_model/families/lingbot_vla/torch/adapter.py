@@ -8,7 +8,7 @@ import torch
 
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
-from world_model.families.lingbot_vla.torch.network import Network, Seen, load_network, time_sinusoid
+from world_model.families.lingbot_vla.torch.network import EncodedPrefix, Network, load_network, time_sinusoid
 from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
 
 
@@ -24,21 +24,23 @@ class TorchLingBotVLAAdapter:
         return cls(spec, load_network(tensors.items(), spec))
 
     @torch.no_grad()
-    def _see(self, seen: Example) -> Seen:
-        return self.network.see(*map(torch.from_numpy, (seen.patches, seen.view_mask, seen.text_ids, seen.text_length)))
+    def _encode_prefix(self, example: Example) -> EncodedPrefix:
+        inputs = example.patches, example.view_mask, example.text_ids, example.text_length
+        return self.network.encode_prefix(*map(torch.from_numpy, inputs))
 
-    def keys_values(self, seen: Example) -> list[tuple[np.ndarray, np.ndarray]]:
+    def keys_values(self, example: Example) -> list[tuple[np.ndarray, np.ndarray]]:
         """[B, Lp, kv heads, d] each, of every layer."""
-        return [(keys.numpy(), values.numpy()) for keys, values in self._see(seen).layers]
+        return [(keys.numpy(), values.numpy()) for keys, values in self._encode_prefix(example).layers]
 
     @torch.no_grad()
-    def velocity(self, seen: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
+    def velocity(self, example: Example, actions: np.ndarray, time: np.ndarray) -> np.ndarray:
         """[B, N, A] at noisy actions and their times [B]."""
         condition = time_sinusoid(torch.from_numpy(time), self.spec.expert_dim)
-        state, noisy = torch.from_numpy(seen.state), torch.from_numpy(actions)
-        return self.network.velocity(self._see(seen), state, noisy, condition).numpy()
+        state, noisy = torch.from_numpy(example.state), torch.from_numpy(actions)
+        return self.network.velocity(self._encode_prefix(example), state, noisy, condition).numpy()
 
-    def sample(self, seen: Example, noise: np.ndarray, steps: int) -> np.ndarray:
+    def sample(self, example: Example, noise: np.ndarray, steps: int) -> np.ndarray:
         """Actions [B, N, A] by cached sampling."""
         sampler = LingBotVLATorchSampler(self.network, self.spec, steps)
-        return sampler.denoise(self._see(seen), torch.from_numpy(seen.state), torch.from_numpy(noise)).numpy()
+        state, noise = torch.from_numpy(example.state), torch.from_numpy(noise)
+        return sampler.denoise(self._encode_prefix(example), state, noise).numpy()

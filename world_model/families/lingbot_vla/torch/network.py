@@ -38,8 +38,8 @@ HEAD = re.compile(r"\w+_align_head\.")  # names of teachers' heads
 ROUTER = re.compile(r"mlp\.(gate\.weight|e_score_correction_bias)$")
 
 
-class Seen(NamedTuple):
-    """What the action expert takes of the prefix."""
+class EncodedPrefix(NamedTuple):
+    """Keys and values of the prefix in every layer, with what the action expert needs to attend to them."""
 
     layers: list[KeysValues]
     table: Tensor  # float32 [2, B, 1 + N, d/2], of the suffix
@@ -57,7 +57,7 @@ class Stack(nn.Module):
 
 
 class Network(nn.Module):
-    """`see` once what is looked at, then `velocity` at each noise level."""
+    """`encode_prefix` encodes pictures and text once, `velocity` is asked at each noise level."""
 
     def __init__(self, spec: LingBotVLASpec):
         super().__init__()
@@ -81,19 +81,19 @@ class Network(nn.Module):
         """The dtype that the network computes in; velocities have that of the noise."""
         return self.state_proj.weight.dtype
 
-    def see(self, patches: Tensor, view_mask: Tensor, text_ids: Tensor, text_length: Tensor) -> Seen:
+    def encode_prefix(self, patches: Tensor, view_mask: Tensor, text_ids: Tensor, text_length: Tensor) -> EncodedPrefix:
         """patches [B, V, n, values], view_mask bool [B, V], text_ids int [B, text_length], text_length int [B]."""
         spec, actions = self.spec, self.spec.layout.actions_per_block
         valid, positions = prefix_tokens(spec, view_mask, text_length)
         x, taps = self.embed_prefix(patches, view_mask, text_ids)
-        table, mask, seen = rotary_table(spec, positions), prefix_mask(spec, valid), []
+        table, mask, layers = rotary_table(spec, positions), prefix_mask(spec, valid), []
         for i, layer in enumerate(self.language.layers[:-1]):
             x, own = layer(x, table, mask)
             x = x + taps[i] if i < len(taps) else x
-            seen.append(own)
-        seen.append(self.language.layers[-1].keys_values(x, table))
+            layers.append(own)
+        layers.append(self.language.layers[-1].keys_values(x, table))
         suffix = suffix_positions(valid, positions, 1 + actions)
-        return Seen(seen, rotary_table(spec, suffix), suffix_mask(spec, valid, actions))
+        return EncodedPrefix(layers, rotary_table(spec, suffix), suffix_mask(spec, valid, actions))
 
     def embed_prefix(self, patches: Tensor, view_mask: Tensor, text_ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(prefix [B, Lp, D], what each tap of the vision tower adds to it)."""
@@ -125,15 +125,15 @@ class Network(nn.Module):
         return torch.cat([getattr(self, f"{when}_shared_task_proj")(torch.cat(
             [getattr(self, seeds(when, kind)).unflatten(0, groups).mean(1) for kind in KINDS], -1)) for when in WHEN])
 
-    def velocity(self, seen: Seen, state: Tensor, actions: Tensor, condition: Tensor) -> Tensor:
+    def velocity(self, prefix: EncodedPrefix, state: Tensor, actions: Tensor, condition: Tensor) -> Tensor:
         """Noise minus data of noisy actions [B, N, action_dim] with state [B, state_dim]; condition [B, D], of
         `time_sinusoid`."""
         condition = condition.to(self.dtype)
         x = self.action_in_proj(actions.to(self.dtype))
         x = self.action_time_mlp_in(torch.cat([x, condition[:, None].expand_as(x)], -1))
         x = torch.cat([self.state_proj(state.to(self.dtype))[:, None], self.action_time_mlp_out(F.silu(x))], 1)
-        for layer, prefix in zip(self.expert.layers, seen.layers, strict=True):
-            x = layer(x, condition, seen.table, prefix, seen.mask)
+        for layer, keys_values in zip(self.expert.layers, prefix.layers, strict=True):
+            x = layer(x, condition, prefix.table, keys_values, prefix.mask)
         return self.action_out_proj(self.expert.norm(x[:, 1:])).to(actions.dtype)
 
 

@@ -24,7 +24,7 @@ from world_model.families.lingbot_vla.torch.vision import make_patches
 from world_model.families.lingbot_vla.weights import norm_stats
 from world_model.families.lingbot_vla.weights.released_format import VERSIONS
 
-KEPT = 0.9  # the state's share of the normalised range, beyond which we may clip and the package does not
+STATE_SHARE = 0.9  # the state's share of the normalised range, beyond which we may clip and the package does not
 
 
 def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
@@ -49,7 +49,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     adapter = TorchLingBotVLAAdapter(spec, network)
     expected = dict(_expected(adapter, settings.get("steps", 10), driven, asked, found))
     prompt = spec.prompt.replace("{}", driven.prompt(original.INSTRUCTION))
-    return Trial({name: (x, _theirs(found, name, driven, table)) for name, x in expected.items()},
+    return Trial({name: (x, _original_value(found, name, driven, table)) for name, x in expected.items()},
                  original.left(found), original.prompts(prompt, found))
 
 
@@ -66,7 +66,7 @@ def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.Table) -> dict[str, n
                "text_ids": rng.integers(0, spec.vocab_size, (1, spec.text_length)),
                "words": np.arange(spec.text_length)[None] < spec.text_length // 2 + 1, "state": normal(spec.state_dim),
                "actions": normal(*actions), "noise": normal(*actions), "time": np.array([0.6], np.float32)}
-    state = robot.scale("state").denormalise(rng.uniform(-KEPT, KEPT, len(known.state)))
+    state = robot.scale("state").denormalise(rng.uniform(-STATE_SHARE, STATE_SHARE, len(known.state)))
     request = {"prompt": np.array(original.INSTRUCTION), "noise": normal(*actions),
                **{f"view/{name}": rng.integers(0, 256, (spec.layout.height, spec.layout.width, 3), np.uint8)
                   for name in known.views},
@@ -113,7 +113,7 @@ def _expected(adapter: TorchLingBotVLAAdapter, steps: int, robot, asked: Mapping
     yield "request0/commands", robot.commands(found["request0/actions"][0], asked["robot_state"])
 
 
-def _theirs(found: Mapping, name: str, robot, table: norm_stats.Table) -> np.ndarray:
+def _original_value(found: Mapping, name: str, robot, table: norm_stats.Table) -> np.ndarray:
     """The original's value of an entry; its commands are by group."""
     if not name.endswith("/commands"):
         return found[name]

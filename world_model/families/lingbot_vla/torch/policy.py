@@ -11,7 +11,7 @@ from world_model.families.lingbot_vla.torch import network
 from world_model.families.lingbot_vla.torch.sampler import LingBotVLATorchSampler
 
 
-class Kept(NamedTuple):
+class EpisodeState(NamedTuple):
     """What an episode keeps: the newest pictures, and its prompt."""
 
     pictures: tuple[Tensor, Tensor]  # views, which there are
@@ -29,12 +29,12 @@ class LingBotVLATorchPolicy(TorchPolicy):
     def sample_noise(self, sampler, keys, block):
         return (sampler.noise(keys, block),)
 
-    def begin_episode(self, start) -> Kept:
-        return Kept(*start)
+    def begin_episode(self, start) -> EpisodeState:
+        return EpisodeState(*start)
 
-    def observe_block(self, state: Kept, seen, actions: Tensor, block: int) -> Kept:
+    def observe_block(self, state: EpisodeState, seen, actions: Tensor, block: int) -> EpisodeState:
         return state._replace(pictures=seen)
 
-    def predict_block(self, state: Kept, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
-        seen = self.runtime.see(*state.pictures, state.text_ids, state.text_length)
-        return None, self.runtime.denoise(seen, robot_state[:, 0], *noise, inpainting)
+    def predict_block(self, state: EpisodeState, noise: tuple, robot_state: Tensor, block: int, inpainting: Inpainting):
+        prefix = self.runtime.encode_prefix(*state.pictures, state.text_ids, state.text_length)
+        return None, self.runtime.denoise(prefix, robot_state[:, 0], *noise, inpainting)

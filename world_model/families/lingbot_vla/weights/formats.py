@@ -32,7 +32,7 @@ WHOLE = Component(f"{PREFIX}{names.VLM}", "is of a LingBot-VLA with its expert; 
                   "--format=lingbot_vla_v2")
 
 
-def other(vision: str) -> Component:
+def other_version(vision: str) -> Component:
     """What the weights of the other version than that of a vision tower are known by."""
     found = next(version for tower, version in VERSIONS.items() if tower != vision)
     prefix = next(prefixes[0] for tower, prefixes in names.PREFIXES.items() if tower != vision)
@@ -57,7 +57,7 @@ def check(vision: str, folder: Path, spec: LingBotVLASpec) -> None:
 def _whole(vision: str, components: tuple[Component, ...] = ()) -> PublishedFormat:
     return PublishedFormat(
         "model", ("", "hf_ckpt", WEIGHTS), (PREFIX,), names.TABLES[vision], (DEPTH, ADAPTERS),
-        components, mistaken=(other(vision),), check=functools.partial(check, vision),
+        components, mistaken=(other_version(vision),), check=functools.partial(check, vision),
         read_statistics=functools.partial(read_statistics, VERSIONS[vision].number))
 
 
