@@ -164,9 +164,9 @@ def write(args) -> None:
             logging.warning("the program whose layout this is cannot load the whole: %s", sentence)
         for sentence in report["otherwise"]:
             logging.warning("%s", sentence)
-    told = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
+    rounding = {name: max(report[name].values()) for name in ("cast", "bfloat16") if report[name]}
     print(json.dumps({"out": args.out, "step": report["step"], "weights": restored.weights,
-                      "max": report["max"], **told}))
+                      "max": report["max"], **rounding}))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none

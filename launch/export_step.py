@@ -24,8 +24,8 @@ def family_of(directory: str):
 def main(_) -> None:
     args = flags.FLAGS
     write_step = family_of(args.export).part("torch_step", "launch.export_step")
-    told = write_step(args.export, args.out, block=args.block, batch=args.batch, dtype=args.dtype)
-    print(f"written: {args.out}, {told}")
+    description = write_step(args.export, args.out, block=args.block, batch=args.batch, dtype=args.dtype)
+    print(f"written: {args.out}, {description}")
 
 
 if __name__ == "__main__":

@@ -77,13 +77,13 @@ class Precompute:
         """True where the cache is whole afterwards. Raises ValueError where too many windows are unreadable."""
         self.prepare()
         done, began = 0, time.monotonic()
-        mine = [(name, shard) for name, shard in self.missing() if shard % self.workers == self.worker]
-        for i, (name, shard) in enumerate(mine):
+        own = [(name, shard) for name, shard in self.missing() if shard % self.workers == self.worker]
+        for i, (name, shard) in enumerate(own):
             about = self.make(name, shard)
             done += about["records"]
             rate = done / (time.monotonic() - began)
             say(f"{name} shard {shard}: {about['records']} windows, {about['bytes'] / 2**20:.0f} MiB; "
-                f"{i + 1} of {len(mine)} shards, {rate:.1f} windows/s")
+                f"{i + 1} of {len(own)} shards, {rate:.1f} windows/s")
         return self.finish()
 
     def prepare(self) -> None:

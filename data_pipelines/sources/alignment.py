@@ -107,8 +107,8 @@ def _first(span: VideoSpan, packets: PacketTable, steps: int, rate: float) -> in
 def _counted(span: VideoSpan, packets: PacketTable, rate: float) -> int:
     """The frame of the first step by counting. Raises BadEpisode where that is far from its time stamp."""
     for before, first in span.count.before:
-        told = float(packets.times[min(first, len(packets.order) - 1)])
-        if abs(told - span.begin) <= (1 + before / 2) / rate + ROUNDED_RATE * told:
+        counted = float(packets.times[min(first, len(packets.order) - 1)])
+        if abs(counted - span.begin) <= (1 + before / 2) / rate + ROUNDED_RATE * counted:
             return first
     raise BadEpisode(f"{span.file}: by its time stamp the episode begins at {span.begin:.3f} s, by the frames of those "
-                     f"before it at {told:.3f} s: the metadata are of another version")
+                     f"before it at {counted:.3f} s: the metadata are of another version")

@@ -71,14 +71,14 @@ class LeRobotSource:
         """{"mean", "std", "min", "max": float64 [dims]} of "state" or "action", as many of them as meta/stats.json has
         (lerobot's and GEAR's). Raises ValueError where one is no list of numbers."""
         fields, found = {"state": self._state, "action": self._action}[part], {}
-        told = [kinds.check(self._meta.stats.get(field.column) or {}, kinds.fields({}),
-                             f"{self._meta.path}/meta/stats.json: {field.column}") for field in fields]
+        published = [kinds.check(self._meta.stats.get(field.column) or {}, kinds.fields({}),
+                                  f"{self._meta.path}/meta/stats.json: {field.column}") for field in fields]
         for name in ("mean", "std", "min", "max"):
-            if not fields or any(each.get(name) is None for each in told):
+            if not fields or any(each.get(name) is None for each in published):
                 continue
             try:
                 found[name] = np.concatenate([np.asarray(each[name], np.float64).reshape(-1)[field.start:field.end]
-                                              for field, each in zip(fields, told)])
+                                              for field, each in zip(fields, published)])
             except (TypeError, ValueError) as error:
                 raise ValueError(f"dataset {self.name!r}: meta/stats.json: {name} of {part} is no list of numbers: "
                                  f"{error}") from error

@@ -48,7 +48,7 @@ def open_split(path: str, split: str) -> Split:
         if split not in builder.info.splits:
             raise BadEpisode(f"{path}: no split {split!r}; there are {sorted(builder.info.splits)}")
         info, kind, names = builder.info.splits[split], builder.info.file_format.value, shards[split]
-    fields = {name: (told.shape, told.np_dtype) for name, told in flatten_nest_dict(layout).items()}
+    fields = {name: (spec.shape, spec.np_dtype) for name, spec in flatten_nest_dict(layout).items()}
     _check_lengths(path, names, info.shard_lengths)
     return Split(names, kind, fields, info)
 

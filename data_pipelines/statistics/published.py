@@ -31,11 +31,11 @@ def against_published(dataset: Dataset, statistics: dict) -> list[str]:
 def _difference(counted: dict, published: dict, i: int) -> str:
     """How dimension i of two statistics differs, in words; empty within the tolerances."""
     mean, low, high = (counted[name][i] for name in ("mean", "min", "max"))
-    told = {name: values[i] for name, values in published.items() if np.isfinite(values[i])}
-    if {"min", "max"} <= told.keys():
-        room = RANGE_TOLERANCE * max(told["max"] - told["min"], 1e-6)
-        if low < told["min"] - room or high > told["max"] + room:
-            return f"{low:.4g} to {high:.4g}, meta/stats.json says {told['min']:.4g} to {told['max']:.4g}"
-    if {"mean", "std"} <= told.keys() and abs(mean - told["mean"]) / max(told["std"], 1e-6) > MEAN_TOLERANCE:
-        return f"mean {mean:.4g}, meta/stats.json says {told['mean']:.4g} +- {told['std']:.4g}"
+    stated = {name: values[i] for name, values in published.items() if np.isfinite(values[i])}
+    if {"min", "max"} <= stated.keys():
+        room = RANGE_TOLERANCE * max(stated["max"] - stated["min"], 1e-6)
+        if low < stated["min"] - room or high > stated["max"] + room:
+            return f"{low:.4g} to {high:.4g}, meta/stats.json says {stated['min']:.4g} to {stated['max']:.4g}"
+    if {"mean", "std"} <= stated.keys() and abs(mean - stated["mean"]) / max(stated["std"], 1e-6) > MEAN_TOLERANCE:
+        return f"mean {mean:.4g}, meta/stats.json says {stated['mean']:.4g} +- {stated['std']:.4g}"
     return ""

@@ -94,9 +94,9 @@ class HeldOut:
         for dataset, count, small, example in self._windows:
             for draw in range(LOSS_DRAWS):
                 each = self._evaluator.losses(params, small, example, draw)
-                told = [name for name in each if dataset.embodiment.action or not name.startswith("action")]
+                names = [name for name in each if dataset.embodiment.action or not name.startswith("action")]
                 windows.setdefault(dataset.name, []).extend(
-                    {name: each[name][i] for name in told} for i in range(count))
+                    {name: each[name][i] for name in names} for i in range(count))
         found = {name: metrics.reduce(rows) for name, rows in windows.items()}
         every = {key for losses in found.values() for key in losses}
         means = {f"{LOSSES}/{key}": float(np.mean([losses[key] for losses in found.values() if key in losses]))

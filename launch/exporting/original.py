@@ -31,9 +31,9 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
     trial = run(Path(directory), Path(checkout), python, experiment,
                 functools.partial(choose_robot, served, embodiment, dataset))
     found = {}
-    for name, (ours, theirs) in trial.entries.items():
+    for name, (ours, original) in trial.entries.items():
         picture = name.endswith("/canvas")
-        found[name] = float(np.abs(ours - theirs).mean()) if picture else max_difference(name, ours, theirs).size
+        found[name] = float(np.abs(ours - original).mean()) if picture else max_difference(name, ours, original).size
     above = [name for name, size in found.items() if not size <= (CANVAS if name.endswith("/canvas") else tolerance)]
     return {"entries": found, "left": dict(trial.left), "otherwise": list(trial.otherwise), "above": above,
             "passed": not above and not trial.left}

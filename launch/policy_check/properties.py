@@ -130,15 +130,15 @@ def loading(adapter: Adapter, module: nn.Module) -> Iterator[Finding]:
     for seed in (1, 2):
         torch.manual_seed(seed)
         loaded.append(adapter.load())
-    mine, again = (dict(tensors(each)) for each in loaded)
-    differ = {name: list(value.shape) for name, value in mine.items()
-              if name not in again or not torch.equal(value, again[name])}
+    first, second = (dict(tensors(each)) for each in loaded)
+    differ = {name: list(value.shape) for name, value in first.items()
+              if name not in second or not torch.equal(value, second[name])}
     listed = shortened([f"{name} {shape}" for name, shape in differ.items()])
     yield Finding("nothing is random after loading", verdict(not differ),
-                  f"loaded twice, {len(mine)} tensors: " + (f"these differ: {listed}" if differ else "all are equal"),
+                  f"loaded twice, {len(first)} tensors: " + (f"these differ: {listed}" if differ else "all are equal"),
                   {"random": differ})
     known = {name for name, _ in (*loaded[0].named_parameters(), *loaded[0].named_buffers())}
-    stray = {name: list(value.shape) for name, value in mine.items()
+    stray = {name: list(value.shape) for name, value in first.items()
              if name not in known and (value.requires_grad or name in differ)}
     listed = shortened([f"{name} {shape}" for name, shape in stray.items()])
     yield Finding("what is meant to be learned is a parameter", verdict(not stray),

@@ -71,11 +71,11 @@ class Initial:
 def check_encoders(saved: dict, now: dict, where: str) -> None:
     """Raises CheckpointError where two configs, as plain dicts, do not name the same encoders."""
     for part in ("video", "text", "image"):
-        theirs, ours = (config.get("encoders", {}).get(part) for config in (saved, now))
-        names = {str(name).removesuffix(PRECOMPUTED) for name in (theirs, ours)}
-        if theirs and ours and len(names) > 1 and not names & set(ANONYMOUS):
-            raise CheckpointError(f"{where}: its weights were trained with encoders.{part} = {theirs!r}, and this "
-                                  f"config has {ours!r}")
+        trained, wanted = (config.get("encoders", {}).get(part) for config in (saved, now))
+        names = {str(name).removesuffix(PRECOMPUTED) for name in (trained, wanted)}
+        if trained and wanted and len(names) > 1 and not names & set(ANONYMOUS):
+            raise CheckpointError(f"{where}: its weights were trained with encoders.{part} = {trained!r}, and this "
+                                  f"config has {wanted!r}")
 
 
 def kept_encoders(experiment, make: dict[str, Callable[[], dict]]) -> dict:

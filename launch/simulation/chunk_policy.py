@@ -117,14 +117,14 @@ class ChunkPolicy:
 
         None where the robot has no plan for it.
         """
-        told = any(run.in_flight is not None for run in runs)
-        if not told and boundary not in self.planned:
+        informed = any(run.in_flight is not None for run in runs)
+        if not informed and boundary not in self.planned:
             return None
         stop, later = boundary + self.horizon, now - boundary
         chunk = np.stack([self._executed(run, boundary, stop) for run in self.runs])
-        if not told:  # the robot says nothing, so it executes what was predicted
+        if not informed:  # the robot says nothing, so it executes what was predicted
             chunk[:, later:] = self.planned[boundary][:, later:]
-        for run in runs if told else ():
+        for run in runs if informed else ():
             known = np.array(run.in_flight[:stop - now])
             rest = np.repeat(known[-1:], stop - now - len(known), axis=0)  # after them the robot holds
             chunk[self.runs.index(run), later:] = np.concatenate([known, rest])

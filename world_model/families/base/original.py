@@ -40,5 +40,5 @@ def prompts(ours: str, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """A sentence where the original asked with another prompt than ours; found: with request0/texts/0 and on, the
     prompt and what guidance leads away from."""
     texts = (str(x[0]) for name, x in found.items() if name.startswith("request0/texts/"))
-    theirs = next(text for text in texts if INSTRUCTION.lower() in text.lower())
-    return () if theirs == ours else (f"it asks {theirs!r}, we ask {ours!r}",)
+    asked = next(text for text in texts if INSTRUCTION.lower() in text.lower())
+    return () if asked == ours else (f"it asks {asked!r}, we ask {ours!r}",)

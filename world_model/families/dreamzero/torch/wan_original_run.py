@@ -30,7 +30,7 @@ def original(checkout: str):
 @torch.no_grad()
 def main(checkout: str, export: str, work: str) -> None:
     """Computes what WORK/inputs.npz asks and writes WORK/found.npz."""
-    network, told = original(checkout).WanModel.from_pretrained(
+    network, loading = original(checkout).WanModel.from_pretrained(
         export, torch_dtype=torch.float32, output_loading_info=True)
     given = {name: torch.from_numpy(x) for name, x in original_side.read_inputs(work).items()}
     _, frames, height, width = given["latents"].shape
@@ -39,7 +39,7 @@ def main(checkout: str, export: str, work: str) -> None:
         more["y"] = [given["condition"]]
     out = network.eval()([given["latents"]], t=given["timestep"], context=[given["text"]],
                          seq_len=frames * (height // 2) * (width // 2), **more)
-    original_side.write_results(work, told["missing_keys"], told["unexpected_keys"], video=out[0].numpy())
+    original_side.write_results(work, loading["missing_keys"], loading["unexpected_keys"], video=out[0].numpy())
 
 
 if __name__ == "__main__":

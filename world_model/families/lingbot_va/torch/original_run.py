@@ -53,9 +53,9 @@ def tokenizer(texts, max_length, **_):
     return types.SimpleNamespace(input_ids=ids, attention_mask=mask)
 
 
-def server_class(theirs) -> type:
+def server_class(original) -> type:
     """The original's server class, which also records what its network gets and makes."""
-    class Server(theirs.VA_Server):
+    class Server(original.VA_Server):
         device = property(lambda self: DEVICE, lambda self, named: None)  # it names "cuda:0"
 
         def encode_prompt(self, *args, **more):
@@ -105,13 +105,13 @@ def text_encoder(width: int):
     return lambda ids, mask: types.SimpleNamespace(last_hidden_state=original_side.text_features(ids, width))
 
 
-def requests(theirs, network, export: str, work: str, config: dict, inputs: dict) -> dict[str, np.ndarray]:
+def requests(original, network, export: str, work: str, config: dict, inputs: dict) -> dict[str, np.ndarray]:
     """A chunk, what was seen and done in it, and the next chunk, as its client asks."""
     parts = {"vae": CodecStandIn(), "tokenizer": tokenizer, "text_encoder": text_encoder(config["text_dim"]),
              "transformer": network}
     loaders: dict[str, Any] = {f"load_{name}": lambda *_, made=made, **__: made for name, made in parts.items()}
-    with mock.patch.multiple(theirs, save_async=lambda *_: None, **loaders):
-        server = server_class(theirs)(types.SimpleNamespace(
+    with mock.patch.multiple(original, save_async=lambda *_: None, **loaders):
+        server = server_class(original)(types.SimpleNamespace(
             **config, param_dtype=torch.float32, local_rank=0, save_root=work, patch_size=(1, 2, 2),
             action_norm_method="quantiles", wan22_pretrained_model_name_or_path=export))
         views, found = part(inputs, "pictures/"), {}
@@ -125,7 +125,7 @@ def requests(theirs, network, export: str, work: str, config: dict, inputs: dict
         return found | {f"request1/{name}": x for name, x in recorded.items()}
 
 
-def passes(theirs, network, window: int, timestep: float, inputs: dict) -> dict[str, np.ndarray]:
+def passes(original, network, window: int, timestep: float, inputs: dict) -> dict[str, np.ndarray]:
     """Runs, for each chunk, its noisy video, its real video into the cache, and its actions likewise."""
     given = {name: torch.from_numpy(x).to(DEVICE) for name, x in inputs.items()}
     text, found, frames = given.pop("text"), {}, inputs["video0"].shape[2]
@@ -136,12 +136,12 @@ def passes(theirs, network, window: int, timestep: float, inputs: dict) -> dict[
         _, _, _, height, width = x.shape
         rows, columns = (height, width) if acts else (height // 2, width // 2)
         start = frames * int(name.removesuffix("_real")[-1])
-        grid = theirs.get_mesh_id(frames, rows, columns, int(acts), 1, start, action=acts).to(DEVICE)
+        grid = original.get_mesh_id(frames, rows, columns, int(acts), 1, start, action=acts).to(DEVICE)
         time = torch.full((1, frames), 0.0 if write else timestep, device=DEVICE)
         out = network({"noisy_latents": x, "grid_id": grid[None], "text_emb": text, "timesteps": time},
                       update_cache=2 if write else 0, action_mode=acts)
         found[f"forward/{name}"] = numpy(
-            out if acts else theirs.data_seq_to_patch([1, 2, 2], out, frames, height, width))
+            out if acts else original.data_seq_to_patch([1, 2, 2], out, frames, height, width))
     return found
 
 
@@ -151,13 +151,13 @@ def main(checkout: str, export: str, work: str) -> None:
     sys.path.insert(0, f"{checkout}/wan_va")
     importlib.import_module("diffusers.pipelines.wan.pipeline_wan")  # looks for flash-attn: must not find a stand-in
     sys.meta_path.append(original_side.StandIns("flash_attn"))  # config.json says torch's attention
-    theirs, model = (importlib.import_module(name) for name in ("wan_va_server", "modules.model"))
+    original, model = (importlib.import_module(name) for name in ("wan_va_server", "modules.model"))
     network, left = model.WanTransformer3DModel.from_pretrained(
         f"{export}/transformer", torch_dtype=torch.float32, output_loading_info=True)
     network, inputs = network.eval().to(DEVICE), original_side.read_inputs(work)
-    found = passes(theirs, network, int(inputs["window"]), float(inputs["timestep"]), part(inputs, "forward/"))
+    found = passes(original, network, int(inputs["window"]), float(inputs["timestep"]), part(inputs, "forward/"))
     if "config" in inputs:
-        found |= requests(theirs, network, export, work, json.loads(inputs["config"].item()), inputs)
+        found |= requests(original, network, export, work, json.loads(inputs["config"].item()), inputs)
     original_side.write_results(work, left["missing_keys"], left["unexpected_keys"], **found)
 
 
