@@ -9,7 +9,7 @@ video   From the first frame (and the states, one per block) everything is rolle
         first frame against decoded truth. The codec's own error, decoded truth against raw pixels, stands beside.
 action  Each block's actions are predicted with the real video before it. Mean square error in normalised units
         over real dimensions, beside the training mean and beside repeating the last command.
-loss    The training loss, also by noise level, on fresh draws: a mean over windows.
+loss    The training loss, also by noise level, on fresh noise: a mean over windows.
 
 Every held-out window counts once, up to evaluate.windows of them; unreadable ones are named and left out.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.storage import files
-from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, pad_batch
+from launch.evaluation.evaluator import NOISE_SAMPLES, SHOWN, Evaluator, pad_batch
 from launch.reporting import scores
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -44,8 +44,8 @@ def evaluate(restored: Restored, say=print) -> tuple[dict, dict]:
         found = evaluator.roll_out(params, restored.frozen, whole, example, conditions, data.heldout_robots,
                                    shown=SHOWN if not rows else 0)
         rows.append({name: value[:count] for name, value in found.items()})
-        for draw in range(LOSS_DRAWS):
-            each = evaluator.losses(params, small, example, draw)
+        for sample in range(NOISE_SAMPLES):
+            each = evaluator.losses(params, small, example, sample)
             losses += [{name: value[i] for name, value in each.items()} for i in range(count)]
         say(f"evaluated {min(wanted, sum(len(row['actions']) for row in rows))} of {wanted} windows")
     arrays = {name: np.concatenate([row[name] for row in rows if name in row]) for name in rows[0]}

@@ -98,7 +98,7 @@ def test_drawn_pairs_equal_the_reference(kernel):
 
         @jax.jit
         def run(size, window):
-            drawn = visibility.drawn_mask(table, sequence, sequence, size - 1, window)
+            drawn = visibility.sampled_mask(table, sequence, sequence, size - 1, window)
             def value(*qkv):
                 return (attend(*qkv, valid, drawn) * weight).sum()
             return attend(q, k, v, valid, drawn), jax.grad(value, argnums=(0, 1, 2))(q, k, v)

@@ -76,7 +76,7 @@ def seen_by_hand(query: Group, key: Group, query_frame: int, key_frame: int, siz
 def test_drawn_masks_and_their_spans(golden, size, window):
     spec, table = golden[0].spec, visibility.get_table("lingbot_va", TABLES)
     sequence = make_sequence(spec, 7)
-    mask = np.asarray(visibility.drawn_mask(table, sequence, sequence, size - 1, window))
+    mask = np.asarray(visibility.sampled_mask(table, sequence, sequence, size - 1, window))
     by_hand = [[seen_by_hand(q.group, k.group, q.frame, k.frame, size, window) for k in sequence] for q in sequence]
     np.testing.assert_array_equal(mask, by_hand)
     static = visibility.dense_mask(table, sequence, sequence)
@@ -90,7 +90,7 @@ def test_drawn_masks_and_their_spans(golden, size, window):
 def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_them(golden):
     sequence = make_sequence(golden[0].spec, 6)
     inverse, forward, either = (
-        np.asarray(visibility.drawn_mask(visibility.get_table(f"lingbot_va{name}", TABLES), sequence, sequence, 1, 64))
+        np.asarray(visibility.sampled_mask(visibility.get_table(f"lingbot_va{name}", TABLES), sequence, sequence, 1, 64))
         for name in ("", "_forward_dynamics", "_either_dynamics"))
     def changed(a, b):
         return {(sequence[i].group, sequence[j].group, sequence[i].frame // 2 == sequence[j].frame // 2)

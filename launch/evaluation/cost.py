@@ -1,6 +1,6 @@
 """What evaluation inside a run costs (launch/evaluation/held_out.py), counted in FLOP of the training beside it."""
 
-from launch.evaluation.evaluator import LOSS_DRAWS
+from launch.evaluation.evaluator import NOISE_SAMPLES
 from launch.setup.experiment import Experiment
 
 FORWARD = 1 / 3  # share of a training sample's FLOP: backward is two products for each one forward
@@ -17,7 +17,7 @@ def share(experiment: Experiment, datasets: int, rows: int) -> float:
     size = -(-e.batch_size // rows) * rows
     samples = 0.0
     if e.every:
-        samples += datasets * -(-e.windows // size) * size * LOSS_DRAWS * FORWARD / e.every
+        samples += datasets * -(-e.windows // size) * size * NOISE_SAMPLES * FORWARD / e.every
     if e.rollout_every:
         branches = 2 if {e.get("guidance", 1.0), e.get("action_guidance", 1.0)} != {1.0} else 1
         passes = (2 if family.imagines_video else 1) * branches * (e.solver_steps + e.get("action_steps", 0))

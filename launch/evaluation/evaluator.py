@@ -21,7 +21,7 @@ from world_model.parallel import host_rows, sharding
 from world_model.training.train_step import by_row
 
 SHOWN = 6  # windows whose frames are kept for people to look at
-LOSS_DRAWS = 2  # noise draws per held-out window
+NOISE_SAMPLES = 2  # noise samples per held-out window
 USE_EVALUATION = 1000  # use of random keys, beside those of the families' losses
 
 
@@ -50,10 +50,10 @@ class Evaluator:
         with self.on_mesh():
             return {name: x for name, x in placed.items() if name not in stored_from}, *self._encode(frozen, placed)
 
-    def losses(self, params: dict, small: dict, example, draw: int) -> dict[str, np.ndarray]:
-        """The loss's metrics of every window alone, [B], on the noise of a draw: the batch size changes none."""
+    def losses(self, params: dict, small: dict, example, sample: int) -> dict[str, np.ndarray]:
+        """The loss's metrics of every window alone, [B], on a sample of noise: the batch size changes none."""
         with self.on_mesh():
-            return self.fetch(self._losses(params, small, example, jax.random.fold_in(self._root, draw)))
+            return self.fetch(self._losses(params, small, example, jax.random.fold_in(self._root, sample)))
 
     def roll_out(self, params: dict, frozen: dict, batch: dict[str, np.ndarray], example, conditions,
                  datasets: tuple[Dataset, ...], shown: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from launch.evaluation.evaluator import LOSS_DRAWS, SHOWN, Evaluator, pad_batch
+from launch.evaluation.evaluator import NOISE_SAMPLES, SHOWN, Evaluator, pad_batch
 from launch.reporting import figures, scores
 from launch.setup import training
 from launch.setup.experiment import Experiment
@@ -92,8 +92,8 @@ class HeldOut:
     def _losses(self, params: dict) -> dict[str, float]:
         windows: dict[str, list[dict]] = {}
         for dataset, count, small, example in self._windows:
-            for draw in range(LOSS_DRAWS):
-                each = self._evaluator.losses(params, small, example, draw)
+            for sample in range(NOISE_SAMPLES):
+                each = self._evaluator.losses(params, small, example, sample)
                 names = [name for name in each if dataset.embodiment.action or not name.startswith("action")]
                 windows.setdefault(dataset.name, []).extend(
                     {name: each[name][i] for name in names} for i in range(count))

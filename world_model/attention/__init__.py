@@ -4,7 +4,7 @@
     attend(q [B, Lq, n, d], k [B, Lk, n, d], v [B, Lk, n, d], key_valid bool [B, Lk] | None) -> [B, Lq, n, d]
 with softmax scale d ** -0.5. key_valid takes keys away per sample (padded frames, actions of a video-only clip);
 the output of a query left with no key at all is finite and without meaning: mask its loss.
-A fifth argument, bool [segments of queries, segments of keys] (visibility.drawn_mask), takes pairs away at run time.
+A fifth argument, bool [segments of queries, segments of keys] (visibility.sampled_mask), takes pairs away at run time.
 """
 
 from collections.abc import Callable

@@ -46,7 +46,7 @@ class Segment:
     last_frame: int  # last latent frame of the block, for windows counted in frames
     start: int
     length: int
-    # Where the block size is drawn while training: the block under each size that may be drawn. Empty: `block` alone.
+    # Where training samples the block size: the block under each size that it may take. Empty: `block` alone.
     blocks: tuple[int, ...] = ()
 
     @property

@@ -4,8 +4,8 @@ A table maps (query group, key group) to a `Rule` on blocks; a pair that is not 
 come the dense mask (the oracle of the tests), the spans of the blockwise kernel, which tokens no output depends
 on, and the picture of the mask. Tables are a family's data: a config names one, and training stages may differ.
 
-Where the block size is drawn while training, spans cover what is visible under any size, and `drawn_mask` takes
-away at run time what is not visible under the one that was drawn: nothing is compiled again.
+Where the block size is sampled while training, spans cover what is visible under any size, and `sampled_mask` takes
+away at run time what is not visible under the one that was sampled: nothing is compiled again.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def in_window(rule: Rule, frame, end, window_frames: int):
 
 
 def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> bool:
-    """Whether tokens of `query` attend to tokens of `key`, under any block size that may be drawn. window_frames
+    """Whether tokens of `query` attend to tokens of `key`, under any block size that may be sampled. window_frames
     counts the block's own frames; 0 = all."""
     rule = table.get((query.group, key.group))
     if rule is None:
@@ -74,8 +74,8 @@ def sees(table: Table, query: Segment, key: Segment, window_frames: int = 0) -> 
     return bool(in_window(rule, key.frame, query.last_frame + 1, window_frames))
 
 
-def drawn_mask(table: Table, queries: Sequence, keys: Sequence, choice, window_blocks):
-    """bool [segments of queries, segments of keys]: who sees whom under the drawn block size. Traced.
+def sampled_mask(table: Table, queries: Sequence, keys: Sequence, choice, window_blocks):
+    """bool [segments of queries, segments of keys]: who sees whom under the sampled block size. Traced.
 
     choice: int32, index into every segment's `blocks`. window_blocks: int32, the farthest block that is seen counts
     this many blocks away, whatever the rule.
@@ -98,7 +98,7 @@ def dense_mask(table: Table, queries: Sequence, keys: Sequence, window_frames: i
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Query tokens that all see exactly the same key tokens, or (block size drawn) at most these; ranges are
+    """Query tokens that all see exactly the same key tokens, or (block size sampled) at most these; ranges are
     (start, stop)."""
 
     queries: tuple[tuple[int, int], ...]
@@ -110,7 +110,7 @@ def make_spans(table: Table, queries: Sequence, keys: Sequence, window_frames: i
                least: int = 0) -> tuple[Span, ...]:
     """The mask as few dense rectangles: no masked product is computed. Raises ValueError on a blind query.
 
-    Where the block size is drawn, spans are masked at run time anyway: adjacent segments of a group then share one
+    Where the block size is sampled, spans are masked at run time anyway: adjacent segments of a group then share one
     until it has at least `least` query tokens.
     """
     seen_by: dict[tuple, set[int]] = {}

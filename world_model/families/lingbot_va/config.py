@@ -6,8 +6,8 @@ CONFIG = config.merged(config.CONFIG, {
     "model": {
         "dim": 3072, "ffn_dim": 14336, "num_heads": 24, "num_layers": 30, "latent_channels": 48, "action_dim": 30,
         "visibility": "lingbot_va",  # name of the training's visibility table: visibility.py
-        "max_chunk_frames": 4,  # K, latent frames per chunk, drawn from 1 to this in every step
-        "min_window_blocks": 4,  # W, how far back is seen, drawn in every step; a chunk is two blocks
+        "max_chunk_frames": 4,  # K, latent frames per chunk, sampled from 1 to this in every step
+        "min_window_blocks": 4,  # W, how far back is seen, sampled in every step; a chunk is two blocks
         "max_window_blocks": 64,  # largest W
     },
     "layout": {"height": 256, "width": 320, "frames_per_block": 1,  # actions are grouped by latent frame

@@ -1,6 +1,6 @@
 """LingBot-VA's matrix products (convention: world_model/analysis/flops.py).
 
-Visible pairs are the mean over the chunk sizes that are drawn, without the window: where it bites there are fewer.
+Visible pairs are the mean over the chunk sizes that are sampled, without the window: where it bites there are fewer.
 """
 
 import dataclasses

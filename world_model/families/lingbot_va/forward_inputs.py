@@ -23,7 +23,7 @@ class ForwardInputs(NamedTuple):
     window_blocks: jax.Array  # int32, W: blocks at most this far apart see each other; two blocks a chunk
     frame_valid: jax.Array | None = None  # bool [B, F]
     action_valid: jax.Array | None = None  # bool [B, N]; all False on a video-only clip
-    # bool, where it is drawn: video is predicted from its own chunk's actions as well (forward dynamics, Eq. 13).
+    # bool, where it is sampled: video is predicted from its own chunk's actions as well (forward dynamics, Eq. 13).
     forward_dynamics: jax.Array | None = None
 
 

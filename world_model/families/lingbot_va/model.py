@@ -2,7 +2,7 @@
 
 An episode is cut into chunks of K latent frames. A chunk's video is predicted from the clean past; its actions from
 that past and the clean copy of the chunk's own video (inverse dynamics). Action group f holds the n actions that lead
-to latent frame f; group 0 leads to the first frame and is a dummy. K and the window are drawn anew in every training
+to latent frame f; group 0 leads to the first frame and is a dummy. K and the window are sampled anew in every training
 step: they are inputs of the forward pass, not part of what is compiled.
 
 This file is the released variant: both modalities go through the same layers, and differ in embedders, time
@@ -122,13 +122,13 @@ class LingBotVA(Stack):
         kernel = make_attend(self.spec.attention, self.table(inputs), queries, keys)
 
         def mask(name: str | None = None):
-            return visibility.drawn_mask(self.spec.table(name), queries, keys, inputs.chunk_frames - 1,
+            return visibility.sampled_mask(self.spec.table(name), queries, keys, inputs.chunk_frames - 1,
                                          inputs.window_blocks)
 
-        drawn = mask()
+        sampled = mask()
         if inputs.forward_dynamics is not None:
-            drawn = jnp.where(inputs.forward_dynamics, mask("lingbot_va_forward_dynamics"), drawn)
-        return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, drawn)
+            sampled = jnp.where(inputs.forward_dynamics, mask("lingbot_va_forward_dynamics"), sampled)
+        return lambda q, k, v, key_valid=None: kernel(q, k, v, key_valid, sampled)
 
     def embed(self, group: tokens.Group, inputs: ForwardInputs, sequence: tokens.Sequence) -> "Embedded":
         """The tokens of one group, as many as the sequence has."""

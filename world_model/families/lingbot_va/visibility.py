@@ -20,7 +20,7 @@ _FORWARD_DYNAMICS: Table = {
     **_INVERSE_DYNAMICS, (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT, (CLEAN_ACTION, CLEAN): Rule.BUT_LAST,
 }  # fmt: skip
 
-# What is visible under one or the other, where a step draws which of them holds.
+# What is visible under one or the other, where a step samples which of them holds.
 _EITHER_DYNAMICS: Table = {**_INVERSE_DYNAMICS, (NOISY, CLEAN_ACTION): Rule.UP_TO_NEXT}
 
 TABLES: dict[str, Table] = {

@@ -67,7 +67,7 @@ class DreamZeroGolden(GoldenFile):
         return parts
 
     def example(self) -> dict[str, np.ndarray | None]:
-        """Inputs of the training loss, with the noise that was drawn."""
+        """Inputs of the training loss, with the noise that was sampled."""
         given = self.inputs
         mask = (given["in/action_mask"] * given["in/has_real_action"][:, None, None]).astype(bool)
         return {"latents": self.video("latents"), "text": given["in/context"], "image": given["in/clip"],

@@ -1,7 +1,7 @@
 """What a file of LingBot-VA's reference numbers asks, section by section.
 
 Schedules, weights and Euler trajectories (sched), rotary angles (rope), masks (mask), what training makes of its
-draws (in), the training forward with losses, hidden states and gradients (tr), single cached passes with cache
+samples (in), the training forward with losses, hidden states and gradients (tr), single cached passes with cache
 contents and eviction (inf), and the serving loop, whole and partly denoised (srv).
 """
 
@@ -74,7 +74,7 @@ class LingBotVAGolden(GoldenFile):
                        action_valid=np.ones(mask.shape[:2], bool), state=None)
 
     def sampled(self, mix: str, history: bool, window: int) -> Sampled:
-        """The draws of one variant, by the levels nearest to its timesteps."""
+        """The samples of one variant, by the levels nearest to its timesteps."""
         c = self.config
         def index(name, shift):
             return np.asarray(flow_matching.nearest_level(
@@ -138,7 +138,7 @@ def masks(golden: LingBotVAGolden, adapter) -> Iterator[tuple[str, np.ndarray]]:
         spec = dataclasses.replace(golden.spec, layout=Layout(4 * frames - 3, 8, 8, 1, n, 1), latent_height=PATCH,
                                    latent_width=PATCH * patches, max_chunk_frames=max(chunk, 4))
         sequence = make_sequence(spec, frames)
-        sampled = visibility.drawn_mask(spec.table(), sequence, sequence, chunk - 1, window)
+        sampled = visibility.sampled_mask(spec.table(), sequence, sequence, chunk - 1, window)
         order = np.concatenate([np.tile(_rows(sequence, group), batch) for group in SEGMENTS])
         sample = np.concatenate([np.repeat(range(batch), len(_rows(sequence, group))) for group in SEGMENTS])
         segment = segment_of_token(sequence)[order]
@@ -155,7 +155,7 @@ def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tup
         mix, window, history = re.fullmatch(r"(mix_|)w(\d+)_(clean|hist)", name).groups()
         sampled, at = golden.sampled(mix, history == "hist", int(window)), f"tr/{name}"
         out = train(sampled, golden.timesteps(mix, history == "hist"))
-        yield from _draws(golden, out, mix, history == "hist", example, sampled)
+        yield from _loss_inputs(golden, out, mix, history == "hist", example, sampled)
         yield f"{at}/video", channels_first(out.video)
         yield f"{at}/action", grouped(out.action, c["n"])
         yield f"{at}/video_seq", np.asarray(patchify(out.video, PATCH)).reshape(c["B"], -1, out.video.shape[-1])
@@ -176,8 +176,8 @@ def training(golden: LingBotVAGolden, adapter: LingBotVAAdapter) -> Iterator[tup
             yield f"{at}/block{i}", np.concatenate([x.reshape(-1, x.shape[-1]) for x in rows])
 
 
-def _draws(golden, out, mix: str, history: bool, example: Example, sampled: Sampled):
-    """What the objective made of the draws. Targets are the same whatever the levels; masked actions have none."""
+def _loss_inputs(golden, out, mix: str, history: bool, example: Example, sampled: Sampled):
+    """What the loss made of the samples. Targets are the same whatever the levels; masked actions have none."""
     n, x = golden.config["n"], out.inputs
     yield f"in/{mix}noisy_video", channels_first(x["noisy_latents"])
     yield f"in/{mix}noisy_action", grouped(x["noisy_actions"], n)

@@ -19,7 +19,7 @@ from world_model.weights import names, transforms
 
 
 class Training(NamedTuple):
-    """One training batch with given draws: per-frame arrays are [B, F]."""
+    """One training batch with given samples: per-frame arrays are [B, F]."""
 
     inputs: dict[str, np.ndarray]  # what the loss made of what was sampled: fields of model.ForwardInputs
     video: np.ndarray  # velocities [B, F, h, w, C]
