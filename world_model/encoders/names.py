@@ -18,7 +18,7 @@ from world_model.weights.transforms import KINDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class TensorTable:
     """All tensors of one format."""
 
     entries: tuple[Entry, ...]
@@ -29,21 +29,21 @@ class Table:
 FORMATS = ("wan", "diffusers")
 
 
-def published_shapes(table: Table, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+def published_shapes(table: TensorTable, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
     """Published names and shapes, from the shapes of our arrays, without any data. Raises ValueError where the table
     does not cover ours exactly."""
     _check_covers(table, shapes)
     return {entry.published: names.published_shape(shapes, entry, 0) for entry in table.entries}
 
 
-def to_published(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def to_published(table: TensorTable, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (published name, array), one at a time. Raises ValueError where the table does not cover our arrays
     exactly."""
     _check_covers(table, params)
     return (names.published_tensor(params, entry, 0) for entry in table.entries)
 
 
-def _check_covers(table: Table, params: Mapping[str, object]) -> None:
+def _check_covers(table: TensorTable, params: Mapping[str, object]) -> None:
     if differing := sorted({e.native for e in table.entries} ^ params.keys()):
         raise ValueError(f"the name table and our parameters differ in {differing[:5]}")
 
@@ -79,9 +79,9 @@ _VAE_OUTSIDE = {
 }
 
 
-def vae(spec) -> dict[str, Table]:
+def vae(spec) -> dict[str, TensorTable]:
     """{format: table} of an autoencoder; spec: `wan_vae.WanVaeSpec`."""
-    return {form: Table(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS}
+    return {form: TensorTable(tuple(_entries(_vae_modules(spec, form)))) for form in FORMATS}
 
 
 def _vae_modules(spec, form: str) -> Iterator[tuple[str, str, str]]:
@@ -145,9 +145,9 @@ _UMT5 = {  # published, native, kind: outside the layers, then of a layer
 _UMT5_COPIES = {"wan": (), "diffusers": (("encoder.embed_tokens.weight", "shared.weight"),)}
 
 
-def umt5(layers: int) -> dict[str, Table]:
+def umt5(layers: int) -> dict[str, TensorTable]:
     """{format: table} of UMT5's encoder."""
-    return {form: Table(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS}
+    return {form: TensorTable(tuple(_stacked(*_UMT5[form], layers)), copies=_UMT5_COPIES[form]) for form in FORMATS}
 
 
 _CLIP = {  # as _UMT5
@@ -180,9 +180,9 @@ _CLIP_UNREAD = {  # the last layer and what follows it, the text tower, fixed in
 }
 
 
-def clip(layers: int) -> dict[str, Table]:
+def clip(layers: int) -> dict[str, TensorTable]:
     """{format: table} of CLIP's picture encoder, of which `layers` layers are read and one more is not."""
-    return {form: Table(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
+    return {form: TensorTable(tuple(_stacked(*_CLIP[form], layers)), _CLIP_UNREAD[form].replace("{last}", str(layers)))
             for form in FORMATS}
 
 

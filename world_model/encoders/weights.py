@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from world_model.encoders.names import Table, published_shapes
+from world_model.encoders.names import TensorTable, published_shapes
 from world_model.weights.safetensors_io import Weights, WeightsError
 from world_model.weights.tensor_files import open_tensors, read_tensor
 
@@ -51,7 +51,7 @@ def check(file: WeightsFile, kept: Mapping[str, np.ndarray]) -> None:
                            f"{bytes(kept['sha256']).hex()[:16]}...)")
 
 
-def load(file: WeightsFile, tables: Mapping[str, Table], shapes: Mapping[str, jax.ShapeDtypeStruct]
+def load(file: WeightsFile, tables: Mapping[str, TensorTable], shapes: Mapping[str, jax.ShapeDtypeStruct]
          ) -> dict[str, np.ndarray]:
     """Our arrays, of the dtypes of `shapes`; one published tensor is in memory at a time.
 
@@ -84,7 +84,7 @@ class _Fit(NamedTuple):
 
     form: str
     prefix: str
-    table: Table
+    table: TensorTable
     missing: list[str]
     unexpected: list[str]
 
@@ -97,7 +97,7 @@ class _Fit(NamedTuple):
         return f"{self.form} under {self.prefix!r}" if self.prefix else self.form
 
 
-def _fitting(path: str, tables: Mapping[str, Table], names: set[str]) -> tuple[str, Table]:
+def _fitting(path: str, tables: Mapping[str, TensorTable], names: set[str]) -> tuple[str, TensorTable]:
     """(prefix, table) that fit. An encoder is all of a file, or a component of a larger checkpoint: then its names are
     under a prefix, and names elsewhere are other components'."""
     whole = [_fit(form, table, "", names) for form, table in tables.items()]
@@ -114,13 +114,13 @@ def _fitting(path: str, tables: Mapping[str, Table], names: set[str]) -> tuple[s
                        f"unexpected {near.unexpected[:5]}")
 
 
-def _prefixes(table: Table, names: set[str]) -> list[str]:
+def _prefixes(table: TensorTable, names: set[str]) -> list[str]:
     """What stands, up to a dot, before any of the table's names in longer ones."""
     known = {entry.published for entry in table.entries} | {copy for copy, _ in table.copies}
     return sorted({name[:dot.end()] for name in names for dot in re.finditer(r"\.", name) if name[dot.end():] in known})
 
 
-def _fit(form: str, table: Table, prefix: str, names: set[str]) -> _Fit:
+def _fit(form: str, table: TensorTable, prefix: str, names: set[str]) -> _Fit:
     names = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     copies, wanted = dict(table.copies), {entry.published for entry in table.entries}
     missing = wanted - names - {copies[name] for name in names if name in copies}

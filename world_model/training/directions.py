@@ -20,7 +20,7 @@ MUON_SIZE = 0.2  # root mean square of muon's direction: AdamW's, so that rates 
 MATRIX = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
 
-class Rule(NamedTuple):
+class DirectionRule(NamedTuple):
     """Functions `init(params) -> opt`, `update(grads, opt, params) -> (directions, opt)`; opt: {"count": int32,
     moment: {name: array}}."""
 
@@ -28,17 +28,17 @@ class Rule(NamedTuple):
     update: Callable
 
 
-def adamw(b1: float, b2: float, eps: float) -> Rule:
+def adamw(b1: float, b2: float, eps: float) -> DirectionRule:
     """Adam's direction."""
     return _of_optax(optax.scale_by_adam(b1, b2, eps), optax.ScaleByAdamState)
 
 
-def lion(b1: float, b2: float, eps: float) -> Rule:
+def lion(b1: float, b2: float, eps: float) -> DirectionRule:
     """Lion's signs. eps is not read."""
     return _of_optax(optax.scale_by_lion(b1, b2), optax.ScaleByLionState)
 
 
-def adafactor(b1: float, b2: float, eps: float) -> Rule:
+def adafactor(b1: float, b2: float, eps: float) -> DirectionRule:
     """Adafactor's: factored second moments, each layer's direction clipped to a root mean square of 1, momentum b1.
 
     b2 and eps are not read.
@@ -55,7 +55,7 @@ def adafactor(b1: float, b2: float, eps: float) -> Rule:
             found = new["mu"] = optax.tree.update_moment(found, opt["mu"], b1, 1)
         return found, new
 
-    return Rule(init, update)
+    return DirectionRule(init, update)
 
 
 def _clipped(name: str, direction: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def _clipped(name: str, direction: jax.Array) -> jax.Array:
     return direction / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(direction), own, keepdims=True)))
 
 
-def muon(b1: float, b2: float, eps: float) -> Rule:
+def muon(b1: float, b2: float, eps: float) -> DirectionRule:
     """Muon's for matrices, with Nesterov momentum b1; Adam's for all else."""
     adam = adamw(b1, b2, eps)
     orthogonal = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=lambda params: dict.fromkeys(
@@ -83,7 +83,7 @@ def muon(b1: float, b2: float, eps: float) -> Rule:
         scaled = {name: MUON_SIZE * math.sqrt(max(d.shape[-2:])) * d for name, d in turned.items()}
         return found | scaled, new | {"mu": new["mu"] | momentum}
 
-    return Rule(init, update)
+    return DirectionRule(init, update)
 
 
 def split(tree: dict) -> tuple[dict, dict]:
@@ -97,19 +97,19 @@ def _by_matrix(x: jax.Array) -> jax.Array:
     return sharding.constrain(x, "matrices", *(None,) * (x.ndim - 1)) if x.ndim > 2 else x
 
 
-def _of_optax(transform: optax.GradientTransformation, state: Callable) -> Rule:
+def _of_optax(transform: optax.GradientTransformation, state: Callable) -> DirectionRule:
     def update(grads: dict, opt: dict, params: dict) -> tuple[dict, dict]:
         found, moments = transform.update(grads, state(**opt), params)
         return found, dict(moments._asdict())
 
-    return Rule(lambda params: dict(transform.init(params)._asdict()), update)
+    return DirectionRule(lambda params: dict(transform.init(params)._asdict()), update)
 
 
-RULES: dict[str, Callable[[float, float, float], Rule]] = {
+RULES: dict[str, Callable[[float, float, float], DirectionRule]] = {
     "adamw": adamw, "muon": muon, "adafactor": adafactor, "lion": lion}
 
 
-def with_moments_dtype(rule: Rule, dtype: str) -> Rule:
+def with_moments_dtype(rule: DirectionRule, dtype: str) -> DirectionRule:
     """The rule with moments kept in a dtype, and computed with in float32.
 
     In bfloat16 they are rounded up or down by chance, with odds that make the mean right: a second moment moves by a
@@ -130,7 +130,7 @@ def with_moments_dtype(rule: Rule, dtype: str) -> Rule:
         kept = [rounded(x, jax.random.fold_in(key, i)) if x.dtype == jnp.float32 else x for i, x in enumerate(leaves)]
         return found, jax.tree.unflatten(structure, kept)
 
-    return Rule(init, update)
+    return DirectionRule(init, update)
 
 
 def rounded(x: jax.Array, key: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ class TwoLinears(nn.Module):
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
-class Conditions(nn.Module):
+class ConditionEmbedder(nn.Module):
     """Timesteps and text. Of a shared network the actions' text embedder is stored and never used, as released."""
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int):
@@ -68,7 +68,7 @@ class Network(nn.Module):
         self.spec, self.grid = spec, spec.grid
         self.patch_embedding_mlp, self.action_embedder = nn.Linear(patch, dim), nn.Linear(spec.action_dim, narrow)
         self.condition_embedder, self.condition_embedder_action = (
-            Conditions(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
+            ConditionEmbedder(width, spec.freq_dim, spec.text_dim) for width in (dim, narrow))
         self.blocks = nn.ModuleList(self.make_layer() for _ in range(spec.num_layers))
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, dim))
         self.proj_out, self.action_proj_out = nn.Linear(dim, patch), nn.Linear(narrow, spec.action_dim)

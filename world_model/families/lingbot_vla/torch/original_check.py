@@ -53,7 +53,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
                  original.left(found), original.prompts(prompt, found))
 
 
-def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.Table) -> dict[str, np.ndarray]:
+def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.GroupSlots) -> dict[str, np.ndarray]:
     """A training sample whose last camera is missing, and what a client sends: pictures [H, W, 3] by camera, the state
     by group of joints, a prompt; with the noise of its actions."""
     rng, actions, known = np.random.default_rng(0), (spec.layout.actions_per_block, spec.action_dim), robot.embodiment
@@ -113,7 +113,7 @@ def _expected(adapter: TorchLingBotVLAAdapter, steps: int, robot, asked: Mapping
     yield "request0/commands", robot.commands(found["request0/actions"][0], asked["robot_state"])
 
 
-def _original_value(found: Mapping, name: str, robot, table: norm_stats.Table) -> np.ndarray:
+def _original_value(found: Mapping, name: str, robot, table: norm_stats.GroupSlots) -> np.ndarray:
     """The original's value of an entry; its commands are by group."""
     if not name.endswith("/commands"):
         return found[name]

@@ -15,14 +15,14 @@ import numpy as np
 from world_model import kinds
 from world_model.weights.tensor_files import WeightsError, read_json
 
-Table = Mapping[str, int]  # group -> its slots
+GroupSlots = Mapping[str, int]  # group -> its slots
 
 _ENTRY = kinds.fields({"mean": kinds.list_of(kinds.anything)}, required=("mean",))
 _PUBLISHED = kinds.fields({"norm_stats": kinds.map_of(_ENTRY), "count": kinds.optional(kinds.number(0, 2**62))},
                           required=("norm_stats",))
 KEYS = {"action": "action.", "state": "observation.state."}
 STATISTICS = ("mean", "std", "q01", "q99", "q02", "q98", "min", "max")
-TABLES: dict[int, Table] = {  # by version
+TABLES: dict[int, GroupSlots] = {  # by version
     1: {"arm.position": 14, "effector.position": 2},
     2: {"arm.position": 14, "end.position": 14, "effector.position": 2, "waist.position": 4, "head.position": 2,
         "base.position": 3, "hand.position": 12}}
@@ -37,7 +37,7 @@ NEAREST = {  # likewise, of what a version does not have
     2: {"quantile": "bounds_99_woclip", "min_max": "minmax_woclip"}}
 
 
-def groups(table: Table, dimensions: tuple) -> dict[str, list[int]] | None:
+def groups(table: GroupSlots, dimensions: tuple) -> dict[str, list[int]] | None:
     """{group: indices of its dimensions, by slot}. None where a slot is in no group, or one in front of it is empty."""
     where, first, found = {dimension.slot: i for i, dimension in enumerate(dimensions)}, 0, {}
     for name, room in table.items():
@@ -50,7 +50,7 @@ def groups(table: Table, dimensions: tuple) -> dict[str, list[int]] | None:
     return found if sum(map(len, found.values())) == len(dimensions) else None
 
 
-def table_of(robot, version: int) -> Table | None:
+def table_of(robot, version: int) -> GroupSlots | None:
     """The version's own table where the robot fits into it; else one whose groups are the robot's runs of slots; None
     where state and action do not fill the same, as with states as cosines and sines."""
     if robot.angles:
@@ -63,7 +63,7 @@ def table_of(robot, version: int) -> Table | None:
                  if all(groups(table, part) is not None for part in (robot.action, robot.state))), None)
 
 
-def published(robot, table: Table, statistics: Mapping) -> dict:
+def published(robot, table: GroupSlots, statistics: Mapping) -> dict:
     """One dataset's statistics in the released form; of a robot with statistics per step, for all steps of a chunk."""
     chunk = statistics["actions_per_block"]
 
@@ -76,7 +76,7 @@ def published(robot, table: Table, statistics: Mapping) -> dict:
     return {"norm_stats": found, "count": statistics["action"]["count"]}
 
 
-def arguments(robot, table: Table, version: int) -> dict:
+def arguments(robot, table: GroupSlots, version: int) -> dict:
     """The data section's entries of a robot: its groups with their room, its cameras, how it is normalised."""
     norm_type = (NORM_TYPES[version] | NEAREST[version])[robot.normalisation]
     return {"joints": [str({name: room}) for name, room in table.items()], "cameras": list(robot.views),
@@ -125,7 +125,7 @@ def read(file: Path, joints: list | None, version: int, robot, actions_per_block
                          for key in known}} for part, order in parts.items()}}
 
 
-def _table(joints: list, where: str) -> Table:
+def _table(joints: list, where: str) -> GroupSlots:
     """The groups of a run's arguments, where each is {group: room}, or that as a string. Raises WeightsError."""
     try:
         entries = [ast.literal_eval(entry) if isinstance(entry, str) else entry for entry in joints]
