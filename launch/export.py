@@ -80,7 +80,7 @@ def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
         report = {"step": restored.step, "tolerance": tolerance,
                   "compared_with": READ_BACK if by_tensor else written.compared_with,
                   "passed": problem is None and not found.unloadable, "problem": problem, "max": max(parity.values()),
-                  "unloadable": list(found.unloadable), "otherwise": list(found.otherwise),
+                  "unloadable": list(found.unloadable), "otherwise": list(found.deviations),
                   "entries": parity, "dtype": dtype, "cast": cast, "bfloat16": low}
         (partial / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
         if problem:

@@ -316,7 +316,7 @@ def test_a_robot_in_other_slots_has_groups_of_its_own():
     assert norm_stats.table_of(apart, 1) is None
     turned = dataclasses.replace(robot, state=(dataclasses.replace(robot.state[0], sine_slot=20), *robot.state[1:]))
     assert norm_stats.table_of(turned, 2) is None  # sines stand where no action does
-    assert norm_stats.otherwise("some", apart, 1) == [
+    assert norm_stats.deviations("some", apart, 1) == [
         "yam: its server wants state and action in the same slots; there are no statistics of dataset 'some' for it",
         "yam: its server has no quantile and normalises by bounds_99_woclip, the nearest, which does not clip"]
 
@@ -330,7 +330,7 @@ def test_normalisation_is_called_as_each_versions_server_calls_it(kind, names):
     for version, name in enumerate(names, 1):
         found = norm_stats.arguments(robot, norm_stats.TABLES[1], version)["norm_type"]
         assert name.rstrip("*") in (found if version == 1 else found[0])
-        assert len(norm_stats.otherwise("some", robot, version)) == name.endswith("*")
+        assert len(norm_stats.deviations("some", robot, version)) == name.endswith("*")
 
 
 def test_a_served_export_answers_as_the_checkpoint_does(tmp_path):

@@ -28,12 +28,12 @@ def check(directory: Path | str, checkout: Path | str, python: str, tolerance: f
     experiment = Experiment(restored_config(provenance["config"], f"{directory}/provenance.json: config"))
     run = experiment.family.part("original", "launch.export --check=original")
     served = SimpleNamespace(statistics=statistics, experiment=experiment)
-    trial = run(Path(directory), Path(checkout), python, experiment,
-                functools.partial(choose_robot, served, embodiment, dataset))
+    comparison = run(Path(directory), Path(checkout), python, experiment,
+                     functools.partial(choose_robot, served, embodiment, dataset))
     found = {}
-    for name, (ours, original) in trial.entries.items():
+    for name, (ours, original) in comparison.entries.items():
         picture = name.endswith("/canvas")
         found[name] = float(np.abs(ours - original).mean()) if picture else max_difference(name, ours, original).size
     above = [name for name, size in found.items() if not size <= (CANVAS if name.endswith("/canvas") else tolerance)]
-    return {"entries": found, "left": dict(trial.left), "otherwise": list(trial.otherwise), "above": above,
-            "passed": not above and not trial.left}
+    return {"entries": found, "left": dict(comparison.unmatched), "otherwise": list(comparison.deviations),
+            "above": above, "passed": not above and not comparison.unmatched}

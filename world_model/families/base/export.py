@@ -49,15 +49,15 @@ class Comparison(NamedTuple):
     bfloat16: Mapping[str, Difference] = MappingProxyType({})  # what computing in it changes, where something computes
     # Of the program whose layout it is, in sentences:
     unloadable: tuple[str, ...] = ()  # why it cannot load the whole of it
-    otherwise: tuple[str, ...] = ()  # what it does otherwise than training did
+    deviations: tuple[str, ...] = ()  # what it does otherwise than training did
 
 
-class Trial(NamedTuple):
-    """An export in the hands of the program whose layout it is."""
+class OriginalRun(NamedTuple):
+    """What the original project computes and answers with an export, beside ours."""
 
-    entries: Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (ours, theirs)
-    left: Mapping[str, list[str]] = MappingProxyType({})  # tensors that it missed, and that it had no place for
-    otherwise: tuple[str, ...] = ()  # see Comparison
+    entries: Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (ours, the original's)
+    unmatched: Mapping[str, list[str]] = MappingProxyType({})  # tensors that it missed, or had no place for
+    deviations: tuple[str, ...] = ()  # see Comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +93,16 @@ def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def check(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat, jax_outputs: Callable,
-          torch_outputs: Callable, unloadable: Iterable[str] = (), otherwise: Iterable[str] = ()) -> Comparison:
+          torch_outputs: Callable, unloadable: Iterable[str] = (), deviations: Iterable[str] = ()) -> Comparison:
     """Compares a written directory of that layout with the trained model: outputs of the whole network in JAX and in
     PyTorch, or each parameter by itself (`Trained.by_tensor`).
 
     jax_outputs(sampler, params) and torch_outputs(sampler, directory, dtype to compute in) give arrays by entry; those
     in bfloat16 may be some of the entries.
     """
-    said = tuple(unloadable), tuple(otherwise)
+    said = tuple(unloadable), tuple(deviations)
     if trained.by_tensor:
-        return read_back(directory, trained, dtype, layout)._replace(unloadable=said[0], otherwise=said[1])
+        return read_back(directory, trained, dtype, layout)._replace(unloadable=said[0], deviations=said[1])
     sampler = trained.sampler
     parity, cast, expected = compare_cast(
         lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory, "float32"))

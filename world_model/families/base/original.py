@@ -9,7 +9,7 @@ import numpy as np
 
 SIDE = Path(__file__).parents[2] / "original_side.py"  # what it runs in
 INSTRUCTION = "Pick up the cup"  # instruction of the requests
-LEFT = ("missing", "unexpected")  # arrays of an answer: tensors that the original missed, or had no place for
+UNMATCHED = ("missing", "unexpected")  # arrays of an answer: tensors that the original missed, or had no place for
 
 
 def ask(script: str, python: str, checkout: Path, inputs: Mapping[str, np.ndarray], *arguments: str
@@ -31,9 +31,9 @@ def ask(script: str, python: str, checkout: Path, inputs: Mapping[str, np.ndarra
             return {name: file[name] for name in file.files}
 
 
-def left(found: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """`Trial.left` of an answer."""
-    return {name: found[name].tolist() for name in LEFT if len(found[name])}
+def unmatched(found: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """`OriginalRun.unmatched` of an answer."""
+    return {name: found[name].tolist() for name in UNMATCHED if len(found[name])}
 
 
 def prompts(ours: str, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch  # extra: torch
 
 from world_model.batch import Layout
 from world_model.families.base import original
-from world_model.families.base.export import Trial
+from world_model.families.base.export import OriginalRun
 from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.torch import loading, original_run, wan_original_check
 from world_model.families.dreamzero.torch import runtime as torch_runtime
@@ -29,7 +29,7 @@ AS_ITS_POLICY: dict[str, Any] = {"solver": "unipc", "steps": 16, "shift": 5.0, "
                                  "skipping": "8"}
 
 
-def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
+def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> OriginalRun:
     """Runs `python` with the original's packages on its checkout; of an export with --format=wan, the original is Wan.
     robot: makes a data_pipelines Robot.
 
@@ -50,8 +50,9 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     runtime, settings = loading.load(directory)
     runtime.rollout_table = TABLES["dreamzero_state_sees_all"]  # its own, whatever ours is
     expected = dict(_forward(runtime, inputs)) | dict(_requests(runtime, settings, driven, known, inputs, found))
-    return Trial({name: (x, _original_value(found, known, name)) for name, x in expected.items()}, original.left(found),
-                 original.prompts(driven.prompt(original.INSTRUCTION), found))
+    entries = {name: (x, _original_value(found, known, name)) for name, x in expected.items()}
+    return OriginalRun(entries, original.unmatched(found),
+                       original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
 def _parts(ours: dict) -> dict[str, np.ndarray]:

@@ -144,7 +144,7 @@ def with_stand_ins(export: Path, work: Path) -> Path:
     return folder
 
 
-def left(policy, export: Path) -> tuple[set[str], set[str]]:
+def unmatched(policy, export: Path) -> tuple[set[str], set[str]]:
     """What its loader, which is not strict, left out: names of the network that no file has, and the reverse."""
     index = json.loads((export / "model.safetensors.index.json").read_text())["weight_map"]
     head = policy.trained_model.action_head
@@ -224,7 +224,7 @@ def main(checkout: str, export: str, tag: str, work: str) -> None:
             text = observation.pop("text").item()
             answers = request(policy, observation | {"annotation.language.action_text": text})
             found |= {prefix + name: x for name, x in answers.items()}
-    original_side.write_results(work, *left(policy, Path(export)), **found)
+    original_side.write_results(work, *unmatched(policy, Path(export)), **found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from world_model import functional
 from world_model.families.base import original
-from world_model.families.base.export import Trial
+from world_model.families.base.export import OriginalRun
 from world_model.families.dreamzero.layout import MASK_CHANNELS, DreamZeroSpec
 from world_model.families.dreamzero.model import DreamZero, ForwardInputs
 from world_model.families.dreamzero.torch import wan_original_run
@@ -21,7 +21,7 @@ from world_model.weights import conversion
 IMAGE_TOKENS, IMAGE_DIM, TIMESTEP = 257, 1280, 555.5
 
 
-def check(directory: Path, checkout: Path, python: str, experiment: Any) -> Trial:
+def check(directory: Path, checkout: Path, python: str, experiment: Any) -> OriginalRun:
     """Runs `python` with the original's packages on its checkout. Raises ValueError where the original ends with an
     error; its last words are told."""
     spec, shapes = experiment.model.spec, experiment.model.shapes
@@ -32,7 +32,7 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any) -> Tria
         params = {name: x for name, x in params.items() if not re.search(IMAGE_BRANCH.pattern, name)}
     asked = _inputs(spec)
     found = original.ask(wan_original_run.__file__, python, checkout, asked, str(Path(directory).resolve()))
-    return Trial({"forward/video": (_forward(spec, params, asked), found["video"])}, original.left(found))
+    return OriginalRun({"forward/video": (_forward(spec, params, asked), found["video"])}, original.unmatched(found))
 
 
 def _inputs(spec: DreamZeroSpec) -> dict[str, np.ndarray]:

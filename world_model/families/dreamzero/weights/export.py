@@ -32,7 +32,7 @@ def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes:
     reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings,
                            encoders=trained.encoders, dtype=dtype, shard_bytes=shard_bytes)
     return check(directory, trained, dtype, IMPORTS["dreamzero"], jax_outputs, torch_outputs,
-                 *_of_the_original(trained))
+                 *_original_limits(trained))
 
 
 def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *,
@@ -63,15 +63,15 @@ def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     written = dict(names.to_published(rounded(params, dtype), spec.head_dim, DREAMZERO))
     source = IMPORTS["dreamzero"].open(directory)
     found = {name: np.asarray(source[name], np.float32) for name in source.where}
-    unloadable, otherwise = _of_the_original(trained)
+    unloadable, deviations = _original_limits(trained)
     if not spec.image_dim:
         unloadable += ("adapters come without the image branch of zeros that it needs beside them; say --merge_lora",)
     return Comparison(compare({name: written[name] for name in found}, found), unloadable=unloadable,
-                      otherwise=otherwise)
+                      deviations=deviations)
 
 
-def _of_the_original(trained: Trained) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """`Comparison`'s unloadable and otherwise."""
+def _original_limits(trained: Trained) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`Comparison.unloadable` and `Comparison.deviations`."""
     robots = {robot.name: robot for robot in trained.robots.values()}
     spec = trained.model.spec
     return tuple(reference_format.unloadable(spec)), (

@@ -15,7 +15,7 @@ import numpy as np
 import torch  # extra: torch
 
 from world_model.families.base import original
-from world_model.families.base.export import Trial
+from world_model.families.base.export import OriginalRun
 from world_model.families.base.golden import channels_first, grouped
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.torch import original_run
@@ -29,7 +29,7 @@ LAYOUTS = {"t_shape": "robotwin_tshape", "side_by_side": "none", "single": "none
 EXECUTED = 0.9  # share of the normalised range, beyond which we clip and the original does not
 
 
-def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
+def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> OriginalRun:
     """Runs `python` with the original's packages on its checkout. robot: makes a data_pipelines Robot.
 
     Raises ValueError where the original ends with an error; its last words are told.
@@ -44,8 +44,9 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     session = CachedTorchLingBotVAAdapter(alone, asked["forward/text"])
     expected = {name: _pass(session, name, asked[name]) for name in passes if name != "forward/text"}
     expected |= {} if obstacles else dict(_answers(sampler, driven, request, found))
-    return Trial({name: (x, _original_value(found, name)) for name, x in expected.items()}, original.left(found),
-                 obstacles or original.prompts(driven.prompt(original.INSTRUCTION), found))
+    entries = {name: (x, _original_value(found, name)) for name, x in expected.items()}
+    return OriginalRun(entries, original.unmatched(found),
+                       obstacles or original.prompts(driven.prompt(original.INSTRUCTION), found))
 
 
 def _obstacles(spec: LingBotVASpec, robot) -> Iterator[str]:

@@ -17,7 +17,7 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     released_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
                           shard_bytes=shard_bytes)
     return check(directory, trained, dtype, IMPORTS[trained.model.family.name], jax_outputs, torch_outputs,
-                 otherwise=where_it_differs(trained.model.spec))
+                 deviations=where_it_differs(trained.model.spec))
 
 
 def where_it_differs(spec: LingBotVASpec) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch  # extra: torch
 
 from world_model.families.base import original
-from world_model.families.base.export import Trial
+from world_model.families.base.export import OriginalRun
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.families.lingbot_vla.torch import original_run
@@ -27,7 +27,7 @@ from world_model.families.lingbot_vla.weights.released_format import VERSIONS
 STATE_SHARE = 0.9  # the state's share of the normalised range, beyond which we may clip and the package does not
 
 
-def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> Trial:
+def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: Callable[[], Any]) -> OriginalRun:
     """Runs `python`, which has the package; there is no checkout. robot: makes a data_pipelines Robot.
 
     Raises ValueError where the package cannot run the model or the robot, or ends with an error; its last words are
@@ -49,8 +49,8 @@ def check(directory: Path, checkout: Path, python: str, experiment: Any, robot: 
     adapter = TorchLingBotVLAAdapter(spec, network)
     expected = dict(_expected(adapter, settings.get("steps", 10), driven, asked, found))
     prompt = spec.prompt.replace("{}", driven.prompt(original.INSTRUCTION))
-    return Trial({name: (x, _original_value(found, name, driven, table)) for name, x in expected.items()},
-                 original.left(found), original.prompts(prompt, found))
+    return OriginalRun({name: (x, _original_value(found, name, driven, table)) for name, x in expected.items()},
+                       original.unmatched(found), original.prompts(prompt, found))
 
 
 def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.GroupSlots) -> dict[str, np.ndarray]:

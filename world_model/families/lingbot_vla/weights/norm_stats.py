@@ -83,7 +83,7 @@ def arguments(robot, table: GroupSlots, version: int) -> dict:
             "norm_type": [str({name: norm_type}) for name in table] if version == 2 else norm_type}
 
 
-def otherwise(dataset: str, robot, version: int) -> list[str]:
+def deviations(dataset: str, robot, version: int) -> list[str]:
     """What the released servers would do otherwise with a robot, in sentences."""
     found = []
     if table_of(robot, version) is None:
