@@ -10,7 +10,8 @@ control steps to answer, waiting for it and not (launch/simulation/asynchronous.
 
 Writes OUT/closed_loop.json (default OUT: WORKDIR/closed_loop), OUT/strip.png, the best episode with what was imagined
 under it, and OUT/best_*.mp4, worst_*.mp4: what happened, beside what was imagined; with --rerun also *.rrd of the same
-episodes (launch/simulation/rerun_log.py). The report shows what stands in WORKDIR/closed_loop.
+episodes (launch/simulation/rerun_log.py). The report shows what stands in WORKDIR/closed_loop. With --videos=0 only
+numbers are written, and only what the model looks at is rendered, which is most of the time of a MuJoCo task.
 """
 
 import collections
@@ -43,11 +44,11 @@ RESULT, STRIP = "closed_loop.json", "strip.png"
 
 def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
              sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
-             task: str | None = None, baselines: Sequence[str] = BASELINES,
+             task: str | None = None, baselines: Sequence[str] = BASELINES, pictures: bool = True,
              say=print) -> tuple[dict, list[Run], Engine]:
     """(result as JSON values, the model's episodes, its engine). task: a name in launch/simulation/simulators.py;
-    baselines: of BASELINES, played beside the model. Raises ValueError where the checkpoint drives no robot that has a
-    simulator."""
+    baselines: of BASELINES, played beside the model; pictures: of every step, not of those alone that the model looks
+    at. Raises ValueError where the checkpoint drives no robot that has a simulator."""
     if unknown := set(baselines) - set(BASELINES):
         raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
     chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
@@ -59,8 +60,9 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
     instruction, seeds = chosen.instruction or robot.embodiment.instruction, range(seed, seed + episodes)
     fresh = functools.partial(chosen.make_runs, seeds, robot.layout.height, max_steps)
+    model = ModelPolicy(engine, instruction)
     policies: dict[str, tuple[closed_loop.Policy, int]] = {
-        "model": (ModelPolicy(engine, instruction), execute), "repeat_last": (closed_loop.repeat_last, 1),
+        "model": (model, execute), "repeat_last": (closed_loop.repeat_last, 1),
         "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
         "expert": (closed_loop.expert, 1)}
     result: dict[str, Any] = {
@@ -69,7 +71,7 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
     played = []
     for name in ("model", *baselines):
         (policy, count), began, runs = policies[name], time.monotonic(), fresh()
-        closed_loop.play(policy, runs, count, render=name == "model")
+        closed_loop.play(policy, runs, count, 0 if policy is not model else 1 if pictures else model.every(count))
         played = played or runs  # the model's alone: a world of Meta-World takes 20 MB
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
         say(describe(name, found, chosen.measure))
@@ -110,9 +112,13 @@ def describe(name: str, found: dict, measure: str) -> str:
 
 
 def write(out: Path, result: dict, runs: list[Run], engine: Engine, videos: int) -> None:
-    """Writes OUT/closed_loop.json, a strip of the best episode, and videos of so many best and worst ones."""
+    """Writes OUT/closed_loop.json and, where videos are wanted, a strip of the best episode and videos of so many best
+    and worst ones."""
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(f"{out}/{RESULT}", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if not videos:
+        (out / STRIP).unlink(missing_ok=True)  # of episodes before these
+        return
     (_, best), _ = episode_pictures.extremes(runs, 1)
     files.write_bytes(f"{out}/{STRIP}", episode_pictures.strip(*episode_pictures.seen_and_imagined(best, engine)))
     episode_pictures.write_videos(out, runs, engine, videos)
@@ -125,7 +131,7 @@ def main(_) -> None:
     result, runs, engine = evaluate(restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
                                     execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
                                     latency=args.latency, overlap=args.overlap, task=args.task,
-                                    baselines=args.baselines)
+                                    baselines=args.baselines, pictures=args.rerun or args.videos > 0)
     out = Path(args.out or Path(args.workdir) / "closed_loop")
     write(out, result, runs, engine, args.videos)
     if args.rerun:
@@ -146,7 +152,8 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("overlap", 2, "steps over which asynchronous chunks fade into each other", lower_bound=0)
     flags.DEFINE_integer("batch", 16, "episodes per step of the model", lower_bound=1)
     flags.DEFINE_list("baselines", list(BASELINES), "played beside the model; empty: none")
-    flags.DEFINE_integer("videos", 2, "best and worst episodes that are written", lower_bound=0)
+    flags.DEFINE_integer("videos", 2, "best and worst episodes that are written; 0, the fastest: no picture at all",
+                         lower_bound=0)
     flags.DEFINE_bool("rerun", False, "the same episodes for Rerun's viewer too (extra: rerun)")
     flags.DEFINE_string("out", None, "directory to write; default: WORKDIR/closed_loop")
     launch_flags.define_sampling()

@@ -134,9 +134,24 @@ def test_the_model_alone(restored):
     assert set(result["policies"]) == {"model"} and "against" not in result
 
 
+@pytest.mark.parametrize(("execute", "rendered"), [(4, 10), (3, 4)])
+def test_what_the_model_does_not_look_at_is_not_rendered(restored, execute, rendered, monkeypatch, tmp_path):
+    """Its commands are the same, bit for bit."""
+    from data_pipelines.simulators.pusht.task import Episode
+
+    taken, views = [], Episode.views
+    monkeypatch.setattr(Episode, "views", lambda self: taken.append(self) or views(self))
+    made = [rollout.evaluate(restored, episodes=1, seed=5, execute=execute, batch=1, max_steps=9, baselines=[],
+                             pictures=pictures, say=lambda _: None) for pictures in (True, False)]
+    np.testing.assert_array_equal(made[0][1][0].actions, made[1][1][0].actions)
+    assert len(taken) == 10 + rendered
+    rollout.write(tmp_path, *made[1], videos=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["closed_loop.json"]
+
+
 def test_what_needs_no_pictures_has_none_rendered():
     runs = simulators.TASKS["pusht"].make_runs([0], 32, 3)
-    closed_loop.play(closed_loop.expert, runs, 1, render=False)
+    closed_loop.play(closed_loop.expert, runs, 1, every=0)
     assert not runs[0].frames and len(runs[0].states) == 4
 
 

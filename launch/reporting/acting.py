@@ -19,7 +19,7 @@ class Acted(NamedTuple):
     """What launch.rollout wrote of a checkpoint."""
 
     result: dict  # closed_loop.json
-    strip: bytes  # PNG of the best episode
+    strip: bytes | None  # PNG of the best episode, where pictures were taken
 
     @property
     def success_rate(self) -> float:
@@ -33,7 +33,8 @@ def read(workdir: Path, step: int) -> Acted | None:
     if not (folder / "closed_loop.json").exists():
         return None
     result = kinds.read(folder / "closed_loop.json", RESULT)
-    return Acted(result, (folder / "strip.png").read_bytes()) if result["step"] == step else None
+    strip = folder / "strip.png"
+    return Acted(result, strip.read_bytes() if strip.exists() else None) if result["step"] == step else None
 
 
 def section(acted: Acted) -> str:
@@ -43,16 +44,17 @@ def section(acted: Acted) -> str:
              _with_interval("{:.2f}", found["coverage"], found["coverage_ci"]), f"{found['steps']:.0f}"]
             for name, found in result["policies"].items()]
     episodes = result["policies"]["model"]["episodes"]
+    strip = [] if acted.strip is None else [
+        report_page.image(acted.strip, "png", "the best episode: seen, and imagined where it is", pixels=True, caption=(
+            "The best episode from left to right: what happened above and, if the family imagines video, what was "
+            "imagined when the chunk was chosen below."))]
     return report_page.section(
         "In the simulator", report_page.text(
             f"{result['task']}: {episodes} fresh episodes, the same for every policy. The model looks, predicts a "
             f"chunk, and {result['execute']} of its commands are executed before it looks again. The expert knows "
             "where everything stands; random commands hold for a chunk. Intervals are 95%: Wilson's, and a bootstrap "
             "over episodes."),
-        report_page.table(["policy", "solved", f"best {result['measure']}", "steps"], rows),
-        report_page.image(acted.strip, "png", "the best episode: seen, and imagined where it is", pixels=True, caption=(
-            "The best episode from left to right: what happened above and, if the family imagines video, what was "
-            "imagined when the chunk was chosen below.")))
+        report_page.table(["policy", "solved", f"best {result['measure']}", "steps"], rows), *strip)
 
 
 def _with_interval(form: str, value: float, interval: list[float]) -> str:

@@ -94,6 +94,7 @@ def _parse(argv: list[str]) -> list[str]:
     logging.set_verbosity(logging.WARNING)  # libraries; a command itself prints
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", ".cache/xla")  # a resumed run does not compile again
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a hundred small ones take 20 s
     try:
         rest = app.parse_flags_with_usage(argv)
         if "config" in flags.FLAGS:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from launch.setup.initial import Initial
 from world_model.parallel import sharding
@@ -20,40 +21,40 @@ def make_mesh(config, devices=None):
     return mesh
 
 
-def make_target(experiment, mesh) -> tuple[Callable[[], dict], dict]:
-    """(function that makes the state at step 0, that state's shapes, dtypes and places)."""
+def make_target(experiment, mesh) -> tuple[Callable[..., dict], dict]:
+    """(function that makes the state at step 0, of the config's seed or a given one; that state's shapes, dtypes and
+    places)."""
     config, model = experiment.config, experiment.model
-    key = jax.random.key(config.seed)
-    shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, key).items()}
+    shapes = {name: p.shape for name, p in jax.eval_shape(model.init_params, jax.random.key(0)).items()}
 
-    def make_state() -> dict:
-        return create_state(experiment, model.init_params(key))
+    def make_state(seed=config.seed) -> dict:
+        return create_state(experiment, model.init_params(jax.random.key(seed)), seed)
 
     return make_state, state.abstract_state(make_state, sharding.shardings(model.axes(), shapes, mesh))
 
 
-def create_state(experiment, params: dict) -> dict:
+def create_state(experiment, params: dict, seed) -> dict:
     """The state at step 0 around given parameters."""
     c = experiment.config
     dtype = c.optimizer.frozen_dtype if "frozen_dtype" in c.optimizer else "float32"
-    return state.create(params, experiment.optimizer, seed=c.seed, trainable=c.optimizer.trainable,
+    return state.create(params, experiment.optimizer, seed=seed, trainable=c.optimizer.trainable,
                         ema=c.optimizer.ema_decay > 0, frozen=functools.partial(experiment.model.cast, dtype=dtype))
 
 
-def start(experiment, make_state: Callable[[], dict], target: dict) -> dict:
+def start(experiment, make_state: Callable[..., dict], target: dict) -> dict:
     """The state at step 0: fresh, or around the weights that train.init_from names, each read into its place, and
     adapters that they lack.
 
     Raises CheckpointError naming the first other parameter that is missing there or of another shape.
     """
     if not (found := Initial.from_config(experiment.config)):
-        return state.init_state(make_state, target)
+        return state.init_state(make_state, target, np.int64(experiment.config.seed))  # one program for all seeds
     params = found.params(target["params"])
     lacking = {name: p for name, p in target["params"].items() if name not in params}
     if lacking:
         params |= state.init_state(lambda: state.subset(
             experiment.model.init_params(jax.random.key(experiment.config.seed)), lacking), lacking)
-    return jax.jit(lambda params: create_state(experiment, params), donate_argnums=0,
+    return jax.jit(lambda params: create_state(experiment, params, experiment.config.seed), donate_argnums=0,
                    out_shardings=state.state_shardings(target))(params)
 
 

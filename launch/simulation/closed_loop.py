@@ -73,21 +73,23 @@ class Run:
 Policy = Callable[[list[Run]], list[np.ndarray]]  # episodes that need a chunk -> [n, action dims] for each
 
 
-def play(policy: Policy, runs: list[Run], execute: int, render: bool = True) -> None:
+def play(policy: Policy, runs: list[Run], execute: int, every: int = 1) -> None:
     """Drives all episodes together to their ends, `execute` actions of each chunk.
 
-    render: whether the policy needs pictures.
+    every: steps of a chunk from one picture to the next, which stands for those between; 0: the policy needs none.
     """
     for run in runs:
-        run.look(render)
+        run.look(every > 0)
     while active := [run for run in runs if not run.episode.over]:
         for run, chunk in zip(active, policy(active), strict=True):
-            for action in chunk[:execute]:
+            for count, action in enumerate(chunk[:execute], 1):
                 if run.episode.over:
                     break
                 run.episode.step(action)
                 run.actions.append(action)
-                run.look(render)
+                run.look(render=every > 0 and count % every == 0)
+                if every and count % every:
+                    run.frames.append(run.frames[-1])
 
 
 class ModelPolicy:
@@ -96,6 +98,13 @@ class ModelPolicy:
     def __init__(self, engine: Engine, instruction: str):
         self.engine, self.instruction = engine, instruction
         self.sessions = Sessions(engine, per_connection=engine.sessions, remembers=0)
+
+    def every(self, execute: int) -> int:
+        """The `every` of `play` that shows the model all that it looks at: a block's frames, where a window goes on, or
+        the last one."""
+        layout = self.engine.robot.layout
+        goes_on = execute == layout.actions_per_block and self.engine.last_block != 1
+        return layout.frame_stride if goes_on else execute
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
         chunks, most = [], self.engine.batch_sizes[-1]

@@ -27,7 +27,7 @@ def subset(params: dict, names: Iterable[str]) -> dict:
 
 
 def create(
-    params: dict, optimizer: Optimizer, *, seed: int, trainable: str = ".*", ema: bool = False,
+    params: dict, optimizer: Optimizer, *, seed: int | jax.Array, trainable: str = ".*", ema: bool = False,
     frozen: Callable[[dict], dict] = lambda params: params,
 ) -> dict:
     """Makes the state of step 0 around given parameters. The average starts from them, never from zero.
@@ -62,12 +62,12 @@ def abstract_state(make: Callable[[], dict], param_shardings: dict[str, NamedSha
     return jax.tree_util.tree_map_with_path(place, found)
 
 
-def init_state(make: Callable[[], dict], target: dict) -> dict:
-    """Runs `make` compiled, so that each array is born in its place.
+def init_state(make: Callable[..., dict], target: dict, *args) -> dict:
+    """Runs make(*args) compiled, so that each array is born in its place.
 
     No device holds the whole, and no value depends on the mesh.
     """
-    return jax.jit(make, out_shardings=state_shardings(target))()
+    return jax.jit(make, out_shardings=state_shardings(target))(*args)
 
 
 def state_shardings(target: dict) -> dict:
