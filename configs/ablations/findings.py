@@ -40,6 +40,6 @@ def get_sweep() -> list[dict]:
 
 def get_rollouts() -> dict[str, list[str]]:
     """Denoising steps with the look of the robot's data, and the look of the clips."""
-    common = ["--episodes=50", "--baselines=", "--videos=1"]
+    common = ["--episodes=50", "--baselines=", "--videos=0"]
     return {"four_steps": [*common, "--solver_steps=4"], "one_step": [*common, "--solver_steps=1"],
             "green": [*common, "--solver_steps=4", "--task=button-press-topdown-v3-green"]}

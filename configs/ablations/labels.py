@@ -36,7 +36,7 @@ def get_sweep() -> list[dict]:
 
 def get_rollouts() -> dict[str, list[str]]:
     """Success in the task, seen as in the recordings."""
-    return {"four_steps": ["--episodes=50", "--baselines=", "--videos=1", "--solver_steps=4"]}
+    return {"four_steps": ["--episodes=50", "--baselines=", "--videos=0", "--solver_steps=4"]}
 
 
 def get_study() -> dict:
