@@ -65,7 +65,7 @@ def test_the_ablations_that_we_ship_make_runs_that_differ(file):
     assert all(sweep.measurements(module).values())
     specs = [Experiment(config).model.spec for config in configs]  # sizes and names are checked by the spec
     assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json(),
-                 config.optimizer.to_json())
+                 config.optimizer.to_json(), config.train.init_from)
                 for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
 
 
