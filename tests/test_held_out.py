@@ -103,6 +103,9 @@ def test_a_run_from_a_latent_cache_measures_the_videos(config, tmp_path):
     train.train(Experiment(still), tmp_path / "cached")
     assert measured(tmp_path / "cached") == measured(tmp_path / "video")
     assert records(tmp_path / "cached")[0]["loss"] != records(tmp_path / "video")[0]["loss"]  # of bfloat16 latents
+    afterwards, _ = evaluate.evaluate(restore(tmp_path / "cached"), say=str)
+    assert afterwards["loss"]["video_loss"] == pytest.approx(
+        measured(tmp_path / "video")[-1]["held_out/pusht/video_loss"], rel=1e-4)
 
 
 def test_the_best_checkpoint_stays(config, run, tmp_path):
