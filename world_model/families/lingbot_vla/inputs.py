@@ -46,9 +46,10 @@ class LingBotVLAInputs(Inputs):
         return self.tokens.tokenize(self.spec.prompt.replace("{}", prompt))
 
     def encode(self, frozen: dict, batch: dict) -> Example:
-        actions = hold_last_action(batch["actions"], batch["action_mask"])
         return Example(make_patches(self.spec, batch["views"]), batch["view_mask"], batch["text_ids"],
-                       batch["text_length"], batch["state"][:, 0], actions, batch["action_mask"], batch["sample_index"],
+                       batch["text_length"], batch["state"][:, 0],
+                       hold_last_action(batch["actions"], batch["action_mask"]),
+                       batch["action_mask"], batch["sample_index"],
                        {name: batch[field_of(name)] for name in self.spec.teachers})
 
     def conditions(self, frozen: dict, example: Example) -> Example:
