@@ -107,3 +107,12 @@ def common(family: str) -> ConfigDict:
     c.log.also = ()  # beside metrics.jsonl: "tensorboard", "wandb" (the extras of these names)
     c.log.cloud_goodput = ""  # log of Google Cloud that also gets the ledger's events (extra: goodput); "" = none
     return c
+
+
+def student(c: ConfigDict) -> None:
+    """Adds the keys that a few-step student alone has; its teacher is the model of train.init_from
+    (world_model/families/base/student.py)."""
+    c.distill = ConfigDict()
+    c.distill.streams = "apart"  # consistency of video and actions: apart, one of each | together, one of both
+    c.distill.levels = 16  # an answer is held to that at a noise level one of so many lower
+    c.distill.teacher = ""  # hash of the teacher's weights; empty: noted at the start, of those that are there

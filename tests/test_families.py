@@ -98,6 +98,21 @@ def test_killed_between_two_checkpoints_it_goes_on_to_the_same_bits(subject):
     assert checkpoint_command.diff(killed, subject.run) == []
 
 
+def test_a_student_of_it_is_trained_by_the_same_loop(subject):
+    """From its weights, with a curve of its own; it is restored like any run."""
+    config = subject.experiment.config.copy_and_resolve_references()
+    with config.unlocked():
+        base.student(config)
+    config.train.update(init_from=str(subject.run), steps=1)
+    train.train(Experiment(config), subject.directory / "student")
+    record = json.loads((subject.directory / "student/metrics.jsonl").read_text())
+    assert record["consistency_loss"] == record["loss"] > 0 and record["grad_norm"] > 0
+    student = restore(subject.directory / "student")
+    assert len(student.config.distill.teacher) == 64 and student.config.train.init_from == str(subject.run)
+    before, after = parameters(subject.run, 2), parameters(subject.directory / "student", 1)
+    assert sum((before[name] != after[name]).any() for name in after) > 0.6 * len(after)
+
+
 def test_a_plan_finds_the_work_that_is_counted_in_the_compiled_step(subject, monkeypatch):
     monkeypatch.setattr(plan, "describe_topology", lambda *_: (CHIPS["v5p"], jax.devices()))
     planned = plan.plan(subject.experiment.config, "v5p:2x2x2")

@@ -19,6 +19,7 @@ from world_model.encoders.weights import WeightsFile
 from world_model.families import Family, Model, get_family
 from world_model.families.base.inputs import Inputs
 from world_model.families.base.loss import Loss
+from world_model.families.base.student import StudentLoss
 from world_model.training.optimizer import Optimizer, make_optimizer
 
 INPUT_KEYS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
@@ -92,7 +93,9 @@ class Experiment:
     @functools.cached_property
     def loss(self) -> Loss:
         """What training minimises."""
-        return self.family.loss(self.model.module, **self.config.get("noise", {}), **self.config.get("loss", {}))
+        own = self.family.loss(self.model.module, **self.config.get("noise", {}), **self.config.get("loss", {}))
+        student = self.config.get("distill")
+        return StudentLoss(own.model, own, student.streams, student.levels) if student else own
 
     def loss_fn(self, params: dict, batch: dict, key: jax.Array, counts: dict, frozen: dict | None = None):
         """(loss, metrics) of a batch, for the train step; frozen: the encoders' arrays."""
@@ -165,7 +168,7 @@ class Experiment:
     def fitted(self, devices=None) -> "Experiment":
         """The experiment with nothing left open for the devices (launch/setup/fit.py), and all of its parts made."""
         _ = self.inputs, self.loss, self.optimizer, self.augmentation
-        return Experiment(fit.fit(self.config, Experiment, devices))
+        return Experiment(initial.with_teacher(fit.fit(self.config, Experiment, devices)))
 
 
 def _hashable(value):

@@ -4,6 +4,8 @@ Weights mean something only behind the encoders that they were trained with. Tho
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,24 @@ class Initial:
         # One by one: a device has room for those that it holds in bfloat16, not for all of them in float32.
         return {name: found[name].placed(p.sharding).astype(p.dtype) for name, p in wanted.items()}
 
+    def teacher(self, config) -> str:
+        """The hash of these weights, by which a student names them. Raises CheckpointError where they are of another
+        family, without hashes, or not those that distill.teacher names."""
+        where = f"train.init_from = {config.train.init_from}"
+        if self.meta["family"] != config.model.family:
+            raise CheckpointError(f"{where} is of family {self.meta['family']!r}, and the student of "
+                                  f"{config.model.family!r}: a student is its teacher's network, trained on")
+        kinds = ("params.", "ema.") if self.averaged else ("params.",)
+        each = {name: found for name, found in self.meta.get("hashes", {}).items() if name.startswith(kinds)}
+        if not each:
+            raise CheckpointError(f"{where} holds no hashes (checkpoint.hashes = False): its student could not say "
+                                  "whose it is")
+        found = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
+        if config.distill.teacher not in ("", found):
+            raise CheckpointError(f"{where} is another teacher than before: its weights of step {self.step} have the "
+                                  f"hash {found}, distill.teacher is {config.distill.teacher}")
+        return found
+
     def encoders(self, config) -> dict:
         """What the checkpoint keeps of its encoders, by part. Raises CheckpointError where the config's are others."""
         check_encoders(self.meta["config"], config.to_dict(), f"train.init_from = {config.train.init_from}")
@@ -66,6 +86,17 @@ class Initial:
         sides = ("train.init_from", "this run")
         found = list(differences(self.meta["statistics"], statistics, sides))
         return "\n".join([f"{first}; {len(found)} differences in normalisation", *(f"  {each}" for each in found)])
+
+
+def with_teacher(config):
+    """The config of a student, which names its teacher by hash; any other as it is, and one whose teacher is not there:
+    a run that has begun does without. Raises CheckpointError as `Initial.teacher`."""
+    if "distill" not in config or not Path(config.train.init_from, "checkpoints").is_dir():
+        return config
+    initial = Initial.from_config(config)
+    config = config.copy_and_resolve_references()
+    config.distill.teacher = initial.teacher(config)
+    return config
 
 
 def check_encoders(saved: dict, now: dict, where: str) -> None:

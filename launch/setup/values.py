@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 
+from world_model.families.base.student import STREAMS
 from world_model.layers.matmul import PRODUCTS
 from world_model.parallel.remat import POLICIES
 from world_model.training import directions
@@ -52,6 +53,7 @@ RULES: dict[str, Rule] = {
     **{f"mesh.{axis}": between(-1) for axis in ("data", "fsdp", "tensor", "context")},
     "hosts.connect_seconds": COUNT, "hosts.heartbeat_seconds": COUNT,
     "checkpoint.every": COUNT, "checkpoint.keep_last": COUNT,
+    "distill.streams": one_of(*STREAMS), "distill.levels": between(2),
     "noise.shift": POSITIVE, "noise.action_shift": POSITIVE, "noise.video_alpha": POSITIVE,
     "noise.video_beta": POSITIVE, "noise.history": SHARE, "noise.text_dropout": SHARE, "noise.forward_dynamics": SHARE,
     "checkpoint.keep_best": one_of(False, True),
@@ -83,6 +85,8 @@ def check(config) -> None:
     if flat.get("checkpoint.keep_best") and (not (every := flat["evaluate.every"]) or flat["checkpoint.every"] % every):
         problems.append(f"checkpoint.keep_best: expected evaluate.every = {every} to divide checkpoint.every = "
                         f"{flat['checkpoint.every']}, so that what is saved has been measured")
+    if "distill.streams" in flat and not flat["train.init_from"]:
+        problems.append("distill: a student starts from its teacher: let train.init_from name the teacher's workdir")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -33,6 +33,24 @@ class Loss:
 
     def loss_at(self, params: dict, example, sampled, counts: dict):
         """(loss, metrics) of what was sampled."""
+        return self.loss_of(self.predict(params, example, sampled), self.targets(example, sampled), example, sampled,
+                            counts)
+
+    def predict(self, params: dict, example, sampled) -> tuple[dict, Any]:
+        """({stream: velocity}, whatever else of the network's answer the loss reads)."""
+        raise NotImplementedError
+
+    def targets(self, example, sampled) -> dict:
+        """{stream: velocity} between the data and the noise."""
+        raise NotImplementedError
+
+    def loss_of(self, predicted: tuple[dict, Any], targets: dict, example, sampled, counts: dict):
+        """(loss, metrics) of what `predict` gave, against targets of its shapes or `targets`."""
+        raise NotImplementedError
+
+    def quieter(self, sampled, by: float, streams: set[str]) -> tuple[Any, dict]:
+        """(what was sampled, those streams at noise levels lower by that share of all levels; {stream: ratio of the new
+        sigma to the old one, which broadcasts against its velocity}). The noise stays."""
         raise NotImplementedError
 
     def after_step(self, params: dict, metrics: dict) -> tuple[dict, dict]:

@@ -10,7 +10,7 @@ from world_model.diffusion import flow_matching
 from world_model.families.base.loss import by_level, normal
 from world_model.families.dreamzero.model import ForwardInputs
 from world_model.families.wan.inputs import Example
-from world_model.families.wan.loss import VideoLoss, frame_errors
+from world_model.families.wan.loss import VideoLoss, both_velocities, frame_errors, lower_level
 from world_model.functional import bind
 
 USE_LEVELS, USE_VIDEO_NOISE, USE_ACTION_NOISE = range(3)
@@ -58,20 +58,37 @@ class DreamZeroLoss(VideoLoss):
 
         return jax.vmap(of_sample)(keys)
 
-    def loss_at(self, params, example: Example, sampled: Sampled, counts):
-        """See `Loss`: errors of both velocities, weighed by noise level."""
+    def predict(self, params, example: Example, sampled: Sampled):
+        """See `Loss`."""
         video_index, action_index, noise, action_noise = sampled
-        sigmas, timesteps, weights = self.level_tables(self.shift)
-        predicted = bind(self.model, params)(ForwardInputs(
+        sigmas, timesteps, _ = self.level_tables(self.shift)
+        found = bind(self.model, params)(ForwardInputs(
             noisy_latents=flow_matching.add_noise(example.latents, noise, sigmas[video_index]),
             video_timestep=timesteps[video_index], text=example.text, image=example.image,
             clean_latents=example.latents, condition=example.condition,
             noisy_actions=flow_matching.add_noise(example.actions, action_noise, sigmas[action_index]),
             action_timestep=timesteps[action_index], state=example.state, frame_valid=example.frame_valid,
             action_valid=example.action_valid))
-        video_error = frame_errors(predicted.video, flow_matching.velocity(example.latents, noise))
-        action_error = jnp.square(predicted.action.astype(jnp.float32)
-                                  - flow_matching.velocity(example.actions, action_noise))
+        return found._asdict(), None
+
+    def targets(self, example: Example, sampled: Sampled) -> dict:
+        """See `Loss`."""
+        return both_velocities(example, sampled)
+
+    def quieter(self, sampled: Sampled, by: float, streams: set[str]):
+        """See `Loss`."""
+        sigmas, *_ = self.level_tables(self.shift)
+        video, video_ratio = lower_level(sampled.video_index, by * ("video" in streams), sigmas)
+        action, action_ratio = lower_level(sampled.action_index, by * ("action" in streams), sigmas)
+        return (sampled._replace(video_index=video, action_index=action),
+                {"video": video_ratio[..., None, None, None], "action": action_ratio[..., None]})
+
+    def loss_of(self, predicted, targets, example: Example, sampled: Sampled, counts):
+        """See `Loss`: errors of both velocities, weighed by noise level."""
+        video_index, action_index, *_ = sampled
+        sigmas, _, weights = self.level_tables(self.shift)
+        video_error = frame_errors(predicted[0]["video"], targets["video"])
+        action_error = jnp.square(predicted[0]["action"].astype(jnp.float32) - targets["action"])
         frame_weight = example.frame_valid * weights[video_index]
         action_weight = example.action_mask * weights[action_index][..., None]
         video_loss = (video_error * frame_weight).sum() / counts["frames"]

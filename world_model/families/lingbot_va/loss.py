@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.diffusion.flow_matching import add_noise, velocity
+from world_model.diffusion.flow_matching import add_noise
 from world_model.families.base.loss import by_level, normal
 from world_model.families.lingbot_va.forward_inputs import ForwardInputs
 from world_model.families.wan.inputs import Example
-from world_model.families.wan.loss import VideoLoss, frame_errors
+from world_model.families.wan.loss import VideoLoss, both_velocities, frame_errors, lower_level
 from world_model.functional import bind
 
 LEVELS = 1000  # training levels, noisiest first
@@ -119,14 +119,27 @@ class LingBotVALoss(VideoLoss):
             window_blocks=sampled.window_blocks, frame_valid=example.frame_valid, action_valid=example.action_valid,
             forward_dynamics=sampled.forward_dynamics)
 
-    def loss_at(self, params, example: Example, sampled: Sampled, counts):
+    def predict(self, params, example: Example, sampled: Sampled):
         """See `Loss`."""
-        return self.loss_of(params, self.inputs(example, sampled), example, sampled, counts)
+        return bind(self.model, params)(self.inputs(example, sampled))._asdict(), None
 
-    def loss_of(self, params, inputs: ForwardInputs, example: Example, sampled: Sampled, counts):
-        """(loss, metrics): errors of both velocities per frame, weighed by noise level."""
-        velocities, counted = bind(self.model, params)(inputs), self.predicted(example.frame_valid)
-        video_error, action_error = self.errors(velocities, example, sampled)
+    def targets(self, example: Example, sampled: Sampled) -> dict:
+        """See `Loss`."""
+        return both_velocities(example, sampled)
+
+    def quieter(self, sampled: Sampled, by: float, streams: set[str]):
+        """See `Loss`. A given frame has no noise at either level."""
+        video, ratio = lower_level(sampled.video_index, by * ("video" in streams), self.level_tables(self.shift)[0])
+        action, action_ratio = lower_level(sampled.action_index, by * ("action" in streams),
+                                           self.level_tables(self.action_shift)[0])
+        action_ratio = jnp.repeat(action_ratio, self.model.spec.actions_per_frame, axis=1)
+        return (sampled._replace(video_index=video, action_index=action),
+                {"video": ratio[..., None, None, None], "action": action_ratio[..., None]})
+
+    def loss_of(self, predicted, targets, example: Example, sampled: Sampled, counts):
+        """See `Loss`: errors of both velocities per frame, weighed by noise level."""
+        counted = self.predicted(example.frame_valid)
+        video_error, action_error = self.errors(predicted[0], targets, example)
         video_weight, action_weight = self.weights(sampled)
         video_loss = (video_error * video_weight * counted).sum() / counts["frames"]
         action_loss = (self.action_frames(action_error, example) * action_weight).sum() / counts["actions"]
@@ -155,11 +168,10 @@ class LingBotVALoss(VideoLoss):
         given = self.given(index.shape[1])
         return tuple(jnp.where(given, 0, table[index]) for table in self.level_tables(shift))
 
-    def errors(self, predicted, example: Example, sampled: Sampled):
+    def errors(self, velocities: dict, targets: dict, example: Example):
         """Squared errors: of video per frame [B, F], of actions [B, N, action_dim], zero where masked."""
-        action = jnp.square(predicted.action.astype(jnp.float32) - velocity(example.actions, sampled.action_noise))
-        return (frame_errors(predicted.video, velocity(example.latents, sampled.noise)),
-                jnp.where(example.action_mask, action, 0))
+        action = jnp.square(velocities["action"].astype(jnp.float32) - targets["action"])
+        return frame_errors(velocities["video"], targets["video"]), jnp.where(example.action_mask, action, 0)
 
     def weights(self, sampled: Sampled):
         """Loss weights [B, F] of the video's and of the actions' levels."""

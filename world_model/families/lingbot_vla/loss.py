@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from world_model.diffusion import flow_matching
 from world_model.families.base.loss import Loss, by_level, normal
 from world_model.families.lingbot_vla.inputs import Example
-from world_model.families.lingbot_vla.model import EncodedPrefix
 from world_model.families.lingbot_vla.moe import Routing
 from world_model.families.lingbot_vla.teachers import head_error
 from world_model.functional import bind
@@ -68,24 +67,39 @@ class LingBotVLALoss(Loss):
         u, v = (jax.vmap(jax.random.uniform)(keys(use)) for use in (0, 1))
         return EARLIEST + (1 - EARLIEST) * TIMES[self.times](1 - u, 1 - v), normal(keys(2), example.actions.shape[1:])
 
-    def loss_at(self, params: dict, example: Example, sampled, counts: dict):
-        """See `Loss`."""
+    def predict(self, params: dict, example: Example, sampled):
+        """See `Loss`; beside the velocity, what the teachers' heads say, and the routing."""
         (time, noise), model = sampled, bind(self.model, params)
         prefix = model.encode_prefix(example.patches, example.view_mask, example.text_ids, example.text_length,
                                      with_outputs=bool(model.spec.teachers))
         noisy = flow_matching.add_noise(example.actions, noise, time)
-        predicted, routing = model.velocity(prefix, example.state, noisy, time)
-        error = predicted.astype(jnp.float32) - flow_matching.velocity(example.actions, noise)
+        velocity, routing = model.velocity(prefix, example.state, noisy, time)
+        taught = model.queries.features(prefix.outputs) if model.spec.teachers else {}
+        return {"action": velocity}, (taught, routing)
+
+    def targets(self, example: Example, sampled) -> dict:
+        """See `Loss`."""
+        return {"action": flow_matching.velocity(example.actions, sampled[1])}
+
+    def quieter(self, sampled, by: float, streams: set[str]):
+        """See `Loss`."""
+        time, noise = sampled
+        lower = jnp.maximum(time - by, EARLIEST)
+        return (lower, noise), {"action": (lower / time)[:, None, None]}
+
+    def loss_of(self, predicted, targets: dict, example: Example, sampled, counts: dict):
+        """See `Loss`."""
+        (velocities, (taught, routing)), time = predicted, sampled[0]
+        error = velocities["action"].astype(jnp.float32) - targets["action"]
         mask = self.trained_on(example.action_mask)
         loss = jnp.where(mask, ERRORS[self.error](error), 0).sum() / counts["actions"]
         metrics = {"action_loss": loss} | by_level("action", jnp.square(error), mask, time[:, None, None])
-        for extra, more in (self.teacher_loss(model, prefix, example, counts), self.routing_loss(routing, counts)):
+        for extra, more in (self.teacher_loss(taught, example, counts), self.routing_loss(routing, counts)):
             loss, metrics = loss + extra, metrics | more
         return loss, metrics
 
-    def teacher_loss(self, model, prefix: EncodedPrefix, example: Example, counts: dict):
+    def teacher_loss(self, found: dict, example: Example, counts: dict):
         """(weighted errors of teachers' heads over the samples that have a first view, metrics)."""
-        found = model.queries.features(prefix.outputs) if model.spec.teachers else {}
         metrics = {f"teacher_{name}": jnp.where(example.view_mask[:, 0], head_error(name, x, example.features[name]), 0
                                                 ).sum() / counts["taught"] for name, x in found.items()}
         return self.teacher_weight * sum(metrics.values()), metrics

@@ -4,8 +4,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from world_model.diffusion.flow_matching import noise_levels
+from world_model.diffusion.flow_matching import noise_levels, velocity
 from world_model.families.base.loss import Loss
+from world_model.families.wan.inputs import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,19 @@ class VideoLoss(Loss):
         """(sigmas, timesteps, loss weights) of the training levels, by index."""
         sigmas, timesteps, weights = (jnp.asarray(table) for table in noise_levels(shift))
         return sigmas, timesteps, jnp.ones_like(weights) if self.weighting == "uniform" else weights
+
+
+def both_velocities(example: Example, sampled) -> dict:
+    """{stream: velocity}, from the data to what was sampled, which has noise and action_noise."""
+    return {"video": velocity(example.latents, sampled.noise),
+            "action": velocity(example.actions, sampled.action_noise)}
+
+
+def lower_level(index, by: float, sigmas) -> tuple:
+    """(indices of levels less noisy by that share of the table, the last at most; ratios of their sigmas to what they
+    were)."""
+    lower = jnp.minimum(index + round(by * len(sigmas)), len(sigmas) - 1)
+    return lower, sigmas[lower] / sigmas[index]
 
 
 def frame_errors(predicted, target):

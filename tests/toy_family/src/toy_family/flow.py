@@ -30,10 +30,20 @@ class ToyLoss(Loss):
         sigma = flow_matching.shift_sigma(jax.vmap(jax.random.uniform)(keys(0)), self.shift)
         return sigma, normal(keys(1), example.actions.shape[1:])
 
-    def loss_at(self, params, example: Example, sampled, counts):
+    def predict(self, params, example: Example, sampled):
         (sigma, noise), model = sampled, bind(self.model, params)
         noisy = flow_matching.add_noise(example.actions, noise, sigma)
-        error = model.velocity(*model.look(example), noisy, 1000 * sigma) - (noise - example.actions)
+        return {"action": model.velocity(*model.look(example), noisy, 1000 * sigma)}, None
+
+    def targets(self, example: Example, sampled):
+        return {"action": sampled[1] - example.actions}
+
+    def quieter(self, sampled, by: float, streams: set[str]):
+        lower = jnp.maximum(sampled[0] - by, 1e-3)
+        return (lower, sampled[1]), {"action": (lower / sampled[0])[:, None, None]}
+
+    def loss_of(self, predicted, targets, example: Example, sampled, counts):
+        error, sigma = predicted[0]["action"] - targets["action"], sampled[0]
         loss = jnp.where(example.action_mask, error**2, 0).sum() / counts["actions"]
         return loss, {"action_loss": loss} | by_level("action", error**2, example.action_mask, sigma[:, None, None])
 

@@ -56,9 +56,11 @@ class LingBotVAAdapter(ReferenceAdapter):
         def step(params, sampled, timesteps):
             inputs = goal.inputs(example, sampled)._replace(**timesteps)
             velocity, hidden = functional.bind(self.model, params).with_hidden(inputs)
-            video, action = goal.errors(velocity, example, sampled)
+            targets = goal.targets(example, sampled)
+            video, action = goal.errors(velocity._asdict(), targets, example)
             def loss(p):
-                return goal.loss_of(p, inputs, example, sampled, counts)[0]
+                predicted = functional.bind(self.model, p)(inputs)._asdict(), None
+                return goal.loss_of(predicted, targets, example, sampled, counts)[0]
             return (inputs, velocity, (video, goal.action_frames(action, example)), goal.weights(sampled),
                     jax.value_and_grad(loss)(params), hidden)
 
