@@ -30,6 +30,7 @@ from launch.simulation import candidates, obedience, ranking
 from launch.simulation.obedience import CHUNKS, Start
 from launch.simulation.ranking import Tried
 from launch.simulation.simulators import Task, choose_task
+from launch.simulation.world import check
 from world_model.training.checkpoint import CheckpointError
 
 SHOWN = 4  # starts in the picture
@@ -67,7 +68,7 @@ def rank(restored: Restored, policies: list[str], *, starts: int, seed: int, blo
     """(result as JSON values, every policy). Raises as `evaluate`, and where `candidates.make` does."""
     world, chosen = make_world(restored, starts, task, sampling)
     instruction = chosen.instruction or world.embodiment.instruction
-    ranking.check_world(world, blocks)
+    check(world)
     tried = ranking.rank(
         world, instruction, candidates.make(policies, world, instruction),
         functools.partial(chosen.make_runs, image_size=world.robot.layout.height,

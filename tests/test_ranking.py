@@ -14,6 +14,7 @@ from launch.serving.engine import Answer
 from launch.simulation import candidates, ranking
 from launch.simulation.candidates import Candidate, NoisyExpert
 from launch.simulation.closed_loop import Run, repeat_last
+from launch.simulation.world import check
 from tests import tiny_policy
 from tests.serving import make_engine, without_video
 from world_model.training.checkpoint import CheckpointError
@@ -149,7 +150,7 @@ def test_robots_whose_pictures_cannot_be_shown_again(changes, sentence):
         horizon=STEPS, layout=layout, embodiment=types.SimpleNamespace(view_layout=changes.get("view_layout", "single")),
         augmentation=types.SimpleNamespace(still=types.SimpleNamespace(crop=changes.get("crop", 1.0))))
     with pytest.raises(ValueError, match=sentence):
-        ranking.check_world(world, 1)
+        check(world)
 
 
 NOISES = [f"expert:{noise}" for noise in (0, 1, 2, 4, 8)]
@@ -183,7 +184,7 @@ def test_checkpoints_that_are_not_there_or_answer_too_few_commands(engine, tmp_p
 
 def test_a_family_without_video_is_no_world(engine):
     with without_video(engine), pytest.raises(ValueError, match="imagines no video"):
-        ranking.check_world(engine, 1)
+        check(engine)
 
 
 def test_the_command_ranks_in_a_checkpoint(engine):

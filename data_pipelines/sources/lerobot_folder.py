@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from data_pipelines import imagined
 from data_pipelines.storage import files
 from data_pipelines.storage.tables import read_parquet
 from world_model import kinds
@@ -13,7 +14,7 @@ _FORM = re.compile(r"0?\d{0,2}d?")  # how a pattern may write a number
 _INFO = kinds.fields({"fps": kinds.number(1e-3, 1e6), "chunks_size": kinds.whole(1), "data_path": kinds.text,
                        "video_path": kinds.optional(kinds.text),
                        "features": kinds.map_of(kinds.fields({"dtype": kinds.text})),
-                       "discarded_episode_indices": kinds.list_of(kinds.whole())})
+                       "imagined": kinds.true_or_false, "discarded_episode_indices": kinds.list_of(kinds.whole())})
 _SLICE = kinds.optional(kinds.fields({"start": kinds.whole(), "end": kinds.optional(kinds.whole()),
                                         "original_key": kinds.optional(kinds.text)}))
 _MODALITY = kinds.fields(dict.fromkeys(("state", "action", "annotation", "video"), kinds.map_of(_SLICE)))
@@ -32,6 +33,12 @@ class MetaFolder:
         if not _VERSION.match(str(self.info.get("codebase_version"))):
             raise ValueError(f"{path}/meta/info.json: codebase_version = {self.info.get('codebase_version')!r}; "
                              "formats v2.0, v2.1 and v3.0 are read")
+        if self.info.get("imagined"):  # which people should be able to tell from what happened
+            if not self.exists(imagined.FILE):
+                raise ValueError(f"{path}: its video was imagined by a model, and meta/{imagined.FILE}, which says by "
+                                 "which, from which seeds and under which threshold, is missing: make the dataset "
+                                 "again with launch.dream")
+            self.json(imagined.FILE, imagined.PROVENANCE)
         self.shared_files = "3.0" in self.info["codebase_version"]  # several episodes lie in one file
         self.rate = float(self.value("fps"))
         self.modality = self.json("modality.json", _MODALITY) if self.exists("modality.json") else {}

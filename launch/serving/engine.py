@@ -4,6 +4,7 @@ The server and the closed-loop evaluation both act through here. An engine is us
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -130,9 +131,19 @@ class Engine:
             self._start(starting)
         if going_on:
             gaps = dict(zip((id(r) for r in going_on), self._observe(going_on)))
-        chunk = self._act(requests)
+        chunk = self._act(requests, self.policy.imagine if self.forward else self.policy.act)
         return [self._answer(request, chunk.actions[row], None if chunk.latents is None else chunk.latents[row],
                              gaps.get(id(request))) for row, request in enumerate(requests)]
+
+    def label(self, requests: list[Request]) -> list[np.ndarray]:
+        """Commands of each request's block, as it was imagined last: those that its video shows (inverse dynamics)."""
+        chunk = self._act(requests, self.policy.label)
+        return [self.robot.commands(actions, r.state) for actions, r in zip(chunk.actions, requests, strict=True)]
+
+    def follow(self, requests: list[Request]) -> np.ndarray | None:
+        """Latents [requests, frames_per_block, h, w, C] of each request's block, imagined anew from its actions in
+        flight (forward dynamics)."""
+        return self._act(requests, self.policy.imagine).latents
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """An answer's latents -> uint8 [block_frames, height, width, 3]."""
@@ -150,12 +161,11 @@ class Engine:
                                    np.int32([r.block - 1 for r in requests]))
         return [None] * len(requests) if gaps is None else gaps.tolist()
 
-    def _act(self, requests: list[Request]) -> Chunk:
+    def _act(self, requests: list[Request], ask: Callable[..., Chunk]) -> Chunk:
         state = np.stack([self.robot.state(r.state) for r in requests])
         # The sampler's noise depends on the block too; episode and chunk enter here.
         names = np.array([(0, 0) if self.fixed_noise else r.key for r in requests], np.uint32)
         keys = jax.vmap(lambda name: jax.random.fold_in(jax.random.fold_in(self._root, name[0]), name[1]))(names)
-        ask = self.policy.imagine if self.forward else self.policy.act
         return ask(_sessions(requests), state, np.int32([r.block for r in requests]), keys, *self._in_flight(requests))
 
     def _in_flight(self, rows: list[Request]) -> tuple[np.ndarray, np.ndarray]:

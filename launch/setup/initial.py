@@ -4,8 +4,6 @@ Weights mean something only behind the encoders that they were trained with. Tho
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,12 +59,10 @@ class Initial:
         if self.meta["family"] != config.model.family:
             raise CheckpointError(f"{where} is of family {self.meta['family']!r}, and the student of "
                                   f"{config.model.family!r}: a student is its teacher's network, trained on")
-        kinds = ("params.", "ema.") if self.averaged else ("params.",)
-        each = {name: found for name, found in self.meta.get("hashes", {}).items() if name.startswith(kinds)}
-        if not each:
+        found = checkpoint.weights_hash(self.meta, self.averaged)
+        if not found:
             raise CheckpointError(f"{where} holds no hashes (checkpoint.hashes = False): its student could not say "
                                   "whose it is")
-        found = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
         if config.distill.teacher not in ("", found):
             raise CheckpointError(f"{where} is another teacher than before: its weights of step {self.step} have the "
                                   f"hash {found}, distill.teacher is {config.distill.teacher}")

@@ -17,8 +17,8 @@ import numpy as np
 import scipy.stats
 
 from data_pipelines.robots.views import resize
-from launch.serving.engine import Engine, ModelError, Request
-from launch.simulation import closed_loop
+from launch.serving.engine import Engine
+from launch.simulation import closed_loop, world
 from launch.simulation.candidates import Candidate, NoisyExpert
 from launch.simulation.closed_loop import CONFIDENCE, Run
 
@@ -42,46 +42,31 @@ class Tried:
     score: float  # the score of `imagined`
 
 
-def check_world(world: Engine, blocks: int) -> None:
-    """Raises ValueError where a model can be no world."""
-    layout = world.robot.layout
-    if not world.imagines_video:
-        raise ValueError("the model's family imagines no video: nothing can be tried in it")
-    if world.robot.embodiment.view_layout != "single" or world.robot.augmentation.still.crop < 1:
-        raise ValueError("a policy is to see what is imagined, but the robot's cameras are tiled or cropped into one "
-                         "picture, of which they cannot be made again")
-    if layout.block_frames * layout.frame_stride != world.robot.horizon:
-        raise ValueError(f"a block shows {layout.block_frames * layout.frame_stride} steps, the robot's horizon is "
-                         f"{world.robot.horizon}: a block without all of its commands cannot be imagined")
-    if blocks < 1:
-        raise ValueError(f"--blocks={blocks}: at least 1 is needed")
-
-
-def rank(world: Engine, instruction: str, candidates: list[Candidate], fresh: Fresh, seeds: range, blocks: int,
+def rank(model: Engine, instruction: str, candidates: list[Candidate], fresh: Fresh, seeds: range, blocks: int,
          say: Callable[[Tried], None]) -> list[Tried]:
     """Every policy, tried from every start. fresh: makes episodes of seeds. Raises ModelError."""
-    reading, found = fit_reading(world, fresh, range(seeds.stop, seeds.stop + LESSONS), blocks), []
+    reading, found = fit_reading(model, fresh, range(seeds.stop, seeds.stop + LESSONS), blocks), []
     for candidate in candidates:
         real, twins = fresh(seeds), fresh(seeds)
-        pictures = play(candidate, real, world, blocks)
-        imagined = play(candidate, twins, world, blocks, instruction)
+        pictures = play(candidate, real, model, blocks)
+        imagined = play(candidate, twins, model, blocks, instruction)
         found.append(Tried(candidate.name, closed_loop.scores(real), pictures, imagined,
                            *(float(reading(x).max(axis=1).mean()) for x in (pictures, imagined))))
         say(found[-1])
     return found
 
 
-def play(candidate: Candidate, runs: list[Run], world: Engine, blocks: int, imagined: str | None = None) -> np.ndarray:
+def play(candidate: Candidate, runs: list[Run], model: Engine, blocks: int, imagined: str | None = None) -> np.ndarray:
     """The last picture of every block, uint8 [runs, blocks, H, W, 3]. imagined: the instruction, where pictures come
-    from the world and not from the simulator."""
+    from the model and not from the simulator."""
     pictures = []
     for run in runs:
         run.look()
     for block in range(blocks):
-        _act(candidate, runs, world.robot.horizon, render=imagined is None)
+        _act(candidate, runs, model.robot.horizon, render=imagined is None)
         if imagined is not None:
-            _imagine(world, imagined, runs, block)
-        pictures.append([world.robot.canvas({view: x[None] for view, x in run.frames[-1].items()})[0] for run in runs])
+            _imagine(model, imagined, runs, block)
+        pictures.append([world.picture(model, run) for run in runs])
     return np.stack(pictures, axis=1)
 
 
@@ -96,37 +81,26 @@ def _act(candidate: Candidate, runs: list[Run], steps: int, render: bool) -> Non
                 run.look(render)
 
 
-def _imagine(world: Engine, instruction: str, runs: list[Run], block: int) -> None:
-    """Appends what the world makes of the last block of commands, a picture for every step: between two, the coming
-    one."""
-    layout, length, full = world.robot.layout, world.robot.horizon, world.last_block
-    number, text = (block if full is None else block % full) + 1, world.tokenize(instruction)
-
-    def request(row: int, run: Run) -> Request:
-        seen = run.frames[-1:] if number == 1 else run.frames[-length:][layout.frame_stride - 1::layout.frame_stride]
-        views = {view: np.stack([frame[view] for frame in seen]) for view in seen[0]}
-        before = np.stack(run.actions[-2 * length:-length]) if number > 1 else None
-        return Request(row, number, views, run.states[-1 - length], text, (row, block),
-                       np.stack(run.actions[-length:]), done=before)
-
-    for run, answer in zip(runs, world.step([request(row, run) for row, run in enumerate(runs)]), strict=True):
-        if isinstance(answer, ModelError):
-            raise answer
-        view, = run.frames[0]
-        run.frames += [{view: frame} for frame in np.repeat(world.decode(answer.latents), layout.frame_stride, axis=0)]
+def _imagine(model: Engine, instruction: str, runs: list[Run], block: int) -> None:
+    """Appends what the model makes of the last block of commands."""
+    length, text = model.robot.horizon, model.tokenize(instruction)
+    requests = [world.request(model, run, row, block, text, (row, block), np.stack(run.actions[-length:]))
+                for row, run in enumerate(runs)]
+    for run, answer in zip(runs, world.answers(model, requests), strict=True):
+        world.remember(model, run, answer.latents)
 
 
-def fit_reading(world: Engine, fresh: Fresh, seeds: range, blocks: int) -> Reading:
+def fit_reading(model: Engine, fresh: Fresh, seeds: range, blocks: int) -> Reading:
     """How the task's measure is read off a picture: a linear function of few pixels, fitted on episodes of the expert
     beside noise."""
     pixels, measure = [], []
-    deviation = np.atleast_2d(world.robot.statistics["action"]["std"]).mean(0)
+    deviation = np.atleast_2d(model.robot.statistics["action"]["std"]).mean(0)
     for noise in NOISES:
         runs = fresh(seeds)
         closed_loop.play(NoisyExpert(noise * deviation), runs, 1)
         for run in runs:
-            steps = range(EVERY, min(len(run.frames), blocks * world.robot.horizon + 1), EVERY)
-            pixels += [world.robot.canvas({view: x[None] for view, x in run.frames[i].items()})[0] for i in steps]
+            steps = range(EVERY, min(len(run.frames), blocks * model.robot.horizon + 1), EVERY)
+            pixels += [world.picture(model, run, i) for i in steps]
             measure += [run.episode.coverage[i - 1] for i in steps]
     x, y = _features(np.stack(pixels)), np.array(measure)
     centre, middle = x.mean(axis=0), y.mean()

@@ -11,6 +11,7 @@ checkpoint_reader.py reads their arrays.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -124,6 +125,13 @@ def hashes_of(state: dict, frozen: dict) -> dict:
     arrays = np.ndarray | np.generic | jax.Array
     whole = {name: leaf for name, leaf in flatten(state).items() if isinstance(leaf, arrays)}
     return {"hashes": hashing.hashes(whole), "frozen_hashes": hashing.hashes(flatten(frozen))}
+
+
+def weights_hash(meta: dict, averaged: bool) -> str | None:
+    """One hash of a checkpoint's weights, with their averages or without; None where its meta has no hashes."""
+    parts = ("params.", "ema.") if averaged else ("params.",)
+    each = {name: found for name, found in meta.get("hashes", {}).items() if name.startswith(parts)}
+    return hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest() if each else None
 
 
 def add_hashes(directory: Path | str, step: int, hashes: dict[str, str]) -> None:

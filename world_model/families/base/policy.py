@@ -60,6 +60,9 @@ class Policy(Protocol):
     def imagine(self, sessions, state, block, keys, actions, given) -> Chunk:
         """As `act` where all actions are given: the block that they lead to (forward dynamics)."""
 
+    def label(self, sessions, state, block, keys, actions, given) -> Chunk:
+        """As `act`, of the block that was imagined last, whose video is given (inverse dynamics)."""
+
     def decode(self, latents) -> np.ndarray:
         """Latents [B, n, h, w, C] that follow some frame -> uint8 [B, stride n, H, W, 3]."""
 
@@ -93,6 +96,7 @@ class BatchedPolicy:
         self._start = jax.jit(self._start_rows, donate_argnums=1)
         self._observe = jax.jit(self._observe_rows, donate_argnums=1)
         self._act = jax.jit(functools.partial(self._chunk_rows, self.predict_rows), donate_argnums=1)
+        self._label = jax.jit(functools.partial(self._chunk_rows, self._label_rows), donate_argnums=1)
         self._imagine = jax.jit(functools.partial(self._chunk_rows, self._imagine_rows), donate_argnums=1)
         self._decode = jax.jit(self.inputs.decode_block)
         self.reset()
@@ -112,8 +116,9 @@ class BatchedPolicy:
         """The cache with a block as it was seen (`Inputs.encode_block`) and its executed actions [1, N, action_dim]."""
         raise NotImplementedError
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        """The next block."""
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
+                      ) -> Chunk:
+        """The next block. video_given: its video is `window.imagined` (families that imagine none are never asked)."""
         raise NotImplementedError
 
     def predict_rows(self, params, windows: Window, *asked) -> Chunk:
@@ -167,6 +172,10 @@ class BatchedPolicy:
         """See `Policy`."""
         return self._chunk(self._act, sessions, state, block, keys, actions, given)
 
+    def label(self, sessions, state, block, keys, actions, given) -> Chunk:
+        """See `Policy`."""
+        return self._chunk(self._label, sessions, state, block, keys, actions, given)
+
     def imagine(self, sessions, state, block, keys, actions, given) -> Chunk:
         """See `Policy`."""
         return self._chunk(self._imagine, sessions, state, block, keys, actions, given)
@@ -204,6 +213,9 @@ class BatchedPolicy:
         if chunk.latents is not None:
             windows = windows._replace(imagined=windows.imagined.at[sessions].set(chunk.latents))
         return windows, chunk
+
+    def _label_rows(self, params, *rows) -> Chunk:
+        return _each(functools.partial(self.predict_block, params, video_given=True), *rows)
 
     def _imagine_rows(self, params, *rows) -> Chunk:
         return _each(functools.partial(self.imagine_block, params), *rows)

@@ -113,7 +113,9 @@ class TorchPolicy:
 
     def imagine(self, *asked) -> Chunk:
         """See `Policy`: exports only act."""
-        raise NotImplementedError("forward dynamics run in JAX")
+        raise NotImplementedError("forward and inverse dynamics run in JAX")
+
+    label = imagine
 
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""

@@ -42,9 +42,10 @@ class DreamZeroPolicy(VideoPolicy):
         return self.sampler.prefill(params, window.cache, window.episode.context, both(seen),
                                     both(self._condition(window, block)), block)
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
+                      ) -> Chunk:
         sampler, video = self.sampler, window.imagined[None]
-        inpainting = Inpainting(actions[None], given[None], video, jnp.zeros((1,) * video.ndim, bool))
+        inpainting = Inpainting(actions[None], given[None], video, jnp.full((1,) * video.ndim, video_given))
         latents, actions, _ = sampler.denoise(
             params, window.cache, window.episode.context, *sampler.noise(key[None], block), state[None, None],
             self._condition(window, block), block, inpainting)

@@ -38,10 +38,11 @@ class LingBotVAPolicy(VideoPolicy):
     def observe_block(self, params, window: Window, seen, actions, block, data):
         return self.sampler.observe(params, _episode(window, block), seen, actions, data).ring
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
+                      ) -> Chunk:
         """See `BatchedPolicy`; the ring as predicted is dropped, for `observe_block` comes before the next chunk."""
         video = window.imagined[None]
-        inpainting = Inpainting(actions[None], given[None], video, jnp.zeros((1,) * video.ndim, bool))
+        inpainting = Inpainting(actions[None], given[None], video, jnp.full((1,) * video.ndim, video_given))
         latents, actions, _ = self.sampler.predict(
             params, _episode(window, block), *self.sampler.noise(key[None], block, 1),
             jnp.asarray(self.channels)[None], rotary=data, inpainting=inpainting)

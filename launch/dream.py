@@ -1,0 +1,113 @@
+"""Writes imagined episodes with actions as a dataset to train on: the flywheel (extras: sim, data).
+
+    python -m launch.dream --workdir=DIR --out=.cache/dreams --task=pusht-slide [--episodes=64 --blocks=8]
+
+From first pictures of the simulated task and its prompt (or --prompt) the model imagines videos, which its inverse
+dynamics label with actions; an episode ends before the first block whose actions lead elsewhere by more than
+--most_apart grey levels (launch/simulation/dreaming.py). OUT is a LeRobot v3.0 dataset; meta/imagined.json says which
+weights, seeds and threshold it comes from. The command prints the entry of a config's data.datasets that mixes it into
+training.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from data_pipelines import imagined
+from launch.serving.engine import Engine, ModelError
+from launch.serving.servable import choose_robot
+from launch.setup import flags as launch_flags
+from launch.setup.restore import Restored, restore
+from launch.simulation import dreaming, world
+from launch.simulation.closed_loop import Run
+from launch.simulation.simulators import choose_task
+from world_model.training import checkpoint
+from world_model.training.checkpoint import CheckpointError
+
+BATCH = 16  # episodes at once
+
+
+def write_dreams(restored: Restored, out: Path, *, episodes: int, blocks: int, most_apart: float, seed: int = 0,
+                 task: str | None = None, prompt: str | None = None, sampling: dict | None = None, say=print) -> dict:
+    """The provenance of what was written. Raises FileExistsError where OUT is there, ValueError where the model cannot
+    dream or nothing is left, CheckpointError where its weights have no hash."""
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: choose another directory")
+    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
+    robot = choose_robot(restored, chosen.embodiment, None)
+    engine = Engine(restored, robot, sessions=BATCH, batch_sizes=(BATCH,), sampling=sampling or {})
+    world.check(engine)
+    dreaming.followed(robot.embodiment)
+    provenance = about(restored) | {
+        "task": chosen.name, "seed": seed, "episodes_tried": episodes, "blocks": blocks, "most_apart": most_apart,
+        "sampling": restored.experiment.sampler_settings(**engine.sampling)}
+    instruction = prompt or chosen.instruction or robot.embodiment.instruction
+    fresh = functools.partial(chosen.make_runs, image_size=robot.layout.height)
+    runs: list[Run] = []
+    for first in range(seed, seed + episodes, BATCH):
+        batch = fresh(range(first, min(first + BATCH, seed + episodes)))
+        dreaming.dream(engine, instruction, batch, blocks)
+        runs += batch
+        say(f"{len(runs)} of {episodes} imagined")
+    found = {run.seed: dreaming.kept(engine, run, instruction, most_apart) for run in runs}
+    provenance["each"] = [{"seed": run.seed, "apart": np.round(run.gaps, 3).tolist(),
+                           "steps": len(episode.frames) if (episode := found[run.seed]) else 0} for run in runs]
+    written = [episode for episode in found.values() if episode]
+    if not written:
+        least = min(run.gaps[0] for run in runs)
+        raise ValueError(f"--most_apart={most_apart:g} leaves none of {episodes} episodes: their first blocks are "
+                         f"{least:.2f} grey levels apart at least")
+    view, = robot.embodiment.views
+    imagined.write(out, written, view=view, rate=robot.embodiment.rate, provenance=provenance)
+    return provenance
+
+
+def about(restored: Restored) -> dict:
+    """Which weights dream. Raises CheckpointError where the checkpoint has no hashes."""
+    directory = restored.workdir / "checkpoints"
+    meta = checkpoint.read_json(directory, restored.step, "meta")
+    weights = checkpoint.weights_hash(meta, restored.weights == "average")
+    if not weights:
+        raise CheckpointError(f"{directory}, step {restored.step}: holds no hashes (checkpoint.hashes = False): its "
+                              "dreams could not say whose they are")
+    return {"weights": weights, "workdir": str(restored.workdir), "step": restored.step, "family": meta["family"]}
+
+
+def describe(provenance: dict, out: Path, robot: str, view: str) -> str:
+    """For the terminal: how much was kept, and how it is trained on."""
+    blocks = [x for each in provenance["each"] for x in each["apart"]]
+    steps = [each["steps"] for each in provenance["each"]]
+    entry = {"source": "lerobot", "path": str(out), "embodiment": robot, "weight": 1.0,
+             "images": {view: imagined.CAMERA.format(view)}, "state": "observation.state", "action": "action"}
+    low, high = np.quantile(blocks, [0.1, 0.9])
+    return (f"{sum(map(bool, steps))} of {len(steps)} episodes kept, {sum(steps)} steps; blocks are "
+            f"{np.mean(blocks):.2f} grey levels from what their actions lead to, 80% of them {low:.2f} to {high:.2f}\n"
+            f"c.data.datasets.dreams = ConfigDict({entry})")
+
+
+def main(_) -> None:
+    """The command."""
+    args, restored = flags.FLAGS, restore(flags.FLAGS.workdir, flags.FLAGS.step)
+    out = Path(args.out)
+    provenance = write_dreams(restored, out, episodes=args.episodes, blocks=args.blocks, most_apart=args.most_apart,
+                              seed=args.seed, task=args.task, prompt=args.prompt,
+                              sampling=launch_flags.sampling(args))
+    chosen = choose_task(args.task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
+    view, = choose_robot(restored, chosen.embodiment, None).embodiment.views
+    print(describe(provenance, out, chosen.embodiment, view))
+
+
+if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
+    launch_flags.define_run()
+    flags.DEFINE_string("out", None, "directory to write")
+    flags.mark_flag_as_required("out")
+    flags.DEFINE_string("task", None, "a simulated task, for first pictures; default: the first for the model's robot")
+    flags.DEFINE_string("prompt", None, "what the model is asked to do; default: the task's instruction")
+    flags.DEFINE_integer("episodes", 64, "episodes to imagine", lower_bound=1)
+    flags.DEFINE_integer("blocks", 8, "blocks of an episode", lower_bound=1)
+    flags.DEFINE_float("most_apart", 8.0, "grey levels between a block and what its actions lead to", lower_bound=0)
+    flags.DEFINE_integer("seed", 5000, "of the first episode", lower_bound=0)
+    launch_flags.define_sampling()
+    launch_flags.run(main, CheckpointError, ModelError)
