@@ -131,7 +131,7 @@ def describe_ranking(result: dict) -> str:
         return ", ".join(f"{name} {of['value']:+.2f} [{of['interval'][0]:+.2f}, {of['interval'][1]:+.2f}]"
                          for name, of in found.items())
 
-    shown = result["imagined"]["spearman"]["interval"][0] > 0
+    shown = all(of["interval"][0] > 0 for of in result["imagined"].values())
     return (f"rank correlation of imagined scores with the simulator's {result['measure']}, {len(result['policies'])} "
             f"policies: {words(result['imagined'])}{'' if shown else ': not shown to rank them'}\n"
             f"of scores of the simulator's own pictures: {words(result['true_pictures'])}")
