@@ -13,10 +13,10 @@ from flax import nnx
 
 from world_model import functional
 from world_model.analysis import flops
+from world_model.families.base.batched_policy import BatchedPolicy
 from world_model.families.base.export import ExportFormat
 from world_model.families.base.inputs import Inputs
 from world_model.families.base.loss import Loss
-from world_model.families.base.policy import BatchedPolicy
 from world_model.families.base.spec import Spec
 from world_model.parallel.axes import axes_of
 from world_model.weights.formats import PublishedFormat

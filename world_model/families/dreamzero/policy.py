@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from world_model.diffusion.inpainting import Inpainting
-from world_model.families.base.policy import Chunk, Window
+from world_model.families.base.batched_policy import Window
+from world_model.families.base.policy import Chunk
 from world_model.families.dreamzero import cached
 from world_model.families.wan.policy import VideoPolicy
 from world_model.layers.stack import Context

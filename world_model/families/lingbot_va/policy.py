@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting
-from world_model.families.base.policy import Chunk, Window
+from world_model.families.base.batched_policy import Window
+from world_model.families.base.policy import Chunk
 from world_model.families.lingbot_va.cached import Episode
 from world_model.families.wan.policy import VideoPolicy
 

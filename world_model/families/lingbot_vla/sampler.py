@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
-from world_model.families.base.policy import BatchedPolicy, Chunk, Window
+from world_model.families.base.batched_policy import BatchedPolicy, Window
+from world_model.families.base.policy import Chunk
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.model import LingBotVLA

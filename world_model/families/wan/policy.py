@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from world_model.families.base.policy import BatchedPolicy
+from world_model.families.base.batched_policy import BatchedPolicy
 
 
 class VideoPolicy(BatchedPolicy):

@@ -11,8 +11,9 @@ from toy_family.network import Toy
 from world_model.diffusion import flow_matching
 from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import make_solver
+from world_model.families.base.batched_policy import BatchedPolicy, Window
 from world_model.families.base.loss import Loss, by_level, normal
-from world_model.families.base.policy import BatchedPolicy, Chunk, Window
+from world_model.families.base.policy import Chunk
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.functional import bind
 
