@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-STEPS = {"dreamzero": 3500, "lingbot_va": 1500, "lingbot_vla": 2000}  # about as many minutes each
+STEPS = {"dreamzero": 3500, "lingbot_va": 1500, "lingbot_vla": 8000}  # about as many minutes each
 ARMS = ("", "debug", "lingbot_va", "lingbot_va_debug", "lingbot_vla", "lingbot_vla_debug")
 
 
@@ -60,12 +60,12 @@ def lingbot_va() -> ConfigDict:
 
 
 def lingbot_vla() -> ConfigDict:
-    """One view of 8 x 8 tokens; prompts are bytes."""
+    """One view of 4 x 4 tokens, which all see each other; prompts are bytes."""
     c = base.get_config("lingbot_vla")
     c.model.update(vocab_size=256, text_length=64, kv_heads=2, head_width=32, num_heads=4, dim=128, ffn_dim=256,
                    num_layers=4, expert_dim=128, expert_ffn_dim=256, views=1, action_dim=32, state_dim=32)
-    c.model.update(vision_dim=96, vision_ffn_dim=192, vision_heads=3, vision_layers=3, vision_patch=4, vision_window=2,
-                   vision_full_layers=(2,))
+    c.model.update(vision_dim=96, vision_ffn_dim=192, vision_heads=3, vision_layers=3, vision_patch=8, vision_window=0,
+                   vision_full_layers=())
     c.layout.update(height=64, width=64, actions_per_block=16)
     c.encoders.tokens = "bytes"
     c.loss.error = "squared"
@@ -102,8 +102,7 @@ def debug(c: ConfigDict) -> None:
     """Tiny, a few steps."""
     c.model.update(dim=32, ffn_dim=64, num_heads=2, num_layers=2)
     if "expert_dim" in c.model:
-        c.model.update(expert_dim=32, expert_ffn_dim=64, vision_dim=32, vision_heads=2, vision_layers=2,
-                       vision_full_layers=(1,))
+        c.model.update(expert_dim=32, expert_ffn_dim=64, vision_dim=32, vision_heads=2, vision_layers=2)
     c.train.update(steps=6, global_batch_size=4, log_every=2, remat="none")  # compiles faster
     c.checkpoint.update(every=3, keep_every=6)
     c.evaluate.update(windows=4, batch_size=4)
