@@ -12,6 +12,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.setup import cpu_memory
+
 
 def define_config() -> flags.FlagHolder:
     """--config=FILE[:ARG], with --config.KEY=VALUE to override."""
@@ -95,6 +97,8 @@ def _parse(argv: list[str]) -> list[str]:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", ".cache/xla")  # a resumed run does not compile again
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a hundred small ones take 20 s
+    if jax.config.jax_platforms == "cpu":
+        cpu_memory.keep_freed()
     try:
         rest = app.parse_flags_with_usage(argv)
         if "config" in flags.FLAGS:

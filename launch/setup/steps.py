@@ -6,7 +6,6 @@ Each adds what it would alone in another order: results agree to rounding (tests
 """
 
 import contextlib
-import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -16,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from launch.setup import training
+from launch.setup import cpu_memory, training
 from world_model.parallel import host_rows
 from world_model.training.state import state_shardings
 
 SEEDS = "seeds"  # the axis of runs at once
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
 
 class Steps:
@@ -103,18 +101,10 @@ class StepsAtOnce(Steps):
         return jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *trees), self._over)
 
 
-def keep_freed_memory() -> None:
-    """Lets glibc's malloc keep what a step frees for the next one. Given back to the kernel, as it does with large
-    arrays, a step's temporaries cost a page fault for every 4 KiB: half of a small model's time on a CPU."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-            mallopt(option, value)
-
-
 def compile_step(step, say: Callable[[str], None], *args: dict):
     """Compiles a jitted step for abstract or placed arguments."""
     if jax.default_backend() == "cpu":
-        keep_freed_memory()
+        cpu_memory.keep_freed()
     began = time.monotonic()
     compiled = step.lower(*args).compile()
     memory = compiled.memory_analysis()
