@@ -57,7 +57,7 @@ def step_of(experiment, batch):
     mesh = training.make_mesh(experiment.config, jax.devices()[:2])
     with jax.set_mesh(mesh):
         _, target = training.make_target(experiment, mesh)
-        make = jax.jit(functools.partial(training.create_state, experiment), out_shardings=state.state_shardings(target))
+        make = jax.jit(functools.partial(training.create_state, experiment, seed=experiment.config.seed), out_shardings=state.state_shardings(target))
         before = make(params_of(experiment))
         after, metrics = training.make_step(experiment, target)(before, host_rows.put_batch(batch, mesh))
     return jax.device_get((after["params"], metrics))

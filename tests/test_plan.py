@@ -209,8 +209,11 @@ def test_more_samples_per_chip_keep_less(batch, remat):
 
 
 def test_nothing_stays_open_on_a_cpu():
-    fitted = Experiment(dreamzero_14b.get_config("debug")).fitted().config
+    config = dreamzero_14b.get_config("debug")
+    fitted = Experiment(config).fitted().config
     assert 0 not in fitted.mesh.values() and fitted.train.remat == "full"
+    config.train.remat = "auto"
+    assert Experiment(config).fitted().config.train.remat == "products"  # no chip is known by its memory
 
 
 def test_a_sweep_is_sorted_by_throughput_with_what_does_not_fit_last():

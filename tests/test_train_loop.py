@@ -16,8 +16,7 @@ import pytest
 from launch import checkpoint as command
 from launch import train
 from launch.setup import flags, resume, steps
-from launch.supervision import cloud_ledger as cloud_goodput
-from launch.supervision import owner
+from launch.supervision import cloud_ledger, owner
 from tests import tiny_training as tiny
 from world_model.training import checkpoint, checkpoint_reader
 
@@ -85,13 +84,13 @@ def test_a_signal_saves_where_it_stands_and_the_run_goes_on_from_there(tmp_path,
 
     monkeypatch.setattr(tiny.Loader, "__next__", terminated_at_3)
     told = mock.Mock()
-    monkeypatch.setattr(cloud_goodput, "open_log", lambda name, job: told if (name, job) == ("log", tmp_path.name) else 1)
+    monkeypatch.setattr(cloud_ledger, "open_log", lambda name, job: told if (name, job) == ("log", tmp_path.name) else 1)
     config = tiny.config(steps=6, every=100, fsdp=8)
     config.log.cloud_goodput = "log"
     before = signal.getsignal(signal.SIGINT)
     assert train.run(tiny.Experiment(config), tmp_path) == 143
-    assert [call.args[0] for call in told.starts.call_args_list] == [1, 2, 3] and not told.done.called
-    assert {call.args[0] for call in told.ends.call_args_list} == {"startup", "compile", "steps", "checkpoint"}
+    assert [call.args[0] for call in told.start_step.call_args_list] == [1, 2, 3] and not told.done.called
+    assert {call.args[0] for call in told.end_phase.call_args_list} == {"startup", "compile", "steps", "checkpoint"}
     assert "stopped by a signal at step 3 of 6, saved" in capsys.readouterr().out
     assert checkpoint.steps(tmp_path / "checkpoints") == [3]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_DFL, before)

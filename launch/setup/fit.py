@@ -35,7 +35,7 @@ def fit(config, make: Callable, devices=None) -> ConfigDict:
         config.mesh.update(choose_mesh(config, len(devices)))
         if config.train.remat == "auto":
             experiment = make(config)
-            held = jax.eval_shape(functools.partial(training.create_state, experiment), experiment.model.shapes)
+            held = jax.eval_shape(functools.partial(training.create_state, experiment, seed=0), experiment.model.shapes)
             config.train.remat = choose_remat(config, devices[0], experiment.model.spec, held)
     return config
 

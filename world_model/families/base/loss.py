@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from world_model import functional
+from world_model.diffusion import flow_matching
 from world_model.parallel import axes
 
 BUCKETS = 4  # ranges of sigma, for losses by noise level
+LEAST_SIGMA = 1e-3  # of actions; where there is no noise, there is nothing to learn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,24 @@ class Loss:
         shapes = functional.shapes(type(self.model), self.model.spec)
         params = axes.gather_weights(params, shapes, self.model.param_axes)
         return self.loss_at(params, example, self.sample(keys, example, key), counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionLoss(Loss):
+    """A loss of actions alone, with one noise level per sample: `sample` gives (sigma [B], noise [B, N, A])."""
+
+    def count(self, batch: dict) -> dict:
+        """See `Loss`: the valid values."""
+        return {"actions": jnp.maximum(batch["action_mask"].sum() * 1.0, 1)}
+
+    def targets(self, example, sampled) -> dict:
+        """See `Loss`."""
+        return {"action": flow_matching.velocity(example.actions, sampled[1])}
+
+    def quieter(self, sampled, by: float, streams: set[str]) -> tuple[Any, dict]:
+        """See `Loss`."""
+        lower = jnp.maximum(sampled[0] - by, LEAST_SIGMA)
+        return (lower, sampled[1]), {"action": (lower / sampled[0])[:, None, None]}
 
 
 def normal(keys, shape):

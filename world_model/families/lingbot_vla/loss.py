@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from world_model.diffusion import flow_matching
-from world_model.families.base.loss import Loss, by_level, normal
+from world_model.families.base.loss import LEAST_SIGMA, ActionLoss, by_level, normal
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.moe import Routing
 from world_model.families.lingbot_vla.teachers import head_error
 from world_model.functional import bind
 
-EARLIEST = 1e-3  # the smallest time; one without noise has nothing to teach
 ALPHA = 1.5  # of Beta(alpha, 1)
 BIAS = "expert_blocks.mlp.router_bias"
 LOAD = "router_load"  # a metric for `after_step` alone
@@ -32,7 +31,7 @@ TIMES = {"pseudo_beta": pseudo_beta, "beta": lambda u, v: u ** (1 / ALPHA), "uni
 
 
 @dataclasses.dataclass(frozen=True)
-class LingBotVLALoss(Loss):
+class LingBotVLALoss(ActionLoss):
     """Plain values from the config's `noise` and `loss` sections."""
 
     times: str = "pseudo_beta"
@@ -65,7 +64,8 @@ class LingBotVLALoss(Loss):
     def sample(self, keys, example: Example, key: jax.Array):
         """See `Loss`: (time [B], noise [B, N, A])."""
         u, v = (jax.vmap(jax.random.uniform)(keys(use)) for use in (0, 1))
-        return EARLIEST + (1 - EARLIEST) * TIMES[self.times](1 - u, 1 - v), normal(keys(2), example.actions.shape[1:])
+        time = LEAST_SIGMA + (1 - LEAST_SIGMA) * TIMES[self.times](1 - u, 1 - v)
+        return time, normal(keys(2), example.actions.shape[1:])
 
     def predict(self, params: dict, example: Example, sampled):
         """See `Loss`; beside the velocity, what the teachers' heads say, and the routing."""
@@ -76,16 +76,6 @@ class LingBotVLALoss(Loss):
         velocity, routing = model.velocity(prefix, example.state, noisy, time)
         taught = model.queries.features(prefix.outputs) if model.spec.teachers else {}
         return {"action": velocity}, (taught, routing)
-
-    def targets(self, example: Example, sampled) -> dict:
-        """See `Loss`."""
-        return {"action": flow_matching.velocity(example.actions, sampled[1])}
-
-    def quieter(self, sampled, by: float, streams: set[str]):
-        """See `Loss`."""
-        time, noise = sampled
-        lower = jnp.maximum(time - by, EARLIEST)
-        return (lower, noise), {"action": (lower / time)[:, None, None]}
 
     def loss_of(self, predicted, targets: dict, example: Example, sampled, counts: dict):
         """See `Loss`."""

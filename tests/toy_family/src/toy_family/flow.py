@@ -12,20 +12,17 @@ from world_model.diffusion import flow_matching
 from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import make_solver
 from world_model.families.base.batched_policy import BatchedPolicy, Window
-from world_model.families.base.loss import Loss, by_level, normal
+from world_model.families.base.loss import ActionLoss, by_level, normal
 from world_model.families.base.policy import Chunk
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.functional import bind
 
 
 @dataclasses.dataclass(frozen=True)
-class ToyLoss(Loss):
+class ToyLoss(ActionLoss):
     """Mean square of the velocity over valid actions."""
 
     shift: float = 1.0
-
-    def count(self, batch: dict) -> dict:
-        return {"actions": jnp.maximum(batch["action_mask"].sum() * 1.0, 1)}
 
     def sample(self, keys, example: Example, key: jax.Array):
         sigma = flow_matching.shift_sigma(jax.vmap(jax.random.uniform)(keys(0)), self.shift)
@@ -35,13 +32,6 @@ class ToyLoss(Loss):
         (sigma, noise), model = sampled, bind(self.model, params)
         noisy = flow_matching.add_noise(example.actions, noise, sigma)
         return {"action": model.velocity(*model.look(example), noisy, 1000 * sigma)}, None
-
-    def targets(self, example: Example, sampled):
-        return {"action": sampled[1] - example.actions}
-
-    def quieter(self, sampled, by: float, streams: set[str]):
-        lower = jnp.maximum(sampled[0] - by, 1e-3)
-        return (lower, sampled[1]), {"action": (lower / sampled[0])[:, None, None]}
 
     def loss_of(self, predicted, targets, example: Example, sampled, counts):
         error, sigma = predicted[0]["action"] - targets["action"], sampled[0]

@@ -9,14 +9,13 @@ import numpy as np
 from world_model.batch import batch_spec
 from world_model.families.base.inputs import Fields, Inputs
 
-# Fields of a batch, as world_model/batch.py describes them; a policy's have no actions.
 Example = collections.namedtuple("Example", "views view_mask text_ids text_length state actions action_mask sample_index",
                                  defaults=(None,) * 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class ToyInputs(Inputs):
-    """The loss and the sampler take the same."""
+    """The loss and the sampler take an Example: fields that world_model/batch.py describes. A policy's has no actions."""
 
     def batch_fields(self) -> Fields:
         spec = self.spec
