@@ -23,7 +23,8 @@ held in bfloat16. Memory and time by arm and card: docs/recipes.md.
 Storage: minutes x 60 x rate windows x 2.7 MB (14B) or .85 MB (5B): 30 minutes of SO-101 are 54,000, 146 or 46 GB.
 Time: the 14B took 127 h for 144,000 samples on two H100 (Vizuara-AI-Lab/dreamzero-so101), 6.35 GPU-seconds a sample;
 20,000 samples here: 35 h; money: hours x $11.06, an H100's list price of September 2026 = $390. Planned, not run:
-10.9 s a step of 4 here, the 5B's 1.3 s on an RTX 4090 and all of it in 0.44 s on an H100; other arms' are guesses.
+10.9 s a step of 4 here; of the 5B 1.3 s (LoRA), 1.16 s (last layer) on an RTX 4090, 0.79 s (attention) on an L40S, of
+which an A6000's is guessed, and 0.44 s (all) on an H100.
 
 Expected: action error over 32 slots .23 at the start, .08 and below after 1,000 steps of 4 (the same and
 aws-samples/sample-dreamzero-finetuning-on-sagemaker); joints within .01 rad^2 open loop, from .1 on they are mapped
