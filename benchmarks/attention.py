@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import dreamzero_5b, dreamzero_14b
-from launch.setup import fit
 from launch.setup.experiment import Experiment
-from world_model.attention import KERNELS, make_attend, tokens, visibility
+from world_model.attention import KERNELS, make_attend, runs_on, tokens, visibility
 from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.families.dreamzero.layout import make_sequence
 
@@ -79,7 +78,7 @@ def covered(table, sequence, window_frames: int) -> int:
 
 def main(_) -> None:
     """Runs the command."""
-    here = [name for name in KERNELS if fit.runs_on(name, jax.default_backend())]
+    here = [name for name in KERNELS if runs_on(name, jax.default_backend())]
     for shape in SHAPES.value:
         model = Experiment(CONFIGS[shape].get_config(ARM.value)).model
         for kernel in ONLY.value or here:

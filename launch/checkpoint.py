@@ -21,7 +21,6 @@ from absl import flags
 from launch.setup import flags as launch_flags
 from world_model.differences import differences
 from world_model.training import checkpoint, checkpoint_reader
-from world_model.training.state import flatten
 
 STEP = flags.DEFINE_integer("step", None, "step of WORKDIR's checkpoint; default: the newest")
 OTHER_STEP = flags.DEFINE_integer("other_step", None, "step of OTHER's checkpoint; default: as --step")
@@ -66,13 +65,13 @@ def _arrays(directory: Path, step: int, names=None) -> Iterator[tuple[str, np.nd
     """(name, array) of the named arrays, all for None; sorted within state and frozen."""
     names = _table(directory, step) if names is None else names
     yield from checkpoint_reader.read_arrays(directory, step, lambda name: name in names)
-    frozen = flatten({"frozen": checkpoint_reader.read_frozen(directory, step)})
+    frozen = checkpoint.flatten({"frozen": checkpoint_reader.read_frozen(directory, step)})
     yield from ((name, array) for name, array in sorted(frozen.items()) if name in names)
 
 
 def _table(directory: Path, step: int) -> dict[str, list]:
     meta = checkpoint.read_json(directory, step, "meta")
-    return meta["arrays"] | flatten({"frozen": meta["frozen"]})
+    return meta["arrays"] | checkpoint.flatten({"frozen": meta["frozen"]})
 
 
 def _values(directory: Path, step: int) -> dict:

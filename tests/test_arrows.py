@@ -3,6 +3,8 @@
 import ast
 import functools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,8 @@ PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
 NOT_OURS_TO_IMPORT = ("tests", "benchmarks")
 # The families that have names; nothing outside them and configs/ may know one.
 NAMED = re.compile(r"dreamzero|lingbot", re.IGNORECASE)
+FAMILY_MODULES = sorted({f"{FAMILIES}.{path.parent.name}" for path in (ROOT / FAMILIES.replace(".", "/")).glob("*/config.py")
+                         if path.parent.name != "wan"})
 WIRE_PROTOCOLS = "launch/serving/protocols"  # published clients' languages
 
 
@@ -172,6 +176,18 @@ def test_torch_is_imported_by_the_modules_that_are_for_it():
     assert {name for name in found if not name.startswith(TORCH_MODULES)} == TORCH_CALLERS
     for prefix in TORCH_MODULES:
         assert any(name.startswith(prefix) for name in found), prefix
+
+
+def test_serving_and_rolling_out_import_no_training_code():
+    """Of `world_model.training`, checkpoints are read; what a family's policy and sampler need comes along."""
+    acting = ["launch.serve", "launch.rollout", "launch.serving.server", *FAMILY_MODULES]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {acting}]; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(found.stdout.split())
+    assert {name for name in loaded if is_in(name, "world_model.training")} == {
+        "world_model.training", "world_model.training.checkpoint", "world_model.training.checkpoint_reader"}
+    assert not {name for name in loaded if name.endswith((".loss", ".student")) and is_in(name, FAMILIES)}
+    assert not loaded & {f"launch.setup.{name}" for name in ("training", "fit", "steps", "resume")}
 
 
 def test_one_module_reads_json():

@@ -121,9 +121,10 @@ def test_batches_are_split_over_data_and_fsdp():
 
 
 def test_the_table_of_arrays_counts_bytes_in_all_and_per_device():
-    params = {"w": jax.ShapeDtypeStruct((1024, 1024), np.float32), "b": jax.ShapeDtypeStruct((3,), np.float32)}
-    placed = sharding.shardings({"w": ("embed", "heads"), "b": (None,)}, {"w": (1024, 1024), "b": (3,)}, MESH)
-    table = sharding.describe(params, placed).splitlines()
+    shapes = {"w": (1024, 1024), "b": (3,)}
+    placed = sharding.shardings({"w": ("embed", "heads"), "b": (None,)}, shapes, MESH)
+    table = sharding.describe({name: jax.ShapeDtypeStruct(shape, np.float32, sharding=placed[name])
+                               for name, shape in shapes.items()}).splitlines()
     assert table[2].split() == ["w", "1024x1024", "float32", "fsdp,", "tensor", "4.000", "0.500"]
     assert table[-1].split() == ["total", "of", "1,048,579", "elements", "4.000", "0.500"]
 

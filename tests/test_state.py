@@ -6,7 +6,7 @@ import pytest
 
 from tests import tiny_training as tiny
 from world_model.parallel import sharding
-from world_model.training import state
+from world_model.training import checkpoint, state
 
 EXPERIMENT = tiny.Experiment(tiny.config())
 MODEL = EXPERIMENT.model
@@ -46,7 +46,7 @@ def test_the_average_starts_from_the_weights():
 
 def test_flat_names_go_there_and_back():
     found = make(ema=True)
-    flat = state.flatten(found)
+    flat = checkpoint.flatten(found)
     assert {"params.head.kernel", "opt.mu.blocks.fc1.bias", "opt.count", "ema.embed.bias", "step", "key"} <= set(flat)
-    assert jax.tree.structure(state.unflatten(flat, found)) == jax.tree.structure(found)
-    assert state.unflatten(flat, found)["opt"]["nu"]["head.kernel"] is found["opt"]["nu"]["head.kernel"]
+    assert jax.tree.structure(checkpoint.unflatten(flat, found)) == jax.tree.structure(found)
+    assert checkpoint.unflatten(flat, found)["opt"]["nu"]["head.kernel"] is found["opt"]["nu"]["head.kernel"]

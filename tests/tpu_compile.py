@@ -14,10 +14,9 @@ from jax.sharding import SingleDeviceSharding
 
 from configs import dreamzero_14b
 from launch import plan
-from launch.setup import fit
 from world_model import attention
 from world_model.analysis.program import Program
-from world_model.attention import KERNELS, context, make_attend, tokens, visibility
+from world_model.attention import KERNELS, context, make_attend, runs_on, tokens, visibility
 from world_model.batch import Layout
 from world_model.families.dreamzero.layout import GROUPS
 from world_model.families.dreamzero.visibility import TABLES
@@ -46,7 +45,7 @@ def main(_) -> None:
     _, devices = plan.describe_topology("v5e:2x2")
     table, count = visibility.get_table("dreamzero", TABLES), tokens.length(SEQUENCE)
     found = {}
-    for name in [name for name in KERNELS if fit.runs_on(name, "tpu")]:
+    for name in [name for name in KERNELS if runs_on(name, "tpu")]:
         attend = make_attend(name, table, SEQUENCE, SEQUENCE)
         found[name] = compile_gradient(attend, devices[0], count, (1, count))
         found[f"{name}, drawn"] = compile_gradient(

@@ -13,8 +13,8 @@ import numpy as np
 
 from launch.evaluation.evaluator import NOISE_SAMPLES, SHOWN, Evaluator, pad_batch
 from launch.reporting import figures, scores
-from launch.setup import training
 from launch.setup.experiment import Experiment
+from world_model.encoders.weights import place
 from world_model.training import metrics
 
 LOSSES, ROLLOUT = "held_out", "rollout"  # what names of metrics begin with
@@ -33,7 +33,7 @@ class HeldOut:
         self._model, self._frozen = experiment.model, encoders
         if data.cache:  # a cache has training windows alone: held-out ones are made of video
             data = data.without_cache()
-            self._frozen = training.place(experiment.load_encoders(kept), mesh)
+            self._frozen = place(experiment.load_encoders(kept), mesh)
         self._windows = self._encode_windows(data, say)
         self._rolled = self._encode_rolled(data) if self._config.evaluate.rollout_every else None
         if "video" in self._frozen:

@@ -25,7 +25,6 @@ from launch.setup.restore import Restored, restored_config
 from world_model import kinds
 from world_model.families.base.policy import Policy
 from world_model.training import checkpoint
-from world_model.training.state import flatten
 from world_model.weights import safetensors_io
 from world_model.weights.safetensors_io import Weights
 from world_model.weights.tensor_files import WeightsError, read_json
@@ -70,7 +69,7 @@ def write_encoders(directory: Path, restored: Restored) -> None:
     """Writes what `open_export` needs of the frozen encoders."""
     folder, tokenizer = directory / FOLDER, restored.config.encoders.get("tokenizer")
     folder.mkdir()
-    arrays = flatten(jax.tree.map(np.asarray, restored.kept))
+    arrays = checkpoint.flatten(jax.tree.map(np.asarray, restored.kept))
     safetensors_io.write(folder, sorted(arrays.items()), stem=STEM)
     if tokenizer:
         shutil.copy(tokenizer, folder / Path(tokenizer).name)

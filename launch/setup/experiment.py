@@ -1,7 +1,7 @@
 """From a config to objects: what an experiment is made of, each made once and when it is first asked for.
 
 With its neighbours in launch/setup this is where config keys become plain values; the commands are given an
-`Experiment`, never a module or a bare config.
+`Experiment`, never a module or a bare config. What trains is imported when it is asked for: a server never does.
 """
 
 import dataclasses
@@ -11,16 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from data_pipelines.augmentation import Augmentation
-from launch.setup import cache, fit, initial, values
+from launch.setup import cache, initial, values
 from launch.setup.datasets import Data, open_data
 from world_model import encoders
 from world_model.batch import ONE_FRAME, Layout
 from world_model.encoders.weights import WeightsFile
 from world_model.families import Family, Model, get_family
 from world_model.families.base.inputs import Inputs
-from world_model.families.base.loss import Loss
-from world_model.families.base.student import StudentLoss
-from world_model.training.optimizer import Optimizer, make_optimizer
 
 INPUT_KEYS = ("unconditional",)  # keys of config.evaluate that the family's inputs take, where it has them
 EVALUATION_ONLY = ("every", "rollout_every", "windows", "batch_size", *INPUT_KEYS)  # not the sampler's
@@ -91,9 +88,12 @@ class Experiment:
         return self.family.inputs(self.model.spec, dict(self.config.get("noise", {})), **self.encoders, **given)
 
     @functools.cached_property
-    def loss(self) -> Loss:
-        """What training minimises."""
-        own = self.family.loss(self.model.module, **self.config.get("noise", {}), **self.config.get("loss", {}))
+    def loss(self):
+        """What training minimises, a `Loss` of families/base."""
+        from world_model.families.base.student import StudentLoss
+
+        make_loss = self.family.part("loss", "training")
+        own = make_loss(self.model.module, **self.config.get("noise", {}), **self.config.get("loss", {}))
         student = self.config.get("distill")
         return StudentLoss(own.model, own, student.streams, student.levels) if student else own
 
@@ -102,8 +102,10 @@ class Experiment:
         return self.loss(params, self.inputs.encode(frozen or {}, batch), key, counts)
 
     @functools.cached_property
-    def optimizer(self) -> Optimizer:
-        """The optimizer over train.steps."""
+    def optimizer(self):
+        """The `Optimizer` over train.steps."""
+        from world_model.training.optimizer import make_optimizer
+
         given = {key: value for key, value in self.config.optimizer.items() if key not in STATE_KEYS}
         return make_optimizer(steps=self.config.train.steps, **given)
 
@@ -167,6 +169,8 @@ class Experiment:
 
     def fitted(self, devices=None) -> "Experiment":
         """The experiment with nothing left open for the devices (launch/setup/fit.py), and all of its parts made."""
+        from launch.setup import fit
+
         _ = self.inputs, self.loss, self.optimizer, self.augmentation
         return Experiment(initial.with_teacher(fit.fit(self.config, Experiment, devices)))
 

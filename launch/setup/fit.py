@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from launch.setup import training
 from world_model.analysis.chips import CHIPS, chip_of
+from world_model.attention import PLATFORMS, runs_on
 from world_model.parallel import sharding
 from world_model.parallel.remat import KEPT
 from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
-KERNEL_PLATFORM = {"flash": "tpu", "cudnn": "gpu"}  # attention kernels that run on one platform alone
 USABLE_SHARE = 0.92  # for what can be foreseen; plans of the 14B came within 6% of the memory, but for context = 4
 # Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
 LAYERS_AT_WORK = 3
@@ -40,17 +40,12 @@ def fit(config, make: Callable, devices=None) -> ConfigDict:
     return config
 
 
-def runs_on(kernel: str, platform: str) -> bool:
-    """Whether the attention kernel is one for a JAX platform (cpu, gpu, tpu)."""
-    return KERNEL_PLATFORM.get(kernel, platform) == platform
-
-
 def check_kernel(config, devices=None) -> None:
     """Raises ValueError where the attention kernel does not compile for these devices (of a sweep that is only traced
     here they are others), or not in the dtype of the run."""
     kernel, platform = config.model.attention, (devices or jax.devices())[0].platform
     if not runs_on(kernel, platform):
-        raise ValueError(f"model.attention = {kernel!r} is a kernel for {KERNEL_PLATFORM[kernel].upper()}s, and the "
+        raise ValueError(f"model.attention = {kernel!r} is a kernel for {PLATFORMS[kernel].upper()}s, and the "
                          f"devices are {platform}s: --config.model.attention=blockwise")
     if kernel == "cudnn" and config.train.compute_dtype != "bfloat16":
         raise ValueError(f"model.attention = 'cudnn' computes in bfloat16, and train.compute_dtype is "

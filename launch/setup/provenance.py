@@ -14,7 +14,7 @@ from data_pipelines.storage import files
 from launch.setup import mixture
 from world_model import kinds
 from world_model.parallel import sharding
-from world_model.training.state import flatten, state_shardings
+from world_model.training.checkpoint import flatten
 
 # Sections and keys of a config that change no result, or that a slice chooses for itself.
 WITHOUT_EFFECT = ("mesh", "hosts", "log", "checkpoint", "data.workers", "data.prefetch", "train.log_every",
@@ -65,7 +65,7 @@ def code_version() -> str:
 
 def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics: dict) -> str:
     """Writes WORKDIR/config.json, statistics.json and arrays.txt (where every parameter lies); says what will run."""
-    arrays = sharding.describe(target["params"], state_shardings(target["params"]))
+    arrays = sharding.describe(target["params"])
     if jax.process_index() == 0:
         write_run(workdir, config, statistics, arrays)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

@@ -13,11 +13,13 @@ from ml_collections import ConfigDict
 
 from configs.base import get_config
 from data_pipelines.statistics.stored import STATISTICS
-from launch.setup import fit, training, values
+from launch.setup import values
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
 from world_model import kinds
+from world_model.attention import runs_on
+from world_model.encoders.weights import place
 from world_model.families import FamilyError, Model, get_family
 from world_model.families.base.policy import Policy
 from world_model.parallel import sharding
@@ -95,7 +97,7 @@ def restore(workdir: Path | str, step: int | None = None) -> Restored:
             experiment.config.model.attention = "blockwise"  # it needs no rows for every device
             experiment = Experiment(experiment.config)
         frozen = experiment.load_encoders(kept)
-        frozen = training.place(frozen, mesh) if mesh is not None else jax.tree.map(jnp.asarray, frozen)
+        frozen = place(frozen, mesh) if mesh is not None else jax.tree.map(jnp.asarray, frozen)
         _ = experiment.model, experiment.inputs
     except FamilyError as error:
         raise checkpoint.CheckpointError(f"{directory}, step {step}: {error}") from error
@@ -154,6 +156,6 @@ def restored_config(saved: dict, where: str) -> ConfigDict:
     except ValueError as error:
         raise values.ConfigError(f"{where}: {error}") from error
     config.train.matmul = "plain"
-    if not fit.runs_on(config.model.attention, jax.default_backend()):
+    if not runs_on(config.model.attention, jax.default_backend()):
         config.model.attention = "blockwise"
     return config

@@ -8,7 +8,6 @@ import numpy as np
 
 from launch.setup.initial import Initial
 from world_model.parallel import sharding
-from world_model.parallel.axes import ENCODER_RULES, axes_of
 from world_model.training import state
 from world_model.training.train_step import jit_train_step, make_train_step
 
@@ -74,16 +73,6 @@ def make_step(experiment, target: dict, *frozen: dict) -> jax.stages.Wrapped:
     specs = {name: p.sharding.spec for name, p in target["params"].items()}
     frozen_specs = tuple(jax.tree.map(lambda a: a.sharding.spec, tree) for tree in frozen)
     return jit_train_step(step_function(experiment, specs=specs, frozen_specs=frozen_specs), target, *frozen)
-
-
-def place(frozen: dict, mesh) -> dict:
-    """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
-    def placed(arrays: dict) -> dict:
-        where = sharding.shardings(axes_of(arrays, ENCODER_RULES), {name: a.shape for name, a in arrays.items()}, mesh)
-        return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
-                for name, a in arrays.items()}
-
-    return {part: placed(arrays) for part, arrays in frozen.items()}
 
 
 def abstract_batch(experiment, mesh) -> dict:

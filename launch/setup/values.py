@@ -7,12 +7,9 @@ import math
 import re
 from collections.abc import Callable
 
-from world_model.families.base.student import STREAMS
 from world_model.layers.matmul import PRODUCTS
 from world_model.parallel.remat import POLICIES
-from world_model.training import directions
-from world_model.training.optimizer import SCHEDULES
-from world_model.training.records import SINKS
+from world_model.training import OPTIMIZERS, SCHEDULES, SINKS, STUDENT_STREAMS
 
 Rule = tuple[Callable[[object], bool], str]  # whether a value may be, and what is expected
 
@@ -48,12 +45,12 @@ RULES: dict[str, Rule] = {
     "train.remat": one_of("auto", "none", *POLICIES), "train.matmul": one_of(*PRODUCTS),
     "train.init_weights": one_of("average", "raw"), "train.log_every": COUNT,
     "optimizer.warmup_fraction": PART, "optimizer.b1": PART, "optimizer.b2": PART, "optimizer.eps": POSITIVE,
-    "optimizer.clip_norm": POSITIVE, "optimizer.name": one_of(*directions.RULES),
+    "optimizer.clip_norm": POSITIVE, "optimizer.name": one_of(*OPTIMIZERS),
     "optimizer.schedule": one_of(*SCHEDULES), "optimizer.moments_dtype": DTYPE, "optimizer.frozen_dtype": DTYPE,
     **{f"mesh.{axis}": between(-1) for axis in ("data", "fsdp", "tensor", "context")},
     "hosts.connect_seconds": COUNT, "hosts.heartbeat_seconds": COUNT,
     "checkpoint.every": COUNT, "checkpoint.keep_last": COUNT,
-    "distill.streams": one_of(*STREAMS), "distill.levels": between(2),
+    "distill.streams": one_of(*STUDENT_STREAMS), "distill.levels": between(2),
     "noise.shift": POSITIVE, "noise.action_shift": POSITIVE, "noise.video_alpha": POSITIVE,
     "noise.video_beta": POSITIVE, "noise.history": SHARE, "noise.text_dropout": SHARE, "noise.forward_dynamics": SHARE,
     "checkpoint.keep_best": one_of(False, True),
@@ -61,7 +58,7 @@ RULES: dict[str, Rule] = {
     "evaluate.action_steps": COUNT, "evaluate.chunk_frames": COUNT, "evaluate.video_final_sigma": PART,
 }
 
-LISTS = {"log.also": tuple(SINKS)}  # keys whose values are tuples of these
+LISTS = {"log.also": SINKS}  # keys whose values are tuples of these
 # (key, its default, another key, values of that under which it is not read)
 UNREAD_KEYS = (("optimizer.eps", 1e-8, "optimizer.name", ("adafactor", "lion")),
           ("optimizer.b2", 0.999, "optimizer.name", ("adafactor",)),

@@ -13,6 +13,7 @@ from launch.setup.initial import Initial
 from launch.setup.resume import find_resumable, make_meta
 from launch.supervision import hosts, owner
 from launch.supervision.ledger import Ledger, read_attempts, summarize
+from world_model.encoders.weights import place
 from world_model.parallel import host_rows
 from world_model.training import checkpoint, checkpoint_reader, metrics, records
 from world_model.training.checkpoint_writer import Checkpoints
@@ -49,7 +50,7 @@ class RunFolder:
 
         # Encoders and what they make of held-out windows; then the state, the newest checkpoint's or a fresh one: a run
         # from a cache needs no room for both at once.
-        self.encoders = training.place(experiment.training_arrays(self._kept), mesh)
+        self.encoders = place(experiment.training_arrays(self._kept), mesh)
         evaluates = self.config.evaluate.every or self.config.evaluate.rollout_every
         self._held_out = HeldOut(experiment, self.data, mesh, self._kept, self.encoders, say) if evaluates else None
         self.initial_state = training.start(experiment, make_state, target) if self.saved is None else (

@@ -16,7 +16,7 @@ from launch.reporting.comparison import Measurement
 from launch.reporting.verdicts import RULE
 from launch.setup import provenance
 from world_model import kinds
-from world_model.training.state import flatten
+from world_model.training.checkpoint import flatten
 
 FILE = "study.json"
 FORMAT = 1

@@ -31,6 +31,12 @@ KERNELS: dict[str, Callable[..., Attend]] = {
     "cudnn": cudnn.make_attend,
     "flash": flash.make_attend,
 }
+PLATFORMS = {"flash": "tpu", "cudnn": "gpu"}  # of kernels that run on one alone
+
+
+def runs_on(kernel: str, platform: str) -> bool:
+    """Whether a kernel runs on a JAX platform (cpu, gpu, tpu)."""
+    return PLATFORMS.get(kernel, platform) == platform
 
 
 def make_attend(kernel: str, table: Table, queries: Sequence, keys: Sequence, window_frames: int = 0) -> Attend:

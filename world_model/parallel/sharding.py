@@ -194,14 +194,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def describe(params: dict, placed: dict[str, NamedSharding]) -> str:
-    """Formats a table of arrays: name, shape, dtype, spec, MiB in all and on one device, and the totals."""
+def describe(params: dict) -> str:
+    """Formats a table of placed arrays: name, shape, dtype, spec, MiB in all and on one device, and the totals."""
     rows, total, local = [("array", "shape", "dtype", "spec", "MiB", "MiB/device")], 0, 0
     for name, p in sorted(params.items()):
         size = math.prod(p.shape) * p.dtype.itemsize
-        share = math.prod(placed[name].shard_shape(p.shape)) * p.dtype.itemsize
+        share = math.prod(p.sharding.shard_shape(p.shape)) * p.dtype.itemsize
         total, local = total + size, local + share
-        spec = ", ".join(e if isinstance(e, str) else "+".join(e or "-") for e in placed[name].spec)
+        spec = ", ".join(e if isinstance(e, str) else "+".join(e or "-") for e in p.sharding.spec)
         rows.append((name, "x".join(map(str, p.shape)), p.dtype.name, spec, _mib(size), _mib(share)))
     count = sum(math.prod(p.shape) for p in params.values())
     rows.append((f"total of {count:,} elements", "", "", "", _mib(total), _mib(local)))

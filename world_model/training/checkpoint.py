@@ -1,6 +1,6 @@
 """Checkpoints: everything that a run needs to go on, restorable onto any mesh.
 
-    CHECKPOINTS/<step>/state    arrays by flat name (world_model/training/state.py), written by Orbax in parallel
+    CHECKPOINTS/<step>/state    arrays by flat name (`flatten`), written by Orbax in parallel
                       frozen    arrays of fitted encoders, by flat name; only where there are any
                       data      JSON: the position of every data source
                       meta      JSON: config, statistics and their hash, tables of shapes and of the arrays' hashes,
@@ -21,7 +21,6 @@ import numpy as np
 
 from world_model import hashing, kinds
 from world_model.differences import first_difference
-from world_model.training.state import flatten, unflatten
 
 SCHEMA = 1
 LARGEST = 2**40  # elements of an array
@@ -102,6 +101,21 @@ def read_json(directory: Path | str, step: int, item: str) -> dict:
         return kinds.read(path, ITEMS[item])
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """Turns {"opt": {"mu": {"a.kernel": x}}} into {"opt.mu.a.kernel": x}: the names on disk."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def unflatten(flat: dict, like: dict, prefix: str = "") -> dict:
+    """Inverts `flatten`, into the structure of `like`."""
+    return {name: unflatten(flat, value, f"{prefix}{name}.") if isinstance(value, dict) else
+            flat[prefix + name]
+            for name, value in like.items()}
 
 
 def table(tree: dict) -> dict[str, list]:

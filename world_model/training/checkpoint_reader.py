@@ -10,8 +10,7 @@ import orbax.checkpoint as ocp
 
 from world_model import hashing
 from world_model.differences import first_difference
-from world_model.training.checkpoint import CheckpointError, first_line, read_json, table
-from world_model.training.state import flatten, unflatten
+from world_model.training.checkpoint import CheckpointError, first_line, flatten, read_json, table, unflatten
 
 
 def restore(directory: Path | str, step: int, target: dict, check: bool = True) -> dict:

@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError, first_line, hashes_of, is_committed, step_paths, steps
-from world_model.training.state import flatten
 
 TRASH = "deleted"
 
@@ -56,10 +56,10 @@ class Checkpoints:
         earlier save first. loss: by which `keep_best` judges."""
         if self._hashes:
             meta = meta | hashes_of(state, frozen)
-        items = {"state": ocp.args.PyTreeSave(flatten(state)), "data": ocp.args.JsonSave(data),
+        items = {"state": ocp.args.PyTreeSave(checkpoint.flatten(state)), "data": ocp.args.JsonSave(data),
                  "meta": ocp.args.JsonSave(meta)}
-        if flatten(frozen):
-            items["frozen"] = ocp.args.PyTreeSave(flatten(frozen))
+        if checkpoint.flatten(frozen):
+            items["frozen"] = ocp.args.PyTreeSave(checkpoint.flatten(frozen))
         with _as_checkpoint_error("write", self.directory):
             self._wait()
             self._manager.save(step, args=ocp.args.Composite(**items),

@@ -13,6 +13,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from world_model.parallel import axes, sharding
+from world_model.training import OPTIMIZERS
 
 # Last parts of the names of linears' weights and of experts' stacks of them, [..., in, out].
 MATRICES = ("kernel", "lora_a", "lora_b", "router", "experts_gate", "experts_fc1", "experts_fc2")
@@ -105,8 +106,8 @@ def _of_optax(transform: optax.GradientTransformation, state: Callable) -> Direc
     return DirectionRule(lambda params: dict(transform.init(params)._asdict()), update)
 
 
-RULES: dict[str, Callable[[float, float, float], DirectionRule]] = {
-    "adamw": adamw, "muon": muon, "adafactor": adafactor, "lion": lion}
+RULES: dict[str, Callable[[float, float, float], DirectionRule]] = dict(
+    zip(OPTIMIZERS, (adamw, muon, adafactor, lion), strict=True))
 
 
 def with_moments_dtype(rule: DirectionRule, dtype: str) -> DirectionRule:

@@ -21,7 +21,6 @@ import optax
 
 from world_model.training import directions
 
-SCHEDULES = ("cosine", "linear", "constant", "wsd")
 FALL = 0.2  # share of the steps in which "wsd" falls (arXiv 2405.18392, section 4)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from world_model import kinds
+from world_model.training import SINKS
 
 RECORD = kinds.fields({"step": kinds.whole()}, required=("step",))  # a line of metrics.jsonl
 
@@ -28,7 +29,7 @@ class Writer:
         if path.exists():
             drop_lines_after(path, step)
         self._file = path.open("ab", buffering=0)  # unbuffered: a full disk is an error here, not at close
-        self._also = [SINKS[name](self._workdir, step) for name in also]
+        self._also = [WRITERS[name](self._workdir, step) for name in also]
 
     def write(self, step: int, record: dict[str, float]) -> None:
         """Appends one record."""
@@ -102,7 +103,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-SINKS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+WRITERS: dict[str, Callable] = dict(zip(SINKS, (TensorBoard, WeightsAndBiases), strict=True))
 
 
 def drop_lines_after(path: Path, step: int) -> None:

@@ -73,18 +73,3 @@ def init_state(make: Callable[..., dict], target: dict, *args) -> dict:
 def state_shardings(target: dict) -> dict:
     """Returns the shardings of an abstract state."""
     return jax.tree.map(lambda leaf: leaf.sharding, target)
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """Turns {"opt": {"mu": {"a.kernel": x}}} into {"opt.mu.a.kernel": x}: the names on disk."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def unflatten(flat: dict, like: dict, prefix: str = "") -> dict:
-    """Inverts `flatten`, into the structure of `like`."""
-    return {name: unflatten(flat, value, f"{prefix}{name}.") if isinstance(value, dict) else
-            flat[prefix + name]
-            for name, value in like.items()}

@@ -16,7 +16,6 @@ from world_model.analysis import flops
 from world_model.families.base.batched_policy import BatchedPolicy
 from world_model.families.base.export import ExportFormat
 from world_model.families.base.inputs import Inputs
-from world_model.families.base.loss import Loss
 from world_model.families.base.spec import Spec
 from world_model.parallel.axes import axes_of
 from world_model.weights.formats import PublishedFormat
@@ -36,7 +35,7 @@ class Family:
     # may have `float32_params`, a regular expression of parameters that train.compute_dtype leaves alone
     config: Mapping[str, Mapping[str, Any]]  # its own keys and sizes, by section of the config, for configs/base.py
     inputs: Callable[..., Inputs]  # inputs(spec, encoders by part, noise settings)
-    loss: type[Loss]
+    loss: str | Callable[..., Any]  # a Loss, see base/loss.py; as "module:attribute", no server imports it
     sampler: type  # see base/sampler.py; constructed with the module, the config's `evaluate` keys and noise shifts
     policy: type[BatchedPolicy]
     forward_flops: Callable[[Any], flops.Parts]

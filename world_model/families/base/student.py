@@ -19,8 +19,6 @@ import jax
 
 from world_model.families.base.loss import Loss
 
-STREAMS = ("together", "apart")
-
 
 @dataclasses.dataclass(frozen=True)
 class StudentLoss(Loss):

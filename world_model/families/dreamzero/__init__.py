@@ -5,7 +5,6 @@ from world_model.families.dreamzero.config import CONFIG
 from world_model.families.dreamzero.flops import forward_flops
 from world_model.families.dreamzero.inputs import DreamZeroInputs
 from world_model.families.dreamzero.layout import DreamZeroSpec
-from world_model.families.dreamzero.loss import DreamZeroLoss
 from world_model.families.dreamzero.model import DreamZero
 from world_model.families.dreamzero.policy import DreamZeroPolicy
 from world_model.families.dreamzero.sampler import DreamZeroSampler
@@ -19,7 +18,8 @@ def make_inputs(spec: DreamZeroSpec, noise: dict, **encoders) -> DreamZeroInputs
 
 
 FAMILY = Family(
-    name="dreamzero", spec=DreamZeroSpec, module=DreamZero, config=CONFIG, inputs=make_inputs, loss=DreamZeroLoss,
+    name="dreamzero", spec=DreamZeroSpec, module=DreamZero, config=CONFIG, inputs=make_inputs,
+    loss="world_model.families.dreamzero.loss:DreamZeroLoss",
     sampler=DreamZeroSampler, policy=DreamZeroPolicy, forward_flops=forward_flops, render_mask=DreamZero.render_mask,
     exports=EXPORTS, imports=IMPORTS,
     torch_policy="world_model.families.dreamzero.torch.policy:DreamZeroTorchPolicy",

@@ -8,7 +8,6 @@ from world_model.families.lingbot_va.config import CONFIG, MIXTURE_CONFIG
 from world_model.families.lingbot_va.flops import forward_flops, mot_forward_flops
 from world_model.families.lingbot_va.inputs import make_inputs
 from world_model.families.lingbot_va.layout import LingBotVASpec
-from world_model.families.lingbot_va.loss import LingBotVALoss
 from world_model.families.lingbot_va.mixture import LingBotVAMoT, LingBotVAMoTSpec
 from world_model.families.lingbot_va.model import LingBotVA
 from world_model.families.lingbot_va.policy import LingBotVAPolicy
@@ -17,7 +16,8 @@ from world_model.families.lingbot_va.weights.export import WRITTEN
 from world_model.families.lingbot_va.weights.formats import IMPORTS
 
 FAMILY = Family(
-    name="lingbot_va", spec=LingBotVASpec, module=LingBotVA, config=CONFIG, inputs=make_inputs, loss=LingBotVALoss,
+    name="lingbot_va", spec=LingBotVASpec, module=LingBotVA, config=CONFIG, inputs=make_inputs,
+    loss="world_model.families.lingbot_va.loss:LingBotVALoss",
     sampler=LingBotVASampler, policy=LingBotVAPolicy, forward_flops=forward_flops, render_mask=LingBotVA.render_mask,
     exports={"lingbot_va": WRITTEN}, imports={"lingbot_va": IMPORTS["lingbot_va"]},
     torch_policy="world_model.families.lingbot_va.torch.policy:LingBotVATorchPolicy",

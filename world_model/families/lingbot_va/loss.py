@@ -23,12 +23,11 @@ import numpy as np
 from world_model.diffusion.flow_matching import add_noise
 from world_model.families.base.loss import by_level, normal
 from world_model.families.lingbot_va.forward_inputs import ForwardInputs
+from world_model.families.lingbot_va.steps import HISTORY_LEVELS, LEVELS
 from world_model.families.wan.inputs import Example
 from world_model.families.wan.loss import VideoLoss, both_velocities, frame_errors, lower_level
 from world_model.functional import bind
 
-LEVELS = 1000  # training levels, noisiest first
-HISTORY_LEVELS = range(500, LEVELS)  # levels of history noise
 EMPTY = 1e-6  # added to the count of a frame's real action values
 (USE_VIDEO_LEVELS, USE_ACTION_LEVELS, USE_HISTORY_LEVELS, USE_HISTORY_COIN, USE_VIDEO_NOISE, USE_ACTION_NOISE,
  USE_HISTORY_NOISE, USE_TEXT, USE_CHUNK, USE_WINDOW, USE_FORWARD) = range(11)

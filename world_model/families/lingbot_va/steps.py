@@ -12,7 +12,9 @@ from world_model.diffusion.flow_matching import noise_levels
 from world_model.diffusion.inpainting import inpainting_velocity
 from world_model.families.lingbot_va import cached
 from world_model.families.lingbot_va.layout import LingBotVASpec
-from world_model.families.lingbot_va.loss import HISTORY_LEVELS
+
+LEVELS = 1000  # training levels, noisiest first
+HISTORY_LEVELS = range(500, LEVELS)  # levels of history noise
 
 
 class EulerPasses(NamedTuple):

@@ -5,7 +5,6 @@ from world_model.families.base.family import Family
 from world_model.families.lingbot_vla.config import CONFIG
 from world_model.families.lingbot_vla.flops import forward_flops
 from world_model.families.lingbot_vla.inputs import make_inputs
-from world_model.families.lingbot_vla.loss import LingBotVLALoss
 from world_model.families.lingbot_vla.model import LingBotVLA
 from world_model.families.lingbot_vla.sampler import LingBotVLAPolicy, LingBotVLASampler
 from world_model.families.lingbot_vla.spec import LingBotVLASpec
@@ -13,7 +12,8 @@ from world_model.families.lingbot_vla.weights.export import EXPORTS
 from world_model.families.lingbot_vla.weights.formats import IMPORTS
 
 FAMILY = Family(
-    name="lingbot_vla", spec=LingBotVLASpec, module=LingBotVLA, config=CONFIG, inputs=make_inputs, loss=LingBotVLALoss,
+    name="lingbot_vla", spec=LingBotVLASpec, module=LingBotVLA, config=CONFIG, inputs=make_inputs,
+    loss="world_model.families.lingbot_vla.loss:LingBotVLALoss",
     sampler=LingBotVLASampler, policy=LingBotVLAPolicy, forward_flops=forward_flops, imagines_video=False,
     exports=EXPORTS, imports=IMPORTS,
     torch_policy="world_model.families.lingbot_vla.torch.policy:LingBotVLATorchPolicy",

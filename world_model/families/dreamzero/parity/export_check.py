@@ -10,9 +10,10 @@ import numpy as np
 from world_model.batch import Layout
 from world_model.families.base.export import arrays
 from world_model.families.dreamzero.layout import MASK_CHANNELS
-from world_model.families.dreamzero.parity.jax_adapter import JaxAdapter, Output
+from world_model.families.dreamzero.model import ForwardInputs
 from world_model.families.dreamzero.sampler import DreamZeroSampler
 from world_model.families.wan.inputs import Conditions
+from world_model.functional import bind
 
 
 class FixedInputs(NamedTuple):
@@ -53,12 +54,12 @@ def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
 
 def jax_outputs(sampler: DreamZeroSampler, params: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """entry -> array, in the order of computation: what `torch_outputs` should be."""
-    adapter, inputs = JaxAdapter(sampler.model.spec, arrays(params)), fixed_inputs(sampler)
+    model, params, inputs = sampler.model, arrays(params), fixed_inputs(sampler)
     with jax.default_matmul_precision("highest"):
-        forward = adapter.forward(inputs.parts)
-        prediction = sampler(adapter.params, inputs.conditions, inputs.keys)
-    return _forward_entries(forward) | _rollout_entries(sampler.model.spec.layout, prediction.latents,
-                                                        prediction.actions)
+        velocity, hidden = jax.jit(lambda p, x: bind(model, p).with_hidden(x))(params, ForwardInputs(**inputs.parts))
+        prediction = sampler(params, inputs.conditions, inputs.keys)
+    forward = _forward_entries(*map(np.asarray, (*velocity, hidden)))
+    return forward | _rollout_entries(model.spec.layout, prediction.latents, prediction.actions)
 
 
 def torch_outputs(sampler: DreamZeroSampler, directory: Path, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -77,13 +78,13 @@ def torch_outputs(sampler: DreamZeroSampler, directory: Path, dtype: str = "floa
     latents, actions = DreamZeroTorchSampler(runtime, **settings)(
         noise=[tuple(map(tensor, pair)) for pair in inputs.noise],
         **{name: tensor(x) for name, x in inputs.conditions._asdict().items() if x is not None})
-    forward = _forward_entries(TorchAdapter(runtime).forward(inputs.parts)) if dtype == "float32" else {}
+    forward = _forward_entries(*TorchAdapter(runtime).forward(inputs.parts)) if dtype == "float32" else {}
     return forward | _rollout_entries(runtime.layout, latents, actions)
 
 
-def _forward_entries(forward: Output) -> dict[str, np.ndarray]:
-    entries = {f"forward/block{i}": hidden for i, hidden in enumerate(forward.hidden)}
-    return entries | {"forward/video": forward.video, "forward/action": forward.action}
+def _forward_entries(video, action, hidden) -> dict[str, np.ndarray]:
+    entries = {f"forward/block{i}": x for i, x in enumerate(hidden)}
+    return entries | {"forward/video": video, "forward/action": action}
 
 
 def _rollout_entries(layout: Layout, latents, actions) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from world_model.families.dreamzero.weights import experiment, reference_format,
 from world_model.families.dreamzero.weights.formats import IMPORTS
 from world_model.families.dreamzero.weights.names import DREAMZERO, is_action_part
 from world_model.layers.lora import ADAPTER
-from world_model.training.state import trained_names
 from world_model.weights import names
 
 
@@ -52,8 +52,8 @@ def write_adapters(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     spec, params = trained.model.spec, trained.params
     if not spec.lora_rank:
         raise ValueError("--format=adapters: the model has none (model.lora_rank = 0)")
-    changed = [name for name in trained_names(params, trained.trainable)
-               if not ADAPTER.search(name) and not is_action_part(name)]
+    changed = [name for name in params if re.search(trained.trainable, name)
+               and not ADAPTER.search(name) and not is_action_part(name)]
     if changed:
         raise ValueError(f"--format=adapters: {changed[0]} of the base was trained too (optimizer.trainable = "
                          f"{trained.trainable!r}); export the whole")

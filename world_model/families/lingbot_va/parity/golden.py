@@ -17,9 +17,10 @@ from world_model.batch import Layout
 from world_model.diffusion import flow_matching
 from world_model.families.base.golden import GoldenFile, channels_first, formula, grouped
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality, frame_positions, make_sequence
-from world_model.families.lingbot_va.loss import HISTORY_LEVELS, LEVELS, Sampled
+from world_model.families.lingbot_va.loss import Sampled
 from world_model.families.lingbot_va.parity import golden_cached as parity_lingbot_va_cached
 from world_model.families.lingbot_va.parity.jax_adapter import LingBotVAAdapter
+from world_model.families.lingbot_va.steps import HISTORY_LEVELS, LEVELS
 from world_model.families.wan.inputs import Example
 from world_model.families.wan.spec import PATCH
 from world_model.layers import rotary
