@@ -9,20 +9,19 @@ weights, seeds and threshold it comes from. The command prints the entry of a co
 training.
 """
 
-import functools
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from data_pipelines import imagined
-from launch.serving.engine import Engine, ModelError
-from launch.serving.servable import choose_robot
+from data_pipelines.robots.embodiments import get_embodiment
+from launch.serving.engine import ModelError
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from launch.simulation import dreaming, world
 from launch.simulation.closed_loop import Run
-from launch.simulation.simulators import choose_task
+from launch.simulation.simulators import TASKS, Simulation
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 
@@ -35,19 +34,15 @@ def write_dreams(restored: Restored, out: Path, *, episodes: int, blocks: int, m
     dream or nothing is left, CheckpointError where its weights have no hash."""
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another directory")
-    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
-    robot = choose_robot(restored, chosen.embodiment, None)
-    engine = Engine(restored, robot, sessions=BATCH, batch_sizes=(BATCH,), sampling=sampling or {})
+    simulation = Simulation.open(restored, task, BATCH, BATCH, sampling=sampling)
+    engine, robot, instruction = simulation.engine, simulation.engine.embodiment, prompt or simulation.instruction
     world.check(engine)
-    dreaming.followed(robot.embodiment)
-    provenance = about(restored) | {
-        "task": chosen.name, "seed": seed, "episodes_tried": episodes, "blocks": blocks, "most_apart": most_apart,
-        "sampling": restored.experiment.sampler_settings(**engine.sampling)}
-    instruction = prompt or chosen.instruction or robot.embodiment.instruction
-    fresh = functools.partial(chosen.make_runs, image_size=robot.layout.height)
+    dreaming.followed(robot)
+    provenance = about(restored) | simulation.settings(seed) | {
+        "episodes_tried": episodes, "blocks": blocks, "most_apart": most_apart}
     runs: list[Run] = []
     for first in range(seed, seed + episodes, BATCH):
-        batch = fresh(range(first, min(first + BATCH, seed + episodes)))
+        batch = simulation.make_runs(range(first, min(first + BATCH, seed + episodes)))
         dreaming.dream(engine, instruction, batch, blocks)
         runs += batch
         say(f"{len(runs)} of {episodes} imagined")
@@ -59,8 +54,8 @@ def write_dreams(restored: Restored, out: Path, *, episodes: int, blocks: int, m
         least = min(run.gaps[0] for run in runs)
         raise ValueError(f"--most_apart={most_apart:g} leaves none of {episodes} episodes: their first blocks are "
                          f"{least:.2f} grey levels apart at least")
-    view, = robot.embodiment.views
-    imagined.write(out, written, view=view, rate=robot.embodiment.rate, provenance=provenance)
+    view, = robot.views
+    imagined.write(out, written, view=view, rate=robot.rate, provenance=provenance)
     return provenance
 
 
@@ -75,10 +70,11 @@ def about(restored: Restored) -> dict:
     return {"weights": weights, "workdir": str(restored.workdir), "step": restored.step, "family": meta["family"]}
 
 
-def describe(provenance: dict, out: Path, robot: str, view: str) -> str:
+def describe(provenance: dict, out: Path) -> str:
     """For the terminal: how much was kept, and how it is trained on."""
     blocks = [x for each in provenance["each"] for x in each["apart"]]
-    steps = [each["steps"] for each in provenance["each"]]
+    steps, robot = [each["steps"] for each in provenance["each"]], TASKS[provenance["task"]].embodiment
+    view, = get_embodiment(robot).views
     entry = {"source": "lerobot", "path": str(out), "embodiment": robot, "weight": 1.0,
              "images": {view: imagined.CAMERA.format(view)}, "state": "observation.state", "action": "action"}
     low, high = np.quantile(blocks, [0.1, 0.9])
@@ -94,9 +90,7 @@ def main(_) -> None:
     provenance = write_dreams(restored, out, episodes=args.episodes, blocks=args.blocks, most_apart=args.most_apart,
                               seed=args.seed, task=args.task, prompt=args.prompt,
                               sampling=launch_flags.sampling(args))
-    chosen = choose_task(args.task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
-    view, = choose_robot(restored, chosen.embodiment, None).embodiment.views
-    print(describe(provenance, out, chosen.embodiment, view))
+    print(describe(provenance, out))
 
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none

@@ -22,14 +22,13 @@ from absl import flags
 from PIL import Image
 
 from data_pipelines.storage import files
-from launch.serving.engine import Engine, ModelError
-from launch.serving.servable import choose_robot
+from launch.serving.engine import ModelError
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from launch.simulation import candidates, obedience, ranking
 from launch.simulation.obedience import CHUNKS, Start
 from launch.simulation.ranking import Tried
-from launch.simulation.simulators import Task, choose_task
+from launch.simulation.simulators import Simulation
 from launch.simulation.world import check
 from world_model.training.checkpoint import CheckpointError
 
@@ -37,27 +36,16 @@ SHOWN = 4  # starts in the picture
 GAP = 4  # pixels between two
 
 
-def make_world(restored: Restored, sessions: int, task: str | None, sampling: dict | None) -> tuple[Engine, Task]:
-    """(the model as what answers actions with pictures, the task). Raises ValueError where it drives no simulated
-    robot."""
-    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
-    robot = choose_robot(restored, chosen.embodiment, None)
-    return Engine(restored, robot, sessions=sessions, batch_sizes=(sessions,), sampling=sampling or {},
-                  forward=True), chosen
-
-
 def evaluate(restored: Restored, *, starts: int, seed: int, task: str | None = None, sampling: dict | None = None,
              say=print) -> tuple[dict, list[Start]]:
     """(result as JSON values, every start). Raises ValueError where the model drives no simulated robot, or imagines
     nothing."""
-    engine, chosen = make_world(restored, 1, task, sampling)
-    fresh = functools.partial(chosen.make_runs, image_size=engine.robot.layout.height)
-    found = []
-    for start in obedience.measure(engine, chosen.instruction or engine.embodiment.instruction, fresh,
+    simulation, found = Simulation.open(restored, task, 1, 1, sampling=sampling, forward=True), []
+    for start in obedience.measure(simulation.engine, simulation.instruction, simulation.make_runs,
                                    range(seed, seed + starts)):
         found.append(start)
         say(f"start {start.seed}: {sum(obedience.choices(start)):g} of {len(obedience.choices(start))} right")
-    result = obedience.accuracy(found) | _settings(engine, chosen, seed) | {
+    result = obedience.accuracy(found) | simulation.settings(seed) | {
         "chunks": list(CHUNKS),
         "each": [{"seed": start.seed, "distance": start.distance.round(5).tolist()} for start in found]}
     return result, found
@@ -66,26 +54,19 @@ def evaluate(restored: Restored, *, starts: int, seed: int, task: str | None = N
 def rank(restored: Restored, policies: list[str], *, starts: int, seed: int, blocks: int, task: str | None = None,
          sampling: dict | None = None, say=print) -> tuple[dict, list[Tried]]:
     """(result as JSON values, every policy). Raises as `evaluate`, and where `candidates.make` does."""
-    world, chosen = make_world(restored, starts, task, sampling)
-    instruction = chosen.instruction or world.embodiment.instruction
+    simulation = Simulation.open(restored, task, starts, starts, sampling=sampling, forward=True)
+    world, instruction, measure = simulation.engine, simulation.instruction, simulation.task.measure
     check(world)
     tried = ranking.rank(
         world, instruction, candidates.make(policies, world, instruction),
-        functools.partial(chosen.make_runs, image_size=world.robot.layout.height,
-                          max_steps=blocks * world.robot.horizon),
-        range(seed, seed + starts), blocks, lambda one: say(describe_policy(one, chosen.measure)))
+        functools.partial(simulation.make_runs, max_steps=blocks * world.robot.horizon),
+        range(seed, seed + starts), blocks, lambda one: say(describe_policy(one, measure)))
     truth = [one.simulated["coverage"] for one in tried]
     return {"imagined": ranking.correlations([one.score for one in tried], truth),
             "true_pictures": ranking.correlations([one.read for one in tried], truth),
-            "starts": starts, "blocks": blocks, "measure": chosen.measure,
+            "starts": starts, "blocks": blocks, "measure": measure,
             "policies": {one.name: one.simulated | {"score": one.score, "score_of_true_pictures": one.read}
-                         for one in tried}} | _settings(world, chosen, seed), tried
-
-
-def _settings(engine: Engine, task: Task, seed: int) -> dict:
-    experiment = engine.model.experiment
-    return {"task": task.name, "step": engine.model.step, "seed": seed,
-            "sampling": experiment.sampler_settings(**engine.sampling)}
+                         for one in tried}} | simulation.settings(seed), tried
 
 
 def picture(rows: list[np.ndarray]) -> bytes:

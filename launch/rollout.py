@@ -28,13 +28,12 @@ from absl import flags
 
 from data_pipelines.storage import files
 from launch.serving.engine import Engine, ModelError
-from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
 from launch.simulation import asynchronous, closed_loop, episode_pictures, rerun_log
 from launch.simulation.asynchronous import Mode
 from launch.simulation.closed_loop import Mean, ModelPolicy, Random, Run
-from launch.simulation.simulators import choose_task
+from launch.simulation.simulators import Simulation
 from world_model.training.checkpoint import CheckpointError
 
 TRIVIAL = ("repeat_last", "mean", "random")
@@ -51,32 +50,28 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
     at. Raises ValueError where the checkpoint drives no robot that has a simulator."""
     if unknown := set(baselines) - set(BASELINES):
         raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
-    chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
-    robot = choose_robot(restored, chosen.embodiment, None)
-    engine = Engine(restored, robot, sessions=episodes, batch_sizes=(batch,), sampling=sampling or {})
-    horizon = robot.horizon
+    simulation = Simulation.open(restored, task, episodes, batch, sampling=sampling)
+    engine, measure = simulation.engine, simulation.task.measure
+    statistics, horizon = engine.robot.statistics, engine.robot.horizon
     execute = execute or horizon
     if execute > horizon:
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
-    instruction, seeds = chosen.instruction or robot.embodiment.instruction, range(seed, seed + episodes)
-    fresh = functools.partial(chosen.make_runs, seeds, robot.layout.height, max_steps)
-    model = ModelPolicy(engine, instruction)
+    fresh = functools.partial(simulation.make_runs, range(seed, seed + episodes), max_steps)
+    model = ModelPolicy(engine, simulation.instruction)
     policies: dict[str, tuple[closed_loop.Policy, int]] = {
         "model": (model, execute), "repeat_last": (closed_loop.repeat_last, 1),
-        "mean": (Mean(robot.statistics), 1), "random": (Random(robot.statistics, horizon), horizon),
+        "mean": (Mean(statistics), 1), "random": (Random(statistics, horizon), horizon),
         "expert": (closed_loop.expert, 1)}
-    result: dict[str, Any] = {
-        "task": chosen.name, "measure": chosen.measure, "step": restored.step, "seed": seed, "execute": execute,
-        "sampling": restored.experiment.sampler_settings(**engine.sampling), "policies": {}}
+    result: dict[str, Any] = simulation.settings(seed) | {"measure": measure, "execute": execute, "policies": {}}
     played = []
     for name in ("model", *baselines):
         (policy, count), began, runs = policies[name], time.monotonic(), fresh()
         closed_loop.play(policy, runs, count, 0 if policy is not model else 1 if pictures else model.every(count))
         played = played or runs  # the model's alone: a world of Meta-World takes 20 MB
         found = result["policies"][name] = closed_loop.scores(runs) | {"seconds": time.monotonic() - began}
-        say(describe(name, found, chosen.measure))
+        say(describe(name, found, measure))
     if latency:
-        result["latency"] = evaluate_latency(engine, instruction, latency, overlap, fresh, chosen.measure, say)
+        result["latency"] = evaluate_latency(simulation, latency, overlap, fresh, say)
     if played_trivial := [name for name in TRIVIAL if name in baselines]:
         best = max(played_trivial, key=lambda name: result["policies"][name]["coverage"])
         result["against"] = {"policy": best} | closed_loop.paired_difference(
@@ -87,19 +82,18 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
     return result, played, engine
 
 
-def evaluate_latency(engine: Engine, instruction: str, latency: int, overlap: int, fresh, measure: str, say) -> dict:
+def evaluate_latency(simulation: Simulation, latency: int, overlap: int, fresh, say) -> dict:
     """The model with a latency of so many control steps, in every way of living with it. fresh: makes the episodes."""
     found = {}
     for name, mode in {"synchronous": Mode(latency, asynchronous=False),
                        "asynchronous": Mode(latency, overlap=overlap),
                        "not_grounded": Mode(latency, overlap=overlap, grounded=False)}.items():
-        runs, policy = fresh(), ModelPolicy(engine, instruction)
-        executors = asynchronous.play(policy, runs, mode, engine.robot.horizon)
+        runs, policy = fresh(), ModelPolicy(simulation.engine, simulation.instruction)
+        executors = asynchronous.play(policy, runs, mode, simulation.engine.robot.horizon)
         found[name] = dataclasses.asdict(mode) | closed_loop.scores(runs) | asynchronous.smoothness(executors)
         found[name]["against_synchronous"] = closed_loop.paired_difference(found[name], found["synchronous"])
-        low, high = found[name]["jerk_ci"]
-        say(f"{describe(name, found[name], measure)}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], "
-            f"held {found[name]['held_share']:.0%}")
+        words, (low, high) = describe(name, found[name], simulation.task.measure), found[name]["jerk_ci"]
+        say(f"{words}, jerk {found[name]['jerk']:.2f} [{low:.2f}, {high:.2f}], held {found[name]['held_share']:.0%}")
     return found
 
 

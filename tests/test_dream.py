@@ -162,7 +162,7 @@ def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path):
     assert [each["seed"] for each in provenance["each"]] == [5, 6, 7] and provenance["most_apart"] == 255
     meta = checkpoint.read_json(tmp_path / "run/checkpoints", 1, "meta")
     assert provenance["weights"] == checkpoint.weights_hash(meta, averaged=False) and provenance["step"] == 1
-    words = dream.describe(provenance, out, "pusht", "image")
+    words = dream.describe(provenance, out)
     assert words.startswith("3 of 3 episodes kept, 48 steps") and "c.data.datasets.dreams = ConfigDict({" in words
     config = tiny_policy.config(arm="lingbot_va_debug")
     config.data.datasets = eval(words.split("dreams = ", 1)[1], {"ConfigDict": lambda entry: {"dreams": entry}})

@@ -92,7 +92,7 @@ class Engine:
 
 
 def policies():
-    return [*(Candidate(f"expert:{n}", NoisyExpert(np.full(2, 4.0 * n))) for n in (0, 0.5, 1, 2, 4)),
+    return [*(Candidate(f"expert:{n}", NoisyExpert({"action": {"std": np.full(2, 4.0)}}, n)) for n in (0, 0.5, 1, 2, 4)),
             Candidate("repeat_last", repeat_last)]
 
 

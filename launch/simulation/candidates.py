@@ -24,10 +24,10 @@ class Candidate:
 
 
 class NoisyExpert:
-    """The scripted controller, whose commands are disturbed by Gaussian noise of that deviation [action dims]."""
+    """The scripted controller, disturbed by Gaussian noise of so many standard deviations of training's commands."""
 
-    def __init__(self, deviation: np.ndarray):
-        self._deviation = deviation
+    def __init__(self, statistics: dict, noise: float):
+        self._deviation = noise * np.atleast_2d(statistics["action"]["std"]).mean(0)
 
     def __call__(self, runs: list[Run]) -> list[np.ndarray]:
         return [chunk + self._noise(run) for run, chunk in zip(runs, closed_loop.expert(runs), strict=True)]
@@ -55,7 +55,7 @@ def _candidate(name: str, world: Engine, instruction: str) -> Candidate:
             share = float(noise or 0)
         except ValueError as error:
             raise ValueError(f"--policies: {name!r}: expected expert:NOISE, a number; there are {NAMES}") from error
-        return Candidate(name, NoisyExpert(share * np.atleast_2d(statistics["action"]["std"]).mean(0)))
+        return Candidate(name, NoisyExpert(statistics, share))
     if name == "repeat_last":
         return Candidate(name, closed_loop.repeat_last)
     if name in ("random", "mean"):

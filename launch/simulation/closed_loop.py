@@ -196,8 +196,11 @@ def paired_difference(one: dict, other: dict) -> dict:
 
 def mean_interval(values: np.ndarray) -> list[float]:
     """Bootstraps the 95% interval of the mean."""
-    if np.ptp(values) == 0:
-        return [float(values[0])] * 2
-    found = scipy.stats.bootstrap((values,), np.mean, confidence_level=CONFIDENCE, method="percentile",
-                                  rng=np.random.default_rng(0)).confidence_interval
+    return [float(values[0])] * 2 if np.ptp(values) == 0 else bootstrap((values,), np.mean)
+
+
+def bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, **options) -> list[float]:
+    """The 95% interval of a statistic, by resampling; options: of scipy's bootstrap."""
+    found = scipy.stats.bootstrap(samples, statistic, confidence_level=CONFIDENCE, method="percentile",
+                                  rng=np.random.default_rng(0), **options).confidence_interval
     return [float(found.low), float(found.high)]

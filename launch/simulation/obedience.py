@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import scipy.stats
 
-from launch.serving.engine import Answer, Engine, ModelError, Request
-from launch.simulation.closed_loop import CONFIDENCE, Run
+from launch.serving.engine import Answer, Engine, Request
+from launch.simulation import world
+from launch.simulation.closed_loop import Run, bootstrap
 
 CHUNKS = ("expert", "backwards", "twice", "swapped")
 TELLABLE = 2.0  # root mean square of two replays' difference, grey levels of 255, from which they count as different
@@ -96,19 +96,11 @@ def imagine(engine: Engine, instruction: str, run: Run, chunks: np.ndarray, repl
     for given, chunk in enumerate(chunks):
         for shown, views in enumerate(replays):
             asked = Request(0, 1, first, run.states[0], text, (start, 1), chunk)
-            answer = answered(engine, asked)
+            answer, = world.answers(engine, [asked])
             seen = asked._replace(block=2, views=views, in_flight=nothing, done=chunk)
-            distance[given, shown] = answered(engine, seen).gap
+            distance[given, shown] = world.answers(engine, [seen])[0].gap
         answers.append(answer)
     return answers, distance
-
-
-def answered(engine: Engine, request: Request) -> Answer:
-    """Raises ModelError."""
-    answer, = engine.step([request])
-    if isinstance(answer, ModelError):
-        raise answer
-    return answer
 
 
 def choices(start: Start) -> list[float]:
@@ -132,12 +124,9 @@ def accuracy(starts: list[Start]) -> dict:
     if not each:
         raise ValueError(f"no two replays differ by {TELLABLE} grey levels: these chunks show nothing")
     right, count = np.array([sum(x) for x in each]), np.array([len(x) for x in each])
-    low = high = right.sum() / count.sum()
-    if np.ptp(right / count) > 0:
-        found = scipy.stats.bootstrap((right, count), lambda r, n, axis: r.sum(axis) / n.sum(axis), paired=True,
-                                      confidence_level=CONFIDENCE, method="percentile", vectorized=True,
-                                      rng=np.random.default_rng(0)).confidence_interval
-        low, high = found
-    return {"accuracy": float(right.sum() / count.sum()), "interval": [float(low), float(high)], "chance": 0.5,
+    share = float(right.sum() / count.sum())
+    low, high = (share, share) if np.ptp(right / count) == 0 else bootstrap(
+        (right, count), lambda r, n, axis: r.sum(axis) / n.sum(axis), paired=True, vectorized=True)
+    return {"accuracy": share, "interval": [low, high], "chance": 0.5,
             "choices": int(count.sum()), "starts": len(each), "starts_without": len(starts) - len(each),
             "obeys": bool(low > 0.5), "sees_actions": any(np.ptp(start.distance, axis=0).any() for start in starts)}

@@ -20,7 +20,7 @@ from data_pipelines.robots.views import resize
 from launch.serving.engine import Engine
 from launch.simulation import closed_loop, world
 from launch.simulation.candidates import Candidate, NoisyExpert
-from launch.simulation.closed_loop import CONFIDENCE, Run
+from launch.simulation.closed_loop import Run
 
 SIDE = 16  # pixels of a picture's side as it is read
 DAMPING = 1.0  # of the regression from pixels in [0, 1]
@@ -94,10 +94,9 @@ def fit_reading(model: Engine, fresh: Fresh, seeds: range, blocks: int) -> Readi
     """How the task's measure is read off a picture: a linear function of few pixels, fitted on episodes of the expert
     beside noise."""
     pixels, measure = [], []
-    deviation = np.atleast_2d(model.robot.statistics["action"]["std"]).mean(0)
     for noise in NOISES:
         runs = fresh(seeds)
-        closed_loop.play(NoisyExpert(noise * deviation), runs, 1)
+        closed_loop.play(NoisyExpert(model.robot.statistics, noise), runs, 1)
         for run in runs:
             steps = range(EVERY, min(len(run.frames), blocks * model.robot.horizon + 1), EVERY)
             pixels += [world.picture(model, run, i) for i in steps]
@@ -122,9 +121,7 @@ def correlations(scores: list[float], truth: list[float]) -> dict:
             return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(statistic(a, b).statistic)
 
         sides = np.array(scores), np.array(truth)
-        low, high = scipy.stats.bootstrap(sides, value, paired=True, vectorized=False, confidence_level=CONFIDENCE,
-                                          method="percentile", n_resamples=2000, rng=np.random.default_rng(0)
-                                          ).confidence_interval
-        return {"value": value(*sides), "interval": [float(low), float(high)]}
+        return {"value": value(*sides), "interval": closed_loop.bootstrap(sides, value, paired=True, vectorized=False,
+                                                                          n_resamples=2000)}
 
     return {"spearman": of(scipy.stats.spearmanr), "kendall": of(scipy.stats.kendalltau)}

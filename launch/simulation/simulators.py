@@ -4,6 +4,9 @@ import dataclasses
 import importlib
 
 from data_pipelines.simulators.tabletop import tasks as tabletop
+from launch.serving.engine import Engine
+from launch.serving.servable import choose_robot
+from launch.setup.restore import Restored
 from launch.simulation.closed_loop import Run
 
 
@@ -49,3 +52,35 @@ def choose_task(name: str | None, embodiments: set[str]) -> Task:
         raise ValueError(f"{asked}: the model drives {', '.join(sorted(embodiments)) or 'nothing'}; tasks for it are: "
                          f"{', '.join(fits) or 'none'}; all tasks: {', '.join(TASKS)}")
     return fits[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """A model in a task that it has a robot for."""
+
+    task: Task
+    engine: Engine
+
+    @classmethod
+    def open(cls, restored: Restored, task: str | None, sessions: int, batch_size: int, *, sampling: dict | None = None,
+             forward: bool = False) -> "Simulation":
+        """The task as `choose_task` has it; the others are the engine's. Raises ValueError where the model drives no
+        robot that has a simulator."""
+        chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
+        robot = choose_robot(restored, chosen.embodiment, None)
+        return cls(chosen, Engine(restored, robot, sessions, (batch_size,), sampling=sampling or {}, forward=forward))
+
+    @property
+    def instruction(self) -> str:
+        """What the model is asked to do."""
+        return self.task.instruction or self.engine.embodiment.instruction
+
+    def make_runs(self, seeds, max_steps: int | None = None) -> list[Run]:
+        """Fresh episodes, whose pictures are of the model's size."""
+        return self.task.make_runs(seeds, self.engine.robot.layout.height, max_steps)
+
+    def settings(self, seed: int) -> dict:
+        """What a result depends on, as JSON values."""
+        model = self.engine.model
+        return {"task": self.task.name, "step": model.step, "seed": seed,
+                "sampling": model.experiment.sampler_settings(**self.engine.sampling)}
