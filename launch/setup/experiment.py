@@ -144,9 +144,8 @@ class Experiment:
             made = data.cache.encoders(self.inputs.encoders)
             return initial.kept_encoders(self, {part: functools.partial(dict, made[part]) for part in made})
         clips = functools.partial(data.clips, self.config.encoders.get("fit_clips", 0))
-        return initial.kept_encoders(self, {
-            part: functools.partial(encoder.init, *([clips] if part == "video" else []))
-            for part, encoder in self.inputs.encoders.items()})
+        return initial.kept_encoders(self, {part: functools.partial(encoder.init, clips)
+                                            for part, encoder in self.inputs.encoders.items()})
 
     def load_encoders(self, kept: dict) -> dict:
         """The encoders' arrays, numpy, from what a checkpoint keeps. Raises WeightsError where a file is missing or not

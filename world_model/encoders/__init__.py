@@ -21,7 +21,17 @@ from world_model.encoders.wan_video import WanVideo
 from world_model.encoders.weights import NO_FILE, WeightsFile
 
 
-class VideoCodec(Protocol):
+class Encoder(Protocol):
+    """What a checkpoint keeps of an encoder, and its arrays."""
+
+    def init(self, clips: Callable[[], np.ndarray]) -> dict:
+        """Makes what a checkpoint keeps. `clips()` gives uint8 [n, T, H, W, 3] to encoders that are fitted on data."""
+
+    def load(self, kept: dict) -> dict:
+        """Makes the arrays of what `init` gave."""
+
+
+class VideoCodec(Encoder, Protocol):
     """A causal video autoencoder with the contract of Wan's: frame 0 is one latent, every four frames after it are one.
 
     Latents are normalised per channel. A latent depends on no later frame.
@@ -30,12 +40,6 @@ class VideoCodec(Protocol):
     channels: int  # C
     temporal_stride: int  # raw frames per latent frame after the first
     spatial_stride: int  # pixels per latent pixel
-
-    def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """Makes what a checkpoint keeps. `clips()` gives uint8 [n, T, H, W, 3] to codecs that are fitted on data."""
-
-    def load(self, kept: dict) -> dict:
-        """Makes the arrays of what `init` gave."""
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1], T = 4k + 1 -> [B, F, h, w, C]. ValueError where sizes do not divide."""
@@ -47,17 +51,11 @@ class VideoCodec(Protocol):
         """[B, F, h, w, C] -> float [B, T, H, W, 3], clipped to [-1, 1]."""
 
 
-class TextEncoder(Protocol):
+class TextEncoder(Encoder, Protocol):
     """Makes token ids of a prompt on the host, and features of token ids on the device."""
 
     text_length: int  # tokens
     text_dim: int  # width of the features
-
-    def init(self) -> dict:
-        """Makes what a checkpoint keeps."""
-
-    def load(self, kept: dict) -> dict:
-        """Makes the arrays of what `init` gave."""
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """Returns (int32 [text_length], number of tokens). ValueError where the prompt has more than text_length."""
@@ -66,17 +64,11 @@ class TextEncoder(Protocol):
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], zero past each length."""
 
 
-class ImageEncoder(Protocol):
+class ImageEncoder(Encoder, Protocol):
     """Makes features of a picture's patches."""
 
     image_tokens: int
     image_dim: int  # width of the features
-
-    def init(self) -> dict:
-        """Makes what a checkpoint keeps."""
-
-    def load(self, kept: dict) -> dict:
-        """Makes the arrays of what `init` gave."""
 
     def encode(self, params: dict, frames: jax.Array) -> jax.Array:
         """float [B, H, W, 3] in [-1, 1] -> float32 [B, image_tokens, image_dim]."""

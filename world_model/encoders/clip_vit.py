@@ -15,7 +15,8 @@ from flax import nnx
 from world_model import functional
 from world_model.attention.blockwise import dense
 from world_model.encoders import names as encoder_names
-from world_model.encoders import weights as encoder_weights
+from world_model.encoders.names import TensorTable
+from world_model.encoders.weights import NO_FILE, FromFile, WeightsFile
 from world_model.layers.transformer import Mlp, linear
 from world_model.parallel import axes
 
@@ -109,12 +110,14 @@ def bicubic(size: int, target: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipImage:
+class ClipImage(FromFile):
     """An `ImageEncoder` by CLIP; arrays are those of `ClipVit`, of `dtype`."""
 
     spec: ClipSpec = ClipSpec()
-    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
+    weights: WeightsFile = NO_FILE
     dtype: str = "float32"
+
+    network = ClipVit
 
     @property
     def image_tokens(self) -> int:
@@ -126,19 +129,10 @@ class ClipImage:
         """The width of the features."""
         return self.spec.dim
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the arrays."""
-        return {name: jax.ShapeDtypeStruct(shape, self.dtype)
-                for name, shape in functional.shapes(ClipVit, self.spec).items()}
-
-    def init(self) -> dict:
-        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
-        return encoder_weights.fingerprint(self.weights)
-
-    def load(self, kept: dict) -> dict:
-        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
-        encoder_weights.check(self.weights, kept)
-        return encoder_weights.load(self.weights, encoder_names.clip(self.spec.layers), self.shapes())
+    @property
+    def tables(self) -> dict[str, TensorTable]:
+        """See `FromFile`."""
+        return encoder_names.clip(self.spec.layers)
 
     def encode(self, params: dict, frames: jax.Array) -> jax.Array:
         """float [B, H, W, 3] in [-1, 1], squashed to a square -> float32 [B, tokens, D]."""
@@ -146,9 +140,4 @@ class ClipImage:
         pixels = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, frames.astype(jnp.float32))
         pixels = (pixels * 0.5 + 0.5 - jnp.array(MEAN)) / jnp.array(STD)
         params = axes.gather_weights(params, functional.shapes(ClipVit, self.spec), axes.ENCODER_RULES)
-        return functional.bind(_module(self.spec), params)(pixels.astype(self.dtype)).astype(jnp.float32)
-
-
-@functools.cache
-def _module(spec: ClipSpec) -> ClipVit:
-    return functional.abstract(ClipVit, spec)
+        return functional.bind(self.module, params)(pixels.astype(self.dtype)).astype(jnp.float32)

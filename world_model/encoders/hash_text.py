@@ -11,31 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from world_model.encoders.tokenizer import padded
+from world_model.encoders.weights import WithoutArrays
+
 
 @dataclasses.dataclass(frozen=True)
-class HashText:
+class HashText(WithoutArrays):
     """A `TextEncoder` that hashes words and punctuation marks, lower-cased, to ids in 1..2^31 - 1; 0 pads."""
 
     text_length: int
     text_dim: int
 
-    def init(self) -> dict:
-        """Keeps no arrays."""
-        return {}
-
-    def load(self, kept: dict) -> dict:
-        """Returns what was kept."""
-        return kept
-
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """Returns (int32 [text_length], number of words). Raises ValueError where the prompt has more."""
         words = re.findall(r"\w+|[^\w\s]", prompt.lower())
-        if len(words) > self.text_length:
-            raise ValueError(f"prompt {prompt[:40]!r}... has {len(words)} tokens, model.text_length = "
-                             f"{self.text_length}: shorten the prompt or raise the limit")
-        ids = np.zeros(self.text_length, np.int32)
-        ids[:len(words)] = [1 + zlib.crc32(word.encode()) % (2**31 - 1) for word in words]
-        return ids, len(words)
+        return padded(prompt, [1 + zlib.crc32(word.encode()) % (2**31 - 1) for word in words], self.text_length)
 
     def encode(self, params: dict, ids: jax.Array, length: jax.Array) -> jax.Array:
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, text_dim], mean 0, variance 1 per feature;

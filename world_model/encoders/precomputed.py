@@ -5,26 +5,17 @@ The batch then holds `latents`, `first_latents`, `text_features` and `image_feat
 """
 
 import dataclasses
-from collections.abc import Callable
 
-import numpy as np
+from world_model.encoders.weights import WithoutArrays
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecomputedVideo:
+class PrecomputedVideo(WithoutArrays):
     """A `VideoCodec` of which only the geometry is known here."""
 
     channels: int
     spatial_stride: int
     temporal_stride: int = 4
-
-    def init(self, clips: Callable[[], np.ndarray]) -> dict:
-        """Keeps no arrays."""
-        return {}
-
-    def load(self, kept: dict) -> dict:
-        """Returns what was kept."""
-        return kept
 
     def encode(self, params: dict, video):
         """Raises ValueError: there is nothing here to encode with."""
@@ -34,19 +25,11 @@ class PrecomputedVideo:
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecomputedText:
+class PrecomputedText(WithoutArrays):
     """A `TextEncoder` of which only the sizes are known here."""
 
     text_length: int
     text_dim: int
-
-    def init(self) -> dict:
-        """Keeps no arrays."""
-        return {}
-
-    def load(self, kept: dict) -> dict:
-        """Returns what was kept."""
-        return kept
 
     def tokenize(self, prompt: str):
         """Raises ValueError: there is nothing here to encode with."""

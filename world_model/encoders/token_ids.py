@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from world_model.encoders.tokenizer import padded
+
 SPARE = 1024  # rows of an embedding that may be no token's, as tables are rounded up
 
 
@@ -26,10 +28,7 @@ class TokenIds:
         tokenizer is none or has another vocabulary."""
         found = self._reader.encode(prompt, add_special_tokens=False).ids if self.file is not None else \
             list(prompt.encode())
-        if len(found) > self.text_length:
-            raise ValueError(f"prompt {prompt[:40]!r}... has {len(found)} tokens, model.text_length = "
-                             f"{self.text_length}: shorten the prompt or raise the limit")
-        return np.pad(np.array(found, np.int32), (0, self.text_length - len(found))), len(found)
+        return padded(prompt, found, self.text_length)
 
     @cached_property
     def _reader(self):

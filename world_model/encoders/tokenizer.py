@@ -24,7 +24,11 @@ def clean(prompt: str) -> str:
 def tokenize(path: str, prompt: str, length: int) -> tuple[np.ndarray, int]:
     """Returns (int32 [length], number of tokens): the prompt's, the end token, then zeros. Raises ValueError where they
     are more than `length`, or the file is not there or no tokenizer."""
-    found = _encoder(path)(clean(prompt))
+    return padded(prompt, _encoder(path)(clean(prompt)), length)
+
+
+def padded(prompt: str, found: list[int], length: int) -> tuple[np.ndarray, int]:
+    """(int32 [length], number of tokens) of the prompt's tokens. Raises ValueError where they are more."""
     if len(found) > length:
         raise ValueError(f"prompt {prompt[:40]!r}... has {len(found)} tokens, model.text_length = {length}: shorten "
                          "the prompt or raise the limit")

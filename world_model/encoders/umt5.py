@@ -5,7 +5,6 @@ Queries are not scaled, linears have no bias, norms are by root mean square, the
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ from world_model import functional
 from world_model.attention.reference import NEGATIVE
 from world_model.encoders import names as encoder_names
 from world_model.encoders import tokenizer
-from world_model.encoders import weights as encoder_weights
+from world_model.encoders.names import TensorTable
+from world_model.encoders.weights import NO_FILE, FromFile, WeightsFile
 from world_model.layers.matmul import plain as product
 from world_model.layers.transformer import RMSNorm, xavier
 from world_model.parallel import axes
@@ -123,33 +123,26 @@ def buckets(length: int, count: int, max_distance: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Umt5Text:
+class Umt5Text(FromFile):
     """A `TextEncoder` by UMT5; arrays are those of `Umt5`, of `dtype`."""
 
     text_length: int
     spec: Umt5Spec = Umt5Spec()
-    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
+    weights: WeightsFile = NO_FILE
     tokenizer: str = ""  # a local tokenizer.json or SentencePiece .model
     dtype: str = "float32"
+
+    network = Umt5
 
     @property
     def text_dim(self) -> int:
         """The width of the features."""
         return self.spec.dim
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the arrays."""
-        return {name: jax.ShapeDtypeStruct(shape, self.dtype)
-                for name, shape in functional.shapes(Umt5, self.spec).items()}
-
-    def init(self) -> dict:
-        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
-        return encoder_weights.fingerprint(self.weights)
-
-    def load(self, kept: dict) -> dict:
-        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
-        encoder_weights.check(self.weights, kept)
-        return encoder_weights.load(self.weights, encoder_names.umt5(self.spec.layers), self.shapes())
+    @property
+    def tables(self) -> dict[str, TensorTable]:
+        """See `FromFile`."""
+        return encoder_names.umt5(self.spec.layers)
 
     def tokenize(self, prompt: str) -> tuple[np.ndarray, int]:
         """Returns (int32 [text_length], number of tokens). Raises ValueError where the prompt has more, or the
@@ -160,10 +153,5 @@ class Umt5Text:
         """int32 [B, text_length], int32 [B] -> float32 [B, text_length, D], zero past each length."""
         real = jnp.arange(ids.shape[1]) < jnp.asarray(length)[:, None]
         params = axes.gather_weights(params, functional.shapes(Umt5, self.spec), axes.ENCODER_RULES)
-        features = functional.bind(_module(self.spec), params)(ids, real)
+        features = functional.bind(self.module, params)(ids, real)
         return jnp.where(real[..., None], features.astype(jnp.float32), 0)
-
-
-@functools.cache
-def _module(spec: Umt5Spec) -> Umt5:
-    return functional.abstract(Umt5, spec)

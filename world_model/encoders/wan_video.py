@@ -6,31 +6,26 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from world_model import functional
 from world_model.encoders import names as encoder_names
-from world_model.encoders import weights as encoder_weights
+from world_model.encoders.names import TensorTable
 from world_model.encoders.tiling import tiled
 from world_model.encoders.wan_vae import TEMPORAL, WanVae, WanVaeSpec
-
-
-@functools.cache
-def _module(spec: WanVaeSpec) -> WanVae:
-    return functional.abstract(WanVae, spec)
+from world_model.encoders.weights import NO_FILE, FromFile, WeightsFile
 
 
 @dataclasses.dataclass(frozen=True)
-class WanVideo:
+class WanVideo(FromFile):
     """A `VideoCodec` by one of Wan's autoencoders; arrays are those of `WanVae`, of `dtype`."""
 
     spec: WanVaeSpec
-    weights: encoder_weights.WeightsFile = encoder_weights.NO_FILE
+    weights: WeightsFile = NO_FILE
     dtype: str = "float32"
     chunk: int = 1  # latent frames at once after the first: speed against memory; 0: all
     tile: int = 0  # latent pixels on a side of a tile; 0: frames are taken whole
 
-    temporal_stride = TEMPORAL
+    network, temporal_stride = WanVae, TEMPORAL
 
     @property
     def channels(self) -> int:
@@ -42,19 +37,10 @@ class WanVideo:
         """Pixels of the video per latent pixel."""
         return self.spec.spatial_stride
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the arrays."""
-        return {name: jax.ShapeDtypeStruct(p.shape, self.dtype)
-                for name, p in functional.parameters(_module(self.spec)).items()}
-
-    def init(self, clips: Callable[[], np.ndarray] | None = None) -> dict:
-        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
-        return encoder_weights.fingerprint(self.weights)
-
-    def load(self, kept: dict) -> dict:
-        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
-        encoder_weights.check(self.weights, kept)
-        return encoder_weights.load(self.weights, encoder_names.vae(self.spec), self.shapes())
+    @property
+    def tables(self) -> dict[str, TensorTable]:
+        """See `FromFile`."""
+        return encoder_names.vae(self.spec)
 
     def encode(self, params: dict, video: jax.Array) -> jax.Array:
         """float [B, T, H, W, 3] in [-1, 1] -> normalised latents float32 [B, F, h, w, C], which are the means. Raises
@@ -75,11 +61,11 @@ class WanVideo:
 
     def encode_chunk(self, params: dict, video: jax.Array, kept: tuple | None = None):
         """Encodes a stream's next frames, 1 + 4k at first (kept is None), then 4k: (latents, next call's `kept`)."""
-        return functional.bind(_module(self.spec), params).encode(video.astype(self.dtype), kept)
+        return functional.bind(self.module, params).encode(video.astype(self.dtype), kept)
 
     def decode_chunk(self, params: dict, latents: jax.Array, kept: tuple | None = None):
         """Decodes a stream's next latents, any number of them: (frames, next call's `kept`)."""
-        return functional.bind(_module(self.spec), params).decode(latents, kept)
+        return functional.bind(self.module, params).decode(latents, kept)
 
     def _tiled(self, fn: Callable, x: jax.Array, taken: int, given: int) -> jax.Array:
         return tiled(fn, x, self.tile, taken, given) if self.tile else fn(x)

@@ -3,15 +3,18 @@ encoder is; every tensor of it is accounted for."""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
+from world_model import functional
 from world_model.encoders.names import TensorTable, published_shapes
 from world_model.parallel import sharding
 from world_model.parallel.axes import ENCODER_RULES, axes_of
@@ -30,6 +33,51 @@ class WeightsFile:
 
 
 NO_FILE = WeightsFile()
+
+
+class FromFile:
+    """What encoders share whose arrays are in a file: those of `network` at the sizes of `spec`, of `dtype`."""
+
+    network: ClassVar[Callable[..., nnx.Module]]
+    spec: Any
+    weights: WeightsFile
+    dtype: str
+
+    @functools.cached_property
+    def module(self) -> nnx.Module:
+        """The abstract network."""
+        return functional.abstract(self.network, self.spec)
+
+    @property
+    def tables(self) -> dict[str, TensorTable]:
+        """The names that the arrays may have in a file, by format."""
+        raise NotImplementedError
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the arrays."""
+        return {name: jax.ShapeDtypeStruct(shape, self.dtype)
+                for name, shape in functional.shapes(self.network, self.spec).items()}
+
+    def init(self, clips: Callable[[], np.ndarray] | None = None) -> dict:
+        """Makes what stands for the weights in a checkpoint. Raises WeightsError without any file."""
+        return fingerprint(self.weights)
+
+    def load(self, kept: dict) -> dict:
+        """Reads the weights. Raises WeightsError where they are another encoder's, or others than `init` saw."""
+        check(self.weights, kept)
+        return load(self.weights, self.tables, self.shapes())
+
+
+class WithoutArrays:
+    """What encoders share that need no arrays."""
+
+    def init(self, clips: Callable[[], np.ndarray] | None = None) -> dict:
+        """Keeps no arrays."""
+        return {}
+
+    def load(self, kept: dict) -> dict:
+        """Returns what was kept."""
+        return kept
 
 
 def fingerprint(file: WeightsFile) -> dict[str, np.ndarray]:
