@@ -22,7 +22,7 @@ from world_model.families.lingbot_vla.weights import names as tables
 from world_model.weights import names
 
 MIDDLE = {"dim": 256, "ffn_dim": 640, "num_layers": 6, "num_heads": 8, "kv_heads": 2, "head_width": 32,
-          "vocab_size": 500, "vision_dim": 192, "vision_ffn_dim": 320, "vision_heads": 6, "vision_layers": 8}
+          "vocab_size": 500, "vision_dim": 192, "vision_ffn_dim": 380, "vision_heads": 6, "vision_layers": 8}
 SIZES = {"tiny": ({}, {}, 32), "middle": (
     MIDDLE | {"vision_window": 2, "vision_full_layers": (3, 7)},
     MIDDLE | {"rope_sections": (6, 5, 5), "vision_taps": (1, 3, 6), "vision_positions": 7}, 96)}

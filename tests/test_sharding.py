@@ -139,6 +139,14 @@ def test_a_rule_names_the_end_of_a_parameter_and_the_first_that_fits_counts():
         "expert_blocks.mlp.fc2.lora_a": ("layers", "mlp", None), "mlp.fc2.lora_b": (None, "embed")}
 
 
+def test_zeros_fill_the_lanes_of_an_mlp_that_lacks_few():
+    shapes = {"mlp.gate.kernel": (4, 3420), "mlp.gate.bias": (3420,), "mlp.gate.lora_b": (2, 3420), "mlp.fc2.kernel": (3420, 4),
+              "self_attn.q.kernel": (4, 3420), "mlp.fc1.kernel": (4, 300)}
+    filled = axes.fill_lanes({name: np.ones(shape) for name, shape in shapes.items()}, axes.LAYER_RULES)
+    assert [p.shape for p in filled.values()] == [(4, 3456), (3456,), (2, 3456), (3456, 4), (4, 3420), (4, 300)]
+    assert all(p.sum() == np.prod(shapes[name]) for name, p in filled.items())
+
+
 def test_a_large_parameter_that_no_rule_names_is_refused():
     """By its name and shape; xq is no q. What is small stays whole."""
     large = jax.ShapeDtypeStruct((sharding.SMALL // 8, 8), np.float32)

@@ -9,7 +9,15 @@ from tests import tiny_training as tiny
 from world_model.parallel import host_rows, sharding
 from world_model.parallel.remat import remat
 from world_model.training import state
-from world_model.training.train_step import gradients, jit_train_step, make_train_step, split
+from world_model.training.train_step import (
+    COMPILER_OPTIONS,
+    FAILING_WITH_EXPERTS,
+    compiler_options,
+    gradients,
+    jit_train_step,
+    make_train_step,
+    split,
+)
 
 EXPERIMENT = tiny.Experiment(tiny.config())
 MODEL, LOSS = EXPERIMENT.model, EXPERIMENT.loss
@@ -142,3 +150,10 @@ def test_remat_changes_no_gradient_and_keeps_less(policy):
 def test_an_unknown_policy_lists_the_names():
     with pytest.raises(ValueError, match=r"train.remat = 'all' is no policy; there are none, full, lean, added, wide, dots"):
         remat(lambda x: x, "all")
+
+
+def test_a_mixture_of_experts_is_compiled_without_the_option_that_fails():
+    dense = compiler_options("tpu", {"blocks.mlp.fc1.kernel": BATCH})
+    mixture = compiler_options("tpu", {"expert_blocks.mlp.experts_fc1": BATCH})
+    assert dense == COMPILER_OPTIONS["tpu"] and compiler_options("cpu", {}) == {}
+    assert dense.keys() - mixture.keys() == dense.keys() & {FAILING_WITH_EXPERTS}

@@ -103,8 +103,8 @@ class VisionTower(nnx.Module):
         def run(carry, inputs):
             x, taps = carry
             params, full, index = inputs
-            layer = functional.bind(self.blocks, axes.gather_weights(params, shapes, rules))
-            x = layer(x, angles, jnp.logical_or(window, full))
+            params = axes.fill_lanes(axes.gather_weights(params, shapes, rules), rules)
+            x = functional.bind(self.blocks, params)(x, angles, jnp.logical_or(window, full))
             if spec.vision_taps:
                 here = np.array(spec.vision_taps) == index
                 taps = jnp.where(here[:, None, None, None], x, taps)
