@@ -87,6 +87,11 @@ def test_drawn_masks_and_their_spans(golden, size, window):
             assert not np.delete(static[rows], columns, axis=1).any()
 
 
+def test_memory_is_foreseen_from_all_tokens(golden):
+    spec = golden[0].spec
+    assert spec.training_tokens == make_sequence(spec, spec.layout.latent_frames)[-1].stop
+
+
 def test_forward_dynamics_shows_a_chunks_actions_to_its_video_and_hides_it_from_them(golden):
     sequence = make_sequence(golden[0].spec, 6)
     inverse, forward, either = (

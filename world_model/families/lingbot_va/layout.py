@@ -56,6 +56,10 @@ class LingBotVASpec(VideoSpec):
         """n, action tokens of one latent frame."""
         return self.layout.actions_per_block
 
+    @property
+    def training_tokens(self) -> int:
+        return self.layout.latent_frames * sum(map(self.group_length, GROUPS))
+
     def group_length(self, group: Group) -> int:
         """Tokens of one latent frame in that group."""
         return self.tokens_per_frame if group in VIDEO_GROUPS else self.actions_per_frame
