@@ -131,23 +131,23 @@ def test_forward_dynamics_leaks_nothing_and_is_what_a_grounded_rollout_computes(
 
     rollout = LingBotVASampler(adapter.model, steps=2, action_steps=2, chunk_frames=2, window_blocks=6)
     session = rollout.start(adapter.params, inputs.text)
-    video = jax.jit(lambda p, ring, x, time, rotary, block: cached.video_pass(
-        functional.bind(adapter.model, p), ring, session.context, x, time, rotary, block, ahead=1))
+    video = jax.jit(lambda p, ring, x, time, rotary, chunk: cached.video_pass(
+        functional.bind(adapter.model, p), session._replace(ring=ring, chunk=chunk), x, time, rotary, ahead=1))
 
     def rotary(modality, first):
         return frame_rotary(adapter.spec, modality, range(first, first + 2))
 
-    def act(ring, first):
-        return rollout._acting(adapter.params, ring, session.context, inputs.clean_actions[
-            :, first * n:(first + 2) * n], rotary(Modality.ACTION, first), first)
+    def act(ring, chunk):
+        return rollout._acting(adapter.params, session._replace(ring=ring, chunk=chunk), inputs.clean_actions[
+            :, 2 * chunk * n:(2 * chunk + 2) * n], rotary(Modality.ACTION, 2 * chunk))
     # As in training, where no clean action sees its chunk's video: the past's actions are written before its video,
     # which does not see them.
     past = act(session.ring, 0)
     _, written = video(adapter.params, cached.hide_block(past, 1), inputs.clean_latents[:, :2], jnp.zeros((1, 2)),
                        rotary(Modality.VIDEO, 0), 0)
-    ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 2)
+    ring = act(written._replace(blocks=past.blocks.at[0].set(0)), 1)
     velocity, _ = video(adapter.params, ring, noise := inputs.noisy_latents[:, 2:4], inputs.video_timestep[:, 2:4],
-                        rotary(Modality.VIDEO, 2), 2)
+                        rotary(Modality.VIDEO, 2), 1)
     np.testing.assert_allclose(velocity, found.video[:, 2:4], atol=1e-5)
 
     def observe(session, latents, first):
@@ -282,12 +282,14 @@ def test_given_video_comes_back_and_decides_the_actions(golden, inputs):
 def test_ring_positions_do_not_matter(golden, inputs):
     """A later chunk number over an empty ring gives the same as an early one: only its own positions differ."""
     adapter = golden[1]
-    ring = cached.make_ring(adapter.spec, 1, 2, 4)
-    run = jax.jit(lambda block: cached.video_pass(
-        functional.bind(adapter.model, adapter.params), ring, cached.encode_context(
-            functional.bind(adapter.model, adapter.params), inputs.text), inputs.noisy_latents[:, :2],
-        inputs.video_timestep[:, :2], frame_rotary(adapter.spec, Modality.VIDEO, range(2)), block)[0])
-    np.testing.assert_array_equal(run(0), run(6))
+    def video(chunk):
+        model = functional.bind(adapter.model, adapter.params)
+        episode = cached.Episode(model.encode_context(inputs.text), cached.make_ring(adapter.spec, 1, 2, 4), chunk)
+        return cached.video_pass(model, episode, inputs.noisy_latents[:, :2], inputs.video_timestep[:, :2],
+                                 frame_rotary(adapter.spec, Modality.VIDEO, range(2)))[0]
+
+    run = jax.jit(video)
+    np.testing.assert_array_equal(run(0), run(3))
 
 
 @pytest.mark.parametrize("change,match", [

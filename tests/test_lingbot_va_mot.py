@@ -72,19 +72,19 @@ def test_cached_passes_equal_the_training_forward(shared, narrow):
     def bound(f):
         return jax.jit(lambda *args: f(functional.bind(model, params), *args))
     video, action = bound(cached.video_pass), bound(cached.action_pass)
-    ring, context = cached.make_ring(model.spec, 1, 2, 4), bound(cached.encode_context)(inputs.text)
-    clean = jnp.zeros((1, 2))
+    context = bound(LingBotVAMoT.encode_context)(inputs.text)
+    ring, clean = cached.make_ring(model.spec, 1, 2, 4), jnp.zeros((1, 2))
     for chunk in range(2):
         frames, own = slice(2 * chunk, 2 * chunk + 2), slice(2 * chunk * n, (2 * chunk + 2) * n)
         rotary = [frame_rotary(model.spec, modality, range(frames.start, frames.stop)) for modality in Modality]
-        out, _ = video(ring, context, inputs.noisy_latents[:, frames], inputs.video_timestep[:, frames], rotary[0],
-                       2 * chunk)
+        episode = cached.Episode(context, ring, chunk)
+        out, _ = video(episode, inputs.noisy_latents[:, frames], inputs.video_timestep[:, frames], rotary[0])
         np.testing.assert_allclose(out, trained.video[:, frames], atol=2e-5)
-        _, ring = video(ring, context, inputs.clean_latents[:, frames], clean, rotary[0], 2 * chunk)
-        out, _ = action(ring, context, inputs.noisy_actions[:, own], inputs.action_timestep[:, frames], rotary[1],
-                        2 * chunk + 1)
+        _, ring = video(episode, inputs.clean_latents[:, frames], clean, rotary[0])
+        episode = episode._replace(ring=ring)
+        out, _ = action(episode, inputs.noisy_actions[:, own], inputs.action_timestep[:, frames], rotary[1])
         np.testing.assert_allclose(out, trained.action[:, own], atol=2e-5)
-        _, ring = action(ring, context, inputs.clean_actions[:, own], clean, rotary[1], 2 * chunk + 1)
+        _, ring = action(episode, inputs.clean_actions[:, own], clean, rotary[1])
 
 
 def test_interpolation_is_linear_between_cell_middles_and_keeps_the_variance():

@@ -20,6 +20,17 @@ class Window(NamedTuple):
     imagined: jax.Array | None = None  # float32 [frames_per_block, h, w, C]: the block predicted last
 
 
+class Asked(NamedTuple):
+    """What is asked of the next block: the arguments of `Policy.act`, of one session or with the sessions in front."""
+
+    state: Any  # [state_dim]
+    block: Any
+    key: Any
+    actions: Any  # [N, action_dim]
+    given: Any
+    data: Any  # `BatchedPolicy.block_data`
+
+
 @dataclasses.dataclass(eq=False)
 class BatchedPolicy:
     """A `Policy` in JAX, compiled once per batch size. A family says what happens to one episode, and it is mapped over
@@ -61,20 +72,19 @@ class BatchedPolicy:
         """The cache with a block as it was seen (`Inputs.encode_block`) and its executed actions [1, N, action_dim]."""
         raise NotImplementedError
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
-                      ) -> Chunk:
+    def predict_block(self, params, window: Window, asked: Asked, video_given=False) -> Chunk:
         """The next block. video_given: its video is `window.imagined` (families that imagine none are never asked)."""
         raise NotImplementedError
 
-    def predict_rows(self, params, windows: Window, *asked) -> Chunk:
+    def predict_rows(self, params, windows: Window, asked: Asked) -> Chunk:
         """`predict_block` of many sessions, whose arrays stand in front of its axis of one; without that axis. A family
         whose network takes a batch as it is may do so here."""
-        return _each(functools.partial(self.predict_block, params), windows, *asked)
+        return _each(functools.partial(self.predict_block, params), windows, asked)
 
-    def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
+    def imagine_block(self, params, window: Window, asked: Asked) -> Chunk:
         """The block that actions lead to, all of which are given. A family with forward dynamics of its own has them
         here; others predict video beside the actions, which are held to what they are."""
-        return self.predict_block(params, window, state, block, key, actions, given, data)
+        return self.predict_block(params, window, asked)
 
     def block_data(self, block: np.ndarray):
         """Arrays [B, ...] that depend on the block's number, made on the host."""
@@ -113,25 +123,26 @@ class BatchedPolicy:
         self._windows, gap = self._observe(self._arrays, self._windows, *rows, self.block_data(rows[-1]))
         return None if gap is None else np.asarray(gap)[:len(sessions)]
 
-    def act(self, sessions, state, block, keys, actions, given) -> Chunk:
+    def act(self, sessions, *asked) -> Chunk:
         """See `Policy`."""
-        return self._chunk(self._act, sessions, state, block, keys, actions, given)
+        return self._chunk(self._act, sessions, *asked)
 
-    def label(self, sessions, state, block, keys, actions, given) -> Chunk:
+    def label(self, sessions, *asked) -> Chunk:
         """See `Policy`."""
-        return self._chunk(self._label, sessions, state, block, keys, actions, given)
+        return self._chunk(self._label, sessions, *asked)
 
-    def imagine(self, sessions, state, block, keys, actions, given) -> Chunk:
+    def imagine(self, sessions, *asked) -> Chunk:
         """See `Policy`."""
-        return self._chunk(self._imagine, sessions, state, block, keys, actions, given)
+        return self._chunk(self._imagine, sessions, *asked)
 
     def decode(self, latents) -> np.ndarray:
         """See `Policy`."""
         return np.asarray(self._decode(self.frozen, latents))
 
     def _chunk(self, compiled, sessions, *asked) -> Chunk:
-        rows = self._filled(sessions, *asked)
-        self._windows, chunk = compiled(self._arrays, self._windows, *rows, self.block_data(rows[2]))
+        where, *rows = self._filled(sessions, *asked)
+        of_rows = Asked._make((*rows, self.block_data(rows[1])))
+        self._windows, chunk = compiled(self._arrays, self._windows, where, of_rows)
         return jax.tree.map(lambda x: x[:len(sessions)], jax.device_get(chunk))
 
     def _filled(self, sessions, *rows) -> tuple:
@@ -152,8 +163,8 @@ class BatchedPolicy:
         caches = jax.tree.map(lambda all_, new: all_.at[sessions].set(new), windows.cache, cache)
         return windows._replace(cache=caches), gap
 
-    def _chunk_rows(self, rows, arrays, windows, sessions, *asked) -> tuple[Window, Chunk]:
-        chunk = rows(arrays[0], _rows(windows, sessions), *asked)
+    def _chunk_rows(self, rows, arrays, windows, sessions, asked: Asked) -> tuple[Window, Chunk]:
+        chunk = rows(arrays[0], _rows(windows, sessions), asked)
         chunk = jax.tree.map(lambda x: x.astype(jnp.float32), chunk)
         if chunk.latents is not None:
             windows = windows._replace(imagined=windows.imagined.at[sessions].set(chunk.latents))
@@ -177,9 +188,10 @@ class BatchedPolicy:
         return cache, self.gap(seen, window.imagined)
 
 
-def _each(one, *rows) -> Chunk:
+def _each(one, windows: Window, asked: Asked) -> Chunk:
     """one(...) of every session's row, whose results have an axis of one."""
-    if len(rows[1]) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
+    rows = windows, asked
+    if len(asked.block) == 1:  # a row of vmap cannot save work by what is decided on the way (step_skipping.Adaptive)
         chunk = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], rows)))
     else:
         chunk = jax.vmap(one)(*rows)

@@ -3,10 +3,8 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from world_model.diffusion.inpainting import Inpainting
-from world_model.families.base.batched_policy import Window
+from world_model.families.base.batched_policy import Asked, Window
 from world_model.families.base.policy import Chunk
 from world_model.families.dreamzero import cached
 from world_model.families.wan.policy import VideoPolicy
@@ -43,13 +41,11 @@ class DreamZeroPolicy(VideoPolicy):
         return self.sampler.prefill(params, window.cache, window.episode.context, both(seen),
                                     both(self._condition(window, block)), block)
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
-                      ) -> Chunk:
-        sampler, video = self.sampler, window.imagined[None]
-        inpainting = Inpainting(actions[None], given[None], video, jnp.full((1,) * video.ndim, video_given))
+    def predict_block(self, params, window: Window, asked: Asked, video_given=False) -> Chunk:
+        sampler, block = self.sampler, asked.block
         latents, actions, _ = sampler.denoise(
-            params, window.cache, window.episode.context, *sampler.noise(key[None], block), state[None, None],
-            self._condition(window, block), block, inpainting)
+            params, window.cache, window.episode.context, *sampler.noise(asked.key[None], block),
+            asked.state[None, None], self._condition(window, block), block, self.inpainting(window, asked, video_given))
         return Chunk(actions, latents)
 
     def _condition(self, window: Window, block):

@@ -59,27 +59,22 @@ def check_window(window_blocks: int) -> None:
                          "window must be an even number, at least 2")
 
 
-def encode_context(model: LingBotVA, text) -> Context:
-    """Keys and values of text [B, Lt, text_dim]."""
-    return model.encode_context(text)
+def video_pass(model: LingBotVA, episode: Episode, latents, timestep, rotary, ahead: int = 0):
+    """(velocity [B, K, h, w, C], the ring with this pass written) of the video of the episode's chunk.
 
-
-def video_pass(model: LingBotVA, ring: Ring, context: Context, latents, timestep, rotary, block, ahead: int = 0):
-    """(velocity [B, K, h, w, C], the ring with this pass written) of a chunk's video.
-
-    latents [B, K, h, w, C]; timestep float32 [B, K], 0 where clean; rotary of `lingbot_va.frame_rotary`; block int.
-    ahead: 1 in forward dynamics, where the chunk's actions stand in the ring and are seen. Who only denoises drops the
-    ring: the compiler drops the writing.
+    latents [B, K, h, w, C]; timestep float32 [B, K], 0 where clean; rotary of `lingbot_va.frame_rotary`. ahead: 1 in
+    forward dynamics, where the chunk's actions stand in the ring and are seen. Who only denoises drops the ring: the
+    compiler drops the writing.
     """
     time, modulation = model.embed_time(timestep)
-    x, ring = _pass(model, Modality.VIDEO, ring, context, model.embed_video(latents), modulation, rotary, block, ahead)
+    x, ring = _pass(model, Modality.VIDEO, episode, model.embed_video(latents), modulation, rotary, ahead)
     return model.read_video(x, time), ring
 
 
-def action_pass(model: LingBotVA, ring: Ring, context: Context, actions, timestep, rotary, block):
-    """(velocity [B, K n, action_dim], ring) of a chunk's actions [B, K n, action_dim]; timestep float32 [B, K]."""
+def action_pass(model: LingBotVA, episode: Episode, actions, timestep, rotary):
+    """(velocity [B, K n, action_dim], ring) of the chunk's actions [B, K n, action_dim]; timestep float32 [B, K]."""
     time, modulation = model.embed_action_time(timestep)
-    x, ring = _pass(model, Modality.ACTION, ring, context, model.embed_actions(actions), modulation, rotary, block)
+    x, ring = _pass(model, Modality.ACTION, episode, model.embed_actions(actions), modulation, rotary)
     return model.read_actions(x, time), ring
 
 
@@ -88,8 +83,8 @@ def hide_block(ring: Ring, block) -> Ring:
     return ring._replace(blocks=jnp.where(ring.blocks == block, -1, ring.blocks))
 
 
-def _pass(model: LingBotVA, modality: Modality, ring: Ring, context: Context, x, modulation, rotary, block,
-          ahead: int = 0):
+def _pass(model: LingBotVA, modality: Modality, episode: Episode, x, modulation, rotary, ahead: int = 0):
+    ring, block = episode.ring, 2 * episode.chunk + (modality is Modality.ACTION)
     rows = TimestepRows(((modulation.shape[1], x.shape[1] // modulation.shape[1]),))
     forward_pass = ForwardPass(rows=rows, rotary=rotary, attend=dense, output_rows=rows, output_row_start=0,
                     output_slice=slice(0, x.shape[1]), attend_output=dense)
@@ -99,7 +94,7 @@ def _pass(model: LingBotVA, modality: Modality, ring: Ring, context: Context, x,
     seen &= ring.blocks != block
     entry_of, position = np.repeat(np.arange(window), lengths), np.concatenate([np.arange(n) for n in lengths])
     valid = seen[entry_of] & (position < ring.filled[entry_of])
-    x, own = model.run_pass(modality, x, modulation, context, forward_pass, ring.cache, valid)
+    x, own = model.run_pass(modality, x, modulation, episode.context, forward_pass, ring.cache, valid)
     return x, Ring(write_cache(ring.cache, own, jnp.asarray(starts)[entry]), ring.blocks.at[entry].set(block),
                    ring.filled.at[entry].set(own.final[0].shape[1]))
 

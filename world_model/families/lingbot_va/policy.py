@@ -10,8 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from world_model.diffusion.inpainting import Inpainting
-from world_model.families.base.batched_policy import Window
+from world_model.families.base.batched_policy import Asked, Window
 from world_model.families.base.policy import Chunk
 from world_model.families.lingbot_va.cached import Episode
 from world_model.families.wan.policy import VideoPolicy
@@ -39,20 +38,18 @@ class LingBotVAPolicy(VideoPolicy):
     def observe_block(self, params, window: Window, seen, actions, block, data):
         return self.sampler.observe(params, _episode(window, block), seen, actions, data).ring
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data, video_given=False
-                      ) -> Chunk:
+    def predict_block(self, params, window: Window, asked: Asked, video_given=False) -> Chunk:
         """See `BatchedPolicy`; the ring as predicted is dropped, for `observe_block` comes before the next chunk."""
-        video = window.imagined[None]
-        inpainting = Inpainting(actions[None], given[None], video, jnp.full((1,) * video.ndim, video_given))
         latents, actions, _ = self.sampler.predict(
-            params, _episode(window, block), *self.sampler.noise(key[None], block, 1),
-            jnp.asarray(self.channels)[None], rotary=data, inpainting=inpainting)
+            params, _episode(window, asked.block), *self.sampler.noise(asked.key[None], asked.block, 1),
+            jnp.asarray(self.channels)[None], rotary=asked.data, inpainting=self.inpainting(window, asked, video_given))
         return Chunk(actions, latents)
 
-    def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        noise, _ = self.sampler.noise(key[None], block, 1)
-        latents, _ = self.sampler.ground(params, _episode(window, block), noise, actions[None], rotary=data)
-        return Chunk(actions[None], latents)
+    def imagine_block(self, params, window: Window, asked: Asked) -> Chunk:
+        noise, _ = self.sampler.noise(asked.key[None], asked.block, 1)
+        actions, episode = asked.actions[None], _episode(window, asked.block)
+        latents, _ = self.sampler.ground(params, episode, noise, actions, rotary=asked.data)
+        return Chunk(actions, latents)
 
 
 def _episode(window: Window, block) -> Episode:

@@ -15,10 +15,10 @@ from world_model.diffusion.guidance import Guided
 from world_model.diffusion.inpainting import Inpainting
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_va import cached
-from world_model.families.lingbot_va.cached import Episode
+from world_model.families.lingbot_va.cached import Episode, Ring
 from world_model.families.lingbot_va.layout import Modality, frame_rotary
 from world_model.families.lingbot_va.model import LingBotVA
-from world_model.families.lingbot_va.steps import EulerPasses, check_settings, denoise, levels
+from world_model.families.lingbot_va.steps import EulerPasses, GivenFrames, check_settings, denoise, levels
 from world_model.families.wan.inputs import Conditions
 from world_model.functional import bind
 
@@ -118,24 +118,22 @@ class LingBotVASampler(Guided):
         inpainting: of the chunk; given video makes it inverse dynamics (for forward dynamics see `ground`). Without
         action_noise (None) the video alone is predicted, and nothing stands in the cache for its actions.
         """
-        given, is_given = _given_frames(noise, first_latents)
+        given = GivenFrames.of(noise, first_latents)
         video_rotary, action_rotary = rotary or self.rotary(episode.frame, noise.shape[1])
-        latents, ring = self._video(params, episode.ring, episode.context, noise, given, is_given, video_rotary,
-                                    2 * episode.chunk, inpainting=inpainting)
+        latents, ring = self._video(params, episode, noise, given, video_rotary, inpainting=inpainting)
+        episode = episode._replace(ring=ring)
         if action_noise is None:
-            return latents, None, episode._replace(ring=ring)
+            return latents, None, episode
         mask = jnp.ones(action_noise.shape[::2], bool) if action_mask is None else action_mask
-        actions, ring = self._actions(params, ring, episode.context, action_noise, mask, is_given, action_rotary,
-                                      2 * episode.chunk + 1, inpainting)
+        actions, ring = self._actions(params, episode, action_noise, mask, given, action_rotary, inpainting)
         return latents, actions, episode._replace(ring=ring)
 
     def observe(self, params: dict, episode: Episode, latents, actions, rotary=None) -> Episode:
         """Puts what really happened in the chunk into the place of what was predicted: latents [B, K, h, w, C],
         executed actions [B, K n, A], normalised, zero on channels that the robot lacks; None: nobody acts. rotary as in
         `predict`."""
-        ring = self._observe(params, episode.ring, episode.context, latents, actions,
-                             *(rotary or self.rotary(episode.frame, latents.shape[1])), episode.chunk)
-        return episode._replace(ring=ring)
+        rotary = rotary or self.rotary(episode.frame, latents.shape[1])
+        return episode._replace(ring=self._observe(params, episode, latents, actions, rotary))
 
     def ground(self, params: dict, episode: Episode, noise, actions, first_latents=None, rotary=None):
         """(imagined latents [B, K, h, w, C], episode) while the chunk's actions [B, K n, A] are being executed and
@@ -145,11 +143,9 @@ class LingBotVASampler(Guided):
         on their way; what was predicted of it before gives way. Call `observe` on the episode from before, once the
         observation is there. rotary as in `predict`.
         """
-        given, is_given = _given_frames(noise, first_latents)
-        rotary, block = rotary or self.rotary(episode.frame, noise.shape[1]), 2 * episode.chunk
-        video_rotary, action_rotary = rotary
-        ring = self._acting(params, episode.ring, episode.context, actions, action_rotary, block)
-        latents, _ = self._video(params, ring, episode.context, noise, given, is_given, video_rotary, block, 1)
+        rotary = rotary or self.rotary(episode.frame, noise.shape[1])
+        acting = episode._replace(ring=self._acting(params, episode, actions, rotary[1]))
+        latents, _ = self._video(params, acting, noise, GivenFrames.of(noise, first_latents), rotary[0], ahead=1)
         return latents, self.observe(params, episode, latents, actions, rotary)
 
     def rotary(self, first: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,61 +155,51 @@ class LingBotVASampler(Guided):
 
     @functools.partial(jax.jit, static_argnums=0)
     def _context(self, params, text):
-        return cached.encode_context(bind(self.model, params), text)
+        return bind(self.model, params).encode_context(text)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _acting(self, params, ring, context, actions, rotary, block):
-        """The ring with the actions of the chunk whose video, `block`, is not known: they do not see it."""
+    def _acting(self, params, episode: Episode, actions, rotary) -> Ring:
+        """The ring with the actions of the chunk, whose video is not known: they do not see it."""
         clean = jnp.zeros((self.both(actions).shape[0], actions.shape[1] // self.model.spec.actions_per_frame))
-        return cached.action_pass(bind(self.model, params), cached.hide_block(ring, block), context, self.both(actions),
-                                  clean, rotary, block + 1)[1]
+        unseen = episode._replace(ring=cached.hide_block(episode.ring, 2 * episode.chunk))
+        return cached.action_pass(bind(self.model, params), unseen, self.both(actions), clean, rotary)[1]
 
-    @functools.partial(jax.jit, static_argnums=(0, 9))
-    def _video(self, params, ring, context, noise, given, is_given, rotary, block, ahead=0,
+    @functools.partial(jax.jit, static_argnums=0, static_argnames="ahead")
+    def _video(self, params, episode: Episode, noise, given: GivenFrames, rotary, ahead=0,
                inpainting: Inpainting | None = None):
-        """All passes of a chunk's video; `is_given` [K] marks frames that are given, not denoised."""
+        """(latents, ring) after all passes of a chunk's video."""
         def run_pass(ring, x, time):
-            x = jnp.where(is_given[:, None, None, None], given, x)
-            velocity, ring = cached.video_pass(bind(self.model, params), ring, context, self.both(x),
-                                               self.both(_levels(time, is_given, x)), rotary, block, ahead)
+            x = given.put_into(x)
+            velocity, ring = cached.video_pass(bind(self.model, params), episode._replace(ring=ring), self.both(x),
+                                               self.both(given.timesteps(time, len(x))), rotary, ahead)
             return x, self.guide(velocity.astype(jnp.float32), self.guidance), ring
 
         known = inpainting and (inpainting.latents, inpainting.latent_mask)
-        x, ring = denoise(run_pass, self.video_passes, ring, noise, known)
-        return jnp.where(is_given[:, None, None, None], given, x), ring
+        x, ring = denoise(run_pass, self.video_passes, episode.ring, noise, known)
+        return given.put_into(x), ring
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _actions(self, params, ring, context, noise, mask, is_given, rotary, block,
+    def _actions(self, params, episode: Episode, noise, mask, given: GivenFrames, rotary,
                  inpainting: Inpainting | None = None):
-        """All passes of a chunk's actions; those of given frames, and channels outside `mask`, are zero."""
-        group = jnp.repeat(is_given, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
+        """(actions, ring) after all passes of a chunk's actions; those of given frames, and channels outside `mask`, are
+        zero."""
+        group = jnp.repeat(given.mask, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         free = mask[:, None, :] & ~group[:, None]
 
         def run_pass(ring, x, time):
             x = jnp.where(free, x, 0)
-            velocity, ring = cached.action_pass(bind(self.model, params), ring, context, self.both(x),
-                                                self.both(_levels(time, is_given, x)), rotary, block)
+            velocity, ring = cached.action_pass(bind(self.model, params), episode._replace(ring=ring), self.both(x),
+                                                self.both(given.timesteps(time, len(x))), rotary)
             return x, self.guide(velocity.astype(jnp.float32), self.action_guidance), ring
 
         known = inpainting and (inpainting.actions, inpainting.action_mask)
-        x, ring = denoise(run_pass, self.action_passes, ring, noise, known)
+        x, ring = denoise(run_pass, self.action_passes, episode.ring, noise, known)
         return jnp.where(free, x, 0), ring
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _observe(self, params, ring, context, latents, actions, video_rotary, action_rotary, chunk):
+    def _observe(self, params, episode: Episode, latents, actions, rotary) -> Ring:
         model, clean = bind(self.model, params), jnp.zeros((self.both(latents).shape[0], latents.shape[1]))
-        _, ring = cached.video_pass(model, ring, context, self.both(latents), clean, video_rotary, 2 * chunk)
+        _, ring = cached.video_pass(model, episode, self.both(latents), clean, rotary[0])
         if actions is None:
             return ring
-        return cached.action_pass(model, ring, context, self.both(actions), clean, action_rotary, 2 * chunk + 1)[1]
-
-
-def _given_frames(noise, first_latents) -> tuple[jax.Array, np.ndarray]:
-    """(a chunk's video [B, K, h, w, C], bool [K] where it is given): an episode's first frame is, no other."""
-    first, given = np.arange(noise.shape[1]) == 0, first_latents is not None
-    return jnp.broadcast_to(first_latents, noise.shape) if given else jnp.zeros_like(noise), first & given
-
-
-def _levels(time, is_given, x):
-    """Timesteps [B, K]: 0 for frames that are given."""
-    return jnp.broadcast_to(jnp.where(is_given, 0, time), (len(x), len(is_given)))
+        return cached.action_pass(model, episode._replace(ring=ring), self.both(actions), clean, rotary[1])[1]

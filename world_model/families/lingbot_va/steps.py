@@ -24,6 +24,27 @@ class EulerPasses(NamedTuple):
     changes: np.ndarray  # float32 [passes]: what sigma changes by after each
 
 
+class GivenFrames(NamedTuple):
+    """Frames of a chunk that are given, not denoised."""
+
+    video: jax.Array  # [B, K, h, w, C]
+    mask: np.ndarray  # bool [K], where it is given
+
+    @classmethod
+    def of(cls, noise, first_latents) -> "GivenFrames":
+        """Those of a chunk with that noise: an episode's first frame [B, 1, h, w, C], where it is observed."""
+        first, given = np.arange(noise.shape[1]) == 0, first_latents is not None
+        return cls(jnp.broadcast_to(first_latents, noise.shape) if given else jnp.zeros_like(noise), first & given)
+
+    def put_into(self, x):
+        """The chunk's video with the given frames in their places."""
+        return jnp.where(self.mask[:, None, None, None], self.video, x)
+
+    def timesteps(self, time, batch: int):
+        """[B, K]: 0 for frames that are given."""
+        return jnp.broadcast_to(jnp.where(self.mask, 0, time), (batch, len(self.mask)))
+
+
 def check_settings(spec: LingBotVASpec, sampler) -> None:
     """Warns of settings of this sampler, or PyTorch's, that training never sampled, which may still be asked for.
     Raises ValueError on those that make no sense."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
-from world_model.families.base.batched_policy import BatchedPolicy, Window
+from world_model.families.base.batched_policy import Asked, BatchedPolicy, Window
 from world_model.families.base.policy import Chunk
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
 from world_model.families.lingbot_vla.inputs import Example
@@ -70,9 +70,9 @@ class LingBotVLAPolicy(BatchedPolicy):
     def observe_block(self, params, window: Window, seen, actions, block, data):
         return seen
 
-    def predict_rows(self, params, windows: Window, state, block, keys, actions, given, data) -> Chunk:
+    def predict_rows(self, params, windows: Window, asked: Asked) -> Chunk:
         """See `BatchedPolicy`: one batch. The experts' grouped product has no rule for vmap."""
         (views, view_mask), (text_ids, text_length) = jax.tree.map(lambda x: x[:, 0], (windows.cache, windows.episode))
-        example = Example(make_patches(self.sampler.model.spec, views), view_mask, text_ids, text_length, state)
-        noise = jax.vmap(lambda key, block: self.sampler.noise(key[None], block)[0])(keys, block)
-        return Chunk(self.sampler.denoise(params, example, noise, Inpainting(actions, given)))
+        example = Example(make_patches(self.sampler.model.spec, views), view_mask, text_ids, text_length, asked.state)
+        noise = jax.vmap(lambda key, block: self.sampler.noise(key[None], block)[0])(asked.key, asked.block)
+        return Chunk(self.sampler.denoise(params, example, noise, Inpainting(asked.actions, asked.given)))

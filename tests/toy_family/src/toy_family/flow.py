@@ -11,7 +11,7 @@ from toy_family.network import Toy
 from world_model.diffusion import flow_matching
 from world_model.diffusion.inpainting import Inpainting, inpainting_velocity
 from world_model.diffusion.solvers import make_solver
-from world_model.families.base.batched_policy import BatchedPolicy, Window
+from world_model.families.base.batched_policy import Asked, BatchedPolicy, Window
 from world_model.families.base.loss import ActionLoss, by_level, normal
 from world_model.families.base.policy import Chunk
 from world_model.families.base.sampler import Prediction, Schedule, sample_noise
@@ -79,6 +79,7 @@ class ToyPolicy(BatchedPolicy):
     def observe_block(self, params, window: Window, seen, actions, block, data):
         return seen
 
-    def predict_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        seen = Example(*window.cache, *window.episode, state[None, None])
-        return Chunk(self.sampler.denoise(params, seen, key[None], block, Inpainting(actions[None], given[None])))
+    def predict_block(self, params, window: Window, asked: Asked) -> Chunk:
+        seen = Example(*window.cache, *window.episode, asked.state[None, None])
+        known = Inpainting(asked.actions[None], asked.given[None])
+        return Chunk(self.sampler.denoise(params, seen, asked.key[None], asked.block, known))

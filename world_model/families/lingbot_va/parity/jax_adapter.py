@@ -93,15 +93,15 @@ class CachedLingBotVAAdapter:
         def bound(f):
             return jax.jit(lambda p, *args: f(functional.bind(adapter.model, p), *args))
         self._passes = {Modality.VIDEO: bound(cached.video_pass), Modality.ACTION: bound(cached.action_pass)}
-        self.context = bound(cached.encode_context)(adapter.params, text)
+        self.context = bound(lambda model, text: model.encode_context(text))(adapter.params, text)
         self.ring = cached.make_ring(adapter.spec, len(text), chunk_frames, window_blocks)
 
     def run(self, x: np.ndarray, timestep: np.ndarray, chunk: int, *, modality: Modality, write: bool) -> np.ndarray:
         """Velocities of a chunk's video [B, K, h, w, C] or actions [B, K n, A]; timestep [B, K]."""
         frames = range(chunk * self.chunk_frames, (chunk + 1) * self.chunk_frames)
         velocity, ring = self._passes[modality](
-            self.adapter.params, self.ring, self.context, x, timestep,
-            frame_rotary(self.adapter.spec, modality, frames), 2 * chunk + (modality is Modality.ACTION))
+            self.adapter.params, cached.Episode(self.context, self.ring, chunk), x, timestep,
+            frame_rotary(self.adapter.spec, modality, frames))
         self.ring = ring if write else self.ring
         return np.asarray(velocity)
 
