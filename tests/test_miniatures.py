@@ -1,5 +1,8 @@
 """Miniatures of public sets are read as the sets are: by recipes' robots, with the conventions that they are for."""
 
+import tempfile
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -13,8 +16,10 @@ SMALL = ("fractal", "libero", "so101")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("miniatures") / "all"
-    assert writers.write(out, {name: sets.MINIATURES[name] for name in SMALL})
+    out, temporary = tmp_path_factory.mktemp("miniatures") / "all", tmp_path_factory.mktemp("temporary")
+    with mock.patch.object(tempfile, "tempdir", str(temporary)):
+        assert writers.write(out, {name: sets.MINIATURES[name] for name in SMALL})
+    assert not list(temporary.glob("*tfds"))  # nothing stays behind
     return out
 
 

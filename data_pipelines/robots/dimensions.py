@@ -8,6 +8,9 @@ from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
 
 XYZ_RPY = ("x", "y", "z", "roll", "pitch", "yaw")
 OPENING = (0, 1, None)  # limits of a gripper from 0 to 1; no source says how fast
+TWO_GRIPPERS = {"left_gripper": OPENING, "right_gripper": OPENING}
+TWO_ARMS = {"left_joint": ("left_arm", 6), "left_gripper": ("left_gripper", 1),
+            "right_joint": ("right_arm", 6), "right_gripper": ("right_gripper", 1)}  # groups of `numbered`
 
 Limits = dict[str, tuple]  # group -> (low, high, max_speed), each a number, None or one per member of the group
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import logging
 
 from data_pipelines.robots import public_sets
-from data_pipelines.robots.dimensions import OPENING, numbered, targets, with_limits
+from data_pipelines.robots.dimensions import OPENING, TWO_ARMS, TWO_GRIPPERS, numbered, targets, with_limits
 from data_pipelines.robots.embodiment import Dimension, Embodiment, check_known
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, VIPERX, YAM
 from data_pipelines.robots.slots import ACTION_SLOTS, STATE_SLOTS
@@ -80,17 +80,15 @@ register(Embodiment(
     **targets(("joint",), {"joint": PANDA, "gripper": OPENING}, joint=("left_arm", 7), gripper=("left_gripper", 1)),
     unlimited=NO_GRIPPER_SPEED))
 
+_G1 = {"left_arm": ("left_arm", 7), "right_arm": ("right_arm", 7), "left_effector": ("left_gripper", 1),
+       "right_effector": ("right_gripper", 1), "head": ("torso", 2), "waist": ("torso", 2, 2)}
 register(Embodiment(
     # AgiBot G1 in the order of the published converter; joints in rad, lift in m, base in m/s and rad/s
     name="agibot_g1", id=26, views=("top_head", "hand_left", "hand_right"), view_layout="grid_2x2", rate=30.0,
     prompt="An AgiBot G1; top left its head camera, below the left hand's, at the right the right hand's. "
            "{instruction}",
-    state=numbered(STATE_SLOTS, left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
-                right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2)),
-    action=with_limits(AGIBOT_G1, numbered(
-        ACTION_SLOTS, ("left_arm", "right_arm", "left_effector", "right_effector", "head", "waist"),
-        left_arm=("left_arm", 7), right_arm=("right_arm", 7), left_effector=("left_gripper", 1),
-        right_effector=("right_gripper", 1), head=("torso", 2), waist=("torso", 2, 2), velocity=("base", 2))),
+    state=numbered(STATE_SLOTS, (), **_G1),
+    action=with_limits(AGIBOT_G1, numbered(ACTION_SLOTS, tuple(_G1), **_G1, velocity=("base", 2))),
     unlimited="the effectors' unit in these recordings is not published, nor how fast the base may be sent"))
 
 register(Embodiment(
@@ -99,10 +97,7 @@ register(Embodiment(
     name="yam", id=32, views=("top", "left", "right"), view_layout="grid_2x2", rate=30.0,
     prompt="Two YAM arms; top left the camera above, below the left wrist's, at the right the right wrist's. "
            "{instruction}",
-    **targets(("left_joint", "left_gripper", "right_joint", "right_gripper"),
-            {"left_joint": YAM, "right_joint": YAM, "left_gripper": OPENING, "right_gripper": OPENING},
-            left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
-            right_joint=("right_arm", 6), right_gripper=("right_gripper", 1)),
+    **targets(tuple(TWO_ARMS), {"left_joint": YAM, "right_joint": YAM, **TWO_GRIPPERS}, **TWO_ARMS),
     unlimited="its maker's model says no speeds"))
 
 
@@ -143,10 +138,7 @@ register(Embodiment(
     # ALOHA, two ViperX arms in the order of its datasets; joints in rad, grippers 0 to 1
     name="aloha", id=3, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape", rate=50.0,
     prompt="Two ViperX arms; below the camera above the table, on top the left and the right wrist's. {instruction}",
-    **targets(("left_joint", "right_joint"),
-              {"left_joint": VIPERX, "right_joint": VIPERX, "left_gripper": OPENING, "right_gripper": OPENING},
-              left_joint=("left_arm", 6), left_gripper=("left_gripper", 1),
-              right_joint=("right_arm", 6), right_gripper=("right_gripper", 1)),
+    **targets(("left_joint", "right_joint"), {"left_joint": VIPERX, "right_joint": VIPERX, **TWO_GRIPPERS}, **TWO_ARMS),
     unlimited=NO_GRIPPER_SPEED))
 
 register(Embodiment(

@@ -7,14 +7,11 @@ A recipe's entry joins a data set's columns in the order of the robot's dimensio
 import dataclasses
 from math import pi
 
-from data_pipelines.robots.dimensions import OPENING, XYZ_RPY, numbered, targets, with_limits
+from data_pipelines.robots.dimensions import OPENING, TWO_ARMS, TWO_GRIPPERS, XYZ_RPY, numbered, targets, with_limits
 from data_pipelines.robots.embodiment import Dimension, Embodiment
 from data_pipelines.robots.limits import AGIBOT_G1, DIFFERENCES, NO_GRIPPER_SPEED, PANDA, SIMULATED, UNPUBLISHED
 from data_pipelines.robots.slots import ACTION_SLOTS, ARM_EFFECTOR_SLOTS, BODY_SLOTS, DUAL_ARM_SLOTS, STATE_SLOTS
 
-_GRIPPERS = {"left_gripper": OPENING, "right_gripper": OPENING}
-_TWO_ARMS = {"left_joint": ("left_arm", 6), "left_gripper": ("left_gripper", 1),
-             "right_joint": ("right_arm", 6), "right_gripper": ("right_gripper", 1)}
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 
@@ -94,7 +91,7 @@ ROBOTS: tuple[Embodiment, ...] = (
         rate=50.0,
         prompt="Two simulated arms; below the camera above the table, on top the left and the right wrist's. "
                "{instruction}",
-        **targets((), _GRIPPERS, **_TWO_ARMS), unlimited=SIMULATED),
+        **targets((), TWO_GRIPPERS, **TWO_ARMS), unlimited=SIMULATED),
     Embodiment(
         # LIBERO's Panda: hand in m and axis-angle, both fingers in m; differences as shares of the controller's range,
         # gripper -1 open to 1 closed. Its sets say 10 Hz, its simulator runs at 20.
@@ -116,7 +113,7 @@ ROBOTS: tuple[Embodiment, ...] = (
         name="robomind_agilex", id=54, views=("camera_front", "camera_left_wrist", "camera_right_wrist"),
         view_layout="t_shape", rate=30.0,
         prompt="Two AgileX arms; below the camera before them, on top the left and the right wrist's. {instruction}",
-        **targets(("left_joint", "right_joint"), {}, **_TWO_ARMS), unlimited=UNPUBLISHED),
+        **targets(("left_joint", "right_joint"), {}, **TWO_ARMS), unlimited=UNPUBLISHED),
     Embodiment(
         # RoboMIND's UR5: six joints in rad, then the gripper
         name="robomind_ur", id=55, views=("camera_top",), view_layout="single", rate=30.0,
@@ -127,7 +124,7 @@ ROBOTS: tuple[Embodiment, ...] = (
         # closed to 1 open
         name="robocoin", id=56, views=("cam_high", "cam_left_wrist", "cam_right_wrist"), view_layout="t_shape",
         rate=30.0, prompt="Two arms; below the camera above, on top the left and the right wrist's. {instruction}",
-        **targets((), _GRIPPERS, left_pose=("left_arm", 6), right_pose=("right_arm", 6),
+        **targets((), TWO_GRIPPERS, left_pose=("left_arm", 6), right_pose=("right_arm", 6),
                   left_gripper=("left_gripper", 1), right_gripper=("right_gripper", 1)),
         unlimited=UNPUBLISHED),
     Embodiment(
@@ -149,7 +146,7 @@ ROBOTS: tuple[Embodiment, ...] = (
         rate=15.0, prompt="A Galaxea R1 Lite; below the head's camera, on top the left and the right wrist's. "
                           "{instruction}",
         **targets(("left_joint", "right_joint"), {"left_gripper": (0, 100, None), "right_gripper": (0, 100, None)},
-                  **_TWO_ARMS),
+                  **TWO_ARMS),
         unlimited=UNPUBLISHED),
     Embodiment(
         # GR1 in simulation: arms, hands and waist in rad; of a hand's six joints the first is in the gripper's slot

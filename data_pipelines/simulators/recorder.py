@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -110,9 +111,11 @@ def write_tfds(out: Path, name: str, features: dict, episodes: Iterable[dict]) -
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    written = tfds.dataset_builders.store_as_tfds_dataset(
-        name=name, version="1.0.0", features=tfds.features.FeaturesDict(features), file_format="array_record",
-        disable_shuffling=True, split_datasets={"train": enumerate(episodes)}, data_dir=out.with_name("tfds"))
+    # It would look in a bucket for a dataset of this name, and leave an empty folder behind in the system's temporary.
+    with mock.patch.object(tfds.core.DatasetInfo, "initialize_from_bucket"):
+        written = tfds.dataset_builders.store_as_tfds_dataset(
+            name=name, version="1.0.0", features=tfds.features.FeaturesDict(features), file_format="array_record",
+            disable_shuffling=True, split_datasets={"train": enumerate(episodes)}, data_dir=out.with_name("tfds"))
     shutil.move(written.data_dir, out)  # TFDS nests name and version; the reader wants the dataset itself
     shutil.rmtree(out.with_name("tfds"))
 

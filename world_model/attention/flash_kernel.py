@@ -17,14 +17,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from world_model.attention.tiles import FULL, MASKED, Tiles, Visible
+from world_model.attention.tiles import FIRST, FIRST_ACROSS, FULL, LAST, LAST_ACROSS, MASKED, Tiles, Visible, edges
 
 LANES = 128
 # UNSEEN is the score of a masked pair. FLOOR lies between it and every real score, so that exp(UNSEEN - FLOOR) = 0.
 UNSEEN, FLOOR = -1e30, -1e20
-# Flags of a step: whether it is the first or last visit of its tile on the side that the grid goes along (rows of tiles
-# in the forward pass, columns in the backward pass), and on the other side, across.
-FIRST, LAST, FIRST_ACROSS, LAST_ACROSS = 1, 2, 4, 8
 # (keys, queries) whose scores the forward pass computes at a time, how many such subtiles it computes ahead so that
 # products run beside vector work, and queries at a time in the backward pass; benchmarks/kernel_schedule.py chose them.
 FORWARD_SUBTILE, AHEAD, BACKWARD_WIDTH = (128, 128), 8, 512
@@ -63,16 +60,6 @@ def _attend_backward(tiles, name, interpret, kept, d_out):
 
 
 attend.defvjp(_attend_forward, _attend_backward)
-
-
-def edges(along: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Flags the first and last visits of tiles among steps: int32 [P]; pairs with the same `along` stand together."""
-    found = np.zeros(len(along), np.int32)
-    for side, flags in ((along, (FIRST, LAST)), (across, (FIRST_ACROSS, LAST_ACROSS))):
-        for order, flag in zip((slice(None), slice(None, None, -1)), flags, strict=True):
-            _, visits = np.unique(side[order], return_index=True)
-            found[order][visits] |= flag
-    return found
 
 
 def _at(flags, flag: int):

@@ -16,6 +16,9 @@ import numpy as np
 
 PADDING = -1  # the segment of padding: no query sees it
 SKIP, FULL, MASKED = 0, 1, 2  # kinds of pairs of tiles: nothing is visible, everything, some
+# Flags of a step: whether it is the first or last visit of its tile on the side that the grid goes along (rows of tiles
+# in the forward pass, columns in the backward pass), and on the other side, across.
+FIRST, LAST, FIRST_ACROSS, LAST_ACROSS = 1, 2, 4, 8
 BITS = 31  # bits of an int32 that are used; its sign is left alone
 
 
@@ -94,3 +97,13 @@ class Tiles:
         bits = (seen[:, self._segments] & (self._segments != PADDING)).reshape(len(seen), -1, self.words, BITS)
         words = (bits.astype(np.int32) << np.arange(BITS, dtype=np.int32)).sum(axis=-1, dtype=np.int32)
         return words.transpose(1, 2, 0)[:, :, self.queries]
+
+
+def edges(along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Flags the first and last visits of tiles among steps: int32 [P]; pairs with the same `along` stand together."""
+    found = np.zeros(len(along), np.int32)
+    for side, flags in ((along, (FIRST, LAST)), (across, (FIRST_ACROSS, LAST_ACROSS))):
+        for order, flag in zip((slice(None), slice(None, None, -1)), flags, strict=True):
+            _, visits = np.unique(side[order], return_index=True)
+            found[order][visits] |= flag
+    return found

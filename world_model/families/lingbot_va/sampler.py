@@ -181,8 +181,7 @@ class LingBotVASampler(Guided):
     @functools.partial(jax.jit, static_argnums=0)
     def _actions(self, params, episode: Episode, noise, mask, given: GivenFrames, rotary,
                  inpainting: Inpainting | None = None):
-        """(actions, ring) after all passes of a chunk's actions; those of given frames, and channels outside `mask`, are
-        zero."""
+        """(actions, ring) after all passes of a chunk's actions; those of given frames and outside `mask` are zero."""
         group = jnp.repeat(given.mask, self.model.spec.actions_per_frame, total_repeat_length=noise.shape[1])
         free = mask[:, None, :] & ~group[:, None]
 
