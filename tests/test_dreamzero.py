@@ -266,3 +266,23 @@ def test_forward_and_inverse_dynamics(solver):
     n = spec.layout.frames_per_block
     assert np.abs(forward.latents[:, 1:1 + n] - free.latents[:, 1:1 + n]).max() > 1e-3
     assert np.abs(inverse.actions - free.actions).max() > 1e-3
+
+
+def test_video_beside_clean_actions_is_what_training_predicts_beside_them(golden):
+    """One Euler step of the first block, against the training forward with actions of noise level 0."""
+    spec, params, inputs = golden
+    model, block = functional.abstract(DreamZero, spec), slice(1, 1 + spec.layout.frames_per_block)
+    sampler, own = DreamZeroSampler(model, solver="euler", steps=1), slice(spec.layout.actions_per_block)
+    context = sampler.context(params, inputs.text, inputs.image)
+    cache = sampler.prefill(params, cached.empty_cache(spec, inputs.text.shape[0]), context, inputs.clean_latents[:, :1],
+                            sampler.block_frames(inputs.condition, 0), 0)
+    noise, actions = inputs.noisy_latents[:, block], inputs.noisy_actions[:, own]
+    keep = Inpainting(actions, jnp.ones_like(actions, bool), noise, jnp.zeros_like(noise, bool))
+    video, kept, _ = sampler.denoise(params, cache, context, noise, actions, inputs.state[:, :1],
+                                     sampler.block_frames(inputs.condition, 1), 1, keep, True)
+    solver = sampler.solvers.video
+    trained = functional.bind(model, params)(inputs._replace(
+        video_timestep=inputs.video_timestep.at[:, block].set(solver.timesteps[0]),
+        action_timestep=inputs.action_timestep.at[:, own].set(0)))
+    np.testing.assert_array_equal(kept, actions)
+    np.testing.assert_allclose(video, noise - solver.sigmas[0] * trained.video[:, block], atol=2e-5)

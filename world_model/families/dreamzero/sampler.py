@@ -119,17 +119,19 @@ class DreamZeroSampler(Guided):
         """The cache, whose memory is used again, with a block's clean latents in it; everything for all branches."""
         return cached.prefill(bind(self.model, params), cache, context, latents, condition, block)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=(0, 10))
     def denoise(self, params, cache, context, latents, actions, state, condition, block,
-                inpainting: Inpainting | None = None):
+                inpainting: Inpainting | None = None, clean_actions: bool = False):
         """All solver steps of one block: (clean latents, clean actions, int32 model calls) from noise.
 
-        Without actions and state (None) the video alone is denoised.
+        Without actions and state (None) the video alone is denoised. clean_actions: `actions` are no noise but what
+        they are, at noise level 0 from the first step on.
         """
         solvers = self.solvers if actions is not None else self.solvers._replace(action=None)
         noise, skipping = Velocity(latents, actions), self.skips
         constant = _inpainting_velocities(solvers, noise, inpainting)
-        predict = functools.partial(self._predict, bind(self.model, params), cache, context, state, condition, block)
+        predict = functools.partial(self._predict, bind(self.model, params), cache, context, state, condition, block,
+                                    clean_actions)
 
         def step(carry, i):
             sample, past, last, memory = carry
@@ -150,11 +152,13 @@ class DreamZeroSampler(Guided):
         (sample, *_), calls = jax.lax.scan(step, start, jnp.arange(self.steps))
         return *sample, calls.sum()
 
-    def _predict(self, model, cache, context, state, condition, block, solvers: Velocity, sample: Velocity, i
-                 ) -> Velocity:
+    def _predict(self, model, cache, context, state, condition, block, clean_actions: bool, solvers: Velocity,
+                 sample: Velocity, i) -> Velocity:
         """Guided velocities of video and, where they are, actions at solver step i."""
         times = jax.tree.map(lambda solver: jnp.asarray(solver.timesteps, jnp.float32)[i], solvers)
         levels = jax.tree.map(lambda x, time: jnp.full(x.shape[:2], time), sample, times)
+        if clean_actions:
+            levels = levels._replace(action=jnp.zeros_like(levels.action))
         noisy = jax.tree.map(self.both, cached.Noisy(sample.video, levels.video, sample.action, levels.action, state))
         out = cached.denoise(model, cache, context, noisy, self.both(condition), block)
         scales = Velocity(self.guidance, None if sample.action is None else self.action_guidance)
