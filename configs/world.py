@@ -5,9 +5,8 @@
     python -m launch.imagine --workdir=runs/world --task=pusht --starts=16
     python -m launch.imagine --workdir=runs/world --task=pusht-slide --policies=expert,expert:1,expert:2,...
 
-The quickstart's model with decoupled noise (DreamZero-Flash), so that actions are often clean where video is noise. What
-an expert does can be told from the picture; these episodes are those of an agent that wanders. Measured:
-docs/results.md.
+The quickstart's model with decoupled noise (DreamZero-Flash): actions are often clean where video is noise. What an
+expert does can be told from the picture, so these are episodes of an agent that wanders. Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict

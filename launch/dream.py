@@ -85,7 +85,8 @@ def describe(provenance: dict, out: Path) -> str:
 
 def main(_) -> None:
     """The command."""
-    args, restored = flags.FLAGS, restore(flags.FLAGS.workdir, flags.FLAGS.step)
+    args = flags.FLAGS
+    restored = restore(args.workdir, args.step).of_dataset(args.dataset)
     out = Path(args.out)
     provenance = write_dreams(restored, out, episodes=args.episodes, blocks=args.blocks, most_apart=args.most_apart,
                               seed=args.seed, task=args.task, prompt=args.prompt,
@@ -97,7 +98,7 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     launch_flags.define_run()
     flags.DEFINE_string("out", None, "directory to write")
     flags.mark_flag_as_required("out")
-    flags.DEFINE_string("task", None, "a simulated task, for first pictures; default: the first for the model's robot")
+    launch_flags.define_task()
     flags.DEFINE_string("prompt", None, "what the model is asked to do; default: the task's instruction")
     flags.DEFINE_integer("episodes", 64, "episodes to imagine", lower_bound=1)
     flags.DEFINE_integer("blocks", 8, "blocks of an episode", lower_bound=1)

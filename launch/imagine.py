@@ -120,7 +120,7 @@ def describe_ranking(result: dict) -> str:
 
 def main(_) -> None:
     args = flags.FLAGS
-    restored, sampling = restore(args.workdir, args.step), launch_flags.sampling(args)
+    restored, sampling = restore(args.workdir, args.step).of_dataset(args.dataset), launch_flags.sampling(args)
     options = {"starts": args.starts, "seed": args.seed, "task": args.task, "sampling": sampling}
     if args.policies:
         result, tried = rank(restored, args.policies, blocks=args.blocks, **options)
@@ -137,7 +137,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_run()
-    flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
+    launch_flags.define_task()
     flags.DEFINE_integer("starts", 16, "starting states", lower_bound=2)
     flags.DEFINE_integer("seed", 2000, "of the first starting state", lower_bound=0)
     flags.DEFINE_list("policies", [], f"to be ranked, at least {candidates.LEAST}: {candidates.NAMES}")

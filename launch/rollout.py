@@ -122,10 +122,11 @@ def main(_) -> None:
     args = flags.FLAGS
     if args.rerun:
         rerun_log.load()  # said before the episodes, not after
-    result, runs, engine = evaluate(restore(args.workdir, args.step), episodes=args.episodes, seed=args.seed,
-                                    execute=args.execute, batch=args.batch, sampling=launch_flags.sampling(args),
-                                    latency=args.latency, overlap=args.overlap, task=args.task,
-                                    baselines=args.baselines, pictures=args.rerun or args.videos > 0)
+    restored = restore(args.workdir, args.step).of_dataset(args.dataset)
+    result, runs, engine = evaluate(restored, episodes=args.episodes, seed=args.seed, execute=args.execute,
+                                    batch=args.batch, sampling=launch_flags.sampling(args), latency=args.latency,
+                                    overlap=args.overlap, task=args.task, baselines=args.baselines,
+                                    pictures=args.rerun or args.videos > 0)
     out = Path(args.out or Path(args.workdir) / "closed_loop")
     write(out, result, runs, engine, args.videos)
     if args.rerun:
@@ -138,7 +139,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":  # flags are here so that importing this module beside another command defines none
     launch_flags.define_run()
-    flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
+    launch_flags.define_task()
     flags.DEFINE_integer("episodes", 50, "simulated episodes", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "of the first episode", lower_bound=0)
     flags.DEFINE_integer("execute", None, "actions of each chunk that are executed; default: all", lower_bound=1)

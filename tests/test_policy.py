@@ -78,6 +78,18 @@ def test_another_embodiment_is_refused(engine, embodiment, dataset):
         choose_robot(engine.model, embodiment, dataset)
 
 
+def test_one_of_two_datasets_of_a_robot_is_chosen(engine):
+    """As a run has that was trained on recordings and on dreams."""
+    both = dataclasses.replace(engine.model, statistics=engine.model.statistics | {
+        "dreams": engine.model.statistics["toy"] | {"dataset": "dreams"}})
+    with pytest.raises(ValueError, match="knows 'pusht' .*'dreams'.*'pusht' .*'toy'.*: choose one with --dataset$"):
+        choose_robot(both, "pusht", None)
+    assert choose_robot(both.of_dataset("dreams"), "pusht", None).statistics["dataset"] == "dreams"
+    assert both.of_dataset(None) is both
+    with pytest.raises(ValueError, match="--dataset=drems: the checkpoint was trained on dreams, toy"):
+        both.of_dataset("drems")
+
+
 @pytest.mark.parametrize("part,slots", [("action", 1), ("state", 1)])
 def test_a_model_too_narrow_for_the_robot_is_refused(engine, part, slots):
     config = engine.model.config.copy_and_resolve_references()

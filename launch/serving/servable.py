@@ -41,7 +41,8 @@ def choose_robot(model: Servable, embodiment: str | None, dataset: str | None) -
         raise ValueError(f"the checkpoint was not trained on embodiment {embodiment or 'any'}, dataset "
                          f"{dataset or 'any'}: it knows {_listed(known) or 'no robot at all'}")
     if len(fits) > 1:
-        raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with --embodiment and --dataset")
+        flag = "--dataset" if len(set(fits.values())) == 1 else "--embodiment"
+        raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with {flag}")
     name = next(iter(fits))
     robot, experiment = get_embodiment(fits[name]), model.experiment
     sizes = experiment.model.spec

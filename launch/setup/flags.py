@@ -27,6 +27,12 @@ def define_run() -> None:
     flags.mark_flag_as_required("workdir")
 
 
+def define_task() -> None:
+    """--task and --dataset: what a run's model does in a simulator, and as which robot."""
+    flags.DEFINE_string("task", None, "a simulated task; default: the first for the model's robot")
+    flags.DEFINE_string("dataset", None, "whose statistics, where several are of that robot")
+
+
 def overridden(config: flags.FlagHolder | flags.Flag) -> dict:
     """{dotted key: value} of what the command line set over the file."""
     return dict(config_flags.get_override_values(config))

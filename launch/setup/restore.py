@@ -82,6 +82,12 @@ class Restored:
         return experiment.family.policy(experiment.sampler(**sampling), experiment.inputs, self.frozen,
                                         self.compute_params, sessions, channels, batch_sizes)
 
+    def of_dataset(self, name: str | None) -> "Restored":
+        """Knows the robot of that dataset alone; None: of every one. Raises ValueError naming what there is."""
+        if name is not None and name not in self.statistics:
+            raise ValueError(f"--dataset={name}: the checkpoint was trained on {', '.join(sorted(self.statistics))}")
+        return self if name is None else dataclasses.replace(self, statistics={name: self.statistics[name]})
+
 
 def restore(workdir: Path | str, step: int | None = None) -> Restored:
     """The checkpoint of a step (default: the newest). Raises CheckpointError naming what does not fit."""

@@ -74,7 +74,7 @@ class Task(NamedTuple):
 
     start: Callable[[np.random.Generator], np.ndarray]  # block's pose [3]
     stray: float  # standard deviation, pixels
-    wanders: bool = False  # else the expert pushes the block to the goal
+    controller: Callable[[np.ndarray, np.random.Generator], Controller] = lambda goal, _: PushController(goal)
 
 
 def anywhere(rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +95,7 @@ def either(rng: np.random.Generator) -> np.ndarray:
     return (anywhere, in_line)[rng.integers(2)](rng)
 
 
-TASKS = {"place": Task(anywhere, 0.0), "slide": Task(in_line, 10.0), "wander": Task(either, 0.0, wanders=True)}
+TASKS = {"place": Task(anywhere, 0.0), "slide": Task(in_line, 10.0), "wander": Task(either, 0.0, Wanderer)}
 
 
 def record(seed: tuple[int, ...], image_size: int, palette: Palette, task: str = "place") -> Recording:
@@ -104,8 +104,7 @@ def record(seed: tuple[int, ...], image_size: int, palette: Palette, task: str =
     rng, disturbance = np.random.default_rng(seed), np.random.default_rng((*seed, 1))
     simulator = Simulator(*start_poses(rng, task), palette)
     limit = rng.integers(*SHORT_STEPS, endpoint=True) if rng.random() < SHORT_SHARE else MAX_STEPS
-    controller: Controller = Wanderer(simulator.goal, disturbance) if TASKS[task].wanders else PushController(simulator.goal)
-    steps = []
+    controller, steps = TASKS[task].controller(simulator.goal, disturbance), []
     for _ in range(limit):
         image, agent = simulator.render(image_size), simulator.agent
         action = controller.act(agent, simulator.block).astype(np.float32)
