@@ -48,14 +48,13 @@ class DreamZeroPolicy(VideoPolicy):
             asked.state[None, None], self._condition(window, block), block, self.inpainting(window, asked, video_given))
         return Chunk(actions, latents)
 
-    def imagine_block(self, params, window: Window, state, block, key, actions, given, data) -> Chunk:
-        """See `BatchedPolicy`: actions are clean while video is noise, as decoupled noise trains it."""
-        sampler = self.sampler
-        noise, _ = sampler.noise(key[None], block)
-        clean = Inpainting(actions[None], jnp.ones((1, 1, 1), bool), noise, jnp.zeros((1,) * noise.ndim, bool))
-        latents, actions, _ = sampler.denoise(
-            params, window.cache, window.episode.context, noise, actions[None], state[None, None],
-            self._condition(window, block), block, clean, True)
+    def imagine_block(self, params, window: Window, asked: Asked) -> Chunk:
+        """See `BatchedPolicy`: actions are clean while video is noise, as decoupled noise has it in training."""
+        sampler, block, actions = self.sampler, asked.block, asked.actions[None]
+        held = self.inpainting(window, asked._replace(given=asked.given | True), False)
+        latents, _, _ = sampler.denoise(
+            params, window.cache, window.episode.context, sampler.noise(asked.key[None], block)[0], actions,
+            asked.state[None, None], self._condition(window, block), block, held, True)
         return Chunk(actions, latents)
 
     def _condition(self, window: Window, block):
