@@ -62,6 +62,24 @@ def v30(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def quick_compiles():
+    """Programs are hardly optimised: of models so small compiling is all the time that they take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """A tiny model of PushT that is ready to be served."""
+    from tests.serving import make_engine  # the client is an extra
+
+    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
+    engine.warm()
+    return engine
+
+
+@pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
     """Runs of equal sizes share their compiled step."""
     wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),

@@ -1,6 +1,5 @@
 """A sampler that imagines under the asynchronous controller: what is answered, what is grounded, what stays imagined."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -46,11 +45,9 @@ def restored(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def make(restored):
-    jax.config.update("jax_disable_most_optimizations", True)
+def make(restored, quick_compiles):
     robot = choose_robot(restored, "pusht", None)
-    yield lambda instruction="push", **options: ChunkPolicy(restored, robot, instruction, **options)
-    jax.config.update("jax_disable_most_optimizations", False)
+    return lambda instruction="push", **options: ChunkPolicy(restored, robot, instruction, **options)
 
 
 def executed(steps: int, seed: int = 0) -> Run:

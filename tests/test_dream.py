@@ -1,6 +1,7 @@
 """launch.dream: videos that a model imagines become a dataset, with the actions that they show and where they come from."""
 
 import dataclasses
+import functools
 import json
 import types
 
@@ -19,28 +20,22 @@ from launch.setup.restore import restore
 from launch.simulation import dreaming
 from launch.simulation.closed_loop import Run
 from tests import tiny_policy
+from tests.dot_world import Dot, picture
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 
-SIDE, STEPS = 16, 4
+STEPS = 4
 COLUMNS = {"images": {"image": "observation.images.image"}, "state": "observation.state", "action": "action"}
 PROVENANCE = {"weights": "aa", "workdir": "runs/x", "step": 3, "seed": 0, "most_apart": 2.0}
 
 
-def dot(place):
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    far = (rows - place[0]) ** 2 + (columns - place[1]) ** 2
-    return np.uint8(255 * np.exp(-far / 8))[..., None].repeat(3, -1)
+dot = functools.partial(picture, spread=8.0)
 
 
-class Still:
-    """A simulated start: a dot in the middle."""
+class Still(Dot):
+    """A simulated start: the dot is in the middle."""
 
-    def views(self):
-        return {"image": dot((8, 8))}
-
-    def state(self):
-        return np.array([8.0, 8.0])
+    spread, place = 8.0, np.array([8.0, 8.0])
 
 
 class Model:

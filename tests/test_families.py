@@ -32,11 +32,9 @@ AT_REST = np.float32([0, -0.5, 0, -2, 0, 1.5, 0.7, 0.5])  # joints of a Franka, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def toy_installed(compile_once):
-    jax.config.update("jax_disable_most_optimizations", True)
+def toy_installed(compile_once, quick_compiles):
     with installed(TOY):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=[*families.BUILT_IN, "toy"])

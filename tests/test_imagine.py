@@ -12,28 +12,18 @@ from launch import imagine
 from launch.serving.engine import Answer
 from launch.simulation import obedience
 from launch.simulation.closed_loop import Run
+from tests.dot_world import SIDE, Dot
 from tests.serving import make_engine
 
-SIDE, STEPS = 16, 4
+STEPS = 4
 
 
-class World:
-    """A dot that goes where it is told, from where the seed puts it; commands are positions, in pixels."""
+class World(Dot):
+    """The dot goes where it is told, from where the seed puts it."""
 
     def __init__(self, seed: int):
         self.place = np.random.default_rng(seed).uniform(4, 12, 2)
         self.goal = np.random.default_rng(seed + 99).uniform(0, 16, 2)
-
-    def views(self):
-        rows, columns = np.mgrid[:SIDE, :SIDE]
-        far = (rows - self.place[0]) ** 2 + (columns - self.place[1]) ** 2
-        return {"image": np.uint8(255 * np.exp(-far / 4))[..., None].repeat(3, -1)}
-
-    def state(self):
-        return self.place
-
-    def still(self, last=None):
-        return self.place
 
     def expert(self):
         return self.place + (self.goal - self.place) / 3

@@ -4,7 +4,6 @@ runs its own commands on such a folder."""
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -26,14 +25,12 @@ CAMERA = "observation.images.image"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(quick_compiles, tmp_path_factory):
     """(the run, its folder for LeRobot). Every family's export is packed in test_families.py."""
     out = tmp_path_factory.mktemp("out") / "folder"
-    jax.config.update("jax_disable_most_optimizations", True)
     restored = restore(tiny_policy.write(tmp_path_factory.mktemp("run")))
     export.export(restored, out, format_name="lerobot", license="apache-2.0")
-    yield restored, out
-    jax.config.update("jax_disable_most_optimizations", False)
+    return restored, out
 
 
 def no_model(runs):

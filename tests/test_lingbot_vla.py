@@ -27,15 +27,9 @@ from world_model.families.lingbot_vla.sampler import times
 from world_model.functional import bind
 from world_model.parallel.sharding import make_mesh, shardings
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 CONFIGS = {"v1": lingbot_vla_4b, "v2": lingbot_vla_v2_6b}
 BATCH = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))

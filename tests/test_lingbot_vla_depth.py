@@ -16,15 +16,9 @@ from world_model.families.lingbot_vla.weights.names import TABLES
 from world_model.functional import bind
 from world_model.weights import names
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 BATCH, Q = 2, 2
 VIEW_MASK, TEXT_LENGTH = np.array([[True, True], [False, True]]), np.array([64, 5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def model_of(**sizes):

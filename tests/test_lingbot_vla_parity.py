@@ -4,20 +4,13 @@
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from launch import parity
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 GOLDENS = Path(__file__).parent / "goldens"
 EXACT = ("mask_2d", "pad_mask", "pos_mask", "position_ids", "router_selected", "tokens_per_expert", "times_")
-
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name, sections, count", [

@@ -19,15 +19,9 @@ from world_model.families.lingbot_vla.spec import HEADS
 from world_model.parallel import host_rows
 from world_model.training import state
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 BATCH, SPEED = 4, 2.5e-4
 QUERIES = {"query_tokens": 2, "query_seeds": 8, "teacher_width": 6, "teacher_heads": 2, "teacher_head_width": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def experiment_of(**sections) -> Experiment:

@@ -1,7 +1,6 @@
 """LingBot-VLA's vision towers and language models beside transformers' own, of which their weights come, on random
 weights."""
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from world_model.families.lingbot_vla.parity.jax_adapter import LingBotVLAAdapte
 from world_model.families.lingbot_vla.weights import names as tables
 from world_model.weights import names
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 MIDDLE = {"dim": 256, "ffn_dim": 640, "num_layers": 6, "num_heads": 8, "kv_heads": 2, "head_width": 32,
           "vocab_size": 500, "vision_dim": 192, "vision_ffn_dim": 380, "vision_heads": 6, "vision_layers": 8}
 SIZES = {"tiny": ({}, {}, 32), "middle": (
@@ -114,10 +114,3 @@ def test_as_transformers(version, size):
 def close(ours, theirs) -> None:
     theirs = theirs.numpy()
     assert np.abs(theirs).max() > 0.5 and np.abs(ours - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
-
-
-@pytest.fixture(autouse=True)
-def compiled_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

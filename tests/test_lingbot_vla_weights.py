@@ -35,19 +35,13 @@ from world_model.training import checkpoint
 from world_model.weights import conversion, names, safetensors_io
 from world_model.weights.safetensors_io import Weights, WeightsError
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 SHAPES = Path(__file__).parent / "goldens/shapes"
 FAMILY = get_family("lingbot_vla")
 CASES = {"v1": (lingbot_vla_4b, {}), "v2": (lingbot_vla_v2_6b, {}),
          "v2_queries": (lingbot_vla_v2_6b, {"query_tokens": 2, "query_seeds": 4, "teacher_width": 6,
                                                   "actions_see_future": False})}
 ARMS = {"v1": "robotwin_joints_75", "v2": "robotwin_joints_55"}  # left joints, gripper, right joints, gripper
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config_of(case: str, **model):

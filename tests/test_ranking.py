@@ -16,30 +16,22 @@ from launch.simulation.candidates import Candidate, NoisyExpert
 from launch.simulation.closed_loop import Run, repeat_last
 from launch.simulation.world import check
 from tests import tiny_policy
+from tests.dot_world import SIDE, Dot
 from tests.serving import make_engine, without_video
 from world_model.training.checkpoint import CheckpointError
 
-SIDE, STEPS, BLOCKS = 16, 4, 3
+STEPS, BLOCKS = 4, 3
 STATISTICS = {"action": {"mean": [8.0, 8.0], "std": [4.0, 4.0], "q01": [1.0, 1.0], "q99": [15.0, 15.0]}}
 
 
-class World:
-    """A dot that goes a third of the way to where it is told; its measure is how near it is to the middle."""
+class World(Dot):
+    """The dot goes a third of the way to where it is told; its measure is how near it is to the middle."""
+
+    spread = 8.0
 
     def __init__(self, seed: int):
         angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
         self.place, self.coverage = 8 + 6 * np.array([np.sin(angle), np.cos(angle)]), []
-
-    def views(self):
-        rows, columns = np.mgrid[:SIDE, :SIDE]
-        far = (rows - self.place[0]) ** 2 + (columns - self.place[1]) ** 2
-        return {"image": np.uint8(255 * np.exp(-far / 8))[..., None].repeat(3, -1)}
-
-    def state(self):
-        return self.place
-
-    def still(self, last=None):
-        return self.place
 
     def expert(self):
         return np.array([8.0, 8.0])

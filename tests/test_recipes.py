@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -24,14 +23,8 @@ NAMES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.py") if 
 MODULES = {name: importlib.import_module(f"configs.recipes.{name}") for name in NAMES}
 PUBLISHED = sorted(path.stem for path in (ROOT / "configs").glob("*_*b*.py"))
 ARMS = [(name, arm) for name in NAMES for arm in MODULES[name].ARMS]
+pytestmark = pytest.mark.usefixtures("quick_compiles")  # three steps each: compiling is most of a test
 SECTIONS = ("Data:", "Storage:", "Time:", "money:", "Expected:", "Known defects:")
-
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)  # three steps each: compiling is most of a test
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

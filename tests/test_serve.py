@@ -13,14 +13,7 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from launch.serving.live import SECONDS
-from tests.serving import client, eventually, get, make_engine, observation, serving, without_video
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
-    engine.warm()
-    return engine
+from tests.serving import client, eventually, get, observation, serving, without_video
 
 
 @pytest.fixture

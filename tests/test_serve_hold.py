@@ -8,16 +8,9 @@ import pytest
 
 from data_pipelines.robots.embodiments import get_embodiment
 from launch.serving.safety import Guard
-from tests.serving import client, make_engine, observation, serving
+from tests.serving import client, observation, serving
 
 PUSHT = get_embodiment("pusht")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
-    engine.warm()
-    return engine
 
 
 def ask(policy, **more) -> tuple[bool, np.ndarray, np.ndarray]:

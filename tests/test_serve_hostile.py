@@ -20,18 +20,11 @@ from launch.serving import live
 from launch.serving.access import Access, bind
 from launch.serving.protocols import DreamZero, OpenPi
 from launch.serving.server import Limits
-from tests.serving import client, get, make_engine, observation, serving, wait_for
+from tests.serving import client, get, observation, serving, wait_for
 from world_model.batch import Layout
 
 HELLO = ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
-    engine.warm()
-    return engine
 
 
 def cut(server, reason: str) -> float:

@@ -16,14 +16,7 @@ from websockets.sync.client import connect
 from benchmarks import serve_load
 from launch.serving.server import Limits
 from tests import tiny_policy
-from tests.serving import client, eventually, get, make_engine, observation, serving, wait_for
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
-    engine.warm()
-    return engine
+from tests.serving import client, eventually, get, observation, serving, wait_for
 
 
 def test_token(engine):

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -56,14 +55,7 @@ def untrained(config, workdir):
 
 
 @pytest.fixture(scope="module")
-def cheap():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def exported(restored, cheap, tmp_path_factory):
+def exported(restored, quick_compiles, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "export"
     return out, export.export(restored, out)
 
