@@ -35,7 +35,7 @@ from absl import flags, logging
 
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.robots.robot import Robot
-from data_pipelines.statistics.stored import statistics_hash
+from data_pipelines.statistics.stored import save_statistics, statistics_hash
 from launch.exporting import exported, lerobot, original
 from launch.serving.servable import choose_robot
 from launch.setup import flags as launch_flags
@@ -70,7 +70,7 @@ def export(restored: Restored, out: Path | str, tolerance: float = 1e-4,
     with safetensors_io.atomic_directory(out) as folder:
         partial = folder / lerobot.INSIDE if for_lerobot else folder
         partial.mkdir(exist_ok=True)
-        write_statistics(partial, restored)
+        save_statistics(restored.statistics, f"{partial}/statistics.json")
         write_provenance(partial, restored, dtype)
         exported.write_encoders(partial, restored)
         model = trained(restored)._replace(by_tensor=by_tensor)
@@ -130,11 +130,6 @@ def write_provenance(directory: Path, restored: Restored, dtype: str) -> None:
              "statistics_hash": statistics_hash(restored.statistics), "code_version": provenance.code_version(),
              "config": provenance.as_json(restored.config)}
     (directory / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-def write_statistics(directory: Path, restored: Restored) -> None:
-    """Writes the normalisation as trained."""
-    (directory / "statistics.json").write_text(json.dumps(restored.statistics, indent=1, sort_keys=True) + "\n")
 
 
 def main(_) -> None:

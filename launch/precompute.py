@@ -43,7 +43,7 @@ class Precompute:
         self.experiment, self.out, self.batch = Experiment(config), out, batch
         self.worker, self.workers = worker, workers
         self.inputs = self.experiment.inputs
-        self.spec = self.inputs.stored_fields()
+        self.spec, self._store = self.inputs.stored_fields(), jax.jit(self.inputs.store)
         self.data = self.experiment.data()
         there = files.exists(f"{out}/encoders.safetensors")
         self.kept = load_encoders(out, self.inputs.encoders) if there else self.experiment.fit_encoders(self.data)
@@ -167,9 +167,6 @@ class Precompute:
         features = iter([{name: value[i] for name, value in stored.items()} for i in range(len(good))])
         return [row if isinstance(row, str) else row | next(features) for row in rows]
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _store(self, frozen, batch) -> dict:
-        return self.inputs.store(frozen, batch)
 
 def with_cache(config, out: str) -> Experiment:
     """The experiment that trains from a cache."""

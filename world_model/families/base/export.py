@@ -1,7 +1,7 @@
 """Exports: what a family writes of a trained model, and how what was written is compared with what was meant."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,22 +92,26 @@ def arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(x) for name, x in params.items()}
 
 
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """float32 [1, *shape], of fixed inputs that are compared."""
+    return rng.normal(size=(1, *shape)).astype(np.float32)
+
+
 def check(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat, jax_outputs: Callable,
-          torch_outputs: Callable, unloadable: Iterable[str] = (), deviations: Iterable[str] = ()) -> Comparison:
+          torch_outputs: Callable) -> Comparison:
     """Compares a written directory of that layout with the trained model: outputs of the whole network in JAX and in
     PyTorch, or each parameter by itself (`Trained.by_tensor`).
 
     jax_outputs(sampler, params) and torch_outputs(sampler, directory, dtype to compute in) give arrays by entry; those
     in bfloat16 may be some of the entries.
     """
-    said = tuple(unloadable), tuple(deviations)
     if trained.by_tensor:
-        return read_back(directory, trained, dtype, layout)._replace(unloadable=said[0], deviations=said[1])
+        return read_back(directory, trained, dtype, layout)
     sampler = trained.sampler
     parity, cast, expected = compare_cast(
         lambda params: jax_outputs(sampler, params), trained, dtype, torch_outputs(sampler, directory, "float32"))
     low = torch_outputs(sampler, directory, "bfloat16")
-    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low), *said)
+    return Comparison(parity, cast, compare({entry: expected[entry] for entry in low}, low))
 
 
 def read_back(directory: Path, trained: Trained, dtype: np.dtype, layout: PublishedFormat) -> Comparison:

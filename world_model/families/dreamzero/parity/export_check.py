@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from world_model.batch import Layout
-from world_model.families.base.export import arrays
+from world_model.families.base.export import arrays, normal
 from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.model import ForwardInputs
 from world_model.families.dreamzero.sampler import DreamZeroSampler
@@ -29,22 +29,19 @@ def fixed_inputs(sampler: DreamZeroSampler) -> FixedInputs:
     """Fixed inputs at the sizes of the sampler's model."""
     rng, spec, layout = np.random.default_rng(0), sampler.model.spec, sampler.model.spec.layout
 
-    def normal(*shape):
-        return rng.normal(size=(1, *shape)).astype(np.float32)
-
     def time(count):
         return rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
 
     frames = layout.latent_frames, spec.latent_height, spec.latent_width
-    latent, text = (*frames, spec.latent_channels), normal(spec.text_length, spec.text_dim)
+    latent, text = (*frames, spec.latent_channels), normal(rng, spec.text_length, spec.text_dim)
     text[:, spec.text_length // 2:] = 0  # past the prompt
     parts = {
-        "clean_latents": normal(*latent), "noisy_latents": normal(*latent), "text": text,
+        "clean_latents": normal(rng, *latent), "noisy_latents": normal(rng, *latent), "text": text,
         "video_timestep": time(layout.latent_frames), "action_timestep": time(layout.num_actions),
-        "noisy_actions": normal(layout.num_actions, spec.action_dim),
+        "noisy_actions": normal(rng, layout.num_actions, spec.action_dim),
         "state": rng.uniform(-1, 1, size=(1, layout.num_states, spec.state_dim)).astype(np.float32),
-        "condition": normal(*frames, MASK_CHANNELS + latent[-1]) if spec.concat_first_frame else None,
-        "image": normal(spec.image_tokens, spec.image_dim) if spec.image_dim else None}
+        "condition": normal(rng, *frames, MASK_CHANNELS + latent[-1]) if spec.concat_first_frame else None,
+        "image": normal(rng, spec.image_tokens, spec.image_dim) if spec.image_dim else None}
     conditions = Conditions(first_latents=parts["clean_latents"][:, :1], unconditional_text=np.zeros_like(text),
                             **{name: parts[name] for name in ("text", "state", "condition", "image")})
     keys = jax.random.split(jax.random.key(0), 1)

@@ -17,9 +17,7 @@ from world_model.families.dreamzero.visibility import TABLES
 from world_model.families.dreamzero.weights.formats import CONFIG, LORA_LEVEL, PREFIX, ZERO_IMAGE_BRANCH
 from world_model.weights.names import LORA_A, LORA_B
 from world_model.weights.safetensors_io import Weights
-from world_model.weights.tensor_files import WeightsError, read_json
-
-STORED = {"float32": "F32", "bfloat16": "BF16"}
+from world_model.weights.tensor_files import SPELLING, WeightsError, read_json
 
 
 def load(directory: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Runtime, dict]:
@@ -50,14 +48,14 @@ def read_config(directory: str | Path) -> dict:
 
 def plain_tensors(weights: Weights, expected: Mapping[str, Tensor], settings: dict) -> dict[str, np.ndarray]:
     """All in float32. Raises WeightsError unless names, shapes and dtypes are exactly the network's."""
-    listed = {PREFIX + name: (tuple(x.shape), STORED[settings["dtype"]]) for name, x in expected.items()}
+    listed = {PREFIX + name: (tuple(x.shape), SPELLING[settings["dtype"]]) for name, x in expected.items()}
     weights.check(listed | _zeros(weights, settings))
     return {name: weights[PREFIX + name].astype(np.float32) for name in expected}
 
 
 def lora_tensors(weights: Weights, expected: Mapping[str, Tensor], settings: dict) -> dict[str, np.ndarray]:
     """All in float32, adapters merged into the weights that they belong to; as strict."""
-    prefix, stored = PREFIX + LORA_LEVEL, STORED[settings["dtype"]]
+    prefix, stored = PREFIX + LORA_LEVEL, SPELLING[settings["dtype"]]
     listed = {prefix + name: (tuple(x.shape), stored) for name, x in expected.items()}
     adapted = [key.removesuffix(LORA_A) for key in weights if key.endswith(LORA_A)]
     for linear in adapted:

@@ -13,7 +13,7 @@ import torch  # extra: torch
 
 from world_model.batch import Layout
 from world_model.families.base import original
-from world_model.families.base.export import OriginalRun
+from world_model.families.base.export import OriginalRun, normal
 from world_model.families.dreamzero.layout import MASK_CHANNELS
 from world_model.families.dreamzero.torch import loading, original_run, wan_original_check
 from world_model.families.dreamzero.torch import runtime as torch_runtime
@@ -60,19 +60,16 @@ def _parts(ours: dict) -> dict[str, np.ndarray]:
     rng, network, layout = np.random.default_rng(0), ours["network"], Layout(**ours["layout"])
     latent = (layout.latent_frames, *ours["inputs"]["latent_size"])
 
-    def normal(*shape):
-        return rng.normal(size=(1, *shape)).astype(np.float32)
-
     def time(count):
         return rng.uniform(0, 1000, size=(1, count)).astype(np.float32)
 
     channels = network["out_dim"]
-    parts = {"noisy_latents": normal(channels, *latent), "clean_latents": normal(channels, *latent),
-             "condition": normal(MASK_CHANNELS + channels, *latent), "video_timestep": time(layout.latent_frames),
-             "action_timestep": time(layout.num_actions), "state": normal(layout.num_states, network["state_dim"]),
-             "noisy_actions": normal(layout.num_actions, network["action_dim"]),
-             "text": normal(ours["inputs"]["text_length"], network["text_dim"]),
-             "image": normal(original_run.IMAGE_TOKENS, original_run.IMAGE_DIM)}
+    parts = {"noisy_latents": normal(rng, channels, *latent), "clean_latents": normal(rng, channels, *latent),
+             "condition": normal(rng, MASK_CHANNELS + channels, *latent), "video_timestep": time(layout.latent_frames),
+             "action_timestep": time(layout.num_actions), "state": normal(rng, layout.num_states, network["state_dim"]),
+             "noisy_actions": normal(rng, layout.num_actions, network["action_dim"]),
+             "text": normal(rng, ours["inputs"]["text_length"], network["text_dim"]),
+             "image": normal(rng, original_run.IMAGE_TOKENS, original_run.IMAGE_DIM)}
     return {f"forward/{name}": x for name, x in parts.items()}
 
 

@@ -31,8 +31,9 @@ def write_whole(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes:
     write_experiment(directory, trained, dtype)
     reference_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings,
                            encoders=trained.encoders, dtype=dtype, shard_bytes=shard_bytes)
-    return check(directory, trained, dtype, IMPORTS["dreamzero"], jax_outputs, torch_outputs,
-                 *_original_limits(trained))
+    unloadable, deviations = _original_limits(trained)
+    return check(directory, trained, dtype, IMPORTS["dreamzero"], jax_outputs, torch_outputs)._replace(
+        unloadable=unloadable, deviations=deviations)
 
 
 def write_video_model(directory: Path, trained: Trained, dtype: np.dtype, shard_bytes: int, *,

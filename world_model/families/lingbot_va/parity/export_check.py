@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from world_model.families.base.export import arrays
+from world_model.families.base.export import arrays, normal
 from world_model.families.lingbot_va.sampler import LingBotVASampler
 from world_model.families.wan.inputs import Conditions
 
@@ -29,13 +29,10 @@ def fixed_inputs(sampler: LingBotVASampler) -> FixedInputs:
     """Fixed inputs at the sizes of the sampler's model."""
     rng, spec = np.random.default_rng(0), sampler.model.spec
 
-    def normal(*shape):
-        return rng.normal(size=(1, *shape)).astype(np.float32)
-
-    frames, text = spec.layout.latent_frames, normal(spec.text_length, spec.text_dim)
+    frames, text = spec.layout.latent_frames, normal(rng, spec.text_length, spec.text_dim)
     text[:, spec.text_length // 2:] = 0  # past the prompt
-    return FixedInputs(normal(frames, spec.latent_height, spec.latent_width, spec.latent_channels),
-                       normal(frames * spec.actions_per_frame, spec.action_dim), text,
+    return FixedInputs(normal(rng, frames, spec.latent_height, spec.latent_width, spec.latent_channels),
+                       normal(rng, frames * spec.actions_per_frame, spec.action_dim), text,
                        jax.random.split(jax.random.key(0), 1))
 
 

@@ -24,6 +24,7 @@ from world_model.families.wan import names as wan_names
 from world_model.families.wan.spec import PATCH
 from world_model.families.wan.torch_layers import Layer, Tokens, norm, time_sinusoid_float32
 from world_model.weights.safetensors_io import Weights
+from world_model.weights.tensor_files import SPELLING
 
 _WAN = {native: published for published, native, _ in wan_names.LAYER_MODULES}
 BLOCK_NAMES = {of + _WAN[native]: of + published  # ours -> released
@@ -196,6 +197,5 @@ def load(directory: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     check_config(Path(directory) / FOLDER, spec)
     weights = Weights(Path(directory) / FOLDER, STEM)
     expected = {released_name(name): x for name, x in make_network(spec).state_dict().items()}
-    spelt = {"float32": "F32", "bfloat16": "BF16"}[stored]
-    weights.check({name: (tuple(x.shape), spelt) for name, x in expected.items()})
+    weights.check({name: (tuple(x.shape), SPELLING[stored]) for name, x in expected.items()})
     return load_network(weights, spec).to(device, getattr(torch, dtype)), spec, settings

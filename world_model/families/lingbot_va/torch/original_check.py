@@ -15,7 +15,7 @@ import numpy as np
 import torch  # extra: torch
 
 from world_model.families.base import original
-from world_model.families.base.export import OriginalRun
+from world_model.families.base.export import OriginalRun, normal
 from world_model.families.base.golden import channels_first, grouped
 from world_model.families.lingbot_va.layout import LingBotVASpec, Modality
 from world_model.families.lingbot_va.torch import original_run
@@ -67,15 +67,12 @@ def _inputs(spec: LingBotVASpec, frames: int) -> dict[str, np.ndarray]:
     """The inputs of the passes in the original's axes: video [1, C, K, h, w], actions [1, A, K, n, 1]."""
     rng, (rows, columns) = np.random.default_rng(0), spec.grid
 
-    def normal(*shape):
-        return rng.normal(size=(1, *shape)).astype(np.float32)
-
-    found = {"forward/text": normal(spec.text_length, spec.text_dim)}
+    found = {"forward/text": normal(rng, spec.text_length, spec.text_dim)}
     for chunk in range(CHUNKS):
         for name in (f"forward/video{chunk}", f"forward/video{chunk}_real"):
-            found[name] = normal(spec.latent_channels, frames, PATCH * rows, PATCH * columns)
+            found[name] = normal(rng, spec.latent_channels, frames, PATCH * rows, PATCH * columns)
         for name in (f"forward/action{chunk}", f"forward/action{chunk}_real"):
-            found[name] = normal(spec.action_dim, frames, spec.actions_per_frame, 1)
+            found[name] = normal(rng, spec.action_dim, frames, spec.actions_per_frame, 1)
     return found
 
 

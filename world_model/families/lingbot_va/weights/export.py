@@ -16,8 +16,8 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
     """Every chunk's latents and actions by the JAX model, against the PyTorch runtime on what was written."""
     released_format.write(directory, trained.model.spec, trained.params, rollout=trained.settings, dtype=dtype,
                           shard_bytes=shard_bytes)
-    return check(directory, trained, dtype, IMPORTS[trained.model.family.name], jax_outputs, torch_outputs,
-                 deviations=where_it_differs(trained.model.spec))
+    found = check(directory, trained, dtype, IMPORTS[trained.model.family.name], jax_outputs, torch_outputs)
+    return found._replace(deviations=tuple(where_it_differs(trained.model.spec)))
 
 
 def where_it_differs(spec: LingBotVASpec) -> Iterator[str]:

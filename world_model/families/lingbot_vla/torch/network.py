@@ -33,6 +33,7 @@ from world_model.families.lingbot_vla.weights.names import EXPERT, PREFIXES, PUB
 from world_model.families.lingbot_vla.weights.released_format import PREFIX, read_settings, weights_folder
 from world_model.weights import names
 from world_model.weights.safetensors_io import Weights
+from world_model.weights.tensor_files import SPELLING
 
 HEAD = re.compile(r"\w+_align_head\.")  # names of teachers' heads
 ROUTER = re.compile(r"mlp\.(gate\.weight|e_score_correction_bias)$")
@@ -184,9 +185,9 @@ def load(directory: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     Raises WeightsError naming file and key where anything is missing, left over or of another shape or dtype.
     """
     spec, settings, stored = read_settings(directory)
-    weights, spelt = Weights(weights_folder(directory)), {"float32": "F32", "bfloat16": "BF16"}[stored]
+    weights = Weights(weights_folder(directory))
     shapes = functional.parameters(functional.abstract(LingBotVLA, dataclasses.replace(spec, lora_rank=0)))
-    weights.check({PREFIX + name: (x.shape, spelt)
+    weights.check({PREFIX + name: (x.shape, SPELLING[stored])
                    for name, x in names.published_shapes(shapes, spec.head_dim, TABLES[spec.vision]).items()})
     tensors = ((key.removeprefix(PREFIX), weights[key]) for key in weights)
     return load_network(tensors, spec, device, dtype), spec, settings

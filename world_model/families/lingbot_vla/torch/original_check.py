@@ -14,7 +14,7 @@ import numpy as np
 import torch  # extra: torch
 
 from world_model.families.base import original
-from world_model.families.base.export import OriginalRun
+from world_model.families.base.export import OriginalRun, normal
 from world_model.families.lingbot_vla.inputs import Example
 from world_model.families.lingbot_vla.spec import MERGE, LingBotVLASpec
 from world_model.families.lingbot_vla.torch import original_run
@@ -59,15 +59,13 @@ def _inputs(spec: LingBotVLASpec, robot, table: norm_stats.GroupSlots) -> dict[s
     rng, actions, known = np.random.default_rng(0), (spec.layout.actions_per_block, spec.action_dim), robot.embodiment
     view_mask = np.arange(spec.views)[None] < max(1, spec.views - 1)
 
-    def normal(*shape):
-        return rng.normal(size=(1, *shape)).astype(np.float32)
-
-    forward = {"patches": normal(spec.views, spec.patches, spec.patch_values), "view_mask": view_mask,
+    forward = {"patches": normal(rng, spec.views, spec.patches, spec.patch_values), "view_mask": view_mask,
                "text_ids": rng.integers(0, spec.vocab_size, (1, spec.text_length)),
-               "words": np.arange(spec.text_length)[None] < spec.text_length // 2 + 1, "state": normal(spec.state_dim),
-               "actions": normal(*actions), "noise": normal(*actions), "time": np.array([0.6], np.float32)}
+               "words": np.arange(spec.text_length)[None] < spec.text_length // 2 + 1,
+               "state": normal(rng, spec.state_dim), "actions": normal(rng, *actions),
+               "noise": normal(rng, *actions), "time": np.array([0.6], np.float32)}
     state = robot.scale("state").denormalise(rng.uniform(-STATE_SHARE, STATE_SHARE, len(known.state)))
-    request = {"prompt": np.array(original.INSTRUCTION), "noise": normal(*actions),
+    request = {"prompt": np.array(original.INSTRUCTION), "noise": normal(rng, *actions),
                **{f"view/{name}": rng.integers(0, 256, (spec.layout.height, spec.layout.width, 3), np.uint8)
                   for name in known.views},
                **{f"state/{name}": state[at] for name, at in norm_stats.groups(table, known.state).items()}}

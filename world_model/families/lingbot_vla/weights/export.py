@@ -24,10 +24,11 @@ def write_released(directory: Path, trained: Trained, dtype: np.dtype, shard_byt
         raise ValueError(f"--format={format_name}: this layout has no adapters; say --merge_lora")
     released_format.write(directory, spec, trained.params, step=trained.step, rollout=trained.settings,
                           robots=trained.robots, statistics=trained.statistics, dtype=dtype, shard_bytes=shard_bytes)
-    deviations = [*released_format.other_sizes(spec), *(
+    deviations = (*released_format.other_sizes(spec), *(
         sentence for dataset, robot in trained.robots.items()
-        for sentence in norm_stats.deviations(dataset, robot, version.number))]
-    return check(directory, trained, dtype, IMPORTS[format_name], jax_outputs, torch_outputs, deviations=deviations)
+        for sentence in norm_stats.deviations(dataset, robot, version.number)))
+    return check(directory, trained, dtype, IMPORTS[format_name], jax_outputs, torch_outputs)._replace(
+        deviations=deviations)
 
 
 EXPORTS = {name: ExportFormat(functools.partial(write_released, format_name=name), RUNTIME)
