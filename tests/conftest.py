@@ -4,12 +4,20 @@ Eight devices on the two cores of a loaded machine wait for each other in every 
 slow: threads for all of them (PJRT_NPROC; by default one a core, which waiting devices can use up), one program at a
 time, and minutes instead of 40 s before XLA ends the process. The scheduler that looks for concurrency is off: it
 lets two stacks of layers exchange at once, which jaxlib 0.10 takes for one exchange of too many devices, and aborts.
+
+A program is compiled once per worker, by whatever module or command asks for it first: JAX's cache, in a folder that
+goes with the worker.
 """
 
 import gc
 import os
+import shutil
 import subprocess
+import tempfile
 
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="wamax-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 os.environ["PJRT_NPROC"] = "16"
@@ -24,6 +32,10 @@ import jax
 import pytest
 
 from tests import lerobot_files
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,16 +89,3 @@ def engine(tmp_path_factory):
     engine = make_engine(tmp_path_factory.mktemp("pusht"), "pusht", sessions=4, batch_sizes=(4,))
     engine.warm()
     return engine
-
-
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-    """Runs of equal sizes share their compiled step."""
-    wanted = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": 0}
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)

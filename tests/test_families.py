@@ -32,7 +32,7 @@ AT_REST = np.float32([0, -0.5, 0, -2, 0, 1.5, 0.7, 0.5])  # joints of a Franka, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def toy_installed(compile_once, quick_compiles):
+def toy_installed(quick_compiles):
     with installed(TOY):
         yield
 

@@ -18,7 +18,6 @@ from world_model.training import checkpoint_reader
 
 TRAINED = ("blocks.q.kernel", "blocks.k.kernel")
 
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

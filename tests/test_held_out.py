@@ -18,7 +18,6 @@ from world_model.training import checkpoint
 OWN = ("held_out/", "rollout/")
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

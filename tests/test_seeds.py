@@ -14,7 +14,6 @@ from launch.setup import training
 from tests import tiny_training as tiny
 from world_model.training import checkpoint, checkpoint_reader
 
-pytestmark = pytest.mark.usefixtures("compile_once")
 SEEDS = (0, 3)
 
 

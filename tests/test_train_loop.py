@@ -20,8 +20,6 @@ from launch.supervision import cloud_ledger, owner
 from tests import tiny_training as tiny
 from world_model.training import checkpoint, checkpoint_reader
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
