@@ -83,41 +83,47 @@ WAN22 = WanVaeSpec(
          1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744))
 
 
-class DownStage(nnx.Module):
+class Stage(nnx.Module):
+    """Residual blocks and, where a stage has it, `resample`."""
+
+    def make_blocks(self, inputs: int, outputs: int, count: int, rngs: nnx.Rngs) -> None:
+        self.blocks = count
+        for i in range(count):
+            setattr(self, f"block{i}", ResidualBlock(outputs if i else inputs, outputs, rngs))
+
+    def run_blocks(self, x, past: Past):
+        for i in range(self.blocks):
+            x = getattr(self, f"block{i}")(x, past)
+        return self.resample(x, past) if hasattr(self, "resample") else x
+
+
+class DownStage(Stage):
     """A stage of residual blocks, then half the size."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, spatial: bool, temporal: bool, shortcut: bool,
                  rngs: nnx.Rngs):
-        self.blocks, self.shortcut = blocks, (outputs, 1 + temporal, 1 + spatial) if shortcut else None
-        for i in range(blocks):
-            setattr(self, f"block{i}", ResidualBlock(outputs if i else inputs, outputs, rngs))
+        self.shortcut = (outputs, 1 + temporal, 1 + spatial) if shortcut else None
+        self.make_blocks(inputs, outputs, blocks, rngs)
         if spatial:
             self.resample = Downsample(outputs, temporal, rngs)
 
     def __call__(self, x, past: Past):
-        h = x
-        for i in range(self.blocks):
-            h = getattr(self, f"block{i}")(h, past)
-        h = self.resample(h, past) if hasattr(self, "resample") else h
+        h = self.run_blocks(x, past)
         return h + average_down(x, *self.shortcut) if self.shortcut else h
 
 
-class UpStage(nnx.Module):
+class UpStage(Stage):
     """A stage of residual blocks, then twice the size."""
 
     def __init__(self, inputs: int, outputs: int, handed: int, blocks: int, spatial: bool, temporal: bool,
                  shortcut: bool, rngs: nnx.Rngs):
-        self.blocks, self.shortcut = blocks, (handed, 1 + temporal, 1 + spatial) if shortcut and spatial else None
-        for i in range(blocks):
-            setattr(self, f"block{i}", ResidualBlock(outputs if i else inputs, outputs, rngs))
+        self.shortcut = (handed, 1 + temporal, 1 + spatial) if shortcut and spatial else None
+        self.make_blocks(inputs, outputs, blocks, rngs)
         if spatial:
             self.resample = Upsample(outputs, handed, temporal, rngs)
 
     def __call__(self, x, past: Past):
-        h = x
-        for i in range(self.blocks):
-            h = getattr(self, f"block{i}")(h, past)
-        h = self.resample(h, past) if hasattr(self, "resample") else h
+        h = self.run_blocks(x, past)
         return h + duplicate_up(x, *self.shortcut, past.first) if self.shortcut else h
 
 

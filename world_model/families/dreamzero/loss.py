@@ -10,7 +10,7 @@ from world_model.diffusion import flow_matching
 from world_model.families.base.loss import by_level, normal
 from world_model.families.dreamzero.model import ForwardInputs
 from world_model.families.wan.inputs import Example
-from world_model.families.wan.loss import VideoLoss, both_velocities, frame_errors, lower_level
+from world_model.families.wan.loss import VideoLoss, frame_errors, lower_level
 from world_model.functional import bind
 
 USE_LEVELS, USE_VIDEO_NOISE, USE_ACTION_NOISE = range(3)
@@ -70,10 +70,6 @@ class DreamZeroLoss(VideoLoss):
             action_timestep=timesteps[action_index], state=example.state, frame_valid=example.frame_valid,
             action_valid=example.action_valid))
         return found._asdict(), None
-
-    def targets(self, example: Example, sampled: Sampled) -> dict:
-        """See `Loss`."""
-        return both_velocities(example, sampled)
 
     def quieter(self, sampled: Sampled, by: float, streams: set[str]):
         """See `Loss`."""

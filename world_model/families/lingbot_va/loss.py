@@ -25,7 +25,7 @@ from world_model.families.base.loss import by_level, normal
 from world_model.families.lingbot_va.forward_inputs import ForwardInputs
 from world_model.families.lingbot_va.steps import HISTORY_LEVELS, LEVELS
 from world_model.families.wan.inputs import Example
-from world_model.families.wan.loss import VideoLoss, both_velocities, frame_errors, lower_level
+from world_model.families.wan.loss import VideoLoss, frame_errors, lower_level
 from world_model.functional import bind
 
 EMPTY = 1e-6  # added to the count of a frame's real action values
@@ -121,10 +121,6 @@ class LingBotVALoss(VideoLoss):
     def predict(self, params, example: Example, sampled: Sampled):
         """See `Loss`."""
         return bind(self.model, params)(self.inputs(example, sampled))._asdict(), None
-
-    def targets(self, example: Example, sampled: Sampled) -> dict:
-        """See `Loss`."""
-        return both_velocities(example, sampled)
 
     def quieter(self, sampled: Sampled, by: float, streams: set[str]):
         """See `Loss`. A given frame has no noise at either level."""

@@ -28,16 +28,15 @@ class VideoLoss(Loss):
         """bool [B, F]: a latent frame is valid if its last raw frame is."""
         return batch["frame_mask"][:, ::self.model.spec.layout.temporal_stride]
 
+    def targets(self, example: Example, sampled) -> dict:
+        """See `Loss`; what was sampled has noise and action_noise."""
+        return {"video": velocity(example.latents, sampled.noise),
+                "action": velocity(example.actions, sampled.action_noise)}
+
     def level_tables(self, shift: float):
         """(sigmas, timesteps, loss weights) of the training levels, by index."""
         sigmas, timesteps, weights = (jnp.asarray(table) for table in noise_levels(shift))
         return sigmas, timesteps, jnp.ones_like(weights) if self.weighting == "uniform" else weights
-
-
-def both_velocities(example: Example, sampled) -> dict:
-    """{stream: velocity}, from the data to what was sampled, which has noise and action_noise."""
-    return {"video": velocity(example.latents, sampled.noise),
-            "action": velocity(example.actions, sampled.action_noise)}
 
 
 def lower_level(index, by: float, sigmas) -> tuple:
