@@ -36,22 +36,31 @@ def batches(makers: Sequence[SampleMaker], draws: Sequence[Draw], batch_size: in
 
     Unreadable windows are named and left out. Raises ValueError where their share is above max_bad_fraction.
     """
-    def make_row(draw: Draw) -> dict | str:
-        try:
-            return makers[draw.dataset](draw.window, draw.position)
-        except BadEpisode as error:
-            return str(error)
-
     bad: list[str] = []
-    groups = [draws[i:i + batch_size] for i in range(0, len(draws), batch_size)]
+    asked = [(makers[draw.dataset], draw.window, draw.position) for draw in draws]
+    for rows in read_rows(asked, batch_size):
+        for reason in (row for row in rows if isinstance(row, str)):
+            logging.warning("left out an unreadable window: %s", reason)
+            bad.append(reason)
+        check_limit(len(bad), len(draws), max_bad_fraction, "windows", bad)
+        if good := [row for row in rows if isinstance(row, dict)]:
+            yield {name: np.stack([row[name] for row in good]) for name in good[0]}
+
+
+def read_rows(asked: Sequence[tuple[SampleMaker, int, int]], size: int) -> Iterator[list[dict | str]]:
+    """The rows (maker, window, sample index), so many at once, or why one cannot be read; decoded in threads so many
+    ahead."""
+    groups = [asked[i:i + size] for i in range(0, len(asked), size)]
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        ahead = [threads.submit(make_row, draw) for draw in groups[0]]
+        ahead = [threads.submit(_make_row, *each) for each in groups[0]]
         for following in itertools.chain(groups[1:], [()]):
             rows = [future.result() for future in ahead]
-            ahead = [threads.submit(make_row, draw) for draw in following]
-            for reason in (row for row in rows if isinstance(row, str)):
-                logging.warning("left out an unreadable window: %s", reason)
-                bad.append(reason)
-            check_limit(len(bad), len(draws), max_bad_fraction, "windows", bad)
-            if good := [row for row in rows if isinstance(row, dict)]:
-                yield {name: np.stack([row[name] for row in good]) for name in good[0]}
+            ahead = [threads.submit(_make_row, *each) for each in following]
+            yield rows
+
+
+def _make_row(maker: SampleMaker, window: int, sample_index: int) -> dict | str:
+    try:
+        return maker(window, sample_index)
+    except BadEpisode as error:
+        return str(error)

@@ -9,7 +9,6 @@ pixels that they come from). --verify reads a finished cache again and checks ev
 Apache Beam hand out the shards. OUT may be an address (gs://, s3://, ...): shards are written to TMPDIR, then sent.
 """
 
-import concurrent.futures
 import functools
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from ml_dtypes import bfloat16
 from data_pipelines.cache.format import load_encoders, record_bytes
 from data_pipelines.cache.writer import CacheWriter, save_encoders
 from data_pipelines.episode import BadEpisode, check_limit
+from data_pipelines.once import read_rows
 from data_pipelines.samples import SampleMaker
 from data_pipelines.statistics.stored import save_statistics
 from data_pipelines.storage import files
@@ -146,15 +146,10 @@ class Precompute:
         return self.experiment.encoders["text"].encode(params, ids, length)
 
     def _rows(self, maker: SampleMaker, shard: int) -> Iterator[dict | str]:
-        """Rows of a shard, decoded in threads while the batch before is encoded."""
-        windows = self.writer.windows_of(shard, len(maker.windows))
-        groups = [windows[i:i + self.batch] for i in range(0, len(windows), self.batch)]
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            ahead = [threads.submit(_make_row, maker, w) for w in groups[0]]
-            for i in range(len(groups)):
-                rows = [future.result() for future in ahead]
-                ahead = [threads.submit(_make_row, maker, w) for w in (groups[i + 1] if i + 1 < len(groups) else ())]
-                yield from self._encoded(rows)
+        """Rows of a shard, decoded while the batch before is encoded."""
+        asked = [(maker, window, 0) for window in self.writer.windows_of(shard, len(maker.windows))]
+        for rows in read_rows(asked, self.batch):
+            yield from self._encoded(rows)
 
     def _encoded(self, rows: list[dict | str]) -> list[dict | str]:
         good = [row for row in rows if isinstance(row, dict)]
@@ -173,13 +168,6 @@ def with_cache(config, out: str) -> Experiment:
     config = config.copy_and_resolve_references()
     config.data.cache = out
     return Experiment(config)
-
-
-def _make_row(maker: SampleMaker, window: int) -> dict | str:
-    try:
-        return maker(window, 0)
-    except BadEpisode as error:
-        return str(error)
 
 
 def main(_) -> None:
