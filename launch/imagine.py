@@ -14,14 +14,13 @@ pictures were scored; OUT/ranking.png, for the first start, the last frame of ev
 """
 
 import functools
-import io
 from pathlib import Path
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from data_pipelines.storage import files
+from launch.reporting import figures
 from launch.serving.engine import ModelError
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
@@ -71,13 +70,8 @@ def rank(restored: Restored, policies: list[str], *, starts: int, seed: int, blo
 
 def picture(rows: list[np.ndarray]) -> bytes:
     """PNG of rows of frames, each uint8 [n, H, W, 3]."""
-    def joined(frames: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.pad(frame, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for frame in frames], 1)
-
-    image = Image.fromarray(np.concatenate([joined(frames) for frames in rows]))
-    buffer, scale = io.BytesIO(), max(1, 128 // rows[0].shape[1])
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return buffer.getvalue()
+    scale = max(1, 128 // rows[0].shape[1])
+    return figures.png(figures.grid(rows, GAP).repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def chunk_rows(starts: list[Start]) -> list[np.ndarray]:

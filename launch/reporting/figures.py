@@ -188,6 +188,12 @@ def strips(arrays: dict, frames: int = 8, width: int = 160) -> np.ndarray:
     return np.concatenate(rows[:-1])
 
 
+def grid(rows: list[np.ndarray], gap: int) -> np.ndarray:
+    """One picture of rows of frames, each uint8 [n, H, W, 3], with so many white pixels behind each frame."""
+    framed = (np.pad(row, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255) for row in rows)
+    return np.concatenate([np.concatenate(row, axis=1) for row in framed])
+
+
 def png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 3] as PNG."""
     from PIL import Image

@@ -7,7 +7,6 @@ import base64
 import collections
 import concurrent.futures
 import functools
-import io
 import json
 import math
 import time
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from launch.reporting import figures
 from launch.serving.engine import Engine, Request
 from launch.serving.safety import unlimited
 from launch.serving.scheduler import Served
@@ -86,8 +86,4 @@ class Live:
 
 def _png(image: np.ndarray) -> str:
     """Encodes a picture as a data URL."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(figures.png(image)).decode()

@@ -1,13 +1,12 @@
 """Episodes that a model acted in, as videos, strips and Rerun's recordings: what happened, and what was imagined
 (extra: sim)."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.storage import files
+from launch.reporting import figures
 from launch.serving.engine import Engine
 from launch.simulation import rerun_log
 from launch.simulation.closed_loop import Run
@@ -65,12 +64,8 @@ def side_by_side(*videos: np.ndarray) -> np.ndarray:
 def strip(seen: np.ndarray, imagined: np.ndarray | None) -> bytes:
     """PNG: frames evenly spread over an episode, as they came above and, where there are any, as imagined below."""
     steps = np.linspace(0, len(seen) - 1, STRIP_FRAMES).round().astype(int)
-    rows = [np.concatenate([np.pad(frame, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
-                            for frame in _enlarged(video[steps], STRIP_PANEL)], axis=1)
-            for video in (seen, imagined) if video is not None]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(buffer, "PNG")
-    return buffer.getvalue()
+    rows = [_enlarged(video[steps], STRIP_PANEL) for video in (seen, imagined) if video is not None]
+    return figures.png(figures.grid(rows, GAP))
 
 
 def _enlarged(frames: np.ndarray, pixels: int) -> np.ndarray:
