@@ -3,7 +3,6 @@
     python -m launch.train --config=configs/distill.py --config.train.init_from=runs/quickstart --workdir=runs/student
     python -m launch.train --config=configs/distill.py:together --config.train.init_from=DIR --workdir=DIR2  # naive
     python -m launch.rollout --workdir=runs/student --task=pusht-slide --execute=8 --solver_steps=1    # also 2, 4
-    python -m launch.sweep --config=configs/distill.py --out=runs/distill --seeds=0,1,2    # both ways, at 1, 2, 4 steps
 
 The student is its teacher's network, trained on: what it says of the clean data is held to what it says at a lower
 noise level (world_model/families/base/student.py), of video and actions apart, or, naively, together as if they were
@@ -35,14 +34,3 @@ def get_config(arg: str = "") -> ConfigDict:
     if "solver" in c.evaluate:
         c.evaluate.solver = "euler"
     return c
-
-
-def get_sweep() -> list[dict]:
-    """One consistency for each modality, first, and the naive one."""
-    return [{"name": "base"}, {"name": "together", "distill.streams": "together"}]
-
-
-def get_rollouts() -> dict[str, list[str]]:
-    """Success with few steps."""
-    return {f"{count}_steps": ["--task=pusht-slide", "--execute=8", "--episodes=30", "--baselines=", "--videos=0",
-                               f"--solver_steps={count}"] for count in (1, 2, 4)}

@@ -2,7 +2,8 @@
 
     python -m launch.train --config=configs/metaworld.py --workdir=DIR          # the training alone
     python -m launch.train --config=configs/metaworld.py:cloning --workdir=DIR  # behaviour cloning: no loss on video
-    python -m launch.train --config=configs/metaworld.py:lingbot_vla --workdir=DIR    # another family, actions alone
+    python -m launch.train --config=configs/metaworld.py:lingbot_va --workdir=DIR     # another family: video first
+    python -m launch.train --config=configs/metaworld.py:lingbot_vla --workdir=DIR    # another one, actions alone
     python -m launch.train --config=configs/metaworld.py:debug --workdir=DIR    # tiny, a few steps
 
 Data: 100 episodes of the scripted expert (64 x 64, 20 Hz), recorded by
@@ -14,16 +15,16 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-ARMS = ("", "cloning", "lingbot_vla", "debug")
+ARMS = ("", "cloning", "lingbot_va", "lingbot_vla", "debug")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`cloning`: the same transformer, data and budget, action loss alone. `lingbot_vla`: as many training FLOP.
+    """`cloning`: the same transformer, data and budget, action loss alone. Other families: as many training FLOP.
     `debug`: a tiny model for a few steps."""
     if arg not in ARMS:
         raise ValueError(f"configs/metaworld.py:{arg}: arms are {ARMS}")
-    c = lingbot_vla() if arg == "lingbot_vla" else dreamzero()
-    c.layout.update(height=64, width=64, actions_per_block=8)
+    c = {"lingbot_va": lingbot_va, "lingbot_vla": lingbot_vla}.get(arg, dreamzero)()
+    c.layout.update(height=64, width=64)
     c.data.datasets.button = ConfigDict({
         "source": "rlds", "path": ".cache/metaworld/metaworld_rlds", "embodiment": "metaworld_20hz", "weight": 1.0,
         "window_stride": 1, "schema": "generic", "rate": 20.0})
@@ -45,9 +46,23 @@ def dreamzero() -> ConfigDict:
     # qk_scale: 4 x 4 tokens a frame, which at 1 are hardly told apart for hundreds of steps
     c.model.update(dim=64, ffn_dim=256, num_heads=2, num_layers=3, freq_dim=64, text_dim=64, text_length=16,
                    image_dim=0, action_hidden_dim=64, window_blocks=1, qk_scale=2.0)
-    c.layout.update(frames=9, frames_per_block=2)
+    c.layout.update(frames=9, frames_per_block=2, actions_per_block=8)
     c.encoders.fit_clips = 32
     c.loss.update(action_average="valid", weighting="uniform")
+    c.train.steps = 1200
+    return c
+
+
+def lingbot_va() -> ConfigDict:
+    """One first frame and one chunk of two latent frames, four actions for each; noise as in configs/quickstart.py."""
+    c = base.get_config("lingbot_va")
+    c.model.update(dim=64, ffn_dim=104, num_heads=2, num_layers=3, freq_dim=64, text_dim=64, text_length=16,
+                   qk_scale=2.0, latent_channels=16, action_dim=32, max_chunk_frames=2)
+    c.layout.update(frames=9, frames_per_block=1, actions_per_block=4)
+    c.noise.update(history=0.1, text_dropout=0.0, given_first_frame=True)
+    c.encoders.fit_clips = 32
+    c.loss.update(action_average="valid", weighting="uniform")
+    c.evaluate.update(action_steps=4, chunk_frames=2, window_blocks=2)
     c.train.steps = 1200
     return c
 
@@ -59,6 +74,7 @@ def lingbot_vla() -> ConfigDict:
                    num_layers=3, expert_dim=64, expert_ffn_dim=64, views=1, action_dim=32, state_dim=32)
     c.model.update(vision_dim=64, vision_ffn_dim=64, vision_heads=2, vision_layers=2, vision_patch=8, vision_window=2,
                    vision_full_layers=(1,))
+    c.layout.actions_per_block = 8
     c.encoders.tokens = "bytes"
     c.loss.error = "squared"
     c.train.steps = 1200

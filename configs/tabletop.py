@@ -31,14 +31,21 @@ def get_config(arg: str = "push-v3") -> ConfigDict:
     for value, known in ((task, TASKS), (labelled, LABELLED), (video, ("", *VIDEO))):
         if value not in known:
             raise ValueError(f"configs/tabletop.py:{arg}: {value!r} is none of {', '.join(known)}")
-    simulator, embodiment = TASKS[task]
     c = metaworld.get_config()
-    c.data.datasets = ConfigDict({"labelled": {
-        "source": "rlds", "path": f"{ROOT}/{task}/labelled/{simulator}_rlds", "embodiment": embodiment, "weight": 1.0,
-        "window_stride": 1, "share": LABELLED[labelled], "schema": "generic", "rate": 20.0}})
+    c.data.datasets = ConfigDict({"labelled": recorded(task, share=LABELLED[labelled])})
     if video:
-        c.data.datasets.clips = ConfigDict({
-            "source": "rlds", "path": f"{ROOT}/{task}/{video}/{simulator}_rlds", "embodiment": "video_only",
-            "weight": 1.0, "window_stride": 1, "schema": "generic", "state": "", "action": "",
-            "rate": 10.0})  # as if: video_only counts ten frames a second, and each is wanted, as of the robot's
+        c.data.datasets.clips = filmed(task, video)
     return c
+
+
+def recorded(task: str, part: str = "labelled", **changes) -> ConfigDict:
+    """An entry of data.datasets: episodes with their actions."""
+    simulator, embodiment = TASKS[task]
+    return ConfigDict({"source": "rlds", "path": f"{ROOT}/{task}/{part}/{simulator}_rlds", "embodiment": embodiment,
+                       "weight": 1.0, "window_stride": 1, "schema": "generic", "rate": 20.0} | changes)
+
+
+def filmed(task: str, part: str, **changes) -> ConfigDict:
+    """The same of video alone."""
+    # as if: video_only counts ten frames a second, and each is wanted, as of the robot's
+    return recorded(task, part, embodiment="video_only", state="", action="", rate=10.0, **changes)

@@ -1,11 +1,13 @@
 """Ablations: every variant of a config over several seeds, checked before the first starts, run, and compared.
 
-    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --seeds=0,1,2 [--dry-run]
+    python -m launch.sweep --config=configs/ablations/size.py --out=runs/size --seeds=0,1,2 [--dry-run]
 
 The file defines get_config() and get_sweep(): a list of {"name": ..., dotted key: value}, of which the first is the
-base that others are compared with; or a grid {dotted key: [values]}. Measured are launch.evaluate's open-loop numbers
-or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's
-"rollouts" names those that it takes part in, else all. What is whole is not run again; each run remembers the hash of
+base that others are compared with; or a grid {dotted key: [values]}. A variant's "arm" is what get_config is asked for,
+as another family has other keys; {seed} in a value is the run's seed, as in the name of a teacher. Measured are
+launch.evaluate's open-loop numbers or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares
+of solved episodes; a variant's "rollouts" names those that it takes part in, else all. What is whole is not run again;
+each run remembers the hash of
 its config and of what was measured, and OUT with runs of other settings is refused. A run that fails is told in its
 variant's row, the others go on, and the exit code is 1. SIGTERM saves the training that runs, and exits with 143. With
 --at_once=N a variant's seeds are trained N in one program (launch/setup/steps.py), all of a study alike, as a seed then
@@ -45,6 +47,8 @@ from launch.supervision import study, sweep_runs
 from launch.supervision.sweep_runs import Run
 from world_model.training.checkpoint import CheckpointError
 
+NOT_KEYS = ("name", "arm", "rollouts")  # of a variant
+
 
 class SweepError(ValueError):
     """A sweep that cannot be run as written; says which variant and why."""
@@ -54,7 +58,7 @@ def variants(module: dict) -> dict[str, dict]:
     """{name: overrides} of a config file's namespace. Raises SweepError where it defines none or names two alike."""
     found = {}
     for overrides in _listed(module):
-        keys = {key: value for key, value in overrides.items() if key not in ("name", "rollouts")}
+        keys = {key: value for key, value in overrides.items() if key not in NOT_KEYS}
         name = overrides.get("name") or "-".join(f"{key.split('.')[-1]}_{value}" for key, value in keys.items())
         if name in found or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
             raise SweepError(f"variant {name!r}: names are of letters, digits, '_', '-', '.', each once")
@@ -69,6 +73,13 @@ def _listed(module: dict) -> list[dict]:
     if isinstance(wanted, dict):
         wanted = [dict(zip(wanted, values, strict=True)) for values in itertools.product(*wanted.values())]
     return wanted
+
+
+def bases(module: dict, file: str, config) -> dict[str, tuple]:
+    """{variant: (config file with its arm, config that the variant's overrides change)}; config: as it was given."""
+    arms = [overrides.get("arm") for overrides in _listed(module)]
+    return {name: (file, config) if arm is None else (f"{file.partition(':')[0]}:{arm}", module["get_config"](arm))
+            for name, arm in zip(variants(module), arms, strict=True)}
 
 
 def apply(config, overrides: dict):
@@ -116,23 +127,34 @@ def measurements(module: dict) -> dict[str, list[Measurement]]:
     return found
 
 
-def runs_of(config, wanted: dict[str, dict], measured: dict[str, list[Measurement]], seeds: list[int], out: Path
-            ) -> list[Run]:
-    """A seed of every variant before the next. Raises SweepError where OUT holds a run of other settings."""
-    runs = [Run(name, seed, provenance.as_json(apply(config, wanted[name] | {"seed": seed})), wanted[name],
-                out / name / f"seed_{seed}", measured[name]) for seed, name in itertools.product(seeds, wanted)]
+def runs_of(starts: dict[str, tuple], wanted: dict[str, dict], measured: dict[str, list[Measurement]],
+            seeds: list[int], out: Path) -> list[Run]:
+    """A seed of every variant before the next; starts: of `bases`. Raises SweepError where OUT holds a run of other
+    settings."""
+    runs = []
+    for seed, name in itertools.product(seeds, wanted):
+        (file, config), overrides = starts[name], of_seed(wanted[name], seed)
+        settings = provenance.as_json(apply(config, overrides | {"seed": seed}))
+        runs.append(Run(name, seed, file, settings, overrides, out / name / f"seed_{seed}", measured[name]))
     if problems := [problem for run in runs if (problem := run.difference())]:
         raise SweepError("; ".join(problems) + ": give another --out, or remove them")
     return runs
 
 
-def submit_all(file: str, wanted: dict[str, dict], seeds: list[int], out: Path, args) -> None:
+def of_seed(overrides: dict, seed: int) -> dict:
+    """The overrides with a run's seed in the values that ask for it."""
+    return {key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+            for key, value in overrides.items()}
+
+
+def submit_all(starts: dict[str, tuple], wanted: dict[str, dict], seeds: list[int], out: Path, args) -> None:
     """Starts a pod job for the training of every variant and seed, or prints it. Raises ValueError,
     CalledProcessError."""
     jobs = []
     for seed, name in itertools.product(seeds, wanted):
         workdir = str(out / name / f"seed_{seed}")
-        command = submit.training_command(file, wanted[name] | {"seed": seed}, workdir)
+        overrides = of_seed(wanted[name], seed) | {"seed": seed}
+        command = submit.training_command(starts[name][0], overrides, workdir)
         label = "".join(c if c.isalnum() else "-" for c in f"{args.name}-{name}-{seed}".lower())
         jobs.append(submit.job_of(args, label, command, workdir))
     for job in jobs:  # none is started where one cannot be
@@ -164,10 +186,10 @@ def main(_) -> None:
     module = runpy.run_path(file.partition(":")[0])
     given = launch_flags.overridden(args["config"])  # holds for every variant that does not say otherwise
     wanted = {name: given | overrides for name, overrides in variants(module).items()}
-    measured, checked = measurements(module), {}
+    starts, measured, checked = bases(module, file, args.config), measurements(module), {}
     for name, overrides in wanted.items():
         try:
-            config = apply(args.config, overrides)
+            config = apply(starts[name][1], overrides)
             checked[name] = check(config) | {"config": provenance.config_hash(provenance.as_json(config))}
         except (ValueError, TypeError) as error:
             raise SweepError(f"variant {name}: {error}") from error
@@ -179,16 +201,15 @@ def main(_) -> None:
         study.check_same(stored, study.plan(study.read(module), checked, measured))
     seeds = [int(seed) for seed in args.seeds or (stored["plan"]["seeds"] if stored else [0])]
     if args.submit:
-        return submit_all(file, wanted, seeds, out, args)
-    rows = sweep_runs.run(file, runs_of(args.config, wanted, measured, seeds, out), checked, args["dry-run"].value,
-                          args.at_once)
+        return submit_all(starts, wanted, seeds, out, args)
+    rows = sweep_runs.run(runs_of(starts, wanted, measured, seeds, out), checked, args["dry-run"].value, args.at_once)
     if any(row["seeds"] or row["failed"] for row in rows):
         files.write_text(f"{out}/results.json", json.dumps(rows, indent=1) + "\n")
         files.write_text(f"{out}/results.md", comparison.table(rows))
         files.write_bytes(f"{out}/results.svg", comparison.plot(rows))
     print("\n" + comparison.table(rows))
     if stored:
-        print(answer(stored, runs_of(args.config, wanted, measured, stored["plan"]["seeds"], out), out))
+        print(answer(stored, runs_of(starts, wanted, measured, stored["plan"]["seeds"], out), out))
     if any(row["failed"] for row in rows):
         sys.exit(1)
 

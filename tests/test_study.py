@@ -126,6 +126,9 @@ def test_a_study_that_cannot_be(changes, sentence):
 def test_arms_of_unequal_budget_are_no_study():
     with pytest.raises(study.StudyError, match="arm 'other' has 2,000 flops, 'base' has 1,000"):
         plan(flops=2000)
+    with pytest.raises(study.StudyError, match="arm 'other' has 31 steps"):
+        plan(steps=31)
+    assert plan(flops=1009)["arms"]["other"]["flops"] == 1009  # another family's layers
 
 
 @pytest.mark.parametrize("module, sentence", [({}, "defines no get_study"),
@@ -142,13 +145,14 @@ def test_runs_answer_and_pilots_are_named_apart(tmp_path):
     checked = {name: facts()["base"] | {"config": provenance.config_hash(provenance.as_json(sweep.apply(config, over)))}
                for name, over in wanted.items()}
     study.lock(tmp_path, study.plan(study.read(ARMS), checked, asked))
-    for run in sweep.runs_of(config, wanted, asked, [0, 1, 2, 9], tmp_path):
+    starts = sweep.bases(ARMS, "f.py", config)
+    for run in sweep.runs_of(starts, wanted, asked, [0, 1, 2, 9], tmp_path):
         better = run.name.endswith("decoupled") and run.seed != 9
         run.workdir.mkdir(parents=True)
         (run.workdir / "evaluation.json").write_text(json.dumps({"action": {
             "error_ratio": 0.4 + 0.01 * run.seed if better else 0.6 + 0.02 * run.seed}}))
         (run.workdir / "measured.json").write_text(json.dumps({m.file: run.hash_of(m) for m in run.measured}))
-    text = sweep.answer(study.locked(tmp_path), sweep.runs_of(config, wanted, asked, [0, 1, 2], tmp_path), tmp_path)
+    text = sweep.answer(study.locked(tmp_path), sweep.runs_of(starts, wanted, asked, [0, 1, 2], tmp_path), tmp_path)
     found = json.loads((tmp_path / "verdicts.json").read_text())
     assert [v["verdict"] for v in found["verdicts"]] == [SUPPORTED]
     assert found["verdicts"][0]["mean"] == pytest.approx(0.21)

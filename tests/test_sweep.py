@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from configs import quickstart
-from configs.ablations import noise
 from data_pipelines.storage import files
 from launch import sweep
 from launch.reporting import comparison
@@ -61,7 +60,8 @@ def test_every_variant_is_traced_before_the_first_starts():
                          ids=lambda file: file.stem)
 def test_the_ablations_that_we_ship_make_runs_that_differ(file):
     module = runpy.run_path(str(file))
-    configs = [sweep.apply(module["get_config"](), overrides) for overrides in sweep.variants(module).values()]
+    starts = sweep.bases(module, str(file), module["get_config"]())
+    configs = [sweep.apply(starts[name][1], overrides) for name, overrides in sweep.variants(module).items()]
     assert all(sweep.measurements(module).values())
     specs = [Experiment(config).model.spec for config in configs]  # sizes and names are checked by the spec
     assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json(),
@@ -99,7 +99,8 @@ def test_results_are_means_with_intervals_and_differences_from_the_base(tmp_path
 
 def runs_of(module, seeds, out, **changes):
     config = sweep.apply(DEBUG, {"train.steps": 30, "train.global_batch_size": 8, **changes})
-    return sweep.runs_of(config, sweep.variants(module), sweep.measurements(module), seeds, out)
+    return sweep.runs_of(sweep.bases(module, "f.py", config), sweep.variants(module), sweep.measurements(module), seeds,
+                         out)
 
 
 def measured(run, *names):
@@ -109,7 +110,7 @@ def measured(run, *names):
                                                           if not names or m.file.split("/")[0] in names})
 
 
-NOISE = {"get_sweep": noise.get_sweep}
+NOISE = {"get_sweep": lambda: {"noise.schedule": ["coupled", "high_noise", "decoupled"]}}
 
 
 def test_what_is_whole_is_not_run_again(tmp_path, capsys):
@@ -117,7 +118,7 @@ def test_what_is_whole_is_not_run_again(tmp_path, capsys):
     runs = runs_of(NOISE, [0], tmp_path)
     measured(runs[0])
     facts = {run.name: {"parameters": 1, "steps": 30, "flops": 1e15} for run in runs}
-    rows = sweep_runs.run("configs/ablations/noise.py", runs, facts, dry_run=True)
+    rows = sweep_runs.run(runs, facts, dry_run=True)
     printed = capsys.readouterr().out
     assert "schedule_coupled, seed 0: whole" in printed and "schedule_decoupled, seed 0: to run" in printed
     assert "--config.noise.schedule=decoupled --config.seed=0" in printed and printed.count("launch.train") == 2
@@ -148,7 +149,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
     module["get_rollouts"] = lambda: {"fast": ["--solver_steps=9"]}
     (run,) = runs_of(module, [0], tmp_path)
     (command, _), = run.missing()
-    assert not sweep_runs.trainings([run], "f.py") and command[0] == "launch.rollout" and "--solver_steps=9" in command
+    assert not sweep_runs.trainings([run]) and command[0] == "launch.rollout" and "--solver_steps=9" in command
 
 
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -164,7 +165,7 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(child, "run", run)
     runs = runs_of(NOISE, [0], tmp_path)
     facts = {run.name: {"parameters": 1, "steps": 30, "flops": 1e15} for run in runs}
-    rows = sweep_runs.run("f.py", runs, facts, dry_run=False)
+    rows = sweep_runs.run(runs, facts, dry_run=False)
     assert [(row["seeds"], row["failed"]) for row in rows] == [
         (1, []), (0, ["seed 0: error: loss is nan at step 6"]) if "high" in rows[1]["variant"] else (1, []),
         (0, ["seed 0: error: loss is nan at step 6"]) if "high" in rows[2]["variant"] else (1, [])]
@@ -223,7 +224,7 @@ def test_rollouts_are_measured_instead_each_of_the_variants_that_ask_for_it(tmp_
     checked = {name: {"parameters": 1, "steps": 30, "flops": 1e15} for name in ("base", "wide")}
     for run in runs_of(ROLLED_OUT, [0], tmp_path):
         measured(run, "closed_loop_fast")
-    sweep_runs.run("f.py", runs_of(ROLLED_OUT, [0, 1], tmp_path), checked, dry_run=True)
+    sweep_runs.run(runs_of(ROLLED_OUT, [0, 1], tmp_path), checked, dry_run=True)
     printed = capsys.readouterr().out.splitlines()
     runs = [line.split(",")[0] + line.partition(":")[2].partition(",")[0] for line in printed if ", seed" in line]
     assert runs == ["base to run", "wide whole", "base to run", "wide to run"]
@@ -254,12 +255,24 @@ def test_seeds_at_once_are_one_training_each_measured_apart(tmp_path, monkeypatc
 
     monkeypatch.setattr(child, "run", run)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    (row,) = sweep_runs.run("f.py", runs, {"base": {"parameters": 1, "steps": 30, "flops": 1e15}}, False, at_once=4)
+    (row,) = sweep_runs.run(runs, {"base": {"parameters": 1, "steps": 30, "flops": 1e15}}, False, at_once=4)
     assert row["seeds"] == 3 and row["failed"] == ["seed 2: error: loss is nan"]
     assert started[:2] == [[f"launch.train --config=f.py --workdir={tmp_path}/base --seeds=1,2"],
                            [f"launch.train --config=f.py --config.seed=3 --workdir={tmp_path}/base/seed_3"]]
     assert [[command.split()[0] for command in some] for some in started[2:]] == [["launch.evaluate"] * 2]
     assert sweep_runs.group_seeds(runs, 3) == [runs[:3], runs[3:]]
+
+
+def test_a_variant_may_be_another_arm_of_the_file_and_start_from_its_own_seeds_teacher(tmp_path):
+    module = {"get_sweep": lambda: [{"name": "base"}, {"name": "va", "arm": "lingbot_va_debug",
+                                                       "train.init_from": "runs/teacher/seed_{seed}"}],
+              "get_config": quickstart.get_config}
+    runs = runs_of(module, [0, 7], tmp_path)
+    assert [run.config["model"]["family"] for run in runs] == ["dreamzero", "lingbot_va"] * 2
+    assert [run.config["train"]["init_from"] for run in runs] == ["", "runs/teacher/seed_0", "", "runs/teacher/seed_7"]
+    commands = [" ".join(command) for command, _ in sweep_runs.trainings(runs[1::2])]  # no seeds at once
+    assert ["--config=f.py:lingbot_va_debug --config.train.init_from=runs/teacher/seed_7 --config.seed=7" in command
+            for command in commands] == [False, True]
 
 
 def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):

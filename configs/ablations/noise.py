@@ -1,20 +1,35 @@
-"""Noise schedules at laptop scale: coupled, high-noise and decoupled levels of video and action.
+"""Noise levels of video and action: coupled, high-noise and decoupled, each rolled out in 1, 2 and 4 solver steps.
 
-    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --seeds=0,1,2
+    (recordings, latents and pretrained weights: configs/ablations/joint.py)
+    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --lock
+    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise
 
-Coupled: DreamZero, arXiv 2602.15922; high noise and decoupled: DreamZero-Flash (docs/references/dreamzero.md).
+Coupled: DreamZero, arXiv 2602.15922; high noise and decoupled: DreamZero-Flash (docs/references/dreamzero.md), whose
+claim is success in one step. The first arm is the joint one of configs/ablations/joint.py. Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs.ablations import joint
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The quickstart, and its arms."""
-    return quickstart.get_config(arg)
+    """The joint model."""
+    return joint.get_config(arg)
 
 
-def get_sweep() -> dict:
-    """The base first."""
-    return {"noise.schedule": ["coupled", "high_noise", "decoupled"]}
+def get_sweep() -> list[dict]:
+    """The base, coupled levels, first."""
+    return [{"name": "joint"}, {"name": "high_noise", "noise.schedule": "high_noise"},
+            {"name": "decoupled", "noise.schedule": "decoupled"}]
+
+
+def get_rollouts() -> dict[str, list[str]]:
+    """Success by solver steps."""
+    return joint.get_rollouts() | {f"{count}_steps": [*joint.STARTS, f"--solver_steps={count}"] for count in (1, 2)}
+
+
+def get_study() -> dict:
+    """Locked by --lock before the first run."""
+    return {"question": "Do decoupled or high noise levels beat coupled ones where one solver step is taken?",
+            "primary": "solved, 1_steps", "smallest_effect": 0.08, "seeds": joint.SEEDS}

@@ -20,7 +20,7 @@ from world_model.training.checkpoint import flatten
 
 FILE = "study.json"
 FORMAT = 1
-BUDGET = ("steps", "flops")
+BUDGET = {"steps": 0.0, "flops": 0.01}  # what arms have alike, and within which share: families come in whole layers
 _STORED = kinds.fields({"hash": kinds.text, "locked": kinds.text, "plan": kinds.MAP}, ("hash", "locked", "plan"))
 
 
@@ -65,8 +65,8 @@ def plan(study: Study, checked: dict[str, dict], measured: dict[str, list[Measur
         raise StudyError(f"get_study(): primary = {study.primary!r} is not measured; there are {sorted(columns)}")
     first, *others = checked
     for arm in others:
-        for key in BUDGET:
-            if checked[arm][key] != checked[first][key]:
+        for key, share in BUDGET.items():
+            if abs(checked[arm][key] - checked[first][key]) > share * checked[first][key]:
                 raise StudyError(f"arm {arm!r} has {checked[arm][key]:,} {key}, {first!r} has {checked[first][key]:,}: "
                                  "a study compares arms of one budget; set train.steps of one of them")
     return kinds.plain(dataclasses.asdict(study) | {

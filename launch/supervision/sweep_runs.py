@@ -27,6 +27,7 @@ class Run:
 
     name: str
     seed: int
+    file: str  # config file, with its arm
     config: dict  # as JSON
     overrides: dict
     workdir: Path
@@ -82,28 +83,29 @@ class Run:
                          self.measurements() | {measurement.file: self.hash_of(measurement)})
 
 
-def trainings(runs: list[Run], file: str) -> list[tuple[list[str], list[Run]]]:
-    """The commands that train what is left of a variant's runs, and which: those that stand at one step together."""
-    found: dict[int, list[Run]] = {}
+def trainings(runs: list[Run]) -> list[tuple[list[str], list[Run]]]:
+    """The commands that train what is left of a variant's runs, and which: those that stand at one step, and differ by
+    their seed alone, together."""
+    found: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.missing() and not run.is_trained():
-            found.setdefault(run.stands_at(), []).append(run)
-    return [(training_command(group, file), group) for group in found.values()]
+            found.setdefault((run.stands_at(), str(run.overrides)), []).append(run)
+    return [(training_command(group), group) for group in found.values()]
 
 
-def training_command(runs: list[Run], file: str) -> list[str]:
+def training_command(runs: list[Run]) -> list[str]:
     """Trains runs of one variant, at once where they are several."""
     first = runs[0]
     if len(runs) == 1:
-        return submit.training_command(file, first.overrides | {"seed": first.seed}, str(first.workdir))[2:]
+        return submit.training_command(first.file, first.overrides | {"seed": first.seed}, str(first.workdir))[2:]
     seeds = ",".join(str(run.seed) for run in runs)
-    return [*submit.training_command(file, first.overrides, str(first.workdir.parent))[2:], f"--seeds={seeds}"]
+    return [*submit.training_command(first.file, first.overrides, str(first.workdir.parent))[2:], f"--seeds={seeds}"]
 
 
-def finish(runs: list[Run], file: str) -> dict[int, str]:
+def finish(runs: list[Run]) -> dict[int, str]:
     """Trains and measures what is left of a variant's runs. Returns {seed: last words of what failed}."""
     failed: dict[int, str] = {}
-    for command, group in trainings(runs, file):
+    for command, group in trainings(runs):
         for problem in run_commands([command]):
             failed |= {run.seed: problem for run in group if problem and not run.is_trained()}
     left = [(run, *each) for run in runs if run.seed not in failed for each in run.missing()]
@@ -124,7 +126,7 @@ def run_commands(commands: list[list[str]]) -> list[str | None]:
     return child.run(commands)
 
 
-def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool, at_once: int = 1) -> list[dict]:
+def run(runs: list[Run], checked: dict[str, dict], dry_run: bool, at_once: int = 1) -> list[dict]:
     """Runs what is not whole, `at_once` seeds of a variant together; a run that fails does not keep the others from
     theirs. Returns the table's rows."""
     finished: dict[str, list[Path]] = {}
@@ -134,9 +136,9 @@ def run(file: str, runs: list[Run], checked: dict[str, dict], dry_run: bool, at_
             state = "to run" if each.missing() else "whole"
             print(f"{each.name}, seed {each.seed}: {state}, {each.workdir}", flush=True)
         if dry_run:
-            left = [command for command, _ in [*trainings(some, file), *(m for each in some for m in each.missing())]]
+            left = [command for command, _ in [*trainings(some), *(m for each in some for m in each.missing())]]
             print("".join(f"  python -m {shlex.join(command)}\n" for command in left), end="", flush=True)
-        problems = {} if dry_run else finish(some, file)
+        problems = {} if dry_run else finish(some)
         for each in some:
             if problem := problems.get(each.seed):
                 failed.setdefault(each.name, []).append(f"seed {each.seed}: {problem}")
