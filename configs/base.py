@@ -58,7 +58,7 @@ def common(family: str) -> ConfigDict:
     c.train.float32_products = "default"  # default: JAX's, TF32 on GPUs, bfloat16 on TPUs | highest: float32
     c.train.remat = "products"  # auto | none | full | lean | added | wide | dots | products (parallel/remat.py)
     c.train.matmul = "plain"  # products of the blocks' linears on the way forward: plain | int8 (layers/matmul.py)
-    c.train.init_from = ""  # workdir of launch.import_weights or of a run: its newest weights start this one
+    c.train.init_from = ""  # workdir of launch.import_weights or a run; its newest weights start this one; {seed}: its
     c.train.init_weights = "average"  # average | raw: which of them, where there is an average
     c.train.log_every = 10  # steps between log lines
 

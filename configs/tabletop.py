@@ -5,10 +5,10 @@
     python -m launch.train --config=configs/tabletop.py:push-v3,15,green --workdir=DIR  # 15, and video of another look
     python -m launch.rollout --workdir=DIR --task=push-v3 --episodes=50
 
-The argument is a task; how many episodes have actions, of LABELLED; and which action-free video (200 episodes) is half
-of every batch, of VIDEO. With `--config.data.datasets.labelled.path=...` the demonstrations are noisier ones, with
-`--config.loss.video_weight=0` the model is a cloning one. Model and training are those of configs/metaworld.py.
-Measured: docs/results.md.
+The argument is a task, or several with + between them; how many episodes of each have actions, of LABELLED; and which
+action-free video (200 episodes) is half of every batch, of VIDEO. With `--config.data.datasets.labelled.path=...` the
+demonstrations are noisier ones, with `--config.loss.video_weight=0` the model is a cloning one. Model and training are
+those of configs/metaworld.py. Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -27,14 +27,16 @@ VIDEO = ("video", "green", "turned")  # the same look, another one, another came
 def get_config(arg: str = "push-v3") -> ConfigDict:
     """TASK, or TASK,LABELLED, or TASK,LABELLED,VIDEO."""
     given = arg.split(",")
-    task, labelled, video = [*given, *("50", "")[len(given) - 1:]]
-    for value, known in ((task, TASKS), (labelled, LABELLED), (video, ("", *VIDEO))):
+    tasks, labelled, video = [*given, *("50", "")[len(given) - 1:]]
+    for value, known in (*((task, TASKS) for task in tasks.split("+")), (labelled, LABELLED), (video, ("", *VIDEO))):
         if value not in known:
             raise ValueError(f"configs/tabletop.py:{arg}: {value!r} is none of {', '.join(known)}")
     c = metaworld.get_config()
-    c.data.datasets = ConfigDict({"labelled": recorded(task, share=LABELLED[labelled])})
-    if video:
-        c.data.datasets.clips = filmed(task, video)
+    c.data.datasets = ConfigDict()
+    for number, task in enumerate(tasks.split("+")):
+        c.data.datasets[f"labelled{number or ''}"] = recorded(task, share=LABELLED[labelled])
+        if video:
+            c.data.datasets[f"clips{number or ''}"] = filmed(task, video)
     return c
 
 

@@ -4,10 +4,9 @@
 
 The file defines get_config() and get_sweep(): a list of {"name": ..., dotted key: value}, of which the first is the
 base that others are compared with; or a grid {dotted key: [values]}. A variant's "arm" is what get_config is asked for,
-as another family has other keys; {seed} in a value is the run's seed, as in the name of a teacher. Measured are
-launch.evaluate's open-loop numbers or, where the file defines get_rollouts(): {name: options of launch.rollout}, shares
-of solved episodes; a variant's "rollouts" names those that it takes part in, else all. What is whole is not run again;
-each run remembers the hash of
+as another family has other keys. Measured are launch.evaluate's open-loop numbers or, where the file defines
+get_rollouts(): {name: options of launch.rollout}, shares of solved episodes; a variant's "rollouts" names those that it
+takes part in, else all. What is whole is not run again; each run remembers the hash of
 its config and of what was measured, and OUT with runs of other settings is refused. A run that fails is told in its
 variant's row, the others go on, and the exit code is 1. SIGTERM saves the training that runs, and exits with 143. With
 --at_once=N a variant's seeds are trained N in one program (launch/setup/steps.py), all of a study alike, as a seed then
@@ -133,18 +132,12 @@ def runs_of(starts: dict[str, tuple], wanted: dict[str, dict], measured: dict[st
     settings."""
     runs = []
     for seed, name in itertools.product(seeds, wanted):
-        (file, config), overrides = starts[name], of_seed(wanted[name], seed)
-        settings = provenance.as_json(apply(config, overrides | {"seed": seed}))
-        runs.append(Run(name, seed, file, settings, overrides, out / name / f"seed_{seed}", measured[name]))
+        file, config = starts[name]
+        settings = provenance.as_json(apply(config, wanted[name] | {"seed": seed}))
+        runs.append(Run(name, seed, file, settings, wanted[name], out / name / f"seed_{seed}", measured[name]))
     if problems := [problem for run in runs if (problem := run.difference())]:
         raise SweepError("; ".join(problems) + ": give another --out, or remove them")
     return runs
-
-
-def of_seed(overrides: dict, seed: int) -> dict:
-    """The overrides with a run's seed in the values that ask for it."""
-    return {key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
-            for key, value in overrides.items()}
 
 
 def submit_all(starts: dict[str, tuple], wanted: dict[str, dict], seeds: list[int], out: Path, args) -> None:
@@ -153,8 +146,7 @@ def submit_all(starts: dict[str, tuple], wanted: dict[str, dict], seeds: list[in
     jobs = []
     for seed, name in itertools.product(seeds, wanted):
         workdir = str(out / name / f"seed_{seed}")
-        overrides = of_seed(wanted[name], seed) | {"seed": seed}
-        command = submit.training_command(starts[name][0], overrides, workdir)
+        command = submit.training_command(starts[name][0], wanted[name] | {"seed": seed}, workdir)
         label = "".join(c if c.isalnum() else "-" for c in f"{args.name}-{name}-{seed}".lower())
         jobs.append(submit.job_of(args, label, command, workdir))
     for job in jobs:  # none is started where one cannot be

@@ -52,6 +52,15 @@ def test_raw_and_average_differ_here(before):
     assert any((raw[name] != average[name]).any() for name in raw)
 
 
+def test_a_seed_starts_from_weights_of_its_own(before, tmp_path, capsys):
+    (tmp_path / "seed_3").symlink_to(before)
+    config = config_from(tmp_path / "seed_{seed}")
+    for seed, code in ((3, 0), (4, 1)):
+        config.seed = seed
+        assert train.run(tiny.Experiment(config), tmp_path / f"run_{seed}") == code
+    assert "seed_4" in capsys.readouterr().err
+
+
 def test_other_encoders_are_refused(before, tmp_path, capsys):
     config = config_from(before)
     config.encoders.video = "wan21"

@@ -11,10 +11,9 @@ Sizes are chosen for equal training FLOP, steps are equal (configs/metaworld.py)
 
 from ml_collections import ConfigDict
 
-from configs import metaworld, tabletop
+from configs import metaworld
 from configs.ablations import joint
 
-CACHES = {"": ".cache/drawer_latents", "lingbot_va": ".cache/drawer_latents_va"}
 ARMS = ("", "lingbot_va", "lingbot_va_video", "lingbot_vla")
 
 
@@ -22,14 +21,13 @@ def get_config(arg: str = "") -> ConfigDict:
     """The joint model, or another family; `lingbot_va_video`: as that family's cache is made."""
     if arg not in ARMS:
         raise ValueError(f"configs/ablations/families.py:{arg}: arms are {ARMS}")
-    if not arg:
-        return joint.get_config()
-    c, family = metaworld.get_config(arg.removesuffix("_video")), arg
-    c.data = joint.get_config("video" if arg.endswith("_video") else "").data
-    c.data.cache = CACHES.get(family, "")
-    for part in tabletop.VIDEO:
-        del c.data.datasets[part]  # LingBot-VLA learns nothing from video alone
-    c.train.steps = c.checkpoint.every = joint.STEPS
+    c = joint.get_config()
+    if arg:
+        data, c = c.data, metaworld.get_config(arg.removesuffix("_video"))
+        c.data = data
+        c.data.cache = ".cache/drawer_latents_va" if arg == "lingbot_va" else ""
+    c.train.init_from = ""
+    c.train.steps = c.checkpoint.every = 1600
     return c
 
 

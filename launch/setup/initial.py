@@ -31,7 +31,7 @@ class Initial:
         """The weights of train.init_from; None without it. Raises CheckpointError where there is no checkpoint."""
         if not config.train.init_from:
             return None
-        directory = Path(config.train.init_from) / "checkpoints"
+        directory = workdir(config) / "checkpoints"
         step = checkpoint.locate(directory)
         meta = checkpoint.read_json(directory, step, "meta")
         averaged = any(name.startswith("ema.") for name in meta["arrays"])
@@ -84,10 +84,16 @@ class Initial:
         return "\n".join([f"{first}; {len(found)} differences in normalisation", *(f"  {each}" for each in found)])
 
 
+def workdir(config) -> Path:
+    """The folder that train.init_from names; {seed} in it is the run's seed, where each starts from weights of its
+    own."""
+    return Path(config.train.init_from.replace("{seed}", str(config.seed)))
+
+
 def with_teacher(config):
     """The config of a student, which names its teacher by hash; any other as it is, and one whose teacher is not there:
     a run that has begun does without. Raises CheckpointError as `Initial.teacher`."""
-    if "distill" not in config or not Path(config.train.init_from, "checkpoints").is_dir():
+    if "distill" not in config or not (workdir(config) / "checkpoints").is_dir():
         return config
     initial = Initial.from_config(config)
     config = config.copy_and_resolve_references()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from launch.setup.initial import Initial
+from launch.setup.initial import Initial, workdir
 from launch.setup.provenance import as_json, code_version
 from world_model.differences import differences
 from world_model.training import checkpoint
@@ -46,7 +46,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
 def _base(config, saved: dict) -> dict | None:
     """What train.init_from has on record, where that folder is still there; else what the checkpoint has, which holds
     every weight itself."""
-    initial = Initial.from_config(config) if Path(config.train.init_from, "checkpoints").is_dir() else None
+    initial = Initial.from_config(config) if (workdir(config) / "checkpoints").is_dir() else None
     return initial.base if initial else saved.get("base")
 
 

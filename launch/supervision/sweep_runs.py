@@ -84,12 +84,11 @@ class Run:
 
 
 def trainings(runs: list[Run]) -> list[tuple[list[str], list[Run]]]:
-    """The commands that train what is left of a variant's runs, and which: those that stand at one step, and differ by
-    their seed alone, together."""
-    found: dict[tuple, list[Run]] = {}
+    """The commands that train what is left of a variant's runs, and which: those that stand at one step together."""
+    found: dict[int, list[Run]] = {}
     for run in runs:
         if run.missing() and not run.is_trained():
-            found.setdefault((run.stands_at(), str(run.overrides)), []).append(run)
+            found.setdefault(run.stands_at(), []).append(run)
     return [(training_command(group), group) for group in found.values()]
 
 
