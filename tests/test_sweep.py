@@ -197,6 +197,11 @@ def test_the_last_words_of_a_child_that_fails_are_kept(capfd):
     assert "'none'" in capfd.readouterr().err
 
 
+def test_children_count_the_cores_that_they_are_given():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from launch.supervision import child; print(child.cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
 def commit(workdir, step):
     for part in ("", "state", "data", "meta"):
         folder = workdir / "checkpoints" / str(step) / part
@@ -254,7 +259,7 @@ def test_seeds_at_once_are_one_training_each_measured_apart(tmp_path, monkeypatc
         return [None] * len(commands)
 
     monkeypatch.setattr(child, "run", run)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(child, "cores", lambda: 2)
     (row,) = sweep_runs.run(runs, {"base": {"parameters": 1, "steps": 30, "flops": 1e15}}, False, at_once=4)
     assert row["seeds"] == 3 and row["failed"] == ["seed 2: error: loss is nan"]
     assert started[:2] == [[f"launch.train --config=f.py --workdir={tmp_path}/base --seeds=1,2"],

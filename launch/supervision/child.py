@@ -1,5 +1,6 @@
 """Commands as children: their errors are kept as a sentence, and who stops the parent stops them too."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,11 @@ STOPPED = 128 + signal.SIGTERM  # exit code of what saved and ended because it w
 
 class Stopped(SystemExit):
     """Raised once the child has ended where the parent was asked to stop meanwhile."""
+
+
+def cores() -> int:
+    """The processor cores that this process, and so its children, may use: taskset or a scheduler may give it few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(commands: list[list[str]]) -> list[str | None]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import shlex
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def finish(runs: list[Run]) -> dict[int, str]:
         for problem in run_commands([command]):
             failed |= {run.seed: problem for run in group if problem and not run.is_trained()}
     left = [(run, *each) for run in runs if run.seed not in failed for each in run.missing()]
-    abreast = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1  # a model has an accelerator to itself
+    abreast = child.cores() if jax.default_backend() == "cpu" else 1  # a model has an accelerator to itself
     for some in chunked(left, abreast):
         for (run, _, measurement), problem in zip(some, run_commands([command for _, command, _ in some]), strict=True):
             if problem:
