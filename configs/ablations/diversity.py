@@ -42,4 +42,4 @@ def get_rollouts() -> dict[str, list[str]]:
 def get_study() -> dict:
     """Locked by --lock before the first run."""
     return {"question": "Do as many repetitive recordings do better than diverse ones?", "primary": "solved, drawer",
-            "smallest_effect": 0.08, "seeds": joint.SEEDS}
+            "smallest_effect": 0.08, "seeds": joint.SEEDS[:4]}

@@ -1,11 +1,11 @@
-"""Joint video and action against cloning at equal compute, on a task with room: ogbench's drawer, 50 episodes.
+"""Joint video and action against cloning at equal compute, on a task with room: ogbench's drawer, 15 episodes.
 
     for task in cube window button drawer; do python -m launch.record_tabletop --task=ogbench-$task \\
         --out=.cache/tabletop/ogbench-$task --parts=labelled; done
     others="--config=configs/tabletop.py:ogbench-cube+ogbench-window+ogbench-button"
     python -m launch.precompute $others --out=.cache/others_latents
     python -m launch.train $others --config.data.cache=.cache/others_latents --config.train.steps=1500 \\
-        --workdir=runs/others --seeds=0,1,2,3
+        --workdir=runs/others --seeds=0,1,2,3    # and 4,5,6,7
     python -m launch.precompute --config=configs/ablations/joint.py:video --out=.cache/drawer_latents
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --lock    # the study, in writing
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --at_once=4
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from configs import tabletop
 
 TASK = "ogbench-drawer"
-STEPS, SEEDS = 600, list(range(4))
+STEPS, SEEDS = 600, list(range(8))
 STARTS = [f"--task={TASK}", "--episodes=60", "--batch=60", "--baselines=", "--videos=0"]
 
 
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The joint model, from a cache of latents; `video`: from the recordings, as the cache is made."""
     if arg not in ("", "video"):
         raise ValueError(f"configs/ablations/joint.py:{arg}: the only arm is 'video'")
-    c = tabletop.get_config(f"{TASK},50")
+    c = tabletop.get_config(f"{TASK},15")
     c.data.cache = "" if arg else ".cache/drawer_latents"
     c.train.init_from = "runs/others/seed_{seed}"
     c.train.steps = c.checkpoint.every = STEPS
