@@ -28,7 +28,8 @@ def get_config(arg: str = "push-v3") -> ConfigDict:
     """TASK, or TASK,LABELLED, or TASK,LABELLED,VIDEO."""
     given = arg.split(",")
     tasks, labelled, video = [*given, *("50", "")[len(given) - 1:]]
-    for value, known in (*((task, TASKS) for task in tasks.split("+")), (labelled, LABELLED), (video, ("", *VIDEO))):
+    choices = [(task, tuple(TASKS)) for task in tasks.split("+")]
+    for value, known in (*choices, (labelled, tuple(LABELLED)), (video, ("", *VIDEO))):
         if value not in known:
             raise ValueError(f"configs/tabletop.py:{arg}: {value!r} is none of {', '.join(known)}")
     c = metaworld.get_config()

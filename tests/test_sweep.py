@@ -63,10 +63,8 @@ def test_the_ablations_that_we_ship_make_runs_that_differ(file):
     starts = sweep.bases(module, str(file), module["get_config"]())
     configs = [sweep.apply(starts[name][1], overrides) for name, overrides in sweep.variants(module).items()]
     assert all(sweep.measurements(module).values())
-    specs = [Experiment(config).model.spec for config in configs]  # sizes and names are checked by the spec
-    assert len({(str(spec), config.data.to_json(), config.noise.to_json(), config.loss.to_json(),
-                 config.optimizer.to_json(), config.train.init_from)
-                for spec, config in zip(specs, configs, strict=True)}) == len(configs) > 1
+    assert all(Experiment(config).model.spec for config in configs)  # which checks sizes and names
+    assert len({config.to_json() for config in configs}) == len(configs) > 1
 
 
 def whole(path, video, action):
@@ -273,8 +271,8 @@ def test_a_variant_may_be_another_arm_of_the_file(tmp_path):
               "get_config": quickstart.get_config}
     runs = runs_of(module, [0], tmp_path)
     assert [run.config["model"]["family"] for run in runs] == ["dreamzero", "lingbot_va"]
-    commands = [" ".join(command) for command, _ in sweep_runs.trainings(runs)]
-    assert [command.split()[1] for command in commands] == ["--config=f.py", "--config=f.py:lingbot_va_debug"]
+    commands = [command for run in runs for command, _ in sweep_runs.trainings([run])]
+    assert [command[1] for command in commands] == ["--config=f.py", "--config=f.py:lingbot_va_debug"]
 
 
 def test_solved_shares_are_compared_where_both_were_rolled_out(tmp_path):
