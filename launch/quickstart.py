@@ -23,6 +23,7 @@ from launch import checkpoint as checkpoint_command
 from launch import evaluate, export, report, rollout
 from launch.setup import flags as launch_flags
 from launch.setup.restore import Restored, restore
+from launch.simulation.simulators import Simulation
 from world_model import kinds
 from world_model.training import checkpoint
 
@@ -89,9 +90,9 @@ def command(module: str, *args: str) -> None:
 
 def act(restored: Restored, out: Path, episodes: int) -> None:
     """Lets the model do the recorded task in fresh episodes, beside policies without a model."""
-    played = rollout.evaluate(restored, episodes=episodes, seed=1000, execute=EXECUTED, batch=episodes,
-                              task=f"pusht-{TASK}", baselines=("repeat_last", "random", "expert"))
-    rollout.write(out, *played, videos=1)
+    simulation = Simulation.open(restored, f"pusht-{TASK}", episodes, episodes)
+    played = rollout.evaluate(simulation, seed=1000, execute=EXECUTED, baselines=("repeat_last", "random", "expert"))
+    rollout.write(out, *played, simulation.engine, videos=1)
 
 
 def train_and_kill(args: list[str], workdir: Path, every: int) -> Path:

@@ -29,7 +29,7 @@ from absl import flags
 from data_pipelines.storage import files
 from launch.serving.engine import Engine, ModelError
 from launch.setup import flags as launch_flags
-from launch.setup.restore import Restored, restore
+from launch.setup.restore import restore
 from launch.simulation import asynchronous, closed_loop, episode_pictures, rerun_log
 from launch.simulation.asynchronous import Mode
 from launch.simulation.closed_loop import Mean, ModelPolicy, Random, Run
@@ -41,22 +41,19 @@ BASELINES = (*TRIVIAL, "expert")
 RESULT, STRIP = "closed_loop.json", "strip.png"
 
 
-def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | None, batch: int,
-             sampling: dict | None = None, latency: int = 0, overlap: int = 2, max_steps: int | None = None,
-             task: str | None = None, baselines: Sequence[str] = BASELINES, pictures: bool = True,
-             say=print) -> tuple[dict, list[Run], Engine]:
-    """(result as JSON values, the model's episodes, its engine). task: a name in launch/simulation/simulators.py;
-    baselines: of BASELINES, played beside the model; pictures: of every step, not of those alone that the model looks
-    at. Raises ValueError where the checkpoint drives no robot that has a simulator."""
+def evaluate(simulation: Simulation, *, seed: int, execute: int | None = None, latency: int = 0, overlap: int = 2,
+             max_steps: int | None = None, baselines: Sequence[str] = BASELINES, pictures: bool = True, say=print
+             ) -> tuple[dict, list[Run]]:
+    """(result as JSON values, the model's episodes: as many as the engine has sessions). baselines: of BASELINES,
+    played beside the model; pictures: of every step, not of those alone that the model looks at. Raises ValueError."""
     if unknown := set(baselines) - set(BASELINES):
         raise ValueError(f"--baselines={','.join(unknown)}: there are {', '.join(BASELINES)}")
-    simulation = Simulation.open(restored, task, episodes, batch, sampling=sampling)
     engine, measure = simulation.engine, simulation.task.measure
     statistics, horizon = engine.robot.statistics, engine.robot.horizon
     execute = execute or horizon
     if execute > horizon:
         raise ValueError(f"--execute={execute}: the model predicts {horizon} actions at a time")
-    fresh = functools.partial(simulation.make_runs, range(seed, seed + episodes), max_steps)
+    fresh = functools.partial(simulation.make_runs, range(seed, seed + engine.sessions), max_steps)
     model = ModelPolicy(engine, simulation.instruction)
     policies: dict[str, tuple[closed_loop.Policy, int]] = {
         "model": (model, execute), "repeat_last": (closed_loop.repeat_last, 1),
@@ -79,7 +76,7 @@ def evaluate(restored: Restored, *, episodes: int, seed: int, execute: int | Non
     result["interventions"] = dict(sum((run.interventions for run in played), collections.Counter()))
     gaps = [gap for run in played for gap in run.gaps]
     result["imagination_gap"] = float(np.mean(gaps)) if gaps else None
-    return result, played, engine
+    return result, played
 
 
 def evaluate_latency(simulation: Simulation, latency: int, overlap: int, fresh, say) -> dict:
@@ -123,14 +120,13 @@ def main(_) -> None:
     if args.rerun:
         rerun_log.load()  # said before the episodes, not after
     restored = restore(args.workdir, args.step).of_dataset(args.dataset)
-    result, runs, engine = evaluate(restored, episodes=args.episodes, seed=args.seed, execute=args.execute,
-                                    batch=args.batch, sampling=launch_flags.sampling(args), latency=args.latency,
-                                    overlap=args.overlap, task=args.task, baselines=args.baselines,
-                                    pictures=args.rerun or args.videos > 0)
+    simulation = Simulation.open(restored, args.task, args.episodes, args.batch, sampling=launch_flags.sampling(args))
+    result, runs = evaluate(simulation, seed=args.seed, execute=args.execute, latency=args.latency,
+                            overlap=args.overlap, baselines=args.baselines, pictures=args.rerun or args.videos > 0)
     out = Path(args.out or Path(args.workdir) / "closed_loop")
-    write(out, result, runs, engine, args.videos)
+    write(out, result, runs, simulation.engine, args.videos)
     if args.rerun:
-        episode_pictures.write_recordings(out, runs, engine, args.videos)
+        episode_pictures.write_recordings(out, runs, simulation.engine, args.videos)
     if gain := result.get("against"):
         print(f"best {result['measure']} above {gain['policy']}: {gain['coverage']:+.3f} "
               f"[{gain['coverage_ci'][0]:+.3f}, {gain['coverage_ci'][1]:+.3f}]")

@@ -12,6 +12,7 @@ from launch.serving.servable import choose_robot
 from launch.setup.restore import restore
 from launch.simulation import closed_loop, episode_pictures, simulators
 from launch.simulation.closed_loop import ModelPolicy, Run
+from launch.simulation.simulators import Simulation
 from tests import tiny_policy
 from world_model.training import checkpoint
 
@@ -110,27 +111,27 @@ def test_scores():
 
 def test_evaluation_as_a_whole(restored, tmp_path):
     """What the command writes: JSON without NaN, videos of best and worst."""
-    result, runs, engine = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=6,
-                                            latency=1, overlap=1, say=lambda _: None)
+    simulation = Simulation.open(restored, None, 2, 2)
+    result, runs = rollout.evaluate(simulation, seed=5, max_steps=6, latency=1, overlap=1, say=lambda _: None)
     text = json.dumps(result, allow_nan=False)
     assert set(json.loads(text)["policies"]) == {"model", "repeat_last", "mean", "random", "expert"}
     assert set(result["latency"]) == {"synchronous", "asynchronous", "not_grounded"}
     assert result["against"]["policy"] in ("repeat_last", "mean", "random") and result["imagination_gap"] > 0
-    rollout.write(tmp_path, result, runs, engine, 1)
+    rollout.write(tmp_path, result, runs, simulation.engine, 1)
     assert json.loads((tmp_path / "closed_loop.json").read_text()) == json.loads(text)
     with Image.open(tmp_path / "strip.png") as picture:  # eight frames as they came, and below them as imagined
         assert picture.size == (8 * (128 + 8), 2 * (128 + 8))
     assert sorted(p.name[:5] for p in tmp_path.glob("*.mp4")) == ["best_", "worst"]
     assert all(p.stat().st_size > 1000 for p in tmp_path.glob("*.mp4"))
     with pytest.raises(ValueError, match="--baselines=expret: there are repeat_last, mean, random, expert"):
-        rollout.evaluate(restored, episodes=1, seed=0, execute=None, batch=2, baselines=["expret"])
+        rollout.evaluate(simulation, seed=0, baselines=["expret"])
     with pytest.raises(ValueError, match="--execute=5: the model predicts 4 actions"):
-        rollout.evaluate(restored, episodes=1, seed=0, execute=5, batch=1)
+        rollout.evaluate(simulation, seed=0, execute=5)
 
 
 def test_the_model_alone(restored):
-    result, _, _ = rollout.evaluate(restored, episodes=2, seed=5, execute=None, batch=2, max_steps=4, baselines=[],
-                                    say=lambda _: None)
+    simulation = Simulation.open(restored, None, 2, 2)
+    result, _ = rollout.evaluate(simulation, seed=5, max_steps=4, baselines=[], say=lambda _: None)
     assert set(result["policies"]) == {"model"} and "against" not in result
 
 
@@ -141,11 +142,12 @@ def test_what_the_model_does_not_look_at_is_not_rendered(restored, execute, rend
 
     taken, views = [], Episode.views
     monkeypatch.setattr(Episode, "views", lambda self: taken.append(self) or views(self))
-    made = [rollout.evaluate(restored, episodes=1, seed=5, execute=execute, batch=1, max_steps=9, baselines=[],
-                             pictures=pictures, say=lambda _: None) for pictures in (True, False)]
+    simulations = [Simulation.open(restored, None, 1, 1) for _ in range(2)]
+    made = [rollout.evaluate(simulation, seed=5, execute=execute, max_steps=9, baselines=[], pictures=pictures,
+                             say=lambda _: None) for simulation, pictures in zip(simulations, (True, False))]
     np.testing.assert_array_equal(made[0][1][0].actions, made[1][1][0].actions)
     assert len(taken) == 10 + rendered
-    rollout.write(tmp_path, *made[1], videos=0)
+    rollout.write(tmp_path, *made[1], simulations[1].engine, videos=0)
     assert [path.name for path in tmp_path.iterdir()] == ["closed_loop.json"]
 
 
