@@ -23,7 +23,7 @@ from data_pipelines.storage import files
 from launch.reporting import figures
 from launch.serving.engine import ModelError
 from launch.setup import flags as launch_flags
-from launch.setup.restore import Restored, restore
+from launch.setup.restore import restore
 from launch.simulation import candidates, obedience, ranking
 from launch.simulation.obedience import CHUNKS, Start
 from launch.simulation.ranking import Tried
@@ -35,37 +35,32 @@ SHOWN = 4  # starts in the picture
 GAP = 4  # pixels between two
 
 
-def evaluate(restored: Restored, *, starts: int, seed: int, task: str | None = None, sampling: dict | None = None,
-             say=print) -> tuple[dict, list[Start]]:
-    """(result as JSON values, every start). Raises ValueError where the model drives no simulated robot, or imagines
-    nothing."""
-    simulation, found = Simulation.open(restored, task, 1, 1, sampling=sampling, forward=True), []
-    for start in obedience.measure(simulation.engine, simulation.instruction, simulation.make_runs,
-                                   range(seed, seed + starts)):
+def evaluate(simulation: Simulation, seeds: range, say=print) -> tuple[dict, list[Start]]:
+    """(result as JSON values, the start of every seed). Raises ValueError where the model imagines nothing."""
+    found = []
+    for start in obedience.measure(simulation.engine, simulation.instruction, simulation.make_runs, seeds):
         found.append(start)
         say(f"start {start.seed}: {sum(obedience.choices(start)):g} of {len(obedience.choices(start))} right")
-    result = obedience.accuracy(found) | simulation.settings(seed) | {
+    result = obedience.accuracy(found) | simulation.settings(seeds.start) | {
         "chunks": list(CHUNKS),
         "each": [{"seed": start.seed, "distance": start.distance.round(5).tolist()} for start in found]}
     return result, found
 
 
-def rank(restored: Restored, policies: list[str], *, starts: int, seed: int, blocks: int, task: str | None = None,
-         sampling: dict | None = None, say=print) -> tuple[dict, list[Tried]]:
+def rank(simulation: Simulation, policies: list[str], seeds: range, blocks: int, say=print) -> tuple[dict, list[Tried]]:
     """(result as JSON values, every policy). Raises as `evaluate`, and where `candidates.make` does."""
-    simulation = Simulation.open(restored, task, starts, starts, sampling=sampling, forward=True)
     world, instruction, measure = simulation.engine, simulation.instruction, simulation.task.measure
     check(world)
     tried = ranking.rank(
         world, instruction, candidates.make(policies, world, instruction),
         functools.partial(simulation.make_runs, max_steps=blocks * world.robot.horizon),
-        range(seed, seed + starts), blocks, lambda one: say(describe_policy(one, measure)))
+        seeds, blocks, lambda one: say(describe_policy(one, measure)))
     truth = [one.simulated["coverage"] for one in tried]
     return {"imagined": ranking.correlations([one.score for one in tried], truth),
             "true_pictures": ranking.correlations([one.read for one in tried], truth),
-            "starts": starts, "blocks": blocks, "measure": measure,
+            "starts": len(seeds), "blocks": blocks, "measure": measure,
             "policies": {one.name: one.simulated | {"score": one.score, "score_of_true_pictures": one.read}
-                         for one in tried}} | simulation.settings(seed), tried
+                         for one in tried}} | simulation.settings(seeds.start), tried
 
 
 def picture(rows: list[np.ndarray]) -> bytes:
@@ -115,12 +110,13 @@ def describe_ranking(result: dict) -> str:
 def main(_) -> None:
     args = flags.FLAGS
     restored, sampling = restore(args.workdir, args.step).of_dataset(args.dataset), launch_flags.sampling(args)
-    options = {"starts": args.starts, "seed": args.seed, "task": args.task, "sampling": sampling}
+    at_once, seeds = args.starts if args.policies else 1, range(args.seed, args.seed + args.starts)
+    simulation = Simulation.open(restored, args.task, at_once, at_once, sampling=sampling, forward=True)
     if args.policies:
-        result, tried = rank(restored, args.policies, blocks=args.blocks, **options)
+        result, tried = rank(simulation, args.policies, seeds, args.blocks)
         name, rows, words = "ranking", policy_rows(tried), describe_ranking(result)
     else:
-        result, starts = evaluate(restored, **options)
+        result, starts = evaluate(simulation, seeds)
         name, rows, words = "imagine", chunk_rows(starts), describe(result)
     out = Path(args.out or Path(args.workdir) / "imagine")
     out.mkdir(parents=True, exist_ok=True)

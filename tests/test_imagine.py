@@ -12,6 +12,7 @@ from launch import imagine
 from launch.serving.engine import Answer
 from launch.simulation import obedience
 from launch.simulation.closed_loop import Run
+from launch.simulation.simulators import Simulation
 from tests.dot_world import SIDE, Dot
 from tests.serving import make_engine
 
@@ -120,7 +121,8 @@ def test_models_that_cannot_be_asked(changes, sentence):
 def test_the_command_measures_a_checkpoint(tmp_path):
     """A tiny one that has learnt nothing: its numbers are finite, and its picture has every chunk in it."""
     restored = make_engine(tmp_path, "pusht", sessions=1, batch_sizes=(1,)).model
-    result, starts = imagine.evaluate(restored, starts=2, seed=2000, say=lambda line: None)
+    simulation = Simulation.open(restored, None, 1, 1, forward=True)
+    result, starts = imagine.evaluate(simulation, range(2000, 2002), lambda line: None)
     json.dumps(result, allow_nan=False)
     assert result["starts"] == 2 and np.isfinite([s.distance for s in starts]).all()
     image = Image.open(io.BytesIO(imagine.picture(imagine.chunk_rows(starts))))

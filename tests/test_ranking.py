@@ -14,6 +14,7 @@ from launch.serving.engine import Answer
 from launch.simulation import candidates, ranking
 from launch.simulation.candidates import Candidate, NoisyExpert
 from launch.simulation.closed_loop import Run, repeat_last
+from launch.simulation.simulators import Simulation
 from launch.simulation.world import check
 from tests import tiny_policy
 from tests.dot_world import SIDE, Dot
@@ -183,7 +184,8 @@ def test_the_command_ranks_in_a_checkpoint(engine):
     """A tiny one that has learnt nothing, which is a policy as well: its numbers are finite, and every policy stands in
     the table and in the picture."""
     names, lines = [*NOISES, "random", "repeat_last", f"{engine.model.workdir}@1"], []
-    result, tried = imagine.rank(engine.model, names, starts=2, seed=2000, blocks=3, say=lines.append)
+    simulation = Simulation.open(engine.model, None, 2, 2, forward=True)
+    result, tried = imagine.rank(simulation, names, range(2000, 2002), 3, lines.append)
     json.dumps(result, allow_nan=False)
     assert list(result["policies"]) == names and len(lines) == 8 and "/2 solved, best coverage" in lines[0]
     assert "8 policies: spearman" in imagine.describe_ranking(result)
