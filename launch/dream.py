@@ -28,21 +28,20 @@ from world_model.training.checkpoint import CheckpointError
 BATCH = 16  # episodes at once
 
 
-def write_dreams(restored: Restored, out: Path, *, episodes: int, blocks: int, most_apart: float, seed: int = 0,
-                 task: str | None = None, prompt: str | None = None, sampling: dict | None = None, say=print) -> dict:
+def write_dreams(simulation: Simulation, out: Path, *, episodes: int, blocks: int, most_apart: float, seed: int = 0,
+                 prompt: str | None = None, say=print) -> dict:
     """The provenance of what was written. Raises FileExistsError where OUT is there, ValueError where the model cannot
     dream or nothing is left, CheckpointError where its weights have no hash."""
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another directory")
-    simulation = Simulation.open(restored, task, BATCH, BATCH, sampling=sampling)
     engine, robot, instruction = simulation.engine, simulation.engine.embodiment, prompt or simulation.instruction
     world.check(engine)
     dreaming.followed(robot)
-    provenance = about(restored) | simulation.settings(seed) | {
+    provenance = about(simulation.restored) | simulation.settings(seed) | {
         "episodes_tried": episodes, "blocks": blocks, "most_apart": most_apart}
     runs: list[Run] = []
-    for first in range(seed, seed + episodes, BATCH):
-        batch = simulation.make_runs(range(first, min(first + BATCH, seed + episodes)))
+    for first in range(seed, seed + episodes, engine.sessions):
+        batch = simulation.make_runs(range(first, min(first + engine.sessions, seed + episodes)))
         dreaming.dream(engine, instruction, batch, blocks)
         runs += batch
         say(f"{len(runs)} of {episodes} imagined")
@@ -88,9 +87,9 @@ def main(_) -> None:
     args = flags.FLAGS
     restored = restore(args.workdir, args.step).of_dataset(args.dataset)
     out = Path(args.out)
-    provenance = write_dreams(restored, out, episodes=args.episodes, blocks=args.blocks, most_apart=args.most_apart,
-                              seed=args.seed, task=args.task, prompt=args.prompt,
-                              sampling=launch_flags.sampling(args))
+    simulation = Simulation.open(restored, args.task, BATCH, BATCH, sampling=launch_flags.sampling(args))
+    provenance = write_dreams(simulation, out, episodes=args.episodes, blocks=args.blocks, most_apart=args.most_apart,
+                              seed=args.seed, prompt=args.prompt)
     print(describe(provenance, out))
 
 

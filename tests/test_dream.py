@@ -19,6 +19,7 @@ from launch.setup.experiment import Experiment
 from launch.setup.restore import restore
 from launch.simulation import dreaming
 from launch.simulation.closed_loop import Run
+from launch.simulation.simulators import Simulation
 from tests import tiny_policy
 from tests.dot_world import Dot, picture
 from world_model.training import checkpoint
@@ -149,10 +150,11 @@ def test_a_model_labels_the_video_that_it_imagined_last(engine):
 @pytest.mark.filterwarnings("ignore:evaluate")
 def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path):
     restored, out = restore(tiny_policy.write(tmp_path / "run", arm="lingbot_va_debug")), tmp_path / "dreams"
-    options = {"episodes": 3, "blocks": 4, "seed": 5, "task": "pusht-slide", "say": str}
+    simulation = Simulation.open(restored, "pusht-slide", dream.BATCH, dream.BATCH)
+    options = {"episodes": 3, "blocks": 4, "seed": 5, "say": str}
     with pytest.raises(ValueError, match="--most_apart=0 leaves none of 3 episodes: their first blocks are"):
-        dream.write_dreams(restored, out, most_apart=0.0, **options)
-    provenance = dream.write_dreams(restored, out, most_apart=255.0, prompt="push it", **options)
+        dream.write_dreams(simulation, out, most_apart=0.0, **options)
+    provenance = dream.write_dreams(simulation, out, most_apart=255.0, prompt="push it", **options)
     assert json.loads((out / "meta/imagined.json").read_text()) == provenance
     assert [each["seed"] for each in provenance["each"]] == [5, 6, 7] and provenance["most_apart"] == 255
     meta = checkpoint.read_json(tmp_path / "run/checkpoints", 1, "meta")
@@ -166,17 +168,18 @@ def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path):
         batch = next(loader)
     assert batch["action_mask"].any(axis=(1, 2)).all() and np.abs(batch["actions"]).max() > 0 < batch["video"].std()
     with pytest.raises(FileExistsError, match="dreams is there already: choose another directory"):
-        dream.write_dreams(restored, out, most_apart=255.0, **options)
+        dream.write_dreams(simulation, out, most_apart=255.0, **options)
 
 
 def test_models_that_cannot_say_whose_dreams_they_are_or_imagine_nothing(tmp_path, monkeypatch):
     restored = restore(tiny_policy.write(tmp_path / "run"))
+    simulation = Simulation.open(restored, None, dream.BATCH, dream.BATCH)
     options = {"episodes": 1, "blocks": 1, "most_apart": 1.0, "say": str}
     read = checkpoint.read_json
     monkeypatch.setattr(checkpoint, "read_json", lambda *at: {**read(*at), "hashes": {}})
     with pytest.raises(CheckpointError, match="its dreams could not say whose they are"):
-        dream.write_dreams(restored, tmp_path / "dreams", **options)
+        dream.write_dreams(simulation, tmp_path / "dreams", **options)
     family = dataclasses.replace(restored.experiment.family, imagines_video=False)
     monkeypatch.setattr(Experiment, "family", family)
     with pytest.raises(ValueError, match="the model's family imagines no video: it is no world"):
-        dream.write_dreams(restored, tmp_path / "dreams", **options)
+        dream.write_dreams(simulation, tmp_path / "dreams", **options)

@@ -58,6 +58,7 @@ def choose_task(name: str | None, embodiments: set[str]) -> Task:
 class Simulation:
     """A model in a task that it has a robot for."""
 
+    restored: Restored
     task: Task
     engine: Engine
 
@@ -68,7 +69,8 @@ class Simulation:
         robot that has a simulator."""
         chosen = choose_task(task, {s["embodiment"] for s in restored.statistics.values() if s["action"]})
         robot = choose_robot(restored, chosen.embodiment, None)
-        return cls(chosen, Engine(restored, robot, sessions, (batch_size,), sampling=sampling or {}, forward=forward))
+        engine = Engine(restored, robot, sessions, (batch_size,), sampling=sampling or {}, forward=forward)
+        return cls(restored, chosen, engine)
 
     @property
     def instruction(self) -> str:
@@ -81,6 +83,5 @@ class Simulation:
 
     def settings(self, seed: int) -> dict:
         """What a result depends on, as JSON values."""
-        model = self.engine.model
-        return {"task": self.task.name, "step": model.step, "seed": seed,
-                "sampling": model.experiment.sampler_settings(**self.engine.sampling)}
+        return {"task": self.task.name, "step": self.restored.step, "seed": seed,
+                "sampling": self.restored.experiment.sampler_settings(**self.engine.sampling)}
