@@ -23,12 +23,12 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.robots.embodiments import get_embodiment
-from data_pipelines.statistics.stored import statistics_hash
 from launch.exporting import exported
 from launch.setup import flags as launch_flags
-from launch.setup import mixture, provenance
+from launch.setup import mixture
 from launch.setup.experiment import Experiment
 from launch.setup.initial import check_encoders
+from launch.setup.resume import make_meta
 from world_model.families import all_families, get_family
 from world_model.families.base.family import Family, Model
 from world_model.training import checkpoint
@@ -101,9 +101,7 @@ def write(directory: Path, config, params: dict, kept: dict, statistics: dict, r
     """Checkpoint and import.json. kept: of the frozen encoders, by part."""
     base = {name: report[name] for name in ("format", "base_hash")}
     state = {"params": params}
-    meta = checkpoint.make_meta(
-        state, kept, family=config.model.family, config=provenance.as_json(config), statistics=statistics,
-        statistics_hash=statistics_hash(statistics), code_version=provenance.code_version(), base=base)
+    meta = make_meta(state, kept, config, statistics, base)
     checkpoints = Checkpoints(directory / "checkpoints", keep_last=1)
     checkpoints.save(0, state, data={}, meta=meta, frozen=kept)
     checkpoints.close()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipelines.statistics.stored import statistics_hash
 from launch.setup.initial import Initial, workdir
 from launch.setup.provenance import as_json, code_version
 from world_model.differences import differences
@@ -15,10 +16,10 @@ SCHEDULE = ("learning_rate", "warmup_fraction", "end_fraction", "schedule")  # k
 FORMER_DEFAULTS = {"name": "adamw", "moments_dtype": "float32", "frozen_dtype": "float32"}  # before there was a choice
 
 
-def make_meta(target: dict, kept: dict, config, data, base: dict | None) -> dict:
+def make_meta(target: dict, kept: dict, config, statistics: dict, base: dict | None) -> dict:
     """What a checkpoint of this run says of itself; base: of the published weights that it began with."""
     return checkpoint.make_meta(target, kept, family=config.model.family, config=as_json(config),
-                                statistics=data.statistics, statistics_hash=data.statistics_hash,
+                                statistics=statistics, statistics_hash=statistics_hash(statistics),
                                 code_version=code_version(), base=base)
 
 
@@ -32,7 +33,7 @@ def find_resumable(directory: Path, target: dict, config, data, say: Callable[[s
         initial = Initial.from_config(config)
         return None, initial.base if initial else None
     saved = checkpoint.read_json(directory, there[-1], "meta")
-    now = make_meta(target, {}, config, data, _base(config, saved))
+    now = make_meta(target, {}, config, data.statistics, _base(config, saved))
     check_optimizer(saved["config"], now["config"])
     checkpoint.check_resume(saved, now)
     say(f"resuming from step {there[-1]} of {directory}")

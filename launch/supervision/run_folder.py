@@ -59,7 +59,7 @@ class RunFolder:
         guard.callback(self.loader.close)
         if self.saved is not None:
             self.loader.check_resume(checkpoint.read_json(self.checkpoints.directory, self.start, "data"))
-        self._meta = make_meta(target, self._kept, self.config, self.data, base)
+        self._meta = make_meta(target, self._kept, self.config, self.data.statistics, base)
         say(provenance.introduce(self.config, workdir, mesh, target, self.start, self.data.statistics))
         self._times = workdir / "goodput.jsonl" if jax.process_index() == 0 else None
         self.ledger = Ledger(self._times, self.start, *ledger)
