@@ -19,7 +19,7 @@ from world_model.encoders.clip_vit import ClipSpec
 from world_model.encoders.umt5 import Umt5Spec, Umt5Text
 from world_model.encoders.wan_vae import WAN22
 from world_model.encoders.wan_video import WanVideo
-from world_model.encoders.weights import WeightsFile, place
+from world_model.encoders.weights import WeightsFile
 from world_model.parallel import host_rows, sharding
 from world_model.training.train_step import gradients
 from world_model.weights.safetensors_io import WeightsError, write
@@ -195,7 +195,7 @@ def test_sharded_text_encoder_in_a_training_step():
 
     (expected, _), expected_gradient = run(())(params, batch, frozen)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-    placed = place(frozen, mesh)
+    placed = encoders.place(frozen, mesh)
     assert placed["text"]["blocks.mlp.gate.kernel"].sharding.spec == PartitionSpec(None, ("fsdp",), ("tensor",))
     with jax.set_mesh(mesh):
         (found, _), gradient = run((jax.tree.map(lambda a: a.sharding.spec, placed),))(

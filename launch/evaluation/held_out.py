@@ -14,7 +14,7 @@ import numpy as np
 from launch.evaluation.evaluator import NOISE_SAMPLES, SHOWN, Evaluator, pad_batch
 from launch.reporting import figures, scores
 from launch.setup.experiment import Experiment
-from world_model.encoders.weights import place
+from world_model.encoders import place
 from world_model.training import metrics
 
 LOSSES, ROLLOUT = "held_out", "rollout"  # what names of metrics begin with

@@ -19,7 +19,7 @@ from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
 from world_model import kinds
 from world_model.attention import runs_on
-from world_model.encoders.weights import place
+from world_model.encoders import place
 from world_model.families import FamilyError, Model, get_family
 from world_model.families.base.policy import Policy
 from world_model.parallel import sharding

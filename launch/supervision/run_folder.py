@@ -13,7 +13,7 @@ from launch.setup.initial import Initial
 from launch.setup.resume import find_resumable, make_meta
 from launch.supervision import hosts, owner
 from launch.supervision.ledger import Ledger, read_attempts, summarize
-from world_model.encoders.weights import place
+from world_model.encoders import place
 from world_model.parallel import host_rows
 from world_model.training import checkpoint, checkpoint_reader, metrics, records
 from world_model.training.checkpoint_writer import Checkpoints

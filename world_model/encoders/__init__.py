@@ -19,6 +19,8 @@ from world_model.encoders.umt5 import Umt5Text
 from world_model.encoders.wan_vae import WAN21, WAN22
 from world_model.encoders.wan_video import WanVideo
 from world_model.encoders.weights import NO_FILE, WeightsFile
+from world_model.parallel import sharding
+from world_model.parallel.axes import ENCODER_RULES, axes_of
 
 
 class Encoder(Protocol):
@@ -126,3 +128,13 @@ def _chosen(kind: str, name: str, makers: dict[str, Callable]):
     if name not in makers:
         raise ValueError(f"encoders.{kind} = {name!r}: expected one of {', '.join(makers)}")
     return makers[name]()
+
+
+def place(frozen: dict, mesh: jax.sharding.Mesh) -> dict:
+    """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
+    def placed(arrays: dict) -> dict:
+        where = sharding.shardings(axes_of(arrays, ENCODER_RULES), {name: a.shape for name, a in arrays.items()}, mesh)
+        return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
+                for name, a in arrays.items()}
+
+    return {part: placed(arrays) for part, arrays in frozen.items()}

@@ -16,8 +16,6 @@ from flax import nnx
 
 from world_model import functional
 from world_model.encoders.names import TensorTable, published_shapes
-from world_model.parallel import sharding
-from world_model.parallel.axes import ENCODER_RULES, axes_of
 from world_model.weights.safetensors_io import Weights, WeightsError
 from world_model.weights.tensor_files import open_tensors, read_tensor
 
@@ -211,13 +209,3 @@ class _Lazy(Mapping):
 
     def __len__(self):
         return len(self._names)
-
-
-def place(frozen: dict, mesh: jax.sharding.Mesh) -> dict:
-    """Encoders' numpy arrays {part: {name: array}} over the mesh, each device given its share alone."""
-    def placed(arrays: dict) -> dict:
-        where = sharding.shardings(axes_of(arrays, ENCODER_RULES), {name: a.shape for name, a in arrays.items()}, mesh)
-        return {name: jax.make_array_from_callback(a.shape, where[name], lambda index, a=a: a[index])
-                for name, a in arrays.items()}
-
-    return {part: placed(arrays) for part, arrays in frozen.items()}
