@@ -214,6 +214,23 @@ ENTRY %main (a: bf16[64,32], w: bf16[16,32]) -> bf16[64,32] {{
         Collective("all-gather", 4, 1, overlapped=True): share}
 
 
+def test_what_sparse_cores_exchange_counts_and_not_their_cycles():
+    text = """
+%called_computation (p: bf16[16,32], t: token[]) -> bf16[64,32] {
+  %t = token[] parameter(1)
+  %p = bf16[16,32]{1,0} parameter(0)
+  ROOT %g = bf16[64,32]{1,0} all-gather(%p), channel_id=1, replica_groups=mesh['axis_0'=1,'axis_1'=4] {'axis_1'}, dimensions={0}, backend_config={"estimated_cycles":"7"}
+}, execution_thread="sparsecore"
+ENTRY %main (w: bf16[16,32]) -> bf16[64,32] {
+  %w = bf16[16,32]{1,0} parameter(0)
+  %s = ((bf16[16,32]{1,0}, token[]), bf16[64,32]{1,0}) call-start(%w), async_execution_thread="sparsecore", to_apply=%called_computation
+  ROOT %d = bf16[64,32]{1,0} call-done(%s)
+}
+"""
+    assert Program(text).collective_bytes() == {Collective("all-gather", 4, 1, overlapped=True): 3 / 4 * 64 * 32 * 2}
+    assert Program(text).estimated_cycles() == 0
+
+
 def test_a_scatter_of_a_gpu_holds_its_operand_beside_its_result():
     text = """
 ENTRY %main (a: bf16[64,32]) -> bf16[16,32] {

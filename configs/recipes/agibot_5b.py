@@ -15,7 +15,7 @@ learnt (`next_action`). 48 actions a block, 1.6 s, and video at 5 Hz, as arXiv 2
 published with it uses 24.
 
 Storage: the tasks chosen, and windows (a window every 48 steps) x (.17 MB of latents + .66 MB of image features).
-Time: 100,000 steps x twice the step of batch 64, 0.181 s (0.147 to 0.250) (docs/plans.md; planned, not run) = 10 h on
+Time: 100,000 steps x twice the step of batch 64, 0.181 s (0.161 to 0.340) (docs/plans.md; planned, not run) = 10 h on
 64 v5p; money: hours x 64 chips x $4.20, list price of September 2026 = $2,700.
 
 Expected: nothing is published for this set with this model; DreamZero-AgiBot was trained on 500 hours that are not

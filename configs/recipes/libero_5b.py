@@ -15,7 +15,7 @@ steps are removed. Two views of 160 x 160 side by side, 16 actions a block, abso
 
 Storage: 35 GB and a cache of 273,465 windows x (.17 MB of latents + .66 MB of image features) = 230 GB.
 Time: 50,000 steps x 3.2 s (a sum, below; not run) = 44 h on 8 v6e; money: hours x 8 chips x $2.70, list price of
-September 2026 = $960.
+September 2026 = $960. Planned, not run, on eight H100: 2.1 to 2.2 s, 39 to 40% MFU, 30 h (docs/plans.md).
 
 Expected: success on LIBERO-Spatial in 512 trials, published by RLinf for this recipe: 7.8% at 3,000 steps, 66.4 at
 6,000, 89.1 at 9,000, 88.5 at 12,000, 66.6 at 15,000, 96.7 at 18,000, 90.4 at 21,000: nothing to see before about 5,000,

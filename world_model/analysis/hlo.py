@@ -10,6 +10,7 @@ SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32,
          "s64": 64, "u64": 64, "f64": 64}
+BESIDE = "call-start"  # calls what SparseCores do beside the rest: on v7x gathers and scatters
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -74,10 +75,10 @@ def _mark_async_fusions(computations: dict) -> None:
     A TPU program names it three times or more: in the fusion that starts it, in every product that carries a step of
     it, and in the fusion that ends it. The first stays and is marked as overlapped.
     """
-    for i in [i for lines in computations.values() for i in lines if i.op == "fusion"]:
-        for called in i.called("calls"):
+    for i in [i for lines in computations.values() for i in lines if i.op in ("fusion", BESIDE)]:
+        for called in i.called("calls|to_apply"):
             inside = computations[called]
-            if i.name.startswith("async-collective-start"):
+            if i.op == BESIDE or i.name.startswith("async-collective-start"):
                 inside[:] = [dataclasses.replace(c, overlapped=True) for c in inside]
             elif i.name.startswith("async-collective-done") or "async_collective_fusion" in called:
                 inside[:] = [c for c in inside if c.op not in COLLECTIVES]

@@ -64,9 +64,10 @@ class Program:
         """Lists the (computation, how often) that an instruction runs."""
         if instruction.op == "while":
             return [(instruction.called("body")[0], hlo.trips(instruction, self._computations))]
-        if instruction.op in FUSIONS and not inside_fusions:
+        if instruction.op in (*FUSIONS, hlo.BESIDE) and not inside_fusions:
             return []
-        names = "calls|true_computation|false_computation" + ("|to_apply" if instruction.op == "call" else "")
+        called = "|to_apply" if instruction.op in ("call", hlo.BESIDE) else ""
+        names = f"calls|true_computation|false_computation{called}"
         return [(name, 1) for name in instruction.called(names)]
 
     def executed_flops(self, scope: str = "") -> float:
