@@ -20,7 +20,7 @@ from world_model.training.checkpoint import flatten
 
 FILE = "study.json"
 FORMAT = 1
-BUDGET = {"steps": 0.0, "flops": 0.01}  # what arms have alike, and within which share: families come in whole layers
+BUDGET = {"steps": 0.0, "flops": 0.02}  # what arms have alike, and within which share: families come in whole layers
 _STORED = kinds.fields({"hash": kinds.text, "locked": kinds.text, "plan": kinds.MAP}, ("hash", "locked", "plan"))
 
 
