@@ -166,7 +166,7 @@ def answer(stored: dict, runs: list[Run], out: Path) -> str:
     apart = [str(path.relative_to(out)) for path in sorted(out.glob("*/seed_*")) if path not in planned]
     files.write_json(f"{out}/verdicts.json", {"hash": stored["hash"], "question": plan["question"], "apart": apart,
                                               "verdicts": [dataclasses.asdict(each) for each in judged]})
-    text = verdicts.text(plan, judged, apart, stored["hash"])
+    text = verdicts.text(plan, first, judged, apart, stored["hash"])
     files.write_text(f"{out}/verdicts.md", text)
     return text
 

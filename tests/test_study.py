@@ -15,7 +15,8 @@ from launch.supervision import study
 PLAN = {"seeds": [0, 1, 2, 3, 4, 5, 6, 7], "smallest_effect": 0.08, "larger_is_better": True}
 STUDY = {"question": "Is decoupled noise better?", "primary": "action error ratio", "smallest_effect": 0.05,
          "seeds": [0, 1, 2], "larger_is_better": False}
-ARMS = {"get_sweep": lambda: {"noise.schedule": ["coupled", "decoupled"]}, "get_study": lambda: STUDY}
+ARMS = {"get_sweep": lambda: [{"name": "schedule_coupled"}, {"name": "a_decoupled", "noise.schedule": "decoupled"}],
+        "get_study": lambda: STUDY}
 
 
 def arms(difference: float, spread: float, states: int = 50, seed: int = 0):
@@ -156,5 +157,6 @@ def test_runs_answer_and_pilots_are_named_apart(tmp_path):
     found = json.loads((tmp_path / "verdicts.json").read_text())
     assert [v["verdict"] for v in found["verdicts"]] == [SUPPORTED]
     assert found["verdicts"][0]["mean"] == pytest.approx(0.21)
-    assert found["apart"] == ["schedule_coupled/seed_9", "schedule_decoupled/seed_9"]
-    assert "Is decoupled noise better?" in text and "not counted: schedule_coupled/seed_9" in text
+    assert found["apart"] == ["a_decoupled/seed_9", "schedule_coupled/seed_9"]
+    assert "Is decoupled noise better?" in text and "not counted: a_decoupled/seed_9" in text
+    assert "each arm against schedule_coupled" in text  # the first, which is not the first by its name

@@ -89,11 +89,10 @@ def detectable(deviation: float, seeds: int) -> float:
     return float(quantiles.sum() * deviation / np.sqrt(seeds))
 
 
-def text(plan: Mapping, verdicts: list[Verdict], apart: list[str], digest: str) -> str:
-    """Formats the answer as Markdown."""
-    first = next(iter(plan["arms"]))
+def text(plan: Mapping, base: str, verdicts: list[Verdict], apart: list[str], digest: str) -> str:
+    """Formats the answer as Markdown; base: the arm that the others were judged against."""
     lines = [f"## {plan['question']}", "",
-             f"Locked plan {digest}. Decides: {plan['primary']}, each arm against {first}, over seeds "
+             f"Locked plan {digest}. Decides: {plan['primary']}, each arm against {base}, over seeds "
              f"{', '.join(map(str, plan['seeds']))}; smallest effect worth knowing {plan['smallest_effect']:g}. "
              f"{plan['rule']}", "",
              "| arm | verdict | difference | 95% interval | interquartile mean | deviation | detectable | why |",
