@@ -264,7 +264,7 @@ def read_workdir(folder: Path) -> None:
     comparison._seconds(folder)
     records.drop_lines_after(folder / "metrics.jsonl", 15)
     ledger.summarize(ledger.read_attempts(folder / "goodput.jsonl"))
-    Run("a", 0, {}, {}, folder, []).measurements()
+    Run("a", 0, "a.py", {}, {}, folder, []).measurements()
     found = kinds.read(folder / "evaluation.json", comparison.OPEN_LOOP.rule)
     assert all(isinstance(read(found), float | int | None) for read in comparison.OPEN_LOOP.metrics.values())
 

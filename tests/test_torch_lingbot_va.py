@@ -69,7 +69,7 @@ def test_an_export_passes_the_gate_on_final_actions(exported):
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
-def test_a_mixture_of_transformers_passes_the_gate_and_is_read_strictly(cheap, tmp_path):
+def test_a_mixture_of_transformers_passes_the_gate_and_is_read_strictly(quick_compiles, tmp_path):
     """Two narrower streams that meet in the cache: every chunk's latents and actions; no other variant reads it."""
     config = lingbot_va_mot_5b.get_config("debug")
     config.model.update(num_layers=2)
@@ -91,7 +91,7 @@ def test_a_mixture_of_transformers_passes_the_gate_and_is_read_strictly(cheap, t
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.window_blocks")
-def test_another_number_of_steps_is_found(restored, cheap, tmp_path, monkeypatch):
+def test_another_number_of_steps_is_found(restored, quick_compiles, tmp_path, monkeypatch):
     """The gate is no formality: what PyTorch does otherwise is told, and the directory put aside."""
     plain = torch_lingbot_va.load
 

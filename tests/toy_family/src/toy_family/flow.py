@@ -54,7 +54,7 @@ class ToySampler:
         return Prediction(self.denoise(params, conditions, keys, 1, inpainting))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def denoise(self, params: dict, seen: Example, keys, block, inpainting: Inpainting | None = None):
+    def denoise(self, params: dict, seen: Example, keys, block, known: Inpainting | None = None):
         """Actions [B, N, action_dim] of a block; those that are given go straight from noise to their value."""
         model, spec, solver = bind(self.model, params), self.model.spec, make_solver("euler", self.steps, self.shift)
         noise, = sample_noise(keys, block, ((spec.layout.actions_per_block, spec.action_dim),))
@@ -62,9 +62,8 @@ class ToySampler:
 
         def step(x, i):
             velocity = model.velocity(*features, x, jnp.full(len(x), jnp.asarray(solver.timesteps, jnp.float32)[i]))
-            if inpainting is not None:
-                straight = inpainting_velocity(noise, inpainting.actions, -solver.sigmas[0])
-                velocity = jnp.where(inpainting.action_mask, straight, velocity)
+            if known is not None:
+                velocity = jnp.where(known.action_mask, inpainting_velocity(noise, known.actions, -solver.sigmas[0]), velocity)
             return solver.step(i, velocity, x, ())[0], None
 
         return jax.lax.scan(step, noise, jnp.arange(self.steps))[0]
