@@ -1,4 +1,4 @@
-"""PushT as a world: imagined video obeys the commands that it is given, so that policies can be tried in it.
+"""PushT as a world: imagined video is to obey the commands that it is given. So far it sees them, and does not obey.
 
     python -m launch.record_pusht --out=.cache/pusht_wander --task=wander --episodes=360
     python -m launch.train --config=configs/world.py --workdir=runs/world

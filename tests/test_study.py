@@ -129,7 +129,9 @@ def test_arms_of_unequal_budget_are_no_study():
         plan(flops=2000)
     with pytest.raises(study.StudyError, match="arm 'other' has 31 steps"):
         plan(steps=31)
-    assert plan(flops=1009)["arms"]["other"]["flops"] == 1009  # another family's layers
+    with pytest.raises(study.StudyError, match="arm 'other' has 1,021 flops"):
+        plan(flops=1021)
+    assert plan(flops=1020)["arms"]["other"]["flops"] == 1020  # another family's layers
 
 
 @pytest.mark.parametrize("module, sentence", [({}, "defines no get_study"),
