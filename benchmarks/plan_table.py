@@ -16,7 +16,7 @@ COLUMNS = {
     "slice": lambda p: f"{p['topology']}, {p['chips']} chips" + (f", {p['slices']} slices" if p["slices"] > 1 else ""),
     "batch": lambda p: f"{p['global_batch']}",
     "mesh, remat": lambda p: ", ".join([*(f"{axis} {n}" for axis, n in p["mesh"].items() if n > 1), p["remat"]]),
-    "HBM, GiB": lambda p: f"{p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f}",
+    "HBM, GiB": lambda p: f"{p['hbm_needed_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f}",
     "executed / model FLOP": lambda p: f"{p['executed_flops_per_sample'] / p['model_flops_per_sample']:.3f}",
     "collectives, GB (/ FSDP minimum)": lambda p: (
         f"{p['collective_bytes_per_chip'] / 1e9:.1f} "

@@ -55,7 +55,7 @@ def plan(config, topology: str, slices: int = 1) -> dict:
              "lower_seconds": traced - began, "compile_seconds": finished - traced}
     found = facts | estimate.estimate(experiment.model, config, mesh, slices, target, chip, compiled)
     return found | {"what_takes_less": memory.changes(config, mesh), "fits_on": [
-        name for name, other in CHIPS.items() if other.usable_gib >= found["hbm_peak_gib_per_chip"]]}
+        name for name, other in CHIPS.items() if other.usable_gib >= found["hbm_needed_gib_per_chip"]]}
 
 
 def sweep(config, topology: str, slices: int = 1) -> Iterator[dict]:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plan_table
 from configs import dreamzero_5b, dreamzero_14b
 from launch import plan
-from launch.planning import encoding, gpu, plan_text
+from launch.planning import encoding, estimate, gpu, plan_text
 from launch.setup import fit
 from launch.setup.experiment import Experiment
 from world_model.analysis.chips import CHIPS
@@ -17,7 +17,7 @@ from world_model.analysis.chips import CHIPS
 PROMISED = {
     "topology", "chips", "mesh", "global_batch", "remat", "parameters", "model_flops_per_sample",
     "executed_flops_per_sample", "visible_attention_flops_per_sample", "executed_attention_flops_per_sample",
-    "hbm_peak_gib_per_chip", "hbm_capacity_gib_per_chip", "collective_bytes_per_chip", "fsdp_minimum_bytes_per_chip",
+    "hbm_peak_gib_per_chip", "hbm_needed_gib_per_chip", "hbm_capacity_gib_per_chip", "collective_bytes_per_chip", "fsdp_minimum_bytes_per_chip",
     "step_seconds", "step_seconds_least", "step_seconds_most", "mfu", "mfu_least", "mfu_most",
     "samples_per_second_per_chip", "run", "seconds_by_part",
     "lower_seconds", "compile_seconds"}
@@ -52,7 +52,7 @@ def test_a_plan_counts_all_work(planned):
 def test_plans_make_a_table(planned, tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(planned))
     row = plan_table.table([plan_table.read(tmp_path / "tiny.json")]).splitlines()[2]
-    assert row.startswith("| tiny |") and f"{planned['hbm_peak_gib_per_chip']:.1f} of" in row
+    assert row.startswith("| tiny |") and f"{planned['hbm_needed_gib_per_chip']:.1f} of" in row
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(ValueError, match="torn.json"):
         plan_table.read(tmp_path / "torn.json")
@@ -120,10 +120,20 @@ def test_one_gpu_holds_its_gradients_and_has_what_jax_takes_of_it(monkeypatch):
 
 
 def test_a_card_smaller_than_the_program_says_what_would_do(planned):
-    text = plan_text.report(planned | {"hbm_peak_gib_per_chip": 100.0, "fits_on": ["h200", "b200"],
+    text = plan_text.report(planned | {"hbm_needed_gib_per_chip": 100.0, "fits_on": ["h200", "b200"],
                                        "what_takes_less": ["--config.train.remat=full"]})
     assert "DOES NOT FIT" in text and "it would fit on h200, b200; what takes less memory" in text
     assert "  --config.train.remat=full" in text and "it would fit" not in plan_text.report(planned)
+
+
+@pytest.mark.parametrize("chip, needed, fits", [("v6e", 24, True), ("h200", 36, True), ("l40s", 36, False)])
+def test_a_tpu_needs_what_is_live_at_once_and_a_gpu_all(planned, chip, needed, fits):
+    """libtpu compiles what is live at once within the chip: it refuses by that number. Nothing refuses for a GPU."""
+    found = estimate.memory_of(Memory, CHIPS[chip])
+    assert (found["hbm_needed_gib_per_chip"], found["hbm_peak_gib_per_chip"]) == (needed, 36)
+    text = plan_text.report(planned | found | {"fits_on": []})
+    assert ("(fits): at most 24.0 at once; arguments 3.0 and temporaries 33.0" in text) == fits
+    assert ("DOES NOT FIT" in text) != fits
 
 
 def test_the_devices_here_are_planned_for_where_something_is_published_of_them(monkeypatch):
@@ -182,6 +192,13 @@ class Gpu:
     device_kind, platform = "NVIDIA H100 80GB HBM3", "gpu"
 
 
+class Memory:
+    """A compiler's account: more arguments and temporaries than a v6e has, and less at once."""
+
+    argument_size_in_bytes, temp_size_in_bytes, peak_memory_in_bytes = 3 * 2**30, 33 * 2**30, 24 * 2**30
+    output_size_in_bytes = alias_size_in_bytes = generated_code_size_in_bytes = 0
+
+
 class Found:
     """What a topology's description gives."""
 
@@ -219,10 +236,10 @@ def test_nothing_stays_open_on_a_cpu():
 def test_a_sweep_is_sorted_by_throughput_with_what_does_not_fit_last():
     good = {"mesh": {"fsdp": 8}, "remat": "full", "hbm_capacity_gib_per_chip": 95.0, "mfu": 0.5, "mfu_least": 0.4,
             "mfu_most": 0.6}
-    plans = [good | {"hbm_peak_gib_per_chip": 20.0, "samples_per_second_per_chip": 0.1},
-             good | {"hbm_peak_gib_per_chip": 99.0, "samples_per_second_per_chip": 0.3},
+    plans = [good | {"hbm_needed_gib_per_chip": 20.0, "samples_per_second_per_chip": 0.1},
+             good | {"hbm_needed_gib_per_chip": 99.0, "samples_per_second_per_chip": 0.3},
              {"topology": "v5p:2x2x2", "context": 3, "remat": "full", "error": "no mesh divides"},
-             good | {"hbm_peak_gib_per_chip": 50.0, "samples_per_second_per_chip": 0.2}]
+             good | {"hbm_needed_gib_per_chip": 50.0, "samples_per_second_per_chip": 0.2}]
     lines = plan_text.table(plans).splitlines()
     assert [line[:7] for line in lines[:3]] == ["0.20000", "0.10000", "0.30000"]
     assert "4.0 TOO MUCH" in lines[2] and "no mesh divides" in lines[3]

@@ -47,7 +47,7 @@ def _cost(fn, arguments: tuple, count: int, chip: Chip, device: jax.Device) -> d
     program = Program(compiled.as_text())
     seconds = estimate.passes_of(program, chip)["compiler_estimated_seconds"]
     return {"seconds": MANY / count * seconds, "flops": program.executed_flops() / count,
-            "gib": estimate.memory_of(compiled.memory_analysis(), chip)["hbm_peak_gib_per_chip"] / chip.devices}
+            "gib": estimate.memory_of(compiled.memory_analysis(), chip)["hbm_needed_gib_per_chip"] / chip.devices}
 
 
 def report(topology: str, found: dict) -> str:

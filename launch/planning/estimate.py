@@ -90,13 +90,20 @@ def count_traffic(program: Program, mesh, slices: int, chip: Chip) -> Traffic:
 
 
 def memory_of(memory, chip: Chip) -> dict[str, float]:
-    """Turns the compiler's account of one device's memory into GiB per chip."""
-    peak = (memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes) * chip.devices
-    return {"hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * chip.devices / GIB,
-            "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * chip.devices / GIB,
-            "hbm_live_gib_per_chip": memory.peak_memory_in_bytes * chip.devices / GIB,
-            "hbm_peak_gib_per_chip": peak / GIB, "hbm_capacity_gib_per_chip": chip.usable_gib}
+    """Turns the compiler's account of one device's memory into GiB per chip.
+
+    What must fit is what is live at once on a TPU: its compiler refuses a program by that number, and the sum of
+    arguments and temporaries may be larger. A GPU's compiler refuses nothing, and there temporaries are one allocation.
+    """
+    gib = chip.devices / GIB
+    live = memory.peak_memory_in_bytes * gib
+    total = (memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+             - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes) * gib
+    return {"hbm_arguments_gib_per_chip": memory.argument_size_in_bytes * gib,
+            "hbm_temporaries_gib_per_chip": memory.temp_size_in_bytes * gib,
+            "hbm_live_gib_per_chip": live, "hbm_peak_gib_per_chip": total,
+            "hbm_needed_gib_per_chip": live if chip.hbm_bandwidth is None else total,
+            "hbm_capacity_gib_per_chip": chip.usable_gib}
 
 
 def times_of(work: Work, traffic: Traffic, seconds: float, chip: Chip, batch: int, chips: int, steps: int) -> dict:

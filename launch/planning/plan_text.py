@@ -9,8 +9,8 @@ def row(p: dict) -> str:
     if "error" in p:
         return f"{p['topology']} context {p['context']} remat {p['remat']}: {p['error']}"
     mesh = " ".join(f"{axis} {size}" for axis, size in p["mesh"].items())
-    spare = p["hbm_capacity_gib_per_chip"] - p["hbm_peak_gib_per_chip"]
-    room = f"{p['hbm_peak_gib_per_chip']:5.1f} GiB, {abs(spare):5.1f} {'free' if spare >= 0 else 'TOO MUCH'}"
+    spare = p["hbm_capacity_gib_per_chip"] - p["hbm_needed_gib_per_chip"]
+    room = f"{p['hbm_needed_gib_per_chip']:5.1f} GiB, {abs(spare):5.1f} {'free' if spare >= 0 else 'TOO MUCH'}"
     return (f"{p['samples_per_second_per_chip']:.5f} samples/s/chip  MFU {100 * p['mfu']:4.1f}% "
             f"({100 * p['mfu_least']:.1f} to {100 * p['mfu_most']:.1f})  {room}  {mesh}  remat {p['remat']}")
 
@@ -18,7 +18,7 @@ def row(p: dict) -> str:
 def table(plans: list[dict]) -> str:
     """Sorts plans by estimated throughput: those that fit, then those that do not, then those that were refused."""
     def rank(p: dict):
-        fits = "error" not in p and p["hbm_peak_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
+        fits = "error" not in p and p["hbm_needed_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
         return "error" in p, not fits, -p.get("samples_per_second_per_chip", 0.0)
 
     return "\n".join(row(p) for p in sorted(plans, key=rank))
@@ -46,11 +46,12 @@ def _work(p: dict) -> list[str]:
 
 
 def _memory(p: dict) -> list[str]:
-    fits = p["hbm_peak_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
+    fits = p["hbm_needed_gib_per_chip"] <= p["hbm_capacity_gib_per_chip"]
     return [
-        f"HBM per chip: {p['hbm_peak_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
-        f"({'fits' if fits else 'DOES NOT FIT'}): arguments {p['hbm_arguments_gib_per_chip']:.1f}, temporaries "
-        f"{p['hbm_temporaries_gib_per_chip']:.1f}; at most {p['hbm_live_gib_per_chip']:.1f} at once; largest arrays:",
+        f"HBM per chip: {p['hbm_needed_gib_per_chip']:.1f} of {p['hbm_capacity_gib_per_chip']:.0f} GiB "
+        f"({'fits' if fits else 'DOES NOT FIT'}): at most {p['hbm_live_gib_per_chip']:.1f} at once; arguments "
+        f"{p['hbm_arguments_gib_per_chip']:.1f} and temporaries {p['hbm_temporaries_gib_per_chip']:.1f}, with code "
+        f"{p['hbm_peak_gib_per_chip']:.1f}; largest arrays:",
         *(f"  {array['mib']:9.1f} MiB  {array['shape']:28} {array['made_by'][-70:]}" for array in p["largest_arrays"]),
         *([] if fits else [f"it would fit on {', '.join(p['fits_on']) or 'no chip that is known'}; what takes less "
                            "memory, cheapest first:", *(f"  {change}" for change in p["what_takes_less"])])]
