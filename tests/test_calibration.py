@@ -13,7 +13,8 @@ from launch.planning import calibration
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = {"MaxText 16B": 16.3e9, "MaxText 32B": 32.5e9, "MaxText 64B": 64.8e9, "GPT-3 175B": 174.6e9, "Llama 2 70B": 69.0e9,
-              "Llama 3.1 8B": 8.03e9, "Llama 3.1 70B": 70.6e9, "Wan 2.1 14B": 14.3e9}
+              "Llama 3.1 8B": 8.03e9, "Llama 3.1 70B": 70.6e9, "Wan 2.1 14B": 14.3e9,
+              "FLUX.1-dev 12B": 11.9e9}
 
 
 @pytest.mark.parametrize("name", CASES)

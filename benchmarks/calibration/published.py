@@ -3,6 +3,7 @@
 import dataclasses
 
 from benchmarks.calibration.decoder import Decoder
+from benchmarks.calibration.image import Image
 from benchmarks.calibration.video import Video
 
 MAXTEXT = "https://github.com/AI-Hypercomputer/maxtext/blob/76bd53b0f44caf989c88189afadeb1062f9254f0/MaxText/configs"
@@ -14,7 +15,7 @@ DIFFUSION = "https://github.com/AI-Hypercomputer/maxdiffusion/blob/7cfb8801d41d1
 class Case:
     """One published step."""
 
-    model: Decoder | Video
+    model: Decoder | Image | Video
     topology: str
     mesh: dict[str, int]  # data, fsdp, tensor
     samples: int  # global batch
@@ -51,6 +52,8 @@ CASES = {
     "Wan 2.1 14B, v5p-8": Case(
         Video(tile=1024, fused=False, text_places=1024), "v5p:2x2x1", _mesh(4), 1, f"{DIFFUSION}#L300",
         seconds=36.01),
+    "FLUX.1-dev 12B, v5p-8": Case(
+        Image(tile=1536), "v5p:2x2x1", _mesh(4), 8, f"{DIFFUSION}#L403", seconds=1.769),
     "GPT-3 175B, v6e-256": Case(
         Decoder(dim=12_288, layers=96, heads=96, ffn=49_152, vocab=50_304, length=2048, rotary=False,
                 activation="gelu", tile=1024),

@@ -85,10 +85,10 @@ class Video:
         q, k, v = (source @ w[f"{part}_{name}"] + w["biases"][first + i]
                    for i, (name, source) in enumerate((("query", x), ("key", context), ("value", context))))
         norms = w["norms"][0 if rotary else 2], w["norms"][1 if rotary else 3]
-        q, k = (_rms(y, norm).reshape(*y.shape[:2], self.heads, -1) for y, norm in zip((q, k), norms))
+        q, k = (rms(y, norm).reshape(*y.shape[:2], self.heads, -1) for y, norm in zip((q, k), norms))
         v = v.reshape(*v.shape[:2], self.heads, -1)
         if rotary:
-            q, k = _rotate(q), _rotate(k)
+            q, k = rotate(q), rotate(k)
         spec, whole = P("data", None, "fsdp"), P("data")
         a = jax.shard_map(functools.partial(self.attend_local, rotary), mesh=mesh, in_specs=(spec, whole, whole),
                           out_specs=spec, check_vma=False)(*(jnp.swapaxes(y, 1, 2) for y in (q, k, v)))
@@ -122,12 +122,13 @@ def _norm(x, dtype=None):
     return (wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)).astype(dtype or x.dtype)
 
 
-def _rms(x, scale):
+def rms(x, scale):
+    """RMSNorm in float32."""
     wide = x.astype(jnp.float32)
     return (wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
 
 
-def _rotate(x):
+def rotate(x):
     """Rotary positions of neighbouring pairs, x [B, L, n, d]."""
     half = x.shape[-1] // 2
     angles = jnp.arange(x.shape[1])[:, None, None] * 10_000.0 ** (-jnp.arange(half) / half)
