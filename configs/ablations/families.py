@@ -1,33 +1,46 @@
 """Joint video and action against other families: LingBot-VA, video before its actions, and LingBot-VLA, actions alone.
 
-    (recordings: configs/ablations/joint.py; LingBot-VLA learns to see from pictures, the others have latents)
-    python -m launch.precompute --config=configs/ablations/families.py:lingbot_va_video --out=.cache/drawer_latents_va
-    python -m launch.sweep --config=configs/ablations/families.py --out=runs/families --lock
-    python -m launch.sweep --config=configs/ablations/families.py --out=runs/families
+    (recordings, and the joint arm's weights and latents: configs/ablations/joint.py)
+    file=--config=configs/ablations/families.py
+    python -m launch.precompute $file:lingbot_va_others_video --out=.cache/others_latents_va
+    python -m launch.train $file:lingbot_va_others --workdir=runs/others_lingbot_va
+    python -m launch.train $file:lingbot_vla_others --workdir=runs/others_lingbot_vla
+    python -m launch.precompute $file:lingbot_va_video --out=.cache/drawer_latents_va
+    python -m launch.sweep $file --out=runs/families --lock
+    python -m launch.sweep $file --out=runs/families --at_once=4
 
-Sizes are chosen for equal training FLOP, steps are equal (configs/metaworld.py). Published: in order 98.6, jointly 97.6
-(OpenWAM Stanford, arXiv 2610.07922). Measured: docs/results.md.
+As in configs/ablations/joint.py all runs of an arm start from the same weights, which learned the three other tasks in
+the same steps. LingBot-VLA learns to see from pictures, the others have latents. Sizes are chosen for equal training
+FLOP, steps are equal (configs/metaworld.py). Published: in order 98.6, jointly 97.6 (OpenWAM Stanford, arXiv
+2610.07922). Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import metaworld
+from configs import metaworld, tabletop
 from configs.ablations import joint
 
-ARMS = ("", "lingbot_va", "lingbot_va_video", "lingbot_vla")
+ARMS = ("", "lingbot_va", "lingbot_va_video", "lingbot_va_others", "lingbot_va_others_video", "lingbot_vla",
+        "lingbot_vla_others")
+OTHERS = "ogbench-cube+ogbench-window+ogbench-button"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The joint model, or another family; `lingbot_va_video`: as that family's cache is made."""
+    """The joint model, or another family; `others`: as the weights that it starts from are made; `video`: as a cache
+    is."""
     if arg not in ARMS:
         raise ValueError(f"configs/ablations/families.py:{arg}: arms are {ARMS}")
-    c = joint.get_config()
-    if arg:
-        data, c = c.data, metaworld.get_config(arg.removesuffix("_video"))
-        c.data = data
-        c.data.cache = ".cache/drawer_latents_va" if arg == "lingbot_va" else ""
-    c.train.init_from = ""
-    c.train.steps = c.checkpoint.every = 1600
+    if not arg:
+        return joint.get_config()
+    family = arg.removesuffix("_video").removesuffix("_others")
+    others = "_others" in arg
+    c = metaworld.get_config(family)
+    c.data = (tabletop.get_config(OTHERS) if others else joint.get_config()).data
+    c.data.cache = f".cache/{'others' if others else 'drawer'}_latents_va" if arg.startswith("lingbot_va") else ""
+    if arg.endswith("_video") or family == "lingbot_vla":
+        c.data.cache = ""
+    c.train.init_from = "" if others else f"runs/others_{family}"
+    c.train.steps = c.checkpoint.every = 1500 if others else joint.STEPS
     return c
 
 
@@ -45,4 +58,4 @@ def get_rollouts() -> dict[str, list[str]]:
 def get_study() -> dict:
     """Locked by --lock before the first run."""
     return {"question": "Does another family beat joint video and action, at equal compute?",
-            "primary": "solved, drawer", "smallest_effect": 0.08, "seeds": joint.SEEDS[:4]}
+            "primary": "solved, drawer", "smallest_effect": 0.08, "seeds": joint.SEEDS}

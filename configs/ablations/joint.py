@@ -5,15 +5,15 @@
     others="--config=configs/tabletop.py:ogbench-cube+ogbench-window+ogbench-button"
     python -m launch.precompute $others --out=.cache/others_latents
     python -m launch.train $others --config.data.cache=.cache/others_latents --config.train.steps=1500 \\
-        --workdir=runs/others --seeds=0,1,2,3    # and 4,5,6,7
+        --workdir=runs/others --seeds=0,1,2,3
     python -m launch.precompute --config=configs/ablations/joint.py:video --out=.cache/drawer_latents
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --lock    # the study, in writing
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --at_once=4
 
-A run starts from weights that learned the three other tasks of the scene, each seed from its own: trained from nothing,
-when a run begins to see decides its success more than what is compared (docs/results.md). Both arms are then one
-transformer with the same data, order, noise, steps and FLOP; cloning has no loss on video. All read latents that were
-made once. Measured: docs/results.md.
+All runs start from the same weights, seed 0 of the four that learned the three other tasks of the scene: with a start of
+its own for each seed, and from nothing more so, where a run begins decides its success more than what is compared
+(docs/results.md). An answer is therefore about this start. Both arms are then one transformer with the same data, order,
+noise, steps and FLOP; cloning has no loss on video. All read latents that were made once. Measured: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/ablations/joint.py:{arg}: the only arm is 'video'")
     c = tabletop.get_config(f"{TASK},15")
     c.data.cache = "" if arg else ".cache/drawer_latents"
-    c.train.init_from = "runs/others/seed_{seed}"
+    c.train.init_from = "runs/others/seed_0"
     c.train.steps = c.checkpoint.every = STEPS
     return c
 

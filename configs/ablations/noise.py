@@ -2,7 +2,7 @@
 
     (recordings, latents and pretrained weights: configs/ablations/joint.py)
     python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --lock
-    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise
+    python -m launch.sweep --config=configs/ablations/noise.py --out=runs/noise --at_once=4
 
 Coupled: DreamZero, arXiv 2602.15922; high noise and decoupled: DreamZero-Flash (docs/references/dreamzero.md), whose
 claim is success in one step. The first arm is the joint one of configs/ablations/joint.py. Measured: docs/results.md.
@@ -32,4 +32,4 @@ def get_rollouts() -> dict[str, list[str]]:
 def get_study() -> dict:
     """Locked by --lock before the first run."""
     return {"question": "Do decoupled or high noise levels beat coupled ones where one solver step is taken?",
-            "primary": "solved, 1_steps", "smallest_effect": 0.08, "seeds": joint.SEEDS[:4]}
+            "primary": "solved, 1_steps", "smallest_effect": 0.08, "seeds": joint.SEEDS}
