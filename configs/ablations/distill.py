@@ -1,4 +1,4 @@
-"""Few-step students: one consistency for each modality against both together, in 1, 2 and 4 solver steps.
+"""Few-step students: one consistency for each modality against both together, in 1 and 4 solver steps.
 
     (the joint arm of configs/ablations/joint.py in runs/joint: a teacher for each seed)
     python -m launch.sweep --config=configs/ablations/distill.py --out=runs/distill --lock
