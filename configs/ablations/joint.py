@@ -10,10 +10,11 @@
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --lock    # the study, in writing
     python -m launch.sweep --config=configs/ablations/joint.py --out=runs/joint --at_once=4
 
-All runs start from the same weights, seed 0 of the four that learned the three other tasks of the scene: with a start of
-its own for each seed, and from nothing more so, where a run begins decides its success more than what is compared
-(docs/results.md). An answer is therefore about this start. Both arms are then one transformer with the same data, order,
-noise, steps and FLOP; cloning has no loss on video. All read latents that were made once. Measured: docs/results.md.
+All runs start from the same weights, seed 0 of the four that learned the three other tasks of the scene: with a start
+of its own for each seed, and from nothing more so, where a run begins decides its success more than what is compared
+(docs/results.md). An answer is therefore about this start. Both arms are then one transformer with the same data,
+order, noise, steps and FLOP; cloning has no loss on video. All read latents that were made once. Measured:
+docs/results.md.
 """
 
 from ml_collections import ConfigDict
