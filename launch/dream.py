@@ -4,17 +4,20 @@
 
 From first pictures of the simulated task and its prompt (or --prompt) the model imagines videos, which its inverse
 dynamics label with actions; an episode ends before the first block whose actions lead elsewhere by more than
---most_apart grey levels (launch/simulation/dreaming.py). OUT is a LeRobot v3.0 dataset; meta/imagined.json says which
+--most_apart grey levels. States follow from the commands as they did in the recordings that the model learned from
+(launch/simulation/dreaming.py). OUT is a LeRobot v3.0 dataset; meta/imagined.json says which
 weights, seeds and threshold it comes from. The command prints the entry of a config's data.datasets that mixes it into
 training.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from data_pipelines import imagined
+from data_pipelines.episode import Episode
 from data_pipelines.robots.embodiments import get_embodiment
 from launch.serving.engine import ModelError
 from launch.setup import flags as launch_flags
@@ -36,13 +39,13 @@ def write_dreams(simulation: Simulation, out: Path, *, episodes: int, blocks: in
         raise FileExistsError(f"{out} is there already: choose another directory")
     engine, robot, instruction = simulation.engine, simulation.engine.embodiment, prompt or simulation.instruction
     world.check(engine)
-    dreaming.followed(robot)
+    follow = dreaming.fit_states(recordings(simulation))
     provenance = about(simulation.restored) | simulation.settings(seed) | {
         "episodes_tried": episodes, "blocks": blocks, "most_apart": most_apart}
     runs: list[Run] = []
     for first in range(seed, seed + episodes, engine.sessions):
         batch = simulation.make_runs(range(first, min(first + engine.sessions, seed + episodes)))
-        dreaming.dream(engine, instruction, batch, blocks)
+        dreaming.dream(engine, instruction, batch, blocks, follow)
         runs += batch
         say(f"{len(runs)} of {episodes} imagined")
     found = {run.seed: dreaming.kept(engine, run, instruction, most_apart) for run in runs}
@@ -56,6 +59,14 @@ def write_dreams(simulation: Simulation, out: Path, *, episodes: int, blocks: in
     view, = robot.views
     imagined.write(out, written, view=view, rate=robot.rate, provenance=provenance)
     return provenance
+
+
+def recordings(simulation: Simulation) -> Iterator[Episode]:
+    """The episodes of the robot that the model learned from. Raises ValueError where they are not there any more."""
+    robot = simulation.engine.embodiment.name
+    for dataset in simulation.restored.data.training:
+        if dataset.embodiment.name == robot:
+            yield from (dataset.source[int(i)] for i in dataset.episodes)
 
 
 def about(restored: Restored) -> dict:

@@ -2,11 +2,9 @@
 
     python -m launch.record_pusht --out=.cache/pusht [--task=place --episodes=240 --clips=40 --seed=0 --image_size=64]
     python -m launch.record_pusht --out=.cache/pusht_slide --task=slide --episodes=360    # for configs/quickstart.py
-    python -m launch.record_pusht --out=.cache/pusht_wander --task=wander --episodes=360  # for configs/world.py
 
 The block begins anywhere (`place`), or one long push away from the goal (`slide`), where executed commands stray from
-those that are recorded, so that corrections are seen. With `wander` nobody wants anything: the agent goes anywhere,
-through the block too, and what comes next depends on its commands alone.
+those that are recorded, so that corrections are seen.
 Writes OUT/pusht_rlds (TFDS, array_record) and OUT/pusht_clips (mp4); a whole recording of the same recipe is reused.
 """
 
@@ -46,7 +44,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "directory to write")
-    flags.DEFINE_enum("task", "place", ("place", "slide", "wander"), "where episodes begin, and what they show")
+    flags.DEFINE_enum("task", "place", ("place", "slide"), "where episodes begin, and what they show")
     flags.DEFINE_integer("episodes", 240, "episodes with actions", lower_bound=1)
     flags.DEFINE_integer("clips", 40, "action-free clips", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of everything")

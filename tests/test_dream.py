@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import imagined
+from data_pipelines.episode import Episode
 from data_pipelines.imagined import ImaginedEpisode
 from data_pipelines.robots.embodiments import get_embodiment
 from data_pipelines.sources import make_source
@@ -74,7 +75,7 @@ class Model:
 
 def test_a_video_is_labelled_and_ends_before_actions_that_lead_elsewhere():
     model, runs = Model(lies=(1,)), [Run(seed, Still()) for seed in (7, 8)]
-    dreaming.dream(model, "push", runs, blocks=3)
+    dreaming.dream(model, "push", runs, 3, lambda state, commands: commands)
     assert [len(x) for x in (runs[0].frames, runs[0].states, runs[0].actions, runs[0].gaps)] == [13, 13, 12, 3]
     assert runs[0].gaps[0] == 0 < 5 < runs[0].gaps[1]
     episode = dreaming.kept(model, runs[0], "push", most_apart=5)
@@ -118,10 +119,42 @@ def test_imagined_video_without_its_provenance_is_refused(folder):
         make_source("lerobot", "dreams", path=str(out), **COLUMNS)
 
 
-def test_robots_whose_state_no_command_tells():
-    assert dreaming.followed(get_embodiment("pusht")) == [0, 1]
-    with pytest.raises(ValueError, match="no command is a target of state"):
-        dreaming.followed(get_embodiment("metaworld_20hz"))
+def recorded(move, seed, episodes=40, steps=30) -> list[Episode]:
+    """Episodes of a robot at a random place, angle 2 rad at most, whose random commands `move` it: [x, cos, sin]."""
+    rng, found = np.random.default_rng(seed), []
+    for index in range(episodes):
+        at, states, commands = rng.uniform(-1, 1, 2), [], rng.uniform(-1, 1, (steps // 10, 2)).repeat(10, axis=0)
+        for command in commands:
+            states.append([at[0], np.cos(at[1]), np.sin(at[1])])
+            at = move(at, command)
+        found.append(Episode("toy", index, steps, 10.0, "go", np.float32(states), np.float32(commands), dict))
+    return found
+
+
+@pytest.mark.parametrize("move", [lambda at, command: at + command * [0.02, 0.03],
+                                  lambda at, command: at + (command - at) * [0.5, 0.02]], ids=["difference", "target"])
+def test_states_follow_commands_as_they_did_in_the_recordings(move):
+    """A difference that is obeyed in part, a turn that changes a cosine, a target that is approached."""
+    follow, episode = dreaming.fit_states(recorded(move, 0)), recorded(move, 1)[0]
+    found = follow(episode.state[0], episode.action[:8])
+    moved = np.abs(episode.state[8] - episode.state[0]).max()
+    assert np.abs(found - episode.state[1:9]).max() < 0.1 * moved
+    lowest = np.min([one.state.min(0) for one in recorded(move, 0)], axis=0)
+    assert (follow(episode.state[0], np.full((200, 2), -9.0)) >= lowest).all()
+
+
+def test_recordings_that_say_nothing_of_a_state():
+    blind = [dataclasses.replace(one, state=None) for one in recorded(np.add, 0)]
+    with pytest.raises(ValueError, match="hold no state of the robot"):
+        dreaming.fit_states(blind)
+
+
+@pytest.fixture
+def pushes(monkeypatch):
+    """What the tiny checkpoints are said to have learned from."""
+    episodes = [dataclasses.replace(one, state=256 + 200 * one.state[:, :2], action=256 + 200 * one.action)
+                for one in recorded(lambda at, command: at + (command - at) / 2, 0)]
+    monkeypatch.setattr(dream, "recordings", lambda simulation: iter(episodes))
 
 
 @pytest.fixture(scope="module", params=["debug", "lingbot_va_debug"])
@@ -148,7 +181,7 @@ def test_a_model_labels_the_video_that_it_imagined_last(engine):
 
 
 @pytest.mark.filterwarnings("ignore:evaluate")
-def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path):
+def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path, pushes):
     restored, out = restore(tiny_policy.write(tmp_path / "run", arm="lingbot_va_debug")), tmp_path / "dreams"
     simulation = Simulation.open(restored, "pusht-slide", dream.BATCH, dream.BATCH)
     options = {"episodes": 3, "blocks": 4, "seed": 5, "say": str}
@@ -171,7 +204,7 @@ def test_dreams_say_where_they_come_from_and_fill_training_batches(tmp_path):
         dream.write_dreams(simulation, out, most_apart=255.0, **options)
 
 
-def test_models_that_cannot_say_whose_dreams_they_are_or_imagine_nothing(tmp_path, monkeypatch):
+def test_models_that_cannot_say_whose_dreams_they_are_or_imagine_nothing(tmp_path, monkeypatch, pushes):
     restored = restore(tiny_policy.write(tmp_path / "run"))
     simulation = Simulation.open(restored, None, dream.BATCH, dream.BATCH)
     options = {"episodes": 1, "blocks": 1, "most_apart": 1.0, "say": str}

@@ -149,3 +149,13 @@ def test_encoders_are_arguments_of_what_is_compiled(made):
     found = [latents(inputs, frozen, batch), latents(same, other, batch)]
     assert np.abs(found[0] - found[1]).max() > 0.1 and len(traced) == 1
     assert latents.trace(inputs, frozen, batch).jaxpr.consts == []
+
+
+def test_forward_dynamics_gives_actions_without_noise_and_learns_none_of_them(made):
+    batch = make_batch(4)
+    _, whole = run(made, batch, forward_dynamics=1.0)
+    assert whole["action_loss"] == 0 < whole["video_loss"]
+    moved = batch | {"actions": batch["actions"] + 1}
+    assert run(made, moved, forward_dynamics=1.0)[1]["video_loss"] != whole["video_loss"]
+    some, none = (run(made, batch, forward_dynamics=share)[1] for share in (0.5, 0.0))
+    assert some["action_loss"] > 0 and some["action_loss"] != none["action_loss"]

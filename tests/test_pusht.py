@@ -122,19 +122,6 @@ def test_a_slide_is_one_push_and_shows_corrections(monkeypatch):
     assert np.abs(simulator.agent - slide.states[1]).max() > 0.5  # the command that was executed was another
 
 
-def test_a_wanderer_goes_where_no_picture_tells_and_through_the_block(monkeypatch):
-    """From one start, two episodes part at once; the block is moved, and nothing leaves the world."""
-    monkeypatch.setattr(recording, "MAX_STEPS", 60)
-    monkeypatch.setattr(recording, "SHORT_SHARE", 0.0)
-    monkeypatch.setattr(recording, "start_poses", lambda *_: (np.array([100.0, 100.0]), np.array([256.0, 200.0, 0.0])))
-    first, second = (recording.record((seed,), SIZE, Palette(), "wander") for seed in (0, 1))
-    np.testing.assert_array_equal(first.images[0], second.images[0])
-    assert np.linalg.norm(first.actions[0] - second.actions[0]) > 5
-    assert np.ptp(first.rewards) > 0 or np.ptp(second.rewards) > 0
-    for episode in (first, second):
-        assert episode.actions.min() > 0 and episode.actions.max() < WORLD
-
-
 def test_worker_processes_make_the_same_episodes(monkeypatch):
     monkeypatch.setattr(recording, "MAX_STEPS", 140)  # spawned processes know no other
     jobs = [((0, 0, i), SIZE, "place") for i in range(2)]

@@ -49,6 +49,16 @@ def test_the_expert_solves_it_and_standing_still_does_not(task):
         assert not idle.solved and not idle.over
 
 
+def test_an_arm_that_wanders_goes_where_no_picture_tells_and_is_kept_whatever_it_does():
+    """From one placement two episodes part at once; both last to the end, solved or not."""
+    first, second = (dataset.record("push-v3", (seed,), 16, placement=(7,), wander=True) for seed in (0, 1))
+    (first, attempts), (second, _) = first, second
+    assert attempts == 1 and len(first.actions) == len(second.actions) == TASKS["push-v3"].steps
+    assert np.linalg.norm(first.actions[:4] - second.actions[:4]) > 0.5
+    held = (np.diff(first.actions, axis=0) == 0).all(1)
+    assert 0 < held.sum() < len(held)  # a command that is held for a while, and others
+
+
 @each
 def test_a_seed_decides_everything_and_worlds_do_not_touch_each_other(task):
     alone = solve(Episode(task, 1, 64))

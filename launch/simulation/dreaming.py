@@ -5,32 +5,61 @@ dynamics, from other noise, imagines what these lead to. Where the two videos ar
 explain what is seen: an episode ends before that block. A model whose imagination ignores actions agrees with any
 label, so that its agreement says nothing (launch.imagine measures that).
 
-The robot's state is that of its last command: what it would measure is not imagined.
+What the robot would measure is not imagined: its states follow from its commands, as they did in the recordings that
+the model learned from, whether commands are targets or differences.
 """
+
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from data_pipelines.episode import Episode
 from data_pipelines.imagined import ImaginedEpisode
-from data_pipelines.robots.embodiment import Embodiment
 from launch.serving.engine import Engine
 from launch.simulation import world
 from launch.simulation.closed_loop import Run
 from launch.simulation.obedience import apart
 
+RIDGE = 1e-6  # share of the mean variance of a feature
 
-def followed(robot: Embodiment) -> list[int]:
-    """For each number of the robot's state, the command that it follows. Raises ValueError where one follows none."""
-    by_name = {dim.moves: i for i, dim in enumerate(robot.action) if dim.moves}
-    if missing := [dim.name for dim in robot.state if dim.name not in by_name]:
-        raise ValueError(f"embodiment {robot.name!r}: no command is a target of state {missing[0]!r}, so that what the "
-                         "robot would measure in an imagined episode is not known")
-    return [by_name[dim.name] for dim in robot.state]
+Follow = Callable[[np.ndarray, np.ndarray], np.ndarray]  # state [S], commands [n, A] -> states after each [n, S]
 
 
-def dream(model: Engine, instruction: str, runs: list[Run], blocks: int) -> None:
+def fit_states(episodes: Iterable[Episode]) -> Follow:
+    """How a robot's state follows its commands, in its units, fitted on recordings whose range it does not leave.
+
+    Each change is linear in state, command and their products: a turn changes a cosine by how far it is turned already.
+    Raises ValueError where these hold no state.
+    """
+    steps = [(one.state[:-1], one.action[:-1], one.state[1:]) for one in episodes if one.state is not None]
+    if not steps:
+        raise ValueError("the recordings that the model learned from hold no state of the robot: what it would measure "
+                         "in an imagined episode is not known")
+    before, command, after = (np.concatenate(part).astype(np.float64) for part in zip(*steps, strict=True))
+    (state_mean, state_std), (mean, std) = ((x.mean(0), x.std(0) + 1e-9) for x in (before, command))
+
+    def features(state: np.ndarray, command: np.ndarray) -> np.ndarray:
+        s, a = (state - state_mean) / state_std, (command - mean) / std
+        return np.concatenate([np.ones((len(s), 1)), s, a, (s[:, :, None] * a[:, None]).reshape(len(s), -1)], axis=1)
+
+    x = features(before, command)
+    weights = np.linalg.solve(x.T @ x + RIDGE * len(x) * np.eye(x.shape[1]), x.T @ (after - before))
+    low, high = before.min(0), before.max(0)
+
+    def follow(state: np.ndarray, commands: np.ndarray) -> np.ndarray:
+        states = [np.asarray(state, np.float64)]
+        for command in commands:
+            change = features(states[-1][None], np.asarray(command, np.float64)[None]) @ weights
+            states.append(np.clip(states[-1] + change[0], low, high))
+        return np.stack(states[1:])
+
+    return follow
+
+
+def dream(model: Engine, instruction: str, runs: list[Run], blocks: int, follow: Follow) -> None:
     """Goes on with fresh runs from what they see first; `gaps` gets each block's distance between the video and
     what its actions lead to, in grey levels. Raises ModelError."""
-    follows, text = followed(model.embodiment), model.tokenize(instruction)
+    text = model.tokenize(instruction)
     nothing = np.zeros((0, len(model.embodiment.action)))
     for run in runs:
         run.look()
@@ -44,7 +73,7 @@ def dream(model: Engine, instruction: str, runs: list[Run], blocks: int) -> None
         for run, answer, chunk, led_to in zip(runs, imagined, chunks, model.follow(told), strict=True):
             run.gaps.append(apart(world.remember(model, run, answer.latents), model.decode(led_to)))
             run.actions += list(chunk)
-            run.states += [command[follows] for command in chunk]
+            run.states += list(follow(run.states[-1], chunk))
 
 
 def kept(model: Engine, run: Run, instruction: str, most_apart: float) -> ImaginedEpisode | None:

@@ -1,17 +1,16 @@
 """Records PushT episodes in the simulator, each of them a function of its seed."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.simulators.pusht.controller import MARGIN, PushController, keeps_clear
-from data_pipelines.simulators.pusht.simulator import GOAL, WORLD, Palette, Simulator
+from data_pipelines.simulators.pusht.controller import PushController, keeps_clear
+from data_pipelines.simulators.pusht.simulator import GOAL, Palette, Simulator
 from data_pipelines.simulators.recorder import Recording
 
 MAX_STEPS = 140  # 14 seconds
 SHORT_SHARE, SHORT_STEPS = 0.03, (6, 16)  # a few recordings stop at once: shorter than a training window
-LEG = 12  # steps for which a wandering agent wants the same
 SOLVED = 0.85  # coverage of the goal at which an episode ends
 INSTRUCTIONS = ("push the T onto the green target", "move the T block to the goal", "slide the T into place")
 
@@ -21,52 +20,8 @@ COLOURS = {  # clips have these; white, the robot episodes' background, is not a
     "brown": (110, 65, 30), "cream": (250, 235, 200), "black": (20, 20, 20), "sky": (135, 200, 250)}
 
 
-class Controller(Protocol):
-    """What moves the agent of a recording."""
-
-    def act(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """Returns the command [2], pixels, where the agent is at [2] and the block has the pose [3]."""
-
-
-class Wanderer:
-    """Changes its mind every LEG steps: it goes straight to some place, to one by the block, or pushes as the expert.
-
-    What an expert does next can be told from the picture, so that a model which has seen nothing else need not look at
-    actions. Here nothing can be told without them.
-    """
-
-    def __init__(self, goal: np.ndarray, rng: np.random.Generator):
-        self._goal, self._rng, self._steps = goal, rng, 0
-
-    def act(self, agent: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """See `Controller`."""
-        if self._steps % LEG == 0:
-            self._leg = self._rng.choice([self._anywhere, self._by_the_block, self._expert])(block)
-        self._steps += 1
-        return self._leg(agent, block)
-
-    def _anywhere(self, block: np.ndarray):
-        return self._straight_to(self._rng.uniform(0, WORLD, 2))
-
-    def _by_the_block(self, block: np.ndarray):
-        return self._straight_to(block[:2] + self._rng.normal(0, 60, 2))
-
-    def _expert(self, block: np.ndarray):
-        return PushController(self._goal).act
-
-    def _straight_to(self, place: np.ndarray):
-        place, reach = np.clip(place, MARGIN, WORLD - MARGIN), self._rng.uniform(10, 60)
-
-        def act(agent: np.ndarray, block: np.ndarray) -> np.ndarray:
-            way = place - agent
-            return agent + way * min(1, reach / max(float(np.linalg.norm(way)), 1.0))
-
-        return act
-
-
 class Task(NamedTuple):
-    """Where the block of an episode begins, who moves the agent, and how far executed commands stray from those that
-    are recorded.
+    """Where the block of an episode begins, and how far executed commands stray from those that are recorded.
 
     A policy that clones commands which are always obeyed never sees how to come back to the path; recorded beside
     noise, the controller shows it (DART, Laskey et al. 2017, arXiv 1703.09327, section 4).
@@ -74,7 +29,6 @@ class Task(NamedTuple):
 
     start: Callable[[np.random.Generator], np.ndarray]  # block's pose [3]
     stray: float  # standard deviation, pixels
-    controller: Callable[[np.ndarray, np.random.Generator], Controller] = lambda goal, _: PushController(goal)
 
 
 def anywhere(rng: np.random.Generator) -> np.ndarray:
@@ -90,21 +44,16 @@ def in_line(rng: np.random.Generator) -> np.ndarray:
     return np.append(place, turn + rng.uniform(-0.05, 0.05))
 
 
-def either(rng: np.random.Generator) -> np.ndarray:
-    """Samples a pose of one kind or the other."""
-    return (anywhere, in_line)[rng.integers(2)](rng)
-
-
-TASKS = {"place": Task(anywhere, 0.0), "slide": Task(in_line, 10.0), "wander": Task(either, 0.0, Wanderer)}
+TASKS = {"place": Task(anywhere, 0.0), "slide": Task(in_line, 10.0)}
 
 
 def record(seed: tuple[int, ...], image_size: int, palette: Palette, task: str = "place") -> Recording:
-    """Records one episode, a function of its arguments: random poses, then the task's controller until the block is at
+    """Records one episode, a function of its arguments: random poses, then the controller until the block is at
     the goal."""
     rng, disturbance = np.random.default_rng(seed), np.random.default_rng((*seed, 1))
     simulator = Simulator(*start_poses(rng, task), palette)
     limit = rng.integers(*SHORT_STEPS, endpoint=True) if rng.random() < SHORT_SHARE else MAX_STEPS
-    controller, steps = TASKS[task].controller(simulator.goal, disturbance), []
+    controller, steps = PushController(simulator.goal), []
     for _ in range(limit):
         image, agent = simulator.render(image_size), simulator.agent
         action = controller.act(agent, simulator.block).astype(np.float32)

@@ -87,6 +87,7 @@ PARTS: dict[str, dict] = {
     "video": {"episodes": 200, "noise": 0.1, "seed": 1},
     "green": {"episodes": 200, "noise": 0.1, "seed": 2, "look": "green"},
     "turned": {"episodes": 200, "noise": 0.1, "seed": 3, "look": "turned"},
+    "wander": {"episodes": 120, "noise": 0.1, "seed": 5, "wander": True},  # for configs/world.py
 }
 
 

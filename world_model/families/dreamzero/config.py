@@ -20,6 +20,7 @@ CONFIG = config.merged(config.CONFIG, {
         "schedule": "coupled",  # coupled | high_noise | decoupled (Flash)
         "video_alpha": 3.0,  # Beta(alpha, beta) of high_noise and decoupled video; code 3, paper 7
         "video_beta": 1.0,  # see video_alpha
+        "forward_dynamics": 0.0,  # share of blocks whose video is predicted from their actions, clean and without loss
     },
     "evaluate": {
         "solver": "unipc",  # unipc | euler

@@ -67,7 +67,7 @@ class JaxAdapter(ReferenceAdapter):
         noise, action_noise and the level indices video_index [B, F], action_index [B, N].
         """
         example = dict(example)
-        sampled = Sampled(**{name: example.pop(name) for name in Sampled._fields})
+        sampled = Sampled(**{name: example.pop(name) for name in Sampled._fields if name in example})
         frames, actions = example["latents"].shape[:2], example["actions"].shape
         whole = Example(**example, frame_valid=np.ones(frames, bool), action_valid=np.ones(actions[:2], bool))
         counts = {"frames": np.float32(np.prod(frames)), "actions": np.float32(np.prod(actions))}
