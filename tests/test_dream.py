@@ -23,6 +23,7 @@ from launch.simulation.closed_loop import Run
 from launch.simulation.simulators import Simulation
 from tests import tiny_policy
 from tests.dot_world import Dot, picture
+from tests.fake_source import clips, robots
 from world_model.training import checkpoint
 from world_model.training.checkpoint import CheckpointError
 
@@ -147,6 +148,17 @@ def test_recordings_that_say_nothing_of_a_state():
     blind = [dataclasses.replace(one, state=None) for one in recorded(np.add, 0)]
     with pytest.raises(ValueError, match="hold no state of the robot"):
         dreaming.fit_states(blind)
+
+
+def test_states_are_fitted_to_the_robots_own_training_episodes():
+    own = dataclasses.replace(robots((40, 60, 50)), episodes=np.array([0, 2]))
+    other = dataclasses.replace(clips((30,), name="other"), embodiment=get_embodiment("pusht"))
+    data = types.SimpleNamespace(training=(other, own, dataclasses.replace(clips(), episodes=np.arange(2))))
+    simulation = types.SimpleNamespace(engine=types.SimpleNamespace(embodiment=own.embodiment),
+                                       restored=types.SimpleNamespace(data=data))
+    found = list(dream.recordings(simulation))
+    assert [one.length for one in found] == [40, 50]
+    np.testing.assert_array_equal(found[1].state, own.source[2].state)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from world_model.analysis.chips import CHIPS
 PROMISED = {
     "topology", "chips", "mesh", "global_batch", "remat", "parameters", "model_flops_per_sample",
     "executed_flops_per_sample", "visible_attention_flops_per_sample", "executed_attention_flops_per_sample",
-    "hbm_peak_gib_per_chip", "hbm_needed_gib_per_chip", "hbm_capacity_gib_per_chip", "collective_bytes_per_chip", "fsdp_minimum_bytes_per_chip",
+    "hbm_peak_gib_per_chip", "hbm_needed_gib_per_chip", "hbm_capacity_gib_per_chip", "collective_bytes_per_chip",
+    "fsdp_minimum_bytes_per_chip",
     "step_seconds", "step_seconds_least", "step_seconds_most", "mfu", "mfu_least", "mfu_most",
     "samples_per_second_per_chip", "run", "seconds_by_part",
     "lower_seconds", "compile_seconds"}

@@ -74,7 +74,7 @@ class Decoder:
         x = jax.nn.one_hot(tokens, self.vocab, dtype=jnp.bfloat16) @ table if self.one_hot else table[tokens]
         stacked = {name: w for name, w in params.items() if name not in ("embedding", "head", "last_norm")}
         layer = jax.checkpoint(functools.partial(self.layer, mesh), policy=self.policy(), prevent_cse=False)
-        x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), _rows(x), stacked)
+        x, _ = jax.lax.scan(lambda x, w: (layer(x, w), None), rows(x), stacked)
         x = _norm(x, params["last_norm"])
         logits = x @ (table if self.tied else _bf16(params["head"], P("tensor", "fsdp"))).T
         logits = jax.lax.with_sharding_constraint(logits, P(ROWS, None, "tensor")).astype(jnp.float32)
@@ -83,20 +83,20 @@ class Decoder:
 
     def layer(self, mesh, x, w):
         """One layer, x [B, L, D]."""
-        x = checkpoint_name(_rows(x), "layer_input")
+        x = checkpoint_name(rows(x), "layer_input")
         into, out = P("fsdp", "tensor"), P("tensor", "fsdp")
         h = _norm(x, w["norm"][0])
         q, k, v = (checkpoint_name(self.split(h @ _bf16(w[name], into)), name) for name in ("query", "key", "value"))
         if self.rotary:
             q, k = _rotate(q), _rotate(k)
         a = checkpoint_name(self.attend(mesh, q, k, v), "context")
-        a = checkpoint_name(_rows(a @ _bf16(w["out"], out)), "out")
+        a = checkpoint_name(rows(a @ _bf16(w["out"], out)), "out")
         if not self.parallel:
             x, h = x + a, _norm(x + a, w["norm"][1])
         up = checkpoint_name(h @ _bf16(w["up"], into), "up")
         activate = getattr(jax.nn, self.activation)
         up = activate(h @ _bf16(w["gate"], into)) * up if self.gated else activate(up)
-        down = _rows(up @ _bf16(w["down"], out))
+        down = rows(up @ _bf16(w["down"], out))
         return x + down + a if self.parallel else x + down
 
     def attend(self, mesh, q, k, v):
@@ -127,7 +127,7 @@ class Decoder:
             offload_src="device", offload_dst="pinned_host")
 
 
-def _rows(x):
+def rows(x):
     """Keeps activations where their rows are, as MaxText does."""
     return jax.lax.with_sharding_constraint(x, P(ROWS, None, "tensor"))
 

@@ -9,9 +9,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.calibration import kernels
+from benchmarks.calibration.decoder import ROWS, rows
 from benchmarks.calibration.video import rms, rotate
 
-ROWS = ("data", "fsdp")
 STREAMS = ("text", "image")
 KEPT = "qkv", "attention"  # what the backward pass finds of a layer of one stream
 
@@ -82,7 +82,7 @@ class Image:
 
     def double(self, mesh, time, streams: dict, w: dict) -> dict:
         """One layer of two streams [B, L, D], which attend to each other."""
-        streams = {stream: _rows(x) for stream, x in streams.items()}
+        streams = {stream: rows(x) for stream, x in streams.items()}
         made = {stream: jnp.split(_linear(time, w, f"{stream}_modulation")[:, None], 6, axis=-1) for stream in STREAMS}
         qkv = [self.qkv(_norm(x, *made[stream][:2]), w, stream) for stream, x in streams.items()]
         a = self.attend(mesh, *(jnp.concatenate(parts, axis=1) for parts in zip(*qkv)))
@@ -96,7 +96,7 @@ class Image:
 
     def single(self, mesh, time, x, w: dict):
         """One layer of one stream, x [B, L, D]; its MLP is made again whatever is kept."""
-        x = _rows(x)
+        x = rows(x)
         shift, scale, gate = jnp.split(_linear(time, w, "single_modulation")[:, None], 3, axis=-1)
         h = _norm(x, shift, scale)
         a = checkpoint_name(self.attend(mesh, *self.qkv(h, w, "single")), "attention")
@@ -120,11 +120,6 @@ class Image:
         q, k, v = (jnp.swapaxes(y, 1, 2) for y in (rotate(q), rotate(k), v))
         a = jax.shard_map(each, mesh=mesh, in_specs=(P(ROWS),) * 3, out_specs=P(ROWS), check_vma=False)(q, k, v)
         return jnp.swapaxes(a, 1, 2).reshape(len(q), self.length, -1)
-
-
-def _rows(x):
-    """Keeps activations where their rows are."""
-    return jax.lax.with_sharding_constraint(x, P(ROWS, None, "tensor"))
 
 
 def _linear(x, w: dict, name: str):
