@@ -32,13 +32,11 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/ablations/families.py:{arg}: arms are {ARMS}")
     if not arg:
         return joint.get_config()
-    family = arg.removesuffix("_video").removesuffix("_others")
-    others = "_others" in arg
+    family, others = arg.removesuffix("_video").removesuffix("_others"), "_others" in arg
+    cached = family == "lingbot_va" and not arg.endswith("_video")  # LingBot-VLA reads pictures
     c = metaworld.get_config(family)
     c.data = (tabletop.get_config(OTHERS) if others else joint.get_config()).data
-    c.data.cache = f".cache/{'others' if others else 'drawer'}_latents_va" if arg.startswith("lingbot_va") else ""
-    if arg.endswith("_video") or family == "lingbot_vla":
-        c.data.cache = ""
+    c.data.cache = f".cache/{'others' if others else 'drawer'}_latents_va" if cached else ""
     c.train.init_from = "" if others else f"runs/others_{family}"
     c.train.steps = c.checkpoint.every = 1500 if others else joint.STEPS
     return c
