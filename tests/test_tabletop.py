@@ -49,7 +49,7 @@ def test_the_expert_solves_it_and_standing_still_does_not(task):
         assert not idle.solved and not idle.over
 
 
-def test_an_arm_that_wanders_goes_where_no_picture_tells_and_is_kept_whatever_it_does():
+def test_an_arm_that_wanders_goes_where_no_picture_tells_and_is_kept_whatever_it_does(black):
     """From one placement two episodes part at once; both last to the end, solved or not."""
     first, second = (dataset.record("push-v3", (seed,), 16, placement=(7,), wander=True) for seed in (0, 1))
     (first, attempts), (second, _) = first, second
