@@ -33,17 +33,20 @@ from world_model.attention.packing import PackedOrder, choose_tile, make_tiles
 from world_model.attention.tiles import FULL, MASKED, Tiles
 from world_model.families.dreamzero.layout import make_sequence
 
-TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "v5p or v5e and a slice shape")
+TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "a chip and a slice shape")
 SHAPE = flags.DEFINE_enum("shape", "14b", list(CONFIGS), "the config whose shape is compiled")
 TILE = flags.DEFINE_integer("tile", None, "tokens on a side of a tile; default: the model's choice")
 KEEP = flags.DEFINE_string("keep", None, "folder for what libtpu writes; default: a temporary one")
 
 BUNDLE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s.*?:")
-MATMUL = re.compile(r"(vmatmul[\w.]*?)\.(mxu\d)")
+MATMUL = re.compile(r"(vmatmul[\w.]*?)(?:\[\d+\])?\.(mxu\d)")
 SKIP = re.compile(r"sbr\.rel \(!?%p\d+\w*\) target = \$region(\d+)")
 EMPTY = re.compile(r"Start/End empty region (\d+)")
 STEP_SLACK = 2  # rounds that a pipelined loop runs beside its steps
-CORES = {"v5p": 2}  # cores of a device that share its heads; other chips have one
+# Rows a cycle that a matrix unit takes: 128 wide on v5e and v5p, 256 on v6e and v7x, where libtpu lets instructions of
+# 16 rows follow each other after 8 bundles in a plain product of 8192.
+ROWS_A_CYCLE = {"v5e": 1, "v5p": 1, "v6e": 2, "v7x": 2}
+CORES = {"v5p": 2}  # cores of a device that may share its heads; other chips have one
 
 
 @dataclasses.dataclass
@@ -76,22 +79,22 @@ def read_loop(text: str) -> tuple[list[Bundle], int]:
     raise ValueError("no loop over tiles in what libtpu wrote: another version than 0.0.42?")
 
 
-def cycles(bundles: list[Bundle]) -> float:
+def cycles(bundles: list[Bundle], chip: str) -> float:
     """Counts the cycles of bundles one after another: one each, and waits for matrix units that are busy."""
     now, free = 0.0, collections.Counter()
     for bundle in bundles:
         now += 1
         for instruction, unit in bundle.matmuls:
             now = max(now, free[unit])
-            free[unit] = now + rows_of(instruction)
+            free[unit] = now + rows_of(instruction) / ROWS_A_CYCLE[chip]
     return now
 
 
 def rows_of(instruction: str) -> int:
-    """Counts the rows that one instruction sends through a unit of 128 x 128, a row a cycle.
+    """Counts the rows that one instruction sends through a matrix unit.
 
-    It is 16 rows of bfloat16, or 8 of float32 and of rows that were latched (lmr). Summed over a tile they are the
-    products' FLOP at the chip's peak, to the cycle.
+    It is 16 rows of bfloat16, or 8 of float32 and of rows that were latched (lmr). Where a head fills a unit's sides
+    (128), they sum over a tile to the products' FLOP at the chip's peak, to the cycle.
     """
     return 16 if ".bf16" in instruction and ".lmr" not in instruction else 8
 
@@ -99,7 +102,8 @@ def rows_of(instruction: str) -> int:
 def count(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], flops_per_tile: float) -> dict:
     """Counts what one kernel takes, from its schedule.
 
-    rows: rows of tiles; tiles: how many of each kind a head computes, in the order of the kernel's branches.
+    rows: rows of tiles; tiles: how many of each kind a head computes, in the order of the kernel's branches. Each is a
+    round of the loop, so that the rounds tell how many of a device's cores share the heads.
     """
     bundles, rounds = read_loop(text)
     by_guard = collections.defaultdict(list)
@@ -112,15 +116,22 @@ def count(text: str, chip: str, heads: int, rows: int, tiles: dict[str, int], fl
     leaves = {g for g in by_guard if g and not any(o[:len(g)] == g and len(o) > len(g) for o in by_guard)}
     row = sum(len(by_guard[g]) for g in leaves if not matmuls[g])
     step = sum(len(found) for g, found in by_guard.items() if g not in leaves)
-    steps = (rounds - STEP_SLACK) * CORES.get(chip, 1) / heads
-    tile = {kind: cycles(found) for kind, found in products.items()}
-    total = sum(tiles[kind] * tile[kind] for kind in tiles) + steps * step + rows * row
+    cores, used = CORES.get(chip, 1), round(sum(tiles.values()) * heads / (rounds - STEP_SLACK))
+    tile = {kind: cycles(found, chip) for kind, found in products.items()}
+    total = sum(tiles[kind] * (tile[kind] + step) for kind in tiles) + rows * row
     figures = CHIPS[chip]
-    ideal = flops_per_tile / (figures.peak_flops / figures.clock / figures.devices / CORES.get(chip, 1))
+    ideal = flops_per_tile / (figures.peak_flops / figures.clock / figures.devices / cores)
     return {"tiles_per_head": tiles, "bundles_per_tile": {kind: len(found) for kind, found in products.items()},
-            "cycles_per_tile": tile, "ideal_cycles_per_tile": ideal, "steps_per_head": steps, "cycles_per_step": step,
-            "rows_per_head": rows, "cycles_per_row": row, "cycles_per_head": total,
-            "efficiency": sum(tiles.values()) * ideal / total}
+            "cycles_per_tile": tile, "ideal_cycles_per_tile": ideal, "cycles_per_step": step,
+            "rows_per_head": rows, "cycles_per_row": row, "cycles_per_head": total, "cores": used,
+            "efficiency": sum(tiles.values()) * ideal / total * used / cores}
+
+
+def keep_schedules(folder: Path) -> None:
+    """Has libtpu write schedules into the folder. It reads this once, when the first slice is described."""
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join((
+        f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
+        "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
 
 
 def compile_attention(model, tile: int, device) -> Tiles:
@@ -146,15 +157,12 @@ def compile_attention(model, tile: int, device) -> Tiles:
 def main(_) -> None:
     """Runs the command."""
     folder, chip = Path(KEEP.value or tempfile.mkdtemp()), TOPOLOGY.value.partition(":")[0]
-    if chip not in ("v5e", "v5p"):
+    if chip not in ROWS_A_CYCLE:
         raise app.UsageError(f"--topology={TOPOLOGY.value}: how long an instruction keeps a matrix unit busy is known "
-                             "of v5e and v5p alone")
+                             f"of {', '.join(ROWS_A_CYCLE)} alone")
     if KEEP.value and any(folder.glob("*")):
         raise app.UsageError(f"--keep={folder}: not empty, and older schedules there would be taken for these")
-    # libtpu reads this once, when the first slice is described.
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join((
-        f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
-        "--xla_jf_dump_llo_pass_label_regex=final_bundles"))
+    keep_schedules(folder)
     _, devices = plan.describe_topology(TOPOLOGY.value)
     model = Experiment(CONFIGS[SHAPE.value].get_config()).model
     sequence, heads = make_sequence(model.spec), model.spec.num_heads

@@ -21,7 +21,8 @@ AXES = ("data", "fsdp", "tensor")
 def measure(case: Case) -> dict:
     """Compiles a case; returns the plan's numbers beside the published seconds."""
     chip, devices = plan.describe_topology(case.topology)
-    chip = dataclasses.replace(chip, kernel_efficiency=kernels.EFFICIENCY.get(case.topology.partition(":")[0]))
+    samples = max(1, case.samples // (case.mesh["data"] * case.mesh["fsdp"]))
+    chip = dataclasses.replace(chip, kernel_efficiency=kernels.efficiency(case.topology.partition(":")[0], samples))
     mesh = Mesh(np.array(devices).reshape([case.mesh[axis] for axis in AXES]), AXES)
     state, batch = abstract_state(case.model, mesh), abstract_batch(case, mesh)
     began = time.perf_counter()

@@ -10,19 +10,29 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}  # over the pairs that a kernel computes; a fused dkv has dq's result as well
 FUSED_PRODUCTS = 5
-# Share of the peak by libtpu's schedule, as benchmarks/kernel_schedule.py read it of tiles of 896 (docs/plans.md).
-EFFICIENCY = {"v5p": {"fwd": 0.58, "bwd": 0.77}, "v5e": {"fwd": 0.58, "bwd": 0.81}}
+# Share of the peak by libtpu's schedule (schedule.py beside this file). JAX's backward kernels share out samples alone
+# to a v5p's two cores.
+EFFICIENCY = {"v5e": {"fwd": 0.69, "bwd": 0.94}, "v5p": {"fwd": 0.67, "bwd": 0.92}, "v6e": {"fwd": 0.27, "bwd": 0.41},
+              "v7x": {"fwd": 0.26, "bwd": 0.41}, "v5p, one sample": {"fwd": 0.68, "bwd": 0.47}}
 COUNTED = {"fwd": 2, "bwd": 5}  # what a plan counts of a kernel of that name (world_model/analysis/program.py)
 
 
-def make_attend(causal: bool, queries: int, keys: int, heads: int, tile: tuple[int, int], *, fused: bool):
+def efficiency(chip: str, samples: int) -> dict[str, float]:
+    """Share of the peak where a device has so many samples."""
+    return EFFICIENCY.get(f"{chip}, one sample", EFFICIENCY[chip]) if samples == 1 else EFFICIENCY[chip]
+
+
+def make_attend(causal: bool, queries: int, keys: int, heads: int, tile: tuple[int, int], *, fused: bool,
+                whole: bool = False):
     """Makes attend(q [B, n, Lq, d], k, v [B, m, Lk, d], ids) for one device.
 
     tile: (queries, keys) of the published tiles, whose pairs are counted; fused: one kernel for the backward pass.
-    Lengths are multiples of the tile. Smaller tiles are compiled: minutes less, and no estimate reads their schedule. A
-    fused kernel keeps the tile's keys, for each of which it writes a partial sum of query gradients.
+    Lengths are multiples of the tile. Unless `whole`, smaller tiles are compiled: minutes less, and no estimate reads
+    their schedule. A fused kernel keeps the tile's keys, for each of which it writes a partial sum of query gradients.
     """
     side_q, side_k = math.gcd(tile[0], 128 if fused else 512), tile[1] if fused else math.gcd(tile[1], 512)
+    if whole:
+        side_q, side_k = tile
     sizes = splash.BlockSizes(
         block_q=side_q, block_kv=side_k, block_kv_compute=side_k, block_q_dkv=side_q, block_kv_dkv=side_k,
         block_kv_dkv_compute=side_k, use_fused_bwd_kernel=fused,

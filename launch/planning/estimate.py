@@ -8,7 +8,7 @@ import numpy as np
 from launch.planning import calibration
 from world_model.analysis import roofline
 from world_model.analysis.chips import Chip
-from world_model.analysis.program import Program
+from world_model.analysis.program import KERNEL_PRODUCTS, Program
 from world_model.layers.transformer import ATTENTION_SCOPE
 
 ICI_EFFICIENCY = 0.8  # share of the published bandwidth that ring collectives reach
@@ -16,7 +16,6 @@ ICI_EFFICIENCY = 0.8  # share of the published bandwidth that ring collectives r
 # and 3.0 TB/s of an H100.
 GPU_MATMUL_EFFICIENCY, GPU_HBM_EFFICIENCY = 650 / 989, 3.0 / 3.352
 MATMUL_EFFICIENCY = 0.75  # share of the peak that products reach where the compiler estimates no time
-KERNEL_EFFICIENCY = {"fwd": 0.5, "bwd": 0.5}  # share of the peak for attention kernels of other chips: a guess
 FLASH_PRODUCTS = 7  # a flash kernel makes the scores again: 2 products forward, 5 backward; the model's count has 6
 GIB = 2**30
 
@@ -45,7 +44,7 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
     """Computes the numbers of a plan from a compiled train step; target: the abstract state."""
     program, batch, devices = Program(compiled.as_text()), config.train.global_batch_size, mesh.size
     work = Work(family.training_flops, program.executed_flops() * devices / batch,
-                {kind: program.kernel_flops(kind) * devices / batch for kind in KERNEL_EFFICIENCY})
+                {kind: program.kernel_flops(kind) * devices / batch for kind in KERNEL_PRODUCTS})
     traffic = count_traffic(program, mesh, slices, chip)
     parameters = sum(int(np.prod(p.shape)) for p in target["params"].values())
     shards, in_kernels = mesh.shape["fsdp"], sum(work.in_kernels.values())
@@ -54,7 +53,7 @@ def estimate(family, config, mesh, slices: int, target: dict, chip: Chip, compil
         "model_flops_by_part": work.by_part, "executed_flops_per_sample": work.executed,
         "visible_attention_flops_per_sample":
             work.self_attention * (FLASH_PRODUCTS / 6 if in_kernels else 1),
-        "kernel_flops_per_sample": in_kernels, "kernel_efficiency": chip.kernel_efficiency or KERNEL_EFFICIENCY,
+        "kernel_flops_per_sample": in_kernels, "kernel_efficiency": chip.kernel_efficiency,
         "executed_attention_flops_per_sample": program.executed_flops(ATTENTION_SCOPE) * devices / batch,
         **memory_of(compiled.memory_analysis(), chip),
         "largest_arrays": [{"mib": count / 2**20, "shape": shape, "made_by": name}
@@ -108,11 +107,11 @@ def memory_of(memory, chip: Chip) -> dict[str, float]:
 
 def times_of(work: Work, traffic: Traffic, seconds: float, chip: Chip, batch: int, chips: int, steps: int) -> dict:
     """Estimates the seconds of a step with their interval, MFU and the run's cost."""
-    per_chip, efficiency = batch / chips / chip.peak_flops, chip.kernel_efficiency or KERNEL_EFFICIENCY
+    per_chip = batch / chips / chip.peak_flops
     outside = work.executed - sum(work.in_kernels.values())
     parts = {
         "compiled": seconds or outside * per_chip / MATMUL_EFFICIENCY,
-        "kernels": sum(flops * per_chip / efficiency[kind] for kind, flops in work.in_kernels.items()),
+        "kernels": sum(flops * per_chip / chip.kernel_efficiency[kind] for kind, flops in work.in_kernels.items()),
         "exchange": (sum(traffic.by_kind.values()) - traffic.between_slices) / (chip.ici_bandwidth * ICI_EFFICIENCY)
                     + traffic.between_slices / chip.dcn_bandwidth}
     calibrated = chip.kind.startswith("TPU")

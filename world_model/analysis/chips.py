@@ -18,7 +18,7 @@ class Chip:
     dollars_per_hour: float | None  # on demand, list price in us-central where there is one
     kind: str  # `device_kind` in JAX
     dcn_bandwidth: float  # bytes per second that a chip sends to other slices: its share of the host's network
-    kernel_efficiency: dict[str, float] | None = None  # share of the peak, by attention kernel; None: not looked at
+    kernel_efficiency: dict[str, float]  # share of the peak, by attention kernel
     hbm_bandwidth: float | None = None  # bytes per second; where the compiler estimates no cycles, a GPU's
 
     @property
@@ -31,8 +31,7 @@ class Chip:
 
 # TPU: Cloud TPU's page of each generation (v5p: 459 TFLOP/s, 95 GiB, 1200 GB/s both ways; v6e: 918, 32, 3200 Gbit/s;
 # v5e: 197, 16, 1600 Gbit/s). Each cycle v5e works with four and v5p with eight units of 128 x 128 multiply-adds, v6e
-# with four and v7x with eight of 256 x 256: with half as many, libtpu's cycles for a large product would be fewer than
-# its multiply-adds need.
+# with two and v7x with four of 256 x 256 that take two rows at a time (benchmarks/kernel_schedule.py).
 # Kernels: `python -m benchmarks.kernel_schedule` reads the 14B's self-attention in the schedule that libtpu 0.0.42.1
 # makes. It leaves out waits for memory, and no chip has confirmed it.
 # GPU: NVIDIA's data sheets (dense bf16, accumulated in float32; NVLink, or PCIe where there is none, one way; each GPU
@@ -46,8 +45,10 @@ CHIPS = {
                 {"fwd": 0.81, "bwd": 0.91}),
     "v5p": Chip(459e12, 95.0, 600e9, 459e12 / (8 * 2 * 128**2), 1, 4.20, "TPU v5", 6.25e9,
                 {"fwd": 0.77, "bwd": 0.90}),
-    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (4 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9),
-    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (8 * 2 * 256**2), 2, None, "TPU7x", 12.5e9),
+    "v6e": Chip(918e12, 32.0, 400e9, 918e12 / (4 * 2 * 256**2), 1, 2.70, "TPU v6 lite", 6.25e9,
+                {"fwd": 0.26, "bwd": 0.43}),
+    "v7x": Chip(2307e12, 192.0, 600e9, 2307e12 / (8 * 2 * 256**2), 2, None, "TPU7x", 12.5e9,
+                {"fwd": 0.24, "bwd": 0.41}),
     "a100": Chip(312e12, 79.2, 300e9, 1.41e9, 1, None, "NVIDIA A100-SXM4-80GB", 25e9, _CUDNN, 2.039e12),
     "a6000": Chip(154.8e12, 47.5, 56e9, 1.8e9, 1, None, "NVIDIA RTX A6000", 25e9, _CUDNN, 0.768e12),
     "l40s": Chip(362e12, 44.5, 32e9, 2.52e9, 1, None, "NVIDIA L40S", 25e9, _CUDNN, 0.864e12),
