@@ -62,7 +62,7 @@ def lingbot_va() -> ConfigDict:
     c.noise.update(history=0.1, text_dropout=0.0, given_first_frame=True)
     c.encoders.fit_clips = 32
     c.loss.update(action_average="valid", weighting="uniform")
-    c.evaluate.update(action_steps=4, chunk_frames=2, window_blocks=2)
+    c.evaluate.update(action_steps=4, chunk_frames=2, window_blocks=6)  # all three frames, as in training
     c.train.steps = 1200
     return c
 

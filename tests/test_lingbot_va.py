@@ -318,5 +318,6 @@ def test_rollouts_outside_the_trained_range_warn_and_impossible_ones_are_refused
         LingBotVASampler(model, steps=5, executed_steps=6)
     with pytest.raises(ValueError, match="must be an even number"):
         cached.make_ring(golden[0].spec, 1, 2, 5)
-    with pytest.raises(ValueError, match="must be an even number"):
-        LingBotVASampler(model, window_blocks=7)
+    for blocks in (2, 7):  # with 2 a chunk's video sees the actions before it, and no video
+        with pytest.raises(ValueError, match=f"window_blocks = {blocks}: .* must be an even number, at least 4"):
+            LingBotVASampler(model, window_blocks=blocks)

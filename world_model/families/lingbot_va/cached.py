@@ -53,10 +53,11 @@ def make_ring(spec: LingBotVASpec, batch: int, chunk_frames: int, window_blocks:
 
 
 def check_window(window_blocks: int) -> None:
-    """Raises ValueError where it divides a chunk."""
-    if window_blocks < 2 or window_blocks % 2:
-        raise ValueError(f"evaluate.window_blocks = {window_blocks}: a chunk is two blocks (video, actions), so the "
-                         "window must be an even number, at least 2")
+    """Raises ValueError where it divides a chunk, or a chunk's video would not see the video before it."""
+    if window_blocks < 4 or window_blocks % 2:
+        raise ValueError(f"evaluate.window_blocks = {window_blocks}: a chunk is two blocks (video, actions), and a "
+                         "prediction has to see the chunk before its own, so the window must be an even number, at "
+                         "least 4")
 
 
 def video_pass(model: LingBotVA, episode: Episode, latents, timestep, rotary, ahead: int = 0):
