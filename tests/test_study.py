@@ -106,7 +106,7 @@ def test_a_study_is_locked_once_and_before_its_first_run(tmp_path):
 
 def test_a_changed_plan_is_refused(tmp_path):
     study.lock(tmp_path, plan())
-    with pytest.raises(study.StudyError, match=r"arms\.other\.config was 'bb' and is 'cc'"):
+    with pytest.raises(study.StudyError, match=r"arms\.other\.config was 'bb' and is 'cc'.*code that locked it"):
         study.check_same(study.locked(tmp_path), plan(config="cc"))
     path = tmp_path / study.FILE
     stored = json.loads(path.read_text())

@@ -5,7 +5,7 @@
         --parts=video,green,turned
     python -m launch.precompute --config=configs/ablations/clips.py:video --out=.cache/drawer_clips_latents
     python -m launch.sweep --config=configs/ablations/clips.py --out=runs/clips --lock
-    python -m launch.sweep --config=configs/ablations/clips.py --out=runs/clips
+    python -m launch.sweep --config=configs/ablations/clips.py --out=runs/clips --at_once=4
 
 Published: action-free video of another robot helps tasks that the robot's own data lack (DreamZero, arXiv 2602.15922,
 section 5). 200 episodes of video are half of every batch, or all of the first half of the steps, so that at equal steps
@@ -46,4 +46,4 @@ def get_rollouts() -> dict[str, list[str]]:
 def get_study() -> dict:
     """Locked by --lock before the first run."""
     return {"question": "Does action-free video beside or before few labelled episodes raise success, at equal steps?",
-            "primary": "solved, drawer", "smallest_effect": 0.08, "seeds": joint.SEEDS[:4]}
+            "primary": "solved, drawer", "smallest_effect": 0.08, "seeds": joint.SEEDS}

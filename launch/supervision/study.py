@@ -21,7 +21,8 @@ from world_model.training.checkpoint import flatten
 FILE = "study.json"
 FORMAT = 1
 BUDGET = {"steps": 0.0, "flops": 0.02}  # what arms have alike, and within which share: families come in whole layers
-_STORED = kinds.fields({"hash": kinds.text, "locked": kinds.text, "plan": kinds.MAP}, ("hash", "locked", "plan"))
+_STORED = kinds.fields({"hash": kinds.text, "locked": kinds.text, "code": kinds.text, "plan": kinds.MAP},
+                       required=("hash", "locked", "code", "plan"))
 
 
 class StudyError(ValueError):
@@ -107,7 +108,8 @@ def check_same(stored: dict, plan: dict) -> None:
     """Raises StudyError naming what the config file says now otherwise than the locked plan."""
     if changes := list(_changes(flatten(stored["plan"]), flatten(plan))):
         raise StudyError(f"the study was locked on {stored['locked']} and has changed since: {'; '.join(changes[:4])}. "
-                         "Undo that, or lock another study in another --out")
+                         f"Undo that, run it with the code that locked it ({stored['code']}), or lock another study in "
+                         "another --out")
 
 
 def _changes(then: dict, now: dict) -> Iterator[str]:
