@@ -40,7 +40,7 @@ from launch import submit
 from launch.reporting import comparison, verdicts
 from launch.reporting.comparison import Measurement
 from launch.setup import flags as launch_flags
-from launch.setup import provenance, training
+from launch.setup import initial, provenance, training
 from launch.setup.experiment import Experiment
 from launch.supervision import study, sweep_runs
 from launch.supervision.sweep_runs import Run
@@ -133,7 +133,8 @@ def runs_of(starts: dict[str, tuple], wanted: dict[str, dict], measured: dict[st
     runs = []
     for seed, name in itertools.product(seeds, wanted):
         file, config = starts[name]
-        settings = provenance.as_json(apply(config, wanted[name] | {"seed": seed}))
+        # A student's run names its teacher: numbers of another one do not stand.
+        settings = provenance.as_json(initial.with_teacher(apply(config, wanted[name] | {"seed": seed})))
         runs.append(Run(name, seed, file, settings, wanted[name], out / name / f"seed_{seed}", measured[name]))
     if problems := [problem for run in runs if (problem := run.difference())]:
         raise SweepError("; ".join(problems) + ": give another --out, or remove them")

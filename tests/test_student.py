@@ -3,6 +3,7 @@ many steps than the teacher's own single one."""
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import optax
 import pytest
 
 from configs import base, distill, quickstart
+from launch import sweep
+from launch.reporting import comparison
 from launch.setup import initial, values
 from launch.setup.experiment import Experiment
 from tests import tiny_policy
@@ -180,6 +183,21 @@ def test_a_student_names_its_teacher_by_the_hash_of_its_weights(workdir, tmp_pat
     assert Experiment(gone).fitted().config.distill.teacher == named
     with pytest.raises(CheckpointError, match="is no directory of checkpoints"):
         initial.Initial.from_config(gone)
+
+
+def test_a_sweep_takes_a_students_run_back_and_not_that_of_another_teacher(workdir, tmp_path):
+    def runs():
+        return sweep.runs_of({"apart": ("f.py", config_of(workdir))}, {"apart": {}},
+                             {"apart": [comparison.OPEN_LOOP]}, [0], tmp_path)
+
+    named = Experiment(config_of(workdir)).fitted().config.distill.teacher  # as training writes it
+    path = runs()[0].workdir / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(runs()[0].config | {"distill": {"streams": "apart", "teacher": named}}))
+    assert runs()[0].config["distill"]["teacher"] == named
+    path.write_text(path.read_text().replace(named, "0" * 64))
+    with pytest.raises(sweep.SweepError, match=f"distill.teacher = '{'0' * 64}', and this sweep's is '{named}'"):
+        runs()
 
 
 def test_a_teacher_of_another_family_is_refused(tmp_path):
