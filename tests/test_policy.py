@@ -88,6 +88,9 @@ def test_one_of_two_datasets_of_a_robot_is_chosen(engine):
     assert both.of_dataset(None) is both
     with pytest.raises(ValueError, match="--dataset=drems: the checkpoint was trained on dreams, toy"):
         both.of_dataset("drems")
+    toy = engine.model.statistics["toy"]  # of two that share a normalisation none need be chosen
+    shared = dataclasses.replace(engine.model, statistics={"toy": toy, "dreams": toy})
+    assert choose_robot(shared, "pusht", None).statistics is toy
 
 
 @pytest.mark.parametrize("part,slots", [("action", 1), ("state", 1)])

@@ -35,6 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c.data.cache = "" if arg.endswith("video") else ".cache/drawer_world_latents"
         c.data.statistics_per = "embodiment"
         c.noise.forward_dynamics = 0.5
+        c.model.latent_channels = 96  # of 16, which policies have, no arm can be drawn again
+        c.train.steps = 6000
         return c
     c = joint.get_config(arg)
     c.data.statistics_per = "embodiment"

@@ -30,7 +30,7 @@ class Servable(Protocol):
 
 
 def choose_robot(model: Servable, embodiment: str | None, dataset: str | None) -> Robot:
-    """The robot that a model knows how to drive; both names may be None where only one fits.
+    """The robot that a model knows how to drive; both names may be None where only one fits, or one normalisation.
 
     Raises ValueError naming what there is.
     """
@@ -40,10 +40,10 @@ def choose_robot(model: Servable, embodiment: str | None, dataset: str | None) -
     if not fits:
         raise ValueError(f"the checkpoint was not trained on embodiment {embodiment or 'any'}, dataset "
                          f"{dataset or 'any'}: it knows {_listed(known) or 'no robot at all'}")
-    if len(fits) > 1:
+    name = next(iter(fits))
+    if any(model.statistics[other] != model.statistics[name] for other in fits):  # data.statistics_per = "embodiment"
         flag = "--dataset" if len(set(fits.values())) == 1 else "--embodiment"
         raise ValueError(f"the checkpoint knows {_listed(fits)}: choose one with {flag}")
-    name = next(iter(fits))
     robot, experiment = get_embodiment(fits[name]), model.experiment
     sizes = experiment.model.spec
     for part, slots, size in (("action", robot.action_slots, sizes.action_dim),
