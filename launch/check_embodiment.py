@@ -15,6 +15,7 @@ from absl import flags
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.episode import BadEpisode
+from data_pipelines.mixture import check_mixture
 from data_pipelines.robots.normalisation import to_robot_units
 from data_pipelines.samples import SampleMaker
 from data_pipelines.storage import files
@@ -107,6 +108,7 @@ def main(_) -> None:
     config, out = flags.FLAGS.config, Path(flags.FLAGS.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     makers = Experiment(config).data().makers()
+    check_mixture([maker.dataset for maker in makers])
     found = {maker.dataset.name: check(maker.dataset, maker, flags.FLAGS.windows) for maker in makers}
     page = report_page.page("Robots and their data", "What the config makes of each dataset.",
                             [section for section, _ in found.values()])

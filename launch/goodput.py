@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.supervision.ledger import read_attempts, summarize
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "goodput.jsonl").exists():
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
         print(summarize(read_attempts(Path(sys.argv[1]) / "goodput.jsonl")))

@@ -40,6 +40,8 @@ class Precompute:
         OSError, ValueError."""
         if config.data.cache:
             raise ValueError("a cache is made with data.cache empty")
+        if worker >= workers:
+            raise ValueError(f"--worker={worker} of --workers={workers}: they are counted from 0")
         self.experiment, self.out, self.batch = Experiment(config), out, batch
         self.worker, self.workers = worker, workers
         self.inputs = self.experiment.inputs

@@ -127,7 +127,7 @@ def find(name: str) -> ModuleType:
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(f"no recipe {name!r}{f'; did you mean {near[0]!r}?' if near else ''} There are: "
+        raise ValueError(f"no recipe {name!r}{f'; did you mean {near[0]!r}?' if near else '.'} There are: "
                          f"{', '.join(names)}")
     return importlib.import_module(f"configs.recipes.{name}")
 

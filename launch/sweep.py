@@ -192,7 +192,7 @@ def main(_) -> None:
     stored = study.locked(out)
     if stored:
         study.check_same(stored, study.plan(study.read(module), checked, measured))
-    seeds = [int(seed) for seed in args.seeds or (stored["plan"]["seeds"] if stored else [0])]
+    seeds = launch_flags.seeds(args.seeds) if args.seeds else stored["plan"]["seeds"] if stored else [0]
     if args.submit:
         return submit_all(starts, wanted, seeds, out, args)
     rows = sweep_runs.run(runs_of(starts, wanted, measured, seeds, out), checked, args["dry-run"].value, args.at_once)

@@ -45,6 +45,8 @@ def train(experiment, workdir: Path | str, seeds: Sequence[int] = ()) -> bool:
     """
     if "://" in str(workdir):
         raise ValueError(f"--workdir={workdir}: a mounted folder is needed, as every host sees it (docs/pods.md)")
+    if seeds and jax.process_count() > 1:
+        raise ValueError(f"--seeds trains on one host, and there are {jax.process_count()}: start a run for each seed")
     with contextlib.ExitStack() as guard, hosts.StopSignal() as stop:
         folders, steps = open_runs(experiment, Path(workdir), seeds, guard)
         try:
@@ -194,7 +196,7 @@ def main(argv: list[str]) -> int:
         experiment = Experiment(CONFIG.value)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    return run(experiment, WORKDIR.value, [int(seed) for seed in SEEDS.value])
+    return run(experiment, WORKDIR.value, launch_flags.seeds(SEEDS.value))
 
 
 if __name__ == "__main__":

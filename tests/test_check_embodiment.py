@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -58,3 +59,13 @@ def test_actions_that_do_not_come_back_are_told(makers, monkeypatch):
     units = check_embodiment.to_robot_units
     monkeypatch.setattr(check_embodiment, "to_robot_units", lambda *args: units(*args) + 0.01)
     assert not check_embodiment.check(makers[-1].dataset, makers[-1], 2)[1]
+
+
+def test_a_mixture_of_nothing_makes_no_page(tmp_path, monkeypatch):
+    config = lerobot_config.get_config()
+    config.data.datasets = {}
+    given = types.SimpleNamespace(config=config, out=str(tmp_path / "check.html"))
+    monkeypatch.setattr(check_embodiment.flags, "FLAGS", given)
+    with pytest.raises(ValueError, match="the mixture is empty"):
+        check_embodiment.main([])
+    assert not list(tmp_path.iterdir())

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from configs import base
-from launch.setup import flags
+from launch.setup import flags, provenance
 from launch.setup.experiment import SHIFTS, Experiment
 from world_model import families
+
+ROOT = Path(__file__).parent.parent
 
 
 class Unwell(RuntimeError):
@@ -45,3 +48,30 @@ def test_there_is_a_flag_for_every_setting_of_a_sampler_and_for_nothing_else():
 def test_commands_without_a_sampler_import_no_family():
     code = "import sys, launch.setup.flags; sys.exit('world_model' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("given, sentence", [(["a"], "'a' is no whole number"), (["0", "-1"], "'-1' is no whole number"),
+                                             (["0", "3", "0"], "0 comes twice")])
+def test_seeds_that_are_none(given, sentence):
+    assert flags.seeds(["0", " 3"]) == [0, 3]
+    with pytest.raises(ValueError, match=f"--seeds: {sentence}"):
+        flags.seeds(given)
+
+
+def test_a_config_that_refuses_its_arm_says_so_without_a_trace():
+    code = "from launch.setup import flags; flags.define_config(); flags.run(print)"
+    for arm, said in (("nope", "--config: configs/quickstart.py:nope: arms are ('', 'debug'"), ("debug", "")):
+        found = subprocess.run([sys.executable, "-c", code, f"--config=configs/quickstart.py:{arm}"], check=False,
+                               capture_output=True, text=True)
+        assert found.stderr.startswith(said) and "Traceback" not in found.stderr and found.returncode == bool(said)
+
+
+def test_code_has_a_version_without_git(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.code_version()
+
+
+def test_the_image_is_built_without_what_git_ignores():
+    """Environments, caches and runs of whoever builds it."""
+    ignored, unsent = (set((ROOT / name).read_text().split()) for name in (".gitignore", ".dockerignore"))
+    assert {"runs/", ".cache/", ".venv/"} <= ignored and {f"**/{each}" for each in ignored} <= unsent

@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import statistics
 import subprocess
 import sys
 import time
@@ -55,7 +56,8 @@ def test_the_command_prints_it_and_asks_for_a_workdir(tmp_path):
         return subprocess.run([sys.executable, "-m", "launch.goodput", *args], capture_output=True, text=True,
                                            cwd=Path(__file__).parents[1], check=False)
     assert "goodput 100.0% of 10 s in 1 attempt" in run(tmp_path).stdout
-    assert "python -m launch.goodput WORKDIR" in run(tmp_path / "nowhere").stderr
+    assert "python -m launch.goodput WORKDIR" in run().stderr
+    assert f"{tmp_path}/nowhere/goodput.jsonl" in run(tmp_path / "nowhere").stderr
 
 
 class CloudEntries(logging.Handler):
@@ -162,3 +164,24 @@ def test_a_step_far_over_the_median_leaves_the_stacks_of_all_threads(tmp_path, c
         assert path.read_text().count("a step has taken") == 1  # once for one step
         assert "test_goodput.py" in path.read_text()
         assert "stacks of all threads in" in capsys.readouterr().err
+
+
+def test_a_step_may_end_while_the_watchdog_says_the_median(tmp_path, capsys, monkeypatch):
+    """The loop's thread appends: a deque that is walked meanwhile raises, and would end the watchdog."""
+    watchdog, median = Watchdog(tmp_path / "stacks.txt", 0.5, least_seconds=0.01), statistics.median
+
+    def median_beside_the_loop(values):
+        walked = iter(values)
+        first = next(walked)
+        watchdog._took.append(0.0)
+        return median([first, *walked])
+
+    for _ in range(KNOWN_AFTER):
+        watchdog.step()
+    monkeypatch.setattr(statistics, "median", median_beside_the_loop)
+    said, end = "", time.monotonic() + 60
+    with watchdog:
+        while "its median is" not in said and time.monotonic() < end:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+    assert "its median is" in said

@@ -182,6 +182,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_shard(config, small_disk
     assert len(shards) % 2 == 0 and all(path.stat().st_size for path in shards)
 
 
+def test_a_worker_that_is_none_of_the_workers(config, tmp_path):
+    with pytest.raises(ValueError, match="--worker=2 of --workers=2: they are counted from 0"):
+        start(config, tmp_path, 2, 2)
+
+
 def test_two_workers_make_one_cache(config, out, tmp_path):
     jobs = [start(config, tmp_path / "shared", i, 2) for i in (0, 1)]
     assert [job.run(silent) for job in jobs] == [False, True]

@@ -111,10 +111,21 @@ def test_tensorboard_and_wandb_get_the_same_numbers_and_pictures(tmp_path, monke
     writer.close()
     assert (tmp_path / "rollout" / "00000001.png").read_bytes() == b"png"
     run = wandb.init.return_value
-    assert wandb.init.call_args.kwargs["id"] == tmp_path.name and run.finish.called
+    assert run.finish.called
     assert [call.args[0]["train_step"] for call in run.log.call_args_list] == [1, 1]
     (event,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in event.read_bytes() and np.float32(0.5).tobytes() in event.read_bytes()
+
+
+def test_seeds_of_two_variants_are_two_runs_of_wandb(tmp_path, monkeypatch):
+    wandb = mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for variant in ("base", "wide", "wide"):
+        workdir = tmp_path / variant / "seed_0"
+        workdir.mkdir(parents=True, exist_ok=True)
+        records.Writer(workdir, step=0, also=("wandb",)).close()
+    first, second, again = (call.kwargs for call in wandb.init.call_args_list)
+    assert first["id"] != second["id"] == again["id"] and second["name"] == "wide/seed_0"
 
 
 def test_the_terminal_line_tells_what_is_known():

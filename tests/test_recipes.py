@@ -131,5 +131,5 @@ def test_costs_are_sums_that_can_be_checked():
     # 64 windows x 2 draws / 3 every 1,000 steps, and 64 x 2 x 16 / 3 every 5,000, of 128 samples a step
     assert evaluation.startswith("evaluation: at most 0.14% of the training's FLOP: 32 windows of each of 1 data sets ")
     assert list(Recipe("droid_14b", "debug").costs()) == []
-    with pytest.raises(ValueError, match="no recipe 'droid'; did you mean 'droid_14b'"):
+    with pytest.raises(ValueError, match="no recipe 'droid'; did you mean 'droid_14b'\\? There are: agi"):
         Recipe("droid", "")

@@ -140,6 +140,8 @@ def parsed(*arguments: str) -> flags.FlagValues:
 
 def test_every_setting_of_every_family_is_a_flag_and_those_given_are_read():
     assert launch_flags.sampling(parsed()) == {}
+    with pytest.raises(ValueError, match="--guidance=nan: expected a finite number"):
+        launch_flags.sampling(parsed("--guidance=nan"))
     found = launch_flags.sampling(parsed(
         "--solver=euler", "--solver_steps=4", "--guidance=2", "--action_guidance=1.5", "--branch_devices=2",
         "--skipping=adaptive", "--skip_thresholds=0.95:3,0.93:1", "--action_steps=3", "--window_blocks=9"))

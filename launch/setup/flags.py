@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import runpy
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def overridden(config: flags.FlagHolder | flags.Flag) -> dict:
     return dict(config_flags.get_override_values(config))
 
 
+def seeds(given: list[str]) -> list[int]:
+    """--seeds as numbers. Raises ValueError where one is none, or comes twice."""
+    if wrong := [each for each in given if not each.strip().isdecimal()]:
+        raise ValueError(f"--seeds: {wrong[0]!r} is no whole number from 0 on")
+    found = [int(each) for each in given]
+    if twice := [each for each in found if found.count(each) > 1]:
+        raise ValueError(f"--seeds: {twice[0]} comes twice")
+    return found
+
+
 def define_sampling(into: flags.FlagValues = flags.FLAGS) -> None:
     """A flag per sampler setting that any family has, over the checkpoint's evaluate.*; read by `sampling`.
 
@@ -51,10 +62,13 @@ def define_sampling(into: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def sampling(args: flags.FlagValues) -> dict:
-    """{key of evaluate: value} of the settings that were given. Raises ValueError where one cannot be read."""
+    """{key of evaluate: value} of the settings that were given. Raises ValueError where one cannot be read or is not
+    finite."""
     given = {}
     for name, (kind, _) in sampler_settings().items():
         value = getattr(args, name) if args.find_module_defining_flag(name) == __name__ else None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: expected a finite number")
         if value is not None:
             given[name] = value if kind in (bool, int, float, str) else literal(name, value)
     return given
@@ -106,6 +120,7 @@ def _parse(argv: list[str]) -> list[str]:
     if jax.config.jax_platforms == "cpu":
         cpu_memory.keep_freed()
     try:
+        _load_config(argv)
         rest = app.parse_flags_with_usage(argv)
         if "config" in flags.FLAGS:
             getattr(flags.FLAGS.config, "items", None)  # raises OSError for a file that failed to load
@@ -116,6 +131,18 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(problem)
     except OSError as error:
         sys.exit(f"--config: {error.__cause__ or error}")
+
+
+def _load_config(argv: list[str]) -> None:
+    """Ends with the sentence of a config file that refuses its arm, which else comes inside a trace."""
+    try:
+        flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        refusal = error.__context__ and error.__context__.__context__  # what ml_collections wrapped, and absl again
+        if isinstance(refusal, ValueError):
+            sys.exit(f"--config: {refusal}")
+    except flags.Error:
+        pass  # told by absl, with its usage
 
 
 def _unknown_key(argv: list[str]) -> str | None:

@@ -1,5 +1,6 @@
 """What made a result: the config as JSON and the version of this code."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -53,14 +54,16 @@ def write_run(workdir: Path, config, statistics: dict, arrays: str) -> None:
 
 
 def code_version() -> str:
-    """The release, and the commit where there is one."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
-                         capture_output=True, check=False)
+    """The release, and the commit where there are one and git."""
+    commit = ""
+    with contextlib.suppress(FileNotFoundError):
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
+                                capture_output=True, check=False).stdout.strip()
     try:
         release = importlib.metadata.version("wamax")
     except importlib.metadata.PackageNotFoundError:
         release = "uninstalled"
-    return " ".join([release, git.stdout.strip()]).strip()
+    return f"{release} {commit}".strip()
 
 
 def introduce(config, workdir: Path, mesh, target: dict, start: int, statistics: dict) -> str:

@@ -51,7 +51,10 @@ class Watchdog:
         """Returns the seconds after which a step counts as hung."""
         if len(self._took) < KNOWN_AFTER:
             return float("inf")  # compilation and the first steps take what they take
-        return max(self._least, self._times * statistics.median(list(self._took)))
+        return max(self._least, self._times * self._median())
+
+    def _median(self) -> float:
+        return statistics.median(list(self._took))  # a copy: the loop appends meanwhile
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._least / 4)):
@@ -61,5 +64,5 @@ class Watchdog:
                 with self._path.open("a") as file:
                     print(time.strftime("%F %T"), f"a step has taken {since:.0f} s", file=file, flush=True)
                     faulthandler.dump_traceback(file)
-                print(f"warning: a step has taken {since:.0f} s, its median is {statistics.median(self._took):.2g} s; "
+                print(f"warning: a step has taken {since:.0f} s, its median is {self._median():.2g} s; "
                       f"stacks of all threads in {self._path}", file=sys.stderr, flush=True)

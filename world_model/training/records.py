@@ -1,5 +1,6 @@
 """Records of metrics: JSON lines in the workdir, and TensorBoard and Weights & Biases where asked."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -82,12 +83,15 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run named as the workdir, and gone on with by it (extra: wandb); WANDB_PROJECT names the project."""
+    """A run of the workdir, gone on with by its whole path, as a sweep's runs are all called seed_N (extra: wandb);
+    WANDB_PROJECT names the project."""
 
     def __init__(self, workdir: Path, step: int):
         import wandb
         self._wandb = wandb
-        self._run = wandb.init(id=workdir.name, name=workdir.name, dir=str(workdir), resume="allow")
+        whole = workdir.resolve()
+        self._run = wandb.init(id=hashlib.sha256(str(whole).encode()).hexdigest()[:16],
+                               name=f"{whole.parent.name}/{whole.name}", dir=str(workdir), resume="allow")
         self._run.define_metric("*", step_metric="train_step")  # steps done again after a kill are kept
 
     def add(self, step: int, record: dict[str, float]) -> None:
