@@ -60,9 +60,10 @@ def test_seeds_that_are_none(given, sentence):
 
 def test_a_config_that_refuses_its_arm_says_so_without_a_trace():
     code = "from launch.setup import flags; flags.define_config(); flags.run(print)"
-    for arm, said in (("nope", "--config: configs/quickstart.py:nope: arms are ('', 'debug'"), ("debug", "")):
-        found = subprocess.run([sys.executable, "-c", code, f"--config=configs/quickstart.py:{arm}"], check=False,
-                               capture_output=True, text=True)
+    for arm, steps, said in (("nope", 2, "--config: configs/quickstart.py:nope: arms are ('', 'debug'"), ("debug", 2, ""),
+                             ("debug", "two", "flag --config.train.steps=two: invalid literal")):
+        flags = [f"--config=configs/quickstart.py:{arm}", f"--config.train.steps={steps}"]
+        found = subprocess.run([sys.executable, "-c", code, *flags], check=False, capture_output=True, text=True)
         assert found.stderr.startswith(said) and "Traceback" not in found.stderr and found.returncode == bool(said)
 
 

@@ -87,6 +87,13 @@ def test_bad_tables_are_named(v21, spoil, named):
     assert re.search(named, entry["reason"])
 
 
+def test_a_shared_table_without_steps_is_named(v30):
+    table = v30 / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 0), table)
+    with pytest.raises(BadEpisode, match="file-000.parquet: the table has no steps"):
+        _ = open_source(v30)[0]
+
+
 @pytest.mark.parametrize("spoil, named", [*BAD_VIDEOS.values()], ids=[*BAD_VIDEOS])
 def test_bad_videos_are_named_and_counted(v21, spoil, named):
     spoil(video_of(v21, 1))

@@ -43,6 +43,8 @@ def read_rows(file: str, columns: tuple[str, ...], first: int = 0, count: int | 
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise BadEpisode(f"{file}: cannot be read: {error}") from error
+    if not parts:
+        raise BadEpisode(f"{file}: the table has no steps")
     return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
 
 

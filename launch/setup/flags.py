@@ -120,8 +120,7 @@ def _parse(argv: list[str]) -> list[str]:
     if jax.config.jax_platforms == "cpu":
         cpu_memory.keep_freed()
     try:
-        _load_config(argv)
-        rest = app.parse_flags_with_usage(argv)
+        rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             getattr(flags.FLAGS.config, "items", None)  # raises OSError for a file that failed to load
         return rest
@@ -131,18 +130,9 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(problem)
     except OSError as error:
         sys.exit(f"--config: {error.__cause__ or error}")
-
-
-def _load_config(argv: list[str]) -> None:
-    """Ends with the sentence of a config file that refuses its arm, which else comes inside a trace."""
-    try:
-        flags.FLAGS(argv)
-    except flags.IllegalFlagValueError as error:
-        refusal = error.__context__ and error.__context__.__context__  # what ml_collections wrapped, and absl again
-        if isinstance(refusal, ValueError):
-            sys.exit(f"--config: {refusal}")
-    except flags.Error:
-        pass  # told by absl, with its usage
+    except flags.Error as error:
+        inner = error.__context__ and error.__context__.__context__  # what a config file raised, wrapped twice since
+        sys.exit(f"--config: {inner}" if isinstance(inner, ValueError) else f"{error}\nSee --help.")
 
 
 def _unknown_key(argv: list[str]) -> str | None:
