@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from launch.serving.engine import Engine, Request
 from launch.serving.servable import choose_robot
@@ -91,6 +92,15 @@ def test_one_of_two_datasets_of_a_robot_is_chosen(engine):
     toy = engine.model.statistics["toy"]  # of two that share a normalisation none need be chosen
     shared = dataclasses.replace(engine.model, statistics={"toy": toy, "dreams": toy})
     assert choose_robot(shared, "pusht", None).statistics is toy
+
+
+def test_the_recordings_of_a_chosen_dataset_are_opened_alone(engine, monkeypatch):
+    """As launch.dream asks for them."""
+    config, toy = engine.model.config.copy_and_resolve_references(), engine.model.statistics["toy"]
+    config.data.datasets = ConfigDict({name: config.data.datasets.pusht for name in ("toy", "dreams")})
+    both = dataclasses.replace(engine.model, experiment=Experiment(config), statistics={"toy": toy, "dreams": toy})
+    monkeypatch.setattr(Experiment, "data", lambda self, statistics: (set(self.config.data.datasets), set(statistics)))
+    assert both.data == ({"toy", "dreams"},) * 2 and both.of_dataset("dreams").data == ({"dreams"},) * 2
 
 
 @pytest.mark.parametrize("part,slots", [("action", 1), ("state", 1)])

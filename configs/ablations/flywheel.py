@@ -35,8 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c.data.cache = "" if arg.endswith("video") else ".cache/drawer_world_latents"
         c.data.statistics_per = "embodiment"
         c.noise.forward_dynamics = 0.5
-        c.model.latent_channels = 96  # of 16, which policies have, no arm can be drawn again
-        c.train.steps = 6000
+        # Of 16 channels, which policies have, no arm can be drawn again; the width is more than a token's latents.
+        c.model.update(latent_channels=32, dim=192, ffn_dim=768, num_heads=3)
         return c
     c = joint.get_config(arg)
     c.data.statistics_per = "embodiment"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs.base import get_config
 from data_pipelines.statistics.stored import STATISTICS
-from launch.setup import values
+from launch.setup import mixture, values
 from launch.setup.datasets import Data
 from launch.setup.experiment import Experiment
 from launch.setup.provenance import from_json
@@ -59,9 +59,13 @@ class Restored:
 
     @functools.cached_property
     def data(self) -> Data:
-        """The mixture, of video and under the checkpoint's own statistics. Opened when asked for."""
+        """The mixture, of video and under the checkpoint's own statistics, or its dataset that `of_dataset` names.
+        Opened when asked for."""
         config = self.config.copy_and_resolve_references()
         config.data.cache = ""
+        known = mixture.entries(config.data.datasets)
+        if self.statistics.keys() < known.keys():
+            config.data.datasets = ConfigDict({name: known[name] for name in self.statistics})
         return Experiment(config).data(statistics=self.statistics)
 
     @functools.cached_property
