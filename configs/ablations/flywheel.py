@@ -6,7 +6,8 @@
     python -m launch.precompute $file:world_video --out=.cache/drawer_world_latents
     python -m launch.train $file:world --workdir=runs/dreamer
     python -m launch.imagine --workdir=runs/dreamer --task=ogbench-drawer --solver_steps=4     # does it obey?
-    python -m launch.dream --workdir=runs/dreamer --task=ogbench-drawer --out=.cache/drawer_dreams --blocks=5
+    python -m launch.dream --workdir=runs/dreamer --task=ogbench-drawer --out=.cache/drawer_dreams \\
+        --blocks=5 --most_apart=12
     python -m launch.precompute $file:video --out=.cache/drawer_dreams_latents
     python -m launch.sweep $file --out=runs/flywheel --lock
     python -m launch.sweep $file --out=runs/flywheel --at_once=4
@@ -35,8 +36,6 @@ def get_config(arg: str = "") -> ConfigDict:
         c.data.cache = "" if arg.endswith("video") else ".cache/drawer_world_latents"
         c.data.statistics_per = "embodiment"
         c.noise.forward_dynamics = 0.5
-        # Of 16 channels, which policies have, no arm can be drawn again; the width is more than a token's latents.
-        c.model.update(latent_channels=32, dim=192, ffn_dim=768, num_heads=3)
         return c
     c = joint.get_config(arg)
     c.data.statistics_per = "embodiment"
