@@ -7,6 +7,7 @@ The bucket is mounted at /runs on every host (docs/pods.md). jobset prints a man
 queued print commands. Without --dry-run they are run.
 """
 
+import posixpath
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 from launch.cluster import manifests
 from launch.cluster.slices import Slice
 from launch.setup import flags as launch_flags
+from launch.setup import values
 
 
 def make_job(name: str, topology: str, slices: int, image: str, bucket: str, command: list[str]) -> manifests.Job:
@@ -26,6 +28,8 @@ def make_job(name: str, topology: str, slices: int, image: str, bucket: str, com
         raise ValueError(f"--name={name}: lower-case letters, digits and '-', at most 40, beginning with a letter")
     if slices < 1:
         raise ValueError(f"--slices={slices}: at least 1")
+    if "/" in bucket:
+        raise ValueError(f"--bucket={bucket}: the name of a bucket alone is meant, without gs://")
     return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image, bucket)
 
 
@@ -41,7 +45,7 @@ def job_of(args, name: str, command: list[str], workdir: str) -> manifests.Job:
     if missing := [flag for flag in ("topology", "bucket", "image", *asked) if not getattr(args, flag)]:
         why = f", which --by={args.by} needs" if missing[0] in asked else ""
         raise ValueError(f"--{missing[0]} is missing{why}")
-    if not workdir.startswith(manifests.RUNS + "/"):
+    if not posixpath.normpath(workdir).startswith(manifests.RUNS + "/"):
         raise ValueError(f"{workdir} is no folder below {manifests.RUNS}, where the bucket is mounted")
     return make_job(name, args.topology, args.slices, args.image, args.bucket, command)
 
@@ -83,6 +87,9 @@ def define() -> None:
 def main(_) -> None:
     args = flags.FLAGS
     file, overrides = config_flags.get_config_filename(args["config"]), launch_flags.overridden(args["config"])
+    values.check(args.config)
+    if not args.config.data.datasets:
+        raise ValueError(f"{file}: data.datasets is empty, and a job would end before its first step")
     command = training_command(file, overrides, args.workdir)
     start(job_of(args, args.name, command, args.workdir), args)
 

@@ -101,6 +101,16 @@ def test_the_history_on_disk_is_cut_at_the_resumed_step(tmp_path):
     assert found == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
 
 
+def test_a_line_is_stored_when_it_is_written(tmp_path, monkeypatch):
+    """A mounted bucket uploads a file when it is closed or synchronised: others look on, and a host may die, before."""
+    stored: dict[int, bytes] = {}
+    monkeypatch.setattr(records.os, "fsync", lambda file: stored.update({file: (tmp_path / "metrics.jsonl").read_bytes()}))
+    writer = records.Writer(tmp_path, step=0)
+    writer.write(1, {"loss": 0.5})
+    assert list(stored.values()) == [b'{"step": 1, "loss": 0.5}\n']
+    writer.close()
+
+
 def test_tensorboard_and_wandb_get_the_same_numbers_and_pictures(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
     wandb = mock.MagicMock()

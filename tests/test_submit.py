@@ -46,7 +46,8 @@ def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
         {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}]}
     stopped, disrupted = job["template"]["spec"]["podFailurePolicy"]["rules"]
     assert stopped["onExitCodes"]["values"] == [train.STOPPED] and stopped["action"] == disrupted["action"] == "FailJob"
-    (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    (volume, memory), (mount, shared) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    assert memory == {"name": shared["name"], "emptyDir": {"medium": "Memory"}} and shared["mountPath"] == "/dev/shm"
     assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket" and mount["name"] == volume["name"]
     assert COMMAND[-1].startswith(f"--workdir={mount['mountPath']}/")
     assert job["template"]["spec"]["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
@@ -71,6 +72,7 @@ def test_commands_keep_what_they_quote():
     create, start, delete = manifests.queued_resources(job, "project", "us-east5-a", spot=True)
     assert "--accelerator-type=v6e-256" in create and "--spot" in create and "--node-id=run-1" in create
     assert "gcsfuse --implicit-dirs -o allow_other bucket /runs && docker run" in start and "-v /runs:/runs" in start
+    assert "--ipc=host" in start
     assert "--restart=on-failure:20 --stop-timeout=600" in start and "--rm" not in start
     assert "--worker=all" in start and "no_decay" in start and "delete run-1" in delete
 
@@ -92,16 +94,31 @@ def test_what_is_missing_is_named(changed, sentence):
     with pytest.raises(ValueError, match="/tmp/run is no folder below /runs"):
         vars(args).update(image="i", by="jobset")
         submit.job_of(args, "run", COMMAND, "/tmp/run")
+    with pytest.raises(ValueError, match=r"/runs/\.\./run is no folder below /runs"):
+        submit.job_of(args, "run", COMMAND, "/runs/../run")
+    with pytest.raises(ValueError, match="--bucket=gs://b: the name of a bucket alone"):
+        submit.make_job("run", "v5p:4x4x4", 1, "image", "gs://b", COMMAND)
 
 
 def test_a_dry_run_prints_the_manifest_and_starts_nothing():
     done = subprocess.run(
-        [sys.executable, "-m", "launch.submit", "--config=configs/dreamzero_14b.py", "--topology=v5p:4x4x4",
+        [sys.executable, "-m", "launch.submit", "--config=configs/recipes/droid_14b.py", "--topology=v5p:4x4x4",
          "--config.train.global_batch_size=64", "--workdir=/runs/run", "--bucket=bucket", "--image=registry/wamax:1",
          "--dry-run"],
         capture_output=True, text=True, check=True)
     assert done.stdout.startswith("# kubectl apply -f -\n")
     command = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
         "containers"][0]["command"]
-    assert command[2:] == ["launch.train", "--config=configs/dreamzero_14b.py",
+    assert command[2:] == ["launch.train", "--config=configs/recipes/droid_14b.py",
                            "--config.train.global_batch_size=64", "--workdir=/runs/run"]
+
+
+@pytest.mark.parametrize("config, sentence", [
+    (["configs/dreamzero_14b.py"], "configs/dreamzero_14b.py: data.datasets is empty"),
+    (["configs/recipes/droid_14b.py", "--config.train.steps=0"], "train.steps = 0: expected at least 1")])
+def test_what_could_not_train_is_not_booked(config, sentence):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.submit", f"--config={config[0]}", *config[1:], "--topology=v5p:4x4x4",
+         "--workdir=/runs/run", "--bucket=bucket", "--image=registry/wamax:1", "--dry-run"],
+        capture_output=True, text=True, check=False)
+    assert done.returncode and not done.stdout and done.stderr.startswith(f"submit: {sentence}")

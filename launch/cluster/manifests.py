@@ -27,20 +27,20 @@ def jobset(job: Job) -> dict:
     """Makes the manifest (jobset.x-k8s.io/v1alpha2). GKE tells each host its slice and its number there.
 
     A pod that was disrupted, or saved because it was asked to stop, fails its Job with the reason PodFailurePolicy, and
-    such restarts do not count.
+    such restarts do not count. Loader processes hand batches over in /dev/shm, of which a container has 64 MiB by itself.
     """
     container = {
         "name": "train", "image": job.image, "command": list(job.command),
         "ports": [{"containerPort": 8471}, {"containerPort": 8431}],
         "resources": {"limits": {"google.com/tpu": job.slice.cloud.host_chips}},
         "securityContext": {"privileged": False},
-        "volumeMounts": [{"name": "runs", "mountPath": RUNS}]}
+        "volumeMounts": [{"name": "runs", "mountPath": RUNS}, {"name": "shm", "mountPath": "/dev/shm"}]}
     volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io",
                                       "volumeAttributes": {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}}}
     pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": SAVE_SECONDS,
            "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": job.slice.cloud.gke,
                             "cloud.google.com/gke-tpu-topology": job.slice.shape},
-           "volumes": [volume], "containers": [container]}
+           "volumes": [volume, {"name": "shm", "emptyDir": {"medium": "Memory"}}], "containers": [container]}
     mounted = {"annotations": {"gke-gcsfuse/volumes": "true"}}
     stopped = [{"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [STOPPED]}},
                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
@@ -79,7 +79,7 @@ def queued_resources(job: Job, project: str, zone: str, spot: bool) -> list[str]
               *(["--spot"] if spot else [])]
     mount = f"sudo mkdir -p {RUNS} && sudo gcsfuse --implicit-dirs -o allow_other {shlex.quote(job.bucket)} {RUNS}"
     docker = (f"docker run --detach --name={job.name} --restart=on-failure:{job.restarts} "
-              f"--stop-timeout={SAVE_SECONDS} --privileged --net=host -v {RUNS}:{RUNS}")
+              f"--stop-timeout={SAVE_SECONDS} --privileged --net=host --ipc=host -v {RUNS}:{RUNS}")
     run = (f"{mount} && {docker} {shlex.quote(job.image)} {shlex.join(job.command)} && "
            f"docker logs --follow {job.name}")
     names = [job.name] if job.slices == 1 else [f"{job.name}-{i}" for i in range(job.slices)]

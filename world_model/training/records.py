@@ -36,6 +36,7 @@ class Writer:
         """Appends one record."""
         if self._file:
             self._file.write((json.dumps({"step": step, **record}) + "\n").encode())
+            os.fsync(self._file.fileno())  # a mounted bucket shows, and keeps, nothing before
         for sink in self._also:
             sink.add(step, record)
 
