@@ -27,7 +27,7 @@ def jobset(job: Job) -> dict:
     """Makes the manifest (jobset.x-k8s.io/v1alpha2). GKE tells each host its slice and its number there.
 
     A pod that was disrupted, or saved because it was asked to stop, fails its Job with the reason PodFailurePolicy, and
-    such restarts do not count. Loader processes hand batches over in /dev/shm, of which a container has 64 MiB by itself.
+    such restarts do not count. Loader processes hand batches over in /dev/shm, of which a container has 64 MiB alone.
     """
     container = {
         "name": "train", "image": job.image, "command": list(job.command),
