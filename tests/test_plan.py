@@ -2,6 +2,7 @@
 CPU's, on eight virtual devices: the text it writes is read by the same code as the TPU's."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -181,12 +182,6 @@ def held(count: int, dtype: str = "float32") -> dict:
                         is_leaf=lambda x: isinstance(x, tuple))
 
 
-class Tpu:
-    """A device of which the memory is known."""
-
-    device_kind, platform = "TPU v5", "tpu"
-
-
 class Gpu:
     """As JAX shows one."""
 
@@ -217,13 +212,14 @@ def test_the_mesh_is_chosen_for_the_devices():
         fit.choose_mesh(config, 64)
 
 
-@pytest.mark.parametrize("batch, remat", [(64, "dots"), (128, "added"), (512, "full")])
-def test_more_samples_per_chip_keep_less(batch, remat):
+@pytest.mark.parametrize("chip, batch, remat", [
+    ("v5p", 64, "dots"), ("v5p", 128, "added"), ("v5p", 512, "full"), ("v6e", 64, "lean")])
+def test_more_samples_and_less_memory_a_chip_keep_less(chip, batch, remat):
     config = dreamzero_14b.get_config()
     config.train.global_batch_size = batch
     config.mesh.update(fit.choose_mesh(config, 64))
-    spec = Experiment(config).model.spec
-    assert fit.choose_remat(config, Tpu, spec, held(16_484_292_448)) == remat
+    spec, device = Experiment(config).model.spec, SimpleNamespace(device_kind=CHIPS[chip].kind, platform="tpu")
+    assert fit.choose_remat(config, device, spec, held(16_484_292_448)) == remat
 
 
 def test_nothing_stays_open_on_a_cpu():

@@ -1,17 +1,22 @@
 """world_model/training/train_step.py and remat.py: the same step on any mesh, in any number of pieces."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny_training as tiny
+from world_model.analysis.chips import CHIPS
 from world_model.parallel import host_rows, sharding
 from world_model.parallel.remat import remat
 from world_model.training import state
 from world_model.training.train_step import (
     COMPILER_OPTIONS,
     FAILING_WITH_EXPERTS,
+    VECTOR_MEMORY,
+    VECTOR_MEMORY_KIB,
     compiler_options,
     gradients,
     jit_train_step,
@@ -153,7 +158,14 @@ def test_an_unknown_policy_lists_the_names():
 
 
 def test_a_mixture_of_experts_is_compiled_without_the_option_that_fails():
-    dense = compiler_options("tpu", {"blocks.mlp.fc1.kernel": BATCH})
-    mixture = compiler_options("tpu", {"expert_blocks.mlp.experts_fc1": BATCH})
-    assert dense == COMPILER_OPTIONS["tpu"] and compiler_options("cpu", {}) == {}
+    tpu, cpu = (SimpleNamespace(platform=name, device_kind=name) for name in ("tpu", "cpu"))
+    dense = compiler_options(tpu, {"blocks.mlp.fc1.kernel": BATCH})
+    mixture = compiler_options(tpu, {"expert_blocks.mlp.experts_fc1": BATCH})
+    assert dense == COMPILER_OPTIONS["tpu"] and compiler_options(cpu, {}) == {}
     assert dense | dict.fromkeys(dense.keys() & {FAILING_WITH_EXPERTS}, "false") == mixture
+
+
+def test_a_chip_has_its_own_limit_of_vector_memory():
+    v6e = SimpleNamespace(platform="tpu", device_kind=CHIPS["v6e"].kind)
+    assert compiler_options(v6e, {}) == COMPILER_OPTIONS["tpu"] | {VECTOR_MEMORY: "98304"}
+    assert set(VECTOR_MEMORY_KIB) <= {chip.kind for chip in CHIPS.values()}

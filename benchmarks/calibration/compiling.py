@@ -13,7 +13,7 @@ from benchmarks.calibration import kernels
 from benchmarks.calibration.published import Case
 from launch import plan
 from launch.planning import estimate
-from world_model.training.train_step import COMPILER_OPTIONS
+from world_model.training.train_step import COMPILER_OPTIONS, VECTOR_MEMORY
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -25,10 +25,11 @@ def measure(case: Case) -> dict:
     chip = dataclasses.replace(chip, kernel_efficiency=kernels.efficiency(case.topology.partition(":")[0], samples))
     mesh = Mesh(np.array(devices).reshape([case.mesh[axis] for axis in AXES]), AXES)
     state, batch = abstract_state(case.model, mesh), abstract_batch(case, mesh)
+    limit = {VECTOR_MEMORY: str(case.vector_memory)} if case.vector_memory else {}
     began = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = jax.jit(make_step(case.model, mesh), donate_argnums=0).lower(state, batch)
-        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS["tpu"])
+        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS["tpu"] | limit)
     seconds = time.perf_counter() - began
     text = kernels.in_our_words(compiled.as_text())
     family = SimpleNamespace(training_flops=case.model.flops())

@@ -22,6 +22,7 @@ class Case:
     source: str
     seconds: float = 0.0  # as published; 0: the source says the rate below
     tflops: float = 0.0  # per chip and second, by the source's own count
+    vector_memory: int = 0  # KiB that a fusion may take, as the source's command says; 0: libtpu's own limit
 
     def published(self, chips: int) -> float:
         """Seconds of a step."""
@@ -51,26 +52,29 @@ CASES = {
         f"{MAXTEXT}/v5p/README.md", tflops=328),
     "Wan 2.1 14B, v5p-8": Case(
         Video(tile=1024, fused=False, text_places=1024), "v5p:2x2x1", _mesh(4), 1, f"{DIFFUSION}#L300",
-        seconds=36.01),
+        seconds=36.01, vector_memory=65_536),
     "FLUX.1-dev 12B, v5p-8": Case(
         Image(tile=1536), "v5p:2x2x1", _mesh(4), 8, f"{DIFFUSION}#L403", seconds=1.769),
     "GPT-3 175B, v6e-256": Case(
         Decoder(dim=12_288, layers=96, heads=96, ffn=49_152, vocab=50_304, length=2048, rotary=False,
                 activation="gelu", tile=1024),
-        "v6e:16x16", _mesh(256), 256 * 3, f"{RECIPES}/trillium/GPT3-175B-MaxText/bf16/README.md", seconds=17.182),
+        "v6e:16x16", _mesh(256), 256 * 3, f"{RECIPES}/trillium/GPT3-175B-MaxText/bf16/README.md", seconds=17.182,
+        vector_memory=98_304),
     "Llama 2 70B, v6e-256": Case(
         Decoder(**_LLAMA_70B, vocab=32_000, length=4096, remat="query+key+value", offload=True, tile=1024),
         "v6e:16x16", _mesh(256), 256 * 2, f"{RECIPES}/trillium/Llama2-70B-MaxText/README.md",
-        seconds=9.052),  # the source names 3 samples a chip; its log line counts the tokens of 2
+        seconds=9.052, vector_memory=98_304),  # the source names 3 samples a chip; its log line counts the tokens of 2
     "Llama 3.1 8B, v6e-256": Case(
         Decoder(**_LLAMA, dim=4096, layers=32, heads=32, ffn=14_336, vocab=128_256, length=8192,
                 remat="layer_input+query+key+value+out", offload=True, tile=2048, fused=True),
-        "v6e:16x16", _mesh(256), 256 * 4, f"{RECIPES}/trillium/Llama3.1-8B-MaxText/v6e-256/README.md", seconds=4.546),
+        "v6e:16x16", _mesh(256), 256 * 4, f"{RECIPES}/trillium/Llama3.1-8B-MaxText/v6e-256/README.md", seconds=4.546,
+        vector_memory=98_304),
     "Llama 3.1 70B, v7x-128": Case(
         Decoder(**_LLAMA_70B, vocab=128_256, length=8192, remat="layer_input+query+key+value+context", tile=2048,
                 fused=True, moment="bfloat16"),
-        "v7x:4x4x4", _mesh(128), 256, f"{RECIPES}/ironwood/README.md", seconds=12.20),
+        "v7x:4x4x4", _mesh(128), 256, f"{RECIPES}/ironwood/README.md", seconds=12.20,
+        vector_memory=65_536),
     "Wan 2.1 14B, v7x-128": Case(
         Video(tile=2048, fused=True, text_places=512), "v7x:4x4x4", _mesh(4, data=32), 32,
-        f"{RECIPES}/ironwood/README.md", seconds=24.58),
+        f"{RECIPES}/ironwood/README.md", seconds=24.58, vector_memory=65_536),
 }

@@ -19,9 +19,10 @@ from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 USABLE_SHARE = 0.92  # for what can be foreseen; plans of the 14B came within 6% of the memory, but for context = 4
-# Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
+# Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token
+# (of `lean` those live at once, 27 on v6e and 18 on v5e; of the others arguments and temporaries).
 LAYERS_AT_WORK = 3
-WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
+WORKING_SET = {"full": 120, "lean": 40, "added": 70, "wide": 90, "dots": 60}
 
 
 def fit(config, make: Callable, devices=None) -> ConfigDict:
