@@ -152,4 +152,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_bool("check", False, "fails where something that training reads is missing")
     flags.DEFINE_string("cache", "", "folder of the latent cache, or its address; default: cache/NAME")
-    launch_flags.run(main)
+    launch_flags.run(main, arguments=True)

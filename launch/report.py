@@ -189,6 +189,8 @@ def compare(workdirs: list[str], out: str | None) -> Path:
 
 def main(argv: list[str]) -> None:
     args = flags.FLAGS
+    if args.out and not args.compare:
+        raise ValueError("--out is of --compare; a run's report goes into its workdir")
     if args.compare:
         print(compare(argv[1:], args.out))
     elif args.workdir:
@@ -202,4 +204,4 @@ if __name__ == "__main__":  # flags are here so that importing this module besid
     flags.DEFINE_integer("step", None, "checkpoint step; default: the newest")
     flags.DEFINE_bool("compare", False, "lay the runs side by side whose workdirs follow")
     flags.DEFINE_string("out", None, "folder of compare.html; default: the first run's report")
-    launch_flags.run(main, checkpoint.CheckpointError)
+    launch_flags.run(main, checkpoint.CheckpointError, arguments=True)

@@ -200,4 +200,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    launch_flags.run(main)
+    launch_flags.run(main, arguments=True)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from configs import base
+from launch import report
 from launch.setup import flags, provenance
 from launch.setup.experiment import SHIFTS, Experiment
 from world_model import families
@@ -26,6 +28,19 @@ def test_an_error_that_people_can_put_right_ends_a_command_with_its_sentence(mon
     monkeypatch.setattr(flags.app, "run", lambda main, flags_parser: main(["/there/launch/export.py"]))
     with pytest.raises(SystemExit, match="^export: no$"):
         flags.run(main, Unwell)
+
+
+def test_what_is_no_flag_is_not_passed_over(monkeypatch):
+    monkeypatch.setattr(flags.app, "run", lambda main, flags_parser: main(["/there/launch/evaluate.py", "500"]))
+    with pytest.raises(SystemExit, match="^evaluate: '500' is no flag, and nothing else is read$"):
+        flags.run(lambda argv: None)
+    flags.run(lambda argv: None, arguments=True)
+
+
+def test_a_report_of_one_run_has_no_other_folder(monkeypatch):
+    monkeypatch.setattr(report.flags, "FLAGS", types.SimpleNamespace(out="there", compare=False, workdir="run"))
+    with pytest.raises(ValueError, match="--out is of --compare"):
+        report.main([])
 
 
 def test_other_errors_keep_their_traces(monkeypatch):

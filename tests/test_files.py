@@ -99,3 +99,10 @@ def test_copies_lie_in_a_folder_of_this_user(tmp_path, monkeypatch):
     folder.unlink()
     assert Path(files.local_copy("memory://owned/a")).parent == folder and folder.stat().st_mode & 0o77 == 0
     assert not list((tmp_path / "theirs").iterdir())
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"), \
+            files.new_file(f"{tmp_path}/file"), open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"x")
+    assert not list(tmp_path.iterdir())

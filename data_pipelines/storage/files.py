@@ -104,6 +104,10 @@ def new_file(file: str) -> Iterator[str]:
     try:
         yield str(partial)
         partial.replace(file)
+    except OSError as error:
+        if error.filename or not error.errno:
+            raise
+        raise OSError(error.errno, error.strerror, file) from error  # as of a full disk, which does not say which
     finally:
         partial.unlink(missing_ok=True)
 

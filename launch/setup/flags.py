@@ -98,13 +98,18 @@ def literal(flag: str, text: str):
         raise ValueError(f"--{flag}={text} cannot be read: give what Python reads, or pairs: 0.95:3,0.93:1") from error
 
 
-def run(main: Callable, *errors: type[Exception]) -> None:
+def run(main: Callable, *errors: type[Exception], arguments: bool = False) -> None:
     """absl's app.run, with a wrong key or file of --config answered by the nearest right one. Errors that people can
-    put right, and `errors`, end the command with its name and their sentence."""
+    put right, and `errors`, end the command with its name and their sentence.
+
+    arguments: whether it takes others than flags.
+    """
     expected: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, subprocess.CalledProcessError, *errors)
 
     def command(argv: list[str]):
         try:
+            if argv[1:] and not arguments:
+                raise ValueError(f"{argv[1]!r} is no flag, and nothing else is read")
             return main(argv)
         except expected as error:
             sys.exit(f"{Path(argv[0]).stem}: {error}")
