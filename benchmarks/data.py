@@ -74,7 +74,7 @@ def write_cache(folder: Path, dataset: Dataset, windows: int) -> tuple[LatentCac
     for shard in writer.shards("arms", windows):
         rows = ({**blank, "latents": noise[i % 32]} for i in writer.windows_of(shard, windows))
         writer.write_shard("arms", shard, rows)
-    writer.write_texts([np.ones((40, 4096), np.float32)])
+    writer.write_texts([""], lambda prompt: np.ones((40, 4096), np.float32))
     writer.write_index("arms", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
                        kept=dataset.source.stretches(), text=np.zeros(len(dataset.source), np.int64))
     save_encoders(folder, {})

@@ -135,7 +135,7 @@ def make_cache(folder: Path) -> None:
     row = {name: np.ones(shape, dtype) for name, (shape, dtype) in record_fields(SPEC).items()}
     for shard in range(3):
         writer.write_shard("d", shard, iter([row, "unreadable"]))
-    writer.write_texts(iter([np.ones((3, 6))] * 3))
+    writer.write_texts("abc", lambda prompt: np.ones((3, 6)))
     writer.write_index("d", lengths=np.arange(3), rates=np.ones(3), kept=np.zeros((3, 3), np.int64), text=np.arange(3),
                        later=np.array([[1, 1, 2]]))
     save_encoders(str(folder), {"video.mean": np.ones(2, np.float32)})

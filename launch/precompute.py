@@ -99,13 +99,16 @@ class Precompute:
         return [(name, shard) for name, count in self.windows.items() for shard in self.writer.shards(name, count)]
 
     def make(self, name: str, shard: int) -> dict:
-        """Writes a shard; returns its JSON. Raises ValueError where this job has met too many unreadable windows."""
+        """Writes a shard; returns its JSON. Raises ValueError where this job has met too many unreadable windows; the
+        shard is then made again at the next start."""
         maker = next(maker for maker in self.makers if maker.dataset.name == name)
-        about = self.writer.write_shard(name, shard, self._rows(maker, shard))
-        self._bad |= {(name, window): reason for window, reason in about["bad"].items()}
-        check_limit(len(self._bad), sum(self.windows.values()), self.experiment.config.data.max_bad_fraction, "windows",
-                    sorted(set(self._bad.values())))
-        return about
+
+        def check(bad: dict[str, str]) -> None:
+            self._bad |= {(name, window): reason for window, reason in bad.items()}
+            check_limit(len(self._bad), sum(self.windows.values()), self.experiment.config.data.max_bad_fraction,
+                        "windows", sorted(set(self._bad.values())))
+
+        return self.writer.write_shard(name, shard, self._rows(maker, shard), check)
 
     def finish(self) -> bool:
         """_SUCCESS and, where the family has a video codec, the contact sheet, once every shard is there."""
@@ -135,7 +138,7 @@ class Precompute:
                 dataset.name, lengths=np.asarray(source.lengths(), np.int64), kept=source.stretches(), text=first,
                 rates=np.asarray(source.rates(), np.float64), later=np.array(later, np.int64).reshape(-1, 3))
         if "text_features" in self.spec:
-            self.writer.write_texts(self._features(prompt) for prompt in numbers)
+            self.writer.write_texts(list(numbers), self._features)
 
     def _features(self, prompt: str) -> np.ndarray:
         """bfloat16 [tokens, width]."""

@@ -210,7 +210,7 @@ def test_a_cache_holds_the_fields_that_its_spec_names(tmp_path):
     rows = [maker(i, 0) | {"view_features": np.full((3, 5), i, np.float16)} for i in range(len(maker.windows))]
     writer = CacheWriter(tmp_path, {"identity": {}}, spec, 100)
     writer.write_shard("three", 0, iter(rows))
-    writer.write_texts(iter([np.zeros((1, 1))]))
+    writer.write_texts([""], lambda prompt: np.zeros((1, 1)))
     writer.write_index("three", lengths=dataset.source.lengths(), rates=dataset.source.rates(),
                        kept=dataset.source.stretches(), text=np.zeros(2, np.int64))
     save_encoders(tmp_path, {})

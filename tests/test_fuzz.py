@@ -126,7 +126,7 @@ def cache(tmp_path_factory):
     for shard in range(3):
         writer.write_shard("d", shard, iter(rows[2 * shard:2 * shard + 2]))
     texts = [rng.normal(size=(3, 6)) for _ in range(3)]
-    writer.write_texts(iter(texts))
+    writer.write_texts([str(i) for i in range(len(texts))], lambda i: texts[int(i)])
     writer.write_index("d", lengths=np.arange(3), rates=np.ones(3), kept=np.zeros((3, 3), np.int64), text=np.arange(3))
     save_encoders(folder, {"video.mean": np.ones(2, np.float32)})
     save_statistics(STATISTICS, f"{folder}/statistics.json")

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from data_pipelines.cache.format import CacheError
 from data_pipelines.episode import BadEpisode
+from data_pipelines.robots.embodiment import Embodiment
 from launch import precompute, precompute_beam, train
 from launch.setup import cache
 from launch.setup.experiment import Experiment
@@ -187,6 +188,18 @@ def test_a_worker_that_is_none_of_the_workers(config, tmp_path):
         start(config, tmp_path, 2, 2)
 
 
+def test_prompts_that_changed_since_an_earlier_start_are_encoded_again(config, tmp_path, monkeypatch):
+    """The index numbers the prompts of today: features of yesterday's would be another's."""
+    def texts(folder: str) -> bytes:
+        start(config, tmp_path / folder).prepare()
+        return (tmp_path / folder / "texts.array_record").read_bytes()
+
+    before = texts("begun")
+    assert texts("begun") == before
+    monkeypatch.setattr(Embodiment, "format_prompt", lambda self, instruction: f"now {len(instruction)}")
+    assert texts("begun") == texts("fresh") != before
+
+
 def test_two_workers_make_one_cache(config, out, tmp_path):
     jobs = [start(config, tmp_path / "shared", i, 2) for i in (0, 1)]
     assert [job.run(silent) for job in jobs] == [False, True]
@@ -328,14 +341,20 @@ def test_shards_that_changed_are_named(config, copied, tmp_path):
         open_cache(found)
 
 
-def test_unreadable_windows_are_kept_as_such(config, tmp_path):
+def test_too_many_unreadable_windows_make_no_cache(config, tmp_path):
+    wrist = "videos/chunk-000/observation.images.wrist/episode_000000.mp4"
     shutil.copytree(lerobot_config.FIXTURE.replace("v30", "v21"), tmp_path / "v21")
-    (tmp_path / "v21/videos/chunk-000/observation.images.wrist/episode_000000.mp4").write_bytes(b"")
+    (tmp_path / "v21" / wrist).write_bytes(b"")
     spoiled = config.copy_and_resolve_references()
     for entry in spoiled.data.datasets.values():
         entry.path = str(tmp_path / "v21")
     with pytest.raises(ValueError, match=r"\d+ windows are unreadable.*\n.*episode_000000.mp4: the file is empty"):
         start(spoiled, tmp_path / "latents").run(silent)
+    with pytest.raises(ValueError, match=r"\d+ windows are unreadable"):  # a second start does not pass it over
+        start(spoiled, tmp_path / "latents").run(silent)
+    shutil.copy(Path(lerobot_config.FIXTURE.replace("v30", "v21")) / wrist, tmp_path / "v21" / wrist)
+    assert start(spoiled, tmp_path / "latents").run(silent)
+    assert '"bad": {}' in (tmp_path / "latents/discs/shard-00000.json").read_text()
 
 
 def test_odd_windows_are_as_from_video(config, tmp_path):

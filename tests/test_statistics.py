@@ -222,9 +222,19 @@ def test_an_interrupted_count_goes_on(tmp_path):
     kept = len(list((tmp_path / "parts").glob("*.safetensors")))
     assert kept == 15  # of 16 shares
     source.stop_at, source.opened = None, 0
-    assert compute_statistics(dataset, LAYOUT, str(tmp_path / "parts")) == expected and source.opened == 4
+    assert compute_statistics(dataset, LAYOUT, str(tmp_path / "parts")) == expected and source.opened == 4 + 1
     other = dataclasses.replace(dataset, episodes=np.arange(32))
     assert compute_statistics(other, LAYOUT, str(tmp_path / "parts")) == compute_statistics(other, LAYOUT)
+
+
+def test_an_episode_that_was_put_right_since_an_earlier_start_is_counted(tmp_path):
+    source = FakeSource([40] * 64, unreadable=(5, 9))
+    dataset = Dataset("fake", source, ROBOT)
+    with pytest.raises(ValueError, match="2 of 64 episodes are unreadable"):
+        compute_statistics(dataset, LAYOUT, str(tmp_path / "parts"), max_bad_fraction=0)
+    source.unreadable = ()
+    found = compute_statistics(dataset, LAYOUT, str(tmp_path / "parts"), max_bad_fraction=0)
+    assert found == compute_statistics(dataset, LAYOUT) and found["episodes"] == 64
 
 
 def test_a_datasets_own_statistics_are_compared(tmp_path):

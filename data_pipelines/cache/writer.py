@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -51,9 +51,10 @@ class CacheWriter:
         """The windows of a shard."""
         return range(shard * self._per_shard, min((shard + 1) * self._per_shard, windows))
 
-    def write_shard(self, dataset: str, shard: int, rows: Iterator[dict | str]) -> dict:
+    def write_shard(self, dataset: str, shard: int, rows: Iterator[dict | str],
+                    check: Callable[[dict[str, str]], None] = lambda bad: None) -> dict:
         """Writes a shard, all of it or nothing, and returns its JSON. rows: one for each window, or the reason why the
-        window is unreadable."""
+        window is unreadable; check: is given {window: reason}, and what it raises leaves the shard unmade."""
         bad: dict[str, str] = {}
 
         def records() -> Iterator[bytes]:
@@ -65,15 +66,19 @@ class CacheWriter:
                     yield b"".join(np.asarray(row[name], dtype).tobytes() for name, (_, dtype) in self._fields.items())
 
         about = _write_records(shard_file(self.path, dataset, shard, ".array_record"), records()) | {"bad": bad}
+        check(bad)
         files.write_json(shard_file(self.path, dataset, shard, ".json"), about)
         return about
 
-    def write_texts(self, features: Iterator[np.ndarray]) -> None:
-        """Writes the features [tokens, width] of each distinct prompt, without padding, unless they are there."""
-        if not files.exists(self._at("texts.json")):
+    def write_texts(self, prompts: Sequence[str], features: Callable[[str], np.ndarray]) -> None:
+        """Writes the features [tokens, width] of each distinct prompt, without padding, unless those of the same
+        prompts are there: a caption may have been changed since an earlier start."""
+        digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+        there = files.exists(file := self._at("texts.json"))
+        if not there or files.read_json(file, ABOUT).get("prompts") != digest:
             # a prompt without tokens is one byte, so that no record is empty
-            records = (np.asarray(each, bfloat16).tobytes() or b"\0" for each in features)
-            files.write_json(self._at("texts.json"), _write_records(self._at(TEXTS), records))
+            records = (np.asarray(features(each), bfloat16).tobytes() or b"\0" for each in prompts)
+            files.write_json(file, _write_records(self._at(TEXTS), records) | {"prompts": digest})
 
     def write_index(self, dataset: str, **arrays: np.ndarray) -> None:
         """Writes a dataset's index: lengths int64 and rates float64 of all episodes; kept, what `Source.stretches`

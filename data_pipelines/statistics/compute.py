@@ -141,7 +141,10 @@ def _cached_share(folder: pathlib.Path, dataset: Dataset, layout: Layout, window
         digest.update(np.ascontiguousarray(column, "<i8").tobytes())
     file = folder / f"{digest.hexdigest()[:32]}.safetensors"
     if file.is_file():
-        return _read_share(file, dataset.embodiment)
+        found = _read_share(file, dataset.embodiment)
+        unread = np.array([int(name.rpartition("/")[2]) for name in found.skipped], np.int64)
+        if not _gather_share(dataset, layout, windows, unread).episodes:  # none was put right since
+            return found
     found = _gather_share(dataset, layout, windows, episodes)
     folder.mkdir(parents=True, exist_ok=True)
     _write_share(file, found)
