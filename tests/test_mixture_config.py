@@ -9,6 +9,7 @@ from data_pipelines.mixture import asked_fractions
 from launch.setup import mixture
 from launch.setup.datasets import open_datasets
 from launch.setup.experiment import Experiment
+from launch.setup.provenance import as_json
 from tests import lerobot_config
 from tests.fake_source import FakeSource
 
@@ -85,3 +86,23 @@ def test_filters_that_leave_nothing_are_named(changes, named, holdout):
     changed.data.datasets.discs.update(ConfigDict(changes))
     with pytest.raises(ValueError, match=named):
         open_datasets(Experiment(changed))
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"statee": "x"}, "dataset 'discs', source 'lerobot': key = 'statee' is unknown; did you mean 'state'"),
+    ({"images": None}, "dataset 'discs': source 'lerobot' needs 'images'"),
+    *[({key: None}, f"dataset 'discs': its entry in data.datasets has no {key!r}; every one has") for key in mixture.REQUIRED],
+])
+def test_keys_of_an_entry_that_are_missing_or_unknown_are_named(changes, named):
+    c = lerobot_config.get_config()
+    with c.unlocked():
+        for key, value in changes.items():
+            c.data.datasets.discs[key] = value
+            if value is None:
+                del c.data.datasets.discs[key]
+        with pytest.raises(ValueError, match=named):
+            open_datasets(Experiment(c))
+        as_json(c)  # a command asks for it first
+        c.data.datasets = ConfigDict({"discs": "lerobot"})
+    with pytest.raises(ValueError, match="dataset 'discs' is 'lerobot': expected a map of source, path"):
+        open_datasets(Experiment(c))

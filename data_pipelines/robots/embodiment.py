@@ -179,5 +179,5 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     """Raises ValueError naming the nearest of the known names where `name` is none of them."""
     if name not in known:
         near = difflib.get_close_matches(name, list(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"{what} = {name!r} is unknown{hint} Known: {sorted(known)}")

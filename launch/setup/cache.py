@@ -18,6 +18,7 @@ def identity(experiment) -> dict:
     them."""
     config, datasets = experiment.config, {}
     for name, entry in mixture.entries(config.data.datasets).items():
+        mixture.check_entry(name, entry)
         kept = {key: value for key, value in entry.to_dict().items() if key not in _ELSEWHERE}
         if keep := entry.get("keep"):  # what the file says counts, not where it lies
             kept["keep"] = hashlib.sha256(files.read_bytes(keep)).hexdigest()[:16]

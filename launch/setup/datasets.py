@@ -109,6 +109,7 @@ def open_datasets(experiment, cache: LatentCache | None = None) -> list[tuple[Da
     config, parts, places = experiment.config, [], {}
     entries = mixture.entries(config.data.datasets)
     for name, entry in entries.items():
+        mixture.check_entry(name, entry)
         options = {key: value for key, value in entry.to_dict().items()
                    if key not in MIXTURE_KEYS}
         opened = functools.partial(make_source, entry.source, name, **options)

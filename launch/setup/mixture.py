@@ -18,16 +18,28 @@ from data_pipelines.dataset import Dataset, Weight, index_windows
 from data_pipelines.windows import frame_steps
 from world_model.batch import Layout
 
+REQUIRED = ("source", "path", "embodiment", "weight")  # keys of every dataset's entry
+
 
 def entries(datasets) -> dict:
-    """{name: entry} of every dataset, those in groups too. Raises ValueError where a name comes twice."""
+    """{name: entry} of every dataset, those in groups too. Raises ValueError where a name comes twice, or an entry is
+    no map."""
     found = {}
     for name, entry in datasets.items():
+        if not hasattr(entry, "items"):
+            raise ValueError(f"dataset {name!r} is {entry!r}: expected a map of {', '.join(REQUIRED)} and more")
         inner = entries(entry.datasets) if "datasets" in entry else {name: entry}
         if twice := sorted(found.keys() & inner.keys()):
             raise ValueError(f"dataset {twice[0]!r} is in the mixture twice")
         found |= inner
     return found
+
+
+def check_entry(name: str, entry) -> None:
+    """Raises ValueError where a dataset's entry lacks a key that every one has."""
+    if missing := [key for key in REQUIRED if key not in entry]:
+        raise ValueError(f"dataset {name!r}: its entry in data.datasets has no {missing[0]!r}; every one has "
+                         f"{', '.join(REQUIRED)} (docs/data.md)")
 
 
 def weights(datasets, windows: dict[str, int], exponent: float, tokens: dict[str, float] | None = None

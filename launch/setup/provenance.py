@@ -35,7 +35,7 @@ def config_hash(config: dict, *more) -> str:
 
 def as_json(config) -> dict:
     """The config as plain JSON values, with the robots that it, or its file, has registered: `from_json` knows them."""
-    used = {entry.embodiment for entry in mixture.entries(config.data.datasets).values()}
+    used = {entry.embodiment for entry in mixture.entries(config.data.datasets).values() if "embodiment" in entry}
     own = embodiments.registered_elsewhere(used)
     return kinds.parse(config.to_json(), kinds.anything, "config") | ({"robots": own} if own else {})
 

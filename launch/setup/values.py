@@ -35,6 +35,7 @@ COUNT, NOT_NEGATIVE, POSITIVE = between(1), between(0), between(0, above=True)
 SHARE, PART = between(0, 1), between(0, 1, below=True)
 DTYPE = one_of("float32", "bfloat16")
 RULES: dict[str, Rule] = {
+    "seed": between(0, 2**63 - 1),
     "model.dim": COUNT, "model.ffn_dim": COUNT, "model.num_heads": COUNT, "model.num_layers": COUNT,
     "layout.height": COUNT, "layout.width": COUNT, "layout.actions_per_block": COUNT,
     "encoders.dtype": DTYPE, "encoders.fit_clips": COUNT,
