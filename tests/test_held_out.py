@@ -128,3 +128,11 @@ def test_a_dataset_without_held_out_windows_is_said_and_none_at_all_is_refused(c
     said = capsys.readouterr()
     assert "no episodes of clips, pusht are held out (data.holdout = 0.0):" in said.out
     assert "evaluate.every = 2, and data.holdout = 0.0 holds out no window of any dataset" in said.err
+
+
+def test_where_only_rollouts_are_asked_for_no_other_windows_are_read(config, tmp_path, capsys):
+    other = config.copy_and_resolve_references()
+    other.data.holdout, other.evaluate.every, other.checkpoint.keep_best = 0.0, 0, False
+    assert train.run(Experiment(other), tmp_path) == 1
+    said = capsys.readouterr()
+    assert "no held-out episodes with actions: raise data.holdout" in said.err and "held-out curve" not in said.out

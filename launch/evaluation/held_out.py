@@ -34,7 +34,7 @@ class HeldOut:
         if data.cache:  # a cache has training windows alone: held-out ones are made of video
             data = data.without_cache()
             self._frozen = place(experiment.load_encoders(kept), mesh)
-        self._windows = self._encode_windows(data, say)
+        self._windows = self._encode_windows(data, say) if self._config.evaluate.every else []
         self._rolled = self._encode_rolled(data) if self._config.evaluate.rollout_every else None
         if "video" in self._frozen:
             self._frozen = {"video": self._frozen["video"]}  # decodes what is rolled out
