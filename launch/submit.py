@@ -30,7 +30,7 @@ def make_job(name: str, topology: str, slices: int, image: str, bucket: str, com
         raise ValueError(f"--slices={slices}: at least 1")
     if "/" in bucket:
         raise ValueError(f"--bucket={bucket}: the name of a bucket alone is meant, without gs://")
-    return manifests.Job(name, Slice.parse(topology), slices, tuple(command), image, bucket)
+    return manifests.Job(name, Slice.parse(topology), slices, ("env", manifests.COMPILED, *command), image, bucket)
 
 
 def training_command(file: str, overrides: dict, workdir: str) -> list[str]:

@@ -39,7 +39,7 @@ def test_a_jobset_runs_one_pod_on_every_host_of_every_slice():
     assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == 16
     assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
                                    "cloud.google.com/gke-tpu-topology": "4x4x4"}
-    assert pod["containers"][0]["command"] == COMMAND
+    assert pod["containers"][0]["command"] == ["env", "JAX_COMPILATION_CACHE_DIR=/runs/compiled", *COMMAND]
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
     assert pod["terminationGracePeriodSeconds"] >= 300  # SIGTERM saves
     assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 20, "rules": [
@@ -67,7 +67,8 @@ def test_what_a_jobset_starts_is_a_job_by_kubernetes_own_schema():
 def test_commands_keep_what_they_quote():
     job = submit.make_job("run-1", "v6e:16x16", 1, "registry/wamax:1", "bucket", [*COMMAND, "--config.optimizer.no_decay=a b$"])
     xpk = manifests.xpk(job, "cluster")
-    assert "'--command=python -m launch.train" in xpk and "--restart-on-exit-codes=1" in xpk
+    assert "'--command=env JAX_COMPILATION_CACHE_DIR=/runs/compiled python -m launch.train" in xpk
+    assert "--restart-on-exit-codes=1" in xpk
     assert "--termination-grace-period-seconds=600" in xpk
     create, start, delete = manifests.queued_resources(job, "project", "us-east5-a", spot=True)
     assert "--accelerator-type=v6e-256" in create and "--spot" in create and "--node-id=run-1" in create
@@ -109,7 +110,7 @@ def test_a_dry_run_prints_the_manifest_and_starts_nothing():
     assert done.stdout.startswith("# kubectl apply -f -\n")
     command = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
         "containers"][0]["command"]
-    assert command[2:] == ["launch.train", "--config=configs/recipes/droid_14b.py",
+    assert command[4:] == ["launch.train", "--config=configs/recipes/droid_14b.py",
                            "--config.train.global_batch_size=64", "--workdir=/runs/run"]
 
 

@@ -305,7 +305,7 @@ def test_pods_get_a_job_for_each_run():
     assert [job["metadata"]["name"] for job in jobs] == [
         f"wamax-{name}-{seed}" for seed in (0, 1) for name in ("base", "half", "shallow")]
     started = jobs[-1]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["command"]
-    assert started[2:] == ["launch.train", "--config=configs/ablations/size.py:debug", "--config.train.global_batch_size=8",
+    assert started[4:] == ["launch.train", "--config=configs/ablations/size.py:debug", "--config.train.global_batch_size=8",
                            "--config.model.num_layers=2", "--config.seed=1", "--workdir=/runs/size/shallow/seed_1"]
     done = subprocess.run([*command, "--out=runs/size"], capture_output=True, text=True)
     assert done.returncode == 1 and "is no folder below /runs" in done.stderr and not done.stdout

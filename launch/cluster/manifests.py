@@ -6,6 +6,7 @@ import shlex
 from launch.cluster.slices import Slice
 
 RUNS = "/runs"  # where the bucket is mounted on every host
+COMPILED = f"JAX_COMPILATION_CACHE_DIR={RUNS}/compiled"  # containers are new after a restart; compiling takes minutes
 SAVE_SECONDS = 600  # between SIGTERM and SIGKILL, enough to write a checkpoint of the 14B
 STOPPED, FAILED = 143, 1  # exit codes of launch.train: saved before its end; an error, such as another host's death
 
