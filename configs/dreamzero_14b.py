@@ -5,8 +5,8 @@
 880 tokens per frame, 9 latent frames (1 + 4 blocks of 2), 24 actions and 1 state per block. Batches hold precomputed
 latents and features: the frozen encoders are not part of the step. Sizes and loss: the published code
 (dreamzero0/dreamzero, ab790c1). Planned, not run, on 64 v5p chips: at batch 64 a step of
-3.50 s (2.83 to 4.51) and 81.5 of 95 GiB a chip, 75% (58 to 92) MFU; at 128 7.35 s (5.96 to 9.49) and
-84.7 GiB, 71% (55 to 88) (docs/plans.md). Global batch 128 and
+3.59 s (2.84 to 4.49) and 81.5 of 95 GiB a chip, 73% (58 to 92) MFU; at 128 7.50 s (5.93 to 9.38) and
+84.7 GiB, 70% (56 to 88) (docs/plans.md). Global batch 128 and
 100,000 steps: arXiv 2602.15922, section 4. Learning rate, betas, decay and warm-up: the published training scripts
 (1e-5, 0.95 / 0.999, 1e-5, 5%); the paper names none.
 """

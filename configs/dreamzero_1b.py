@@ -5,7 +5,7 @@
 1.6B parameters with the action heads and the image branch, 50 tokens per frame (160 x 320 pixels, Wan2.2 latents).
 Sizes: the published Wan2.1 1.3B (1536 wide, 30 layers, 12 heads, MLP 8960). Batch 32: the paper's ablations (arXiv
 2602.15922, section 5). The learning rate, ten times that of the 14B, is ours and not measured yet. Planned, not
-run, on 4 v5p chips: a step of 0.409 s (0.331 to 0.528), 19.6 of 95 GiB a chip, 34% (26 to 41) MFU.
+run, on 4 v5p chips: a step of 0.419 s (0.331 to 0.524), 19.6 of 95 GiB a chip, 33% (26 to 41) MFU.
 """
 
 from ml_collections import ConfigDict

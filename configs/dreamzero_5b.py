@@ -4,7 +4,7 @@
 
 50 tokens per frame: 160 x 320 pixels, stride 16 codec with 48 channels, no first frame joined on channels. Optimizer
 and schedule as configs/dreamzero_14b.py, from which this differs by the backbone alone. Planned, not run, on 16 v5p
-chips at batch 16: a step of 0.188 s (0.152 to 0.243), 9.7 of 95 GiB a chip, 31% (24 to 39)
+chips at batch 16: a step of 0.204 s (0.161 to 0.255), 9.7 of 95 GiB a chip, 29% (23 to 36)
 MFU (docs/plans.md).
 """
 

@@ -7,7 +7,7 @@ wrist cameras of half that size, 120 tokens and 16 actions per latent frame; of 
 own. Optimizer as the released post-training: AdamW 1e-5, (0.9, 0.95), decay 0.1, clipping at 2, 10 steps of warm-up,
 then constant. Sources with stored features leave prompts out themselves. Global batch 64: the maintainers' advice, in
 issue 27 of their repository (Robbyant/lingbot-va). Planned, not run, on 64 v5p chips: a step of
-0.284 s (0.230 to 0.366), 9.4 of 95 GiB a chip, 52% (40 to 64) MFU (docs/plans.md).
+0.301 s (0.237 to 0.376), 9.4 of 95 GiB a chip, 49% (39 to 62) MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,8 @@ post-training on RoboTwin (its YAML and README, Robbyant/lingbot-vla at 61ef6b1)
 clipping at 1, constant rate without warm-up, 256 samples a step, 20,000 steps; L1 error. On real robots the release
 takes squared error and 5e-5 (loss.error = "squared"). Steps past an episode's end are masked; the release trains on
 them (loss.past_end = "trained"). Planned, not run, on eight
-H100: a step of 0.55 to 0.61 s, 48 of 60 GiB a card, 40 to 44% MFU; on eight v5p 1.14 s (0.93 to 1.47), 46 of 95 GiB,
-45% (35 to 56) MFU (docs/plans.md).
+H100: a step of 0.55 to 0.61 s, 48 of 60 GiB a card, 40 to 44% MFU; on eight v5p 1.17 s (0.93 to 1.46), 46 of 95 GiB,
+44% (35 to 56) MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ slots. Where there are features of its teachers, model.teachers names them, `fea
 (docs/data.md), and optimizer.trainable = ".*" lets the last language layer learn. The schedule is that of the released
 RoboTwin post-training (Robbyant/lingbot-vla-v2 at 36a9bab): 1,024 samples a step, 50,000 steps, 1e-4 to 5e-5 along a
 cosine, L1 error; with AdamW here, with the release's Muon in configs/recipes/robotwin_lingbot_vla.py:v2. Planned, not
-run: on 32 v5p 1.21 s (0.98 to 1.56), 46% (35 to 56) MFU; on eight H100 3.3 to 4.0 s, 26 to 31% MFU (docs/plans.md).
+run: on 32 v5p 1.24 s (0.98 to 1.55), 45% (36 to 56) MFU; on eight H100 3.3 to 4.0 s, 26 to 31% MFU (docs/plans.md).
 """
 
 from ml_collections import ConfigDict

@@ -129,7 +129,7 @@ def test_costs_are_sums_that_can_be_checked():
     seconds = MODULES["droid_14b"].COST[""]["seconds"]  # planned: a new fit of plans changes it
     hours = 100_000 * seconds / 3600
     assert "614,000 windows x 2.70 MB = 1,659 GB" in cache
-    assert (f"100,000 steps of 128 x {seconds:.2f} s = {hours:.1f} h on 64 v5p; x 64 chips x $4.20 an hour on demand = "
+    assert (f"100,000 steps of 128 x {seconds} s = {hours:.1f} h on 64 v5p; x 64 chips x $4.20 an hour on demand = "
             f"${hours * 64 * 4.20:,.0f}") in training
     # 64 windows x 2 draws / 3 every 1,000 steps, and 64 x 2 x 16 / 3 every 5,000, of 128 samples a step
     assert evaluation.startswith("evaluation: at most 0.14% of the training's FLOP: 32 windows of each of 1 data sets ")

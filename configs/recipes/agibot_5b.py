@@ -15,8 +15,8 @@ learnt (`next_action`). 48 actions a block, 1.6 s, and video at 5 Hz, as arXiv 2
 published with it uses 24.
 
 Storage: the tasks chosen, and windows (a window every 48 steps) x (.17 MB of latents + .66 MB of image features).
-Time: 100,000 steps x twice the step of batch 64, 0.180 s (0.146 to 0.233) (docs/plans.md; planned, not run) = 10 h on
-64 v5p; money: hours x 64 chips x $4.20, list price of September 2026 = $2,700.
+Time: 100,000 steps x twice the step of batch 64, 0.197 s (0.155 to 0.246) (docs/plans.md; planned, not run) = 11 h on
+64 v5p; money: hours x 64 chips x $4.20, list price of September 2026 = $2,900.
 
 Expected: nothing is published for this set with this model; DreamZero-AgiBot was trained on 500 hours that are not
 public. Overfitted on a few recordings of one robot, a fork reports .166 to .026 in 900 steps for actions, .026 to .016
@@ -36,7 +36,7 @@ TASKS = (327,)  # those that you have: https://agibot-world.com lists them
 PARTS = ("joint", "effector", "head", "waist")
 GET = recipes.GET | {f"data/agibot_world/task_{task}": "any4lerobot, agibot2lerobot, on the task's raw folder"
                      for task in TASKS}
-COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.36, "windows": 1_000_000}}
+COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.39, "windows": 1_000_000}}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -19,9 +19,9 @@ absolute, one normalisation by 1% and 99% quantiles. CC BY 4.0; published DreamZ
 
 Storage: 1.7 TB and a cache of windows x (2 x 1.01 MB of latents, the first frame's alone too, + .66 MB of image
 features), 1.7 TB for about 614,000 windows (window_stride 24).
-Time: 100,000 steps x 7.35 s (5.96 to 9.49) (docs/plans.md; planned, not run) = 204 h on 64 v5p; money: hours x
-64 chips x $4.20, list price of September 2026 = $55,000 on demand. The 5B is not planned at this batch:
-.36 s is twice its step of batch 64, 0.180 s (0.146 to 0.233), planned, not run.
+Time: 100,000 steps x 7.50 s (5.93 to 9.38) (docs/plans.md; planned, not run) = 208 h on 64 v5p; money: hours x
+64 chips x $4.20, list price of September 2026 = $56,000 on demand. The 5B is not planned at this batch:
+.39 s is twice its step of batch 64, 0.197 s (0.155 to 0.246), planned, not run.
 
 Expected: published reference curves exist as pictures alone. Public forks of the code report, in their units (action
 mean over 32 slots, of which 8 are used), video .18 and action .19 at step 0, .125 and .30 at step 10 of a full 14B run
@@ -43,9 +43,9 @@ GET = recipes.GET | {
     "data/clips": "put clips and a captions.jsonl of {file, caption} there: 72 clips in the paper",
     "runs/droid_14b": "python -m launch.train --config=configs/recipes/droid_14b.py --workdir=runs/droid_14b",
 }
-COST = {"": {"chip": "v5p", "chips": 64, "seconds": 7.35, "windows": 614_000},  # seconds a step; windows to encode
-        "5b": {"chip": "v5p", "chips": 64, "seconds": 0.36, "windows": 614_000},
-        "video_only": {"chip": "v5p", "chips": 64, "seconds": 7.35, "windows": 615_000}}
+COST = {"": {"chip": "v5p", "chips": 64, "seconds": 7.5, "windows": 614_000},  # seconds a step; windows to encode
+        "5b": {"chip": "v5p", "chips": 64, "seconds": 0.39, "windows": 614_000},
+        "video_only": {"chip": "v5p", "chips": 64, "seconds": 7.5, "windows": 615_000}}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -16,8 +16,8 @@ torso, base; one-armed robots use the left. Bridge and RT-1 are told as OpenVLA 
 of Bridge, 2.7 of RT-1, .53 of DROID, .27 of AgiBot. The numbers of steps are the same, the seconds are not.
 
 Storage: DROID 1.7 TB, Bridge 124 GB, RT-1 and AgiBot's tasks, EgoDex 1.7 TB; windows x .83 MB in the cache (5B).
-Time: 200,000 steps of 256 x 0.483 s (0.391 to 0.623) (docs/plans.md; planned, not run) = 26.8 h on 64 v5p; money:
-hours x 64 chips x $4.20, list price of September 2026 = $7,200. The 14B is not planned here: 14.7 s are twice the
+Time: 200,000 steps of 256 x 0.503 s (0.398 to 0.629) (docs/plans.md; planned, not run) = 27.9 h on 64 v5p; money:
+hours x 64 chips x $4.20, list price of September 2026 = $7,500. The 14B is not planned here: 15.0 s are twice the
 planned step of batch 128.
 
 Expected: nothing is published for this mixture. OpenVLA's weights of the same sets by size are fractal .54,
@@ -38,8 +38,8 @@ GET = droid_14b.GET | agibot_5b.GET | {
                          "https://rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds/bridge_dataset/1.0.0/",
     "data/fractal/0.1.0": "gsutil -m cp -r gs://gresearch/robotics/fractal20220817_data/0.1.0 data/fractal/",
     "data/egodex": "apple/ml-egodex: mp4 files and a captions.jsonl of {file, caption}"}
-COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.483, "windows": 4_000_000},
-        "14b": {"chip": "v5p", "chips": 64, "seconds": 14.7, "windows": 4_000_000}}
+COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.503, "windows": 4_000_000},
+        "14b": {"chip": "v5p", "chips": 64, "seconds": 15.0, "windows": 4_000_000}}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -15,7 +15,7 @@ end-effector poses of both arms relative to the recording's first. Batch 64 (the
 27), 50,000 steps at a constant 1e-5 after 10 of warm-up: configs/lingbot_va_5b.py.
 
 Storage: the cache has windows x 9 x 24 x 20 x 48 bfloat16 numbers, .41 MB each.
-Time: 50,000 steps x 0.284 s (0.230 to 0.366) on 64 v5p (docs/plans.md; planned, not run) = 3.9 h; money: hours x 64
+Time: 50,000 steps x 0.301 s (0.237 to 0.376) on 64 v5p (docs/plans.md; planned, not run) = 4.2 h; money: hours x 64
 chips x $4.20, list price of September 2026 = $1,100.
 
 Expected: curves are not published. Users report in the project's issues that most tasks are matched at 6,000 steps and
@@ -37,7 +37,7 @@ GET = recipes.GET | {
     "runs/lingbot_va_base": "python -m launch.import_weights --format=lingbot_va "
                             "--source=weights/lingbot_va/transformer --config=configs/lingbot_va_5b.py "
                             "--out=runs/lingbot_va_base"}
-COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.284, "windows": 1_000_000}}
+COST = {"": {"chip": "v5p", "chips": 64, "seconds": 0.301, "windows": 1_000_000}}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -14,8 +14,8 @@ five tasks. 256 samples a step for 20,000 steps ("69 epochs"), constant 1e-4, L1
 5e-5, Muon, its routed experts at 2.83 times the rate.
 
 Storage: nothing is precomputed, the vision tower trains; a cache would hold windows x 3 x 224 x 224 x 3 bytes.
-Time: 20,000 steps x 1.14 s (0.93 to 1.47) on 8 v5p (docs/plans.md; planned, not run) = 6.3 h; money: hours x 8 chips x
-$4.20, list price of September 2026 = $210. `v2`: 50,000 x 1.21 s (0.98 to 1.56) on 32 v5p: 17 h, $2,300.
+Time: 20,000 steps x 1.17 s (0.93 to 1.46) on 8 v5p (docs/plans.md; planned, not run) = 6.5 h; money: hours x 8 chips x
+$4.20, list price of September 2026 = $220. `v2`: 50,000 x 1.24 s (0.98 to 1.55) on 32 v5p: 17 h, $2,300.
 
 Expected: curves are not published. Success over 50 tasks: 86.50% clean, 85.34% randomised (arXiv 2601.18692, table 2);
 93.5% and 92.8% for version 2 (its model card).
@@ -41,8 +41,8 @@ GET = {
     BASE["v2"]: "python -m launch.import_weights --format=lingbot_vla_v2 --source=weights/lingbot_vla_v2_6b "
                 f"--config=configs/lingbot_vla_v2_6b.py --out={BASE['v2']}",
     recipes.MINIATURES: recipes.GET[recipes.MINIATURES]}
-COST = {"": {"chip": "v5p", "chips": 8, "seconds": 1.14, "windows": 1_600_000},
-        "v2": {"chip": "v5p", "chips": 32, "seconds": 1.21, "windows": 16_000_000}}
+COST = {"": {"chip": "v5p", "chips": 8, "seconds": 1.17, "windows": 1_600_000},
+        "v2": {"chip": "v5p", "chips": 32, "seconds": 1.24, "windows": 16_000_000}}
 
 
 def get_config(arg: str = "") -> ConfigDict:
