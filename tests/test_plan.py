@@ -213,12 +213,14 @@ def test_the_mesh_is_chosen_for_the_devices():
 
 
 @pytest.mark.parametrize("chip, batch, remat", [
-    ("v5p", 64, "dots"), ("v5p", 128, "added"), ("v5p", 512, "full"), ("v6e", 64, "lean")])
+    ("v5p", 64, "dots"), ("v5p", 128, "added"), ("v5p", 512, "full"), ("v6e", 64, "lean"),
+    ("h100", 128, "full")])  # where all that a program allocates has to fit, `lean` takes more
 def test_more_samples_and_less_memory_a_chip_keep_less(chip, batch, remat):
     config = dreamzero_14b.get_config()
     config.train.global_batch_size = batch
     config.mesh.update(fit.choose_mesh(config, 64))
-    spec, device = Experiment(config).model.spec, SimpleNamespace(device_kind=CHIPS[chip].kind, platform="tpu")
+    platform = "tpu" if chip.startswith("v") else "gpu"
+    spec, device = Experiment(config).model.spec, SimpleNamespace(device_kind=CHIPS[chip].kind, platform=platform)
     assert fit.choose_remat(config, device, spec, held(16_484_292_448)) == remat
 
 

@@ -19,10 +19,10 @@ from world_model.training import state
 
 FSDP = 64  # weight shards: 5120 / 64 rows fill whole tiles of the TPU's memory; more shards move as many bytes
 USABLE_SHARE = 0.92  # for what can be foreseen; plans of the 14B came within 6% of the memory, but for context = 4
-# Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token
-# (of `lean` those live at once, 27 on v6e and 18 on v5e; of the others arguments and temporaries).
+# Beside what is kept, as plans of the 14B showed: weights and gradients of layers at work, and D-wide arrays per token.
 LAYERS_AT_WORK = 3
-WORKING_SET = {"full": 120, "lean": 40, "added": 70, "wide": 90, "dots": 60}
+WORKING_SET = {"full": 120, "lean": 120, "added": 70, "wide": 90, "dots": 60}
+WORKING_SET_ON_TPU = WORKING_SET | {"lean": 40}  # what is live at once decides there: 27 on v6e, 18 on v5e
 
 
 def fit(config, make: Callable, devices=None) -> ConfigDict:
@@ -85,9 +85,10 @@ def choose_remat(config, device: jax.Device, spec, held: dict) -> str:
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
     memory = USABLE_SHARE * CHIPS[chip].usable_gib * 2**30 / CHIPS[chip].devices
     room = memory - state_bytes / (mesh.fsdp * mesh.tensor) - _at_work(config, spec, held)
+    working_set = WORKING_SET_ON_TPU if device.platform == "tpu" else WORKING_SET
     for policy, (wide, hidden) in reversed(KEPT.items()):
         kept = 2 * rows / mesh.context * spec.kept_values(wide, hidden / mesh.tensor)
-        if kept + tokens * 2 * WORKING_SET[policy] * spec.dim < room:
+        if kept + tokens * 2 * working_set[policy] * spec.dim < room:
             return policy
     return "full"
 
